@@ -1,0 +1,78 @@
+"""The `quantnas` command: one line per verb, and what happens to errors."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from quantnas import __version__
+from quantnas.errors import QuantnasError
+
+from . import console
+from .evaluate import evaluate
+from .export import export
+from .info import info
+from .quantize import quantize
+from .report import report
+from .run import run
+from .search import search
+from .train import train
+from .upscale import upscale
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quantnas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Goes anywhere.")
+    ] = False,
+) -> None:
+    """Search, train, quantize and export small super-resolution networks.
+
+    Start with: quantnas run
+
+    It learns from bundled photographs and ends with an ONNX file, measured and verified.
+    """
+
+
+for command in (run, search, train, quantize, export, evaluate, report, info, upscale):
+    app.command()(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 ok, 1 unexpected, 2 usage, 3 data, 4 verification,
+    5 quality, 130 interrupted with the state saved.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        app([a for a in arguments if a != "--debug"], prog_name="quantnas")
+    except QuantnasError as error:
+        if debug:
+            raise
+        console.failed(error)
+        sys.exit(error.exit_code)
+    except console.Interrupted as stop:
+        typer.echo(f"interrupted; the state is saved. Continue with:\n  {stop.command}", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        unexpected = QuantnasError(
+            f"Something unexpected happened: {type(error).__name__}: {error}",
+            "Run the same command with --debug for the traceback, and report it.",
+        )
+        console.failed(unexpected)
+        sys.exit(1)

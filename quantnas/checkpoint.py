@@ -1,0 +1,43 @@
+"""States of an unfinished step: written whole or not at all, read without running code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .errors import DataError
+
+
+class Stateful(Protocol):
+    """A module or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+def save(path: Path, step: int, parts: Mapping[str, Stateful]) -> None:
+    """Write the state of every part after `step` updates."""
+    part = path.with_suffix(".part")
+    torch.save({"step": step, **{name: p.state_dict() for name, p in parts.items()}}, part)
+    part.replace(path)
+
+
+def load(path: Path, parts: Mapping[str, Stateful]) -> int:
+    """Restore every part; the number of updates done. 0, and nothing done, without the file.
+
+    Raises DataError when the file is damaged or of other parts.
+    """
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return int(state["step"])
+    except Exception as error:
+        raise DataError(
+            f"The checkpoint {path} cannot be restored: {error}.",
+            "Delete it to begin this step again.",
+        ) from error

@@ -1,0 +1,89 @@
+"""Every setting of a run, with its default: frozen dataclasses and nothing else.
+
+The string under a field is its help. Defaults suit `rfdn_small`, a dozen photographs and two CPU
+cores; `quantnas run --config FILE` and `--set section.key=value` change them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Differentiable search over operations and bits (arXiv 2208.14839)."""
+
+    epochs: int = 20
+    """The entropy schedule counts in these."""
+    steps_per_epoch: int = 30
+    """A step is one update of the alphas and one of the weights, on disjoint halves."""
+    warmup_epochs: int = 6
+    """Epochs at the start in which only the weights learn."""
+    batch: int = 8
+    """Patches per update."""
+    patch: int = 24
+    """Side of a low-resolution patch, pixels."""
+    weight_lr: float = 2e-3
+    """Adam, cosine to 0."""
+    alpha_lr: float = 3e-2
+    """Adam with betas (0.5, 0.999), constant. The published 3e-4 is for 40 thousand steps."""
+    penalty: float = 3e-3
+    """Weight of the expected BitOps, as a share of those at the start."""
+    entropy: float = 1e-2
+    """Weight of the mean normalised entropy of the edges at the end of its schedule."""
+    refresh: int = 60
+    """Steps between two fits of the grids that set the noise."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training of the decided network: in float, then with rounding."""
+
+    float_steps: int = 1200
+    qat_steps: int = 400
+    batch: int = 16
+    """Patches per step."""
+    patch: int = 32
+    """Side of a low-resolution patch, pixels."""
+    lr: float = 2e-3
+    """Adam, cosine to 0, for the float steps."""
+    qat_lr: float = 5e-4
+    """The same for the steps with rounding."""
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Low-bit quantization of a trained network against its float form."""
+
+    steps: int = 400
+    """Training of all weights, steps and zero points on the float network's output."""
+    batch: int = 12
+    patch: int = 32
+    lr: float = 5e-4
+    """Adam, cosine to 0."""
+    crops: int = 32
+    """Patches for fitting the grids and for bias correction."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run."""
+
+    space: str = "rfdn_small"
+    """Search space: a built-in name or a YAML file."""
+    scale: Literal[2, 3, 4] | None = None
+    """Magnification; none = that of the space."""
+    data: str | None = None
+    """Folder of photographs to learn from; none = the bundled ones."""
+    eval_data: str | None = None
+    """Folder of photographs to evaluate on; none = held out of `data`."""
+    benchmarks: tuple[str, ...] = ()
+    """Further folders of photographs to evaluate on, Set5 for example."""
+    bits: Literal[2, 3, 4, 8] | None = None
+    """Weight bits between first and last convolution; none = as searched."""
+    seed: int = 0
+    device: Device = "auto"
+    search: SearchConfig = field(default_factory=SearchConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)

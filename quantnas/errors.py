@@ -1,0 +1,41 @@
+"""Errors that a user can act on: one sentence of cause, one of remedy, one exit code.
+
+Anything else that is raised is a defect of the program and ends with exit code 1.
+"""
+
+from typing import ClassVar
+
+
+class QuantnasError(Exception):
+    """Base of the expected errors; `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(f"{cause} {remedy}")
+        self.cause = cause
+        self.remedy = remedy
+
+
+class UsageError(QuantnasError):
+    """A wrong option, configuration or search space."""
+
+    exit_code = 2
+
+
+class DataError(QuantnasError):
+    """A file or folder that is missing, unreadable or not what it should be."""
+
+    exit_code = 3
+
+
+class VerificationError(QuantnasError):
+    """An exported file that does not compute what the network computes."""
+
+    exit_code = 4
+
+
+class QualityError(QuantnasError):
+    """A result below the quality that was asked for."""
+
+    exit_code = 5

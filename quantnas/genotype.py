@@ -1,0 +1,85 @@
+"""Genotype: what was chosen, slot by slot. Pure data, JSON in and out; no torch."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import schema
+from .errors import DataError, UsageError
+from .space import Slot
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One operation, and the bits of its weights and input activations."""
+
+    op: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """The decided form of a search space."""
+
+    space: str
+    choices: dict[str, Choice]
+    """Slot name -> choice, for every slot, those with nothing to choose included."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bits of a convolution."""
+
+    weights: int
+    activations: int
+
+
+def searched_precision(genotype: Genotype) -> dict[str, Precision]:
+    """Slot name -> the bits that the search decided, the same for weights and activations."""
+    return {name: Precision(c.bits, c.bits) for name, c in genotype.choices.items()}
+
+
+def uniform_precision(slots: Sequence[Slot], bits: int) -> dict[str, Precision]:
+    """Slot name -> `bits` for weights and 8 for activations; first and last slot stay 8/8."""
+    ends = {slots[0].name, slots[-1].name}
+    return {s.name: Precision(8 if s.name in ends else bits, 8) for s in slots}
+
+
+def load(path: str | Path) -> Genotype:
+    """The genotype in a JSON file. Raises DataError (file) or UsageError (contents)."""
+    return schema.parse(Genotype, read_json(path), str(path))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises DataError when there is none."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path} holds no JSON object.", "Check that it is the right file.")
+    return data
+
+
+def check(genotype: Genotype, slots: Iterable[Slot], space: str) -> None:
+    """Raise UsageError, naming the first difference, unless the genotype fits the slots."""
+    remedy = f"Use the space it was searched in ('{genotype.space}'), or search again."
+    wanted = {slot.name: slot for slot in slots}
+    for name in [*wanted, *genotype.choices]:
+        if name not in genotype.choices or name not in wanted:
+            where = "the genotype" if name in genotype.choices else "the space"
+            raise UsageError(
+                f"The genotype does not fit the space '{space}': only {where} has '{name}'.", remedy
+            )
+        choice, slot = genotype.choices[name], wanted[name]
+        if choice.op not in slot.ops or choice.bits not in slot.bits:
+            raise UsageError(
+                f"The genotype does not fit the space '{space}': '{name}' is {choice.op} with "
+                f"{choice.bits} bits, allowed are {', '.join(slot.ops)} with {slot.bits} bits.",
+                remedy,
+            )

@@ -1,0 +1,302 @@
+"""Finds, reads, writes and resizes images, and chooses which of them are held out.
+
+An image is a uint8 array of shape (H, W, 3) in RGB order everywhere in the package. Resizing
+follows MATLAB's imresize, which the published super-resolution tables were made with.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .errors import DataError, UsageError
+
+FORMATS: dict[str, str] = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+}
+EXTENSIONS = ", ".join(FORMATS)
+
+_SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+    "BMP": {},
+}
+# What PIL's decoders are known to raise on damaged files.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+_BUNDLED_HELD_OUT = frozenset({"chelsea", "coffee", "perched-osprey", "singaporean-cityscape"})
+_MAX_HELD_OUT = 8
+# Elements of one float64 block while resizing: small enough to stay in the cache.
+_BLOCK_ELEMENTS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """The photographs shipped with the package, sorted by name; the two parts are disjoint."""
+
+    train: tuple[Path, ...]
+    held_out: tuple[Path, ...]
+
+
+def find(folder: str | Path) -> list[Path]:
+    """All images below `folder`, at any depth, sorted by their relative path.
+
+    Files and folders whose name starts with a dot are skipped. Raises DataError when the folder
+    does not exist, is not a folder, or holds no image.
+    """
+    root = Path(folder)
+    if not root.exists():
+        raise DataError(f"The folder '{root}' does not exist.", "Check the path of the folder.")
+    if not root.is_dir():
+        raise DataError(f"'{root}' is not a folder.", "Give the folder that holds the images.")
+    found = [path for path in root.rglob("*") if _is_image(path, root)]
+    if not found:
+        raise DataError(
+            f"The folder '{root}' holds no images.", f"Put images there ({EXTENSIONS})."
+        )
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def read(path: str | Path) -> NDArray[np.uint8]:
+    """The image in a PNG, JPEG, WebP or BMP file as uint8 RGB of shape (H, W, 3).
+
+    The EXIF orientation is applied (damaged EXIF data is ignored), transparency is composited over
+    white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken. Colour
+    profiles are not applied. Raises DataError when the file is missing, damaged, of another format
+    or above PIL's size limit of about 179 million pixels.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            # PIL warns of damaged EXIF data and, at half of its size limit, of large photographs.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"The image '{path}' has too many pixels to be decoded safely.",
+            "Shrink it or cut it into parts.",
+        ) from error
+    except _DECODE_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
+def write(path: str | Path, image: NDArray[np.uint8]) -> None:
+    """Write `image`, uint8 RGB of shape (H, W, 3), in the format that the extension names.
+
+    PNG, WebP and BMP are lossless, JPEG has quality 95 without chroma subsampling. The file
+    appears complete or not at all, and missing parent folders are created. Raises UsageError for
+    an unknown extension, ValueError for another kind of array, DataError when writing fails.
+    """
+    path = Path(path)
+    kind = format_of(path)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"expected uint8 of shape (H, W, 3), got {image.dtype} {image.shape}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, Image.fromarray(image), kind)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"The image '{path}' cannot be written ({reason}).",
+            "Choose a writable folder with free space, or PNG for very large images.",
+        ) from error
+
+
+def format_of(path: Path) -> str:
+    """The format that a file to be written has, by its extension. Raises UsageError."""
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise UsageError(
+            f"'{path}' does not end in a known image extension.", f"Use one of {EXTENSIONS}."
+        )
+    return kind
+
+
+def crop_to_multiple(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """`image` (H, W, C) without the bottom and right rest, so that `scale` divides both sides.
+
+    Raises DataError when a side is shorter than `scale`.
+    """
+    height, width = (side - side % scale for side in image.shape[:2])
+    if not height or not width:
+        raise DataError(
+            f"An image of {image.shape[1]}x{image.shape[0]} pixels is too small for x{scale}.",
+            "Use larger images.",
+        )
+    return image[:height, :width]
+
+
+def downscale(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """`image` (H, W, C) shrunk to (H / scale, W / scale, C) as by MATLAB's imresize.
+
+    Raises ValueError when `scale` does not divide both sides (see `crop_to_multiple`).
+    """
+    height, width = image.shape[:2]
+    if height % scale or width % scale:
+        raise ValueError(f"sides {height} and {width} are not multiples of {scale}")
+    return resize(image, height // scale, width // scale, antialias=True)
+
+
+def upscale(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """`image` (H, W, C) enlarged to (H * scale, W * scale, C) by bicubic interpolation."""
+    height, width = image.shape[:2]
+    return resize(image, height * scale, width * scale, antialias=False)
+
+
+def resize(image: NDArray[np.uint8], out_h: int, out_w: int, antialias: bool) -> NDArray[np.uint8]:
+    """`image` (H, W, C) at (out_h, out_w, C): MATLAB's bicubic imresize on uint8.
+
+    Keys' kernel with a = -0.5, mirrored edges, the vertical pass first, and rounding to uint8
+    after each pass. With `antialias` the kernel is widened along a side that shrinks. Raises
+    ValueError for other types than uint8 and for empty sizes.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise ValueError(f"expected uint8 of shape (H, W, C), got {image.dtype} {image.shape}")
+    if min(out_h, out_w, *image.shape) < 1:
+        raise ValueError(f"cannot resize {image.shape} to {out_h}x{out_w}")
+    tall = _resize_rows(image, out_h, antialias)
+    wide = _resize_rows(tall.swapaxes(0, 1), out_w, antialias)
+    return np.ascontiguousarray(wide.swapaxes(0, 1))
+
+
+def bundled() -> Bundled:
+    """The 12 training and 4 held-out photographs shipped with the package (432 x 288 pixels)."""
+    folder = Path(str(resources.files("quantnas") / "data" / "photographs"))
+    paths = find(folder)
+    return Bundled(
+        train=tuple(path for path in paths if path.stem not in _BUNDLED_HELD_OUT),
+        held_out=tuple(path for path in paths if path.stem in _BUNDLED_HELD_OUT),
+    )
+
+
+def split(paths: Sequence[Path], every: int = 4) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """`paths` as (train, held out): every `every`-th in sorted order is held out.
+
+    At least 1 and at most 8 are held out; of larger sets the 8 are spread over the whole order.
+    The same paths always give the same split. Raises DataError for fewer than 2 images.
+    """
+    ordered = sorted(paths)
+    count = len(ordered)
+    if count < 2:
+        raise DataError(
+            "At least 2 images are needed to hold one out.",
+            "Add photographs, or give a separate evaluation folder.",
+        )
+    step = min(count, max(every, count // _MAX_HELD_OUT))
+    held_out = tuple(ordered[step - 1 :: step][:_MAX_HELD_OUT])
+    return tuple(path for path in ordered if path not in held_out), held_out
+
+
+def _is_image(path: Path, root: Path) -> bool:
+    if path.suffix.lower() not in FORMATS or not path.is_file():
+        return False
+    return not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    """The error for a file that PIL could not decode; the system's own reason comes first."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"The image '{path}' does not exist.", "Check the path of the file.")
+    reason = getattr(error, "strerror", None)
+    if reason:
+        return DataError(f"The image '{path}' cannot be opened ({reason}).", "Check the file.")
+    return DataError(
+        f"'{path}' is damaged or not a PNG, JPEG, WebP or BMP image.",
+        "Replace, convert or remove the file.",
+    )
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
+        return _grey16_to_rgb(image)
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return np.array(image.convert("RGB"))
+
+
+def _grey16_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """16-bit grey, where 65535 is white, as 8-bit RGB; a transparent grey level becomes white."""
+    values = np.asarray(image)
+    grey = _to_uint8(values / 257)
+    grey[values == image.info.get("transparency", -1)] = 255
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _replace(path: Path, image: Image.Image, kind: str) -> None:
+    """Write next to `path` under another name, then put it in place in one step."""
+    partial = path.with_name(f".{secrets.token_hex(6)}.partial")
+    try:
+        image.save(partial, format=kind, **_SAVE_OPTIONS[kind])
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Rounded half up and clipped, as MATLAB's uint8() does for values above zero."""
+    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+
+
+def _keys(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel with a = -0.5 (IEEE Trans. ASSP 29(6), 1981)."""
+    x = np.abs(distance)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
+
+
+def _taps(length: int, out: int, antialias: bool) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Source indices and weights, each (out, taps), of one axis going from `length` to `out`."""
+    ratio = length / out
+    stretch = max(ratio, 1.0) if antialias else 1.0
+    centre = (np.arange(out) + 0.5) * ratio - 0.5
+    first = np.floor(centre - 2 * stretch).astype(np.intp)
+    index = first[:, None] + np.arange(int(np.ceil(4 * stretch)) + 2)
+    weight = _keys((centre[:, None] - index) / stretch)
+    weight /= weight.sum(axis=1, keepdims=True)
+    used = np.any(weight != 0, axis=0)
+    mirrored = np.mod(index[:, used], 2 * length)
+    return np.minimum(mirrored, 2 * length - 1 - mirrored), weight[:, used]
+
+
+def _resize_rows(image: NDArray[np.uint8], out: int, antialias: bool) -> NDArray[np.uint8]:
+    """`image` (H, W, C) with `out` rows, rounded to uint8; computed block by block in float64."""
+    rows = np.ascontiguousarray(image).reshape(len(image), -1)
+    index, weight = _taps(len(image), out, antialias)
+    result = np.empty((out, rows.shape[1]), np.uint8)
+    block = max(1, _BLOCK_ELEMENTS // rows.shape[1])
+    for start in range(0, out, block):
+        part = slice(start, start + block)
+        total = np.zeros((len(index[part]), rows.shape[1]))
+        for tap in range(index.shape[1]):
+            total += rows[index[part, tap]] * weight[part, tap, None]
+        result[part] = _to_uint8(total)
+    return result.reshape(out, *image.shape[1:])

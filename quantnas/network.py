@@ -1,0 +1,155 @@
+"""Network: the skeleton with one decided operation per slot, rounded or in float."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from . import genotype as genotypes
+from . import ops, skeleton, supernet
+from .conv import Conv2d, QuantConv2d, SearchConv2d
+from .errors import DataError
+from .genotype import Genotype, Precision
+from .quantizer import ActQuantizer
+from .space import SearchSpace, Slot
+
+
+class FloatTensor(ActQuantizer):
+    """Where a rounded network has a grid, a float one has nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Filling:
+    """Fills a skeleton with decided convolutions (`skeleton.Filling`)."""
+
+    def __init__(self, genotype: Genotype, precision: Mapping[str, Precision] | None) -> None:
+        self.genotype, self.precision = genotype, precision
+
+    def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
+        conv: ops.Conv = Conv2d
+        if self.precision is not None:
+            conv = partial(QuantConv2d, precision=self.precision[slot.name], source=source)
+        op = ops.build(self.genotype.choices[slot.name].op, conv, slot)
+        convs = [m for m in op if isinstance(m, Conv2d)]
+        for i, module in enumerate(convs):
+            module.name = slot.name if len(convs) == 1 else f"{slot.name}.{i}"
+        return op
+
+    def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
+        kind = FloatTensor if self.precision is None else ActQuantizer
+        return kind(8, signed, step)
+
+    def residual(self, channels: int) -> nn.Module:
+        return supernet.PlainSum()
+
+
+def build(
+    space: SearchSpace, genotype: Genotype, precision: Mapping[str, Precision] | None
+) -> nn.Module:
+    """The decided network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), both in [0, 1].
+
+    `precision`: slot name -> bits; None = in float. Raises UsageError when the genotype does not
+    fit the space.
+    """
+    genotypes.check(genotype, skeleton.slots(space), space.name)
+    return skeleton.build(space, Filling(genotype, precision))
+
+
+def convolutions(network: nn.Module) -> dict[str, Conv2d]:
+    """Layer name -> convolution, in the order in which they were built."""
+    return {m.name: m for m in network.modules() if isinstance(m, Conv2d)}
+
+
+@torch.no_grad()
+def inherit(network: nn.Module, trained: nn.Module) -> None:
+    """Copy the convolutions' weights and biases from another network of the same genotype."""
+    sources = convolutions(trained)
+    for name, conv in convolutions(network).items():
+        conv.weight.copy_(sources[name].weight)
+        assert conv.bias is not None
+        conv.bias.copy_(sources[name].bias)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def inherit_supernet(network: nn.Module, searched: nn.Module) -> None:
+    """Copy the chosen candidates' weights and grids from a supernet, with ADQ folded; in place.
+
+    The network then computes what the collapsed supernet does when evaluating: exactly, but for
+    the deviation of each image, which is replaced by its mean.
+    """
+    grids = {n: m for n, m in searched.named_modules() if isinstance(m, ActQuantizer)}
+    for path, module in network.named_modules():
+        if isinstance(module, ActQuantizer) and path in grids:
+            module.load_state_dict(grids[path].state_dict())
+    for path, mixed in searched.named_modules():
+        if isinstance(mixed, supernet.MixedOp):
+            _copy_choice(mixed, network.get_submodule(path))
+    for path, adq in searched.named_modules():
+        if isinstance(adq, supernet.Adq):
+            cell = network.get_submodule(path.rpartition(".")[0])
+            factor, shift = adq.folded()
+            last = _convs(cell.get_submodule(cell.branch_end))[-1]  # type: ignore[arg-type]
+            _scale_outputs(last, factor)
+            last.bias.add_(shift)  # type: ignore[union-attr]
+
+
+def _convs(op: nn.Module) -> list[Conv2d]:
+    return [m for m in op.modules() if isinstance(m, Conv2d)]
+
+
+def _search_convs(op: nn.Module) -> list[SearchConv2d]:
+    return [m for m in op.modules() if isinstance(m, SearchConv2d)]
+
+
+def _copy_choice(mixed: supernet.MixedOp, op: nn.Module) -> None:
+    """The most probable candidate of an edge, its gain multiplied in."""
+    chosen = mixed.ops[mixed.slot.ops[int(mixed.alpha_op.argmax())]]
+    width = int(mixed.alpha_bits.argmax())
+    targets = _convs(op)
+    for source, target in zip(_search_convs(chosen), targets, strict=True):
+        target.weight.copy_(source.unit_weight())
+        target.bias.copy_(source.bias)  # type: ignore[union-attr, arg-type]
+        if isinstance(target, QuantConv2d):
+            weights = source.weight_quantizers[width]
+            target.weight_quantizer.load_state_dict(weights.state_dict())
+            if target.input_quantizer is not None:
+                inputs = source.input_quantizers or mixed.inputs()
+                target.input_quantizer.load_state_dict(inputs[width].state_dict())
+    _scale_outputs(targets[-1], mixed.gain())
+
+
+def _scale_outputs(conv: Conv2d, factor: Tensor) -> None:
+    """Multiply every output channel by its factor (c_out,), grids included.
+
+    A negative factor keeps a symmetric grid, so only 8-bit convolutions may have one.
+    """
+    conv.weight.mul_(factor[:, None, None, None])
+    conv.bias.mul_(factor)  # type: ignore[union-attr]
+    if isinstance(conv, QuantConv2d):
+        log2 = conv.weight_quantizer.log2_step
+        log2.add_(factor.abs().clamp_min(1e-12).log2().view_as(log2))
+
+
+def save(network: nn.Module, path: Path) -> None:
+    """Write parameters and buffers as safetensors, whole or not at all."""
+    part = path.with_suffix(".part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, part)
+    part.replace(path)
+
+
+def load(network: nn.Module, path: Path) -> None:
+    """Read what `save` wrote. Raises DataError when it is missing or of another network."""
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
+    except RuntimeError as error:
+        raise DataError(
+            f"{path} holds the weights of another network.", "Use the run that it belongs to."
+        ) from error

@@ -1,0 +1,67 @@
+"""Phases: long loops that show their progress, save their state, and go on from it."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Generic, Protocol, TypeVar
+
+from . import checkpoint
+from .runs import Run
+
+SAVE_EVERY = 20.0
+"""Seconds between two saved states of an unfinished phase."""
+
+RECORD_EVERY = 10
+"""Steps between two lines of `metrics.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a phase is, with the figures worth showing."""
+
+    phase: str
+    done: int
+    total: int
+    facts: Mapping[str, str]
+
+
+class Step(Protocol):
+    """A record of a loop."""
+
+    @property
+    def step(self) -> int: ...
+
+
+S = TypeVar("S", bound=Step)
+
+
+@dataclass(frozen=True)
+class Phase(Generic[S]):
+    """A loop that can stop after any step and go on from there."""
+
+    name: str
+    total: int
+    parts: Mapping[str, checkpoint.Stateful]
+    """All that changes while it runs."""
+    steps: Callable[[int], Iterator[S]]
+    """Number of steps done -> the records of the others."""
+    show: Callable[[S], dict[str, str]]
+
+
+def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
+    """Go on from the last saved state, saving it from time to time, when closed, and at the end."""
+    path, saved = run.resume_point(phase.name), time.monotonic()
+    done = checkpoint.load(path, phase.parts)
+    try:
+        for step in phase.steps(done):
+            done = step.step
+            if done % RECORD_EVERY == 0 or done == phase.total:
+                run.record(phase.name, asdict(step))  # type: ignore[call-overload]
+            yield Progress(phase.name, done, phase.total, phase.show(step))
+            if time.monotonic() - saved > SAVE_EVERY:
+                checkpoint.save(path, done, phase.parts)
+                saved = time.monotonic()
+    except GeneratorExit:  # the caller closes this generator, always between two steps
+        checkpoint.save(path, done, phase.parts)
+        raise
+    checkpoint.save(path, done, phase.parts)

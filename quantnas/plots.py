@@ -1,0 +1,448 @@
+"""Draws the pictures of a run: the decided network, and crops of one photograph side by side."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.path import Path as Curve
+from numpy.typing import NDArray
+
+from . import images, metrics
+from .cost import Layer, total
+from .skeleton import Rfdn
+from .space import SearchSpace
+
+Image = NDArray[np.uint8]
+Point = tuple[float, float]
+Colour = str | tuple[float, float, float, float]
+
+INK, SKIP, FAINT, BAR = "#2b2b2b", "#8c8c8c", "#f4f4f2", "#e66101"
+BOX_W, BOX_H = 138, 104
+"""Size of the box of a slot, in the board's units."""
+PLUS = 10
+"""Radius of the sign of a sum."""
+ZOOM = 4
+"""Times that the pixels of a crop are magnified."""
+
+
+def architecture(space: SearchSpace, layers: Sequence[Layer], path: Path) -> None:
+    """A picture of the decided network with its wiring, bits and shares of the BitOps, as PNG.
+
+    Raises DataError when the file cannot be written.
+    """
+    _save(architecture_figure(space, layers), path)
+
+
+def architecture_figure(space: SearchSpace, layers: Sequence[Layer]) -> Figure:
+    """What `architecture` writes. Of a skeleton that is not in DRAW it is a list of the layers."""
+    return DRAW.get(space.skeleton, _list)(space, layers)
+
+
+def crops(versions: dict[str, Image], scale: int, name: str, path: Path, side: int = 72) -> None:
+    """The same region of equally large images (H, W, 3) side by side, magnified, as PNG.
+
+    The last one is the original: PSNR is measured against it, and the region is where the first
+    differs most from it. Raises DataError when the file cannot be written.
+    """
+    _save(crops_figure(versions, scale, name, side), path)
+
+
+def crops_figure(versions: dict[str, Image], scale: int, name: str, side: int = 72) -> Figure:
+    """What `crops` writes."""
+    pictures = list(versions.values())
+    original = pictures[-1]
+    side = min(side, *original.shape[:2])
+    top, left = region(pictures[0], original, side)
+    size, gap, head, foot = max(ZOOM * side, 160), 14, 14, 58
+    board = _Board((size + gap) * (len(pictures) + 1) + gap, head + size + foot, dpi=100)
+    _overview(board, original, (gap, head, size), (top, left, side))
+    caption = head + size + 20
+    board.text(gap + size / 2, caption, name, 16, width=size, bold=True)
+    note = f"x{scale}, PSNR-Y of the whole image"
+    board.text(gap + size / 2, caption + 22, note, 14, width=size)
+    for i, (key, picture) in enumerate(versions.items(), 1):
+        x = gap + i * (size + gap)
+        crop = picture[top : top + side, left : left + side]
+        board.picture(x, head, crop.repeat(ZOOM, 0).repeat(ZOOM, 1))
+        board.text(x + size / 2, caption, key, 16, width=size, bold=True)
+        if picture is not original:
+            found = metrics.psnr_y(picture, original, border=scale)
+            value = f"{found:.2f} dB" if math.isfinite(found) else "equal to the original"
+            board.text(x + size / 2, caption + 22, value, 14, width=size)
+    return board.figure
+
+
+def region(image: Image, original: Image, side: int) -> tuple[int, int]:
+    """Top and left of the square of `side` pixels in which the luma of the two differs most."""
+    error = np.square(metrics.luma(image) - metrics.luma(original))
+    sums = np.pad(error.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    box = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    top, left = np.unravel_index(np.argmax(box), box.shape)
+    return int(top), int(left)
+
+
+def _overview(
+    board: "_Board", image: Image, place: tuple[int, int, int], crop: tuple[int, int, int]
+) -> None:
+    """`image` in the square `place` (x, y, side), with `crop` (top, left, side) framed."""
+    (x, y, size), (top, left, side) = place, crop
+    height, width = image.shape[:2]
+    ratio = min(1.0, size / height, size / width)
+    h, w = max(1, round(height * ratio)), max(1, round(width * ratio))
+    x, y = x + (size - w) // 2, y + (size - h) // 2
+    board.picture(x, y, images.resize(image, h, w, antialias=True))
+    corner = (x + left * w / width, y + top * h / height)
+    for colour, thick in (("black", 4.0), ("#ffd500", 2.0)):
+        frame = Rectangle(corner, side * w / width, side * h / height, fill=False, ec=colour)
+        frame.set(linewidth=thick * 0.72, joinstyle="miter")
+        board.axes.add_patch(frame)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # in the name of a photograph
+        canvas.draw()
+    images.write(path, np.asarray(canvas.buffer_rgba())[:, :, :3])
+
+
+class _Board:
+    """A figure to draw on in units of 1/100 inch, with y pointing down."""
+
+    def __init__(self, width: float, height: float, dpi: int = 150) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / 100, height / 100), dpi=dpi, facecolor="white")
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(height, 0))
+        self.axes.set_axis_off()
+
+    def text(
+        self, x: float, y: float, text: str, size: float = 13, *,
+        width: float = math.inf, bold: bool = False, **style: Any,
+    ) -> None:  # fmt: skip
+        """`text` around (x, y), smaller than `size` where it would be wider than `width`."""
+        estimate = (0.71 if bold else 0.63) * max(1, len(text))
+        style = {"color": INK, "ha": "center", "va": "center_baseline"} | style
+        self.axes.text(
+            x, y, text, size=0.72 * min(size, width / estimate), parse_math=False,
+            weight="bold" if bold else "normal", family="DejaVu Sans", **style,
+        )  # fmt: skip
+
+    def box(
+        self, x: float, y: float, w: float, h: float, *,
+        face: Colour = "white", edge: Colour = INK, radius: float = 9,
+    ) -> None:  # fmt: skip
+        style = f"round,pad=0,rounding_size={min(radius, w / 2, h / 2)}"
+        depth = 1 if face == FAINT else 3  # wires are 2
+        patch = FancyBboxPatch((x, y), w, h, style, fc=face, ec=edge, lw=0.9, zorder=depth)
+        self.axes.add_patch(patch)
+
+    def plain(self, x: float, y: float, w: float, text: str) -> None:
+        """A box of something that is no convolution, around y."""
+        self.box(x, y - 24, w, 48, edge=SKIP)
+        lines = text.split("\n")
+        for i, line in enumerate(lines):
+            self.text(x + w / 2, y + 17 * (i - (len(lines) - 1) / 2), line, width=w - 8)
+
+    def wire(self, *points: Point, skip: bool = False) -> None:
+        """An arrow through `points`, along right angles with rounded corners."""
+        vertices, codes = [points[0]], [Curve.MOVETO]
+        for before, here, after in zip(points, points[1:], points[2:], strict=False):
+            vertices += [_towards(here, before), here, _towards(here, after)]
+            codes += [Curve.LINETO, Curve.CURVE3, Curve.CURVE3]
+        curve = Curve([*vertices, points[-1]], [*codes, Curve.LINETO])
+        colour = SKIP if skip else INK
+        arrow = FancyArrowPatch(
+            path=curve, arrowstyle="-|>,head_length=4.5,head_width=2.2", mutation_scale=1.0,
+            fc=colour, ec=colour, lw=1.1, capstyle="butt", joinstyle="miter", zorder=2,
+        )  # fmt: skip
+        self.axes.add_patch(arrow)
+
+    def dot(self, x: float, y: float) -> None:
+        """Where a wire forks."""
+        self.axes.add_patch(Circle((x, y), 3.2, fc=INK, ec="none", zorder=4))
+
+    def plus(self, x: float, y: float) -> None:
+        """A sum around (x, y)."""
+        self.axes.add_patch(Circle((x, y), PLUS, fc="white", ec=INK, lw=1.0, zorder=4))
+        for dx, dy in ((PLUS - 4, 0), (0, PLUS - 4)):
+            self.axes.plot([x - dx, x + dx], [y - dy, y + dy], color=INK, lw=1.1, zorder=5)
+
+    def picture(self, x: int, y: int, image: Image) -> None:
+        """`image` with its top left corner at (x, y), pixel by pixel: a unit is one at 100 dpi."""
+        self.figure.figimage(
+            image, x, round(self.height) - y - len(image), origin="upper", zorder=-1
+        )
+
+
+def _towards(here: Point, there: Point, radius: float = 8) -> Point:
+    """The point `radius` (at most half way) from `here` on the straight line to `there`."""
+    distance = math.dist(here, there)
+    share = min(radius, distance / 2) / distance if distance else 0.0
+    return here[0] + share * (there[0] - here[0]), here[1] + share * (there[1] - here[1])
+
+
+class _Network(_Board):
+    """A board that knows the layers of one network."""
+
+    def __init__(self, layers: Sequence[Layer], width: float, height: float) -> None:
+        super().__init__(width, height)
+        self.slots: dict[str, list[Layer]] = {}
+        for layer in layers:
+            stem, _, last = layer.name.rpartition(".")
+            self.slots.setdefault(stem if stem and last.isdigit() else layer.name, []).append(layer)
+        self.layers = layers
+        self.bitops = max(1, sum(layer.bitops for layer in layers))
+        self.most = max((layer.bitops for layer in layers), default=1) / self.bitops
+
+    def share(self, layer: Layer, x: float, y: float, w: float) -> None:
+        """A bar for the layer's share of the BitOps; as long as `w` for the largest of all."""
+        self.box(x, y, w, 6, face="white", edge="none", radius=3)
+        part = w * layer.bitops / self.bitops / self.most if self.most else 0
+        self.box(x, y, max(part, 2), 6, face=BAR, edge="none", radius=3)
+
+    def slot(self, x: float, y: float, name: str, label: str) -> None:
+        """The convolutions of a slot in one box, with its left edge at x and its middle at y."""
+        layers, y = self.slots[name], y - BOX_H / 2
+        face = _face(layers[0].weight_bits) if len(layers) == 1 else "white"
+        ink = _ink(face)
+        self.box(x, y, BOX_W, BOX_H, face=face)
+        self.text(x + BOX_W / 2, y + 14, label, 12, width=BOX_W - 8, color=ink)
+        op = _op(layers[0].op)
+        self.text(x + BOX_W / 2, y + 33, op, 16, width=BOX_W - 8, bold=True, color=ink)
+        if len(layers) == 1:
+            return self._facts(layers[0], x, y + 43, BOX_W)
+        w = (BOX_W - 6) / len(layers)
+        for i, layer in enumerate(layers):
+            left = x + 3 + i * w
+            self.box(left + 3, y + 44, w - 6, BOX_H - 49, face=_face(layer.weight_bits), radius=6)
+            self._facts(layer, left, y + 43, w)
+        return None
+
+    def _facts(self, layer: Layer, x: float, y: float, w: float) -> None:
+        """Channels, bits and share of a convolution, below y."""
+        ink, middle = _ink(_face(layer.weight_bits)), x + w / 2
+        bits, share = _bits(layer), f"{layer.bitops / self.bitops:.1%}"
+        if w < BOX_W / 1.5:
+            rows, inset = [_channels(layer), bits, share], 9.0
+        else:
+            rows, inset = [_channels(layer), f"{bits}  ·  {share}"], 14.0
+        step = 39 / len(rows)
+        for i, row in enumerate(rows):
+            size = 13 if len(rows) == 2 else 11.5
+            self.text(middle, y + 4 + step * (i + 0.5), row, size, width=w - 8, color=ink)
+        self.share(layer, x + inset, y + 46, w - 2 * inset)
+
+    def title(self, space: SearchSpace) -> None:
+        """What the network is, in the two lines at the top."""
+        sums = total(self.layers, space.scale)
+        self.text(16, 28, f"{space.name}, x{space.scale}", 21, bold=True, ha="left", width=840)
+        facts = f"{sums.parameters:,} parameters  ·  {len(self.layers)} convolutions  ·  "
+        facts += f"{sums.bitops['LR 32x32'] / 1e9:.3f} GBitOps at LR 32x32"
+        self.text(16, 56, facts, 15, ha="left")
+
+    def legend(self, x: float, y: float) -> None:
+        """The colours and the bar, at and below y."""
+        self.text(x, y, "weights", 13, ha="left")
+        x += 66
+        for bits in sorted({layer.weight_bits for layer in self.layers}):
+            self.box(x, y - 11, 62, 22, face=_face(bits), radius=6)
+            self.text(x + 31, y, f"{bits} bits", 12, color=_ink(_face(bits)), width=56)
+            x += 70
+
+
+def _face(bits: int) -> Colour:
+    """From light to dark with the logarithm of the bits; safe for colour-blind readers."""
+    at = 0.1 + 0.3 * (math.log2(max(1, bits)) - 1)
+    red, green, blue, _ = matplotlib.colormaps["YlGnBu"](min(max(at, 0.0), 1.0))
+    return float(red), float(green), float(blue), 1.0
+
+
+def _ink(face: Colour) -> Colour:
+    """The colour of text that is read on `face`."""
+    if isinstance(face, str):
+        return INK
+    return "white" if 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] < 0.55 else INK
+
+
+def _op(name: str) -> str:
+    """The short form of an operation's name: "3x3 g2" for "conv3x3_groups2"."""
+    short = name.removeprefix("conv").replace("_groups", " g").replace("growth", "growth ")
+    return short.replace("_", " ")
+
+
+def _channels(layer: Layer) -> str:
+    groups = layer.op.rpartition("_groups")[2]
+    c_in = layer.shape[1] * (int(groups) if groups.isdigit() else 1)
+    return f"{c_in}→{layer.shape[0]}"
+
+
+def _bits(layer: Layer) -> str:
+    return f"w{layer.weight_bits} a{layer.act_bits}"
+
+
+# The picture of Rfdn. Wires run on lanes: the input image and the output of the head go down on
+# the left to the last row, the output of every cell goes right into one concatenation.
+
+LANE_IMAGE, LANE_HEAD, LANE_CELL = 24, 48, 70
+FRAME, STEP = 90, BOX_W + 62
+"""Left edge of a cell; from one column of boxes to the next."""
+COLUMN = FRAME + 54
+CELL_H, CELL_GAP, BODY_Y = 358, 36, 62 + BOX_H // 2
+HEAD_Y, CELLS_Y = 138, 236
+FUSE_X = COLUMN + Rfdn.steps * STEP + BOX_W + 34
+FRAME_END = FUSE_X + BOX_W + 64
+CONCAT_X = FRAME_END + 36
+WIDTH = CONCAT_X + 42
+
+
+def _rfdn(space: SearchSpace, layers: Sequence[Layer]) -> Figure:
+    end = CELLS_Y + space.cells * (CELL_H + CELL_GAP)
+    tail = end + 12 + BOX_H / 2
+    board = _Network(layers, WIDTH, tail + 186)
+    board.title(space)
+    board.legend(COLUMN + 2 * STEP - 60, HEAD_Y - 28)
+    _rfdn_notes(board, COLUMN + 2 * STEP - 60, HEAD_Y + 2)
+    board.plain(10, HEAD_Y, 94, "LR image")
+    board.slot(COLUMN, HEAD_Y, "head", "head")
+    board.wire((104, HEAD_Y), (COLUMN, HEAD_Y))
+    for k in range(space.cells):
+        _rfdn_cell(board, k, CELLS_Y + k * (CELL_H + CELL_GAP), last=k == space.cells - 1)
+    bottom = end - CELL_GAP
+    board.box(CONCAT_X, CELLS_Y, 26, bottom - CELLS_Y, edge=SKIP)
+    c = space.channels
+    label = f"concatenate {space.cells} x {c} = {space.cells * c}"
+    board.text(CONCAT_X + 13, (CELLS_Y + bottom) / 2, label, rotation=-90, va="center")
+    _rfdn_tail(board, space, tail)
+    middle = COLUMN + BOX_W / 2
+    y = bottom + 22
+    board.wire((CONCAT_X + 13, bottom), (CONCAT_X + 13, y), (middle, y), (middle, end + 12))
+    return board.figure
+
+
+def _rfdn_notes(board: _Network, x: float, y: float) -> None:
+    notes = (
+        f"w4 a8: weights of 4 bits, input activations of 8; bar: share of the BitOps, "
+        f"full at {board.most:.1%}",
+        f"+ is a sum, a grey wire a skip; ReLU follows head, distill, body{Rfdn.steps}, "
+        "the fuse after all cells,",
+        "and every sum but the last",
+    )
+    for i, note in enumerate(notes):
+        board.text(x, y + 19 * i, note, 12, ha="left")
+
+
+def _rfdn_cell(board: _Network, k: int, top: float, last: bool) -> None:
+    board.box(FRAME, top, FRAME_END - FRAME, CELL_H, face=FAINT, edge="#d0d0cc", radius=14)
+    board.text(FRAME + 14, top + 17, f"cell{k}", 15, bold=True, ha="left")
+    body, distill, concat = top + BODY_Y, top + 190 + BOX_H / 2, top + 318
+    entry = FRAME + 16
+    if k == 0:
+        x, y = COLUMN + BOX_W / 2, HEAD_Y + BOX_H / 2
+        board.wire((x, y), (x, y + 18), (LANE_HEAD, y + 18), (LANE_HEAD, body), (COLUMN, body))
+        board.dot(LANE_HEAD, body)
+    board.dot(entry, body)
+    _rfdn_steps(board, f"cell{k}_", body, distill)
+    end = FUSE_X + BOX_W
+    c = board.slots[f"cell{k}_fuse"][0].shape[1]
+    label = f"concatenate {Rfdn.steps + 1} x {c // (Rfdn.steps + 1)} = {c}"
+    board.box(COLUMN, concat, end - COLUMN, 24, edge=SKIP)
+    board.text((COLUMN + end) / 2, concat + 12, label)
+    board.slot(FUSE_X, distill, f"cell{k}_fuse", "fuse")
+    board.wire((FUSE_X + BOX_W / 2, concat), (FUSE_X + BOX_W / 2, distill + BOX_H / 2))
+    plus = end + 34
+    board.wire((end, distill), (plus - PLUS, distill))
+    board.plus(plus, distill)
+    lane = top + 30
+    board.wire((entry, body), (entry, lane), (plus, lane), (plus, distill - PLUS), skip=True)
+    board.wire((plus + PLUS, distill), (CONCAT_X, distill))
+    if not last:
+        x, y, into = FRAME_END + 14, top + CELL_H + CELL_GAP / 2, top + CELL_H + CELL_GAP
+        board.dot(x, distill)
+        following = into + BODY_Y
+        board.wire(
+            (x, distill), (x, y), (LANE_CELL, y), (LANE_CELL, following), (COLUMN, following)
+        )
+
+
+def _rfdn_steps(board: _Network, prefix: str, body: float, distill: float) -> None:
+    """The chain of body convolutions at height `body`, and what every step distills below it."""
+    concat = distill + BOX_H / 2 + 24
+    for i in range(Rfdn.steps + 1):
+        x = COLUMN + i * STEP
+        board.slot(x, body, f"{prefix}body{i}", f"body{i}")
+        middle, end = x + BOX_W / 2, x + BOX_W
+        if i == Rfdn.steps:
+            board.wire((middle, body + BOX_H / 2), (middle, concat))
+            continue
+        fork, plus, lane = x - 20, end + 24, body - BOX_H / 2 - 16
+        board.dot(fork, body)
+        board.slot(x, distill, f"{prefix}distill{i}", f"distill{i}")
+        board.wire((fork, body), (fork, distill), (x, distill))
+        board.wire((middle, distill + BOX_H / 2), (middle, concat))
+        board.wire((end, body), (plus - PLUS, body))
+        board.plus(plus, body)
+        board.wire((fork, body), (fork, lane), (plus, lane), (plus, body - PLUS), skip=True)
+        board.wire((plus + PLUS, body), (x + STEP, body))
+
+
+def _rfdn_tail(board: _Network, space: SearchSpace, y: float) -> None:
+    """The last row around y, and the lanes that come to it from the first row."""
+    half, smooth, upsample = BOX_H / 2, COLUMN + BOX_W + 44, COLUMN + 2 * BOX_W + 142
+    first, second = smooth + BOX_W + 30, upsample + BOX_W + 30
+    shuffle, out = second + 40, second + 40 + 160
+    board.slot(COLUMN, y, "fuse", "fuse")
+    board.slot(smooth, y, "smooth", "smooth")
+    board.slot(upsample, y, "upsample", "upsample")
+    board.plain(shuffle, y, 120, f"pixel shuffle\nx{space.scale}")
+    board.plain(out, y, 94, "SR image")
+    stops: tuple[int, ...] = (
+        COLUMN + BOX_W,
+        smooth,
+        smooth + BOX_W,
+        first - PLUS,
+        first + PLUS,
+        upsample,
+    )
+    stops += (upsample + BOX_W, second - PLUS, second + PLUS, shuffle, shuffle + 120, out)
+    for start, stop in zip(stops[::2], stops[1::2], strict=True):
+        board.wire((start, y), (stop, y))
+    board.plus(first, y)
+    board.plus(second, y)
+    fork, lane = CELLS_Y + BODY_Y, y + half + 22
+    board.wire((LANE_HEAD, fork), (LANE_HEAD, lane), (first, lane), (first, y + PLUS), skip=True)
+    lane, near, width = lane + 56, smooth + BOX_W + 60, 178
+    board.plain(near, lane, width, f"nearest neighbour\n(each pixel {space.scale**2} times)")
+    board.wire((LANE_IMAGE, HEAD_Y + 24), (LANE_IMAGE, lane), (near, lane), skip=True)
+    board.wire((near + width, lane), (second, lane), (second, y + PLUS), skip=True)
+
+
+def _list(space: SearchSpace, layers: Sequence[Layer]) -> Figure:
+    """One row per layer, in the order in which they run; for skeletons nobody has drawn."""
+    row, top = 30, 124
+    board = _Network(layers, 1000, top + row * len(layers) + 48)
+    board.title(space)
+    board.legend(16, 92)
+    for i, layer in enumerate(layers):
+        y = top + row * i + row / 2
+        face = _face(layer.weight_bits)
+        board.box(16, y - 12, 684, 24, face=face, radius=6)
+        columns = ((30, layer.name, 230), (270, _op(layer.op), 160), (440, _channels(layer), 130))
+        for x, text, width in (*columns, (590, _bits(layer), 100)):
+            board.text(x, y, text, width=width, ha="left", color=_ink(face))
+        board.share(layer, 716, y - 3, 200)
+        board.text(984, y, f"{layer.bitops / board.bitops:.1%}", ha="right")
+    note = "In the order in which they run; bars and percentages: share of the BitOps"
+    board.text(16, board.height - 22, note, 12, ha="left")
+    return board.figure
+
+
+DRAW: dict[str, Callable[[SearchSpace, Sequence[Layer]], Figure]] = {"rfdn": _rfdn}
+"""Skeleton -> its picture."""

@@ -1,0 +1,91 @@
+"""Low-bit quantization of a trained network, with its float form as the teacher.
+
+MSE grids, bias correction front to back, then a short training of all weights, steps and zero
+points on the teacher's output (the transfer of arXiv 2402.05147 and 2504.13932 to networks small
+enough to train whole).
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .conv import QuantConv2d
+from .network import convolutions
+from .quantizer import calibrating
+
+
+@torch.no_grad()
+def initialise(net: nn.Module, low: Tensor) -> None:
+    """Fit every grid of a rounded network to its weights and to its activations on `low`.
+
+    Front to back: every tensor is measured behind the grids that come before it.
+    """
+    net.eval()
+    with calibrating(net):
+        net(low)
+
+
+@torch.no_grad()
+def correct_biases(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+    """b += E[float conv] - E[rounded conv] per output channel, front to back; in place."""
+    net.eval()
+    wanted = _mean_outputs(teacher, low)
+    for name, conv in convolutions(net).items():
+        assert conv.bias is not None
+        conv.bias.add_(wanted[name] - _mean_outputs(net, low)[name])
+
+
+def _mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
+    """Layer name -> (c_out,), the mean output of the convolution."""
+    means: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(conv: nn.Module, args: object, out: Tensor) -> None:
+            means[name] = out.mean((0, 2, 3))
+
+        return hook
+
+    hooks = [m.register_forward_hook(keep(name)) for name, m in convolutions(net).items()]
+    net(low)
+    for hook in hooks:
+        hook.remove()
+    return means
+
+
+def teacher_target(teacher: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """A target for `train.fit`: what the float network makes of the low-resolution patch."""
+    teacher.eval()
+
+    @torch.no_grad()
+    def target(low: Tensor, high: Tensor) -> Tensor:
+        return teacher(low).clamp(0, 1)
+
+    return target
+
+
+@torch.no_grad()
+def freeze(net: nn.Module) -> nn.Module:
+    """A copy whose parameters are what integers can hold: zero points rounded, weights and biases
+    on their grids. It computes the same.
+    """
+    net = copy.deepcopy(net).eval()
+    for conv in convolutions(net).values():
+        if isinstance(conv, QuantConv2d):
+            assert conv.bias is not None
+            _protect_dead_channels(conv)
+            weights = conv.weight_quantizer
+            weights.zero.copy_(-weights.bounds()[0])
+            conv.weight.copy_(weights(conv.weight))
+            step = conv.bias_step()
+            conv.bias.copy_((conv.bias / step).round() * step)
+    return net
+
+
+def _protect_dead_channels(conv: QuantConv2d) -> None:
+    """Keep step_w large enough for the bias to fit int32; only all-zero kernels are that small."""
+    assert conv.bias is not None
+    smallest = conv.bias.abs() / (conv.grid.step * 2**30)
+    log2 = conv.weight_quantizer.log2_step
+    log2.copy_(torch.maximum(log2, torch.log2(smallest.clamp_min(1e-30)).view_as(log2)))

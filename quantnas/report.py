@@ -1,0 +1,125 @@
+"""The report of a run: what its steps left, as one JSON object and as Markdown."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from . import schema
+from .genotype import read_json
+from .runs import STEPS, Run
+
+
+def collect(run: Run) -> dict[str, Any]:
+    """Everything that is known about the run."""
+    steps = {step: run.result(step) for step in STEPS[:-1]}
+    return {
+        "run": run.folder.name,
+        "config": schema.read_yaml(run.folder / "config.yaml"),
+        "environment": read_json(run.folder / "env.json"),
+        "genotype": read_json(run.folder / "genotype.json"),
+        **{step: result for step, result in steps.items() if result is not None},
+    }
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The report for people."""
+    export = data["export"]
+    cost, found = export["cost"], export["verification"]
+    lines = [
+        f"# {data['run']}",
+        "",
+        f"x{data['evaluate']['scale']} super-resolution, space `{data['config']['space']}`, "
+        f"seed {data['config']['seed']}, weights {_bits(data)}.",
+        "",
+        "## Quality of the exported file",
+        "",
+        f"Protocol: {data['evaluate']['protocol']}. The file was run by ONNX Runtime.",
+        "",
+        *_scores(data["evaluate"]["sets"]),
+        "",
+        "![Crop](plots/crop.png)",
+        "",
+        "## Cost",
+        "",
+        f"{cost['parameters']:,} parameters, {cost['weight_bytes']:,} bytes of packed weights, "
+        f"file of {export['bytes']:,} bytes.",
+        "",
+        "| resolution | MACs | BitOps |",
+        "|---|---|---|",
+        *(f"| {r} | {m / 1e9:.3f} G | {cost['bitops'][r] / 1e9:.3f} G |"
+          for r, m in cost["macs"].items()),
+        "",
+        "BitOps = sum over all convolutions of MACs x weight bits x activation bits. Below 8 bits "
+        "the gain is file size and BitOps; ONNX Runtime computes in 8 bits.",
+        "",
+        "![Architecture](plots/architecture.png)",
+        "",
+        *_layers(cost["layers"]),
+        "",
+        "## Verification",
+        "",
+        f"{found['integer_convolutions']} of {found['convolutions']} convolutions run in integers "
+        f"in ONNX Runtime {data['environment']['versions']['onnxruntime']}. Against the network "
+        f"in torch, on {found['images']} photographs: at most {found['max_steps']} of 255 steps, "
+        f"{found['share_different']:.3%} of the values differ, {_db(found['psnr'])}.",
+        "",
+        "## Steps",
+        "",
+        *_steps(data),
+        "",
+        f"Made with `{' '.join(data['environment']['command'])}`.",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _bits(data: dict[str, Any]) -> str:
+    bits = data.get("quantize", {}).get("bits")
+    return f"{bits} bits between first and last layer" if isinstance(bits, int) else "as searched"
+
+
+def _db(psnr: float | None) -> str:
+    return "equal" if psnr is None else f"{psnr:.1f} dB"
+
+
+def _scores(sets: dict[str, Any]) -> Iterator[str]:
+    yield "| photograph | bicubic | float network | **file** | file over bicubic |"
+    yield "|---|---|---|---|---|"
+    for name, scores in sets.items():
+        rows = list(zip(scores["file"], scores["float"], strict=True))
+        single = rows if name == "held-out" else []
+        for row, float_row in [*single, (scores["mean"], scores["float_mean"])]:
+            label = f"**{name}, mean of {len(scores['file'])}**"
+            label = row["image"] if row is not scores["mean"] else label
+            yield (
+                f"| {label} | {row['bicubic_psnr']:.2f} / {row['bicubic_ssim']:.4f} "
+                f"| {float_row['psnr']:.2f} / {float_row['ssim']:.4f} "
+                f"| {row['psnr']:.2f} / {row['ssim']:.4f} "
+                f"| {row['psnr'] - row['bicubic_psnr']:+.2f} dB |"
+            )
+    yield ""
+    yield "PSNR-Y in dB / SSIM-Y."
+
+
+def _layers(layers: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| layer | operation | kernel | weight bits | activation bits | MACs per LR pixel |"
+    yield "|---|---|---|---|---|---|"
+    for row in layers:
+        shape = "x".join(str(n) for n in row["shape"])
+        yield (
+            f"| {row['name']} | {row['op']} | {shape} | {row['weight_bits']} "
+            f"| {row['act_bits']} | {row['macs']:,} |"
+        )
+
+
+def _steps(data: dict[str, Any]) -> Iterator[str]:
+    yield "| step | seconds | what it left |"
+    yield "|---|---|---|"
+    for step in ("search", "train", "quantize"):
+        result = data.get(step)
+        if result is not None:
+            skip = ("step", "seconds", "bitops")
+            facts = [
+                f"{key.replace('_', ' ')} {round(value, 3) if isinstance(value, float) else value}"
+                for key, value in result.items()
+                if key not in skip and value is not None
+            ]
+            yield f"| {step} | {result['seconds']:.0f} | {', '.join(facts)} |"

@@ -1,0 +1,160 @@
+"""The run folder: which file is where, and who has finished. Nothing in it is ever overwritten.
+
+A step is finished when its `steps/<step>.json` is there; it is written last, and whole.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, UsageError
+from .genotype import read_json
+
+STEPS = ("search", "train", "quantize", "export", "evaluate", "report")
+CARRIED = (
+    "space.yaml",
+    "genotype.json",
+    "precision.json",
+    "model.onnx",
+    "checkpoints/searched.safetensors",
+    "checkpoints/float.safetensors",
+    "checkpoints/trained.safetensors",
+    "checkpoints/quantized.safetensors",
+)
+"""What a run takes over from the one that it continues."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of one run."""
+
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        """The file `name` of this run, its folder made."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def weights(self, name: str) -> Path:
+        """`searched`, `float`, `trained` or `quantized`."""
+        return self.path(f"checkpoints/{name}.safetensors")
+
+    def resume_point(self, phase: str) -> Path:
+        """Where an unfinished phase keeps its state."""
+        return self.path(f"checkpoints/{phase}.resume")
+
+    def result(self, step: str) -> dict[str, Any] | None:
+        """What a finished step left; none when it has not finished."""
+        path = self.folder / "steps" / f"{step}.json"
+        return read_json(path) if path.exists() else None
+
+    def finish(self, step: str, result: dict[str, Any]) -> None:
+        """Mark a step as finished; the saved states of its phases are not needed any more."""
+        write_text(self.path(f"steps/{step}.json"), to_json({"step": step, **result}))
+        for state in (self.folder / "checkpoints").glob("*.resume"):
+            state.unlink()
+
+    def record(self, phase: str, values: dict[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`."""
+        with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain({"phase": phase, **values})) + "\n")
+
+    def log(self, line: str) -> None:
+        """Append a line to `log.txt`."""
+        with self.path("log.txt").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def create(root: Path, verb: str, name: str | None, default: str) -> Run:
+    """A new folder `root/verb/name`; without a name, the default with the next free number.
+
+    Raises UsageError when the name is taken, DataError when the folder cannot be made.
+    """
+    folder = root / verb / (name or default)
+    if name is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"The run folder {folder} is not empty.",
+            "Choose another --name, or continue it with --resume.",
+        )
+    number = 2
+    while name is None and folder.exists():
+        folder = root / verb / f"{default}-{number}"
+        number += 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"Cannot make the folder {folder}: {error.strerror}.", "Choose another --output."
+        ) from error
+    return Run(folder)
+
+
+def existing(path: Path) -> Run:
+    """The run in that folder. Raises DataError when there is none."""
+    if not (path / "config.yaml").is_file():
+        raise DataError(
+            f"{path} is not a run folder (it has no config.yaml).",
+            "Give the folder that a command wrote, such as runs/search/rfdn_small.",
+        )
+    return Run(path)
+
+
+def carry(source: Run, target: Run, until: str) -> None:
+    """Copy to `target` what the steps before `until` made in `source`."""
+    for name in CARRIED:
+        if (source.folder / name).exists():
+            shutil.copy2(source.folder / name, target.path(name))
+    for step in STEPS[: STEPS.index(until)]:
+        result = source.result(step)
+        if result is not None:
+            target.finish(step, result)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command line."""
+    packages = ("quantnas", "torch", "numpy", "onnx", "onnxruntime")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "command": ["quantnas", *sys.argv[1:]],
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def to_json(data: Any) -> str:
+    """`plain` data as indented JSON."""
+    return json.dumps(plain(data), indent=2) + "\n"
+
+
+def plain(data: Any) -> Any:
+    """What JSON can hold: dataclasses as objects, infinite numbers as null."""
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        data = dataclasses.asdict(data)
+    if isinstance(data, dict):
+        return {key: plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -1,0 +1,94 @@
+"""Plain dictionaries and YAML files to frozen dataclasses: strict, with errors that name the key.
+
+The dataclasses themselves stay free of any library; pydantic does the checking here and is
+imported only when something is checked.
+"""
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from .errors import DataError, UsageError
+
+T = TypeVar("T")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises DataError (missing, unreadable) or UsageError (not YAML, not a mapping).
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {path}: {error}.", "Check the path.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"{path} is not valid YAML: {' '.join(str(error).split())}.", "Mend that line."
+        ) from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} holds no mapping of keys to values.", "Write `key: value` lines.")
+    return data
+
+
+def parse(cls: type[T], data: dict[str, Any], source: str) -> T:
+    """`data` as the dataclass `cls`; `source` names where it came from in the error.
+
+    Raises UsageError for an unknown key (naming the allowed ones), a missing one or a bad value.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    def forbid(kind: Any) -> None:
+        kind.__pydantic_config__ = ConfigDict(extra="forbid")
+        for field in dataclasses.fields(kind):
+            if dataclasses.is_dataclass(field.type):
+                forbid(field.type)
+
+    forbid(cls)
+    try:
+        return TypeAdapter(cls).validate_python(data)
+    except ValidationError as error:
+        raise _explained(cls, error.errors()[0], source) from error
+
+
+def _explained(cls: type, problem: Any, source: str) -> UsageError:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        *parents, key = problem["loc"]
+        names = [field.name for field in dataclasses.fields(_nested(cls, parents))]
+        near = difflib.get_close_matches(str(key), names, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        return UsageError(
+            f"{source}: unknown key '{where}'.", f"{hint}Allowed here: {', '.join(names)}."
+        )
+    if problem["type"] in ("missing", "missing_argument"):
+        return UsageError(f"{source}: the key '{where}' is missing.", "Add it.")
+    reason = problem["msg"].removeprefix("Value error, ")
+    return UsageError(
+        f"{source}: '{where}' cannot be {problem['input']!r}.", f"{reason.rstrip('.')}."
+    )
+
+
+def _nested(cls: Any, parents: list[str]) -> Any:
+    for name in parents:
+        cls = {field.name: field.type for field in dataclasses.fields(cls)}[name]
+    return cls
+
+
+def assign(data: dict[str, Any], setting: str) -> None:
+    """Put `section.key=value` (value in YAML notation) into the nested mapping `data`, in place.
+
+    Raises UsageError when it is not of that form.
+    """
+    path, equals, value = setting.partition("=")
+    if not equals or not path:
+        raise UsageError(f"'{setting}' is not a setting.", "Write it as section.key=value.")
+    *sections, key = path.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise UsageError(f"'{path}' goes into a plain value.", "Check the sections' names.")
+    data[key] = yaml.safe_load(value)

@@ -1,0 +1,154 @@
+"""Macro-architectures, each written once: supernet, network and cost are fillings of them."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import UsageError
+from .quantizer import ActQuantizer
+from .space import SearchSpace, Slot
+
+
+class Filling(Protocol):
+    """What a skeleton is made of; every kind of network brings its own three."""
+
+    def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
+        """The module of a slot: (N, c_in, H, W) on the grid of `source` -> (N, c_out, H, W)."""
+
+    def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
+        """The grid on which a tensor is carried between edges, in 8 bits."""
+
+    def residual(self, channels: int) -> nn.Module:
+        """(branch, skip) -> the branch as it is added to the skip; all (N, channels, H, W)."""
+
+
+class Rfdn(nn.Module):
+    """Distillation cells after RFDN (arXiv 2009.11551), made to run in integers.
+
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Differences to RFDN: ReLU for
+    LeakyReLU, no attention, a residual around every cell, and the network adds to the repeated
+    input pixels instead of making the image alone. Every tensor that reaches an edge follows a
+    ReLU, so its grid is unsigned and starts at 0.
+    """
+
+    kinds = ("body", "distill", "upsample")
+    steps = 3
+
+    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+        super().__init__()
+        self.scale = space.scale
+        self.image = filling.tensor(step=1 / 255)
+        self.carried = filling.tensor()  # of the head and of every cell: they are concatenated
+        slots = {slot.name: slot for slot in rfdn_slots(space)}
+        self.head = filling.edge(slots["head"], self.image)
+        self.cells = nn.ModuleList(
+            RfdnCell(slots, f"cell{k}_", self.carried, filling) for k in range(space.cells)
+        )
+        self.fuse = filling.edge(slots["fuse"], self.carried)
+        self.fused = filling.tensor()
+        self.smooth = filling.edge(slots["smooth"], self.fused)
+        self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor()
+        self.upsample = filling.edge(slots["upsample"], self.deep)
+        self.detail, self.pixels = filling.tensor(signed=True), filling.tensor(step=1 / 255)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.image(x)
+        shallow = y = self.carried(torch.relu(self.head(x)))
+        outputs = []
+        for cell in self.cells:
+            y = self.carried(torch.relu(y + cell(y)))
+            outputs.append(y)
+        y = self.fused(torch.relu(self.fuse(torch.cat(outputs, 1))))
+        y = self.deep(torch.relu(shallow + self.smoothed(self.smooth(y))))
+        y = self.detail(self.upsample(y))
+        nearest = torch.repeat_interleave(x, self.scale**2, dim=1)
+        return F.pixel_shuffle(self.pixels(nearest + y), self.scale)
+
+
+class RfdnCell(nn.Module):
+    """Three distillation steps, a last convolution, and a 1x1 over all that was kept."""
+
+    branch_end = "fuse"
+    """Where what `residual` does to its branch can be folded."""
+
+    def __init__(
+        self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, filling: Filling
+    ) -> None:
+        super().__init__()
+        self.body, self.distill = nn.ModuleList(), nn.ModuleList()
+        self.branch, self.stream = nn.ModuleList(), nn.ModuleList()
+        self.kept = filling.tensor()  # shared, so that the concatenation changes nothing
+        for i in range(Rfdn.steps):
+            self.distill.append(filling.edge(slots[f"{prefix}distill{i}"], source))
+            self.body.append(filling.edge(slots[f"{prefix}body{i}"], source))
+            self.branch.append(filling.tensor(signed=True))
+            source = filling.tensor()
+            self.stream.append(source)
+        self.body.append(filling.edge(slots[f"{prefix}body{Rfdn.steps}"], source))
+        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.kept)
+        self.residual = filling.residual(slots[f"{prefix}fuse"].c_out)
+        self.out = filling.tensor(signed=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, u = [], x
+        for i in range(Rfdn.steps):
+            kept.append(self.kept(torch.relu(self.distill[i](u))))
+            u = self.stream[i](torch.relu(u + self.branch[i](self.body[i](u))))
+        kept.append(self.kept(torch.relu(self.body[Rfdn.steps](u))))
+        return self.out(self.residual(self.fuse(torch.cat(kept, 1)), x))
+
+
+def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
+    """Every convolution of `Rfdn`, in the order in which they run."""
+    c, half = space.channels, space.channels // 2
+
+    def searched(kind: str, name: str, c_out: int) -> Slot:
+        return Slot(name, c, c, c_out, space.edges[kind].ops, space.edges[kind].bits)
+
+    def fixed(name: str, op: str, c_in: int, c_out: int) -> Slot:
+        return Slot(name, c_in, c, c_out, (op,), (8,))
+
+    yield fixed("head", "conv3x3", 3, c)
+    for k in range(space.cells):
+        for i in range(Rfdn.steps):
+            yield searched("distill", f"cell{k}_distill{i}", half)
+            yield searched("body", f"cell{k}_body{i}", c)
+        yield searched("body", f"cell{k}_body{Rfdn.steps}", half)
+        yield fixed(f"cell{k}_fuse", "conv1x1", half * (Rfdn.steps + 1), c)
+    yield fixed("fuse", "conv1x1", c * space.cells, c)
+    yield fixed("smooth", "conv3x3", c, c)
+    yield searched("upsample", "upsample", 3 * space.scale**2)
+
+
+SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterator[Slot]]]] = {
+    "rfdn": (Rfdn, rfdn_slots),
+}
+
+
+def slots(space: SearchSpace) -> tuple[Slot, ...]:
+    """Every slot of the space, in order; first and last are the first and last convolution.
+
+    Raises UsageError when the space names no such skeleton, or other kinds of edges than it has.
+    """
+    if space.skeleton not in SKELETONS:
+        raise UsageError(
+            f"Space '{space.name}' names an unknown skeleton '{space.skeleton}'.",
+            f"Use {', '.join(SKELETONS)}.",
+        )
+    kind, make_slots = SKELETONS[space.skeleton]
+    wanted = set(kind.kinds)  # type: ignore[attr-defined]
+    if set(space.edges) != wanted:
+        raise UsageError(
+            f"Space '{space.name}' has the edges {', '.join(sorted(space.edges))}.",
+            f"Skeleton '{space.skeleton}' wants exactly {', '.join(sorted(wanted))}.",
+        )
+    return tuple(make_slots(space))
+
+
+def build(space: SearchSpace, filling: Filling) -> nn.Module:
+    """The space's skeleton, filled. Raises UsageError as `slots` does."""
+    slots(space)
+    return SKELETONS[space.skeleton][0](space, filling)

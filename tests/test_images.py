@@ -1,0 +1,316 @@
+"""Checks that images are found, read, written and resized as documented."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quantnas import images
+from quantnas.errors import DataError, UsageError
+
+ORIENTATION = 0x0112
+
+
+def gradient(height: int = 6, width: int = 8) -> np.ndarray:
+    y, x, c = np.mgrid[:height, :width, :3]
+    return (y * 31 + x * 17 + c * 60).astype(np.uint8)
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+# Finding
+
+
+def test_find_is_recursive_sorted_and_skips_hidden_and_other_files(tmp_path):
+    wanted = ["B.PNG", "a/z.jpeg", "a/z.webp", "b.bmp", "c.JPG"]
+    others = [".hidden.png", ".cache/x.png", "a/notes.txt", "a/._c.jpg", "png"]
+    for name in wanted + others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [p.relative_to(tmp_path).as_posix() for p in images.find(tmp_path)] == wanted
+
+
+def test_find_works_below_a_hidden_folder(tmp_path):
+    folder = tmp_path / ".data"
+    images.write(folder / "a.png", gradient())
+    assert images.find(str(folder)) == [folder / "a.png"]
+
+
+def test_find_explains_bad_folders(tmp_path):
+    file = tmp_path / "file.txt"
+    file.touch()
+    with pytest.raises(DataError, match=r"none' does not exist"):
+        images.find(tmp_path / "none")
+    with pytest.raises(DataError, match=r"file\.txt' is not a folder"):
+        images.find(file)
+    with pytest.raises(DataError, match=r"holds no images.*\.png.*\.webp"):
+        images.find(tmp_path)
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("mode", "fill", "expected"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("RGB", (10, 20, 30), (10, 20, 30)),
+        ("I;16", 0, (0, 0, 0)),
+        ("I;16", 128, (0, 0, 0)),
+        ("I;16", 129, (1, 1, 1)),
+        ("I;16", 257 * 100, (100, 100, 100)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("LA", (40, 255), (40, 40, 40)),
+        ("LA", (40, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (0, 100, 200, 51), (204, 224, 244)),
+    ],
+)
+def test_read_png_of_every_mode(tmp_path, mode, fill, expected):
+    path = save(tmp_path / "a.png", Image.new(mode, (3, 2), fill))
+    pixels = images.read(path)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (2, 3, 3)
+    assert (pixels == expected).all()
+
+
+def test_read_palette_with_and_without_transparency(tmp_path):
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([9, 8, 7, 50, 60, 70])
+    picture.putpixel((1, 0), 1)
+    plain = images.read(save(tmp_path / "plain.png", picture))
+    keyed = images.read(save(tmp_path / "keyed.png", picture, transparency=1))
+    assert plain.tolist() == [[[9, 8, 7], [50, 60, 70]]]
+    assert keyed.tolist() == [[[9, 8, 7], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize(("mode", "key"), [("L", 5), ("RGB", (5, 5, 5)), ("I;16", 5 * 257)])
+def test_read_shows_a_transparent_colour_as_white(tmp_path, mode, key):
+    picture = Image.new(mode, (2, 1), key)
+    picture.putpixel((1, 0), (0, 0, 0) if mode == "RGB" else 0)
+    pixels = images.read(save(tmp_path / "a.png", picture, transparency=key))
+    assert pixels[0, :, 0].tolist() == [255, 0]
+
+
+def test_read_cmyk_jpeg(tmp_path):
+    path = save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=100)
+    assert np.abs(images.read(path).astype(int) - (255, 0, 0)).max() <= 4
+
+
+@pytest.mark.parametrize("extension", ["png", "webp", "bmp"])
+def test_read_returns_what_was_written_losslessly(tmp_path, extension):
+    path = tmp_path / f"a.{extension}"
+    images.write(path, gradient())
+    assert np.array_equal(images.read(path), gradient())
+
+
+def test_read_applies_the_exif_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = save(tmp_path / "a.png", Image.fromarray(gradient()), exif=exif)
+    assert np.array_equal(images.read(path), np.rot90(gradient(), -1))
+    assert images.read(path).flags.writeable
+
+
+def test_read_ignores_damaged_exif_data(tmp_path):
+    damaged = b"Exif\0\0II*\0\x08\0\0\0\x05\0"
+    path = save(tmp_path / "a.jpg", Image.fromarray(gradient()), exif=damaged)
+    assert images.read(path).shape == (6, 8, 3)
+
+
+def test_read_explains_unreadable_files(tmp_path):
+    whole = save(tmp_path / "whole.png", Image.fromarray(gradient(64, 64))).read_bytes()
+    for name, content in {
+        "empty.png": b"",
+        "text.png": b"not an image",
+        "cut.png": whole[: len(whole) // 2],
+        "flipped.png": whole[:60] + bytes([whole[60] ^ 255]) + whole[61:],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name}' is damaged or not a PNG"):
+            images.read(tmp_path / name)
+    with pytest.raises(DataError, match=r"none\.png' does not exist"):
+        images.read(tmp_path / "none.png")
+    with pytest.raises(DataError, match="cannot be opened"):
+        images.read(tmp_path)
+
+
+def test_read_refuses_formats_that_are_not_accepted(tmp_path):
+    path = save(tmp_path / "a.png", Image.fromarray(gradient()), format="TIFF")
+    with pytest.raises(DataError, match="not a PNG, JPEG, WebP or BMP"):
+        images.read(path)
+
+
+def test_read_refuses_only_images_above_the_size_limit(tmp_path, monkeypatch):
+    images.write(tmp_path / "a.png", gradient(10, 10))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    assert images.read(tmp_path / "a.png").shape == (10, 10, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(DataError, match=r"a\.png' has too many pixels"):
+        images.read(tmp_path / "a.png")
+
+
+# Writing
+
+
+def test_write_jpeg_is_close_and_keeps_colour_edges(tmp_path):
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[:, 7:] = (255, 0, 0)
+    images.write(tmp_path / "new" / "a.JPG", picture)
+    assert np.abs(images.read(tmp_path / "new" / "a.JPG").astype(int) - picture).max() < 30
+
+
+def test_write_replaces_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    images.write(path, gradient())
+    assert np.array_equal(images.read(path), gradient())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+
+    def fail(self: Image.Image, target: Path, **options: object) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(DataError, match=r"a\.png' cannot be written \(No space left"):
+        images.write(path, gradient())
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_explains_bad_targets(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"):
+        images.write(tmp_path / "file" / "a.png", gradient())
+    for name in ("a.gif", "a"):
+        with pytest.raises(UsageError, match=r"known image extension.*\.png.*\.bmp"):
+            images.write(tmp_path / "deep" / name, gradient())
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((2, 2, 3)), np.zeros((2, 2), np.uint8), np.zeros((0, 2, 3), np.uint8)],
+)
+def test_write_takes_only_uint8_rgb(tmp_path, image):
+    with pytest.raises(ValueError, match="expected uint8"):
+        images.write(tmp_path / "a.png", image)
+
+
+# Resizing
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_downscale_equals_matlab(shared_data, scale):
+    paths = images.find(shared_data / "test" / "set5")
+    assert len(paths) == 5
+    for path in paths:
+        expected = images.read(shared_data / "lr_reference" / f"x{scale}" / path.name)
+        actual = images.downscale(images.crop_to_multiple(images.read(path), scale), scale)
+        assert np.array_equal(actual, expected), path.name
+
+
+def test_upscale_of_an_edge_has_the_bicubic_values():
+    step = np.array([0, 0, 0, 160, 160, 160], np.uint8)[None, :, None]
+    row = images.upscale(step, 2)[0, :, 0]
+    # Weights -9, 111, 29, -3 (in 128) and reversed: 160 * 26 / 128 = 32.5 and 160 * 102 / 128 =
+    # 127.5 are rounded up, the undershoot is clipped to 0, the overshoot is 171.25 and 163.75.
+    assert row.tolist() == [0, 0, 0, 0, 0, 33, 128, 171, 164, 160, 160, 160]
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 255])
+def test_resize_keeps_a_constant(value):
+    flat = np.full((5, 7, 3), value, np.uint8)
+    for size in [(1, 1), (2, 3), (5, 7), (11, 40), (3, 20)]:
+        for antialias in (False, True):
+            resized = images.resize(flat, *size, antialias)
+            assert resized.shape == (*size, 3)
+            assert (resized == value).all()
+
+
+def test_resize_to_the_same_size_is_the_identity():
+    assert np.array_equal(images.resize(gradient(), 6, 8, True), gradient())
+
+
+def test_resize_mirrors_with_the_image():
+    noise = np.random.default_rng(0).integers(0, 256, (12, 18, 3), np.uint8)
+    for scaled in (images.downscale, images.upscale):
+        assert np.array_equal(scaled(noise[::-1, ::-1], 3), scaled(noise, 3)[::-1, ::-1])
+
+
+def test_resize_does_not_depend_on_the_block_size(monkeypatch):
+    noise = np.random.default_rng(1).integers(0, 256, (20, 30, 3), np.uint8)
+    whole = images.resize(noise, 45, 10, True)
+    monkeypatch.setattr(images, "_BLOCK_ELEMENTS", 1)
+    assert np.array_equal(images.resize(noise, 45, 10, True), whole)
+
+
+def test_resize_handles_images_smaller_than_the_kernel():
+    assert images.downscale(gradient(4, 4), 4).shape == (1, 1, 3)
+    assert (images.upscale(gradient(1, 1), 4) == gradient(1, 1)).all()
+
+
+def test_resizing_refuses_wrong_input():
+    with pytest.raises(ValueError, match="not multiples of 4"):
+        images.downscale(gradient(6, 8), 4)
+    with pytest.raises(ValueError, match="expected uint8"):
+        images.upscale(gradient() / 255.0, 2)
+    with pytest.raises(ValueError, match="cannot resize"):
+        images.resize(gradient(), 0, 4, True)
+
+
+def test_crop_to_multiple_cuts_bottom_and_right():
+    assert np.array_equal(images.crop_to_multiple(gradient(7, 8), 3), gradient(7, 8)[:6, :6])
+    with pytest.raises(DataError, match="8x2 pixels is too small for x3"):
+        images.crop_to_multiple(gradient(2, 8), 3)
+
+
+# Choosing
+
+
+def test_bundled_photographs_are_complete_and_licensed():
+    photographs = images.bundled()
+    assert (len(photographs.train), len(photographs.held_out)) == (12, 4)
+    everything = photographs.train + photographs.held_out
+    assert len(set(everything)) == 16
+    assert list(photographs.train) == sorted(photographs.train)
+    table = (everything[0].parent / "LICENSES.md").read_text(encoding="utf-8")
+    for path in everything:
+        part = "train" if path in photographs.train else "held out"
+        assert f"| {path.name} | {part} |" in table
+        assert images.read(path).shape == (288, 432, 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "held_out"),
+    [
+        (2, [1]),
+        (3, [2]),
+        (4, [3]),
+        (9, [3, 7]),
+        (39, [3, 7, 11, 15, 19, 23, 27, 31]),
+        (80, [9, 19, 29, 39, 49, 59, 69, 79]),
+    ],
+)
+def test_split_is_deterministic_and_spread(count, held_out):
+    paths = [Path(f"{k:03}.png") for k in range(count)]
+    train, kept = images.split(paths[::-1])
+    assert kept == tuple(paths[k] for k in held_out)
+    assert sorted(train + kept) == paths
+
+
+def test_split_needs_two_images():
+    with pytest.raises(DataError, match=r"At least 2 images.*Add photographs"):
+        images.split([Path("a.png")])
