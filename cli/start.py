@@ -16,8 +16,7 @@ def fresh(
     """A new run folder; with a source, holding what the steps before `verb` made there."""
     from quantnas import runs, workspace
 
-    workspace.device(config)
-    workspace.photographs(config)
+    workspace.check(config)
     default = source.folder.name if source else Path(config.space).stem
     run = runs.create(output, verb, name, default)
     workspace.begin(run, config, runs.environment())

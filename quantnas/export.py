@@ -159,7 +159,7 @@ def translate(network: nn.Module) -> Graph:
         else:
             function = TRANSLATE.get(node.target) or OPERATORS[node.target.__name__]
             values[node] = function(graph, node.name, *args, **kwargs)
-    return _without_relus(graph)
+    return _compact(_without_relus(graph))
 
 
 OPERATORS: dict[str, Callable[..., Value]] = {"add": _add}
@@ -188,6 +188,34 @@ def _without_relus(graph: Graph) -> Graph:
         else:
             kept.append(node)
     return Graph(kept, graph.tensors)
+
+
+def _compact(graph: Graph) -> Graph:
+    """Equal constants once, and short names for everything between "lr" and "sr".
+
+    At these sizes of network, names would be half the file. A convolution keeps the name of its
+    layer.
+    """
+    unique: dict[bytes, str] = {}
+    short: dict[str, str] = {"lr": "lr", "sr": "sr"}
+    tensors = {}
+    for name, tensor in graph.tensors.items():
+        content = onnx.TensorProto()
+        content.CopyFrom(tensor)
+        content.ClearField("name")
+        key = content.SerializeToString()
+        if key not in unique:
+            unique[key] = content.name = f"c{len(unique)}"
+            tensors[content.name] = content
+        short[name] = unique[key]
+    for node in graph.nodes:
+        for name in node.output:
+            short.setdefault(name, f"t{len(short)}")
+        if node.op_type == "Conv":
+            node.name = node.output[0].removesuffix(".out")
+        node.input[:] = [short[name] for name in node.input]
+        node.output[:] = [short[name] for name in node.output]
+    return Graph(graph.nodes, tensors)
 
 
 def _starts_at_zero(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -24,10 +24,11 @@ Point = tuple[float, float]
 Colour = str | tuple[float, float, float, float]
 
 INK, SKIP, FAINT, BAR = "#2b2b2b", "#8c8c8c", "#f4f4f2", "#e66101"
-BOX_W, BOX_H = 138, 104
+BOX_W, BOX_H = 138, 110
 """Size of the box of a slot, in the board's units."""
 PLUS = 10
 """Radius of the sign of a sum."""
+ARROW = "-|>,head_length=4.5,head_width=2.2"
 ZOOM = 4
 """Times that the pixels of a crop are magnified."""
 
@@ -151,8 +152,8 @@ class _Board:
         for i, line in enumerate(lines):
             self.text(x + w / 2, y + 17 * (i - (len(lines) - 1) / 2), line, width=w - 8)
 
-    def wire(self, *points: Point, skip: bool = False) -> None:
-        """An arrow through `points`, along right angles with rounded corners."""
+    def wire(self, *points: Point, skip: bool = False, head: bool = True) -> None:
+        """An arrow (a line without `head`) through `points`, with rounded corners."""
         vertices, codes = [points[0]], [Curve.MOVETO]
         for before, here, after in zip(points, points[1:], points[2:], strict=False):
             vertices += [_towards(here, before), here, _towards(here, after)]
@@ -160,7 +161,7 @@ class _Board:
         curve = Curve([*vertices, points[-1]], [*codes, Curve.LINETO])
         colour = SKIP if skip else INK
         arrow = FancyArrowPatch(
-            path=curve, arrowstyle="-|>,head_length=4.5,head_width=2.2", mutation_scale=1.0,
+            path=curve, arrowstyle=ARROW if head else "-", mutation_scale=1.0,
             fc=colour, ec=colour, lw=1.1, capstyle="butt", joinstyle="miter", zorder=2,
         )  # fmt: skip
         self.axes.add_patch(arrow)
@@ -216,14 +217,22 @@ class _Network(_Board):
         self.box(x, y, BOX_W, BOX_H, face=face)
         self.text(x + BOX_W / 2, y + 14, label, 12, width=BOX_W - 8, color=ink)
         op = _op(layers[0].op)
-        self.text(x + BOX_W / 2, y + 33, op, 16, width=BOX_W - 8, bold=True, color=ink)
+        self.text(
+            x + BOX_W / 2,
+            y + 32,
+            op,
+            16 if len(layers) == 1 else 14,
+            width=BOX_W - 8,
+            bold=True,
+            color=ink,
+        )
         if len(layers) == 1:
-            return self._facts(layers[0], x, y + 43, BOX_W)
+            return self._facts(layers[0], x, y + 47, BOX_W)
         w = (BOX_W - 6) / len(layers)
         for i, layer in enumerate(layers):
             left = x + 3 + i * w
-            self.box(left + 3, y + 44, w - 6, BOX_H - 49, face=_face(layer.weight_bits), radius=6)
-            self._facts(layer, left, y + 43, w)
+            self.box(left + 3, y + 44, w - 6, BOX_H - 48, face=_face(layer.weight_bits), radius=6)
+            self._facts(layer, left, y + 46, w)
         return None
 
     def _facts(self, layer: Layer, x: float, y: float, w: float) -> None:
@@ -234,11 +243,11 @@ class _Network(_Board):
             rows, inset = [_channels(layer), bits, share], 9.0
         else:
             rows, inset = [_channels(layer), f"{bits}  ·  {share}"], 14.0
-        step = 39 / len(rows)
+        step = 44 / len(rows)
         for i, row in enumerate(rows):
             size = 13 if len(rows) == 2 else 11.5
-            self.text(middle, y + 4 + step * (i + 0.5), row, size, width=w - 8, color=ink)
-        self.share(layer, x + inset, y + 46, w - 2 * inset)
+            self.text(middle, y + step * (i + 0.5), row, size, width=w - 8, color=ink)
+        self.share(layer, x + inset, y + 48, w - 2 * inset)
 
     def title(self, space: SearchSpace) -> None:
         """What the network is, in the two lines at the top."""
@@ -269,7 +278,7 @@ def _ink(face: Colour) -> Colour:
     """The colour of text that is read on `face`."""
     if isinstance(face, str):
         return INK
-    return "white" if 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] < 0.55 else INK
+    return "white" if 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] < 0.48 else INK
 
 
 def _op(name: str) -> str:
@@ -295,7 +304,7 @@ LANE_IMAGE, LANE_HEAD, LANE_CELL = 24, 48, 70
 FRAME, STEP = 90, BOX_W + 62
 """Left edge of a cell; from one column of boxes to the next."""
 COLUMN = FRAME + 54
-CELL_H, CELL_GAP, BODY_Y = 358, 36, 62 + BOX_H // 2
+CELL_H, CELL_GAP, BODY_Y = 370, 36, 62 + BOX_H // 2
 HEAD_Y, CELLS_Y = 138, 236
 FUSE_X = COLUMN + Rfdn.steps * STEP + BOX_W + 34
 FRAME_END = FUSE_X + BOX_W + 64
@@ -333,7 +342,7 @@ def _rfdn_notes(board: _Network, x: float, y: float) -> None:
         f"full at {board.most:.1%}",
         f"+ is a sum, a grey wire a skip; ReLU follows head, distill, body{Rfdn.steps}, "
         "the fuse after all cells,",
-        "and every sum but the last",
+        "and every sum but the last, and comes between two convolutions of one box",
     )
     for i, note in enumerate(notes):
         board.text(x, y + 19 * i, note, 12, ha="left")
@@ -342,11 +351,12 @@ def _rfdn_notes(board: _Network, x: float, y: float) -> None:
 def _rfdn_cell(board: _Network, k: int, top: float, last: bool) -> None:
     board.box(FRAME, top, FRAME_END - FRAME, CELL_H, face=FAINT, edge="#d0d0cc", radius=14)
     board.text(FRAME + 14, top + 17, f"cell{k}", 15, bold=True, ha="left")
-    body, distill, concat = top + BODY_Y, top + 190 + BOX_H / 2, top + 318
+    body, distill, concat = top + BODY_Y, top + 196 + BOX_H / 2, top + 330
     entry = FRAME + 16
     if k == 0:
         x, y = COLUMN + BOX_W / 2, HEAD_Y + BOX_H / 2
-        board.wire((x, y), (x, y + 18), (LANE_HEAD, y + 18), (LANE_HEAD, body), (COLUMN, body))
+        board.wire((x, y), (x, y + 18), (LANE_HEAD, y + 18), (LANE_HEAD, body), head=False)
+        board.wire((LANE_HEAD, body), (COLUMN, body))
         board.dot(LANE_HEAD, body)
     board.dot(entry, body)
     _rfdn_steps(board, f"cell{k}_", body, distill)

@@ -14,6 +14,7 @@ import yaml
 from .errors import DataError, UsageError
 
 T = TypeVar("T")
+UNKNOWN = "unexpected_keyword_argument"
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -51,12 +52,13 @@ def parse(cls: type[T], data: dict[str, Any], source: str) -> T:
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
-        raise _explained(cls, error.errors()[0], source) from error
+        problems = sorted(error.errors(), key=lambda p: p["type"] != UNKNOWN)  # these first
+        raise _explained(cls, problems[0], source) from error
 
 
 def _explained(cls: type, problem: Any, source: str) -> UsageError:
     where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "unexpected_keyword_argument":
+    if problem["type"] == UNKNOWN:
         *parents, key = problem["loc"]
         names = [field.name for field in dataclasses.fields(_nested(cls, parents))]
         near = difflib.get_close_matches(str(key), names, n=1)

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from . import cost, genotype, images, network, schema, skeleton, space
+from . import cost, genotype, images, network, schema, skeleton, space, supernet
 from .config import RunConfig
 from .errors import DataError, UsageError
 from .genotype import Genotype, Precision
@@ -44,6 +44,13 @@ def device(config: RunConfig) -> torch.device:
     if config.device == "cuda" and not available:
         raise UsageError("There is no CUDA device here.", "Use --device cpu or auto.")
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
+
+
+def check(config: RunConfig) -> None:
+    """Raise what is wrong with the settings before anything is written."""
+    device(config)
+    photographs(config)
+    supernet.build(space.load(config.space, config.scale))
 
 
 def load_config(run: Run) -> RunConfig:

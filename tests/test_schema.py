@@ -1,0 +1,178 @@
+"""Checks that settings are read strictly, and that every error names the key."""
+
+import dataclasses
+import re
+
+import pytest
+import yaml
+
+from quantnas import schema
+from quantnas.config import QuantizeConfig, RunConfig, SearchConfig, TrainConfig
+from quantnas.errors import DataError, UsageError
+from quantnas.genotype import Genotype
+from quantnas.space import Edge, SearchSpace
+
+SPACE = {
+    "name": "s",
+    "skeleton": "rfdn",
+    "scale": 2,
+    "channels": 8,
+    "cells": 1,
+    "edges": {"body": {"ops": ["conv1x1"], "bits": [8]}},
+}
+
+
+def test_nothing_given_means_the_defaults():
+    assert schema.parse(RunConfig, {}, "x") == RunConfig()
+
+
+def test_what_is_given_arrives_in_its_own_type():
+    data = {"scale": 3, "benchmarks": ["a", "b"], "search": {"epochs": 3, "weight_lr": 1}}
+    found = schema.parse(RunConfig, data, "x")
+    assert found.scale == 3 and found.benchmarks == ("a", "b")
+    assert found.search == dataclasses.replace(SearchConfig(), epochs=3, weight_lr=1.0)
+    assert isinstance(found.search.weight_lr, float)
+    assert found.train == TrainConfig() and found.quantize == QuantizeConfig()
+
+
+def test_a_mapping_of_dataclasses_is_built():
+    found = schema.parse(SearchSpace, SPACE, "x")
+    assert found.edges == {"body": Edge(("conv1x1",), (8,))}
+
+
+def test_numbers_in_exponent_notation_without_a_point_are_numbers():
+    data = yaml.safe_load("search: {weight_lr: 2e-3}")
+    assert schema.parse(RunConfig, data, "x").search.weight_lr == 0.002
+
+
+@pytest.mark.parametrize(
+    ("cls", "data", "key", "guess", "allowed", "foreign"),
+    [
+        (RunConfig, {"sede": 1}, "sede", "seed", RunConfig, "epochs"),
+        (RunConfig, {"search": {"epoch": 1}}, "search.epoch", "epochs", SearchConfig, "device"),
+        (RunConfig, {"train": {"qat": 1}}, "train.qat", None, TrainConfig, "epochs"),
+        (RunConfig, {"quantize": {"crop": 1}}, "quantize.crop", "crops", QuantizeConfig, "seed"),
+        (SearchSpace, SPACE | {"chanels": 8}, "chanels", "channels", SearchSpace, "seed"),
+    ],
+)
+def test_an_unknown_key_is_named_with_those_allowed_there(cls, data, key, guess, allowed, foreign):
+    with pytest.raises(UsageError, match=re.escape(f"my.yaml: unknown key '{key}'")) as caught:
+        schema.parse(cls, data, "my.yaml")
+    remedy = caught.value.remedy
+    names = {f.name for f in dataclasses.fields(allowed)}
+    assert names <= set(re.findall(r"\w+", remedy))
+    assert foreign not in remedy
+    if guess:
+        assert f"Did you mean {guess}?" in remedy
+
+
+def test_a_key_like_no_other_is_given_no_guess():
+    with pytest.raises(UsageError) as caught:
+        schema.parse(RunConfig, {"zzzz": 1}, "x")
+    assert "Did you mean" not in caught.value.remedy
+
+
+def test_an_unknown_key_inside_an_edge_is_an_error():
+    edges = {"body": {"ops": ["conv1x1"], "bits": [8], "bitz": [4]}}
+    with pytest.raises(UsageError, match=r"unknown key 'edges\.body\.bitz'") as caught:
+        schema.parse(SearchSpace, SPACE | {"edges": edges}, "x")
+    assert "Did you mean bits?" in caught.value.remedy
+
+
+def test_an_unknown_key_inside_a_choice_is_an_error():
+    choices = {"head": {"op": "conv3x3", "bits": 8, "act_bits": 4}}
+    with pytest.raises(UsageError, match=r"unknown key 'choices\.head\.act_bits'"):
+        schema.parse(Genotype, {"space": "s", "choices": choices}, "x")
+
+
+@pytest.mark.parametrize(
+    ("cls", "data", "key"),
+    [
+        (RunConfig, {"seed": "many"}, "seed"),
+        (RunConfig, {"seed": 1.5}, "seed"),
+        (RunConfig, {"scale": 5}, "scale"),
+        (RunConfig, {"bits": 5}, "bits"),
+        (RunConfig, {"device": "tpu"}, "device"),
+        (RunConfig, {"space": None}, "space"),
+        (RunConfig, {"benchmarks": "folder"}, "benchmarks"),
+        (RunConfig, {"search": 3}, "search"),
+        (RunConfig, {"search": None}, "search"),
+        (RunConfig, {"search": {"epochs": [1]}}, "search.epochs"),
+        (SearchSpace, SPACE | {"edges": {"body": {"ops": ["a"], "bits": [5]}}}, "edges.body.bits"),
+        (SearchSpace, SPACE | {"edges": []}, "edges"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_its_key(cls, data, key):
+    with pytest.raises(UsageError, match=re.escape(f"my.yaml: '{key}")) as caught:
+        schema.parse(cls, data, "my.yaml")
+    assert "cannot be" in caught.value.cause and caught.value.remedy
+
+
+@pytest.mark.parametrize("key", ["skeleton", "edges"])
+def test_a_missing_key_is_named(key):
+    data = {k: v for k, v in SPACE.items() if k != key}
+    with pytest.raises(UsageError, match=f"my.yaml: the key '{key}' is missing"):
+        schema.parse(SearchSpace, data, "my.yaml")
+
+
+def test_a_key_missing_inside_an_edge_is_named():
+    with pytest.raises(UsageError, match=r"edges\.body\.bits' is missing"):
+        schema.parse(SearchSpace, SPACE | {"edges": {"body": {"ops": ["conv1x1"]}}}, "x")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "word", "", "3"])
+def test_yaml_that_is_no_mapping_is_an_error(tmp_path, text):
+    path = tmp_path / "f.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="no mapping"):
+        schema.read_yaml(path)
+
+
+def test_text_that_is_no_yaml_is_an_error_with_the_line(tmp_path):
+    path = tmp_path / "f.yaml"
+    path.write_text("a: 1\nb: [1, 2\n")
+    with pytest.raises(UsageError, match=r"f\.yaml is not valid YAML.*line"):
+        schema.read_yaml(path)
+
+
+def test_yaml_runs_no_code(tmp_path):
+    path = tmp_path / "f.yaml"
+    path.write_text("a: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(UsageError):
+        schema.read_yaml(path)
+
+
+def test_files_that_cannot_be_read_are_data_errors(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x80")
+    for name in ("none.yaml", "binary.yaml", "."):
+        with pytest.raises(DataError, match="Cannot read"):
+            schema.read_yaml(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("seed=3", {"seed": 3}),
+        ("search.epochs=5", {"search": {"epochs": 5}}),
+        ("train.lr=1.5", {"train": {"lr": 1.5}}),
+        ("data=a=b", {"data": "a=b"}),
+        ("data=", {"data": None}),
+        ("benchmarks=[a, b]", {"benchmarks": ["a", "b"]}),
+    ],
+)
+def test_a_setting_goes_into_its_section(setting, expected):
+    data = {}
+    schema.assign(data, setting)
+    assert data == expected
+
+
+def test_a_setting_leaves_its_neighbours_alone_and_replaces_its_own():
+    data = {"search": {"epochs": 5, "batch": 2}, "seed": 1}
+    schema.assign(data, "search.epochs=7")
+    assert data == {"search": {"epochs": 7, "batch": 2}, "seed": 1}
+
+
+@pytest.mark.parametrize("setting", ["seed", "=3", "", "seed.x=3", "benchmarks=[a"])
+def test_what_is_no_setting_is_an_error(setting):
+    with pytest.raises(UsageError):
+        schema.assign({"seed": 1}, setting)
