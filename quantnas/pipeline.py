@@ -14,6 +14,8 @@ from torch import nn
 
 from . import (
     cost,
+    crops,
+    diagram,
     evaluate,
     export,
     genotype,
@@ -21,7 +23,6 @@ from . import (
     network,
     patches,
     phases,
-    plots,
     quantize,
     report,
     search,
@@ -213,7 +214,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     yield Progress("report", 0, 3, {})
     where, found = architecture(run)
     totals = quantized(run)[2]
-    plots.architecture(where, totals.layers, run.path("plots/architecture.png"))
+    diagram.architecture(where, totals.layers, run.path("plots/architecture.png"))
     yield Progress("report", 1, 3, {})
     teacher = network.build(where, found, None)
     network.load(teacher, run.weights("float"))
@@ -224,7 +225,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         "quantized file": evaluate.onnx_upscaler(run.path("model.onnx"))(p.low),
         "original": p.high,
     }
-    plots.crops(versions, where.scale, p.name, run.path("plots/crop.png"))
+    crops.crops(versions, where.scale, p.name, run.path("plots/crop.png"))
     yield Progress("report", 2, 3, {})
     data = report.collect(run)
     write_text(run.path("report.json"), to_json(data))

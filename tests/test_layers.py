@@ -17,17 +17,18 @@ LAYERS = [
     {"schema"},
     {"space", "config"},
     {"genotype"},
-    {"quantizer", "metrics", "images", "onnx_weights", "runs"},
-    {"conv", "ops", "skeleton", "patches", "checkpoint"},
+    {"runs"},
+    {"quantizer", "metrics", "images", "onnx_weights"},
+    {"conv", "ops", "skeleton", "patches", "checkpoint", "board"},
     {"supernet"},
     {"network", "cost"},
     {"search", "train", "quantize", "evaluate", "export"},
-    {"verify", "report", "plots"},
+    {"verify", "report", "crops", "diagram"},
     {"workspace", "phases"},
     {"pipeline"},
 ]
 LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}
-PURE_DATA = 3  # up to this level: no tensors, no arrays, no graphs
+PURE_DATA = 4  # up to this level: no tensors, no arrays, no graphs
 HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "matplotlib"}
 TERMINAL = {"typer", "click", "rich", "cli", "quantnas.cli"}
 

@@ -1,36 +1,19 @@
-"""Draws the pictures of a run: the decided network, and crops of one photograph side by side."""
+"""The picture of a decided network: wiring, operations, bits, and where the BitOps are."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
-from matplotlib.path import Path as Curve
-from numpy.typing import NDArray
 
-from . import images, metrics
+from .board import BAR, FAINT, INK, PLUS, SKIP, Board, Colour, save
 from .cost import Layer, total
 from .skeleton import Rfdn
 from .space import SearchSpace
 
-Image = NDArray[np.uint8]
-Point = tuple[float, float]
-Colour = str | tuple[float, float, float, float]
-
-INK, SKIP, FAINT, BAR = "#2b2b2b", "#8c8c8c", "#f4f4f2", "#e66101"
 BOX_W, BOX_H = 138, 110
 """Size of the box of a slot, in the board's units."""
-PLUS = 10
-"""Radius of the sign of a sum."""
-ARROW = "-|>,head_length=4.5,head_width=2.2"
-ZOOM = 4
-"""Times that the pixels of a crop are magnified."""
 
 
 def architecture(space: SearchSpace, layers: Sequence[Layer], path: Path) -> None:
@@ -38,7 +21,7 @@ def architecture(space: SearchSpace, layers: Sequence[Layer], path: Path) -> Non
 
     Raises DataError when the file cannot be written.
     """
-    _save(architecture_figure(space, layers), path)
+    save(architecture_figure(space, layers), path)
 
 
 def architecture_figure(space: SearchSpace, layers: Sequence[Layer]) -> Figure:
@@ -46,151 +29,7 @@ def architecture_figure(space: SearchSpace, layers: Sequence[Layer]) -> Figure:
     return DRAW.get(space.skeleton, _list)(space, layers)
 
 
-def crops(versions: dict[str, Image], scale: int, name: str, path: Path, side: int = 72) -> None:
-    """The same region of equally large images (H, W, 3) side by side, magnified, as PNG.
-
-    The last one is the original: PSNR is measured against it, and the region is where the first
-    differs most from it. Raises DataError when the file cannot be written.
-    """
-    _save(crops_figure(versions, scale, name, side), path)
-
-
-def crops_figure(versions: dict[str, Image], scale: int, name: str, side: int = 72) -> Figure:
-    """What `crops` writes."""
-    pictures = list(versions.values())
-    original = pictures[-1]
-    side = min(side, *original.shape[:2])
-    top, left = region(pictures[0], original, side)
-    size, gap, head, foot = max(ZOOM * side, 160), 14, 14, 58
-    board = _Board((size + gap) * (len(pictures) + 1) + gap, head + size + foot, dpi=100)
-    _overview(board, original, (gap, head, size), (top, left, side))
-    caption = head + size + 20
-    board.text(gap + size / 2, caption, name, 16, width=size, bold=True)
-    note = f"x{scale}, PSNR-Y of the whole image"
-    board.text(gap + size / 2, caption + 22, note, 14, width=size)
-    for i, (key, picture) in enumerate(versions.items(), 1):
-        x = gap + i * (size + gap)
-        crop = picture[top : top + side, left : left + side]
-        board.picture(x, head, crop.repeat(ZOOM, 0).repeat(ZOOM, 1))
-        board.text(x + size / 2, caption, key, 16, width=size, bold=True)
-        if picture is not original:
-            found = metrics.psnr_y(picture, original, border=scale)
-            value = f"{found:.2f} dB" if math.isfinite(found) else "equal to the original"
-            board.text(x + size / 2, caption + 22, value, 14, width=size)
-    return board.figure
-
-
-def region(image: Image, original: Image, side: int) -> tuple[int, int]:
-    """Top and left of the square of `side` pixels in which the luma of the two differs most."""
-    error = np.square(metrics.luma(image) - metrics.luma(original))
-    sums = np.pad(error.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    box = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    top, left = np.unravel_index(np.argmax(box), box.shape)
-    return int(top), int(left)
-
-
-def _overview(
-    board: "_Board", image: Image, place: tuple[int, int, int], crop: tuple[int, int, int]
-) -> None:
-    """`image` in the square `place` (x, y, side), with `crop` (top, left, side) framed."""
-    (x, y, size), (top, left, side) = place, crop
-    height, width = image.shape[:2]
-    ratio = min(1.0, size / height, size / width)
-    h, w = max(1, round(height * ratio)), max(1, round(width * ratio))
-    x, y = x + (size - w) // 2, y + (size - h) // 2
-    board.picture(x, y, images.resize(image, h, w, antialias=True))
-    corner = (x + left * w / width, y + top * h / height)
-    for colour, thick in (("black", 4.0), ("#ffd500", 2.0)):
-        frame = Rectangle(corner, side * w / width, side * h / height, fill=False, ec=colour)
-        frame.set(linewidth=thick * 0.72, joinstyle="miter")
-        board.axes.add_patch(frame)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # in the name of a photograph
-        canvas.draw()
-    images.write(path, np.asarray(canvas.buffer_rgba())[:, :, :3])
-
-
-class _Board:
-    """A figure to draw on in units of 1/100 inch, with y pointing down."""
-
-    def __init__(self, width: float, height: float, dpi: int = 150) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width / 100, height / 100), dpi=dpi, facecolor="white")
-        self.axes = self.figure.add_axes((0, 0, 1, 1))
-        self.axes.set(xlim=(0, width), ylim=(height, 0))
-        self.axes.set_axis_off()
-
-    def text(
-        self, x: float, y: float, text: str, size: float = 13, *,
-        width: float = math.inf, bold: bool = False, **style: Any,
-    ) -> None:  # fmt: skip
-        """`text` around (x, y), smaller than `size` where it would be wider than `width`."""
-        estimate = (0.71 if bold else 0.63) * max(1, len(text))
-        style = {"color": INK, "ha": "center", "va": "center_baseline"} | style
-        self.axes.text(
-            x, y, text, size=0.72 * min(size, width / estimate), parse_math=False,
-            weight="bold" if bold else "normal", family="DejaVu Sans", **style,
-        )  # fmt: skip
-
-    def box(
-        self, x: float, y: float, w: float, h: float, *,
-        face: Colour = "white", edge: Colour = INK, radius: float = 9,
-    ) -> None:  # fmt: skip
-        style = f"round,pad=0,rounding_size={min(radius, w / 2, h / 2)}"
-        depth = 1 if face == FAINT else 3  # wires are 2
-        patch = FancyBboxPatch((x, y), w, h, style, fc=face, ec=edge, lw=0.9, zorder=depth)
-        self.axes.add_patch(patch)
-
-    def plain(self, x: float, y: float, w: float, text: str) -> None:
-        """A box of something that is no convolution, around y."""
-        self.box(x, y - 24, w, 48, edge=SKIP)
-        lines = text.split("\n")
-        for i, line in enumerate(lines):
-            self.text(x + w / 2, y + 17 * (i - (len(lines) - 1) / 2), line, width=w - 8)
-
-    def wire(self, *points: Point, skip: bool = False, head: bool = True) -> None:
-        """An arrow (a line without `head`) through `points`, with rounded corners."""
-        vertices, codes = [points[0]], [Curve.MOVETO]
-        for before, here, after in zip(points, points[1:], points[2:], strict=False):
-            vertices += [_towards(here, before), here, _towards(here, after)]
-            codes += [Curve.LINETO, Curve.CURVE3, Curve.CURVE3]
-        curve = Curve([*vertices, points[-1]], [*codes, Curve.LINETO])
-        colour = SKIP if skip else INK
-        arrow = FancyArrowPatch(
-            path=curve, arrowstyle=ARROW if head else "-", mutation_scale=1.0,
-            fc=colour, ec=colour, lw=1.1, capstyle="butt", joinstyle="miter", zorder=2,
-        )  # fmt: skip
-        self.axes.add_patch(arrow)
-
-    def dot(self, x: float, y: float) -> None:
-        """Where a wire forks."""
-        self.axes.add_patch(Circle((x, y), 3.2, fc=INK, ec="none", zorder=4))
-
-    def plus(self, x: float, y: float) -> None:
-        """A sum around (x, y)."""
-        self.axes.add_patch(Circle((x, y), PLUS, fc="white", ec=INK, lw=1.0, zorder=4))
-        for dx, dy in ((PLUS - 4, 0), (0, PLUS - 4)):
-            self.axes.plot([x - dx, x + dx], [y - dy, y + dy], color=INK, lw=1.1, zorder=5)
-
-    def picture(self, x: int, y: int, image: Image) -> None:
-        """`image` with its top left corner at (x, y), pixel by pixel: a unit is one at 100 dpi."""
-        self.figure.figimage(
-            image, x, round(self.height) - y - len(image), origin="upper", zorder=-1
-        )
-
-
-def _towards(here: Point, there: Point, radius: float = 8) -> Point:
-    """The point `radius` (at most half way) from `here` on the straight line to `there`."""
-    distance = math.dist(here, there)
-    share = min(radius, distance / 2) / distance if distance else 0.0
-    return here[0] + share * (there[0] - here[0]), here[1] + share * (there[1] - here[1])
-
-
-class _Network(_Board):
+class _Network(Board):
     """A board that knows the layers of one network."""
 
     def __init__(self, layers: Sequence[Layer], width: float, height: float) -> None:

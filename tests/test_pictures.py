@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from quantnas import cost, images, metrics, plots, skeleton, space
+from quantnas import cost, crops, diagram, images, metrics, skeleton, space
 from quantnas.genotype import Choice, Genotype, Precision
 
 WIDTHS = (2, 3, 4, 8)
@@ -41,7 +41,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("cells", [1, 3])
 def test_every_convolution_is_drawn(cells):
     where, layers = decided(cells)
-    found = texts(plots.architecture_figure(where, layers))
+    found = texts(diagram.architecture_figure(where, layers))
     slots = skeleton.slots(where)
     for name in ("head", "smooth", "upsample"):
         assert found.count(name) == 1
@@ -62,7 +62,7 @@ def test_every_convolution_is_drawn(cells):
 
 def test_channels_count_all_groups_and_shares_add_up():
     where, layers = decided()
-    found = texts(plots.architecture_figure(where, layers))
+    found = texts(diagram.architecture_figure(where, layers))
     grouped = next(layer for layer in layers if layer.op == "conv5x5_groups2")
     assert grouped.shape[1] == 8
     assert not any(text.startswith("8→") for text in found)
@@ -74,7 +74,7 @@ def test_channels_count_all_groups_and_shares_add_up():
 
 def test_the_title_has_the_totals():
     where, layers = decided(scale=4)
-    found = texts(plots.architecture_figure(where, layers))
+    found = texts(diagram.architecture_figure(where, layers))
     parameters = sum(layer.parameters for layer in layers)
     bitops = sum(layer.bitops for layer in layers) * 1024 / 1e9
     assert "rfdn_small, x4" in found
@@ -83,7 +83,7 @@ def test_the_title_has_the_totals():
 
 
 def test_nothing_is_cut_off_and_no_texts_overlap():
-    figure = plots.architecture_figure(*decided(1))
+    figure = diagram.architecture_figure(*decided(1))
     shown = [text for text in figure.axes[0].texts if text.get_text()]
     boxes = np.array([text.get_window_extent().extents for text in shown])
     assert (boxes[:, :2] > 0).all()
@@ -98,18 +98,18 @@ def test_nothing_is_cut_off_and_no_texts_overlap():
 def test_an_unknown_skeleton_becomes_a_list_of_its_layers(tmp_path):
     where, layers = decided()
     where = dataclasses.replace(where, skeleton="something else")
-    found = texts(plots.architecture_figure(where, layers))
+    found = texts(diagram.architecture_figure(where, layers))
     assert {layer.name for layer in layers} < set(found)
-    plots.architecture(where, layers, tmp_path / "list.png")
+    diagram.architecture(where, layers, tmp_path / "list.png")
     assert images.read(tmp_path / "list.png").shape[1] == 1500
 
 
 def test_the_file_is_as_large_as_the_figure_and_the_same_every_time(tmp_path):
     first, second = tmp_path / "a.png", tmp_path / "b.png"
     for path in (first, second):
-        plots.architecture(*decided(1), path)
+        diagram.architecture(*decided(1), path)
     picture = images.read(first)
-    width, height = plots.architecture_figure(*decided(1)).get_size_inches() * 150
+    width, height = diagram.architecture_figure(*decided(1)).get_size_inches() * 150
     assert picture.shape[1] >= 1200
     assert picture.shape == pytest.approx((height, width, 3), abs=1)
     assert first.read_bytes() == second.read_bytes()
@@ -117,11 +117,11 @@ def test_the_file_is_as_large_as_the_figure_and_the_same_every_time(tmp_path):
 
 
 def test_bits_are_told_apart_by_brightness_and_text_stays_readable():
-    faces = [plots._face(bits) for bits in (1, *WIDTHS, 16)]
+    faces = [diagram._face(bits) for bits in (1, *WIDTHS, 16)]
     light = [0.3 * r + 0.59 * g + 0.11 * b for r, g, b, _ in faces]
     assert light == sorted(light, reverse=True)
     assert len(set(faces[1:])) == 5
-    assert [plots._ink(face) == "white" for face in faces] == [False] * 4 + [True] * 2
+    assert [diagram._ink(face) == "white" for face in faces] == [False] * 4 + [True] * 2
 
 
 # The crops
@@ -137,35 +137,35 @@ def planted(top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("corner", [(0, 0), (33, 70), (96, 136)])
 def test_the_region_is_where_the_difference_is(corner):
-    assert plots.region(*planted(*corner), side=24) == corner
+    assert crops.region(*planted(*corner), side=24) == corner
 
 
 def test_the_region_is_inside_and_equal_images_have_one():
     spoilt, original = planted(96, 136)
-    top, left = plots.region(spoilt, original, 72)
+    top, left = crops.region(spoilt, original, 72)
     assert (top, left) == (120 - 72, 160 - 72)
-    assert plots.region(original, original, 120)[0] == 0
+    assert crops.region(original, original, 120)[0] == 0
 
 
 def test_crops_show_the_pixels_magnified_with_their_psnr(tmp_path):
     spoilt, original = planted(30, 50)
     versions = {"bicubic": spoilt, "float": noise(120, 160, 1), "original": original}
-    plots.crops(versions, 2, "gravel", tmp_path / "crop.png", side=40)
+    crops.crops(versions, 2, "gravel", tmp_path / "crop.png", side=40)
     picture = images.read(tmp_path / "crop.png")
-    top, left = plots.region(spoilt, original, 40)
+    top, left = crops.region(spoilt, original, 40)
     for i, version in enumerate(versions.values(), 1):
         x = 14 + i * (160 + 14)
         shown = picture[14 : 14 + 160, x : x + 160]
         crop = version[top : top + 40, left : left + 40]
         assert np.array_equal(shown, crop.repeat(4, 0).repeat(4, 1))
-    found = texts(plots.crops_figure(versions, 2, "gravel", 40))
+    found = texts(crops.crops_figure(versions, 2, "gravel", 40))
     assert {"gravel", *versions} < set(found)
     assert f"{metrics.psnr_y(spoilt, original, 2):.2f} dB" in found
     assert sum(text.endswith(" dB") for text in found) == 2
 
 
 def test_the_overview_marks_the_region():
-    figure = plots.crops_figure(dict(zip("ab", planted(0, 136), strict=True)), 2, "x", 24)
+    figure = crops.crops_figure(dict(zip("ab", planted(0, 136), strict=True)), 2, "x", 24)
     frames = {patch.get_bbox().bounds for patch in figure.axes[0].patches}
     assert frames == {(14 + 136, 14 + 20, 24, 24)}  # 160x120 as it is, in a square of 160
 
@@ -174,6 +174,6 @@ def test_odd_input_is_drawn(tmp_path: Path):
     small = noise(20, 31)
     name = "a very long name of a photograph with $x_{ and \u4e2d\u6587.png"
     versions = {"bicubic": small, "equal": small.copy(), "original": small}
-    plots.crops(versions, 3, name, tmp_path / "crop.png")
+    crops.crops(versions, 3, name, tmp_path / "crop.png")
     assert images.read(tmp_path / "crop.png").shape == (14 + 160 + 58, 14 + 4 * 174, 3)
-    assert "equal to the original" in texts(plots.crops_figure(versions, 3, name))
+    assert "equal to the original" in texts(crops.crops_figure(versions, 3, name))
