@@ -12,7 +12,9 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="An exported ONNX file, or a run folder.")],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Folder of photographs; repeatable. [those the run held out]"),
+        typer.Option(
+            help="Folder of photographs; repeatable.", show_default="those the run held out"
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     output: options.Output = options.ROOT,

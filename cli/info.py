@@ -22,7 +22,8 @@ def info(
         ),
     ],
     space_name: Annotated[
-        str | None, typer.Option("--space", help="Space of a lone genotype. [the one it names]")
+        str | None,
+        typer.Option("--space", help="Space of a lone genotype.", show_default="the one it names"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:

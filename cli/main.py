@@ -41,7 +41,7 @@ def _common(
 
     Start with: quantnas run
 
-    It learns from bundled photographs and ends with an ONNX file, measured and verified.
+    It learns from photographs and ends with a verified ONNX file.
     """
 
 

@@ -10,16 +10,21 @@ from quantnas.config import RunConfig
 from quantnas.errors import UsageError
 
 Space = Annotated[
-    str | None, typer.Option(help="Search space: a built-in name or a YAML file. [rfdn_small]")
+    str | None,
+    typer.Option(help="Search space: a built-in name or a YAML file.", show_default=RunConfig.space),
 ]
-Scale = Annotated[int | None, typer.Option(help="Magnification: 2, 3 or 4. [the space's]")]
+Scale = Annotated[
+    int | None, typer.Option(help="Magnification: 2, 3 or 4.", show_default="the space's")
+]
 Data = Annotated[
     str | None,
-    typer.Option(help="Folder of photographs to learn from. [the bundled ones]"),
+    typer.Option(help="Folder of photographs to learn from.", show_default="the bundled ones"),
 ]
 EvalData = Annotated[
     str | None,
-    typer.Option(help="Folder of photographs to evaluate on. [some held out of --data]"),
+    typer.Option(
+        help="Folder of photographs to evaluate on.", show_default="some held out of --data"
+    ),
 ]
 Benchmark = Annotated[
     list[str] | None,
@@ -29,22 +34,25 @@ Bits = Annotated[
     int | None,
     typer.Option(
         help="Weight bits between first and last convolution: 2, 3, 4 or 8; activations and both "
-        "ends stay at 8. [the bits that the search found]"
+        "ends stay at 8.",
+        show_default="the bits that the search found",
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of weights, patches and noise. [0]")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda. [auto]")]
+Seed = Annotated[int | None, typer.Option(help="Of weights, patches and noise.", show_default=str(RunConfig.seed))]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=RunConfig.device)]
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings; options win over it.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="One setting, as search.epochs=30; repeatable.", metavar="KEY=VALUE"
+        "--set", help="One setting, as search.epochs=30; repeatable. A run's config.yaml has all.", metavar="KEY=VALUE"
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Where run folders are made.")]
 Name = Annotated[
     str | None,
-    typer.Option(help="Name of the run folder; must be new. [the space, with a free number]"),
+    typer.Option(
+        help="Name of the run folder; must be new.", show_default="the space, with a free number"
+    ),
 ]
 Resume = Annotated[
     Path | None, typer.Option(help="Continue the run in this folder.", metavar="RUN")

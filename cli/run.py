@@ -24,8 +24,9 @@ def run(
 
     Example: quantnas run --data my_photographs --scale 2
 
-    Without --data it learns from bundled photographs. Ctrl-C saves the state; the command that
-    continues is printed.
+    Without --data it learns from bundled photographs.
+
+    Ctrl-C saves the state, and the command that continues is printed.
     """
     from quantnas import runs
 

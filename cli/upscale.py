@@ -13,7 +13,8 @@ def upscale(
     photo: Annotated[Path, typer.Argument(help="png, jpg, webp or bmp.")],
     model: Annotated[Path, typer.Option("-m", "--model", help="An exported ONNX file.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Image to write. [PHOTO_xSCALE.png]")
+        Path | None,
+        typer.Option("-o", "--out", help="Image to write.", show_default="PHOTO_xSCALE.png"),
     ] = None,
     force: Annotated[bool, typer.Option(help="Overwrite the image.")] = False,
 ) -> None:

@@ -16,9 +16,9 @@ class SearchConfig:
 
     epochs: int = 20
     """The entropy schedule counts in these."""
-    steps_per_epoch: int = 30
+    steps_per_epoch: int = 36
     """A step is one update of the alphas and one of the weights, on disjoint halves."""
-    warmup_epochs: int = 6
+    warmup_epochs: int = 7
     """Epochs at the start in which only the weights learn."""
     batch: int = 8
     """Patches per update."""
@@ -33,7 +33,7 @@ class SearchConfig:
     entropy: float = 1e-2
     """Weight of the mean normalised entropy of the edges at the end of its schedule."""
     refresh: int = 60
-    """Steps between two fits of the grids that set the noise."""
+    """Steps between two fits of the grids that set the noise; at the start they are doubled."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def total(rows: Sequence[Layer], scale: int) -> Cost:
     per_pixel, bits = sum(r.macs for r in rows), sum(r.bitops for r in rows)
     return Cost(
         parameters=sum(r.parameters for r in rows),
-        weight_bytes=sum(r.macs * r.weight_bits for r in rows) // 8,
+        weight_bytes=sum(-(-r.macs * {3: 4}.get(r.weight_bits, r.weight_bits) // 8) for r in rows),
         macs={name: per_pixel * n for name, n in pixels(scale).items()},
         bitops={name: bits * n for name, n in pixels(scale).items()},
         layers=tuple(rows),

@@ -102,7 +102,7 @@ def convolution(graph: Graph, x: Value, conv: QuantConv2d, name: str) -> Value:
     return Value(f"{name}.out", None)
 
 
-def _relu(graph: Graph, name: str, x: Value) -> Value:
+def _relu(graph: Graph, name: str, x: Value, inplace: bool = False) -> Value:
     return Value(graph.add("Relu", [x.name], name), None)
 
 
@@ -111,12 +111,7 @@ def _add(graph: Graph, name: str, a: Value, b: Value) -> Value:
 
 
 def _cat(graph: Graph, name: str, parts: list[Value], dim: int) -> Value:
-    """All parts share one grid, so the concatenation lies on it too."""
-    grid = parts[0].grid
-    if grid is None or any(p.grid is not grid for p in parts):
-        raise ValueError(f"{name} joins tensors of different grids")
-    joined = graph.add("Concat", [p.name for p in parts], f"{name}.joined", axis=dim)
-    return Value(quantized(graph, joined, name, grid), grid)
+    return Value(graph.add("Concat", [p.name for p in parts], name, axis=dim), None)
 
 
 def _repeat(graph: Graph, name: str, x: Value, count: int, dim: int) -> Value:
@@ -136,6 +131,7 @@ def _shuffle(graph: Graph, name: str, x: Value, scale: int) -> Value:
 
 TRANSLATE: dict[Any, Callable[..., Value]] = {
     torch.relu: _relu,
+    F.relu: _relu,
     torch.cat: _cat,
     torch.repeat_interleave: _repeat,
     F.pixel_shuffle: _shuffle,

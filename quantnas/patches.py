@@ -124,7 +124,9 @@ def split(
         )
     order = np.random.default_rng(seed).permutation(len(regions))
     ends = np.round(np.cumsum([0.0, *shares]) / sum(shares) * len(regions)).astype(int)
-    ends = np.maximum(ends, np.arange(len(ends)))  # at least one each
+    places = np.arange(len(ends))
+    ends = np.maximum.accumulate(ends - places) + places  # at least one each
+    ends = np.minimum(ends, len(regions) - places[::-1])
     return tuple(
         Patches(tuple(pairs), tuple(regions[i] for i in order[a:b]), size, seed)
         for a, b in pairwise(ends)

@@ -179,9 +179,19 @@ def weight_grid(rows: Tensor, bits: int, candidates: int = 12) -> tuple[Tensor, 
 
 @contextmanager
 def calibrating(network: nn.Module) -> Iterator[None]:
-    """While this is open, every quantizer that runs first fits its grid to what it is given."""
+    """While this is open, every quantizer fits its grid to the first thing that it is given.
+
+    The first: a supernet's 8-bit edges round on the grid of their source once more.
+    """
+    fitted: set[nn.Module] = set()
+
+    def fit(grid: Any, args: tuple[Tensor]) -> None:
+        if grid not in fitted:
+            fitted.add(grid)
+            grid.calibrate(args[0])
+
     hooks = [
-        m.register_forward_pre_hook(lambda q, args: q.calibrate(args[0]))
+        m.register_forward_pre_hook(fit)
         for m in network.modules()
         if isinstance(m, ActQuantizer | WeightQuantizer)
     ]

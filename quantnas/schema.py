@@ -7,7 +7,7 @@ imported only when something is checked.
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 
@@ -43,9 +43,11 @@ def parse(cls: type[T], data: dict[str, Any], source: str) -> T:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     def forbid(kind: Any) -> None:
-        kind.__pydantic_config__ = ConfigDict(extra="forbid")
-        for field in dataclasses.fields(kind):
-            if dataclasses.is_dataclass(field.type):
+        for inner in get_args(kind):  # dict[str, Edge]
+            forbid(inner)
+        if dataclasses.is_dataclass(kind):
+            kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[union-attr]
+            for field in dataclasses.fields(kind):
                 forbid(field.type)
 
     forbid(cls)
@@ -76,6 +78,9 @@ def _explained(cls: type, problem: Any, source: str) -> UsageError:
 
 def _nested(cls: Any, parents: list[str]) -> Any:
     for name in parents:
+        if not dataclasses.is_dataclass(cls):  # dict[str, Edge]: the key is any
+            cls = get_args(cls)[1]
+            continue
         cls = {field.name: field.type for field in dataclasses.fields(cls)}[name]
     return cls
 
@@ -93,4 +98,7 @@ def assign(data: dict[str, Any], setting: str) -> None:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
             raise UsageError(f"'{path}' goes into a plain value.", "Check the sections' names.")
-    data[key] = yaml.safe_load(value)
+    try:
+        data[key] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"'{value}' is not valid YAML.", "Mend or quote it.") from error

@@ -57,7 +57,7 @@ def start(net: nn.Module, config: SearchConfig) -> State:
     return State(
         net,
         optim.Adam(weights, config.weight_lr),
-        optim.Adam(alphas, config.alpha_lr, betas=(0.5, 0.999)),
+        optim.Adam([{"params": alphas}], config.alpha_lr, betas=(0.5, 0.999)),
     )
 
 
@@ -71,7 +71,7 @@ def search(
     for step in range(first, total):
         torch.manual_seed(weights.seed * 1_000_003 + step)
         low, high = (t.to(device) for t in weights.batch(step, config.batch))
-        if step % config.refresh == 0:
+        if step % config.refresh == 0 or (step < config.refresh and step & (step - 1) == 0):
             fit_grids(net, low)
         net.train()
         epoch = step // config.steps_per_epoch

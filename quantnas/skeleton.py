@@ -30,8 +30,8 @@ class Rfdn(nn.Module):
 
     x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Differences to RFDN: ReLU for
     LeakyReLU, no attention, a residual around every cell, and the network adds to the repeated
-    input pixels instead of making the image alone. Every tensor that reaches an edge follows a
-    ReLU, so its grid is unsigned and starts at 0.
+    input pixels instead of making the image alone. But for `upsample`, every edge reads what
+    follows a ReLU, so its grid is unsigned and starts at 0.
     """
 
     kinds = ("body", "distill", "upsample")
@@ -41,28 +41,32 @@ class Rfdn(nn.Module):
         super().__init__()
         self.scale = space.scale
         self.image = filling.tensor(step=1 / 255)
-        self.carried = filling.tensor()  # of the head and of every cell: they are concatenated
         slots = {slot.name: slot for slot in rfdn_slots(space)}
         self.head = filling.edge(slots["head"], self.image)
-        self.cells = nn.ModuleList(
-            RfdnCell(slots, f"cell{k}_", self.carried, filling) for k in range(space.cells)
-        )
-        self.fuse = filling.edge(slots["fuse"], self.carried)
+        self.shallow = filling.tensor()
+        self.cells, self.carried = nn.ModuleList(), nn.ModuleList()
+        source = self.shallow
+        for k in range(space.cells):
+            self.cells.append(RfdnCell(slots, f"cell{k}_", source, filling))
+            source = filling.tensor()
+            self.carried.append(source)
+        self.joined = filling.tensor()
+        self.fuse = filling.edge(slots["fuse"], self.joined)
         self.fused = filling.tensor()
         self.smooth = filling.edge(slots["smooth"], self.fused)
-        self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor()
+        self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor(signed=True)
         self.upsample = filling.edge(slots["upsample"], self.deep)
         self.detail, self.pixels = filling.tensor(signed=True), filling.tensor(step=1 / 255)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.image(x)
-        shallow = y = self.carried(torch.relu(self.head(x)))
+        shallow = y = self.shallow(torch.relu(self.head(x)))
         outputs = []
-        for cell in self.cells:
-            y = self.carried(torch.relu(y + cell(y)))
+        for cell, carried in zip(self.cells, self.carried, strict=True):
+            y = carried(torch.relu(y + cell(y)))
             outputs.append(y)
-        y = self.fused(torch.relu(self.fuse(torch.cat(outputs, 1))))
-        y = self.deep(torch.relu(shallow + self.smoothed(self.smooth(y))))
+        y = self.fused(torch.relu(self.fuse(self.joined(torch.cat(outputs, 1)))))
+        y = self.deep(shallow + self.smoothed(self.smooth(y)))  # a ReLU here dies
         y = self.detail(self.upsample(y))
         nearest = torch.repeat_interleave(x, self.scale**2, dim=1)
         return F.pixel_shuffle(self.pixels(nearest + y), self.scale)
@@ -80,7 +84,7 @@ class RfdnCell(nn.Module):
         super().__init__()
         self.body, self.distill = nn.ModuleList(), nn.ModuleList()
         self.branch, self.stream = nn.ModuleList(), nn.ModuleList()
-        self.kept = filling.tensor()  # shared, so that the concatenation changes nothing
+        self.kept = nn.ModuleList(filling.tensor() for _ in range(Rfdn.steps + 1))
         for i in range(Rfdn.steps):
             self.distill.append(filling.edge(slots[f"{prefix}distill{i}"], source))
             self.body.append(filling.edge(slots[f"{prefix}body{i}"], source))
@@ -88,25 +92,27 @@ class RfdnCell(nn.Module):
             source = filling.tensor()
             self.stream.append(source)
         self.body.append(filling.edge(slots[f"{prefix}body{Rfdn.steps}"], source))
-        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.kept)
+        self.joined = filling.tensor()
+        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.joined)
         self.residual = filling.residual(slots[f"{prefix}fuse"].c_out)
         self.out = filling.tensor(signed=True)
 
     def forward(self, x: Tensor) -> Tensor:
         kept, u = [], x
         for i in range(Rfdn.steps):
-            kept.append(self.kept(torch.relu(self.distill[i](u))))
+            kept.append(self.kept[i](torch.relu(self.distill[i](u))))
             u = self.stream[i](torch.relu(u + self.branch[i](self.body[i](u))))
-        kept.append(self.kept(torch.relu(self.body[Rfdn.steps](u))))
-        return self.out(self.residual(self.fuse(torch.cat(kept, 1)), x))
+        kept.append(self.kept[Rfdn.steps](torch.relu(self.body[Rfdn.steps](u))))
+        joined = self.joined(torch.cat(kept, 1))
+        return self.out(self.residual(self.fuse(joined), x))
 
 
 def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
     """Every convolution of `Rfdn`, in the order in which they run."""
     c, half = space.channels, space.channels // 2
 
-    def searched(kind: str, name: str, c_out: int) -> Slot:
-        return Slot(name, c, c, c_out, space.edges[kind].ops, space.edges[kind].bits)
+    def searched(kind: str, name: str, c_out: int, gain: float = 1.0) -> Slot:
+        return Slot(name, c, c, c_out, space.edges[kind].ops, space.edges[kind].bits, gain)
 
     def fixed(name: str, op: str, c_in: int, c_out: int) -> Slot:
         return Slot(name, c_in, c, c_out, (op,), (8,))
@@ -120,7 +126,7 @@ def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
         yield fixed(f"cell{k}_fuse", "conv1x1", half * (Rfdn.steps + 1), c)
     yield fixed("fuse", "conv1x1", c * space.cells, c)
     yield fixed("smooth", "conv3x3", c, c)
-    yield searched("upsample", "upsample", 3 * space.scale**2)
+    yield searched("upsample", "upsample", 3 * space.scale**2, gain=0.1)  # little detail at first
 
 
 SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterator[Slot]]]] = {

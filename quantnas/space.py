@@ -30,6 +30,8 @@ class Slot:
     c_out: int
     ops: tuple[str, ...]
     bits: tuple[int, ...]
+    gain: float = 1.0
+    """Of the output at the start of a search, relative to that of an ordinary convolution."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Edge:
     def __post_init__(self) -> None:
         if not self.ops or not self.bits:
             raise ValueError("An edge needs at least one operation and one width of bits")
+        if len({*self.ops}) < len(self.ops) or len({*self.bits}) < len(self.bits):
+            raise ValueError("An edge lists an operation or a width twice")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Supernet: the skeleton with every candidate of every edge alive at once."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import cast
@@ -31,7 +32,8 @@ class MixedOp(nn.Module):
         narrow = [ActQuantizer(b, source.signed) for b in slot.bits if b < source.bits]
         self._narrow = nn.ModuleList(narrow)
         self._source = (source,)
-        self.log_gain = nn.Parameter(torch.full((slot.c_out,), -0.5))
+        start = slot.gain * math.sqrt(2 / 3 * len(slot.ops))  # as if candidates were orthogonal
+        self.log_gain = nn.Parameter(torch.full((slot.c_out,), math.log(start)))
         self.alpha_op = nn.Parameter(torch.zeros(len(slot.ops)))
         self.alpha_bits = nn.Parameter(torch.zeros(len(slot.bits)))
 
@@ -74,6 +76,17 @@ def merge(
     kernels = [p * embed(conv.kernel(mix), size, conv.groups) for p, conv in single]
     biases = [p * conv.rounded_bias(inputs, mix) for p, conv in single]
     return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
+
+
+class Carrier(ActQuantizer):
+    """The grid of a carried tensor, left out while training.
+
+    8-bit rounding is nothing beside the noise of the edges; a range fitted some steps ago, while
+    the features grow or shrink, would stop the training.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training else super().forward(x)
 
 
 class Adq(nn.Module):
@@ -128,7 +141,7 @@ class Filling:
         return MixedOp(slot, source)
 
     def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
-        return ActQuantizer(8, signed, step)
+        return Carrier(8, signed, step)
 
     def residual(self, channels: int) -> nn.Module:
         return Adq(channels) if self.adq else PlainSum()

@@ -47,9 +47,16 @@ def device(config: RunConfig) -> torch.device:
 
 
 def check(config: RunConfig) -> None:
-    """Raise what is wrong with the settings before anything is written."""
+    """Raise what is wrong with the settings before anything is written.
+
+    What is evaluated at the end is read now: a damaged photograph should not wait until then.
+    """
     device(config)
-    photographs(config)
+    for path in photographs(config).held_out:
+        images.read(path)
+    for folder in config.benchmarks:
+        for path in images.find(folder):
+            images.read(path)
     supernet.build(space.load(config.space, config.scale))
 
 

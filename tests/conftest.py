@@ -11,6 +11,8 @@ from quantnas import patches, skeleton
 from quantnas.genotype import Choice, Genotype
 from quantnas.space import Edge, SearchSpace
 
+torch.set_num_threads(1)  # for tensors this small, a second thread on a busy core costs 100 times
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

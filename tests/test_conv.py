@@ -174,9 +174,13 @@ def test_a_rounded_convolution_is_integer_arithmetic(weights, activations, signe
         assert grid.bits == activations and grid.signed == signed
     else:
         assert layer.input_quantizer is None
-    lo, hi = (-(2 ** (activations - 1)), 2 ** (activations - 1) - 1) if signed else (
-        0,
-        2**activations - 1,
+    lo, hi = (
+        (-(2 ** (activations - 1)), 2 ** (activations - 1) - 1)
+        if signed
+        else (
+            0,
+            2**activations - 1,
+        )
     )
     step_x, step_w = 2 ** grid.log2_step.item(), layer.weight_quantizer.step.flatten()
     q, z = layer.weight_quantizer.integers(layer.weight)

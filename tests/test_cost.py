@@ -9,13 +9,11 @@ from torch import nn
 
 from quantnas import cost, network, skeleton, supernet
 from quantnas.genotype import Choice, Genotype, Precision, searched_precision, uniform_precision
-from quantnas.space import Edge
+from quantnas.space import Edge, SearchSpace
 
 
 def total_of(space, genotype, precision=None):
-    rows = cost.layers(
-        skeleton.slots(space), genotype, precision or searched_precision(genotype)
-    )
+    rows = cost.layers(skeleton.slots(space), genotype, precision or searched_precision(genotype))
     return cost.total(rows, space.scale)
 
 
@@ -51,8 +49,6 @@ def test_the_closed_form_is_what_the_network_does(tiny, random_genotype, pixels,
     assert sum(row.bitops for row in found.layers) * 35 == bitops
     convs = network.convolutions(net)
     assert found.parameters == sum(c.weight.numel() + c.bias.numel() for c in convs.values())
-    weight_bits = sum(c.weight.numel() * c.weight_quantizer.bits for c in convs.values())
-    assert found.weight_bytes == weight_bits // 8
 
 
 def test_layers_describe_the_convolutions(tiny, random_genotype):
@@ -80,10 +76,7 @@ def test_totals_state_the_resolution(tiny, random_genotype, scale):
 
 
 def test_a_known_convolution_costs_what_it_costs():
-    slots = skeleton.slots
-    edge = Edge(("conv1x1",), (8,))
-    from quantnas.space import SearchSpace
-
+    slots, edge = skeleton.slots, Edge(("conv1x1",), (8,))
     space = SearchSpace("s", "rfdn", 2, 2, 1, dict.fromkeys(("body", "distill", "upsample"), edge))
     genotype = Genotype("s", {s.name: Choice(s.ops[0], 8) for s in slots(space)})
     precision = searched_precision(genotype) | {"smooth": Precision(3, 4)}

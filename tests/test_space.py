@@ -140,10 +140,10 @@ def test_other_kinds_of_edges_than_the_skeleton_has_are_an_error(tiny, build):
 
 def test_an_unknown_operation_is_an_error_that_names_the_edge(tiny):
     edges = tiny.edges | {"distill": Edge(("conv7x7",), (8,))}
-    with pytest.raises(UsageError, match="cell0_distill0.*'conv7x7'"):
+    with pytest.raises(UsageError, match=r"cell0_distill0.*'conv7x7'"):
         supernet.build(dataclasses.replace(tiny, edges=edges))
 
 
 def test_channels_that_cannot_be_grouped_are_an_error_that_names_the_edge(tiny):
-    with pytest.raises(UsageError, match="upsample.*conv1x1_groups2"):
+    with pytest.raises(UsageError, match=r"upsample.*conv1x1_groups2"):
         supernet.build(dataclasses.replace(tiny, scale=3))

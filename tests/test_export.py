@@ -1,0 +1,260 @@
+"""Checks the exported file: its form, its sizes, and that it computes exactly the same."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from quantnas import cost, export, network, onnx_weights, quantize, skeleton
+from quantnas.errors import DataError
+from quantnas.genotype import Choice, searched_precision, uniform_precision
+from quantnas.quantizer import ActQuantizer
+
+BITS = [None, 8, 4, 3, 2]
+VERSIONS = {None: (25, 13), 8: (13, 7), 4: (21, 10), 3: (21, 10), 2: (25, 13)}
+STORED = {2: TensorProto.UINT2, 3: TensorProto.UINT4, 4: TensorProto.UINT4, 8: TensorProto.INT8}
+
+
+@pytest.fixture
+def make(tiny, random_genotype, pixels, tmp_path):
+    """(bits or None = as searched, step exponents rounded) -> (frozen network, cost, file)."""
+
+    def build(bits: int | None = None, powers: bool = False, change=None, **space):
+        where = dataclasses.replace(tiny, **space)
+        genotype = random_genotype(where, 4)
+        genotype.choices["cell0_body2"] = Choice("growth3x3", 2)
+        slots = skeleton.slots(where)
+        precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
+        net = network.build(where, genotype, precision)
+        if change:
+            change(net)
+        quantize.initialise(net, pixels(4))
+        if powers:
+            with torch.no_grad():
+                for name, p in net.named_parameters():
+                    if name.endswith("log2_step"):
+                        p.copy_(p.round())
+                for grid in net.modules():
+                    if isinstance(grid, ActQuantizer) and grid.fixed:
+                        grid.log2_step.fill_(-8.0)
+        frozen = quantize.freeze(net)
+        totals = cost.total(cost.layers(slots, genotype, precision), where.scale)
+        path = tmp_path / "m.onnx"
+        export.to_onnx(frozen, totals, where.scale, path)
+        return frozen, totals, path
+
+    return build
+
+
+def session(path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def layers_of(path) -> dict[str, dict[str, list]]:
+    """Layer name -> what feeds its convolution: "source", "kernel" and "bias".
+
+    Each is the constants behind it, from the last node's to the first's.
+    """
+    graph = onnx.load(path).graph
+    tensors = {t.name: t for t in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node}
+
+    def constants(name: str) -> list:
+        found = []
+        while name in makers:
+            node = makers[name]
+            found += [tensors[i] for i in node.input[1:] if i in tensors]
+            name = node.input[0]
+            if node.op_type == "QuantizeLinear":
+                break
+        return [*found, tensors[name]] if name in tensors else found
+
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+    ends = ("source", "kernel", "bias")
+    return {n.name: dict(zip(ends, map(constants, n.input), strict=True)) for n in convs}
+
+
+def value(tensor) -> np.ndarray:
+    return numpy_helper.to_array(tensor)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_with_steps_that_are_powers_of_two_the_file_computes_exactly_the_same(make, pixels, bits):
+    net, _, path = make(bits, powers=True, cells=2)
+    run = session(path)
+    for low in (pixels(1, 7, 10, 5), pixels(2, 12, 5, 6)):
+        (out,) = run.run(None, {"lr": low.numpy()})
+        with torch.no_grad():
+            wanted = net(low).numpy()
+        assert out.shape == wanted.shape and np.array_equal(out, wanted)
+        assert wanted.std() > 0.05
+
+
+@pytest.mark.parametrize("scale", [3, 4])
+def test_other_scales_compute_the_same(make, pixels, tiny, scale):
+    edges = tiny.edges | {"upsample": tiny.edges["distill"]}
+    net, _, path = make(None, powers=True, scale=scale, edges=edges)
+    low = pixels(1, 6, 5, 5)
+    (out,) = session(path).run(None, {"lr": low.numpy()})
+    with torch.no_grad():
+        assert np.array_equal(out, net(low).numpy())
+    assert out.shape == (1, 3, 6 * scale, 5 * scale)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_dead_channel_survives(make, pixels, bits):
+    def kill(net):
+        with torch.no_grad():
+            for conv in network.convolutions(net).values():
+                conv.weight[1] = 0
+                conv.bias[1] = 0.5
+
+    net, _, path = make(bits, change=kill)
+    low = pixels(1, 7, 10, 5)
+    (out,) = session(path).run(None, {"lr": low.numpy()})
+    with torch.no_grad():
+        wanted = net.double()(low.double()).numpy()
+    assert np.abs(np.round(out * 255) - np.round(wanted * 255)).max() <= 2
+    assert abs(out - wanted).mean() < 0.3 / 255
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_versions_are_the_oldest_that_hold_the_weights(make, bits):
+    model = onnx.load(make(bits)[2])
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", VERSIONS[bits][0])]
+    assert model.ir_version == VERSIONS[bits][1]
+    assert model.producer_name == "quantnas"
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_weights_are_stored_packed(make, bits):
+    net, totals, path = make(bits)
+    found, nbytes = layers_of(path), 0
+    assert set(found) == set(network.convolutions(net))
+    for name, conv in network.convolutions(net).items():
+        width, kernel = conv.precision.weights, found[name]["kernel"]
+        step, stored, zero = kernel[0], kernel[-1], kernel[2] if width < 8 else kernel[1]
+        assert stored.data_type == STORED[width]
+        assert tuple(stored.dims) == tuple(conv.weight.shape)
+        per_weight = {2: 2, 3: 4, 4: 4, 8: 8}[width]
+        assert len(stored.raw_data) == -(-conv.weight.numel() * per_weight // 8)
+        nbytes += len(stored.raw_data)
+        q = value(stored).astype(np.float64)
+        weight = (q - value(zero).reshape(-1, 1, 1, 1)) * value(step).reshape(-1, 1, 1, 1)
+        np.testing.assert_allclose(weight, conv.weight.detach().numpy(), rtol=1e-6, atol=1e-9)
+    assert totals.weight_bytes == nbytes
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_grids_and_biases_have_the_form_that_runs_in_integers(make, bits):
+    net, _, path = make(bits)
+    for name, found in layers_of(path).items():
+        step_x, zero_x = found["source"][:2]
+        assert list(step_x.dims) == list(zero_x.dims) == []
+        assert zero_x.data_type == TensorProto.UINT8
+        step_b, _, units = found["bias"]
+        assert units.data_type == TensorProto.INT32
+        step_w = value(found["kernel"][0])
+        np.testing.assert_allclose(value(step_x) * step_w, value(step_b), rtol=1e-6)
+        bias = value(units) * value(step_b).astype(np.float64)
+        wanted = network.convolutions(net)[name].bias.detach().numpy()
+        np.testing.assert_allclose(bias, wanted, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_graph_holds_nothing_unused_or_twice(make, bits):
+    graph = onnx.load(make(bits)[2]).graph
+    tensors = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert list(tensors[node.input[1]].dims) == list(tensors[node.input[2]].dims) == []
+            assert tensors[node.input[2]].data_type == TensorProto.UINT8
+    names = [name for node in graph.node for name in node.output]
+    assert len(set(names)) == len(names) and not set(names) & set(tensors)
+    assert set(tensors) <= {name for node in graph.node for name in node.input}
+    contents = [(t.data_type, tuple(t.dims), t.raw_data) for t in tensors.values()]
+    assert len(set(contents)) == len(contents)
+
+
+def test_inputs_and_outputs_are_named_and_of_any_size(make):
+    graph = onnx.load(make()[2]).graph
+    (low,), (high,) = graph.input, graph.output
+    shapes = [
+        [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (low, high)
+    ]
+    assert (low.name, high.name) == ("lr", "sr")
+    assert shapes == [["n", 3, "height", "width"], ["n", 3, "2*height", "2*width"]]
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_metadata_give_the_cost_back(make, bits):
+    _, totals, path = make(bits)
+    facts = export.read_metadata(path)
+    assert facts["scale"] == 2 and facts["version"]
+    found = facts["cost"]
+    assert (found["parameters"], found["weight_bytes"]) == (totals.parameters, totals.weight_bytes)
+    assert (found["macs"], found["bitops"]) == (totals.macs, totals.bitops)
+    layers = [cost.Layer(**row | {"shape": tuple(row["shape"])}) for row in found["layers"]]
+    assert tuple(layers) == totals.layers
+
+
+def test_only_the_file_is_left(make):
+    path = make()[2]
+    assert [p.name for p in path.parent.iterdir()] == ["m.onnx"]
+    assert export.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_same_network_gives_the_same_file(make):
+    net, totals, path = make()
+    first = path.read_bytes()
+    export.to_onnx(net, totals, 2, path)
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.3, 0.9, -1])
+def test_a_truncated_file_is_a_data_error(make, keep):
+    path = make(8)[2]
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(DataError, match=r"m\.onnx"):
+        export.read_metadata(path)
+
+
+def test_a_file_of_another_project_is_a_data_error(tmp_path):
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    node = helper.make_node("Identity", ["x"], ["y"])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    onnx.save(
+        helper.make_model(helper.make_graph([node], "g", [value], [out])), tmp_path / "m.onnx"
+    )
+    with pytest.raises(DataError, match="not exported by quantnas"):
+        export.read_metadata(tmp_path / "m.onnx")
+
+
+def test_a_missing_file_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="Cannot read"):
+        export.read_metadata(tmp_path / "none.onnx")
+
+
+def test_packed_weights_in_the_file_are_what_the_reader_unpacks(make):
+    net, _, path = make(3)
+    found = layers_of(path)
+    for name, conv in network.convolutions(net).items():
+        q, _ = conv.weight_quantizer.integers(conv.weight)
+        assert np.array_equal(onnx_weights.unpacked(found[name]["kernel"][-1]), q.numpy())
+
+
+def test_tensors_of_different_grids_are_not_joined(make):
+    net, totals, path = make(8)
+    cell = net.cells[0]
+    cell.kept = torch.nn.Identity()
+    with pytest.raises(ValueError, match="different grids"):
+        export.to_onnx(net, totals, 2, path)

@@ -1,0 +1,168 @@
+"""The main job as a whole, in its smallest form: every step, every bit width, stop and go on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from quantnas import images, phases, pipeline, runs, workspace
+from quantnas.cli.main import main
+
+SMOKE = Path(__file__).parent / "smoke.yaml"
+
+
+def command(*arguments: object) -> int:
+    """Run the command line in this process; its exit code."""
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    return int(end.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """The folder of a finished smoke run."""
+    root = tmp_path_factory.mktemp("runs")
+    assert command("run", "--config", SMOKE, "--output", root) == 0
+    return root / "run" / "rfdn_small"
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, two = load_file(a), load_file(b)
+    return one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+
+
+def test_the_run_folder_holds_what_the_documentation_says(done):
+    files = "config.yaml env.json space.yaml genotype.json precision.json model.onnx report.json"
+    files += " report.md metrics.jsonl log.txt plots/architecture.png plots/crop.png"
+    assert [name for name in files.split() if not (done / name).is_file()] == []
+    report = json.loads((done / "report.json").read_text())
+    rows = report["evaluate"]["sets"]["held-out"]["file"]
+    assert [row["image"] for row in rows] == [p.stem for p in images.bundled().held_out]
+    assert report["export"]["verification"]["integer_convolutions"] == 20
+    markdown = (done / "report.md").read_text()
+    assert "| chelsea |" in markdown and "GBitOps" not in markdown and "BitOps" in markdown
+
+
+def test_evaluation_is_done_on_photographs_that_were_not_learned_from(done):
+    found = workspace.photographs(workspace.load_config(runs.existing(done)))
+    assert not set(found.train) & set(found.held_out)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys, bits):
+    assert command("quantize", done, "--bits", bits, "--output", tmp_path) == 0
+    quantized = tmp_path / "quantize" / "rfdn_small"
+    model = tmp_path / "model.onnx"
+    assert command("export", quantized, "-o", model, "--output", tmp_path) == 0
+    capsys.readouterr()
+    assert command("info", model, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    widths = [row["weight_bits"] for row in facts["cost"]["layers"]]
+    assert widths == [8, *[bits] * (len(widths) - 2), 8]
+    assert {row["act_bits"] for row in facts["cost"]["layers"]} == {8}
+    exported = tmp_path / "export" / "rfdn_small"
+    if bits == 2:
+        assert command("evaluate", exported, "--output", tmp_path) == 0
+        assert command("report", tmp_path / "evaluate" / "rfdn_small") == 0
+        assert (tmp_path / "evaluate" / "rfdn_small" / "report.md").is_file()
+
+
+def test_the_steps_one_by_one_give_what_the_whole_run_gives(done, tmp_path):
+    root = ["--output", tmp_path]
+    assert command("search", "--config", SMOKE, *root) == 0
+    assert command("train", tmp_path / "search" / "rfdn_small", *root) == 0
+    assert command("quantize", tmp_path / "train" / "rfdn_small", *root) == 0
+    assert command("export", tmp_path / "quantize" / "rfdn_small", *root) == 0
+    mine = tmp_path / "export" / "rfdn_small"
+    assert (mine / "genotype.json").read_text() == (done / "genotype.json").read_text()
+    assert (mine / "model.onnx").read_bytes() == (done / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(("step", "after"), [("search", 7), ("train", 30), ("train", 70)])
+def test_a_killed_step_goes_on_bit_for_bit(done, tmp_path, monkeypatch, step, after):
+    """`after` records, with a state saved behind each; then the process is gone."""
+    monkeypatch.setattr(phases, "SAVE_EVERY", 0.0)
+    killed, resumed = runs.Run(tmp_path / "killed"), runs.Run(tmp_path / "resumed")
+    source = runs.existing(done)
+    config = workspace.load_config(source)
+    workspace.begin(killed, config, {})
+    runs.carry(source, killed, until=step)
+    progress = pipeline.STEPS[step](killed, config)
+    for _ in range(after):
+        next(progress)
+    shutil.copytree(killed.folder, resumed.folder)  # what a kill would have left
+    assert list(resumed.folder.rglob("*.resume"))
+    records = list(pipeline.STEPS[step](resumed, config))
+    assert len(records) < {"search": 12, "train": 80}[step]
+    name = {"search": "searched", "train": "trained"}[step]
+    assert same_weights(resumed.weights(name), source.weights(name))
+    assert (resumed.folder / "genotype.json").read_text() == (done / "genotype.json").read_text()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    arguments = ["run", "--config", str(SMOKE), "--set", "train.float_steps=100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "quantnas.cli", *arguments, "--output", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=SMOKE.parents[1],
+    )  # fmt: skip
+    metrics = tmp_path / "run" / "rfdn_small" / "metrics.jsonl"
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        if metrics.exists() and '"phase": "float"' in metrics.read_text():
+            break
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"quantnas run --resume {tmp_path / 'run' / 'rfdn_small'}" in errors
+    assert (tmp_path / "run" / "rfdn_small" / "checkpoints" / "float.resume").exists()
+
+
+def test_a_finished_run_is_not_done_again(done, capsys):
+    before = (done / "model.onnx").stat().st_mtime_ns
+    assert command("run", "--resume", done) == 0
+    assert "train: finished before" in capsys.readouterr().out
+    assert (done / "model.onnx").stat().st_mtime_ns == before
+
+
+def test_upscale_writes_the_enlarged_photograph_and_overwrites_nothing(done, tmp_path, capsys):
+    photo, out = images.bundled().held_out[0], tmp_path / "large.png"
+    assert command("upscale", photo, "-m", done / "model.onnx", "-o", out) == 0
+    assert images.read(out).shape == (2 * 288, 2 * 432, 3)
+    before = out.read_bytes()
+    assert command("upscale", photo, "-m", done / "model.onnx", "-o", out) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert command("upscale", photo, "-m", done / "model.onnx", "-o", out, "--force") == 0
+
+
+def test_evaluate_takes_a_lone_file(done, tmp_path, capsys):
+    alone = tmp_path / "alone.onnx"
+    shutil.copy(done / "model.onnx", alone)
+    assert command("evaluate", alone, "--json") == 0
+    out = capsys.readouterr().out
+    result = json.loads(out[out.index("{") :])
+    inside = json.loads((done / "report.json").read_text())["evaluate"]["sets"]["held-out"]
+    assert result["sets"]["bundled"]["mean"]["psnr"] == inside["mean"]["psnr"]
+
+
+def test_a_user_folder_with_grey_and_transparent_images(done, tmp_path, capsys):
+    from PIL import Image
+
+    folder = tmp_path / "photos" / "deeper"
+    folder.mkdir(parents=True)
+    for i, path in enumerate(images.bundled().train[:5]):
+        with Image.open(path) as photo:
+            photo.convert(["RGB", "L", "RGBA", "P", "RGB"][i]).save(folder / f"{i}.png")
+    settings = ["--config", SMOKE, "--output", tmp_path, "--scale", 3]
+    assert command("search", "--data", tmp_path / "photos", *settings) == 0
+    assert command("info", tmp_path / "search" / "rfdn_small") == 0
+    assert "x3" in capsys.readouterr().out

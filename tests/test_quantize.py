@@ -1,0 +1,149 @@
+"""Checks post-training quantization: fitting, bias correction, and freezing to integers."""
+
+import pytest
+import torch
+
+from quantnas import network, quantize, skeleton
+from quantnas.genotype import searched_precision, uniform_precision
+from quantnas.quantizer import ActQuantizer
+
+BITS = [None, 2, 3, 4, 8]
+
+
+@pytest.fixture
+def couple(tiny, random_genotype, pixels):
+    """bits (None = as searched) -> (rounded network with fitted grids, its float teacher)."""
+
+    def build(bits: int | None = None, seed: int = 4):
+        genotype = random_genotype(tiny, seed)
+        slots = skeleton.slots(tiny)
+        precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
+        teacher = network.build(tiny, genotype, None).eval()
+        net = network.build(tiny, genotype, precision)
+        network.inherit(net, teacher)
+        quantize.initialise(net, pixels(4))
+        return net, teacher
+
+    return build
+
+
+def mean_outputs(net, low) -> dict[str, torch.Tensor]:
+    found = {}
+    hooks = [
+        conv.register_forward_hook(
+            lambda m, args, out, name=name: found.update({name: out.double().mean((0, 2, 3))})
+        )
+        for name, conv in network.convolutions(net).items()
+    ]
+    with torch.no_grad():
+        net(low)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_rounded_network_follows_its_teacher_the_better_the_more_bits(couple, pixels, bits):
+    net, teacher = couple(bits)
+    low = pixels(2, 6, 5, 3)
+    with torch.no_grad():
+        error = (net(low) - teacher(low).clamp(0, 1)).square().mean().sqrt().item()
+    assert error < {8: 0.01, 4: 0.04, 3: 0.06, 2: 0.12, None: 0.2}[bits]
+
+
+def test_every_grid_fits_all_that_it_carries_behind_the_other_grids(couple, pixels):
+    net, _ = couple(8)
+    carried: dict[str, list[torch.Tensor]] = {}
+    for name, grid in net.named_modules():
+        if isinstance(grid, ActQuantizer) and not grid.fixed:
+            carried[name] = []
+            grid.register_forward_pre_hook(
+                lambda m, args, name=name: carried[name].append(args[0].flatten())
+            )
+    with torch.no_grad():
+        net(pixels(4))
+    assert len(carried["carried"]) == 2 and len(carried["cells.0.kept"]) == 4
+    for name, parts in carried.items():
+        grid, x = net.get_submodule(name), torch.cat(parts)
+        best = ActQuantizer(8, grid.signed)
+        best.calibrate(x)
+        with torch.no_grad():
+            errors = [(g(x) - x).square().mean().item() for g in (grid, best)]
+        assert errors[0] < 1.3 * errors[1], name
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_bias_correction_brings_the_mean_of_every_channel_to_the_teachers(couple, pixels, bits):
+    net, teacher = couple(bits)
+    low = pixels(4)
+    wanted, before = mean_outputs(teacher, low), mean_outputs(net, low)
+    quantize.correct_biases(net, teacher, low)
+    after = mean_outputs(net, low)
+    units = {n: c.bias_step().detach() for n, c in network.convolutions(net).items()}
+    for name in wanted:
+        assert ((after[name] - wanted[name]).abs() <= 1.01 * units[name] + 1e-5).all(), name
+
+    def worst(means: dict[str, torch.Tensor]) -> float:
+        return max((means[n] - wanted[n]).abs().max().item() for n in wanted)
+
+    assert worst(after) < 0.5 * worst(before)
+
+
+def test_correcting_changes_biases_only(couple, pixels):
+    net, teacher = couple(3)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    given = {k: v.clone() for k, v in teacher.state_dict().items()}
+    quantize.correct_biases(net, teacher, pixels())
+    changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {k for k in before if k.endswith("bias")}
+    assert all(torch.equal(v, given[k]) for k, v in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_frozen_network_computes_the_same(couple, pixels, bits):
+    net, _ = couple(bits)
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p) * (0.6 if name.endswith("zero") else 0.02))
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    frozen = quantize.freeze(net)
+    low = pixels(3, 6, 5, 8)
+    with torch.no_grad():
+        assert torch.equal(frozen(low), net.eval()(low))
+        assert torch.equal(quantize.freeze(frozen)(low), frozen(low))
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_frozen_parameters_are_integers_times_steps(couple, bits):
+    net, _ = couple(bits)
+    for conv in network.convolutions(quantize.freeze(net)).values():
+        weights = conv.weight_quantizer
+        units = conv.weight / weights.step
+        torch.testing.assert_close(units, units.round(), rtol=0, atol=1e-4)
+        for channel in units.round():
+            assert len(channel.unique()) <= 2**weights.bits
+            assert channel.max() - channel.min() <= 2**weights.bits - 1
+        assert torch.equal(weights.zero, weights.zero.round())
+        units = conv.bias.double() / conv.bias_step().double()
+        torch.testing.assert_close(units, units.round(), rtol=1e-6, atol=1e-3)
+        assert units.abs().max() < 2**31
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_dead_channel_keeps_its_bias(couple, pixels, bits):
+    net, _ = couple(bits)
+    convs = network.convolutions(net)
+    with torch.no_grad():
+        for conv in convs.values():
+            conv.weight[1] = 0
+            conv.bias[1] = 0.5
+    quantize.initialise(net, pixels())
+    frozen = quantize.freeze(net)
+    outputs = mean_outputs(frozen, pixels())
+    for name, conv in network.convolutions(frozen).items():
+        assert outputs[name][1].item() == pytest.approx(0.5, rel=1e-5), name
+        q, z = conv.weight_quantizer.integers(conv.weight)
+        assert (q[1] == z[1]).all()
+        assert (conv.bias / conv.bias_step()).abs().max() < 2**31

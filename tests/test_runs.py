@@ -1,0 +1,62 @@
+"""The run folder: new names, nothing overwritten, what one run takes over from another."""
+
+import json
+import math
+
+import pytest
+
+from quantnas import runs
+from quantnas.errors import DataError, UsageError
+
+
+def test_without_a_name_the_next_free_number_is_taken(tmp_path):
+    names = [runs.create(tmp_path, "search", None, "space").folder.name for _ in range(3)]
+    assert names == ["space", "space-2", "space-3"]
+
+
+def test_a_taken_name_is_refused_and_left_as_it_was(tmp_path):
+    run = runs.create(tmp_path, "run", "mine", "space")
+    run.log("hello")
+    with pytest.raises(UsageError, match="mine is not empty"):
+        runs.create(tmp_path, "run", "mine", "space")
+    assert (run.folder / "log.txt").read_text() == "hello\n"
+
+
+def test_a_root_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(DataError, match="Cannot make the folder"):
+        runs.create(tmp_path / "runs", "run", None, "space")
+
+
+def test_a_folder_without_configuration_is_no_run(tmp_path):
+    with pytest.raises(DataError, match="not a run folder"):
+        runs.existing(tmp_path)
+
+
+def test_a_finished_step_leaves_its_result_and_no_resume_points(tmp_path):
+    run = runs.Run(tmp_path)
+    run.resume_point("search").write_bytes(b"state")
+    assert run.result("search") is None
+    run.finish("search", {"psnr": math.inf, "steps": 3})
+    assert run.result("search") == {"step": "search", "psnr": None, "steps": 3}
+    assert not list(tmp_path.rglob("*.resume"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_metrics_are_lines_of_json(tmp_path):
+    run = runs.Run(tmp_path)
+    run.record("float", {"step": 1, "psnr": math.nan})
+    run.record("float", {"step": 2, "psnr": 3.5})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["psnr"] for line in lines] == [None, 3.5]
+
+
+def test_a_run_takes_over_only_what_came_before(tmp_path):
+    old, new = runs.Run(tmp_path / "old"), runs.Run(tmp_path / "new")
+    for step in ("search", "train", "quantize"):
+        old.finish(step, {})
+    old.weights("float").write_bytes(b"weights")
+    runs.carry(old, new, until="quantize")
+    assert new.weights("float").read_bytes() == b"weights"
+    assert new.result("train") is not None
+    assert new.result("quantize") is None

@@ -1,0 +1,150 @@
+"""Checks training: targets, the best state, and that it continues exactly where it stopped."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from quantnas import checkpoint, network, quantize, train
+from quantnas.genotype import searched_precision
+from quantnas.train import Schedule
+
+SCHEDULE = Schedule(steps=6, batch=2, lr=5e-3, check=2)
+
+
+@pytest.fixture
+def make(tiny, random_genotype, halves):
+    """(rounded, seed) -> a network with fitted grids."""
+
+    def build(rounded: bool = True, seed: int = 0):
+        torch.manual_seed(seed)
+        genotype = random_genotype(tiny, 1)
+        net = network.build(tiny, genotype, searched_precision(genotype) if rounded else None)
+        if rounded:
+            quantize.initialise(net, halves[0].batch(0, 4)[0])
+        return net
+
+    return build
+
+
+def psnr(net, validation, target=None) -> float:
+    low, high = validation.batch(0, 32)
+    with torch.no_grad():
+        out = net.eval()(low).clamp(0, 1).double().numpy()
+    wanted = (high if target is None else target(low, high)).double().numpy()
+    return float(-10 * np.log10(((out - wanted) ** 2).mean()))
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_training_brings_the_loss_down(make, halves, rounded):
+    net = make(rounded)
+    before = psnr(net, halves[1])
+    schedule = Schedule(steps=40, batch=4, lr=5e-3, check=20)
+    steps = list(train.fit(train.start(net, 5e-3), *halves, schedule))
+    assert [s.step for s in steps] == list(range(1, 41))
+    assert np.mean([s.loss for s in steps[-5:]]) < 0.8 * steps[0].loss
+    assert psnr(net, halves[1]) > before + 1
+
+
+def test_measurements_come_when_announced_and_at_the_end(make, halves):
+    schedule = Schedule(steps=5, batch=2, lr=1e-3, check=2)
+    steps = train.fit(train.start(make(), 1e-3), *halves, schedule)
+    assert [s.step for s in steps if s.psnr is not None] == [2, 4, 5]
+
+
+def test_the_network_ends_in_its_best_state(make, halves):
+    net = make(False)
+    list(train.fit(train.start(net, 5e-3), *halves, Schedule(40, 4, 5e-3)))
+    schedule = Schedule(steps=8, batch=2, lr=1.0, check=1)
+    found, states = [], []
+    for step in train.fit(train.start(net, 1.0), *halves, schedule):
+        found.append(step.psnr)
+        states.append({k: v.clone() for k, v in net.state_dict().items()})
+    best = int(np.argmax(found))
+    assert best < len(found) - 1
+    assert all(torch.equal(v, states[best][k]) for k, v in net.state_dict().items())
+    assert psnr(net, halves[1]) == pytest.approx(max(found), abs=1e-3)
+    assert not net.training
+
+
+def test_the_target_is_what_is_learned(make, halves):
+    net, teacher = make(), make(False, seed=5)
+    target = quantize.teacher_target(teacher)
+    low, high = halves[0].batch(0, 4)
+    with torch.no_grad():
+        wanted = teacher(low).clamp(0, 1)
+        first = F.l1_loss(net.train()(low), wanted).item()
+    assert torch.equal(target(low, high), wanted) and not target(low, high).requires_grad
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    untrained = psnr(net, halves[1], target)
+    schedule = Schedule(steps=30, batch=4, lr=5e-3, check=10)
+    steps = list(train.fit(train.start(net, 5e-3), *halves, schedule, target))
+    assert steps[0].loss == pytest.approx(first, rel=1e-5)
+    learned = psnr(net, halves[1], target)
+    assert learned > untrained + 1
+    assert learned == pytest.approx(max(s.psnr for s in steps if s.psnr), abs=1e-3)
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+def equal_states(a, b) -> bool:
+    """Bitwise equality of nested state dicts."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal_states(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal_states, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_training_continues_exactly_where_it_stopped(make, halves, tmp_path, rounded):
+    whole = train.start(make(rounded), SCHEDULE.lr)
+    records = list(train.fit(whole, *halves, SCHEDULE))
+    half = train.start(make(rounded), SCHEDULE.lr)
+    begun = []
+    for record in train.fit(half, *halves, SCHEDULE):
+        begun.append(record)
+        if record.step == 3:
+            checkpoint.save(tmp_path / "c.pt", 3, half.parts())
+            break
+    rest = train.start(make(rounded, seed=9), 1.0)
+    first = checkpoint.load(tmp_path / "c.pt", rest.parts())
+    ended = list(train.fit(rest, *halves, SCHEDULE, first=first))
+    assert begun + ended == records
+    for name, part in whole.parts().items():
+        assert equal_states(part.state_dict(), rest.parts()[name].state_dict()), name
+
+
+def test_a_finished_training_does_nothing_more_but_gives_its_best(make, halves, tmp_path):
+    state = train.start(make(), SCHEDULE.lr)
+    list(train.fit(state, *halves, SCHEDULE))
+    checkpoint.save(tmp_path / "c.pt", 6, state.parts())
+    other = train.start(make(seed=4), SCHEDULE.lr)
+    first = checkpoint.load(tmp_path / "c.pt", other.parts())
+    assert list(train.fit(other, *halves, SCHEDULE, first=first)) == []
+    assert equal_states(other.net.state_dict(), state.net.state_dict())
+
+
+def test_grids_learn_faster_than_weights_and_fixed_ones_not_at_all(make):
+    net = make()
+    state = train.start(net, 0.01)
+    rates = {id(p): g["lr"] for g in state.optimizer.param_groups for p in g["params"]}
+    for name, p in net.named_parameters():
+        if not p.requires_grad:
+            assert id(p) not in rates
+        else:
+            factor = {"zero": 20, "log2_step": 4}.get(name.rpartition(".")[2], 1)
+            assert rates[id(p)] == pytest.approx(0.01 * factor), name
+
+
+def test_the_rate_warms_up_and_falls_to_zero(make, halves):
+    state = train.start(make(False), 1.0)
+    rates = []
+    for _ in train.fit(state, *halves, Schedule(steps=60, batch=1, lr=1e-4, check=100)):
+        rates.append(state.optimizer.param_groups[0]["lr"])
+    assert rates[0] < 0.1e-4 and max(rates) == pytest.approx(0.75e-4, rel=0.1)
+    assert rates[:19] == sorted(rates[:19]) and rates[20:] == sorted(rates[20:], reverse=True)
+    assert 0 <= rates[-1] < 1e-6 and math.isfinite(sum(rates))

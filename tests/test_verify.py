@@ -1,0 +1,121 @@
+"""Checks that a sound file passes verification and that a damaged one does not."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from quantnas import cost, export, images, network, quantize, skeleton, verify
+from quantnas.errors import VerificationError
+from quantnas.genotype import Choice, searched_precision, uniform_precision
+from quantnas.patches import to_tensor
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[np.ndarray]:
+    """Two crops of different size, neither square."""
+    first, second = (images.read(path) for path in images.bundled().held_out[:2])
+    return [
+        np.ascontiguousarray(first[100:150, 200:261]),
+        np.ascontiguousarray(second[30:93, 50:98]),
+    ]
+
+
+@pytest.fixture
+def make(tiny, random_genotype, photographs, tmp_path):
+    """bits (None = as searched) -> (frozen network, file)."""
+
+    def build(bits: int | None = None):
+        genotype = random_genotype(tiny, 4)
+        genotype.choices["cell0_body2"] = Choice("growth3x3", 2)
+        slots = skeleton.slots(tiny)
+        precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
+        net = network.build(tiny, genotype, precision)
+        quantize.initialise(net, to_tensor(photographs[0][None]))
+        frozen = quantize.freeze(net)
+        path = tmp_path / "m.onnx"
+        totals = cost.total(cost.layers(slots, genotype, precision), tiny.scale)
+        export.to_onnx(frozen, totals, tiny.scale, path)
+        return frozen, path
+
+    return build
+
+
+def kernel_of(model: onnx.ModelProto, layer: str):
+    """(convolution, its kernel's DequantizeLinear, stored tensor, steps) of an 8-bit layer."""
+    (conv,) = [n for n in model.graph.node if n.op_type == "Conv" and n.name == layer]
+    (dequantize,) = [n for n in model.graph.node if n.output[0] == conv.input[1]]
+    tensors = {t.name: t for t in model.graph.initializer}
+    return conv, dequantize, *(tensors[name] for name in dequantize.input[:2])
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4, 3, 2])
+def test_a_sound_file_passes_and_runs_in_integers(make, photographs, bits):
+    net, path = make(bits)
+    found = verify.verify(path, net, photographs)
+    assert found.images == 2
+    assert found.max_steps <= 2 and found.psnr > 55 and 0 <= found.share_different < 0.1
+    assert found.convolutions == found.integer_convolutions == len(network.convolutions(net))
+    kinds = [node.op_type for node in verify.optimised(path).graph.node]
+    assert "Conv" not in kinds and kinds.count("QLinearConv") == found.convolutions
+    assert "Cast" not in kinds and "Sub" not in kinds
+
+
+def test_the_network_is_given_back_as_it_was(make, photographs):
+    net, path = make()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    verify.verify(path, net, photographs[:1])
+    assert all(v.dtype == torch.float32 for v in net.state_dict().values())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("layer", ["head", "upsample"])
+def test_a_file_with_one_wrong_weight_fails(make, photographs, layer):
+    net, path = make(8)
+    model = onnx.load(path)
+    tensor = kernel_of(model, layer)[2]
+    raw = bytearray(tensor.raw_data)
+    middle = len(raw) // 2
+    raw[middle] ^= 0x80
+    tensor.raw_data = bytes(raw)
+    onnx.save(model, path)
+    with pytest.raises(VerificationError, match="differs from the network"):
+        verify.verify(path, net, photographs)
+
+
+def test_another_network_fails(make, photographs):
+    _, path = make(8)
+    torch.manual_seed(1)
+    other, _ = make(8)
+    torch.manual_seed(2)
+    net, path = make(8)
+    with pytest.raises(VerificationError, match="differs from the network"):
+        verify.verify(path, other, photographs)
+    assert verify.verify(path, net, photographs).max_steps <= 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "missing"])
+def test_a_file_that_does_not_load_fails(make, photographs, damage):
+    net, path = make(8)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif damage == "text":
+        path.write_bytes(b"no model")
+    else:
+        path.unlink()
+    with pytest.raises(VerificationError, match=r"does not load m\.onnx"):
+        verify.verify(path, net, photographs)
+
+
+def test_a_convolution_that_stays_in_float_fails(make, photographs):
+    net, path = make(8)
+    model = onnx.load(path)
+    conv, dequantize, *stored = kernel_of(model, "smooth")
+    q, step = map(onnx.numpy_helper.to_array, stored)
+    kernel = (q * step[:, None, None, None]).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(kernel, "float_kernel"))
+    conv.input[1] = "float_kernel"
+    model.graph.node.remove(dequantize)
+    onnx.save(model, path)
+    with pytest.raises(VerificationError, match=r"1 of .* convolutions .* stay in float"):
+        verify.verify(path, net, photographs)
