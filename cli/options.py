@@ -11,7 +11,9 @@ from quantnas.errors import UsageError
 
 Space = Annotated[
     str | None,
-    typer.Option(help="Search space: a built-in name or a YAML file.", show_default=RunConfig.space),
+    typer.Option(
+        help="Search space: a built-in name or a YAML file.", show_default=RunConfig.space
+    ),
 ]
 Scale = Annotated[
     int | None, typer.Option(help="Magnification: 2, 3 or 4.", show_default="the space's")
@@ -38,13 +40,20 @@ Bits = Annotated[
         show_default="the bits that the search found",
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of weights, patches and noise.", show_default=str(RunConfig.seed))]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=RunConfig.device)]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Of weights, patches and noise.", show_default=str(RunConfig.seed)),
+]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda.", show_default=RunConfig.device)
+]
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings; options win over it.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="One setting, as search.epochs=30; repeatable. A run's config.yaml has all.", metavar="KEY=VALUE"
+        "--set",
+        help="One setting, as search.epochs=30; repeatable. A run's config.yaml has all.",
+        metavar="KEY=VALUE",
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Where run folders are made.")]

@@ -28,9 +28,9 @@ class SearchConfig:
     """Adam, cosine to 0."""
     alpha_lr: float = 3e-2
     """Adam with betas (0.5, 0.999), constant. The published 3e-4 is for 40 thousand steps."""
-    penalty: float = 3e-3
+    penalty: float = 3e-4
     """Weight of the expected BitOps, as a share of those at the start."""
-    entropy: float = 1e-2
+    entropy: float = 2e-2
     """Weight of the mean normalised entropy of the edges at the end of its schedule."""
     refresh: int = 60
     """Steps between two fits of the grids that set the noise; at the start they are doubled."""
@@ -40,8 +40,8 @@ class SearchConfig:
 class TrainConfig:
     """Training of the decided network: in float, then with rounding."""
 
-    float_steps: int = 1200
-    qat_steps: int = 400
+    float_steps: int = 3000
+    qat_steps: int = 800
     batch: int = 16
     """Patches per step."""
     patch: int = 32

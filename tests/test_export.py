@@ -250,11 +250,3 @@ def test_packed_weights_in_the_file_are_what_the_reader_unpacks(make):
     for name, conv in network.convolutions(net).items():
         q, _ = conv.weight_quantizer.integers(conv.weight)
         assert np.array_equal(onnx_weights.unpacked(found[name]["kernel"][-1]), q.numpy())
-
-
-def test_tensors_of_different_grids_are_not_joined(make):
-    net, totals, path = make(8)
-    cell = net.cells[0]
-    cell.kept = torch.nn.Identity()
-    with pytest.raises(ValueError, match="different grids"):
-        export.to_onnx(net, totals, 2, path)

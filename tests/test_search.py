@@ -186,7 +186,7 @@ def test_a_large_penalty_finds_less_work(tiny, halves):
                 choices[n] for n, e in supernet.edges(state.net).items() if e.slot.ops == edge.ops
             ]
             assert {(c.op, c.bits) for c in searched} == {("conv1x1", 2)}
-    assert found[100.0] < 0.5 * found[0.0]
+    assert found[100.0] < 0.6 * found[0.0]  # convolutions that are not searched cost the same
 
 
 def test_the_entropy_term_makes_decisions(tiny, halves):

@@ -23,7 +23,9 @@ def test_the_supernet_keeps_sizes_and_pixels(tiny, pixels, adq, training):
     net = supernet.build(dataclasses.replace(tiny, adq=adq, cells=2)).train(training)
     out = net(pixels(2, 6, 5))
     assert out.shape == (2, 3, 12, 10)
-    assert torch.equal((out * 255).round(), torch.round(out * 255).clamp(0, 255))
+    if not training:  # while training, pixels are neither rounded nor clipped
+        steps = out * 255
+        torch.testing.assert_close(steps, steps.round().clamp(0, 255), rtol=0, atol=1e-3)
     assert len(adqs(net)) == (2 if adq else 0)
 
 
