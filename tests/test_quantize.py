@@ -69,7 +69,7 @@ def test_every_grid_fits_all_that_it_carries_behind_the_other_grids(couple, pixe
         best.calibrate(x)
         with torch.no_grad():
             errors = [(g(x) - x).square().mean().item() for g in (grid, best)]
-        assert errors[0] < 1.3 * errors[1], name
+        assert errors[0] <= 1.3 * errors[1] + 1e-12, name
 
 
 @pytest.mark.parametrize("bits", BITS)
