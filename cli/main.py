@@ -50,8 +50,9 @@ for command in (run, search, train, quantize, export, evaluate, report, info, up
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 ok, 1 unexpected, 2 usage, 3 data, 4 verification,
-    5 quality, 130 interrupted with the state saved.
+    """Run the command line and exit.
+
+    0 ok, 1 unexpected, 2 usage, 3 data, 4 verification, 130 interrupted with the state saved.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from . import images, metrics
+from . import bicubic, metrics
 from .board import Board, Image, save
 
 ZOOM = 4
@@ -66,7 +66,7 @@ def _overview(
     ratio = min(1.0, size / height, size / width)
     h, w = max(1, round(height * ratio)), max(1, round(width * ratio))
     x, y = x + (size - w) // 2, y + (size - h) // 2
-    board.picture(x, y, images.resize(image, h, w, antialias=True))
+    board.picture(x, y, bicubic.resize(image, h, w, antialias=True))
     corner = (x + left * w / width, y + top * h / height)
     for colour, thick in (("black", 4.0), ("#ffd500", 2.0)):
         frame = Rectangle(corner, side * w / width, side * h / height, fill=False, ec=colour)

@@ -33,9 +33,3 @@ class VerificationError(QuantnasError):
     """An exported file that does not compute what the network computes."""
 
     exit_code = 4
-
-
-class QualityError(QuantnasError):
-    """A result below the quality that was asked for."""
-
-    exit_code = 5

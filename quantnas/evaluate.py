@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from . import images
+from . import bicubic
 from .errors import DataError
 from .metrics import psnr_y, ssim_y
 from .patches import pair, to_image, to_tensor
@@ -40,13 +40,13 @@ def score(upscale: Upscaler, paths: Sequence[Path], scale: int) -> Iterator[Scor
     """The scores of photographs, one after another. Raises DataError as `images.read`."""
     for path in paths:
         p = pair(path, scale)
-        ours, bicubic = upscale(p.low), images.upscale(p.low, scale)
+        ours, base = upscale(p.low), bicubic.upscale(p.low, scale)
         yield Score(
             p.name,
             psnr_y(ours, p.high, scale),
             ssim_y(ours, p.high, scale),
-            psnr_y(bicubic, p.high, scale),
-            ssim_y(bicubic, p.high, scale),
+            psnr_y(base, p.high, scale),
+            ssim_y(base, p.high, scale),
         )
 
 

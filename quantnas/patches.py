@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import images
+from . import bicubic, images
 from .errors import DataError
 
 LARGEST = 1536
@@ -90,8 +90,8 @@ def pair(path: Path, scale: int, largest: int | None = None) -> Pair:
     if largest is not None:
         y, x = (max(0, side - largest) // 2 for side in high.shape[:2])
         high = high[y : y + largest, x : x + largest]
-    high = images.crop_to_multiple(high, scale)
-    return Pair(path.stem, images.downscale(high, scale), high)
+    high = bicubic.crop_to_multiple(high, scale)
+    return Pair(path.stem, bicubic.downscale(high, scale), high)
 
 
 def load(paths: Sequence[Path], scale: int, size: int) -> tuple[Pair, ...]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from . import (
+    bicubic,
     cost,
     crops,
     diagram,
@@ -40,15 +41,15 @@ from .workspace import architecture, device, need, photographs, precision_of, qu
 
 def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """Photographs -> genotype.json and the chosen candidates' weights."""
-    where = space.load(config.space, config.scale)
-    c = config.search
-    write_text(run.path("space.yaml"), space.to_yaml(where))
+    began, c, mine = time.monotonic(), config.search, run.path("space.yaml")
+    where = space.load(str(mine)) if mine.exists() else space.load(config.space, config.scale)
+    write_text(mine, space.to_yaml(where))
     pairs = patches.load(photographs(config).train, where.scale, c.patch)
     weights, alphas, held = patches.split(pairs, c.patch, config.seed, (0.45, 0.45, 0.1))
     torch.manual_seed(config.seed)
     net = supernet.build(where).to(device(config))
     state = search.start(net, c)
-    per_pixel, seconds = cost.pixels(where.scale)["LR 32x32"], time.monotonic()
+    per_pixel, total = cost.pixels(where.scale)["LR 32x32"], c.epochs * c.steps_per_epoch
 
     def steps(first: int) -> Iterator[search.Step]:
         return search.search(state, weights, alphas, c, first)
@@ -61,28 +62,35 @@ def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
             "PSNR": f"{step.psnr:.2f}",
         }
 
-    total = c.epochs * c.steps_per_epoch
     yield from phases.perform(run, Phase("search", total, state.parts(), steps, show))
-    found, sure = supernet.decide(net, where.name), search.share_decided(net)
+    torch.manual_seed(config.seed)  # the same noise whether this run was interrupted or not
     batches = [weights.batch(total + i, c.batch)[0].to(device(config)) for i in range(20)]
+    result = _decide(run, where, net, batches, held)
+    run.finish("search", {"seconds": time.monotonic() - began, **result})
+
+
+def _decide(
+    run: Run,
+    where: space.SearchSpace,
+    net: nn.Module,
+    batches: list[torch.Tensor],
+    held: patches.Patches,
+) -> dict[str, object]:
+    """Save what the supernet decided; batches: low-resolution patches for its statistics."""
+    found, sure = supernet.decide(net, where.name), search.share_decided(net)
     supernet.settle(net, found, batches)
     search.fit_grids(net, batches[0])
-    decided = network.build(where, found, None).to(device(config))
-    before = train.measure(net, held)
+    decided = network.build(where, found, None).to(batches[0].device)
     network.inherit_supernet(decided, net)
     network.save(decided, run.weights("searched"))
     write_text(run.path("genotype.json"), found.to_json() + "\n")
     rows = cost.layers(skeleton.slots(where), found, genotype.searched_precision(found))
-    run.finish(
-        "search",
-        {
-            "seconds": time.monotonic() - seconds,
-            "share_decided": sure,
-            "bitops": cost.total(rows, where.scale).bitops,
-            "psnr_patches_rounded": before,
-            "psnr_patches_folded": train.measure(decided, held),
-        },
-    )
+    return {
+        "share_decided": sure,
+        "bitops": cost.total(rows, where.scale).bitops,
+        "psnr_patches_rounded": train.measure(net, held),
+        "psnr_patches_folded": train.measure(decided, held),
+    }
 
 
 def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
@@ -220,7 +228,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     network.load(teacher, run.weights("float"))
     p = patches.pair(photographs(config).held_out[-1], where.scale)
     versions = {
-        "bicubic": images.upscale(p.low, where.scale),
+        "bicubic": bicubic.upscale(p.low, where.scale),
         "float": evaluate.torch_upscaler(teacher)(p.low),
         "quantized file": evaluate.onnx_upscaler(run.path("model.onnx"))(p.low),
         "original": p.high,

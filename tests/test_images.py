@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantnas import images
+from quantnas import bicubic, images
 from quantnas.errors import DataError, UsageError
 
 ORIENTATION = 0x0112
@@ -218,13 +218,13 @@ def test_downscale_equals_matlab(shared_data, scale):
     assert len(paths) == 5
     for path in paths:
         expected = images.read(shared_data / "lr_reference" / f"x{scale}" / path.name)
-        actual = images.downscale(images.crop_to_multiple(images.read(path), scale), scale)
+        actual = bicubic.downscale(bicubic.crop_to_multiple(images.read(path), scale), scale)
         assert np.array_equal(actual, expected), path.name
 
 
 def test_upscale_of_an_edge_has_the_bicubic_values():
     step = np.array([0, 0, 0, 160, 160, 160], np.uint8)[None, :, None]
-    row = images.upscale(step, 2)[0, :, 0]
+    row = bicubic.upscale(step, 2)[0, :, 0]
     # Weights -9, 111, 29, -3 (in 128) and reversed: 160 * 26 / 128 = 32.5 and 160 * 102 / 128 =
     # 127.5 are rounded up, the undershoot is clipped to 0, the overshoot is 171.25 and 163.75.
     assert row.tolist() == [0, 0, 0, 0, 0, 33, 128, 171, 164, 160, 160, 160]
@@ -235,46 +235,46 @@ def test_resize_keeps_a_constant(value):
     flat = np.full((5, 7, 3), value, np.uint8)
     for size in [(1, 1), (2, 3), (5, 7), (11, 40), (3, 20)]:
         for antialias in (False, True):
-            resized = images.resize(flat, *size, antialias)
+            resized = bicubic.resize(flat, *size, antialias)
             assert resized.shape == (*size, 3)
             assert (resized == value).all()
 
 
 def test_resize_to_the_same_size_is_the_identity():
-    assert np.array_equal(images.resize(gradient(), 6, 8, True), gradient())
+    assert np.array_equal(bicubic.resize(gradient(), 6, 8, True), gradient())
 
 
 def test_resize_mirrors_with_the_image():
     noise = np.random.default_rng(0).integers(0, 256, (12, 18, 3), np.uint8)
-    for scaled in (images.downscale, images.upscale):
+    for scaled in (bicubic.downscale, bicubic.upscale):
         assert np.array_equal(scaled(noise[::-1, ::-1], 3), scaled(noise, 3)[::-1, ::-1])
 
 
 def test_resize_does_not_depend_on_the_block_size(monkeypatch):
     noise = np.random.default_rng(1).integers(0, 256, (20, 30, 3), np.uint8)
-    whole = images.resize(noise, 45, 10, True)
-    monkeypatch.setattr(images, "_BLOCK_ELEMENTS", 1)
-    assert np.array_equal(images.resize(noise, 45, 10, True), whole)
+    whole = bicubic.resize(noise, 45, 10, True)
+    monkeypatch.setattr(bicubic, "_BLOCK_ELEMENTS", 1)
+    assert np.array_equal(bicubic.resize(noise, 45, 10, True), whole)
 
 
 def test_resize_handles_images_smaller_than_the_kernel():
-    assert images.downscale(gradient(4, 4), 4).shape == (1, 1, 3)
-    assert (images.upscale(gradient(1, 1), 4) == gradient(1, 1)).all()
+    assert bicubic.downscale(gradient(4, 4), 4).shape == (1, 1, 3)
+    assert (bicubic.upscale(gradient(1, 1), 4) == gradient(1, 1)).all()
 
 
 def test_resizing_refuses_wrong_input():
     with pytest.raises(ValueError, match="not multiples of 4"):
-        images.downscale(gradient(6, 8), 4)
+        bicubic.downscale(gradient(6, 8), 4)
     with pytest.raises(ValueError, match="expected uint8"):
-        images.upscale(gradient() / 255.0, 2)
+        bicubic.upscale(gradient() / 255.0, 2)
     with pytest.raises(ValueError, match="cannot resize"):
-        images.resize(gradient(), 0, 4, True)
+        bicubic.resize(gradient(), 0, 4, True)
 
 
 def test_crop_to_multiple_cuts_bottom_and_right():
-    assert np.array_equal(images.crop_to_multiple(gradient(7, 8), 3), gradient(7, 8)[:6, :6])
+    assert np.array_equal(bicubic.crop_to_multiple(gradient(7, 8), 3), gradient(7, 8)[:6, :6])
     with pytest.raises(DataError, match="8x2 pixels is too small for x3"):
-        images.crop_to_multiple(gradient(2, 8), 3)
+        bicubic.crop_to_multiple(gradient(2, 8), 3)
 
 
 # Choosing

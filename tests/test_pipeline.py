@@ -126,6 +126,29 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert (tmp_path / "run" / "rfdn_small" / "checkpoints" / "float.resume").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("space.yaml", "15 searched edges"),
+        ("genotype.json", "head"),
+        ("", "parameters"),
+        ("checkpoints/float.safetensors", "parameters"),
+        ("checkpoints/quantized.safetensors", "parameters"),
+        ("model.onnx", "ONNX file"),
+    ],
+)
+def test_info_knows_everything_in_a_run_folder(done, capsys, target, words):
+    assert command("info", done / target) == 0
+    out = capsys.readouterr().out
+    assert words in out and "GBitOps" in out and "LR 32x32" in out and "1280x720" in out
+
+
+def test_a_checkpoint_outside_of_a_run_is_an_error(done, tmp_path, capsys):
+    shutil.copy(done / "checkpoints" / "float.safetensors", tmp_path)
+    assert command("info", tmp_path / "float.safetensors") == 3
+    assert "not a run folder" in capsys.readouterr().err
+
+
 def test_a_finished_run_is_not_done_again(done, capsys):
     before = (done / "model.onnx").stat().st_mtime_ns
     assert command("run", "--resume", done) == 0
