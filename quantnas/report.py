@@ -22,53 +22,69 @@ def collect(run: Run) -> dict[str, Any]:
 
 def markdown(data: dict[str, Any]) -> str:
     """The report for people."""
-    export = data["export"]
-    cost, found = export["cost"], export["verification"]
+    evaluated, config = data["evaluate"], data["config"]
     lines = [
         f"# {data['run']}",
         "",
-        f"x{data['evaluate']['scale']} super-resolution, space `{data['config']['space']}`, "
-        f"seed {data['config']['seed']}, weights {_bits(data)}.",
+        f"x{evaluated['scale']} super-resolution, space `{config['space']}`, "
+        f"seed {config['seed']}, weights {_bits(data)}.",
         "",
         "## Quality of the exported file",
         "",
-        f"Protocol: {data['evaluate']['protocol']}. The file was run by ONNX Runtime.",
+        f"Protocol: {evaluated['protocol']}. The file was run by ONNX Runtime.",
         "",
-        *_scores(data["evaluate"]["sets"]),
+        *_scores(evaluated["sets"]),
         "",
         "![Crop](plots/crop.png)",
         "",
-        "## Cost",
+        *_cost(data["export"]),
         "",
-        f"{cost['parameters']:,} parameters, {cost['weight_bytes']:,} bytes of packed weights, "
-        f"file of {export['bytes']:,} bytes.",
-        "",
-        "| resolution | MACs | BitOps |",
-        "|---|---|---|",
-        *(f"| {r} | {m / 1e9:.3f} G | {cost['bitops'][r] / 1e9:.3f} G |"
-          for r, m in cost["macs"].items()),
-        "",
-        "BitOps = sum over all convolutions of MACs x weight bits x activation bits. Below 8 bits "
-        "the gain is file size and BitOps; ONNX Runtime computes in 8 bits.",
-        "",
-        "![Architecture](plots/architecture.png)",
-        "",
-        *_layers(cost["layers"]),
-        "",
-        "## Verification",
-        "",
-        f"{found['integer_convolutions']} of {found['convolutions']} convolutions run in integers "
-        f"in ONNX Runtime {data['environment']['versions']['onnxruntime']}. Against the network "
-        f"in torch, on {found['images']} photographs: at most {found['max_steps']} of 255 steps, "
-        f"{found['share_different']:.3%} of the values differ, {_db(found['psnr'])}.",
+        *_verification(data),
         "",
         "## Steps",
         "",
         *_steps(data),
         "",
         f"Made with `{' '.join(data['environment']['command'])}`.",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _cost(export: dict[str, Any]) -> Iterator[str]:
+    cost = export["cost"]
+    yield "## Cost"
+    yield ""
+    yield (
+        f"{cost['parameters']:,} parameters, {cost['weight_bytes']:,} bytes of packed weights, "
+        f"file of {export['bytes']:,} bytes."
+    )
+    yield ""
+    yield "| resolution | MACs | BitOps |"
+    yield "|---|---|---|"
+    for resolution, macs in cost["macs"].items():
+        bitops = cost["bitops"][resolution]
+        yield f"| {resolution} | {macs / 1e9:.3f} G | {bitops / 1e9:.3f} G |"
+    yield ""
+    yield (
+        "BitOps = sum over all convolutions of MACs x weight bits x activation bits. Below 8 bits "
+        "the gain is file size and BitOps; ONNX Runtime computes in 8 bits."
+    )
+    yield ""
+    yield "![Architecture](plots/architecture.png)"
+    yield ""
+    yield from _layers(cost["layers"])
+
+
+def _verification(data: dict[str, Any]) -> Iterator[str]:
+    found, versions = data["export"]["verification"], data["environment"]["versions"]
+    yield "## Verification"
+    yield ""
+    yield (
+        f"{found['integer_convolutions']} of {found['convolutions']} convolutions run in integers "
+        f"in ONNX Runtime {versions['onnxruntime']}. Against the network in torch, on "
+        f"{found['images']} photographs: at most {found['max_steps']} of 255 steps, "
+        f"{found['share_different']:.3%} of the values differ, {_db(found['psnr'])}."
+    )
 
 
 def _bits(data: dict[str, Any]) -> str:
