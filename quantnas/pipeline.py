@@ -39,6 +39,10 @@ from .runs import Run, to_json, write_text
 from .workspace import architecture, device, need, photographs, precision_of, quantized
 
 
+SAMPLE = 768
+"""Side of the middle part of a photograph on which a file is compared with torch, pixels."""
+
+
 def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """Photographs -> genotype.json and the chosen candidates' weights."""
     began, c, mine = time.monotonic(), config.search, run.path("space.yaml")
@@ -166,8 +170,8 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
     export.to_onnx(net, totals, where.scale, candidate)
     yield Progress("export", 1, 2, {"bytes": str(candidate.stat().st_size)})
-    samples = [patches.pair(p, where.scale).low for p in photographs(config).held_out[:2]]
-    samples[-1] = samples[-1][:-7, :-5]  # a second size, with odd sides
+    samples = [patches.pair(p, where.scale, SAMPLE).low for p in photographs(config).held_out[:2]]
+    samples.append(samples[0][: samples[0].shape[0] * 2 // 3 | 1])  # a second size, with odd sides
     found = verify.verify(candidate, net, samples)
     candidate.replace(target)
     yield Progress("export", 2, 2, {"max difference": f"{found.max_steps} steps"})

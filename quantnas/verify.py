@@ -1,5 +1,6 @@
 """Does the file compute what the network computes? Load it as users do, run it, compare."""
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Verification:
     psnr: float
     """Of the file's pixels against torch's, dB; infinite = equal."""
     share_different: float
+    share_beyond: float
+    """Share of the values that differ by more than 2 steps."""
     convolutions: int
     integer_convolutions: int
     """Convolutions that ONNX Runtime turned into integer ones at its default level."""
@@ -35,20 +38,21 @@ class Verification:
 def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]]) -> Verification:
     """Compare the file with the frozen network on low-resolution uint8 images (H, W, 3).
 
-    Raises VerificationError when the file does not load at the default optimisation level, when
-    a pixel differs by more than 2 steps, when the whole lies below 55 dB, or when a convolution
-    stays in float.
+    Two right implementations round a value in a thousand or less differently, and where inner
+    activations have 4 bits or fewer, one such step can become several in the output. So a few
+    values beyond 2 steps are allowed. Raises VerificationError when the file does not load at
+    the default optimisation level, when more than one value in ten thousand differs by more than
+    2 steps, when the whole lies below 55 dB, or when a convolution stays in float.
     """
     try:
         run = session(path)
     except Exception as error:
         raise VerificationError(
             f"ONNX Runtime {ort.__version__} does not load {path.name}: {error}.",
-            "Update ONNX Runtime; 2-bit files need 1.24, 4-bit files 1.23.",
+            "Update ONNX Runtime; 2-bit files need 1.24, 3- and 4-bit files 1.23.",
         ) from error
-    reference = network.double()  # float64, so that only the file's own rounding is measured
+    reference = copy.deepcopy(network).double()  # so that only the file's own rounding counts
     differences = [_difference(run, reference, image) for image in samples]
-    network.float()
     flat = np.concatenate([d.ravel() for d in differences])
     mse = float(np.mean(flat**2))
     found = Verification(
@@ -56,6 +60,7 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
         max_steps=int(np.abs(flat).max()),
         psnr=float("inf") if mse == 0 else float(10 * np.log10(255**2 / mse)),
         share_different=float(np.mean(flat != 0)),
+        share_beyond=float(np.mean(np.abs(flat) > 2)),
         convolutions=_count(onnx.load(path), ("Conv",)),
         integer_convolutions=_count(optimised(path), ("QLinearConv",)),
     )
@@ -64,10 +69,10 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
 
 
 def _require(found: Verification, path: Path) -> None:
-    if found.max_steps > 2 or found.psnr < 55:
+    if found.share_beyond > 1e-4 or found.psnr < 55:
         raise VerificationError(
-            f"{path.name} differs from the network by up to {found.max_steps} steps "
-            f"({found.psnr:.1f} dB; allowed: 2 steps, 55 dB).",
+            f"{path.name} differs from the network: {found.share_beyond:.3%} of the values by more "
+            f"than 2 steps, {found.psnr:.1f} dB (allowed: 0.010 %, 55 dB).",
             "Please report it, with the run folder.",
         )
     if found.integer_convolutions < found.convolutions:
