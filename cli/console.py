@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from quantnas.phases import Progress
     from quantnas.runs import Run
 
+RESUMABLE = ("run", "search", "train", "quantize")
 LINE_EVERY = 10.0
 """Seconds between two lines of a phase when the output is not a terminal."""
 
 
 class Interrupted(Exception):
-    """The user asked to stop; the state is saved."""
+    """The user asked to stop; `command` goes on from the saved state, where there is one."""
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str | None) -> None:
         super().__init__(command)
         self.command = command
 
@@ -36,23 +37,20 @@ def perform(run: "Run", config: RunConfig, steps: list[str], verb: str) -> None:
     """
     from quantnas import pipeline
 
-    say(f"run folder: {run.folder}", run)
+    say(f"run folder: {run.folder}", run, progress=True)
     for step in steps:
         if run.result(step) is not None:
-            say(f"{step}: finished before", run)
+            say(f"{step}: finished before", run, progress=True)
             continue
         started = time.monotonic()
-        follow(
-            pipeline.STEPS[step](run, config),
-            f"quantnas {verb} --resume {run.folder}",
-            run,
-        )
-        say(f"{step}: done in {duration(time.monotonic() - started)}", run)
+        resume = f"quantnas {verb} --resume {run.folder}" if verb in RESUMABLE else None
+        follow(pipeline.STEPS[step](run, config), resume, run)
+        say(f"{step}: done in {duration(time.monotonic() - started)}", run, progress=True)
 
 
-def say(line: str, run: "Run | None" = None) -> None:
-    """Print a line; into the run's log too."""
-    typer.echo(line)
+def say(line: str, run: "Run | None" = None, progress: bool = False) -> None:
+    """Print a line, progress on standard error; into the run's log too."""
+    typer.echo(line, err=progress)
     if run is not None:
         run.log(line)
 
@@ -63,9 +61,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
-def follow(progress: "Iterator[Progress]", resume: str, run: "Run | None" = None) -> Any:
-    """Show a generator's progress until it ends; its result. `resume` is the command to go on."""
-    show = _bars if sys.stdout.isatty() else _lines
+def follow(progress: "Iterator[Progress]", resume: str | None, run: "Run | None" = None) -> Any:
+    """Show a generator's progress on standard error until it ends; its result.
+
+    `resume` is the command that goes on from what closing the generator saves, if it does.
+    """
+    show = _bars if sys.stderr.isatty() else _lines
     with _gentle_interrupt() as asked, show(run) as draw:
         while True:
             try:
@@ -100,6 +101,7 @@ def _gentle_interrupt() -> Iterator[list[int]]:
 @contextmanager
 def _bars(run: "Run | None") -> Iterator[Any]:
     """Bars with the time left, for a terminal."""
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -108,18 +110,21 @@ def _bars(run: "Run | None") -> Iterator[Any]:
         TimeRemainingColumn,
     )
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(24),
+        TextColumn("{task.description}"),
+        BarColumn(12),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[facts]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn(  # what gives way on a narrow terminal
+            "{task.fields[facts]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        ),
     )
     tasks: dict[str, Any] = {}
-    with Bars(*columns, expand=False) as bars:
+    with Bars(*columns, expand=True, console=Console(stderr=True)) as bars:
 
         def draw(record: "Progress") -> None:
             facts = "  ".join(f"{k} {v}" for k, v in record.facts.items())
@@ -146,7 +151,7 @@ def _lines(run: "Run | None") -> Iterator[Any]:
             state["printed"] = now
             worked = record.done - state["first"]
             left = (record.total - record.done) * (now - state["start"]) / max(1, worked)
-            say(_line(record, left if record.done < record.total else None), run)
+            say(_line(record, left if record.done < record.total else None), run, progress=True)
 
     yield draw
 

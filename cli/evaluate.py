@@ -13,7 +13,8 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Folder of photographs; repeatable.", show_default="those the run held out"
+            help="Folder of photographs, beside those that a run held out; repeatable.",
+            show_default="those held out",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -52,14 +53,12 @@ def _file(model: Path, data: list[str]) -> dict[str, Any]:
 
     upscale = evaluate.onnx_upscaler(model)
     scale = export.read_metadata(model)["scale"]
-    sets = {Path(folder).name: images.find(folder) for folder in data}
+    sets = {name: images.find(folder) for name, folder in evaluate.named_sets(data).items()}
     if not sets:
         sets = {"bundled": list(images.bundled().held_out)}
     result: dict[str, Any] = {}
     for name, paths in sets.items():
-        scores = console.follow(
-            pipeline.score_set(name, upscale, paths, scale), f"evaluate {model}"
-        )
+        scores = console.follow(pipeline.score_set(name, upscale, paths, scale), None)
         rows = [dataclasses.asdict(row) for row in scores]
         result[name] = {"file": rows, "mean": dataclasses.asdict(evaluate.mean(scores))}
     return {"protocol": evaluate.PROTOCOL, "scale": scale, "sets": result}

@@ -26,6 +26,7 @@ def export(
     """
     if file is not None:
         console.refuse_existing(file, force)
+        file.parent.mkdir(parents=True, exist_ok=True)
     target, chosen = start.continued("export", source, None, output, name, None, None)
     console.perform(target, chosen, ["export"], "export")
     result = target.result("export")

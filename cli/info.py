@@ -49,8 +49,7 @@ def _facts(target: str, space_name: str | None) -> dict[str, Any]:
         facts = export.read_metadata(path)
         return {"what": f"ONNX file {path}, {path.stat().st_size:,} bytes", **facts}
     if path.suffix == ".safetensors":
-        start.resumed(path.resolve().parent.parent)  # a clear error when it lies elsewhere
-        return _run_facts(path.parent.parent, f"checkpoint {path}")
+        return _run_facts(path.resolve().parent.parent, f"checkpoint {path}")
     if path.is_dir():
         return _run_facts(path, f"run {path}")
     if path.suffix == ".json":

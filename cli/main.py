@@ -64,9 +64,11 @@ def main(arguments: list[str] | None = None) -> None:
         console.failed(error)
         sys.exit(error.exit_code)
     except console.Interrupted as stop:
-        typer.echo(f"interrupted; the state is saved. Continue with:\n  {stop.command}", err=True)
+        saved = f"; the state is saved. Continue with:\n  {stop.command}" if stop.command else ""
+        typer.echo(f"interrupted{saved}", err=True)
         sys.exit(130)
     except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
         sys.exit(130)
     except Exception as error:
         if debug:

@@ -93,7 +93,11 @@ def configuration(
 
 def only_resume(**others: Any) -> None:
     """Raise UsageError when something else was given beside --resume."""
-    given = [f"--{name.replace('_', '-')}" for name, value in others.items() if value]
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, value in others.items()
+        if value not in (None, [], "")
+    ]
     if given:
         raise UsageError(
             f"--resume continues a run with its own settings, but {', '.join(given)} is given.",

@@ -18,5 +18,5 @@ def report(
     from quantnas import pipeline
 
     run, config = start.resumed(source)
-    console.follow(pipeline.report_step(run, config), f"quantnas report {source}", run)
+    console.follow(pipeline.report_step(run, config), None, run)
     console.say(f"report: {run.folder / 'report.md'}", run)

@@ -17,11 +17,14 @@ def fresh(
     from quantnas import runs, workspace
 
     workspace.check(config)
-    default = source.folder.name if source else Path(config.space).stem
+    if source is not None:
+        runs.require(source, until=verb)
+    default = source.folder.resolve().name if source else Path(config.space).stem
     run = runs.create(output, verb, name, default)
     workspace.begin(run, config, runs.environment())
     if source is not None:
         runs.carry(source, run, until=verb)
+        workspace.keep_photographs(source, run)
     return run
 
 

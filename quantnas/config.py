@@ -5,9 +5,16 @@ cores; `quantnas run --config FILE` and `--set section.key=value` change them.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def _require(config: Any, least: float, *names: str) -> None:
+    """Raise ValueError for a field below `least`."""
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(f"`{name}` is at least {least:g}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,12 @@ class SearchConfig:
     refresh: int = 60
     """Steps between two fits of the grids that set the noise; at the start they are doubled."""
 
+    def __post_init__(self) -> None:
+        _require(self, 1, "epochs", "steps_per_epoch", "batch", "patch", "refresh")
+        _require(self, 0, "warmup_epochs", "weight_lr", "alpha_lr", "penalty", "entropy")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("`warmup_epochs` is below `epochs`, or nothing is searched")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -51,6 +64,10 @@ class TrainConfig:
     qat_lr: float = 5e-4
     """The same for the steps with rounding."""
 
+    def __post_init__(self) -> None:
+        _require(self, 1, "float_steps", "qat_steps", "batch", "patch")
+        _require(self, 0, "lr", "qat_lr")
+
 
 @dataclass(frozen=True)
 class QuantizeConfig:
@@ -64,6 +81,10 @@ class QuantizeConfig:
     """Adam, cosine to 0."""
     crops: int = 32
     """Patches for fitting the grids and for bias correction."""
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "steps", "batch", "patch", "crops")
+        _require(self, 0, "lr")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from .genotype import Choice, Genotype, Precision, searched_precision
 from .space import Slot
 from .supernet import edges
 
+STORED = {2: 2, 3: 4, 4: 4, 8: 8}
+"""Bits of a weight -> bits that it takes in the file (`onnx_weights.STORAGE`)."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -99,7 +102,7 @@ def total(rows: Sequence[Layer], scale: int) -> Cost:
     per_pixel, bits = sum(r.macs for r in rows), sum(r.bitops for r in rows)
     return Cost(
         parameters=sum(r.parameters for r in rows),
-        weight_bytes=sum(-(-r.macs * {3: 4}.get(r.weight_bits, r.weight_bits) // 8) for r in rows),
+        weight_bytes=sum(math.ceil(math.prod(r.shape) * STORED[r.weight_bits] / 8) for r in rows),
         macs={name: per_pixel * n for name, n in pixels(scale).items()},
         bitops={name: bits * n for name, n in pixels(scale).items()},
         layers=tuple(rows),

@@ -21,6 +21,9 @@ from .patches import pair, to_image, to_tensor
 
 PROTOCOL = "uint8 bicubic LR, uint8 SR, BT.601 luma, border = scale, mean over images"
 
+MOST = 100.0
+"""dB that equal images count as."""
+
 Upscaler = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """uint8 RGB (H, W, 3) -> uint8 RGB (scale*H, scale*W, 3)"""
 
@@ -37,17 +40,41 @@ class Score:
 
 
 def score(upscale: Upscaler, paths: Sequence[Path], scale: int) -> Iterator[Score]:
-    """The scores of photographs, one after another. Raises DataError as `images.read`."""
+    """The scores of photographs, one after another; equal images count as 100 dB.
+
+    Raises DataError as `images.read`, and for a photograph that is too small.
+    """
     for path in paths:
         p = pair(path, scale)
+        require_size(p.high, path, scale)
         ours, base = upscale(p.low), bicubic.upscale(p.low, scale)
         yield Score(
             p.name,
-            psnr_y(ours, p.high, scale),
+            min(psnr_y(ours, p.high, scale), MOST),
             ssim_y(ours, p.high, scale),
-            psnr_y(base, p.high, scale),
+            min(psnr_y(base, p.high, scale), MOST),
             ssim_y(base, p.high, scale),
         )
+
+
+def require_size(image: NDArray[np.uint8], path: Path, scale: int) -> None:
+    """Raise DataError when the image (H, W, 3) is too small for SSIM behind the border."""
+    least = 11 + 3 * scale
+    if min(image.shape[:2]) < least:
+        raise DataError(
+            f"The photograph {path} is too small to be measured at x{scale}.",
+            f"Leave it out; both sides need {least} pixels.",
+        )
+
+
+def named_sets(folders: Sequence[str]) -> dict[str, str]:
+    """Name of a set -> its folder: the folder's own name where that is unique and free."""
+    names = [Path(folder).name for folder in folders]
+    taken = ("", "held-out", "bundled")
+    return {
+        folder if names.count(name) > 1 or name in taken else name: folder
+        for name, folder in zip(names, folders, strict=True)
+    }
 
 
 def mean(scores: Sequence[Score]) -> Score:

@@ -35,9 +35,8 @@ from . import (
 )
 from .config import RunConfig
 from .phases import Phase, Progress
-from .runs import Run, to_json, write_text
+from .runs import Run, require, to_json, write_text
 from .workspace import architecture, device, need, photographs, precision_of, quantized
-
 
 SAMPLE = 768
 """Side of the middle part of a photograph on which a file is compared with torch, pixels."""
@@ -48,7 +47,7 @@ def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     began, c, mine = time.monotonic(), config.search, run.path("space.yaml")
     where = space.load(str(mine)) if mine.exists() else space.load(config.space, config.scale)
     write_text(mine, space.to_yaml(where))
-    pairs = patches.load(photographs(config).train, where.scale, c.patch)
+    pairs = patches.load(photographs(run, config).train, where.scale, c.patch)
     weights, alphas, held = patches.split(pairs, c.patch, config.seed, (0.45, 0.45, 0.1))
     torch.manual_seed(config.seed)
     net = supernet.build(where).to(device(config))
@@ -101,7 +100,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The genotype -> a float network and one trained with rounding, both saved."""
     where, found = architecture(run)
     c, began = config.train, time.monotonic()
-    learn, held = _train_patches(config, where.scale, c.patch)
+    learn, held = _train_patches(run, config, where.scale, c.patch)
     net = network.build(where, found, None)
     network.load(net, need(run.weights("searched"), "search"))
     lesson = Lesson(learn, held, train.Schedule(c.float_steps, c.batch, c.lr))
@@ -127,7 +126,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The trained network -> one on integers, at `config.bits` or as searched."""
     where, found = architecture(run)
     c, began = config.quantize, time.monotonic()
-    learn, held = _train_patches(config, where.scale, c.patch)
+    learn, held = _train_patches(run, config, where.scale, c.patch)
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"))
     target = quantize.teacher_target(teacher)
@@ -170,7 +169,8 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
     export.to_onnx(net, totals, where.scale, candidate)
     yield Progress("export", 1, 2, {"bytes": str(candidate.stat().st_size)})
-    samples = [patches.pair(p, where.scale, SAMPLE).low for p in photographs(config).held_out[:2]]
+    held_out = photographs(run, config).held_out
+    samples = [patches.pair(p, where.scale, SAMPLE).low for p in held_out[:2]]
     samples.append(samples[0][: samples[0].shape[0] * 2 // 3 | 1])  # a second size, with odd sides
     found = verify.verify(candidate, net, samples)
     candidate.replace(target)
@@ -193,12 +193,14 @@ def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     file = evaluate.onnx_upscaler(need(run.path("model.onnx"), "export"))
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"))
-    sets = {"held-out": photographs(config).held_out}
-    sets |= {Path(f).name: tuple(images.find(f)) for f in config.benchmarks}
+    plain = evaluate.torch_upscaler(teacher)
+    sets = {"held-out": photographs(run, config).held_out}
+    for name, folder in evaluate.named_sets(config.benchmarks).items():
+        sets[name] = tuple(images.find(folder))
     results: dict[str, dict[str, object]] = {}
     for name, paths in sets.items():
         scores = yield from score_set(name, file, paths, where.scale)
-        floats = list(evaluate.score(evaluate.torch_upscaler(teacher), paths, where.scale))
+        floats = yield from score_set(f"{name} float", plain, paths, where.scale)
         results[name] = {
             "file": scores,
             "mean": evaluate.mean(scores),
@@ -223,6 +225,7 @@ def score_set(
 
 def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """report.json, report.md and the pictures."""
+    require(run, until="report")
     yield Progress("report", 0, 3, {})
     where, found = architecture(run)
     totals = quantized(run)[2]
@@ -230,7 +233,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     yield Progress("report", 1, 3, {})
     teacher = network.build(where, found, None)
     network.load(teacher, run.weights("float"))
-    p = patches.pair(photographs(config).held_out[-1], where.scale)
+    p = patches.pair(photographs(run, config).held_out[-1], where.scale, SAMPLE)
     versions = {
         "bicubic": bicubic.upscale(p.low, where.scale),
         "float": evaluate.torch_upscaler(teacher)(p.low),
@@ -268,8 +271,10 @@ class Lesson:
     target: train.Target = train.truth
 
 
-def _train_patches(config: RunConfig, scale: int, size: int) -> tuple[patches.Patches, ...]:
-    pairs = patches.load(photographs(config).train, scale, size)
+def _train_patches(
+    run: Run, config: RunConfig, scale: int, size: int
+) -> tuple[patches.Patches, ...]:
+    pairs = patches.load(photographs(run, config).train, scale, size)
     return patches.split(pairs, size, config.seed, (0.9, 0.1))
 
 

@@ -1,6 +1,7 @@
-"""The run folder: which file is where, and who has finished. Nothing in it is ever overwritten.
+"""The run folder: which file is where, and what has finished.
 
-A step is finished when its `steps/<step>.json` is there; it is written last, and whole.
+No run writes into the folder of another, and a finished step is not done again. A step is
+finished when its `steps/<step>.json` is there; it is written last, and whole.
 """
 
 import dataclasses
@@ -18,18 +19,16 @@ from typing import Any
 from .errors import DataError, UsageError
 from .genotype import read_json
 
-STEPS = ("search", "train", "quantize", "export", "evaluate", "report")
-CARRIED = (
-    "space.yaml",
-    "genotype.json",
-    "precision.json",
-    "model.onnx",
-    "checkpoints/searched.safetensors",
-    "checkpoints/float.safetensors",
-    "checkpoints/trained.safetensors",
-    "checkpoints/quantized.safetensors",
-)
-"""What a run takes over from the one that it continues."""
+MADE: dict[str, tuple[str, ...]] = {
+    "search": ("space.yaml", "genotype.json", "checkpoints/searched.safetensors"),
+    "train": ("checkpoints/float.safetensors", "checkpoints/trained.safetensors"),
+    "quantize": ("precision.json", "checkpoints/quantized.safetensors"),
+    "export": ("model.onnx",),
+    "evaluate": (),
+    "report": (),
+}
+"""Step -> the files that it leaves for later ones."""
+STEPS = tuple(MADE)
 
 
 @dataclass(frozen=True)
@@ -108,15 +107,22 @@ def existing(path: Path) -> Run:
     return Run(path)
 
 
-def carry(source: Run, target: Run, until: str) -> None:
-    """Copy to `target` what the steps before `until` made in `source`."""
-    for name in CARRIED:
-        if (source.folder / name).exists():
-            shutil.copy2(source.folder / name, target.path(name))
+def require(run: Run, until: str) -> None:
+    """Raise DataError unless every step before `until` has finished."""
     for step in STEPS[: STEPS.index(until)]:
-        result = source.result(step)
-        if result is not None:
-            target.finish(step, result)
+        if run.result(step) is None:
+            raise DataError(
+                f"The step '{step}' has not finished in {run.folder}.",
+                f"Do `quantnas {step}` first, or give a run that has it.",
+            )
+
+
+def carry(source: Run, target: Run, until: str) -> None:
+    """Copy to `target` what the steps before `until` made in `source`, and nothing else."""
+    for step in STEPS[: STEPS.index(until)]:
+        for name in MADE[step]:
+            shutil.copy2(source.folder / name, target.path(name))
+        target.finish(step, source.result(step) or {})
 
 
 def environment() -> dict[str, Any]:

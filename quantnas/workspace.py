@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from . import cost, genotype, images, network, schema, skeleton, space, supernet
+from . import cost, evaluate, genotype, images, network, schema, skeleton, space, supernet
 from .config import RunConfig
 from .errors import DataError, UsageError
 from .genotype import Genotype, Precision
@@ -24,8 +24,11 @@ class Photographs:
     held_out: tuple[Path, ...]
 
 
-def photographs(config: RunConfig) -> Photographs:
-    """The photographs of a run. Raises DataError as `images.find` and `images.split`."""
+def choose(config: RunConfig) -> Photographs:
+    """The photographs that these settings mean now.
+
+    Raises DataError as `images.find` and `images.split`, and when the two parts overlap.
+    """
     if config.data is None:
         bundled = images.bundled()
         learn, held_out = bundled.train, bundled.held_out
@@ -35,7 +38,34 @@ def photographs(config: RunConfig) -> Photographs:
         learn, held_out = tuple(images.find(config.data)), ()
     if config.eval_data is not None:
         held_out = tuple(images.find(config.eval_data))
+    both = {path.resolve() for path in learn} & {path.resolve() for path in held_out}
+    if both:
+        raise DataError(
+            f"{len(both)} photographs are to be learned from and evaluated on ({min(both)}).",
+            "Give --eval-data another folder, or leave it out.",
+        )
     return Photographs(learn, held_out)
+
+
+def photographs(run: Run, config: RunConfig) -> Photographs:
+    """The photographs of a run, as they were chosen when it began."""
+    path = run.folder / "photographs.json"
+    if not path.exists():
+        return choose(config)
+    rows = genotype.read_json(path)
+    return Photographs(*(tuple(Path(p) for p in rows[part]) for part in ("train", "held_out")))
+
+
+def keep_photographs(source: Run, target: Run) -> None:
+    """Give a run the photographs of the one that it goes on from, unless it was told of others.
+
+    What was held out then must stay held out, whatever came into the folder since.
+    """
+    old, new = load_config(source), load_config(target)
+    if (old.data, old.eval_data) == (new.data, new.eval_data):
+        chosen = source.folder / "photographs.json"
+        if chosen.exists():
+            write_text(target.path("photographs.json"), chosen.read_text(encoding="utf-8"))
 
 
 def device(config: RunConfig) -> torch.device:
@@ -52,12 +82,13 @@ def check(config: RunConfig) -> None:
     What is evaluated at the end is read now: a damaged photograph should not wait until then.
     """
     device(config)
-    for path in photographs(config).held_out:
-        images.read(path)
+    where = space.load(config.space, config.scale)
+    supernet.build(where)
+    paths = list(choose(config).held_out)
     for folder in config.benchmarks:
-        for path in images.find(folder):
-            images.read(path)
-    supernet.build(space.load(config.space, config.scale))
+        paths += images.find(folder)
+    for path in paths:
+        evaluate.require_size(images.read(path), path, where.scale)
 
 
 def load_config(run: Run) -> RunConfig:
@@ -70,6 +101,11 @@ def begin(run: Run, config: RunConfig, environment: Mapping[str, Any]) -> None:
     """Write what a run is before it starts."""
     write_text(run.path("config.yaml"), yaml.safe_dump(plain(config), sort_keys=False))
     write_text(run.path("env.json"), to_json(environment))
+    if config.data is not None or config.eval_data is not None:
+        chosen = choose(config)
+        parts = {"train": chosen.train, "held_out": chosen.held_out}
+        rows = {part: [str(p.resolve()) for p in paths] for part, paths in parts.items()}
+        write_text(run.path("photographs.json"), to_json(rows))
 
 
 def plain(config: RunConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quantnas import genotype, images, skeleton, space
@@ -57,7 +58,9 @@ def here(tmp_path, monkeypatch):
     photos.mkdir()
     for path in images.bundled().train[:2]:
         shutil.copy(path, photos)
+    shutil.copytree(photos, tmp_path / "fine")
     (photos / "broken.png").write_bytes(b"not a picture")
+    images.write(tmp_path / "tiny" / "dot.png", np.zeros((12, 12, 3), np.uint8))
     taken = tmp_path / "runs" / "run" / "taken"
     taken.mkdir(parents=True)
     (taken / "precious").write_text("mine")
@@ -98,6 +101,10 @@ BAD = [
     (["run", "--bits", "5"], 2, "should be 2, 3, 4 or 8"),
     (["run", "--set", "search"], 2, "section.key=value"),
     (["run", "--set", "search.epochs=many"], 2, "'search.epochs' cannot be 'many'"),
+    (["run", "--set", "train.batch=0"], 2, "`batch` is at least 1"),
+    (["run", "--set", "search.warmup_epochs=99"], 2, "below `epochs`"),
+    (["run", "--data", "fine", "--eval-data", "fine"], 3, "learned from and evaluated on"),
+    (["run", "--eval-data", "tiny"], 3, "too small to be measured"),
     (["run", "--name", "taken"], 2, "is not empty"),
     (["run", "--resume", "runs/run/taken"], 3, "not a run folder"),
     (["run", "--resume", "runs/run/taken", "--bits", "2"], 2, "--bits is given"),
@@ -148,7 +155,7 @@ def test_settings_win_in_the_order_base_file_set_flag(tmp_path):
     from quantnas.cli import options
 
     file = tmp_path / "c.yaml"
-    file.write_text("seed: 1\nsearch: {epochs: 7, batch: 3}\n")
+    file.write_text("seed: 1\nsearch: {epochs: 9, batch: 3}\n")
     made = options.configuration({}, file, ["search.batch=5"], seed=9)
-    assert (made.seed, made.search.epochs, made.search.batch) == (9, 7, 5)
+    assert (made.seed, made.search.epochs, made.search.batch) == (9, 9, 5)
     assert made.search.patch == 24

@@ -52,7 +52,7 @@ def test_the_run_folder_holds_what_the_documentation_says(done):
 
 
 def test_evaluation_is_done_on_photographs_that_were_not_learned_from(done):
-    found = workspace.photographs(workspace.load_config(runs.existing(done)))
+    found = workspace.choose(workspace.load_config(runs.existing(done)))
     assert not set(found.train) & set(found.held_out)
 
 
@@ -73,6 +73,33 @@ def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys,
         assert command("evaluate", exported, "--output", tmp_path) == 0
         assert command("report", tmp_path / "evaluate" / "rfdn_small") == 0
         assert (tmp_path / "evaluate" / "rfdn_small" / "report.md").is_file()
+
+
+def test_an_old_file_is_never_taken_for_a_new_one(done, tmp_path, capsys):
+    assert command("quantize", done, "--bits", 3, "--output", tmp_path) == 0
+    new = tmp_path / "quantize" / "rfdn_small"
+    assert not (new / "model.onnx").exists()
+    assert command("evaluate", new, "--output", tmp_path) == 3
+    assert "'export' has not finished" in capsys.readouterr().err
+    assert not (tmp_path / "evaluate").exists()
+    assert command("report", new) == 3
+
+
+def test_what_was_held_out_stays_held_out(tmp_path, capsys):
+    """A photograph that comes into the folder later changes nothing; a flat one is measured."""
+    folder = tmp_path / "photos"
+    for i, path in enumerate(images.bundled().train[:5]):
+        images.write(folder / f"{i}.png", images.read(path))
+    images.write(folder / "3.png", np.full((96, 120, 3), 255, np.uint8))  # will be held out
+    root = ["--output", tmp_path]
+    assert command("run", "--data", folder, "--config", SMOKE, *root) == 0
+    run = tmp_path / "run" / "rfdn_small"
+    images.write(folder / "00.png", images.read(images.bundled().train[6]))
+    assert command("evaluate", run, "--json", *root) == 0
+    out = capsys.readouterr().out
+    result = json.loads(out[out.index("\n{") :])
+    assert [row["image"] for row in result["sets"]["held-out"]["file"]] == ["3"]
+    assert result["sets"]["held-out"]["mean"]["bicubic_psnr"] == 100.0
 
 
 def test_the_steps_one_by_one_give_what_the_whole_run_gives(done, tmp_path):
@@ -152,7 +179,7 @@ def test_a_checkpoint_outside_of_a_run_is_an_error(done, tmp_path, capsys):
 def test_a_finished_run_is_not_done_again(done, capsys):
     before = (done / "model.onnx").stat().st_mtime_ns
     assert command("run", "--resume", done) == 0
-    assert "train: finished before" in capsys.readouterr().out
+    assert "train: finished before" in capsys.readouterr().err
     assert (done / "model.onnx").stat().st_mtime_ns == before
 
 
@@ -171,8 +198,7 @@ def test_evaluate_takes_a_lone_file(done, tmp_path, capsys):
     alone = tmp_path / "alone.onnx"
     shutil.copy(done / "model.onnx", alone)
     assert command("evaluate", alone, "--json") == 0
-    out = capsys.readouterr().out
-    result = json.loads(out[out.index("{") :])
+    result = json.loads(capsys.readouterr().out)
     inside = json.loads((done / "report.json").read_text())["evaluate"]["sets"]["held-out"]
     assert result["sets"]["bundled"]["mean"]["psnr"] == inside["mean"]["psnr"]
 

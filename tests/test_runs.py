@@ -55,8 +55,20 @@ def test_a_run_takes_over_only_what_came_before(tmp_path):
     old, new = runs.Run(tmp_path / "old"), runs.Run(tmp_path / "new")
     for step in ("search", "train", "quantize"):
         old.finish(step, {})
-    old.weights("float").write_bytes(b"weights")
+    for names in runs.MADE.values():
+        for name in names:
+            old.path(name).write_bytes(name.encode())
     runs.carry(old, new, until="quantize")
-    assert new.weights("float").read_bytes() == b"weights"
+    assert new.weights("float").read_bytes() == b"checkpoints/float.safetensors"
+    assert not (new.folder / "model.onnx").exists()
+    assert not (new.folder / "precision.json").exists()
     assert new.result("train") is not None
     assert new.result("quantize") is None
+
+
+def test_what_has_not_finished_is_named(tmp_path):
+    run = runs.Run(tmp_path)
+    run.finish("search", {})
+    runs.require(run, until="train")
+    with pytest.raises(DataError, match="'train' has not finished"):
+        runs.require(run, until="export")
