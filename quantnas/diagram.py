@@ -180,8 +180,8 @@ def _rfdn_notes(board: _Network, x: float, y: float) -> None:
         f"w4 a8: weights of 4 bits, input activations of 8; bar: share of the BitOps, "
         f"full at {board.most:.1%}",
         f"+ is a sum, a grey wire a skip; ReLU follows head, distill, body{Rfdn.steps}, "
-        "the fuse after all cells,",
-        "and every sum but the last, and comes between two convolutions of one box",
+        "the fuse after all cells",
+        "and every sum that leads into a cell or out of one, and lies inside a box of two",
     )
     for i, note in enumerate(notes):
         board.text(x, y + 19 * i, note, 12, ha="left")

@@ -27,10 +27,10 @@ def test_nothing_given_means_the_defaults():
 
 
 def test_what_is_given_arrives_in_its_own_type():
-    data = {"scale": 3, "benchmarks": ["a", "b"], "search": {"epochs": 3, "weight_lr": 1}}
+    data = {"scale": 3, "benchmarks": ["a", "b"], "search": {"epochs": 9, "weight_lr": 1}}
     found = schema.parse(RunConfig, data, "x")
     assert found.scale == 3 and found.benchmarks == ("a", "b")
-    assert found.search == dataclasses.replace(SearchConfig(), epochs=3, weight_lr=1.0)
+    assert found.search == dataclasses.replace(SearchConfig(), epochs=9, weight_lr=1.0)
     assert isinstance(found.search.weight_lr, float)
     assert found.train == TrainConfig() and found.quantize == QuantizeConfig()
 
