@@ -180,6 +180,8 @@ def scores(result: dict[str, Any]) -> Iterator[str]:
             f"({mean['psnr'] - mean['bicubic_psnr']:+.2f}), "
             f"SSIM {mean['bicubic_ssim']:.4f} -> {mean['ssim']:.4f}"
         )
+        if mean["psnr"] < mean["bicubic_psnr"]:
+            yield f"warning: worse than bicubic on {name}; train longer, or use more bits"
 
 
 def export_line(result: dict[str, Any]) -> str:

@@ -194,6 +194,12 @@ def test_upscale_writes_the_enlarged_photograph_and_overwrites_nothing(done, tmp
     assert command("upscale", photo, "-m", done / "model.onnx", "-o", out, "--force") == 0
 
 
+def test_a_file_worse_than_bicubic_comes_with_a_warning(done, capsys):
+    """60 steps of training are too few."""
+    assert command("run", "--resume", done) == 0
+    assert "warning: worse than bicubic on held-out" in capsys.readouterr().out
+
+
 def test_evaluate_takes_a_lone_file(done, tmp_path, capsys):
     alone = tmp_path / "alone.onnx"
     shutil.copy(done / "model.onnx", alone)
