@@ -16,15 +16,15 @@ def fresh(
     """A new run folder; with a source, holding what the steps before `verb` made there."""
     from quantnas import runs, workspace
 
-    workspace.check(config)
+    chosen = workspace.inherited(source, config) if source else workspace.choose(config)
+    workspace.check(config, chosen)
     if source is not None:
         runs.require(source, until=verb)
     default = source.folder.resolve().name if source else Path(config.space).stem
     run = runs.create(output, verb, name, default)
-    workspace.begin(run, config, runs.environment())
+    workspace.begin(run, config, chosen, runs.environment())
     if source is not None:
         runs.carry(source, run, until=verb)
-        workspace.keep_photographs(source, run)
     return run
 
 

@@ -34,7 +34,7 @@ def crops_figure(versions: dict[str, Image], scale: int, name: str, side: int = 
     _overview(board, original, (gap, head, size), (top, left, side))
     caption = head + size + 20
     board.text(gap + size / 2, caption, name, 16, width=size, bold=True)
-    note = f"x{scale}, PSNR-Y of the whole image"
+    note = f"x{scale}, PSNR-Y of this picture"
     board.text(gap + size / 2, caption + 22, note, 14, width=size)
     for i, (key, picture) in enumerate(versions.items(), 1):
         x = gap + i * (size + gap)

@@ -56,16 +56,14 @@ def photographs(run: Run, config: RunConfig) -> Photographs:
     return Photographs(*(tuple(Path(p) for p in rows[part]) for part in ("train", "held_out")))
 
 
-def keep_photographs(source: Run, target: Run) -> None:
-    """Give a run the photographs of the one that it goes on from, unless it was told of others.
+def inherited(source: Run, config: RunConfig) -> Photographs:
+    """The photographs of a run that goes on from `source`: its own, unless told of others.
 
     What was held out then must stay held out, whatever came into the folder since.
     """
-    old, new = load_config(source), load_config(target)
-    if (old.data, old.eval_data) == (new.data, new.eval_data):
-        chosen = source.folder / "photographs.json"
-        if chosen.exists():
-            write_text(target.path("photographs.json"), chosen.read_text(encoding="utf-8"))
+    old = load_config(source)
+    same = (old.data, old.eval_data) == (config.data, config.eval_data)
+    return photographs(source, old) if same else choose(config)
 
 
 def device(config: RunConfig) -> torch.device:
@@ -76,7 +74,7 @@ def device(config: RunConfig) -> torch.device:
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, chosen: Photographs) -> None:
     """Raise what is wrong with the settings before anything is written.
 
     What is evaluated at the end is read now: a damaged photograph should not wait until then.
@@ -84,7 +82,7 @@ def check(config: RunConfig) -> None:
     device(config)
     where = space.load(config.space, config.scale)
     supernet.build(where)
-    paths = list(choose(config).held_out)
+    paths = list(chosen.held_out)
     for folder in config.benchmarks:
         paths += images.find(folder)
     for path in paths:
@@ -97,12 +95,11 @@ def load_config(run: Run) -> RunConfig:
     return schema.parse(RunConfig, schema.read_yaml(path), str(path))
 
 
-def begin(run: Run, config: RunConfig, environment: Mapping[str, Any]) -> None:
+def begin(run: Run, config: RunConfig, chosen: Photographs, environment: Mapping[str, Any]) -> None:
     """Write what a run is before it starts."""
     write_text(run.path("config.yaml"), yaml.safe_dump(plain(config), sort_keys=False))
     write_text(run.path("env.json"), to_json(environment))
     if config.data is not None or config.eval_data is not None:
-        chosen = choose(config)
         parts = {"train": chosen.train, "held_out": chosen.held_out}
         rows = {part: [str(p.resolve()) for p in paths] for part, paths in parts.items()}
         write_text(run.path("photographs.json"), to_json(rows))

@@ -84,3 +84,19 @@ def halves() -> tuple[patches.Patches, patches.Patches]:
         pairs.append(patches.Pair(f"waves{k}", high[::2, ::2].copy(), high))
     first, second = patches.split(pairs, 6, seed=0, shares=(1, 1))
     return first, second
+
+
+@pytest.fixture
+def equal_states():
+    """Bitwise equality of nested state dicts, as a function of two."""
+
+    def equal(a, b) -> bool:
+        if isinstance(a, torch.Tensor):
+            return torch.equal(a, b)
+        if isinstance(a, dict):
+            return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+        if isinstance(a, list | tuple):
+            return len(a) == len(b) and all(map(equal, a, b))
+        return a == b
+
+    return equal

@@ -139,7 +139,7 @@ def test_debug_shows_the_traceback(here):
 def test_an_unexpected_error_ends_with_1_and_no_traceback(here, monkeypatch, capsys):
     from quantnas import workspace
 
-    monkeypatch.setattr(workspace, "check", lambda config: 1 / 0)
+    monkeypatch.setattr(workspace, "check", lambda config, chosen: 1 / 0)
     assert command("run") == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
 

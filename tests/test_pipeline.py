@@ -120,7 +120,7 @@ def test_a_killed_step_goes_on_bit_for_bit(done, tmp_path, monkeypatch, step, af
     killed, resumed = runs.Run(tmp_path / "killed"), runs.Run(tmp_path / "resumed")
     source = runs.existing(done)
     config = workspace.load_config(source)
-    workspace.begin(killed, config, {})
+    workspace.begin(killed, config, workspace.choose(config), {})
     runs.carry(source, killed, until=step)
     progress = pipeline.STEPS[step](killed, config)
     for _ in range(after):

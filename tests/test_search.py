@@ -15,17 +15,6 @@ from quantnas.space import Edge
 CONFIG = SearchConfig(epochs=3, steps_per_epoch=2, warmup_epochs=1, batch=2, patch=6, refresh=4)
 
 
-def equal_states(a, b) -> bool:
-    """Bitwise equality of nested state dicts."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal_states(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal_states, a, b))
-    return a == b
-
-
 def run(space, halves, config, until=None, first=None):
     """(state, records) of a search from its start, or from `first` = a checkpoint's path."""
     torch.manual_seed(3)
@@ -159,7 +148,7 @@ def test_alphas_and_weights_learn_from_different_halves(tiny, halves, monkeypatc
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_a_search_continues_exactly_where_it_stopped(tiny, halves, tmp_path, stop):
+def test_a_search_continues_exactly_where_it_stopped(tiny, halves, tmp_path, stop, equal_states):
     whole, records = run(tiny, halves, CONFIG)
     half, begun = run(tiny, halves, CONFIG, until=stop)
     checkpoint.save(tmp_path / "c.pt", stop, half.parts())

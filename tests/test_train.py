@@ -88,19 +88,8 @@ def test_the_target_is_what_is_learned(make, halves):
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
 
 
-def equal_states(a, b) -> bool:
-    """Bitwise equality of nested state dicts."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal_states(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal_states, a, b))
-    return a == b
-
-
 @pytest.mark.parametrize("rounded", [False, True])
-def test_training_continues_exactly_where_it_stopped(make, halves, tmp_path, rounded):
+def test_training_continues_exactly_where_it_stopped(make, halves, tmp_path, rounded, equal_states):
     whole = train.start(make(rounded), SCHEDULE.lr)
     records = list(train.fit(whole, *halves, SCHEDULE))
     half = train.start(make(rounded), SCHEDULE.lr)
@@ -118,7 +107,9 @@ def test_training_continues_exactly_where_it_stopped(make, halves, tmp_path, rou
         assert equal_states(part.state_dict(), rest.parts()[name].state_dict()), name
 
 
-def test_a_finished_training_does_nothing_more_but_gives_its_best(make, halves, tmp_path):
+def test_a_finished_training_does_nothing_more_but_gives_its_best(
+    make, halves, tmp_path, equal_states
+):
     state = train.start(make(), SCHEDULE.lr)
     list(train.fit(state, *halves, SCHEDULE))
     checkpoint.save(tmp_path / "c.pt", 6, state.parts())
