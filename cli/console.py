@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +12,9 @@ import typer
 
 from quantnas.config import RunConfig
 from quantnas.errors import QuantnasError
+
+from . import panel
+from .pace import Pace
 
 if TYPE_CHECKING:
     from quantnas.phases import Progress
@@ -30,7 +33,9 @@ class Interrupted(Exception):
         self.command = command
 
 
-def perform(run: "Run", config: RunConfig, steps: list[str], verb: str) -> None:
+def perform(
+    run: "Run", config: RunConfig, steps: list[str], verb: str, tensorboard: bool = False
+) -> None:
     """Do the steps that this run has not finished, showing their progress.
 
     Raises Interrupted after Ctrl-C, with the state saved.
@@ -38,14 +43,33 @@ def perform(run: "Run", config: RunConfig, steps: list[str], verb: str) -> None:
     from quantnas import pipeline
 
     say(f"run folder: {run.folder}", run, progress=True)
-    for step in steps:
-        if run.result(step) is not None:
-            say(f"{step}: finished before", run, progress=True)
-            continue
-        started = time.monotonic()
-        resume = f"quantnas {verb} --resume {run.folder}" if verb in RESUMABLE else None
-        follow(pipeline.STEPS[step](run, config), resume, run)
-        say(f"{step}: done in {duration(time.monotonic() - started)}", run, progress=True)
+    resume = f"quantnas {verb} --resume {run.folder}" if verb in RESUMABLE else None
+    if resume and tensorboard:
+        resume += " --tensorboard"
+    with _mirror(run, tensorboard) as mirror:
+        for step in steps:
+            if run.result(step) is not None:
+                say(f"{step}: finished before", run, progress=True)
+                continue
+            started = time.monotonic()
+            follow(pipeline.STEPS[step](run, config), resume, run, mirror)
+            say(f"{step}: done in {duration(time.monotonic() - started)}", run, progress=True)
+
+
+@contextmanager
+def _mirror(run: "Run", wanted: bool) -> Iterator[Callable[[], None]]:
+    """What copies new metrics to TensorBoard, if that is wanted; to be called now and then."""
+    if not wanted:
+        yield lambda: None
+        return
+    from quantnas.tensorboard import Mirror
+
+    mirror = Mirror(run.folder)
+    say(f"to watch: tensorboard --logdir {run.folder / 'tensorboard'}", run, progress=True)
+    try:
+        yield mirror.update
+    finally:
+        mirror.close()
 
 
 def say(line: str, run: "Run | None" = None, progress: bool = False) -> None:
@@ -61,19 +85,28 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
-def follow(progress: "Iterator[Progress]", resume: str | None, run: "Run | None" = None) -> Any:
+def follow(
+    progress: "Iterator[Progress]",
+    resume: str | None,
+    run: "Run | None" = None,
+    watch: Callable[[], None] = lambda: None,
+) -> Any:
     """Show a generator's progress on standard error until it ends; its result.
 
     `resume` is the command that goes on from what closing the generator saves, if it does.
+    `watch` is called after every record.
     """
     show = _bars if sys.stderr.isatty() else _lines
     with _gentle_interrupt() as asked, show(run) as draw:
+        pace = Pace()
         while True:
             try:
                 record = next(progress)
             except StopIteration as end:
                 return end.value
-            draw(record)
+            pace.update(record)
+            draw(record, pace)
+            watch()
             if asked:
                 cast("Generator[Progress, None, Any]", progress).close()
                 raise Interrupted(resume)
@@ -99,67 +132,42 @@ def _gentle_interrupt() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _bars(run: "Run | None") -> Iterator[Any]:
-    """Bars with the time left, for a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
-    from rich.table import Column
+def _bars(run: "Run | None") -> Iterator[panel.Draw]:
+    """Bars and a panel, for a terminal; the log gets a line when a phase ends."""
+    with panel.bars() as paint:
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(12),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn(  # what gives way on a narrow terminal
-            "{task.fields[facts]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
-        ),
-    )
-    tasks: dict[str, Any] = {}
-    with Bars(*columns, expand=True, console=Console(stderr=True)) as bars:
-
-        def draw(record: "Progress") -> None:
-            facts = "  ".join(f"{k} {v}" for k, v in record.facts.items())
-            if record.phase not in tasks:
-                tasks[record.phase] = bars.add_task(record.phase, total=record.total, facts=facts)
-            bars.update(tasks[record.phase], completed=record.done, facts=facts)
+        def draw(record: "Progress", pace: Pace) -> None:
+            paint(record, pace)
             if run is not None and record.done == record.total:
-                run.log(_line(record, None))
+                run.log(_line(record, pace))
 
         yield draw
 
 
 @contextmanager
-def _lines(run: "Run | None") -> Iterator[Any]:
+def _lines(run: "Run | None") -> Iterator[panel.Draw]:
     """A line now and then, for files and pipes."""
-    state: dict[str, Any] = {"phase": None}
+    phase, printed = "", 0.0
 
-    def draw(record: "Progress") -> None:
+    def draw(record: "Progress", pace: Pace) -> None:
+        nonlocal phase, printed
         now = time.monotonic()
-        if state["phase"] != record.phase:
-            state.update(phase=record.phase, start=now, first=record.done, printed=now)
-        due = now - state["printed"] > LINE_EVERY
-        if record.done == record.total or due:
-            state["printed"] = now
-            worked = record.done - state["first"]
-            left = (record.total - record.done) * (now - state["start"]) / max(1, worked)
-            say(_line(record, left if record.done < record.total else None), run, progress=True)
+        if phase != record.phase:
+            phase, printed = record.phase, now
+        if record.done == record.total or now - printed > LINE_EVERY:
+            printed = now
+            say(_line(record, pace), run, progress=True)
 
     yield draw
 
 
-def _line(record: "Progress", left: float | None) -> str:
-    facts = "  ".join(f"{key} {value}" for key, value in record.facts.items())
-    end = "" if left is None else f"  left {duration(left)}"
-    return f"{record.phase:<12} {record.done}/{record.total}  {facts}{end}"
+def _line(record: "Progress", pace: Pace) -> str:
+    facts = dict(record.facts)
+    if facts:
+        facts["steps/s"] = pace.speed()
+    words = "  ".join(f"{key} {value}" for key, value in facts.items())
+    end = "" if pace.left is None else f"  left {duration(pace.left)}"
+    return f"{record.phase:<12} {record.done}/{record.total}  {words}{end}"
 
 
 def failed(error: QuantnasError) -> None:
@@ -203,9 +211,9 @@ def next_commands(*commands: str) -> None:
         typer.echo(f"  quantnas {command}")
 
 
-def refuse_existing(path: Path, force: bool) -> None:
+def refuse_existing(path: Path, force: bool, option: str = "-o") -> None:
     """Raise UsageError when a file would be overwritten."""
     from quantnas.errors import UsageError
 
     if path.exists() and not force:
-        raise UsageError(f"{path} exists already.", "Choose another -o, or add --force.")
+        raise UsageError(f"{path} exists already.", f"Choose another {option}, or add --force.")

@@ -1,13 +1,17 @@
 """`quantnas info`: what a space, genotype, run, checkpoint or file costs."""
 
+import dataclasses
+import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quantnas import genotype, space
+from quantnas.errors import UsageError
 
-from . import start
+from . import options, start
 
 if TYPE_CHECKING:
     from quantnas.cost import Cost
@@ -25,15 +29,16 @@ def info(
         str | None,
         typer.Option("--space", help="Space of a lone genotype.", show_default="the one it names"),
     ] = None,
+    scale: options.Scale = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Parameters, MACs, BitOps and bits per layer.
+    """Parameters, MACs, BitOps and bits per layer; of a space its choices and their range.
 
     Example: quantnas info runs/run/rfdn_small/model.onnx
     """
     from quantnas import runs
 
-    facts = _facts(target, space_name)
+    facts = _facts(target, space_name, scale)
     if json:
         typer.echo(runs.to_json(facts), nl=False)
         return
@@ -41,8 +46,13 @@ def info(
         typer.echo(line)
 
 
-def _facts(target: str, space_name: str | None) -> dict[str, Any]:
+def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, Any]:
     path = Path(target)
+    network = path.suffix in (".onnx", ".safetensors", ".json") or path.is_dir()
+    if network and scale is not None:
+        raise UsageError(
+            f"--scale is given, but {target} has a scale already.", "Leave it out, or give a space."
+        )
     if path.suffix == ".onnx":
         from quantnas import export
 
@@ -50,11 +60,11 @@ def _facts(target: str, space_name: str | None) -> dict[str, Any]:
         return {"what": f"ONNX file {path}, {path.stat().st_size:,} bytes", **facts}
     if path.suffix == ".safetensors":
         return _run_facts(path.resolve().parent.parent, f"checkpoint {path}")
-    if path.is_dir():
-        return _run_facts(path, f"run {path}")
     if path.suffix == ".json":
         return _genotype_facts(path, space_name)
-    return _space_facts(space.load(target))
+    if path.is_dir():
+        return _run_facts(path, f"run {path}")
+    return _space_facts(space.load(target, scale))
 
 
 def _run_facts(folder: Path, what: str) -> dict[str, Any]:
@@ -80,32 +90,69 @@ def _cost(where: space.SearchSpace, found: genotype.Genotype) -> "Cost":
 
     slots = skeleton.slots(where)
     genotype.check(found, slots, where.name)
-    rows = cost.layers(slots, found, genotype.searched_precision(found))
+    rows = cost.layers(slots, found, genotype.searched_precision(found), where.scale)
     return cost.total(rows, where.scale)
 
 
 def _space_facts(where: space.SearchSpace) -> dict[str, Any]:
     from quantnas import cost, skeleton
 
-    return {"what": f"search space {where.name}", "scale": where.scale} | cost.extent(
-        skeleton.slots(where), where.scale
-    )
+    slots = skeleton.slots(where)
+    edges = {}
+    for kind, edge in where.edges.items():
+        choices = {slot.choice: slot for slot in slots if slot.kind == kind}.values()
+        edges[kind] = {
+            "choices": sum(slot.options > 1 for slot in choices),
+            "ops": [op for op in edge.ops if any(op in slot.ops for slot in choices)],
+            "widths": [dataclasses.asdict(width) for width in edge.widths],
+        }
+    return {
+        "what": f"search space {where.name}",
+        "scale": where.scale,
+        "skeleton": where.skeleton,
+        "channels": where.channels,
+        "cells": where.cells,
+        **cost.extent(slots, where.scale),
+        "edges": edges,
+    }
 
 
 def _space_lines(facts: dict[str, Any]) -> list[str]:
+    small, large = facts["smallest"], facts["largest"]
     lines = [
-        f"{facts['what']}, x{facts['scale']}",
-        f"{facts['searched_edges']} searched edges, {facts['architectures']:.3g} architectures",
+        f"{facts['what']}, x{facts['scale']}: skeleton {facts['skeleton']}, "
+        f"{facts['channels']} channels, {facts['cells']} cells",
+        f"{facts['searched_edges']} searched edges, "
+        f"10^{math.log10(facts['architectures']):.1f} architectures, "
+        f"{small.parameters:,} to {large.parameters:,} parameters",
         "",
+        f"{'':<16} {'GBitOps':>20} {'GMACs':>18}",
     ]
-    for name, low in facts["smallest"].bitops.items():
-        high, macs = facts["largest"].bitops[name], facts["largest"].macs[name]
-        lines.append(
-            f"{name:<16} {low / 1e9:9.3f} to {high / 1e9:9.3f} GBitOps, "
-            f"up to {macs / 1e9:.3f} GMACs in float"
-        )
-    small, large = facts["smallest"].parameters, facts["largest"].parameters
-    return [*lines, f"parameters       {small:,} to {large:,}"]
+    for name, low in small.bitops.items():
+        ends = f"{_giga(low)} to {_giga(large.bitops[name])}"
+        macs = f"{_giga(small.macs[name])} to {_giga(large.macs[name])}"
+        lines.append(f"{name:<16} {ends:>20} {macs:>18}")
+    lines += ["", "In float (32 x 32 bits) every MAC costs 1024 BitOps.", ""]
+    for kind, edge in facts["edges"].items():
+        lines.append(f"{kind} ({edge['choices']} searched): {_widths(edge['widths'])}")
+        ops = ", ".join(edge["ops"])
+        lines += textwrap.wrap(ops, 78, initial_indent="  ", subsequent_indent="  ")
+    return lines
+
+
+def _giga(number: int) -> str:
+    return f"{number / 1e9:.3g}" if number < 1e11 else f"{number / 1e9:.0f}"
+
+
+def _widths(widths: list[dict[str, int]]) -> str:
+    """The pairs of bits in words."""
+    pairs = [(width["weights"], width["activations"]) for width in widths]
+    if pairs == [(32, 32)]:
+        return "in float"
+    if all(weights == activations for weights, activations in pairs):
+        return f"{', '.join(str(weights) for weights, _ in pairs)} bits"
+    weights, activations = (", ".join(map(str, dict.fromkeys(p))) for p in zip(*pairs, strict=True))
+    return f"weights {weights} bits, activations {activations} bits"
 
 
 def _network_lines(facts: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from .quantize import quantize
 from .report import report
 from .run import run
 from .search import search
+from .spaces import spaces
 from .train import train
 from .upscale import upscale
 
@@ -45,14 +46,17 @@ def _common(
     """
 
 
-for command in (run, search, train, quantize, export, evaluate, report, info, upscale):
+for command in (
+    run, search, train, quantize, export, evaluate, report, spaces, info, upscale,
+):  # fmt: skip
     app.command()(command)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit.
 
-    0 ok, 1 unexpected, 2 usage, 3 data, 4 verification, 130 interrupted with the state saved.
+    0 ok, 1 unexpected, 2 usage, 3 data, 4 verification, 6 a search that diverged (its last sound
+    state is kept), 130 interrupted with the state saved.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments

@@ -1,18 +1,22 @@
 """Options that several commands share, and the configuration that they make."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from quantnas import schema
-from quantnas.config import RunConfig
+from quantnas.config import RunConfig, SearchConfig
 from quantnas.errors import UsageError
 
 Space = Annotated[
     str | None,
-    typer.Option(
-        help="Search space: a built-in name or a YAML file.", show_default=RunConfig.space
+    typer.Argument(
+        help="A built-in search space (`quantnas spaces` lists them) or a YAML file.",
+        show_default=RunConfig.space,
+        metavar="SPACE",
     ),
 ]
 Scale = Annotated[
@@ -56,6 +60,64 @@ Set = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
+TargetBitops = Annotated[
+    str | None,
+    typer.Option(
+        help="BitOps that the found network shall have at --at, within 5 %: 2.0G, 500M, 2e9.",
+        metavar="NUMBER",
+    ),
+]
+At = Annotated[
+    str | None,
+    typer.Option(
+        help="Low-resolution size at which the search counts BitOps.",
+        show_default=SearchConfig.at,
+        metavar="HEIGHTxWIDTH",
+    ),
+]
+Penalty = Annotated[
+    float | None,
+    typer.Option(
+        help="Instead of a target: weight of the expected BitOps; a larger one finds fewer.",
+        show_default=f"{SearchConfig.penalty:g}",
+    ),
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        help="gradient, or random: train random architectures (of the target, where one is given) "
+        "for as many steps and keep the best.",
+        show_default=SearchConfig.strategy,
+    ),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        help="last or best: the network found at the end, or the best one on validation patches.",
+        show_default=SearchConfig.keep,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Length of the search, above search.warmup_epochs ({SearchConfig.warmup_epochs}).",
+        show_default=str(SearchConfig.epochs),
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that share every batch, on cores or GPUs; needs the extra `several`.",
+        show_default=str(SearchConfig.processes),
+    ),
+]
+Tensorboard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Write scalars into RUN/tensorboard too; needs the extra `tensorboard`.",
+    ),
+]
 Output = Annotated[Path, typer.Option(help="Where run folders are made.")]
 Name = Annotated[
     str | None,
@@ -67,16 +129,58 @@ Resume = Annotated[
     Path | None, typer.Option(help="Continue the run in this folder.", metavar="RUN")
 ]
 Source = Annotated[
-    Path | None, typer.Argument(help="Folder of the run to go on from.", metavar="[RUN]")
+    Path | None, typer.Argument(help="Folder of the run to go on from.", metavar="RUN")
 ]
 
 ROOT = Path("runs")
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def bitops(text: str) -> float:
+    """2.0G -> 2e9. Raises UsageError for what is no number of that form."""
+    found = re.fullmatch(r"(\d+\.?\d*(?:e\+?\d+)?|\.\d+)([kmgt]?)", text.strip(), re.IGNORECASE)
+    value = float(found[1]) * UNITS[found[2].upper()] if found else 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(
+            f"--target-bitops cannot be '{text}'.",
+            "Write a number above 0, with K, M, G or T behind it if you like: 2.0G, 500M, 2e9.",
+        )
+    return value
+
+
+def searching(
+    target_bitops: str | None,
+    at: str | None,
+    penalty: float | None,
+    strategy: str | None,
+    keep: str | None,
+    epochs: int | None,
+    processes: int | None,
+) -> dict[str, Any]:
+    """The options of a search as settings. Raises UsageError for what excludes each other."""
+    if target_bitops is not None and penalty is not None:
+        raise UsageError(
+            "--penalty and --target-bitops are both given.",
+            "Give one: a target finds its own penalty.",
+        )
+    return {
+        "search.target_bitops": None if target_bitops is None else bitops(target_bitops),
+        "search.at": at,
+        "search.penalty": penalty,
+        "search.strategy": strategy,
+        "search.keep": keep,
+        "search.epochs": epochs,
+        "search.processes": processes,
+    }
 
 
 def configuration(
-    base: dict[str, Any], config: Path | None, settings: list[str] | None, **flags: Any
+    base: dict[str, Any],
+    config: Path | None,
+    settings: list[str] | None,
+    flags: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """`base`, then the file, then --set, then the flags that were given.
+    """`base`, then the file, then --set, then the flags that were given (key or section.key).
 
     Raises UsageError for what cannot be.
     """
@@ -87,14 +191,21 @@ def configuration(
             data[key] = {**data[key], **value} if both else value
     for setting in settings or ():
         schema.assign(data, setting)
-    data |= {key: value for key, value in flags.items() if value is not None}
+    for name, value in (flags or {}).items():
+        section, _, key = name.rpartition(".")
+        where = data.setdefault(section, {}) if section else data
+        if value is not None and isinstance(where, dict):  # else schema.parse says what is wrong
+            where[key] = value
     return schema.parse(RunConfig, data, str(config) if config else "configuration")
 
 
-def only_resume(**others: Any) -> None:
-    """Raise UsageError when something else was given beside --resume."""
+def only_resume(others: Mapping[str, Any]) -> None:
+    """Raise UsageError when something else was given beside --resume.
+
+    Keys are names of options, or of arguments in capitals.
+    """
     given = [
-        f"--{name.replace('_', '-')}"
+        name if name.isupper() else f"--{name.rpartition('.')[2].replace('_', '-')}"
         for name, value in others.items()
         if value not in (None, [], "")
     ]

@@ -7,6 +7,13 @@ from . import console, options, start
 
 def run(
     space: options.Space = None,
+    target_bitops: options.TargetBitops = None,
+    at: options.At = None,
+    penalty: options.Penalty = None,
+    strategy: options.Strategy = None,
+    keep: options.Keep = None,
+    epochs: options.Epochs = None,
+    processes: options.Processes = None,
     scale: options.Scale = None,
     data: options.Data = None,
     eval_data: options.EvalData = None,
@@ -19,10 +26,11 @@ def run(
     output: options.Output = options.ROOT,
     name: options.Name = None,
     resume: options.Resume = None,
+    tensorboard: options.Tensorboard = False,
 ) -> None:
     """Search, train, quantize, export, evaluate and report, in one go.
 
-    Example: quantnas run --data my_photographs --scale 2
+    Example: quantnas run rfdn_small --data my_photographs --target-bitops 1.0G
 
     Without --data it learns from bundled photographs.
 
@@ -31,7 +39,7 @@ def run(
     from quantnas import runs
 
     flags = {
-        "space": space,
+        "SPACE": space,
         "scale": scale,
         "data": data,
         "eval_data": eval_data,
@@ -40,13 +48,9 @@ def run(
         "seed": seed,
         "device": device,
     }
-    if resume is not None:
-        options.only_resume(name=name, config=config, set=settings, **flags)
-        target, chosen = start.resumed(resume)
-    else:
-        chosen = options.configuration({}, config, settings, **flags)
-        target = start.fresh("run", output, name, chosen)
-    console.perform(target, chosen, list(runs.STEPS), "run")
+    flags |= options.searching(target_bitops, at, penalty, strategy, keep, epochs, processes)
+    target, chosen = start.begun("run", resume, output, name, config, settings, flags, tensorboard)
+    console.perform(target, chosen, list(runs.STEPS), "run", tensorboard)
     summary(target)
 
 

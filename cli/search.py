@@ -1,10 +1,22 @@
 """`quantnas search`: an architecture and its bits."""
 
+from typing import Any
+
+from quantnas.config import SearchConfig
+from quantnas.runs import Run
+
 from . import console, options, start
 
 
 def search(
     space: options.Space = None,
+    target_bitops: options.TargetBitops = None,
+    at: options.At = None,
+    penalty: options.Penalty = None,
+    strategy: options.Strategy = None,
+    keep: options.Keep = None,
+    epochs: options.Epochs = None,
+    processes: options.Processes = None,
     scale: options.Scale = None,
     data: options.Data = None,
     seed: options.Seed = None,
@@ -14,27 +26,34 @@ def search(
     output: options.Output = options.ROOT,
     name: options.Name = None,
     resume: options.Resume = None,
+    tensorboard: options.Tensorboard = False,
 ) -> None:
     """Search operations and bit widths for every edge of a space.
 
-    Example: quantnas search --space rfdn_small --set search.penalty=3e-4
+    Example: quantnas search rfdn_small --target-bitops 1.0G
 
-    A larger search.penalty finds fewer BitOps.
+    It leaves genotype.json, metrics.jsonl and pictures of the search (plots/).
     """
-    flags = {"space": space, "scale": scale, "data": data, "seed": seed, "device": device}
-    if resume is not None:
-        options.only_resume(name=name, config=config, set=settings, **flags)
-        target, chosen = start.resumed(resume)
-    else:
-        chosen = options.configuration({}, config, settings, **flags)
-        target = start.fresh("search", output, name, chosen)
-    console.perform(target, chosen, ["search"], "search")
+    flags = {"SPACE": space, "scale": scale, "data": data, "seed": seed, "device": device}
+    flags |= options.searching(target_bitops, at, penalty, strategy, keep, epochs, processes)
+    target, chosen = start.begun(
+        "search", resume, output, name, config, settings, flags, tensorboard
+    )
+    console.perform(target, chosen, ["search"], "search", tensorboard)
     result = target.result("search")
     assert result is not None
-    where, bitops = next(iter(result["bitops"].items()))
-    console.say(
-        f"found: {target.folder / 'genotype.json'}, {bitops / 1e9:.2f} GBitOps at {where}, "
-        f"{result['share_decided']:.0%} of the edges decided",
-        target,
-    )
+    console.say(found(target, result, chosen.search), target)
+    pictures = sorted(str(path) for path in (target.folder / "plots").glob("*.png"))
+    if pictures:
+        console.say(f"pictures: {', '.join(pictures)}", target)
     console.next_commands(f"info {target.folder}", f"train {target.folder}")
+
+
+def found(target: Run, result: dict[str, Any], config: SearchConfig) -> str:
+    """What was found, in one line."""
+    at, bitops = next(iter(result["bitops_at"].items()))
+    wanted, sure = config.target_bitops, result["share_decided"]
+    asked = "" if wanted is None else f" (target {wanted / 1e9:.3f})"
+    decided = f", {sure:.0%} of the edges decided" if config.strategy == "gradient" else ""
+    file = target.folder / "genotype.json"
+    return f"found: {file}, {bitops / 1e9:.3f} GBitOps at LR {at}{asked}{decided}"

@@ -1,5 +1,7 @@
 """How every step command begins: a new run folder, or an old one to continue."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ def fresh(
     from quantnas import runs, workspace
 
     chosen = workspace.inherited(source, config) if source else workspace.choose(config)
-    workspace.check(config, chosen)
+    workspace.check(config, chosen, verb)
     if source is not None:
         runs.require(source, until=verb)
     default = source.folder.resolve().name if source else Path(config.space).stem
@@ -26,6 +28,53 @@ def fresh(
     if source is not None:
         runs.carry(source, run, until=verb)
     return run
+
+
+def begun(
+    verb: str,
+    resume: Path | None,
+    output: Path,
+    name: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    flags: dict[str, Any],
+    tensorboard: bool = False,
+) -> tuple[Run, RunConfig]:
+    """The run folder of a command that starts from nothing, or that was interrupted.
+
+    `flags` as `options.configuration` takes them, with the space as SPACE.
+    """
+    if tensorboard:
+        from quantnas import tensorboard as extra
+
+        extra.require()
+    if resume is not None:
+        options.only_resume({"name": name, "config": config, "set": settings, **flags})
+        return together(lambda: resumed(resume)[0], resumed(resume)[1])
+    named = {"space" if key == "SPACE" else key: value for key, value in flags.items()}
+    chosen = options.configuration({}, config, settings, named)
+    return together(lambda: fresh(verb, output, name, chosen), chosen)
+
+
+def together(begin: Callable[[], Run], config: RunConfig) -> tuple[Run, RunConfig]:
+    """Begin the run, with the other processes at work on its search where there are several.
+
+    They run the same command line up to here, learn the folder, help, and exit.
+    """
+    if config.search.processes < 2:
+        return begin(), config
+    from quantnas import searching, team, workspace
+
+    team.launch(config.search.processes, workspace.device(config).type == "cuda")
+    if team.rank() == 0:
+        run = begin()
+        team.broadcast(str(run.folder))
+        return run, config
+    try:
+        searching.assist(Run(Path(team.broadcast(None))), config)
+    except Exception:  # the first process has failed or stopped, and says so
+        sys.exit(1)
+    sys.exit(0)
 
 
 def resumed(path: Path) -> tuple[Run, RunConfig]:
@@ -48,7 +97,8 @@ def continued(
 ) -> tuple[Run, RunConfig]:
     """The run folder of a step that goes on from another run, or that was interrupted itself."""
     if resume is not None:
-        options.only_resume(run=source, name=name, config=config, set=settings, **flags)
+        others = {"RUN": source, "name": name, "config": config, "set": settings}
+        options.only_resume(others | flags)
         return resumed(resume)
     if source is None:
         raise UsageError(
@@ -58,5 +108,5 @@ def continued(
     from quantnas import workspace
 
     before, old = resumed(source)
-    new = options.configuration(workspace.plain(old), config, settings, **flags)
+    new = options.configuration(workspace.plain(old), config, settings, flags)
     return fresh(verb, output, name, new, before), new

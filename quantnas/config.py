@@ -37,16 +37,57 @@ class SearchConfig:
     """Adam with betas (0.5, 0.999), constant. The published 3e-4 is for 40 thousand steps."""
     penalty: float = 3e-4
     """Weight of the expected BitOps, as a share of those at the start."""
-    entropy: float = 2e-2
+    entropy: float = 4e-2
     """Weight of the mean normalised entropy of the edges at the end of its schedule."""
+    target_bitops: float | None = None
+    """BitOps that the found network shall have, instead of a penalty; it ends within 5 %."""
+    at: str = "32x32"
+    """Low-resolution height x width at which expected and wanted BitOps are counted."""
     refresh: int = 60
     """Steps between two fits of the grids that set the noise; at the start they are doubled."""
+    strategy: Literal["gradient", "random"] = "gradient"
+    """random: train random architectures of the target for as many steps, and keep the best."""
+    samples: int = 8
+    """Random architectures that share the steps."""
+    keep: Literal["last", "best"] = "last"
+    """Genotype that later steps use: the last one, or the best one on validation patches."""
+    relaxation: Literal["noise", "direct", "authors"] = "noise"
+    """What stands for rounding while searching: noise; direct: fake quantization with trained
+    steps in every candidate; authors: the noise of the published code."""
+    probabilities: Literal["factorised", "joint"] = "factorised"
+    """Operation and bits apart, or one probability for every pair as published."""
+    deviation: Literal["adq", "adadm", "none"] = "adq"
+    """Batch norm with adaptive deviation around every cell, or its older form, or none."""
+    draw: bool = True
+    """Of candidates with several convolutions run one per step, drawn by their probabilities."""
+    floor: float = 0.005
+    """Candidates less probable than this are left out of a step."""
+    processes: int = 1
+    """That share every batch: on the cores of this machine, or on its GPUs."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "epochs", "steps_per_epoch", "batch", "patch", "refresh")
-        _require(self, 0, "warmup_epochs", "weight_lr", "alpha_lr", "penalty", "entropy")
+        _require(self, 1, "epochs", "steps_per_epoch", "batch", "patch", "refresh", "samples")
+        _require(self, 1, "processes")
+        _require(self, 0, "warmup_epochs", "weight_lr", "alpha_lr", "penalty", "entropy", "floor")
         if self.warmup_epochs >= self.epochs:
             raise ValueError("`warmup_epochs` is below `epochs`, or nothing is searched")
+        if self.batch % self.processes:
+            raise ValueError("`batch` is a multiple of `processes`")
+        if self.strategy == "random" and self.processes > 1:
+            raise ValueError("`processes` is 1 for the random strategy")
+        if self.strategy == "random" and 3 * self.samples > self.epochs * self.steps_per_epoch:
+            raise ValueError("`samples` is at most a third of the steps of the search")
+        if self.target_bitops is not None and self.target_bitops <= 0:
+            raise ValueError("`target_bitops` is above 0")
+        self.resolution  # noqa: B018  raises for what is none
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """(height, width) of `at`."""
+        height, cross, width = self.at.partition("x")
+        if not (cross and height.isdecimal() and width.isdecimal()):
+            raise ValueError("`at` is height x width, as 32x32")
+        return int(height), int(width)
 
 
 @dataclass(frozen=True)

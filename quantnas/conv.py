@@ -1,31 +1,43 @@
 """The convolutions of the house: one for searching over bits, one with bits decided, one in float.
 
-All are built by operations through the same call `conv(c_in, c_out, kernel, groups, inner)`;
-`inner` marks a convolution that reads the output of another one inside the same operation.
+All are built by operations through the same call, `ops.Conv`.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .genotype import Precision
+from .ops import Kernel, sides
 from .quantizer import ActQuantizer, WeightQuantizer, round_ste
-
-Quantizer = ActQuantizer | WeightQuantizer
+from .relax import Relaxation, rounding
+from .space import Precision, Slot
 
 
 class Conv2d(nn.Conv2d):
-    """A stride-1 convolution with zero padding that keeps the size; kernel (k, k), k odd."""
+    """A convolution with zero padding that keeps the size (odd kernels); strided, it has none."""
 
     def __init__(
-        self, c_in: int, c_out: int, kernel: int, groups: int = 1, inner: bool = False
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: Kernel,
+        groups: int = 1,
+        stride: int = 1,
+        inner: bool = False,
     ) -> None:
-        super().__init__(c_in, c_out, kernel, padding=kernel // 2, groups=groups)
+        height, width = sides(kernel)
+        padding = (height // 2, width // 2) if stride == 1 else (0, 0)
+        super().__init__(
+            c_in, c_out, (height, width), stride=stride, padding=padding, groups=groups
+        )
         self.inner = inner
         self.name = ""
+
+    def apply_kernel(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """This convolution with other numbers in it."""
+        return F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
 
 
 class QuantConv2d(Conv2d):
@@ -58,92 +70,117 @@ class QuantConv2d(Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
-        weight = self.weight_quantizer(self.weight)
         step = self.bias_step()
         assert self.bias is not None
         bias = round_ste(self.bias / step) * step
-        return F.conv2d(x, weight, bias, padding=self.padding, groups=self.groups)
+        return self.apply_kernel(x, self.weight_quantizer(self.weight), bias)
+
+
+class Mix(NamedTuple):
+    """How an operation sees the widths of bits."""
+
+    weights: Tensor
+    """(weight widths,), summing to one."""
+    activations: Tensor
+    """(input widths,), summing to one."""
+    share: Tensor
+    """(), the probability of the operation."""
 
 
 class SearchConv2d(Conv2d):
-    """Conv under a mixture of bit widths: noise while training, rounding when evaluating.
+    """Conv under a mixture of bit widths: relaxed while training, rounded when evaluating.
 
     Its kernel is normalised per output channel; the gain belongs to the edge. Otherwise a
     candidate's weights would grow to make up for a small probability, and the loss could not
     tell candidates apart (batch norm without affine parameters does this in DARTS).
     """
 
-    def __init__(self, *shape: Any, bits: tuple[int, ...], **kw: Any) -> None:
+    def __init__(
+        self, *shape: Any, slot: Slot, source: ActQuantizer, relaxation: Relaxation, **kw: Any
+    ) -> None:
         super().__init__(*shape, **kw)
-        self._weights = nn.ModuleList(WeightQuantizer(b, self.out_channels) for b in bits)
-        self._inputs = nn.ModuleList(ActQuantizer(b) for b in bits if self.inner)
+        self.relaxation = relaxation
+        float_ = slot.weight_bits == (32,)
+        weights = () if float_ else slot.weight_bits
+        self._weights = nn.ModuleList(WeightQuantizer(b, self.out_channels) for b in weights)
+        self.grids: InputGrids | None = None
+        """Its own, unless all candidates of the edge share theirs."""
+        if self.inner or not relaxation.merges:
+            self.grids = InputGrids(slot.act_bits, source, inner=self.inner)
 
     @property
     def weight_quantizers(self) -> list[WeightQuantizer]:
         """One for every width."""
         return cast("list[WeightQuantizer]", list(self._weights))
 
-    @property
-    def input_quantizers(self) -> list[ActQuantizer]:
-        """One for every width of an inner convolution; none for others."""
-        return cast("list[ActQuantizer]", list(self._inputs))
-
     def unit_weight(self) -> Tensor:
         """The weight with norm 1 in every output channel."""
         norm = self.weight.flatten(1).norm(dim=1).clamp_min(1e-8)
         return self.weight / norm[:, None, None, None]
 
-    def kernel(self, mix: Tensor) -> Tensor:
-        """The normalised weight as the mixture (len(bits),) of widths sees it."""
-        return blur(self.unit_weight(), self.weight_quantizers, mix, self.training)
+    def kernel(self, mix: Mix) -> Tensor:
+        """The normalised weight as the mixture of widths sees it."""
+        view = self.relaxation.view if self.training else rounding
+        if not self._weights:
+            return self.unit_weight()
+        return view(self.unit_weight(), self.weight_quantizers, mix.weights, mix.share)
 
-    def rounded_bias(self, inputs: Sequence[ActQuantizer], mix: Tensor) -> Tensor:
-        """(c_out,); rounded to the int32 grid of every width when evaluating."""
+    def rounded_bias(self, inputs: Sequence[ActQuantizer], mix: Mix) -> Tensor:
+        """(c_out,); rounded to the int32 grid of every pair of widths when evaluating."""
         assert self.bias is not None
-        if self.training:
+        if self.training or not self._weights:
             return self.bias
-        steps = [
-            (x.step * w.step).flatten() for x, w in zip(inputs, self.weight_quantizers, strict=True)
-        ]
-        rounded = [(self.bias / s).round() * s for s in steps]
-        return _mixture(mix, rounded)
+        rounded: Tensor | None = None
+        for w, weights in zip(mix.weights, self.weight_quantizers, strict=True):
+            for a, grid in zip(mix.activations, inputs, strict=True):
+                step = (grid.step * weights.step).flatten()
+                part = w * a * (self.bias / step).round() * step
+                rounded = part if rounded is None else rounded + part
+        assert rounded is not None
+        return rounded
 
-    def forward(self, x: Tensor, inputs: Sequence[ActQuantizer], mix: Tensor) -> Tensor:
-        """x (N, c_in, H, W), blurred by the caller on `inputs` unless this is an inner conv."""
-        if self.inner:
-            inputs = self.input_quantizers
-            x = blur(x, inputs, mix, self.training)
-        bias = self.rounded_bias(inputs, mix)
-        return F.conv2d(x, self.kernel(mix), bias, padding=self.padding, groups=self.groups)
-
-
-def blur(t: Tensor, quantizers: Sequence[Quantizer], mix: Tensor, training: bool) -> Tensor:
-    """t as a mixture of bit widths sees it, `mix` (len(quantizers),) summing to one.
-
-    Training: t clipped to the mean range, plus one uniform draw with the variance of the
-    mixture's rounding error, sum_b mix_b step_b^2 / 12 (after arXiv 2208.14839, with the signal's
-    gradient kept and the clipping of the real quantizer). Else: the mixture of the roundings.
-    """
-    if not training:
-        return _mixture(mix, [q(t) for q in quantizers])
-    steps = [q.step for q in quantizers]
-    ends = [q.bounds() for q in quantizers]
-    low = _mixture(mix, [lo * step for (lo, _), step in zip(ends, steps, strict=True)])
-    high = _mixture(mix, [hi * step for (_, hi), step in zip(ends, steps, strict=True)])
-    deviation = _mixture(mix, [step.square() for step in steps]).sqrt()
-    clipped = torch.maximum(torch.minimum(t, high), low)
-    return torch.addcmul(clipped, torch.rand_like(t) - 0.5, deviation)
+    def forward(self, x: Tensor, inputs: Sequence[ActQuantizer], mix: Mix) -> Tensor:
+        """x (N, c_in, H, W), seen by the caller on `inputs` unless this conv has its own grids."""
+        if self.grids is not None:
+            inputs = self.grids.quantizers
+            x = see(x, inputs, mix, self.relaxation, self.training)
+        return self.apply_kernel(x, self.kernel(mix), self.rounded_bias(inputs, mix))
 
 
-def _mixture(mix: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    return torch.stack([p * part for p, part in zip(mix, parts, strict=True)]).sum(0)
+class InputGrids(nn.Module):
+    """One grid for every width of an input; the wide ones are the grid that it is carried on."""
+
+    def __init__(self, bits: tuple[int, ...], source: ActQuantizer, inner: bool = False) -> None:
+        super().__init__()
+        self._bits, self._source = bits, (source,)
+        own = [b for b in bits if b < 32 and (inner or b < source.bits)]
+        self.own = nn.ModuleList(ActQuantizer(b, source.signed and not inner) for b in own)
+        self._rounds = bits != (32,)
+
+    @property
+    def quantizers(self) -> list[ActQuantizer]:
+        """In the order of the widths; none for a search in float."""
+        own = {q.bits: q for q in cast("list[ActQuantizer]", list(self.own))}
+        return [own.get(b, self._source[0]) for b in self._bits] if self._rounds else []
 
 
-def embed(kernel: Tensor, size: int, groups: int) -> Tensor:
-    """Dense (c_out, c_in, size, size) kernel that does what `kernel` does with `groups`."""
-    c_out, per_group, k, _ = kernel.shape
+def see(
+    x: Tensor, inputs: Sequence[ActQuantizer], mix: Mix, relaxation: Relaxation, training: bool
+) -> Tensor:
+    """x as a mixture of the widths of its grids sees it."""
+    if not inputs:
+        return x
+    view = relaxation.view if training else rounding
+    return view(x, inputs, mix.activations, mix.share)
+
+
+def embed(kernel: Tensor, size: tuple[int, ...], groups: int = 1) -> Tensor:
+    """Dense (c_out, c_in, *size) kernel that does what `kernel` does with `groups`."""
+    c_out, per_group, height, width = kernel.shape
     if groups > 1:
-        blocks = kernel.view(groups, c_out // groups, per_group, k, k).permute(1, 2, 3, 4, 0)
-        diagonal = torch.diag_embed(blocks).permute(4, 0, 5, 1, 2, 3)  # group, out, group, in, k, k
-        kernel = diagonal.reshape(c_out, groups * per_group, k, k)
-    return F.pad(kernel, [(size - k) // 2] * 4)
+        dense = kernel.new_zeros(groups, c_out // groups, groups, per_group, height, width)
+        each = range(groups)
+        dense[each, :, each] = kernel.view(groups, c_out // groups, per_group, height, width)
+        kernel = dense.view(c_out, groups * per_group, height, width)
+    y, x = (size[0] - height) // 2, (size[1] - width) // 2
+    return F.pad(kernel, [x, x, y, y]) if x or y else kernel

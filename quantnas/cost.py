@@ -1,7 +1,8 @@
 """Cost in closed form: every operation is built once with a convolution that only counts.
 
 BitOps = sum over all convolutions of MACs x weight bits x activation bits, always with a
-resolution. Adds, concatenations, rounding and the pixel shuffle are not counted.
+resolution. Adds, concatenations, pooling, resizing, rounding and the pixel shuffle are not
+counted.
 """
 
 import math
@@ -9,15 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import ops
-from .genotype import Choice, Genotype, Precision, searched_precision
-from .space import Slot
-from .supernet import edges
+from .genotype import Genotype, searched_precision
+from .space import AREAS, Area, Precision, Slot
+from .supernet import choice_of, choices, edges
 
-STORED = {2: 2, 3: 4, 4: 4, 8: 8}
+STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
 """Bits of a weight -> bits that it takes in the file (`onnx_weights.STORAGE`)."""
+REFERENCE = (32, 32)
+"""(height, width) of the low-resolution image where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,25 @@ class Layer:
 
     name: str
     op: str
-    shape: tuple[int, int, int, int]
-    """(c_out, c_in / groups, k, k)"""
+    shape: ops.Shape
+    """(c_out, c_in / groups, height, width)"""
     weight_bits: int
     act_bits: int
+    area: Area
+    """Where it runs (`space.AREAS`)."""
     macs: int
-    """Multiply-accumulates per low-resolution pixel."""
+    """Multiply-accumulates at LR 32x32."""
     parameters: int
     """Weights and biases."""
 
     @property
     def bitops(self) -> int:
-        """Per low-resolution pixel."""
+        """At LR 32x32."""
         return self.macs * self.weight_bits * self.act_bits
+
+    def macs_at(self, height: int, width: int, scale: int) -> int:
+        """Multiply-accumulates for a low-resolution image of that size."""
+        return math.prod(self.shape) * AREAS[self.area](height, width, scale)
 
 
 @dataclass(frozen=True)
@@ -53,85 +63,101 @@ class Cost:
     layers: tuple[Layer, ...]
 
 
-def shapes(op: str, slot: Slot) -> list[tuple[int, int, int, int]]:
-    """(c_out, c_in / groups, k, k) of the convolutions of an operation."""
-    found: list[tuple[int, int, int, int]] = []
-
-    def count(
-        c_in: int, c_out: int, kernel: int, groups: int = 1, inner: bool = False
-    ) -> nn.Module:
-        found.append((c_out, c_in // groups, kernel, kernel))
-        return nn.Identity()
-
-    ops.build(op, count, slot)
-    return found
-
-
-def macs(op: str, slot: Slot) -> int:
-    """Multiply-accumulates of an operation per low-resolution pixel."""
-    return sum(a * b * k * k for a, b, k, _ in shapes(op, slot))
+def weights(op: str, slot: Slot) -> int:
+    """Weights of an operation: its multiply-accumulates per output pixel."""
+    return sum(math.prod(shape) for shape in ops.shapes(op, slot))
 
 
 def layers(
-    slots: Iterable[Slot], genotype: Genotype, precision: Mapping[str, Precision]
+    slots: Iterable[Slot], genotype: Genotype, precision: Mapping[str, Precision], scale: int
 ) -> list[Layer]:
     """The convolutions of a decided network."""
     result = []
     for slot in slots:
         op, bits = genotype.choices[slot.name].op, precision[slot.name]
-        found = shapes(op, slot)
+        found, outputs = ops.shapes(op, slot), AREAS[slot.area](*REFERENCE, scale)
         for i, shape in enumerate(found):
             name = slot.name if len(found) == 1 else f"{slot.name}.{i}"
-            n = shape[0] * shape[1] * shape[2] * shape[3]
-            row = Layer(name, op, shape, bits.weights, bits.activations, n, n + shape[0])
-            result.append(row)
+            n, widths = math.prod(shape), (bits.weights, bits.activations)
+            result.append(Layer(name, op, shape, *widths, slot.area, n * outputs, n + shape[0]))
     return result
 
 
-def pixels(scale: int) -> dict[str, int]:
-    """The resolutions that are reported -> their number of low-resolution pixels."""
+def resolutions(scale: int) -> dict[str, tuple[int, int]]:
+    """What is reported -> (height, width) of its low-resolution image."""
     return {
-        "LR 32x32": 32 * 32,
-        "LR 256x256": 256 * 256,
-        "1280x720 output": 1280 * 720 // scale**2,
+        "LR 32x32": REFERENCE,
+        "LR 256x256": (256, 256),
+        "1280x720 output": (720 // scale, math.ceil(1280 / scale)),
     }
 
 
 def total(rows: Sequence[Layer], scale: int) -> Cost:
     """Totals at every reported resolution."""
-    per_pixel, bits = sum(r.macs for r in rows), sum(r.bitops for r in rows)
+    macs = {
+        name: [row.macs_at(*size, scale) for row in rows]
+        for name, size in resolutions(scale).items()
+    }
+    bits = [row.weight_bits * row.act_bits for row in rows]
     return Cost(
         parameters=sum(r.parameters for r in rows),
         weight_bytes=sum(math.ceil(math.prod(r.shape) * STORED[r.weight_bits] / 8) for r in rows),
-        macs={name: per_pixel * n for name, n in pixels(scale).items()},
-        bitops={name: bits * n for name, n in pixels(scale).items()},
+        macs={name: sum(found) for name, found in macs.items()},
+        bitops={
+            name: sum(n * b for n, b in zip(found, bits, strict=True))
+            for name, found in macs.items()
+        },
         layers=tuple(rows),
     )
 
 
+def bitops_at(rows: Iterable[Layer], size: tuple[int, int], scale: int) -> int:
+    """BitOps of a network for a low-resolution image of that size."""
+    return sum(row.macs_at(*size, scale) * row.weight_bits * row.act_bits for row in rows)
+
+
+def option_bitops(slot: Slot, size: tuple[int, int], scale: int) -> list[list[int]]:
+    """BitOps of every pair of operation and width of a slot, for an LR image of that size."""
+    outputs = AREAS[slot.area](*size, scale)
+    each = [w.weights * w.activations * outputs for w in slot.widths]
+    return [[weights(op, slot) * n for n in each] for op in slot.ops]
+
+
 def extent(slots: Sequence[Slot], scale: int) -> dict[str, Any]:
     """How many architectures there are, and the costs of the smallest and of the largest."""
-    choices = [len(slot.ops) * len(slot.bits) for slot in slots]
+    options = {slot.choice: slot.options for slot in slots}
     ends = {}
     for name, pick in (("smallest", min), ("largest", max)):
-        chosen = {
-            slot.name: Choice(pick(slot.ops, key=lambda op: macs(op, slot)), pick(slot.bits))
-            for slot in slots
-        }
+        chosen = {}
+        for slot in slots:
+            table = option_bitops(slot, REFERENCE, scale)
+            places = [(o, w) for o in range(len(slot.ops)) for w in range(len(slot.widths))]
+            chosen[slot.name] = choice_of(slot, *pick(places, key=lambda p: table[p[0]][p[1]]))
         found = Genotype(name, chosen)
-        ends[name] = total(layers(slots, found, searched_precision(found)), scale)
+        ends[name] = total(layers(slots, found, searched_precision(found), scale), scale)
     return {
-        "searched_edges": sum(n > 1 for n in choices),
-        "architectures": math.prod(choices),
+        "searched_edges": sum(n > 1 for n in options.values()),
+        "architectures": math.prod(options.values()),
         **ends,
     }
 
 
-def expected_bitops(supernet: nn.Module) -> Tensor:
-    """Per low-resolution pixel, under the supernet's probabilities; differentiable in alpha."""
-    parts = []
+def choice_bitops(
+    supernet: nn.Module, scale: int, size: tuple[int, int] = REFERENCE
+) -> dict[str, Tensor]:
+    """What is decided -> (ops, widths) BitOps of its pairs, for an LR image of that size.
+
+    Convolutions that are not searched are choices with one pair, so that the sum over all choices
+    is the whole network.
+    """
+    found: dict[str, Tensor] = {}
     for m in edges(supernet).values():
-        p, mix = m.alpha_op.softmax(0), m.alpha_bits.softmax(0)
-        work = p.new_tensor([macs(op, m.slot) for op in m.slot.ops])
-        parts.append((p * work).sum() * (mix * mix.new_tensor(m.slot.bits).square()).sum())
-    return sum(parts)  # type: ignore[return-value]
+        table = m.to_inputs.new_tensor(option_bitops(m.slot, size, scale))
+        found[m.slot.choice] = found.get(m.slot.choice, 0) + table
+    return found
+
+
+def expected_bitops(supernet: nn.Module, bitops: Mapping[str, Tensor]) -> Tensor:
+    """() under the supernet's probabilities, of `choice_bitops`; differentiable in the alphas."""
+    parts = [(a.table() * bitops[name]).sum() for name, a in choices(supernet).items()]
+    return torch.stack(parts).sum()

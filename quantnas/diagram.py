@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .board import BAR, FAINT, INK, PLUS, SKIP, Board, Colour, save
 from .cost import Layer, total
-from .skeleton import Rfdn
+from .rfdn_deploy import RfdnDeploy
 from .space import SearchSpace
 
 BOX_W, BOX_H = 138, 110
@@ -50,6 +50,8 @@ class _Network(Board):
 
     def slot(self, x: float, y: float, name: str, label: str) -> None:
         """The convolutions of a slot in one box, with its left edge at x and its middle at y."""
+        if name not in self.slots:  # the identity
+            return self.plain(x, y, BOX_W, f"{label}\nidentity")
         layers, y = self.slots[name], y - BOX_H / 2
         face = _face(layers[0].weight_bits) if len(layers) == 1 else "white"
         ink = _ink(face)
@@ -129,6 +131,8 @@ def _op(name: str) -> str:
 def _channels(layer: Layer) -> str:
     groups = layer.op.rpartition("_groups")[2]
     c_in = layer.shape[1] * (int(groups) if groups.isdigit() else 1)
+    if layer.op.startswith("separable") and layer.name.endswith(".0"):
+        c_in = layer.shape[0]  # every channel by itself
     return f"{c_in}→{layer.shape[0]}"
 
 
@@ -136,8 +140,8 @@ def _bits(layer: Layer) -> str:
     return f"w{layer.weight_bits} a{layer.act_bits}"
 
 
-# The picture of Rfdn. Wires run on lanes: the input image and the output of the head go down on
-# the left to the last row, the output of every cell goes right into one concatenation.
+# The picture of RfdnDeploy. Wires run on lanes: the input image and the output of the head go down
+# on the left to the last row, the output of every cell goes right into one concatenation.
 
 LANE_IMAGE, LANE_HEAD, LANE_CELL = 24, 48, 70
 FRAME, STEP = 90, BOX_W + 62
@@ -145,7 +149,7 @@ FRAME, STEP = 90, BOX_W + 62
 COLUMN = FRAME + 54
 CELL_H, CELL_GAP, BODY_Y = 370, 36, 62 + BOX_H // 2
 HEAD_Y, CELLS_Y = 138, 236
-FUSE_X = COLUMN + Rfdn.steps * STEP + BOX_W + 34
+FUSE_X = COLUMN + RfdnDeploy.steps * STEP + BOX_W + 34
 FRAME_END = FUSE_X + BOX_W + 64
 CONCAT_X = FRAME_END + 36
 WIDTH = CONCAT_X + 42
@@ -179,7 +183,7 @@ def _rfdn_notes(board: _Network, x: float, y: float) -> None:
     notes = (
         f"w4 a8: weights of 4 bits, input activations of 8; bar: share of the BitOps, "
         f"full at {board.most:.1%}",
-        f"+ is a sum, a grey wire a skip; ReLU follows head, distill, body{Rfdn.steps}, "
+        f"+ is a sum, a grey wire a skip; ReLU follows head, distill, body{RfdnDeploy.steps}, "
         "the fuse after all cells",
         "and every sum that leads into a cell or out of one, and lies inside a box of two",
     )
@@ -201,7 +205,7 @@ def _rfdn_cell(board: _Network, k: int, top: float, last: bool) -> None:
     _rfdn_steps(board, f"cell{k}_", body, distill)
     end = FUSE_X + BOX_W
     c = board.slots[f"cell{k}_fuse"][0].shape[1]
-    label = f"concatenate {Rfdn.steps + 1} x {c // (Rfdn.steps + 1)} = {c}"
+    label = f"concatenate {RfdnDeploy.steps + 1} x {c // (RfdnDeploy.steps + 1)} = {c}"
     board.box(COLUMN, concat, end - COLUMN, 24, edge=SKIP)
     board.text((COLUMN + end) / 2, concat + 12, label)
     board.slot(FUSE_X, distill, f"cell{k}_fuse", "fuse")
@@ -224,11 +228,11 @@ def _rfdn_cell(board: _Network, k: int, top: float, last: bool) -> None:
 def _rfdn_steps(board: _Network, prefix: str, body: float, distill: float) -> None:
     """The chain of body convolutions at height `body`, and what every step distills below it."""
     concat = distill + BOX_H / 2 + 24
-    for i in range(Rfdn.steps + 1):
+    for i in range(RfdnDeploy.steps + 1):
         x = COLUMN + i * STEP
         board.slot(x, body, f"{prefix}body{i}", f"body{i}")
         middle, end = x + BOX_W / 2, x + BOX_W
-        if i == Rfdn.steps:
+        if i == RfdnDeploy.steps:
             board.wire((middle, body + BOX_H / 2), (middle, concat))
             continue
         fork, plus, lane = x - 20, end + 24, body - BOX_H / 2 - 16
@@ -293,5 +297,5 @@ def _list(space: SearchSpace, layers: Sequence[Layer]) -> Figure:
     return board.figure
 
 
-DRAW: dict[str, Callable[[SearchSpace, Sequence[Layer]], Figure]] = {"rfdn": _rfdn}
+DRAW: dict[str, Callable[[SearchSpace, Sequence[Layer]], Figure]] = {"rfdn_deploy": _rfdn}
 """Skeleton -> its picture."""

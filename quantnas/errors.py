@@ -33,3 +33,9 @@ class VerificationError(QuantnasError):
     """An exported file that does not compute what the network computes."""
 
     exit_code = 4
+
+
+class DivergedError(QuantnasError):
+    """A loss that is no number any more; the last state in which it was one is kept."""
+
+    exit_code = 6

@@ -8,7 +8,7 @@ behind the forms, found by trying what ONNX Runtime fuses, are in docs/decisions
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +16,18 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import fx, nn
 
 from . import __version__, onnx_weights
 from .conv import QuantConv2d
 from .cost import Cost
 from .errors import DataError
+from .onnx_graph import Graph, tidied
 from .quantizer import ActQuantizer
+from .rfdn import resize_like
 
 METADATA_KEY = "quantnas"
-
-
-@dataclass
-class Graph:
-    """An ONNX graph under construction."""
-
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
-
-    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Append a node; its output's name."""
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    def constant(self, name: str, value: Any, dtype: Any) -> str:
-        """Store a constant once; its name. A Python number becomes a rank-0 tensor."""
-        self.tensors.setdefault(name, numpy_helper.from_array(np.asarray(value, dtype), name))
-        return name
 
 
 @dataclass(frozen=True)
@@ -90,24 +74,20 @@ def convolution(graph: Graph, x: Value, conv: QuantConv2d, name: str) -> Value:
     none = graph.constant(f"{name}.bnone", np.zeros(len(units)), np.int32)
     scale = graph.constant(f"{name}.bstep", bias_step, np.float32)
     bias = graph.add("DequantizeLinear", [int32, scale, none], f"{name}.bias", axis=0)
-    pad = conv.kernel_size[0] // 2
-    graph.add(
-        "Conv",
-        [source, kernel, bias],
-        f"{name}.out",
-        kernel_shape=list(conv.kernel_size),
-        pads=[pad] * 4,
-        group=conv.groups,
-    )
+    form = {"kernel_shape": conv.kernel_size, "pads": [*conv.padding] * 2, "group": conv.groups}
+    if conv.stride != (1, 1):
+        form["strides"] = conv.stride
+    graph.add("Conv", [source, kernel, bias], f"{name}.out", **form)
     return Value(f"{name}.out", None)
 
 
-def _relu(graph: Graph, name: str, x: Value, inplace: bool = False) -> Value:
-    return Value(graph.add("Relu", [x.name], name), None)
+def _pointwise(kind: str) -> Callable[..., Value]:
+    """An operator on every number by itself; what it gives lies on no grid."""
 
+    def add(graph: Graph, name: str, *values: Value, inplace: bool = False) -> Value:
+        return Value(graph.add(kind, [v.name for v in values], name), None)
 
-def _add(graph: Graph, name: str, a: Value, b: Value) -> Value:
-    return Value(graph.add("Add", [a.name, b.name], name), None)
+    return add
 
 
 def _cat(graph: Graph, name: str, parts: list[Value], dim: int) -> Value:
@@ -115,25 +95,53 @@ def _cat(graph: Graph, name: str, parts: list[Value], dim: int) -> Value:
 
 
 def _repeat(graph: Graph, name: str, x: Value, count: int, dim: int) -> Value:
-    """Every channel `count` times in a row: a Gather, which keeps the grid."""
+    """Every colour `count` times in a row."""
     index = graph.constant(f"{name}.index", np.repeat(np.arange(3), count), np.int64)
-    assert x.grid is not None
-    gathered = graph.add("Gather", [x.name, index], f"{name}.gathered", axis=dim)
-    return Value(quantized(graph, gathered, name, x.grid), x.grid)
+    return _kept(graph, name, x, "Gather", index, axis=dim)
+
+
+def _tile(graph: Graph, name: str, x: Value, counts: tuple[int, int, int, int]) -> Value:
+    """All three colours `counts[1]` times, one after the other."""
+    index = graph.constant(f"{name}.index", np.tile(np.arange(3), counts[1]), np.int64)
+    return _kept(graph, name, x, "Gather", index, axis=1)
 
 
 def _shuffle(graph: Graph, name: str, x: Value, scale: int) -> Value:
-    """Depth to space; it keeps the grid, and with it the integers."""
+    return _kept(graph, name, x, "DepthToSpace", blocksize=scale, mode="CRD")
+
+
+def _max_pool(graph: Graph, name: str, x: Value, side: int, stride: int) -> Value:
+    return _kept(graph, name, x, "MaxPool", kernel_shape=[side] * 2, strides=[stride] * 2)
+
+
+def _kept(graph: Graph, name: str, x: Value, kind: str, *more: str, **attributes: Any) -> Value:
+    """An operator that only moves values: it keeps the grid, and with it the integers."""
     assert x.grid is not None
-    moved = graph.add("DepthToSpace", [x.name], f"{name}.moved", blocksize=scale, mode="CRD")
+    moved = graph.add(kind, [x.name, *more], f"{name}.moved", **attributes)
     return Value(quantized(graph, moved, name, x.grid), x.grid)
 
 
+def _resize(graph: Graph, name: str, x: Value, like: Value) -> Value:
+    """Bilinear, to the height and width of `like`; they stay open in the file."""
+    sides = []
+    for source, ends in ((x, (0, 2)), (like, (2, 4))):
+        shape = graph.add("Shape", [source.name], f"{name}.shape{ends[0]}")
+        at = [graph.constant(f"{name}.at{end}", [end], np.int64) for end in ends]
+        sides.append(graph.add("Slice", [shape, *at], f"{name}.sides{ends[0]}"))
+    sizes = graph.add("Concat", sides, f"{name}.sizes", axis=0)
+    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return Value(graph.add("Resize", [x.name, "", "", sizes], name, **how), None)
+
+
 TRANSLATE: dict[Any, Callable[..., Value]] = {
-    torch.relu: _relu,
-    F.relu: _relu,
+    torch.relu: _pointwise("Relu"),
+    F.relu: _pointwise("Relu"),
     torch.cat: _cat,
     torch.repeat_interleave: _repeat,
+    torch.tile: _tile,
+    torch.sigmoid: _pointwise("Sigmoid"),
+    torch.max_pool2d: _max_pool,
+    resize_like: _resize,
     F.pixel_shuffle: _shuffle,
 }
 """Function of the traced network -> (graph, name, *arguments, **keywords) -> Value."""
@@ -155,10 +163,10 @@ def translate(network: nn.Module) -> Graph:
         else:
             function = TRANSLATE.get(node.target) or OPERATORS[node.target.__name__]
             values[node] = function(graph, node.name, *args, **kwargs)
-    return _compact(_without_relus(graph))
+    return tidied(graph)
 
 
-OPERATORS: dict[str, Callable[..., Value]] = {"add": _add}
+OPERATORS: dict[str, Callable[..., Value]] = {"add": _pointwise("Add"), "mul": _pointwise("Mul")}
 """The same for Python's operators, by name."""
 
 
@@ -167,57 +175,6 @@ def _module(graph: Graph, module: nn.Module, name: str, args: Any) -> Value:
         return convolution(graph, args[0], module, module.name)
     assert isinstance(module, ActQuantizer)
     return Value(quantized(graph, args[0].name, name, module), module)
-
-
-def _without_relus(graph: Graph) -> Graph:
-    """Leave out a ReLU in front of a grid that starts at 0: the grid clips by itself."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.nodes:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    kept = []
-    for node in graph.nodes:
-        follows = readers.get(node.output[0], [])
-        if node.op_type == "Relu" and all(_starts_at_zero(graph, f) for f in follows):
-            for reader in follows:
-                reader.input[0] = node.input[0]
-        else:
-            kept.append(node)
-    return Graph(kept, graph.tensors)
-
-
-def _compact(graph: Graph) -> Graph:
-    """Equal constants once, and short names for everything between "lr" and "sr".
-
-    At these sizes of network, names would be half the file. A convolution keeps the name of its
-    layer.
-    """
-    unique: dict[bytes, str] = {}
-    short: dict[str, str] = {"lr": "lr", "sr": "sr"}
-    tensors = {}
-    for name, tensor in graph.tensors.items():
-        content = onnx.TensorProto()
-        content.CopyFrom(tensor)
-        content.ClearField("name")
-        key = content.SerializeToString()
-        if key not in unique:
-            unique[key] = content.name = f"c{len(unique)}"
-            tensors[content.name] = content
-        short[name] = unique[key]
-    for node in graph.nodes:
-        for name in node.output:
-            short.setdefault(name, f"t{len(short)}")
-        if node.op_type == "Conv":
-            node.name = node.output[0].removesuffix(".out")
-        node.input[:] = [short[name] for name in node.input]
-        node.output[:] = [short[name] for name in node.output]
-    return Graph(graph.nodes, tensors)
-
-
-def _starts_at_zero(graph: Graph, node: onnx.NodeProto) -> bool:
-    if node.op_type != "QuantizeLinear":
-        return False
-    return int(numpy_helper.to_array(graph.tensors[node.input[2]])) == 0
 
 
 def to_onnx(network: nn.Module, cost: Cost, scale: int, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import schema
 from .errors import DataError, UsageError
-from .space import Slot
+from .space import Precision, Slot
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,12 @@ class Choice:
     """One operation, and the bits of its weights and input activations."""
 
     op: str
-    bits: int
+    weights: int
+    activations: int
+
+    @property
+    def precision(self) -> Precision:
+        return Precision(self.weights, self.activations)
 
 
 @dataclass(frozen=True)
@@ -31,23 +36,20 @@ class Genotype:
         return json.dumps(asdict(self), indent=2)
 
 
-@dataclass(frozen=True)
-class Precision:
-    """Bits of a convolution."""
-
-    weights: int
-    activations: int
-
-
 def searched_precision(genotype: Genotype) -> dict[str, Precision]:
-    """Slot name -> the bits that the search decided, the same for weights and activations."""
-    return {name: Precision(c.bits, c.bits) for name, c in genotype.choices.items()}
+    """Slot name -> the bits that the search decided."""
+    return {name: c.precision for name, c in genotype.choices.items()}
 
 
 def uniform_precision(slots: Sequence[Slot], bits: int) -> dict[str, Precision]:
     """Slot name -> `bits` for weights and 8 for activations; first and last slot stay 8/8."""
     ends = {slots[0].name, slots[-1].name}
     return {s.name: Precision(8 if s.name in ends else bits, 8) for s in slots}
+
+
+def from_json(text: str, source: str) -> Genotype:
+    """What `Genotype.to_json` wrote; `source` names it in the UsageError."""
+    return schema.parse(Genotype, json.loads(text), source)
 
 
 def load(path: str | Path) -> Genotype:
@@ -77,9 +79,11 @@ def check(genotype: Genotype, slots: Iterable[Slot], space: str) -> None:
                 f"The genotype does not fit the space '{space}': only {where} has '{name}'.", remedy
             )
         choice, slot = genotype.choices[name], wanted[name]
-        if choice.op not in slot.ops or choice.bits not in slot.bits:
+        if choice.op not in slot.ops or choice.precision not in slot.widths:
+            allowed = ", ".join(f"w{w.weights}a{w.activations}" for w in slot.widths)
             raise UsageError(
                 f"The genotype does not fit the space '{space}': '{name}' is {choice.op} with "
-                f"{choice.bits} bits, allowed are {', '.join(slot.ops)} with {slot.bits} bits.",
+                f"w{choice.weights}a{choice.activations}, allowed are {', '.join(slot.ops)} with "
+                f"{allowed}.",
                 remedy,
             )

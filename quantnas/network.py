@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -10,23 +11,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import genotype as genotypes
-from . import ops, skeleton, supernet
+from . import ops, skeleton
+from .adq import Adq, PlainSum
 from .conv import Conv2d, QuantConv2d, SearchConv2d
 from .errors import DataError
-from .genotype import Genotype, Precision
-from .quantizer import ActQuantizer
-from .space import SearchSpace, Slot
-
-
-class FloatTensor(ActQuantizer):
-    """Where a rounded network has a grid, a float one has nothing."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
+from .genotype import Genotype
+from .quantizer import ActQuantizer, FloatTensor
+from .space import Precision, SearchSpace, Slot
+from .supernet import MixedOp
 
 
 class Filling:
-    """Fills a skeleton with decided convolutions (`skeleton.Filling`)."""
+    """Fills a skeleton with decided convolutions (`filling.Filling`)."""
 
     def __init__(self, genotype: Genotype, precision: Mapping[str, Precision] | None) -> None:
         self.genotype, self.precision = genotype, precision
@@ -46,7 +42,7 @@ class Filling:
         return kind(8, signed, step)
 
     def residual(self, channels: int) -> nn.Module:
-        return supernet.PlainSum()
+        return PlainSum()
 
 
 def build(
@@ -88,15 +84,17 @@ def inherit_supernet(network: nn.Module, searched: nn.Module) -> None:
         if isinstance(module, ActQuantizer) and path in grids:
             module.load_state_dict(grids[path].state_dict())
     for path, mixed in searched.named_modules():
-        if isinstance(mixed, supernet.MixedOp):
+        if isinstance(mixed, MixedOp):
             _copy_choice(mixed, network.get_submodule(path))
     for path, adq in searched.named_modules():
-        if isinstance(adq, supernet.Adq):
-            cell = network.get_submodule(path.rpartition(".")[0])
+        if isinstance(adq, Adq):
+            owner = network.get_submodule(path.rpartition(".")[0])
             factor, shift = adq.folded()
-            last = _convs(cell.get_submodule(cell.branch_end))[-1]  # type: ignore[arg-type]
-            _scale_outputs(last, factor)
-            last.bias.add_(shift)  # type: ignore[union-attr]
+            for i, end in enumerate(cast("tuple[str, ...]", owner.branch_ends)):
+                last = _convs(owner.get_submodule(end))[-1]
+                _scale_outputs(last, factor)
+                if i == 0:
+                    last.bias.add_(shift)  # type: ignore[union-attr]
 
 
 def _convs(op: nn.Module) -> list[Conv2d]:
@@ -107,33 +105,38 @@ def _search_convs(op: nn.Module) -> list[SearchConv2d]:
     return [m for m in op.modules() if isinstance(m, SearchConv2d)]
 
 
-def _copy_choice(mixed: supernet.MixedOp, op: nn.Module) -> None:
+def _copy_choice(mixed: MixedOp, op: nn.Module) -> None:
     """The most probable candidate of an edge, its gain multiplied in."""
-    chosen = mixed.ops[mixed.slot.ops[int(mixed.alpha_op.argmax())]]
-    width = int(mixed.alpha_bits.argmax())
-    targets = _convs(op)
+    at_op, at_width = mixed.alphas.best()
+    slot = mixed.slot
+    width, targets = slot.widths[at_width], _convs(op)
+    chosen = mixed.ops[slot.ops[at_op]]
     for source, target in zip(_search_convs(chosen), targets, strict=True):
         target.weight.copy_(source.unit_weight())
         target.bias.copy_(source.bias)  # type: ignore[union-attr, arg-type]
         if isinstance(target, QuantConv2d):
-            weights = source.weight_quantizers[width]
+            weights = source.weight_quantizers[slot.weight_bits.index(width.weights)]
             target.weight_quantizer.load_state_dict(weights.state_dict())
             if target.input_quantizer is not None:
-                inputs = source.input_quantizers or mixed.inputs()
-                target.input_quantizer.load_state_dict(inputs[width].state_dict())
-    _scale_outputs(targets[-1], mixed.gain())
+                grids = (source.grids or mixed.inputs).quantizers
+                grid = grids[slot.act_bits.index(width.activations)]
+                target.input_quantizer.load_state_dict(grid.state_dict())
+    if targets:
+        _scale_outputs(targets[-1], mixed.gain())
 
 
 def _scale_outputs(conv: Conv2d, factor: Tensor) -> None:
     """Multiply every output channel by its factor (c_out,), grids included.
 
-    A negative factor keeps a symmetric grid, so only 8-bit convolutions may have one.
+    A negative factor turns an asymmetric grid around: level q becomes top - q.
     """
     conv.weight.mul_(factor[:, None, None, None])
     conv.bias.mul_(factor)  # type: ignore[union-attr]
     if isinstance(conv, QuantConv2d):
-        log2 = conv.weight_quantizer.log2_step
-        log2.add_(factor.abs().clamp_min(1e-12).log2().view_as(log2))
+        weights = conv.weight_quantizer
+        weights.log2_step.add_(factor.abs().clamp_min(1e-12).log2().view_as(weights.log2_step))
+        turned = (factor < 0).view_as(weights.zero)
+        weights.zero.copy_(torch.where(turned, weights.top - weights.zero, weights.zero))
 
 
 def save(network: nn.Module, path: Path) -> None:

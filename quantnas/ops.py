@@ -1,24 +1,36 @@
 """OPS: every operation an edge may hold. To add one: write a function, add a line to OPS.
 
-The nine are those of the published space (arXiv 2208.14839). An operation starts with a
-convolution; the activation before it belongs to the skeleton.
+They are those of the published spaces (arXiv 2208.14839). An operation starts with a convolution;
+the activation before it belongs to the skeleton. One without any convolution hands its input on.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from .errors import UsageError
 from .space import Slot
+
+Kernel = int | tuple[int, int]
+Shape = tuple[int, int, int, int]
 
 
 class Conv(Protocol):
-    """What an operation builds its convolutions with; each filling of the skeleton has its own."""
+    """What an operation builds its convolutions with; each filling of the skeleton has its own.
+
+    `inner` marks a convolution that reads the output of another one inside the same operation.
+    """
 
     def __call__(
-        self, c_in: int, c_out: int, kernel: int, groups: int = 1, inner: bool = False
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: Kernel,
+        groups: int = 1,
+        stride: int = 1,
+        inner: bool = False,
     ) -> nn.Module: ...
 
 
@@ -31,13 +43,31 @@ class Chain(nn.Sequential):
         return x
 
 
-def simple(conv: Conv, slot: Slot, kernel: int, groups: int = 1) -> Chain:
-    return Chain(conv(slot.c_in, slot.c_out, kernel, groups))
+def simple(conv: Conv, slot: Slot, kernel: Kernel, groups: int = 1) -> Chain:
+    return Chain(conv(slot.c_in, slot.c_out, kernel, groups, slot.stride))
 
 
 def growth(conv: Conv, slot: Slot, kernel: int) -> Chain:
     first = conv(slot.c_in, slot.c_mid, kernel)
     return Chain(first, nn.ReLU(), conv(slot.c_mid, slot.c_out, kernel, inner=True))
+
+
+def factorised(conv: Conv, slot: Slot, kernel: int) -> Chain:
+    """A column, then a row."""
+    first = conv(slot.c_in, slot.c_mid, (kernel, 1))
+    return Chain(first, nn.ReLU(), conv(slot.c_mid, slot.c_out, (1, kernel), inner=True))
+
+
+def separable(conv: Conv, slot: Slot, kernel: int) -> Chain:
+    """Every channel by itself, then all of them pixel by pixel."""
+    first = conv(slot.c_in, slot.c_in, kernel, groups=slot.c_in)
+    return Chain(first, nn.ReLU(), conv(slot.c_in, slot.c_out, 1, inner=True))
+
+
+def identity(conv: Conv, slot: Slot) -> Chain:
+    if slot.c_in != slot.c_out:
+        raise ValueError(f"it cannot turn {slot.c_in} channels into {slot.c_out}")
+    return Chain()
 
 
 OPS: dict[str, Callable[[Conv, Slot], Chain]] = {
@@ -47,24 +77,53 @@ OPS: dict[str, Callable[[Conv, Slot], Chain]] = {
     "conv1x1_groups2": partial(simple, kernel=1, groups=2),
     "conv3x3_groups2": partial(simple, kernel=3, groups=2),
     "conv5x5_groups2": partial(simple, kernel=5, groups=2),
+    "conv3x3_groups3": partial(simple, kernel=3, groups=3),
+    "conv5x5_groups3": partial(simple, kernel=5, groups=3),
     "growth1x1": partial(growth, kernel=1),
     "growth3x3": partial(growth, kernel=3),
     "growth5x5": partial(growth, kernel=5),
+    "factorised3x3": partial(factorised, kernel=3),
+    "factorised5x5": partial(factorised, kernel=5),
+    "separable3x3": partial(separable, kernel=3),
+    "separable5x5": partial(separable, kernel=5),
+    "identity": identity,
 }
 
 
 def build(name: str, conv: Conv, slot: Slot) -> Chain:
     """The operation `name` between the channels of `slot`.
 
-    Raises UsageError for an unknown name or channels that it cannot join.
+    Raises ValueError for channels that it cannot join, KeyError for an unknown name.
     """
-    if name not in OPS:
-        raise UsageError(
-            f"Edge '{slot.name}' names an unknown operation '{name}'.", f"Use {', '.join(OPS)}."
-        )
-    try:
-        return OPS[name](conv, slot)
-    except ValueError as error:  # torch: channels not divisible by groups
-        raise UsageError(
-            f"Edge '{slot.name}' cannot be {name}: {error}.", "Change the space's channels."
-        ) from error
+    return OPS[name](conv, slot)
+
+
+@functools.cache
+def shapes(name: str, slot: Slot) -> tuple[Shape, ...]:
+    """(c_out, c_in / groups, height, width) of the kernels of an operation.
+
+    Found by building it with a convolution that only counts. Raises as `build`.
+    """
+    found: list[Shape] = []
+
+    def count(
+        c_in: int,
+        c_out: int,
+        kernel: Kernel,
+        groups: int = 1,
+        stride: int = 1,
+        inner: bool = False,
+    ) -> nn.Module:
+        if c_in % groups or c_out % groups:
+            raise ValueError(f"{c_in} -> {c_out} channels are not divisible by {groups} groups")
+        height, width = sides(kernel)
+        found.append((c_out, c_in // groups, height, width))
+        return nn.Identity()
+
+    build(name, count, slot)
+    return tuple(found)
+
+
+def sides(kernel: Kernel) -> tuple[int, int]:
+    """(height, width) of a kernel."""
+    return (kernel, kernel) if isinstance(kernel, int) else kernel

@@ -46,16 +46,19 @@ class Phase(Generic[S]):
     steps: Callable[[int], Iterator[S]]
     """Number of steps done -> the records of the others."""
     show: Callable[[S], dict[str, str]]
+    notable: Callable[[S], bool] = lambda step: False
+    """Whether a record goes into the metrics though it is not its turn."""
 
 
 def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
     """Go on from the last saved state, saving it from time to time, when closed, and at the end."""
     path, saved = run.resume_point(phase.name), time.monotonic()
     done = checkpoint.load(path, phase.parts)
+    run.forget(phase.name, done)
     try:
         for step in phase.steps(done):
             done = step.step
-            if done % RECORD_EVERY == 0 or done == phase.total:
+            if done % RECORD_EVERY == 0 or done == phase.total or phase.notable(step):
                 run.record(phase.name, asdict(step))  # type: ignore[call-overload]
             yield Progress(phase.name, done, phase.total, phase.show(step))
             if time.monotonic() - saved > SAVE_EVERY:

@@ -14,7 +14,6 @@ from torch import nn
 
 from . import (
     bicubic,
-    cost,
     crops,
     diagram,
     evaluate,
@@ -26,10 +25,7 @@ from . import (
     phases,
     quantize,
     report,
-    search,
-    skeleton,
-    space,
-    supernet,
+    searching,
     train,
     verify,
 )
@@ -42,60 +38,6 @@ SAMPLE = 768
 """Side of the middle part of a photograph on which a file is compared with torch, pixels."""
 
 
-def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """Photographs -> genotype.json and the chosen candidates' weights."""
-    began, c, mine = time.monotonic(), config.search, run.path("space.yaml")
-    where = space.load(str(mine)) if mine.exists() else space.load(config.space, config.scale)
-    write_text(mine, space.to_yaml(where))
-    pairs = patches.load(photographs(run, config).train, where.scale, c.patch)
-    weights, alphas, held = patches.split(pairs, c.patch, config.seed, (0.45, 0.45, 0.1))
-    torch.manual_seed(config.seed)
-    net = supernet.build(where).to(device(config))
-    state = search.start(net, c)
-    per_pixel, total = cost.pixels(where.scale)["LR 32x32"], c.epochs * c.steps_per_epoch
-
-    def steps(first: int) -> Iterator[search.Step]:
-        return search.search(state, weights, alphas, c, first)
-
-    def show(step: search.Step) -> dict[str, str]:
-        return {
-            "loss": f"{step.loss:.4f}",
-            "decided": f"{step.decided:.0%}",
-            "GBitOps": f"{step.bitops * per_pixel / 1e9:.2f}",
-            "PSNR": f"{step.psnr:.2f}",
-        }
-
-    yield from phases.perform(run, Phase("search", total, state.parts(), steps, show))
-    torch.manual_seed(config.seed)  # the same noise whether this run was interrupted or not
-    batches = [weights.batch(total + i, c.batch)[0].to(device(config)) for i in range(20)]
-    result = _decide(run, where, net, batches, held)
-    run.finish("search", {"seconds": time.monotonic() - began, **result})
-
-
-def _decide(
-    run: Run,
-    where: space.SearchSpace,
-    net: nn.Module,
-    batches: list[torch.Tensor],
-    held: patches.Patches,
-) -> dict[str, object]:
-    """Save what the supernet decided; batches: low-resolution patches for its statistics."""
-    found, sure = supernet.decide(net, where.name), search.share_decided(net)
-    supernet.settle(net, found, batches)
-    search.fit_grids(net, batches[0])
-    decided = network.build(where, found, None).to(batches[0].device)
-    network.inherit_supernet(decided, net)
-    network.save(decided, run.weights("searched"))
-    write_text(run.path("genotype.json"), found.to_json() + "\n")
-    rows = cost.layers(skeleton.slots(where), found, genotype.searched_precision(found))
-    return {
-        "share_decided": sure,
-        "bitops": cost.total(rows, where.scale).bitops,
-        "psnr_patches_rounded": train.measure(net, held),
-        "psnr_patches_folded": train.measure(decided, held),
-    }
-
-
 def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The genotype -> a float network and one trained with rounding, both saved."""
     where, found = architecture(run)
@@ -106,11 +48,13 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     lesson = Lesson(learn, held, train.Schedule(c.float_steps, c.batch, c.lr))
     yield from _fit(run, device(config), "float", net, lesson)
     network.save(net, run.weights("float"))
-    rounded = network.build(where, found, genotype.searched_precision(found))
-    network.inherit(rounded, net)
-    quantize.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
-    lesson = Lesson(learn, held, train.Schedule(c.qat_steps, c.batch, c.qat_lr))
-    yield from _fit(run, device(config), "rounded", rounded, lesson)
+    rounded = net
+    if not where.is_float:
+        rounded = network.build(where, found, genotype.searched_precision(found))
+        network.inherit(rounded, net)
+        quantize.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
+        lesson = Lesson(learn, held, train.Schedule(c.qat_steps, c.batch, c.qat_lr))
+        yield from _fit(run, device(config), "rounded", rounded, lesson)
     network.save(rounded, run.weights("trained"))
     run.finish(
         "train",
@@ -252,7 +196,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
 Step = Callable[[Run, RunConfig], Iterator[Progress]]
 
 STEPS: dict[str, Step] = {
-    "search": search_step,
+    "search": searching.search_step,
     "train": train_step,
     "quantize": quantize_step,
     "export": export_step,

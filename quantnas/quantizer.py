@@ -97,6 +97,13 @@ class ActQuantizer(nn.Module):
             self.log2_step.copy_(torch.log2(mse_step(x, self.lo, self.hi)))
 
 
+class FloatTensor(ActQuantizer):
+    """Where a rounded network has a grid, a float one has nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 class WeightQuantizer(nn.Module):
     """Per-output-channel grid of a kernel (c_out, ...), with learned steps and zero points."""
 
@@ -114,11 +121,15 @@ class WeightQuantizer(nn.Module):
         """(c_out, 1, 1, 1)"""
         return self.log2_step.exp2()
 
+    @property
+    def top(self) -> float:
+        """Of the levels, counted from 0."""
+        return 254.0 if self.symmetric else 2.0**self.bits - 1
+
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Integers (lo, hi), each (c_out, 1, 1, 1): what a stored level minus its zero spans."""
-        top = 254.0 if self.symmetric else 2.0**self.bits - 1
-        zero = round_ste(self.zero).clamp(0, top)
-        return -zero, top - zero
+        zero = round_ste(self.zero).clamp(0, self.top)
+        return -zero, self.top - zero
 
     def forward(self, weight: Tensor) -> Tensor:
         return fake_quantize(weight, self.step, *self.bounds())
@@ -153,10 +164,13 @@ def mse_step(
     return steps[error.argmin(), 0]
 
 
-def weight_grid(rows: Tensor, bits: int, candidates: int = 12) -> tuple[Tensor, Tensor]:
+def weight_grid(
+    rows: Tensor, bits: int, candidates: int = 9, sample: int = 256
+) -> tuple[Tensor, Tensor]:
     """(step, zero), each (c_out,), of least squared error for the rows (c_out, n) of a kernel.
 
-    Below 8 bits both ends of the range are searched; at 8 bits one symmetric end.
+    Below 8 bits both ends of the range are searched; at 8 bits one symmetric end. The error is
+    that of about `sample` weights of a long row, the range that of all.
     """
     rows = rows.detach()
     shrink = torch.linspace(1.0, 0.3, candidates, device=rows.device)
@@ -171,6 +185,7 @@ def weight_grid(rows: Tensor, bits: int, candidates: int = 12) -> tuple[Tensor, 
         high, low = high * pairs[:, :1], low * pairs[:, 1:]
         step = ((high - low) / top).clamp_min(1e-6)
         zero = (-low / step).round().clamp(0, top)
+    rows = rows[:, :: max(1, rows.shape[1] // sample)]
     s, z = step[..., None], zero[..., None]
     q = torch.maximum(torch.minimum((rows / s).round(), top - z), -z)
     best = (q * s - rows).square().sum(-1).argmin(0, keepdim=True)
@@ -178,10 +193,11 @@ def weight_grid(rows: Tensor, bits: int, candidates: int = 12) -> tuple[Tensor, 
 
 
 @contextmanager
-def calibrating(network: nn.Module) -> Iterator[None]:
+def calibrating(network: nn.Module, fixed_only: bool = False) -> Iterator[None]:
     """While this is open, every quantizer fits its grid to the first thing that it is given.
 
-    The first: a supernet's 8-bit edges round on the grid of their source once more.
+    The first: a supernet's 8-bit edges round on the grid of their source once more. With
+    `fixed_only`, those that learn by gradient are left alone.
     """
     fitted: set[nn.Module] = set()
 
@@ -194,6 +210,7 @@ def calibrating(network: nn.Module) -> Iterator[None]:
         m.register_forward_pre_hook(fit)
         for m in network.modules()
         if isinstance(m, ActQuantizer | WeightQuantizer)
+        and not (fixed_only and m.log2_step.requires_grad)
     ]
     try:
         yield

@@ -67,6 +67,24 @@ class Run:
         with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain({"phase": phase, **values})) + "\n")
 
+    def forget(self, phase: str, after: int) -> None:
+        """Leave out of `metrics.jsonl` what a phase did after that step, and a torn last line.
+
+        A killed run had gone on from its last saved state; it will do those steps again.
+        """
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if row["phase"] != phase or row["step"] <= after:
+                kept.append(line + "\n")
+        write_text(path, "".join(kept))
+
     def log(self, line: str) -> None:
         """Append a line to `log.txt`."""
         with self.path("log.txt").open("a", encoding="utf-8") as file:

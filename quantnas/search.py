@@ -5,18 +5,37 @@ A generator of records: no printing, no files. All randomness is a function of (
 run continued from a checkpoint ends where an uninterrupted one does.
 """
 
+import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
-from . import cost, quantizer, supernet
+from . import budget, cost, genotype, network, quantize, quantizer, skeleton, supernet, team, train
+from .adq import Adq
 from .checkpoint import Stateful
 from .config import SearchConfig
+from .genotype import Genotype
+from .objective import entropy, entropy_weight, require_finite
 from .patches import Patches
+from .space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Check:
+    """The decided network, with the supernet's weights and rounded, on patches of its own."""
+
+    epoch: int
+    """Epochs done."""
+    psnr: float
+    """RGB, dB."""
+    bitops: int
+    """At the resolution of the search."""
+    genotype: Genotype
 
 
 @dataclass(frozen=True)
@@ -29,11 +48,38 @@ class Step:
     psnr: float
     """Of the supernet under noise on that batch, RGB, dB."""
     entropy: float
-    """Mean over the edges, 1 = uniform, 0 = decided."""
+    """Mean over the choices, 1 = uniform, 0 = decided."""
     decided: float
-    """Share of the edges whose most probable choice has more than 0.9."""
+    """Share of the choices whose most probable pair has more than 0.9."""
     bitops: float
-    """Expected, per low-resolution pixel."""
+    """Expected, at the resolution of the search."""
+    decided_bitops: float
+    """Of the most probable pairs."""
+    probabilities: dict[str, list[float]]
+    """What is decided -> p of every pair of operation and width, operations first."""
+    check: Check | None
+    """At the end of an epoch."""
+
+
+@dataclass
+class Best:
+    """The best decided network so far, by PSNR on the validation patches."""
+
+    check: Check | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.check is None:
+            return {}
+        c = self.check
+        return {"epoch": c.epoch, "psnr": c.psnr, "bitops": c.bitops} | {
+            "genotype": c.genotype.to_json()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.check = None
+        if state:
+            found = genotype.from_json(state["genotype"], "checkpoint")
+            self.check = Check(state["epoch"], state["psnr"], state["bitops"], found)
 
 
 @dataclass(frozen=True)
@@ -43,114 +89,212 @@ class State:
     net: nn.Module
     by_weight: optim.Optimizer
     by_alpha: optim.Optimizer
+    price: budget.Multiplier
+    best: Best = field(default_factory=Best)
 
     def parts(self) -> dict[str, Stateful]:
         """What a checkpoint holds."""
-        return {"net": self.net, "by_weight": self.by_weight, "by_alpha": self.by_alpha}
+        return {
+            "net": self.net,
+            "by_weight": self.by_weight,
+            "by_alpha": self.by_alpha,
+            "price": self.price,
+            "best": self.best,
+        }
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a search learns from: three disjoint parts of the patches."""
+
+    weights: Patches
+    alphas: Patches
+    held: Patches
+    """Neither weights nor alphas see these."""
 
 
 def start(net: nn.Module, config: SearchConfig) -> State:
     """Optimizers for a supernet."""
     alphas = supernet.alphas(net)
-    known = {id(alpha) for alpha in alphas}
-    weights = [p for p in net.parameters() if p.requires_grad and id(p) not in known]
+    known = {id(alpha) for alpha in supernet.all_alphas(net)}
+    weights = [(n, p) for n, p in net.named_parameters() if p.requires_grad and id(p) not in known]
     return State(
         net,
-        optim.Adam(weights, config.weight_lr),
+        optim.Adam(train.groups(weights, config.weight_lr)),
         optim.Adam([{"params": alphas}], config.alpha_lr, betas=(0.5, 0.999)),
+        budget.Multiplier(config.target_bitops or 1.0),
     )
 
 
-def search(
-    state: State, weights: Patches, alphas: Patches, config: SearchConfig, first: int = 0
-) -> Iterator[Step]:
-    """Update `state` from step `first` to the end, yielding after every step."""
-    net, device = state.net, next(state.net.parameters()).device
-    total = config.epochs * config.steps_per_epoch
-    start_cost = _cost_at_start(net)
-    for step in range(first, total):
-        torch.manual_seed(weights.seed * 1_000_003 + step)
-        low, high = (t.to(device) for t in weights.batch(step, config.batch))
-        if step % config.refresh == 0 or (step < config.refresh and step & (step - 1) == 0):
-            fit_grids(net, low)
-        net.train()
-        epoch = step // config.steps_per_epoch
-        if epoch >= config.warmup_epochs:
-            batch = [t.to(device) for t in alphas.batch(step, config.batch)]
-            push = config.entropy * entropy_weight(epoch, config.epochs, config.warmup_epochs)
-            loss = F.l1_loss(net(batch[0]), batch[1]) + push * entropy(net)
-            loss = loss + config.penalty * cost.expected_bitops(net) / start_cost
-            _update(state, state.by_alpha, loss)
-        _set_lr(state.by_weight, config.weight_lr * 0.5 * (1 + math.cos(math.pi * step / total)))
-        out = net(low)
+class Searching:
+    """The loop's constants: what is searched, on what, and what every pair costs."""
+
+    def __init__(
+        self, space: SearchSpace, state: State, material: Material, config: SearchConfig
+    ) -> None:
+        self.space, self.state, self.material, self.config = space, state, material, config
+        self.net, self.slots = state.net, skeleton.slots(space)
+        self.like = next(state.net.parameters())
+        self.bitops = cost.choice_bitops(self.net, space.scale, config.resolution)
+        self.at_start = sum(float(t.mean()) for t in self.bitops.values())
+        self.alphas = supernet.alphas(self.net)
+        self.weights = [p for g in state.by_weight.param_groups for p in g["params"]]
+
+    def steps(self, first: int = 0) -> Iterator[Step]:
+        """Update the state from step `first` to the end, yielding after every step.
+
+        Raises DivergedError, before anything is updated with it, for a loss that is no number.
+        """
+        c = self.config
+        for step in range(first, c.epochs * c.steps_per_epoch):
+            torch.manual_seed(self.material.weights.seed * 1_000_003 + step)
+            low, high = self._batch(self.material.weights, step)
+            mine = team.share(low), team.share(high)
+            early = step < c.refresh and step & (step - 1) == 0
+            if step % c.refresh == 0 or early:
+                fit_grids(self.net, low, learned=step > 0)
+            epoch = step // c.steps_per_epoch
+            self.net.train()
+            if epoch >= c.warmup_epochs and self.alphas:
+                self._alpha_step(step, epoch)
+            loss, error = self._weight_step(step, *mine)
+            ends = (step + 1) % c.steps_per_epoch == 0
+            yield self._record(step + 1, loss, error, self._check(epoch) if ends else None)
+
+    def _batch(self, patches: Patches, step: int) -> list[Tensor]:
+        return [t.to(self.like).contiguous() for t in patches.batch(step, self.config.batch)]
+
+    def _alpha_step(self, step: int, epoch: int) -> None:
+        c, price = self.config, self.state.price
+        low, high = (team.share(t) for t in self._batch(self.material.alphas, step))
+        expected = cost.expected_bitops(self.net, self.bitops)
+        terms = {"L1 of the alphas": F.l1_loss(self.net(low), high)}
+        push = c.entropy * entropy_weight(epoch, c.epochs, c.warmup_epochs)
+        terms["entropy"] = push * entropy(self.net)
+        if c.target_bitops is None:
+            terms["BitOps penalty"] = c.penalty * expected / self.at_start
+        else:
+            terms["BitOps target"] = price.term(expected)
+        self._update(step, self.state.by_alpha, self.alphas, terms)
+        if c.target_bitops is not None:
+            price.update(expected.item())
+
+    def _weight_step(self, step: int, low: Tensor, high: Tensor) -> tuple[float, float]:
+        """L1 and squared error."""
+        c = self.config
+        rate = 0.5 * (1 + math.cos(math.pi * step / (c.epochs * c.steps_per_epoch)))
+        train.set_rate(self.state.by_weight, c.weight_lr * rate)
+        out = self.net(low)
         loss = F.l1_loss(out, high)
-        _update(state, state.by_weight, loss)
-        yield _record(net, step + 1, loss, out, high)
+        self._update(step, self.state.by_weight, self.weights, {"L1 of the weights": loss})
+        with torch.no_grad():
+            both = team.mean(torch.stack([loss, F.mse_loss(out, high)])).tolist()
+        return both[0], both[1]
+
+    def _update(
+        self,
+        step: int,
+        optimizer: optim.Optimizer,
+        parameters: list[nn.Parameter],
+        terms: Mapping[str, Tensor],
+    ) -> None:
+        for name, term in terms.items():
+            require_finite(term, name, step)
+        loss = torch.stack(list(terms.values())).sum()
+        grads = team.average(torch.autograd.grad(loss, parameters, allow_unused=True))
+        for p, grad in zip(parameters, grads, strict=True):
+            p.grad = grad
+        norm = nn.utils.clip_grad_norm_(parameters, 5.0)
+        require_finite(norm, f"gradient of {' + '.join(terms)}", step)
+        optimizer.step()
+
+    def decide(self) -> Genotype:
+        """The genotype now: the most probable pairs, within the target where there is one."""
+        picks = None
+        if self.config.target_bitops is not None:
+            with torch.no_grad():
+                tables = {
+                    name: a.log_table().double().cpu().numpy()
+                    for name, a in supernet.choices(self.net).items()
+                }
+            costs = {name: t.double().cpu().numpy() for name, t in self.bitops.items()}
+            picks = budget.decide(tables, costs, self.config.target_bitops)
+        return supernet.decide(self.net, self.space.name, picks)
+
+    def bitops_of(self, found: Genotype) -> int:
+        """Of a genotype, at the resolution of the search."""
+        precision = genotype.searched_precision(found)
+        rows = cost.layers(self.slots, found, precision, self.space.scale)
+        return cost.bitops_at(rows, self.config.resolution, self.space.scale)
+
+    @torch.no_grad()
+    def share_decided(self, above: float = 0.9) -> float:
+        """Share of the choices whose most probable pair has more than `above`."""
+        open_ = [a for a in supernet.choices(self.net).values() if a.learning()]
+        return sum(a.table().max().item() > above for a in open_) / max(1, len(open_))
+
+    def _check(self, epoch: int) -> Check:
+        """Score what would be decided now; the best goes into the state."""
+        found = self.decide()
+        batches = [self._batch(self.material.weights, i)[0] for i in range(4)]
+        decided = decided_network(self.space, found, copy.deepcopy(self.net), batches)
+        psnr = train.measure(decided, self.material.held)
+        check = Check(epoch + 1, psnr, self.bitops_of(found), found)
+        best = self.state.best
+        searched = epoch >= self.config.warmup_epochs
+        if searched and (best.check is None or psnr > best.check.psnr):
+            best.check = check
+        return check
+
+    @torch.no_grad()
+    def _record(self, step: int, loss: float, error: float, check: Check | None) -> Step:
+        choices = supernet.choices(self.net)
+        tables = {name: a.table().flatten() for name, a in choices.items() if a.learning()}
+        picks = {name: int(a.log_table().argmax()) for name, a in choices.items()}
+        return Step(
+            step=step,
+            loss=loss,
+            psnr=-10 * math.log10(max(error, 1e-10)),
+            entropy=entropy(self.net).item(),
+            decided=self.share_decided(),
+            bitops=cost.expected_bitops(self.net, self.bitops).item(),
+            decided_bitops=sum(self.bitops[n].flatten()[i].item() for n, i in picks.items()),
+            probabilities={n: [round(v, 4) for v in t.tolist()] for n, t in tables.items()},
+            check=check,
+        )
 
 
-def _update(state: State, optimizer: optim.Optimizer, loss: Tensor) -> None:
-    state.net.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 5.0)
-    optimizer.step()
+def decided_network(
+    space: SearchSpace, found: Genotype, net: nn.Module, batches: list[Tensor]
+) -> nn.Module:
+    """The rounded network (in float for a space in float) with the supernet's weights.
 
-
-def _set_lr(optimizer: optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    Changes `net`: it is settled on the genotype. batches: low-resolution patches.
+    """
+    with team.alone():
+        supernet.settle(net, found, batches)
+    precision = None if space.is_float else genotype.searched_precision(found)
+    decided = network.build(space, found, precision).to(batches[0].device)
+    network.inherit_supernet(decided, net)
+    quantize.initialise(decided, batches[0])
+    return decided.eval()
 
 
 @torch.no_grad()
-def _cost_at_start(net: nn.Module) -> float:
-    """Expected BitOps per pixel under uniform probabilities."""
-    parts = []
-    for m in supernet.edges(net).values():
-        work = sum(cost.macs(op, m.slot) for op in m.slot.ops) / len(m.slot.ops)
-        parts.append(work * sum(b * b for b in m.slot.bits) / len(m.slot.bits))
-    return sum(parts)
+def fit_grids(net: nn.Module, low: Tensor, learned: bool = False) -> None:
+    """Fit every quantizer of the network to its weights and to activations on `low`.
 
-
-@torch.no_grad()
-def _record(net: nn.Module, step: int, loss: Tensor, out: Tensor, high: Tensor) -> Step:
-    return Step(
-        step=step,
-        loss=loss.item(),
-        psnr=-10 * math.log10(max(F.mse_loss(out, high).item(), 1e-10)),
-        entropy=entropy(net).item(),
-        decided=share_decided(net),
-        bitops=cost.expected_bitops(net).item(),
-    )
-
-
-@torch.no_grad()
-def fit_grids(net: nn.Module, low: Tensor) -> None:
-    """Fit every quantizer of the network to its weights and to activations on `low`."""
+    With `learned`, those that learn by gradient stay. Batch norms use the statistics of `low`
+    without keeping them: early on, the running ones are far from what the features are.
+    """
     net.eval()
-    with quantizer.calibrating(net):
+    norms = [m.norm for m in net.modules() if isinstance(m, Adq)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 0.0
+    with quantizer.calibrating(net, fixed_only=learned):
         net(low)
-
-
-def entropy(net: nn.Module) -> Tensor:
-    """(), mean over all alphas of entropy / ln(number of choices); stable near one-hot."""
-    parts = []
-    for alpha in supernet.alphas(net):
-        log_p = alpha.log_softmax(0)
-        parts.append(-(log_p.exp() * log_p).sum() / math.log(len(alpha)))
-    return torch.stack(parts).mean() if parts else torch.zeros(())
-
-
-@torch.no_grad()
-def share_decided(net: nn.Module, above: float = 0.9) -> float:
-    """Share of the edges with a choice whose (operation, width) has more than `above`."""
-    edges = [m for m in supernet.edges(net).values() if len(m.slot.ops) * len(m.slot.bits) > 1]
-    sure = [(m.alpha_op.softmax(0).max() * m.alpha_bits.softmax(0).max()).item() for m in edges]
-    return sum(p > above for p in sure) / max(1, len(sure))
-
-
-def entropy_weight(epoch: int, epochs: int, warmup: int) -> float:
-    """The published schedule of the entropy term, from 0 to 1 (code of arXiv 2208.14839)."""
-    total, t = epochs - warmup, epoch - warmup
-    quiet = total // 4
-    if t < quiet or total < 2:
-        return 0.0
-    return t / (total - 1) * math.log(t - quiet + 2) / math.log(total - quiet + 1)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

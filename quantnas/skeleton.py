@@ -1,157 +1,63 @@
-"""Macro-architectures, each written once: supernet, network and cost are fillings of them."""
+"""SKELETONS: the macro-architectures, each written once; and whether a space fits its own."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from . import ops
+from .basic import Basic, basic_slots
 from .errors import UsageError
-from .quantizer import ActQuantizer
+from .filling import Filling
+from .rfdn import Rfdn, rfdn_slots
+from .rfdn_deploy import RfdnDeploy, rfdn_deploy_slots
 from .space import SearchSpace, Slot
 
-
-class Filling(Protocol):
-    """What a skeleton is made of; every kind of network brings its own three."""
-
-    def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
-        """The module of a slot: (N, c_in, H, W) on the grid of `source` -> (N, c_out, H, W)."""
-
-    def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
-        """The grid on which a tensor is carried between edges, in 8 bits."""
-
-    def residual(self, channels: int) -> nn.Module:
-        """(branch, skip) -> the branch as it is added to the skip; all (N, channels, H, W)."""
-
-
-class Rfdn(nn.Module):
-    """Distillation cells after RFDN (arXiv 2009.11551), made to run in integers.
-
-    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Differences to RFDN: ReLU for
-    LeakyReLU, no attention, a residual around every cell, and the network adds to the repeated
-    input pixels instead of making the image alone. But for `upsample`, every edge reads what
-    follows a ReLU, so its grid is unsigned and starts at 0.
-    """
-
-    kinds = ("body", "distill", "upsample")
-    steps = 3
-
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
-        super().__init__()
-        self.scale = space.scale
-        self.image = filling.tensor(step=1 / 255)
-        slots = {slot.name: slot for slot in rfdn_slots(space)}
-        self.head = filling.edge(slots["head"], self.image)
-        self.shallow = filling.tensor()
-        self.cells, self.carried = nn.ModuleList(), nn.ModuleList()
-        source = self.shallow
-        for k in range(space.cells):
-            self.cells.append(RfdnCell(slots, f"cell{k}_", source, filling))
-            source = filling.tensor()
-            self.carried.append(source)
-        self.joined = filling.tensor()
-        self.fuse = filling.edge(slots["fuse"], self.joined)
-        self.fused = filling.tensor()
-        self.smooth = filling.edge(slots["smooth"], self.fused)
-        self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor(signed=True)
-        self.upsample = filling.edge(slots["upsample"], self.deep)
-        self.detail, self.pixels = filling.tensor(signed=True), filling.tensor(step=1 / 255)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.image(x)
-        shallow = y = self.shallow(torch.relu(self.head(x)))
-        outputs = []
-        for cell, carried in zip(self.cells, self.carried, strict=True):
-            y = carried(torch.relu(y + cell(y)))
-            outputs.append(y)
-        y = self.fused(torch.relu(self.fuse(self.joined(torch.cat(outputs, 1)))))
-        y = self.deep(shallow + self.smoothed(self.smooth(y)))  # a ReLU here dies
-        y = self.detail(self.upsample(y))
-        nearest = torch.repeat_interleave(x, self.scale**2, dim=1)
-        return F.pixel_shuffle(self.pixels(nearest + y), self.scale)
-
-
-class RfdnCell(nn.Module):
-    """Three distillation steps, a last convolution, and a 1x1 over all that was kept."""
-
-    branch_end = "fuse"
-    """Where what `residual` does to its branch can be folded."""
-
-    def __init__(
-        self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, filling: Filling
-    ) -> None:
-        super().__init__()
-        self.body, self.distill = nn.ModuleList(), nn.ModuleList()
-        self.branch, self.stream = nn.ModuleList(), nn.ModuleList()
-        self.kept = nn.ModuleList(filling.tensor() for _ in range(Rfdn.steps + 1))
-        for i in range(Rfdn.steps):
-            self.distill.append(filling.edge(slots[f"{prefix}distill{i}"], source))
-            self.body.append(filling.edge(slots[f"{prefix}body{i}"], source))
-            self.branch.append(filling.tensor(signed=True))
-            source = filling.tensor()
-            self.stream.append(source)
-        self.body.append(filling.edge(slots[f"{prefix}body{Rfdn.steps}"], source))
-        self.joined = filling.tensor()
-        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.joined)
-        self.residual = filling.residual(slots[f"{prefix}fuse"].c_out)
-        self.out = filling.tensor(signed=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept, u = [], x
-        for i in range(Rfdn.steps):
-            kept.append(self.kept[i](torch.relu(self.distill[i](u))))
-            u = self.stream[i](torch.relu(u + self.branch[i](self.body[i](u))))
-        kept.append(self.kept[Rfdn.steps](torch.relu(self.body[Rfdn.steps](u))))
-        joined = self.joined(torch.cat(kept, 1))
-        return self.out(self.residual(self.fuse(joined), x))
-
-
-def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of `Rfdn`, in the order in which they run."""
-    c, half = space.channels, space.channels // 2
-
-    def searched(kind: str, name: str, c_out: int, gain: float = 1.0) -> Slot:
-        return Slot(name, c, c, c_out, space.edges[kind].ops, space.edges[kind].bits, gain)
-
-    def fixed(name: str, op: str, c_in: int, c_out: int) -> Slot:
-        return Slot(name, c_in, c, c_out, (op,), (8,))
-
-    yield fixed("head", "conv3x3", 3, c)
-    for k in range(space.cells):
-        for i in range(Rfdn.steps):
-            yield searched("distill", f"cell{k}_distill{i}", half)
-            yield searched("body", f"cell{k}_body{i}", c)
-        yield searched("body", f"cell{k}_body{Rfdn.steps}", half)
-        yield fixed(f"cell{k}_fuse", "conv1x1", half * (Rfdn.steps + 1), c)
-    yield fixed("fuse", "conv1x1", c * space.cells, c)
-    yield fixed("smooth", "conv3x3", c, c)
-    yield searched("upsample", "upsample", 3 * space.scale**2, gain=0.1)  # little detail at first
-
-
 SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterator[Slot]]]] = {
+    "basic": (Basic, basic_slots),
     "rfdn": (Rfdn, rfdn_slots),
+    "rfdn_deploy": (RfdnDeploy, rfdn_deploy_slots),
 }
+"""Name -> (module class, its slots). A class names its `kinds` of searched edges."""
 
 
 def slots(space: SearchSpace) -> tuple[Slot, ...]:
     """Every slot of the space, in order; first and last are the first and last convolution.
 
-    Raises UsageError when the space names no such skeleton, or other kinds of edges than it has.
+    Raises UsageError, naming the place in the YAML file and what is allowed there, when the space
+    names no such skeleton, other kinds of edges than it has, or an operation that is unknown or
+    cannot join its channels.
     """
     if space.skeleton not in SKELETONS:
         raise UsageError(
-            f"Space '{space.name}' names an unknown skeleton '{space.skeleton}'.",
+            f"Space '{space.name}': 'skeleton' cannot be '{space.skeleton}'.",
             f"Use {', '.join(SKELETONS)}.",
         )
     kind, make_slots = SKELETONS[space.skeleton]
     wanted = set(kind.kinds)  # type: ignore[attr-defined]
     if set(space.edges) != wanted:
         raise UsageError(
-            f"Space '{space.name}' has the edges {', '.join(sorted(space.edges))}.",
+            f"Space '{space.name}': 'edges' has {', '.join(sorted(space.edges))}.",
             f"Skeleton '{space.skeleton}' wants exactly {', '.join(sorted(wanted))}.",
         )
-    return tuple(make_slots(space))
+    for name, edge in space.edges.items():
+        for i, op in enumerate(edge.ops):
+            if op not in ops.OPS:
+                raise UsageError(
+                    f"Space '{space.name}': 'edges.{name}.ops.{i}' cannot be '{op}'.",
+                    f"Use {', '.join(ops.OPS)}.",
+                )
+    found = tuple(make_slots(space))
+    for slot in found:
+        for i, op in enumerate(slot.ops):
+            try:
+                ops.shapes(op, slot)
+            except ValueError as error:
+                raise UsageError(
+                    f"Space '{space.name}': 'edges.{slot.kind}.ops.{i}' cannot be '{op}' on the "
+                    f"edge {slot.name}: {error}.",
+                    "Change `channels`, or leave the operation out.",
+                ) from error
+    return found
 
 
 def build(space: SearchSpace, filling: Filling) -> nn.Module:

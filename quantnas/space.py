@@ -1,6 +1,7 @@
 """SearchSpace: what may be chosen, edge by edge. Pure data, read from YAML; no torch."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -13,12 +14,39 @@ from . import schema
 from .errors import UsageError
 
 Scale = Literal[2, 3, 4]
-Bits = Literal[2, 3, 4, 8]
+Bits = Literal[2, 3, 4, 8, 32]
+Area = Literal["low", "high", "strided", "pooled"]
+
+AREAS: dict[Area, Callable[[int, int, int], int]] = {
+    "low": lambda height, width, scale: height * width,
+    "high": lambda height, width, scale: height * width * scale**2,
+    "strided": lambda height, width, scale: strided(height) * strided(width),
+    "pooled": lambda height, width, scale: pooled(height) * pooled(width),
+}
+"""Where a convolution runs -> (height, width, scale) of the low-resolution image -> its outputs."""
+
+
+def strided(side: int) -> int:
+    """Length of a side behind a 3x3 convolution of stride 2 without padding."""
+    return (side - 3) // 2 + 1
+
+
+def pooled(side: int) -> int:
+    """The same behind the 7x7 pooling of stride 3 that follows in the attention of RFDN."""
+    return (strided(side) - 7) // 3 + 1
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bits of a convolution's weights and of its input."""
+
+    weights: int
+    activations: int
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place in a network where one operation is chosen, with its width of bits.
+    """One place in a network where one operation is chosen, with its widths of bits.
 
     A convolution that is not searched is a slot with one operation and one width.
     """
@@ -29,9 +57,36 @@ class Slot:
     """Channels between the two convolutions of an operation that has two."""
     c_out: int
     ops: tuple[str, ...]
-    bits: tuple[int, ...]
+    widths: tuple[Precision, ...]
     gain: float = 1.0
     """Of the output at the start of a search, relative to that of an ordinary convolution."""
+    area: Area = "low"
+    stride: int = 1
+    """Above 1 there is no padding."""
+    shared: str = ""
+    """Slots with the same name here are decided together; empty = alone."""
+    kind: str = ""
+    """Key of its edge in the space; empty = not searched."""
+
+    @property
+    def weight_bits(self) -> tuple[int, ...]:
+        """The different widths of the weights, in order."""
+        return tuple(dict.fromkeys(w.weights for w in self.widths))
+
+    @property
+    def act_bits(self) -> tuple[int, ...]:
+        """The different widths of the input, in order."""
+        return tuple(dict.fromkeys(w.activations for w in self.widths))
+
+    @property
+    def choice(self) -> str:
+        """What is decided: the slot alone, or a name that it shares with others."""
+        return self.shared or self.name
+
+    @property
+    def options(self) -> int:
+        """Number of pairs of operation and width."""
+        return len(self.ops) * len(self.widths)
 
 
 @dataclass(frozen=True)
@@ -40,14 +95,32 @@ class Edge:
 
     ops: tuple[str, ...]
     """Names of operations (`quantnas.ops.OPS`)."""
-    bits: tuple[Bits, ...]
-    """Widths for the weights and the input activations of the edge."""
+    bits: tuple[Bits, ...] = ()
+    """Widths that weights and input activations share; [32] = a search in float."""
+    weight_bits: tuple[Bits, ...] = ()
+    """With `act_bits`, instead of `bits`: widths that are chosen apart."""
+    act_bits: tuple[Bits, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.ops or not self.bits:
-            raise ValueError("An edge needs at least one operation and one width of bits")
-        if len({*self.ops}) < len(self.ops) or len({*self.bits}) < len(self.bits):
-            raise ValueError("An edge lists an operation or a width twice")
+        apart = bool(self.weight_bits) and bool(self.act_bits)
+        either = apart != bool(self.bits) and bool(self.weight_bits) == bool(self.act_bits)
+        if not self.ops or not either:
+            raise ValueError(
+                "An edge needs at least one operation, and either `bits` or both `weight_bits` "
+                "and `act_bits`"
+            )
+        for group in (self.ops, self.bits, self.weight_bits, self.act_bits):
+            if len({*group}) < len(group):
+                raise ValueError("An edge lists an operation or a width twice")
+        if 32 in (*self.bits, *self.weight_bits, *self.act_bits) and self.bits != (32,):
+            raise ValueError("32 bits stand alone, as `bits: [32]`: they mean a search in float")
+
+    @property
+    def widths(self) -> tuple[Precision, ...]:
+        """The pairs of weight and activation bits to choose from."""
+        if self.bits:
+            return tuple(Precision(b, b) for b in self.bits)
+        return tuple(Precision(w, a) for w in self.weight_bits for a in self.act_bits)
 
 
 @dataclass(frozen=True)
@@ -62,14 +135,24 @@ class SearchSpace:
     cells: int
     edges: dict[str, Edge]
     """Kind of edge -> what it may be; the skeleton says which kinds there are."""
-    adq: bool = True
-    """Batch norm with adaptive deviation around every cell while searching."""
 
     def __post_init__(self) -> None:
         if self.channels < 2 or self.channels % 2:
             raise ValueError("`channels` is an even number of at least 2")
         if self.cells < 1:
             raise ValueError("`cells` is at least 1")
+        if len({edge.bits == (32,) for edge in self.edges.values()}) > 1:
+            raise ValueError("Either every edge has `bits: [32]`, or none")
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is rounded: a search over operations alone."""
+        return any(edge.bits == (32,) for edge in self.edges.values())
+
+    @property
+    def fixed_width(self) -> Precision:
+        """Of the convolutions that are not searched."""
+        return Precision(32, 32) if self.is_float else Precision(8, 8)
 
 
 def builtin() -> dict[str, Traversable]:
@@ -102,6 +185,7 @@ def to_yaml(space: SearchSpace) -> str:
     """Text that `load` reads back to an equal space."""
     plain = dataclasses.asdict(space)
     plain["edges"] = {
-        kind: {"ops": list(edge.ops), "bits": list(edge.bits)} for kind, edge in space.edges.items()
+        kind: {key: list(value) for key, value in dataclasses.asdict(edge).items() if value}
+        for kind, edge in space.edges.items()
     }
     return yaml.safe_dump(plain, sort_keys=False)

@@ -1,8 +1,8 @@
 """Supernet: the skeleton with every candidate of every edge alive at once."""
 
 import math
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Mapping
+from functools import partial, reduce
 from typing import cast
 
 import torch
@@ -10,72 +10,125 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops, skeleton
-from .conv import SearchConv2d, blur, embed
+from .adq import Adq, PlainSum
+from .alphas import Alphas
+from .config import SearchConfig
+from .conv import InputGrids, Mix, SearchConv2d, embed, see
 from .genotype import Choice, Genotype
-from .quantizer import ActQuantizer
+from .quantizer import ActQuantizer, FloatTensor
+from .relax import RELAXATIONS, Relaxation
 from .space import SearchSpace, Slot
 
 
 class MixedOp(nn.Module):
     """gain * sum_o p(o) o(x), the bits of x and of the kernels mixed by p(b): DARTS, 1806.09055.
 
-    x (N, c_in, H, W) -> (N, c_out, H, W). The probabilities of operation and width are
-    factorised, so one noise draw serves every candidate. A convolution is linear in its kernel,
-    so all single-convolution candidates run as one, their kernels padded to the largest.
+    x (N, c_in, H, W) -> (N, c_out, H', W'). Where the relaxation shows all candidates the same
+    input, those of a single convolution run as one: a convolution is linear in its kernel. Of
+    those with several, one is drawn per forward; the expected output is that of all.
     """
 
-    def __init__(self, slot: Slot, source: ActQuantizer) -> None:
+    def __init__(self, slot: Slot, source: ActQuantizer, alphas: Alphas, how: SearchConfig) -> None:
         super().__init__()
-        self.slot = slot
-        conv = partial(SearchConv2d, bits=slot.bits)
+        self.slot, self.alphas, self.how = slot, alphas, how
+        self.relaxation = _relaxation(slot, how)
+        conv = partial(SearchConv2d, slot=slot, source=source, relaxation=self.relaxation)
         self.ops = nn.ModuleDict({name: ops.build(name, conv, slot) for name in slot.ops})
-        narrow = [ActQuantizer(b, source.signed) for b in slot.bits if b < source.bits]
-        self._narrow = nn.ModuleList(narrow)
-        self._source = (source,)
+        self.inputs = InputGrids(slot.act_bits, source)
         start = slot.gain * math.sqrt(2 / 3 * len(slot.ops))  # as if candidates were orthogonal
         self.log_gain = nn.Parameter(torch.full((slot.c_out,), math.log(start)))
-        self.alpha_op = nn.Parameter(torch.zeros(len(slot.ops)))
-        self.alpha_bits = nn.Parameter(torch.zeros(len(slot.bits)))
-
-    def inputs(self) -> list[ActQuantizer]:
-        """The grid of the input for every width of the slot, in order."""
-        narrow = iter(self._narrow)
-        return [
-            self._source[0] if b >= self._source[0].bits else cast(ActQuantizer, next(narrow))
-            for b in self.slot.bits
-        ]
+        columns = [[w.weights == b for b in slot.weight_bits] for w in slot.widths]
+        self.register_buffer("to_weights", torch.tensor(columns).float(), persistent=False)
+        columns = [[w.activations == b for b in slot.act_bits] for w in slot.widths]
+        self.register_buffer("to_inputs", torch.tensor(columns).float(), persistent=False)
+        self.to_weights: Tensor
+        self.to_inputs: Tensor
 
     def gain(self) -> Tensor:
         """(c_out,), positive; shared by all candidates."""
         return self.log_gain.exp()
 
+    def mixtures(self) -> tuple[Tensor, list[Mix]]:
+        """p (ops,), and how each operation sees the widths.
+
+        Operations that share their input see it under the mean of their mixtures.
+        """
+        table = self.alphas.table()
+        p = table.sum(1)
+        given = table / p.clamp_min(1e-30)[:, None]
+        weights, inputs = given @ self.to_weights, given @ self.to_inputs
+        if self.relaxation.merges:
+            inputs = (table.sum(0) @ self.to_inputs).expand_as(inputs)
+        return p, [Mix(*row) for row in zip(weights, inputs, p, strict=True)]
+
     def forward(self, x: Tensor) -> Tensor:
-        p, mix = self.alpha_op.softmax(0), self.alpha_bits.softmax(0)
-        inputs = self.inputs()
-        x = blur(x, inputs, mix, self.training)
-        chains = list(zip(p, cast("list[ops.Chain]", list(self.ops.values())), strict=True))
+        p, mixes = self.mixtures()
+        parts = [p[i] * x for i in self._alive(p) if not len(self._chain(i))]  # the identity
+        chosen = [(i, p[i]) for i in self._alive(p) if len(self._chain(i))]
+        if self.relaxation.merges:
+            x = see(x, self.inputs.quantizers, mixes[0], self.relaxation, self.training)
+            single = [(i, w) for i, w in chosen if len(self._chain(i)) == 1]
+            if single:
+                parts.append(self._merged(x, single, mixes))
+            chosen = self._drawn([(i, w) for i, w in chosen if len(self._chain(i)) > 1])
         gain = self.gain()
-        out = [
-            (weight * gain)[:, None, None] * op(x, inputs, mix)
-            for weight, op in chains
-            if len(op) > 1
-        ]
-        single = [(weight, cast(SearchConv2d, op[0])) for weight, op in chains if len(op) == 1]
-        if single:
-            kernel, bias = merge(single, inputs, mix)
-            kernel = kernel * gain[:, None, None, None]
-            out.append(F.conv2d(x, kernel, bias * gain, padding=kernel.shape[-1] // 2))
-        return torch.stack(out).sum(0) if len(out) > 1 else out[0]
+        for i, weight in chosen:
+            out = self._chain(i)(x, self.inputs.quantizers, mixes[i])
+            parts.append((weight * gain)[:, None, None] * out)
+        return _sum(parts)
+
+    def _chain(self, index: int) -> ops.Chain:
+        return cast(ops.Chain, self.ops[self.slot.ops[index]])
+
+    def _alive(self, p: Tensor) -> list[int]:
+        """The candidates worth computing: those above the floor, and the most probable one."""
+        floor = max(self.how.floor, 1e-12) if self.training else 1e-12
+        found = p.tolist()
+        return [i for i, share in enumerate(found) if share >= min(floor, max(found))]
+
+    def _drawn(self, several: list[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
+        """One of the candidates, drawn by their probabilities, with the weight of all."""
+        if not (self.training and self.how.draw) or len(several) < 2:
+            return several
+        shares = torch.tensor([weight.item() for _, weight in several])
+        at = int(torch.multinomial(shares, 1))
+        index, weight = several[at]
+        return [(index, weight * (shares.sum() / shares[at]).item())]
+
+    def _merged(self, x: Tensor, single: list[tuple[int, Tensor]], mixes: list[Mix]) -> Tensor:
+        """What the weighted sum of single convolutions gives, as one convolution."""
+        gain = self.gain()
+        convs = [(w * gain, cast(SearchConv2d, self._chain(i)[0]), mixes[i]) for i, w in single]
+        kernel, bias = merge(convs, self.inputs.quantizers)
+        stride, (height, width) = convs[0][1].stride, kernel.shape[-2:]
+        padding = (height // 2, width // 2) if stride == (1, 1) else (0, 0)
+        return F.conv2d(x, kernel, bias, stride, padding)
 
 
 def merge(
-    single: list[tuple[Tensor, SearchConv2d]], inputs: list[ActQuantizer], mix: Tensor
+    single: list[tuple[Tensor, SearchConv2d, Mix]], inputs: list[ActQuantizer]
 ) -> tuple[Tensor, Tensor]:
-    """One kernel and bias that do what the weighted sum of the convolutions does."""
-    size = max(conv.kernel_size[0] for _, conv in single)
-    kernels = [p * embed(conv.kernel(mix), size, conv.groups) for p, conv in single]
-    biases = [p * conv.rounded_bias(inputs, mix) for p, conv in single]
-    return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
+    """One dense kernel and bias that do what the weighted sum of the convolutions does.
+
+    The weights are () or (c_out,). Kernels of one size are summed before they are padded.
+    """
+    sizes: dict[tuple[int, ...], Tensor] = {}
+    for weight, conv, mix in single:
+        part = embed(weight.view(-1, 1, 1, 1) * conv.kernel(mix), conv.kernel_size, conv.groups)
+        known = sizes.get(conv.kernel_size)
+        sizes[conv.kernel_size] = part if known is None else known + part
+    largest = tuple(max(size[d] for size in sizes) for d in (0, 1))
+    kernels = [embed(part, (largest[0], largest[1])) for part in sizes.values()]
+    biases = [weight * conv.rounded_bias(inputs, mix) for weight, conv, mix in single]
+    return _sum(kernels), _sum(biases)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).sum(0) if len(parts) > 2 else reduce(torch.add, parts)
+
+
+def _relaxation(slot: Slot, how: SearchConfig) -> Relaxation:
+    return RELAXATIONS["float" if slot.act_bits == (32,) else how.relaxation]
 
 
 class Carrier(ActQuantizer):
@@ -89,70 +142,36 @@ class Carrier(ActQuantizer):
         return x if self.training else super().forward(x)
 
 
-class Adq(nn.Module):
-    """BN(branch) * (w * std(skip) + c): batch norm that leaves the deviation adaptive.
-
-    After arXiv 2208.14839, with the batch norm behind the branch instead of in front of it:
-    there it folds exactly into the last convolution; in front, zero padding would not let it.
-    branch, skip (N, C, H, W); the deviation is that of a whole sample.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
-        self.w, self.c = nn.Parameter(torch.tensor(1.5)), nn.Parameter(torch.tensor(0.0))
-        self.register_buffer("mean_std", torch.tensor(1.0))
-        self.mean_std: Tensor
-
-    def forward(self, branch: Tensor, skip: Tensor) -> Tensor:
-        std = skip.flatten(1).std(1)
-        if self.training:
-            with torch.no_grad():
-                self.mean_std.lerp_(std.mean(), cast(float, self.norm.momentum))
-        return cast(Tensor, self.norm(branch)) * (self.w * std + self.c)[:, None, None, None]
-
-    @torch.no_grad()
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """(factor, shift), each (C,): the branch becomes factor * branch + shift.
-
-        Exact whenever std(skip) equals its mean.
-        """
-        norm = self.norm
-        assert norm.running_var is not None and norm.running_mean is not None
-        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-        deviation = self.w * self.mean_std + self.c
-        return gain * deviation, (norm.bias - norm.running_mean * gain) * deviation
-
-
-class PlainSum(nn.Module):
-    """The branch as it is: residuals without normalisation, or with it folded."""
-
-    def forward(self, branch: Tensor, skip: Tensor) -> Tensor:
-        return branch
-
-
 class Filling:
-    """Fills a skeleton with all candidates (`skeleton.Filling`)."""
+    """Fills a skeleton with all candidates (`filling.Filling`)."""
 
-    def __init__(self, adq: bool) -> None:
-        self.adq = adq
+    def __init__(self, space: SearchSpace, how: SearchConfig) -> None:
+        self.tensors = FloatTensor if space.is_float else Carrier
+        self.how = how
+        self.alphas: dict[str, Alphas] = {}
 
     def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
-        return MixedOp(slot, source)
+        joint = self.how.probabilities == "joint"
+        new = Alphas(len(slot.ops), len(slot.widths), joint)
+        return MixedOp(slot, source, self.alphas.setdefault(slot.choice, new), self.how)
 
     def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
-        return Carrier(8, signed, step)
+        return self.tensors(8, signed, step)
 
     def residual(self, channels: int) -> nn.Module:
-        return Adq(channels) if self.adq else PlainSum()
+        if self.how.deviation == "none":
+            return PlainSum()
+        return Adq(channels, logarithmic=self.how.deviation == "adadm")
 
 
-def build(space: SearchSpace) -> nn.Module:
+def build(space: SearchSpace, how: SearchConfig | None = None) -> nn.Module:
     """The supernet of a space: (N, 3, H, W) -> (N, 3, scale*H, scale*W)."""
-    net = skeleton.build(space, Filling(space.adq))
-    for name, parameter in net.named_parameters():
-        if name.endswith(("log2_step", "zero")):  # fitted from time to time, not trained
-            parameter.requires_grad_(False)
+    how = how or SearchConfig()
+    net = skeleton.build(space, Filling(space, how))
+    if not RELAXATIONS[how.relaxation].trains_grids:
+        for name, parameter in net.named_parameters():
+            if name.endswith(("log2_step", "zero")):  # fitted from time to time, not trained
+                parameter.requires_grad_(False)
     return net
 
 
@@ -161,19 +180,38 @@ def edges(supernet: nn.Module) -> dict[str, MixedOp]:
     return {m.slot.name: m for m in supernet.modules() if isinstance(m, MixedOp)}
 
 
+def choices(supernet: nn.Module) -> dict[str, Alphas]:
+    """What is decided -> its alphas: slots that are decided together appear once."""
+    return {m.slot.choice: m.alphas for m in edges(supernet).values()}
+
+
 def alphas(supernet: nn.Module) -> list[nn.Parameter]:
-    """The architecture parameters of every edge that has a choice."""
-    pairs = [(m.alpha_op, m.alpha_bits) for m in edges(supernet).values()]
-    return [alpha for pair in pairs for alpha in pair if len(alpha) > 1]
+    """The architecture parameters of everything that has a choice."""
+    return [alpha for a in choices(supernet).values() for alpha in a.learning()]
 
 
-def decide(supernet: nn.Module, space: str) -> Genotype:
-    """The most probable operation and width of every edge."""
-    choices = {
-        name: Choice(m.slot.ops[int(m.alpha_op.argmax())], m.slot.bits[int(m.alpha_bits.argmax())])
-        for name, m in edges(supernet).items()
-    }
-    return Genotype(space, choices)
+def all_alphas(supernet: nn.Module) -> list[nn.Parameter]:
+    """The same with those that have nothing to choose."""
+    return [alpha for a in choices(supernet).values() for alpha in a.parameters()]
+
+
+def choice_of(slot: Slot, op: int, width: int) -> Choice:
+    """The choice with these positions in the slot's lists."""
+    bits = slot.widths[width]
+    return Choice(slot.ops[op], bits.weights, bits.activations)
+
+
+def decide(
+    supernet: nn.Module, space: str, picks: Mapping[str, tuple[int, int]] | None = None
+) -> Genotype:
+    """The most probable pair of operation and width of every edge, or those in `picks`.
+
+    picks: what is decided -> positions of operation and width.
+    """
+    if picks is None:
+        picks = {name: a.best() for name, a in choices(supernet).items()}
+    found = {n: choice_of(m.slot, *picks[m.slot.choice]) for n, m in edges(supernet).items()}
+    return Genotype(space, found)
 
 
 @torch.no_grad()
@@ -181,12 +219,7 @@ def collapse(supernet: nn.Module, genotype: Genotype) -> None:
     """Give all probability to the genotype's choices, in place."""
     for name, m in edges(supernet).items():
         choice = genotype.choices[name]
-        for alpha, index in (
-            (m.alpha_op, m.slot.ops.index(choice.op)),
-            (m.alpha_bits, m.slot.bits.index(choice.bits)),
-        ):
-            alpha.fill_(-1e9)
-            alpha[index] = 0.0
+        m.alphas.collapse(m.slot.ops.index(choice.op), m.slot.widths.index(choice.precision))
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ The same loop serves distillation: the target is then a teacher's output.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,14 +77,24 @@ def truth(low: Tensor, high: Tensor) -> Tensor:
 
 
 def start(net: nn.Module, lr: float) -> State:
-    """An optimizer for a network; steps of rounding learn faster than weights, zeros faster."""
-    groups: dict[float, list[nn.Parameter]] = {1.0: [], 4.0: [], 20.0: []}
-    for name, p in net.named_parameters():
-        if p.requires_grad:
-            factor = 20.0 if name.endswith("zero") else 4.0 if name.endswith("log2_step") else 1.0
-            groups[factor].append(p)
-    params = [{"params": ps, "lr": lr * f, "factor": f} for f, ps in groups.items() if ps]
-    return State(net, optim.Adam(params), Best())
+    """An optimizer for a network."""
+    learning = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    return State(net, optim.Adam(groups(learning, lr)), Best())
+
+
+def groups(parameters: Iterable[tuple[str, nn.Parameter]], lr: float) -> list[dict[str, Any]]:
+    """Parameter groups: steps of rounding learn faster than weights, zero points faster still."""
+    found: dict[float, list[nn.Parameter]] = {1.0: [], 4.0: [], 20.0: []}
+    for name, p in parameters:
+        factor = 20.0 if name.endswith("zero") else 4.0 if name.endswith("log2_step") else 1.0
+        found[factor].append(p)
+    return [{"params": ps, "lr": lr * f, "factor": f} for f, ps in found.items() if ps]
+
+
+def set_rate(optimizer: optim.Optimizer, lr: float) -> None:
+    """Give every group its multiple of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
 
 
 def fit(
@@ -97,9 +108,7 @@ def fit(
     """Train from step `first`; at the end the network holds its best state."""
     net, device = state.net, next(state.net.parameters()).device
     for step in range(first, schedule.steps):
-        rate = schedule.lr * _curve(step, schedule.steps)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+        set_rate(state.optimizer, schedule.lr * _curve(step, schedule.steps))
         low, high = (t.to(device) for t in patches.batch(step, schedule.batch))
         net.train()
         loss = F.l1_loss(net(low), target(low, high))

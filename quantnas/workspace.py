@@ -9,11 +9,24 @@ import torch
 import yaml
 from torch import nn
 
-from . import cost, evaluate, genotype, images, network, schema, skeleton, space, supernet
-from .config import RunConfig
+from . import (
+    budget,
+    cost,
+    evaluate,
+    genotype,
+    images,
+    network,
+    schema,
+    skeleton,
+    space,
+    supernet,
+    team,
+)
+from .config import RunConfig, SearchConfig
 from .errors import DataError, UsageError
-from .genotype import Genotype, Precision
+from .genotype import Genotype
 from .runs import Run, to_json, write_text
+from .space import Precision
 
 
 @dataclass(frozen=True)
@@ -71,22 +84,35 @@ def device(config: RunConfig) -> torch.device:
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise UsageError("There is no CUDA device here.", "Use --device cpu or auto.")
-    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
+    if not available or config.device == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", team.rank() if team.size() > 1 else 0)
 
 
-def check(config: RunConfig, chosen: Photographs) -> None:
+def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
     """Raise what is wrong with the settings before anything is written.
 
     What is evaluated at the end is read now: a damaged photograph should not wait until then.
     """
     device(config)
     where = space.load(config.space, config.scale)
-    supernet.build(where)
+    if verb in ("run", "quantize"):
+        require_bits(where, config.bits)
+    net = supernet.build(where, config.search)
+    if config.search.target_bitops is not None:
+        _check_target(where, net, config.search)
     paths = list(chosen.held_out)
     for folder in config.benchmarks:
         paths += images.find(folder)
     for path in paths:
         evaluate.require_size(images.read(path), path, where.scale)
+
+
+def _check_target(where: space.SearchSpace, net: nn.Module, config: SearchConfig) -> None:
+    tables = cost.choice_bitops(net, where.scale, config.resolution).values()
+    least, most = (sum(float(end(t)) for t in tables) for end in (torch.min, torch.max))
+    assert config.target_bitops is not None
+    budget.check(config.target_bitops, least, most, config.at)
 
 
 def load_config(run: Run) -> RunConfig:
@@ -121,10 +147,23 @@ def architecture(run: Run) -> tuple[space.SearchSpace, Genotype]:
 def precision_of(
     where: space.SearchSpace, found: Genotype, bits: int | None
 ) -> dict[str, Precision]:
-    """Slot name -> bits: as searched, or `bits` between first and last convolution."""
+    """Slot name -> bits: as searched, or `bits` between first and last convolution.
+
+    Raises UsageError for a network that was searched in float and is given no bits.
+    """
     if bits is None:
+        require_bits(where, bits)
         return genotype.searched_precision(found)
     return genotype.uniform_precision(skeleton.slots(where), bits)
+
+
+def require_bits(where: space.SearchSpace, bits: int | None) -> None:
+    """Raise UsageError when a space in float is to be quantized to nothing in particular."""
+    if where.is_float and bits is None:
+        raise UsageError(
+            f"Space '{where.name}' is searched in float: it says nothing about bits.",
+            "Give --bits 8, 4, 3 or 2.",
+        )
 
 
 def quantized(run: Run) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
@@ -135,7 +174,11 @@ def quantized(run: Run) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
     net = network.build(where, found, precision)
     network.load(net, need(run.weights("quantized"), "quantize"))
     slots = skeleton.slots(where)
-    return where, net.eval(), cost.total(cost.layers(slots, found, precision), where.scale)
+    return (
+        where,
+        net.eval(),
+        cost.total(cost.layers(slots, found, precision, where.scale), where.scale),
+    )
 
 
 def need(path: Path, step: str) -> Path:

@@ -1,5 +1,6 @@
 """Provides the fixtures that several test modules share."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import patches, skeleton
-from quantnas.genotype import Choice, Genotype
+from quantnas import patches, skeleton, space
+from quantnas.genotype import Genotype
+from quantnas.search import Material
 from quantnas.space import Edge, SearchSpace
+from quantnas.supernet import choice_of
 
 torch.set_num_threads(1)  # for tensors this small, a second thread on a busy core costs 100 times
 
@@ -31,10 +34,10 @@ def _seeded() -> None:
 
 @pytest.fixture
 def tiny() -> SearchSpace:
-    """8 channels, one cell, every kind of operation, every width."""
+    """8 channels, one cell, operations of one convolution and of two, every width."""
     return SearchSpace(
         name="tiny",
-        skeleton="rfdn",
+        skeleton="rfdn_deploy",
         scale=2,
         channels=8,
         cells=1,
@@ -47,16 +50,45 @@ def tiny() -> SearchSpace:
 
 
 @pytest.fixture
+def apart() -> SearchSpace:
+    """As `tiny`, with the bits of weights and inputs chosen apart; `upsample` may be no operation.
+
+    12 channels: as many as `upsample` gives at scale 2.
+    """
+    bits = {"weight_bits": (2, 3, 8), "act_bits": (4, 8)}
+    return SearchSpace(
+        name="apart",
+        skeleton="rfdn_deploy",
+        scale=2,
+        channels=12,
+        cells=1,
+        edges={
+            "body": Edge(("conv3x3_groups3", "factorised3x3", "separable5x5"), **bits),
+            "distill": Edge(("conv1x1", "conv3x3"), **bits),
+            "upsample": Edge(("conv1x1", "identity"), **bits),
+        },
+    )
+
+
+@pytest.fixture
+def small(tiny, apart) -> dict[str, SearchSpace]:
+    """Name -> a space of few channels; every macro-architecture is among them."""
+    basic = dataclasses.replace(space.load("basic"), channels=12, cells=2)
+    rfdn = dataclasses.replace(space.load("rfdn"), channels=12, cells=1)
+    return {"tiny": tiny, "apart": apart, "basic": basic, "rfdn": rfdn}
+
+
+@pytest.fixture
 def random_genotype() -> Callable[[SearchSpace, int], Genotype]:
-    """(space, seed) -> a genotype drawn uniformly."""
+    """(space, seed) -> a genotype drawn uniformly, slots that are decided together equal."""
 
     def draw(space: SearchSpace, seed: int) -> Genotype:
-        rng = np.random.default_rng(seed)
-        choices = {
-            slot.name: Choice(str(rng.choice(slot.ops)), int(rng.choice(slot.bits)))
-            for slot in skeleton.slots(space)
-        }
-        return Genotype(space.name, choices)
+        rng, picks = np.random.default_rng(seed), {}
+        slots = skeleton.slots(space)
+        for slot in slots:
+            at = int(rng.integers(len(slot.ops))), int(rng.integers(len(slot.widths)))
+            picks.setdefault(slot.choice, at)
+        return Genotype(space.name, {s.name: choice_of(s, *picks[s.choice]) for s in slots})
 
     return draw
 
@@ -73,17 +105,28 @@ def pixels() -> Callable[..., torch.Tensor]:
     return draw
 
 
-@pytest.fixture
-def halves() -> tuple[patches.Patches, patches.Patches]:
-    """Two disjoint sets of 6-pixel patches, at scale 2, of smooth synthetic photographs."""
+def waves() -> list[patches.Pair]:
+    """Two smooth synthetic photographs at scale 2."""
     y, x = np.mgrid[:48, :72]
     pairs = []
     for k in range(2):
-        waves = [np.sin(y * (0.2 + 0.1 * c) + k) + np.cos(x * (0.3 - 0.05 * c)) for c in range(3)]
-        high = (np.stack(waves, -1) * 50 + 128).astype(np.uint8)
+        colours = [np.sin(y * (0.2 + 0.1 * c) + k) + np.cos(x * (0.3 - 0.05 * c)) for c in range(3)]
+        high = (np.stack(colours, -1) * 50 + 128).astype(np.uint8)
         pairs.append(patches.Pair(f"waves{k}", high[::2, ::2].copy(), high))
-    first, second = patches.split(pairs, 6, seed=0, shares=(1, 1))
+    return pairs
+
+
+@pytest.fixture
+def halves() -> tuple[patches.Patches, patches.Patches]:
+    """Two disjoint sets of 6-pixel patches, at scale 2."""
+    first, second = patches.split(waves(), 6, seed=0, shares=(1, 1))
     return first, second
+
+
+@pytest.fixture
+def material() -> Material:
+    """Disjoint 6-pixel patches for weights, for alphas, and for the decided network."""
+    return Material(*patches.split(waves(), 6, seed=0, shares=(2, 2, 1)))
 
 
 @pytest.fixture

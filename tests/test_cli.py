@@ -1,17 +1,25 @@
 """The command line: help without torch, bad input with cause, remedy and exit code."""
 
+import io
 import json
 import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from quantnas import genotype, images, skeleton, space
+from quantnas.cli import console, options, panel
 from quantnas.cli.main import app, main
+from quantnas.cli.pace import Pace
+from quantnas.config import RunConfig, SearchConfig
+from quantnas.errors import DivergedError, UsageError
+from quantnas.phases import Progress
 
 ROOT = Path(__file__).parents[1]
 VERBS = sorted(command.callback.__name__ for command in app.registered_commands)
@@ -73,9 +81,9 @@ def here(tmp_path, monkeypatch):
     Path("bits_space.yaml").write_text(SPACE.replace("[4, 8]", "[4, 5]"))
     Path("scale_space.yaml").write_text(SPACE.replace("scale: 2", "scale: 7"))
     where = space.load("rfdn_small")
-    choices = {s.name: genotype.Choice(s.ops[0], s.bits[0]) for s in skeleton.slots(where)[1:]} | {
-        "head": genotype.Choice("conv5x5", 8)
-    }
+    first = {s.name: (s.ops[0], s.weight_bits[0], s.act_bits[0]) for s in skeleton.slots(where)}
+    first["head"] = ("conv5x5", 8, 8)
+    choices = {name: genotype.Choice(*choice) for name, choice in first.items()}
     Path("misfit.json").write_text(genotype.Genotype("rfdn_small", choices).to_json())
     return tmp_path
 
@@ -92,11 +100,11 @@ BAD = [
     (["run", "--config", "section.yaml"], 2, "Allowed here: space, scale, data"),
     (["run", "--config", "list.yaml"], 2, "no mapping"),
     (["run", "--config", "broken.yaml"], 2, "not valid YAML"),
-    (["run", "--space", "typo_space.yaml"], 2, "unknown key 'chanels'"),
-    (["run", "--space", "op_space.yaml"], 2, "unknown operation 'conv7x7'"),
-    (["run", "--space", "bits_space.yaml"], 2, "'edges.body.bits.1' cannot be 5"),
-    (["run", "--space", "scale_space.yaml"], 2, "'scale' cannot be 7"),
-    (["run", "--space", "nothing"], 2, "Use one of rfdn_small"),
+    (["run", "typo_space.yaml"], 2, "unknown key 'chanels'"),
+    (["run", "op_space.yaml"], 2, "'edges.body.ops.2' cannot be 'conv7x7'"),
+    (["run", "bits_space.yaml"], 2, "'edges.body.bits.1' cannot be 5"),
+    (["run", "scale_space.yaml"], 2, "'scale' cannot be 7"),
+    (["run", "nothing"], 2, "Use one of basic, rfdn"),
     (["run", "--scale", "5"], 2, "should be 2, 3 or 4"),
     (["run", "--bits", "5"], 2, "should be 2, 3, 4 or 8"),
     (["run", "--set", "search"], 2, "section.key=value"),
@@ -109,6 +117,24 @@ BAD = [
     (["run", "--resume", "runs/run/taken"], 3, "not a run folder"),
     (["run", "--resume", "runs/run/taken", "--bits", "2"], 2, "--bits is given"),
     (["run", "--device", "tpu"], 2, "'auto', 'cpu' or 'cuda'"),
+    (["run", "--resume", "runs/run/taken", "--epochs", "30"], 2, "--epochs is given"),
+    (["run", "rfdn_small", "--resume", "runs/run/taken"], 2, "SPACE is given"),
+    (["search", "op_space.yaml"], 2, "'edges.body.ops.2' cannot be 'conv7x7'"),
+    (["search", "op_space.yaml"], 2, "Use conv1x1, conv3x3"),
+    (["search", "--target-bitops", "2X"], 2, "2.0G, 500M, 2e9"),
+    (["search", "--target-bitops", "G"], 2, "cannot be 'G'"),
+    (["search", "--target-bitops", "0"], 2, "above 0"),
+    (["search", "--target-bitops", "99T"], 2, "Ask for"),
+    (["search", "--target-bitops", "1G", "--penalty", "1"], 2, "are both given"),
+    (["search", "--at", "32"], 2, "as 32x32"),
+    (["search", "--strategy", "luck"], 2, "'gradient' or 'random'"),
+    (["search", "--keep", "all"], 2, "'last' or 'best'"),
+    (["search", "--epochs", "0"], 2, "at least 1"),
+    (["spaces", "--copy", "rfnd"], 2, "Use one of basic, rfdn"),
+    (["spaces", "--copy", "rfdn_small", "--to", "typo_space.yaml"], 2, "exists already"),
+    (["spaces", "--copy", "rfdn_small", "--to", "nowhere/a.yaml"], 3, "Choose another --to"),
+    (["spaces", "--to", "a.yaml"], 2, "belong to --copy"),
+    (["info", "misfit.json", "--scale", "3"], 2, "has a scale already"),
     (["train"], 2, "needs a run"),
     (["train", "nowhere"], 3, "not a run folder"),
     (["info", "misfit.json"], 2, "'head' is conv5x5"),
@@ -139,7 +165,7 @@ def test_debug_shows_the_traceback(here):
 def test_an_unexpected_error_ends_with_1_and_no_traceback(here, monkeypatch, capsys):
     from quantnas import workspace
 
-    monkeypatch.setattr(workspace, "check", lambda config, chosen: 1 / 0)
+    monkeypatch.setattr(workspace, "check", lambda *args: 1 / 0)
     assert command("run") == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
 
@@ -152,10 +178,166 @@ def test_info_of_a_space_as_json(capsys):
 
 
 def test_settings_win_in_the_order_base_file_set_flag(tmp_path):
-    from quantnas.cli import options
-
     file = tmp_path / "c.yaml"
     file.write_text("seed: 1\nsearch: {epochs: 9, batch: 3}\n")
-    made = options.configuration({}, file, ["search.batch=5"], seed=9)
+    made = options.configuration({}, file, ["search.batch=5"], {"seed": 9, "search.at": "8x8"})
     assert (made.seed, made.search.epochs, made.search.batch) == (9, 9, 5)
+    assert made.search.at == "8x8"
     assert made.search.patch == 24
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2.0G", 2e9), ("500m", 5e8), ("3k", 3e3), ("1T", 1e12), ("12345", 12345), ("2e9", 2e9),
+     (".5G", 5e8), ("2.g", 2e9)],
+)  # fmt: skip
+def test_bitops_are_numbers_with_a_suffix(text, value):
+    assert options.bitops(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "1GB", "two", "nan", "inf", "1e999", "0.0M"])
+def test_other_bitops_are_an_error_that_names_the_form(text):
+    with pytest.raises(UsageError, match=r"2\.0G"):
+        options.bitops(text)
+
+
+def test_the_options_of_a_search_are_settings(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr("quantnas.cli.console.perform", lambda *a: seen.append(a) or 1 / 0)
+    command(
+        "search", "rfdn_deploy", "--target-bitops", "2G", "--at", "48x32", "--strategy", "random",
+        "--keep", "best", "--epochs", "30",
+    )  # fmt: skip
+    made = seen[0][1]
+    assert made.space == "rfdn_deploy" and made.search == SearchConfig(
+        epochs=30, target_bitops=2e9, at="48x32", strategy="random", keep="best"
+    )
+    command("run", "--penalty", "0.5")
+    assert seen[1][1] == RunConfig(search=SearchConfig(penalty=0.5))
+
+
+def test_without_the_extra_tensorboard_is_refused_before_anything_is_made(
+    here, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert command("search", "--tensorboard") == 2
+    assert "pip install 'quantnas[tensorboard]'" in capsys.readouterr().err
+    assert not (here / "runs" / "search").exists()
+
+
+# Search spaces
+
+
+def test_spaces_lists_every_built_in_one(capsys):
+    assert command("spaces") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["space", *sorted(space.builtin())]
+    small = next(line for line in lines if line.startswith("rfdn_small"))
+    assert small.split()[1:7] == ["x2", "16", "2", "15", "10^11.1", "0.435-3.98"]
+    assert small.endswith("A small deploy-friendly relative of RFDN (arXiv 2009.11551)")
+
+
+def test_spaces_as_json(capsys):
+    assert command("spaces", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts) == set(space.builtin())
+    assert facts["rfdn_small"]["architectures"] > 1e11
+    assert all(f["about"] for f in facts.values())
+
+
+@pytest.mark.parametrize("name", sorted(space.builtin()))
+def test_a_copied_space_can_be_used(here, capsys, name):
+    assert command("spaces", "--copy", name) == 0
+    assert f"quantnas search ./{name}.yaml" in capsys.readouterr().out
+    assert Path(f"{name}.yaml").read_bytes() == space.builtin()[name].read_bytes()
+    assert command("info", f"./{name}.yaml") == 0
+    assert "searched edges" in capsys.readouterr().out
+    assert command("spaces", "--copy", name) == 2
+    assert command("spaces", "--copy", name, "--force") == 0
+    assert command("spaces", "--copy", name, "--to", here / "other.yaml") == 0
+
+
+def test_info_of_a_space_names_every_choice(capsys):
+    assert command("info", "rfdn_small", "--scale", "3") == 0
+    out = capsys.readouterr().out
+    assert "x3: skeleton rfdn_deploy, 16 channels, 2 cells" in out
+    assert "15 searched edges, 10^11.1 architectures" in out and "parameters" in out
+    assert "body (8 searched): 4, 8 bits\n  conv1x1, conv3x3, conv5x5, conv3x3_groups2" in out
+    for resolution in ("LR 32x32", "LR 256x256", "1280x720 output"):
+        assert resolution in out
+
+
+def test_info_tells_widths_apart_and_a_search_in_float(here, capsys):
+    apart = SPACE.replace("bits: [8]", "weight_bits: [2, 4], act_bits: [8]")
+    Path("apart.yaml").write_text(apart)
+    assert command("info", "apart.yaml") == 0
+    assert "weights 2, 4 bits, activations 8 bits" in capsys.readouterr().out
+    Path("plain.yaml").write_text(SPACE.replace("[4, 8]", "[32]").replace("[8]", "[32]"))
+    assert command("info", "plain.yaml") == 0
+    assert "body (8 searched): in float" in capsys.readouterr().out
+    where = space.load("plain.yaml")
+    choices = {s.name: genotype.Choice(s.ops[0], 32, 32) for s in skeleton.slots(where)}
+    Path("found.json").write_text(genotype.Genotype("rfdn_small", choices).to_json())
+    assert command("info", "found.json", "--space", "plain.yaml") == 0
+    assert "32 bits" in capsys.readouterr().out
+
+
+# Progress
+
+FACTS = {
+    "loss": "0.0213", "PSNR": "29.31", "decided PSNR": "29.02", "entropy": "0.43",
+    "decided": "27%", "GBitOps@1080x1920": "12345.67", "decided GBitOps": "11234.56",
+}  # fmt: skip
+
+
+def progress(total: int, facts: dict[str, str]) -> Iterator[Progress]:
+    return (Progress("search", i + 1, total, facts) for i in range(total))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_panel_cuts_no_figure(width):
+    screen = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
+    pace = Pace()
+    with panel.bars(screen) as draw:
+        for record in progress(5, FACTS):
+            pace.update(record)
+            draw(record, pace)
+    shown = screen.export_text()
+    last = shown[shown.rindex("search ━") :]
+    assert "5/5" in last and "left" in last and "…" not in last
+    words = " ".join(last.split())
+    assert all(name in words and value in words for name, value in FACTS.items())
+    assert "steps/s" in last
+    assert all(len(line) <= width for line in last.splitlines())
+
+
+def test_a_pipe_gets_lines_with_figures_and_speed(capsys):
+    assert console.follow(progress(3, FACTS), None) is None
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("search       3/3  loss 0.0213") and "steps/s" in line
+
+
+def test_what_watches_is_called_after_every_step(capsys):
+    seen = []
+    console.follow(progress(3, {}), None, watch=lambda: seen.append(1))
+    assert len(seen) == 3
+
+
+def test_the_pace_is_that_of_the_phase(monkeypatch):
+    clock = iter([0.0, 1.0, 2.0, 10.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    pace = Pace()
+    for record in (Progress("a", n, 10, {}) for n in (4, 6, 8)):
+        pace.update(record)
+    assert pace.rate == 2 and pace.left == 1 and pace.speed() == "2.00"
+    pace.update(Progress("b", 1, 10, {}))
+    assert pace.rate is None and pace.left is None and pace.speed() == "-"
+
+
+def test_a_search_that_diverged_ends_with_6(here, monkeypatch, capsys):
+    def diverge(*arguments: object) -> None:
+        raise DivergedError("The loss became nan.", "Begin again with a smaller rate.")
+
+    monkeypatch.setattr("quantnas.cli.console.perform", diverge)
+    assert command("search") == 6
+    assert "--resume" not in capsys.readouterr().err

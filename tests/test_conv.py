@@ -1,161 +1,259 @@
-"""Checks search noise, merged kernels and rounded convolutions against plain arithmetic."""
+"""Checks convolutions: searched, merged and rounded ones, against plain arithmetic."""
 
-import numpy as np
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import conv, ops
-from quantnas.conv import QuantConv2d, SearchConv2d, blur, embed
-from quantnas.genotype import Precision
-from quantnas.quantizer import ActQuantizer, WeightQuantizer
-from quantnas.space import Slot
+from quantnas import ops
+from quantnas.alphas import Alphas
+from quantnas.config import SearchConfig
+from quantnas.conv import Conv2d, InputGrids, Mix, QuantConv2d, SearchConv2d, embed, see
+from quantnas.quantizer import ActQuantizer, WeightQuantizer, levels
+from quantnas.relax import RELAXATIONS
+from quantnas.space import Precision, Slot
 from quantnas.supernet import MixedOp
 
 SINGLE = ("conv1x1", "conv3x3", "conv5x5", "conv3x3_groups2", "conv5x5_groups2")
-GROWTH = ("growth1x1", "growth3x3")
+COLUMNS = ("conv1x3", "conv5x1", "conv3x3_groups2")
+SEVERAL = ("growth1x1", "factorised3x3", "separable3x3")
+SHARED = tuple(Precision(b, b) for b in (2, 4, 8))
+APART = tuple(Precision(w, a) for w in (2, 8) for a in (3, 8))
+HALF = Mix(torch.tensor([0.4, 0.6]), torch.tensor([0.3, 0.7]), torch.tensor(0.5))
 
 
-def grids(*steps: float, bits: tuple[int, ...] = (4, 8)) -> list[ActQuantizer]:
-    return [ActQuantizer(b, step=s) for b, s in zip(bits, steps, strict=True)]
+def slot_of(ops=("conv1x1",), widths=SHARED, channels=(8, 6, 4), **more) -> Slot:
+    return Slot("e", *channels, ops, widths, **more)
 
 
-def noiseless(monkeypatch) -> None:
-    monkeypatch.setattr(torch, "rand_like", lambda t: torch.full_like(t, 0.5))
+BOTH = (Precision(4, 4), Precision(8, 8))
 
 
-# Noise
+def search_conv(*shape, widths=BOTH, how="noise", **more):
+    slot = slot_of(widths=widths)
+    return SearchConv2d(
+        *shape, slot=slot, source=ActQuantizer(8), relaxation=RELAXATIONS[how], **more
+    )
 
 
-@pytest.mark.parametrize("mix", [(1.0, 0.0), (0.3, 0.7), (0.5, 0.5), (0.0, 1.0)])
-def test_noise_has_the_variance_of_the_mixtures_rounding_error(mix):
-    steps = (1 / 15, 1 / 100)
-    t = torch.rand(200_000) * 14 / 15  # whole steps of the wide grid
-    noise = blur(t, grids(*steps), torch.tensor(mix), training=True) - t
-    rng = np.random.default_rng(1)
-    step = np.where(rng.random(len(t)) < mix[0], *steps)
-    data = t.double().numpy()
-    error = np.round(data / step) * step - data
-    assert noise.var().item() == pytest.approx(error.var(), rel=0.03)
-    assert abs(noise.mean().item()) < 5 * error.std() / np.sqrt(len(t))
+def scrambled(edge: MixedOp) -> MixedOp:
+    """The edge in float64 with random probabilities, gains, biases and steps."""
+    with torch.no_grad():
+        for name, p in edge.named_parameters():
+            if "alphas" in name or name.endswith(("log_gain", "bias")):
+                p.normal_()
+            elif name.endswith("log2_step"):
+                p.add_(torch.rand_like(p))
+    return edge.double()
 
 
-def test_noise_of_a_kernel_follows_the_steps_of_its_channels():
-    grid = WeightQuantizer(4, 3)
-    grid.log2_step.data.copy_(torch.tensor([-3.0, -5.0, -8.0]).view(3, 1, 1, 1))
-    kernel = torch.rand(3, 5000, 1, 1) * 0.02
-    noise = blur(kernel, [grid], torch.ones(1), training=True) - kernel
-    expected = torch.tensor([2.0**-3, 2.0**-5, 2.0**-8]).square() / 12
-    torch.testing.assert_close(noise.flatten(1).var(1), expected, rtol=0.08, atol=0)
-    assert (noise.flatten(1).abs().amax(1) <= torch.tensor([2.0**-4, 2.0**-6, 2.0**-9])).all()
+# What is seen of an input
 
 
-def test_noise_is_new_in_every_pass_and_for_every_element():
-    t, mix = torch.full((100,), 0.3), torch.tensor([0.5, 0.5])
-    first, second = (blur(t, grids(0.05, 0.01), mix, True) for _ in range(2))
-    assert len(first.unique()) > 90 and not torch.equal(first, second)
+@pytest.mark.parametrize("how", RELAXATIONS)
+def test_training_sees_the_relaxation_and_evaluating_the_mixture_of_roundings(how):
+    x, inputs = torch.rand(40), [ActQuantizer(4, step=0.06), ActQuantizer(8, step=0.01)]
+    torch.manual_seed(1)
+    seen = see(x, inputs, HALF, RELAXATIONS[how], training=True)
+    torch.manual_seed(1)
+    assert torch.equal(seen, RELAXATIONS[how].view(x, inputs, HALF.activations, HALF.share))
+    evaluated = see(x, inputs, HALF, RELAXATIONS[how], training=False)
+    torch.testing.assert_close(evaluated, 0.3 * inputs[0](x) + 0.7 * inputs[1](x))
 
 
-def test_the_gradient_passes_inside_the_range_and_stops_outside():
-    t = torch.tensor([-0.5, 0.2, 0.9, 1.5, 3.0], requires_grad=True)
-    quantizers = grids(0.1, 0.01, bits=(4, 8))  # ranges 1.5 and 2.55, their mean 2.025
-    blur(t, quantizers, torch.tensor([0.5, 0.5]), training=True).sum().backward()
-    assert t.grad.tolist() == [0, 1, 1, 1, 0]
+def test_without_grids_the_input_is_seen_as_it_is():
+    x = torch.rand(5)
+    assert see(x, [], HALF, RELAXATIONS["noise"], training=True) is x
 
 
-def test_values_are_clipped_to_the_mean_range(monkeypatch):
-    noiseless(monkeypatch)
-    t = torch.tensor([-1.0, 1.9, 9.0])
-    found = blur(t, grids(0.1, 0.01), torch.tensor([0.5, 0.5]), training=True)
-    assert found.tolist() == pytest.approx([0.0, 1.9, 0.5 * 1.5 + 0.5 * 2.55])
-
-
-def test_the_gradient_to_the_mixture_is_that_of_the_noise(monkeypatch):
-    monkeypatch.setattr(torch, "rand_like", lambda t: torch.full_like(t, 0.75))
-    steps = (0.06, 0.01)
-    mix = torch.tensor([0.3, 0.7], requires_grad=True)
-    blur(torch.full((10,), 0.4), grids(*steps), mix, training=True).sum().backward()
-    deviation = np.sqrt(0.3 * steps[0] ** 2 + 0.7 * steps[1] ** 2)
-    expected = [10 * 0.25 * s**2 / (2 * deviation) for s in steps]
-    assert mix.grad.tolist() == pytest.approx(expected, rel=1e-4)
-
-
-def test_evaluating_mixes_the_roundings():
-    t = torch.rand(50) * 2
-    found = blur(t, grids(0.06, 0.01), torch.tensor([0.3, 0.7]), training=False)
-    narrow = (t / 0.06).round().clamp(0, 15) * 0.06
-    wide = (t / 0.01).round().clamp(0, 255) * 0.01
-    torch.testing.assert_close(found, 0.3 * narrow + 0.7 * wide)
+def test_the_widths_of_an_edge_round_its_input():
+    source = ActQuantizer(8)
+    grids = InputGrids((2, 4, 8), source)
+    assert [q.bits for q in grids.quantizers] == [2, 4, 8] and grids.quantizers[2] is source
+    signed = InputGrids((8, 4), ActQuantizer(8, signed=True)).quantizers
+    assert [(q.bits, q.signed) for q in signed] == [(8, True), (4, True)]
+    inner = InputGrids((8, 4), ActQuantizer(8, signed=True), inner=True)
+    assert [(q.bits, q.signed) for q in inner.quantizers] == [(8, False), (4, False)]
+    assert len(inner.own) == 2 and InputGrids((32,), source).quantizers == []
 
 
 # Merging
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize(
-    ("kernel", "size", "groups"), [(1, 1, 1), (1, 5, 2), (3, 5, 1), (3, 3, 2), (3, 5, 4), (5, 5, 2)]
+    ("kernel", "size"),
+    [((1, 1), (1, 1)), ((1, 1), (5, 5)), ((3, 3), (5, 5)), ((5, 1), (5, 3)), ((1, 3), (5, 7))],
 )
 def test_an_embedded_kernel_computes_the_grouped_convolution(kernel, size, groups):
     c_in, c_out = 8, 12
-    weight = torch.randn(c_out, c_in // groups, kernel, kernel, dtype=torch.float64)
+    weight = torch.randn(c_out, c_in // groups, *kernel, dtype=torch.float64)
     x = torch.randn(2, c_in, 6, 5, dtype=torch.float64)
     dense = embed(weight, size, groups)
-    assert dense.shape == (c_out, c_in, size, size)
-    wanted = F.conv2d(x, weight, padding=kernel // 2, groups=groups)
-    torch.testing.assert_close(F.conv2d(x, dense, padding=size // 2), wanted)
+    assert dense.shape == (c_out, c_in, *size)
+    wanted = F.conv2d(x, weight, padding=[k // 2 for k in kernel], groups=groups)
+    torch.testing.assert_close(F.conv2d(x, dense, padding=[k // 2 for k in size]), wanted)
 
 
-@pytest.mark.parametrize("names", [SINGLE, SINGLE + GROWTH, GROWTH, ("conv3x3",)])
+def test_channels_by_themselves_are_embedded_on_the_diagonal():
+    weight = torch.randn(6, 1, 3, 3)
+    dense = embed(weight, (3, 3), 6)
+    assert torch.equal(dense[range(6), range(6)], weight[:, 0])
+    assert dense.count_nonzero() == 6 * 9
+
+
+@pytest.fixture
+def _columns(monkeypatch) -> None:
+    """Operations of one convolution that is not square."""
+    for name, kernel in (("conv5x1", (5, 1)), ("conv1x3", (1, 3))):
+        monkeypatch.setitem(ops.OPS, name, partial(ops.simple, kernel=kernel))
+
+
+@pytest.mark.usefixtures("_columns")
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("widths", [SHARED, APART, SHARED[2:], (Precision(32, 32),)])
+@pytest.mark.parametrize(
+    "names", [SINGLE, SINGLE + SEVERAL, SEVERAL, ("conv3x3",), ("conv5x1", "conv1x1"), COLUMNS]
+)
 @pytest.mark.parametrize("training", [False, True])
-def test_a_merged_edge_computes_the_weighted_sum_of_its_candidates(monkeypatch, names, training):
-    noiseless(monkeypatch)
-    source = ActQuantizer(8)
-    edge = MixedOp(Slot("e", 8, 6, 4, names, (2, 4, 8)), source).double().train(training)
-    with torch.no_grad():
-        for p in edge.parameters():
-            if not p.requires_grad or p is edge.log_gain or p.dim() == 1:
-                p.normal_()
-        for q in edge.modules():
-            if isinstance(q, ActQuantizer | WeightQuantizer):
-                q.log2_step.add_(torch.rand_like(q.log2_step))
+def test_a_merged_edge_computes_the_weighted_sum_of_its_candidates(names, widths, joint, training):
+    how, source = SearchConfig(draw=False, floor=0.0), ActQuantizer(8)
+    alphas = Alphas(len(names), len(widths), joint)
+    edge = scrambled(MixedOp(slot_of(names, widths), source, alphas, how)).train(training)
     x = source.double()(torch.rand(2, 8, 6, 5, dtype=torch.float64) * 3)
-    p, mix = F.softmax(edge.alpha_op, 0), F.softmax(edge.alpha_bits, 0)
-    inputs = edge.inputs()
-    seen = blur(x, inputs, mix, training)
-    wanted = sum(
-        weight * op(seen, inputs, mix) for weight, op in zip(p, edge.ops.values(), strict=True)
-    )
-    wanted = wanted * edge.log_gain.exp()[:, None, None]
-    torch.testing.assert_close(edge(x), wanted, rtol=1e-10, atol=1e-12)
+    p, mixes = edge.mixtures()
+    inputs = edge.inputs.quantizers
+    torch.manual_seed(7)
+    found = edge(x)
+    torch.manual_seed(7)  # the same noise, drawn in the same order
+    seen = see(x, inputs, mixes[0], edge.relaxation, training)
+    one_by_one = [op(seen, inputs, m) for op, m in zip(edge.ops.values(), mixes, strict=True)]
+    wanted = sum(share * out for share, out in zip(p, one_by_one, strict=True))
+    wanted = wanted * edge.gain()[:, None, None]
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 
 
-def test_the_widths_of_an_edge_round_its_input(monkeypatch):
-    source = ActQuantizer(8)
-    edge = MixedOp(Slot("e", 2, 2, 2, ("conv1x1",), (2, 4, 8)), source)
-    assert [q.bits for q in edge.inputs()] == [2, 4, 8] and edge.inputs()[2] is source
-    only_four = MixedOp(Slot("e", 2, 2, 2, ("conv1x1",), (8, 4)), ActQuantizer(8, signed=True))
-    assert [(q.bits, q.signed) for q in only_four.inputs()] == [(8, True), (4, True)]
+def test_the_input_is_seen_under_the_mean_of_all_mixtures_and_kernels_under_their_own():
+    alphas = Alphas(2, 4, joint=True)
+    edge = MixedOp(slot_of(("conv1x1", "conv3x3"), APART), ActQuantizer(8), alphas, SearchConfig())
+    alphas.pair.data.normal_()
+    table = alphas.table().detach()  # widths: w2a3, w2a8, w8a3, w8a8
+    p, mixes = edge.mixtures()
+    torch.testing.assert_close(p, table.sum(1))
+    narrow = table[:, [0, 2]].sum()
+    for row, mix, share in zip(table, mixes, p, strict=True):
+        weights = torch.stack([row[:2].sum(), row[2:].sum()]) / share
+        torch.testing.assert_close(mix.weights, weights)
+        torch.testing.assert_close(mix.activations, torch.stack([narrow, 1 - narrow]))
+        assert mix.share == share
 
 
-# Convolutions
+def test_where_candidates_do_not_share_their_input_each_has_its_own_mixture():
+    alphas, how = Alphas(2, 3, joint=True), SearchConfig(relaxation="direct")
+    edge = MixedOp(slot_of(("conv1x1", "conv3x3")), ActQuantizer(8), alphas, how)
+    alphas.pair.data.normal_()
+    table = alphas.table().detach()
+    for row, mix in zip(table, edge.mixtures()[1], strict=True):
+        torch.testing.assert_close(mix.weights, row / row.sum())
+        torch.testing.assert_close(mix.activations, row / row.sum())
+
+
+@pytest.mark.parametrize("how", ["direct", "authors"])
+@pytest.mark.parametrize("training", [False, True])
+def test_an_edge_that_does_not_merge_is_the_weighted_sum_of_its_candidates(how, training):
+    names, source = (*SINGLE[:3], *SEVERAL, "identity"), ActQuantizer(8)
+    slot, config = slot_of(names, APART, (6, 6, 6)), SearchConfig(relaxation=how, floor=0.0)
+    edge = scrambled(MixedOp(slot, source, Alphas(7, 4, joint=True), config)).train(training)
+    x = torch.rand(2, 6, 5, 4, dtype=torch.float64)
+    p, mixes = edge.mixtures()
+    torch.manual_seed(7)
+    found = edge(x)
+    torch.manual_seed(7)
+    outs = [op(x, [], m) for op, m in zip(list(edge.ops.values())[:-1], mixes, strict=False)]
+    wanted = sum(s * o for s, o in zip(p, outs, strict=False)) * edge.gain()[:, None, None]
+    torch.testing.assert_close(found, wanted + p[-1] * x, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_the_length_of_a_searched_kernel_does_not_matter(monkeypatch, training):
-    noiseless(monkeypatch)
-    layer = SearchConv2d(4, 3, 3, bits=(4, 8)).train(training)
-    mix = torch.tensor([0.4, 0.6])
-    before = layer.kernel(mix)
+def test_the_identity_adds_its_share_of_the_input_as_it_is(training):
+    slot = slot_of(("conv1x1", "identity"), channels=(4, 4, 4))
+    edge = MixedOp(slot, ActQuantizer(8), Alphas(2, 3), SearchConfig()).train(training)
+    x = torch.rand(2, 4, 5, 6)
+    torch.manual_seed(2)
+    found = edge(x)
+    torch.manual_seed(2)
+    _, (mix, _) = edge.mixtures()
+    seen = see(x, edge.inputs.quantizers, mix, edge.relaxation, training)
+    plain = edge.ops["conv1x1"](seen, edge.inputs.quantizers, mix)
+    torch.testing.assert_close(found, 0.5 * edge.gain()[:, None, None] * plain + 0.5 * x)
+    edge.alphas.collapse(1, 0)
+    assert torch.equal(edge(x), x)
+
+
+# Searched convolutions
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_length_of_a_searched_kernel_does_not_matter(training):
+    layer = search_conv(4, 3, 3).train(training)
+    torch.manual_seed(1)
+    before = layer.kernel(HALF)
     with torch.no_grad():
         layer.weight.mul_(torch.tensor([0.1, 3.0, 50.0])[:, None, None, None])
-    torch.testing.assert_close(layer.kernel(mix), before, rtol=1e-4, atol=1e-6)
+    torch.manual_seed(1)
+    torch.testing.assert_close(layer.kernel(HALF), before, rtol=1e-4, atol=1e-6)
     assert layer.unit_weight().flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1, 1])
 
 
 def test_a_searched_kernel_of_zeros_stays_finite():
-    layer = SearchConv2d(4, 3, 1, bits=(8,))
+    layer = search_conv(4, 3, 1)
     layer.weight.data.zero_()
     layer.unit_weight().sum().backward()
     assert (layer.unit_weight() == 0).all() and torch.isfinite(layer.weight.grad).all()
+
+
+@pytest.mark.parametrize("how", ["noise", "direct", "authors"])
+def test_an_evaluated_kernel_is_the_mixture_of_its_roundings(how):
+    layer = search_conv(4, 3, 3, how=how).eval()
+    for q in layer.weight_quantizers:
+        q.calibrate(layer.unit_weight())
+    narrow, wide = (q(layer.unit_weight()) for q in layer.weight_quantizers)
+    torch.testing.assert_close(layer.kernel(HALF), 0.4 * narrow + 0.6 * wide)
+
+
+def test_the_bias_is_rounded_for_every_pair_of_widths_when_evaluating():
+    layer = search_conv(4, 3, 1, widths=APART)
+    inputs = [ActQuantizer(3, step=0.3), ActQuantizer(8, step=0.01)]
+    for q, log2 in zip(layer.weight_quantizers, (-2.0, -7.0), strict=True):
+        q.log2_step.data.fill_(log2)
+    assert layer.train().rounded_bias(inputs, HALF) is layer.bias
+    wanted = 0
+    for w, step_w in ((0.4, 2.0**-2), (0.6, 2.0**-7)):
+        for a, step_x in ((0.3, 0.3), (0.7, 0.01)):
+            unit = step_w * step_x
+            wanted = wanted + w * a * (layer.bias / unit).round() * unit
+    torch.testing.assert_close(layer.eval().rounded_bias(inputs, HALF), wanted)
+
+
+@pytest.mark.parametrize("how", RELAXATIONS)
+def test_which_convolutions_have_grids_of_their_own(how):
+    first, inner = (search_conv(4, 3, 1, how=how, inner=inner) for inner in (False, True))
+    assert (first.grids is None) == RELAXATIONS[how].merges
+    assert inner.grids is not None and not any(q.signed for q in inner.grids.quantizers)
+
+
+def test_a_convolution_searched_in_float_has_no_grids():
+    layer = search_conv(4, 3, 1, widths=(Precision(32, 32),), how="float", inner=True)
+    assert not [m for m in layer.modules() if isinstance(m, ActQuantizer | WeightQuantizer)]
+    one = Mix(torch.ones(1), torch.ones(1), torch.tensor(1.0))
+    x = torch.rand(1, 4, 3, 5)
+    wanted = F.conv2d(x, layer.unit_weight(), layer.bias)
+    for training in (False, True):
+        assert torch.equal(layer.train(training)(x, [], one), wanted)
+
+
+# Rounded convolutions
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -174,14 +272,7 @@ def test_a_rounded_convolution_is_integer_arithmetic(weights, activations, signe
         assert grid.bits == activations and grid.signed == signed
     else:
         assert layer.input_quantizer is None
-    lo, hi = (
-        (-(2 ** (activations - 1)), 2 ** (activations - 1) - 1)
-        if signed
-        else (
-            0,
-            2**activations - 1,
-        )
-    )
+    lo, hi = levels(activations, signed)
     step_x, step_w = 2 ** grid.log2_step.item(), layer.weight_quantizer.step.flatten()
     q, z = layer.weight_quantizer.integers(layer.weight)
     units = (layer.bias / (step_x * step_w)).round().long()
@@ -209,10 +300,11 @@ def test_every_parameter_of_a_rounded_convolution_learns():
         assert p.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("kernel", [1, 3, 5, (5, 1), (1, 3)])
 def test_convolutions_keep_the_size(kernel):
-    assert conv.Conv2d(3, 5, kernel)(torch.rand(1, 3, 7, 4)).shape == (1, 5, 7, 4)
+    assert Conv2d(3, 5, kernel)(torch.rand(1, 3, 7, 4)).shape == (1, 5, 7, 4)
 
 
-def test_the_candidates_used_here_are_operations():
-    assert set(SINGLE + GROWTH) <= set(ops.OPS)
+def test_strided_convolutions_have_no_padding():
+    layer, x = Conv2d(3, 5, 3, stride=2), torch.rand(1, 3, 8, 7)
+    assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, stride=2))

@@ -8,13 +8,20 @@ import torch
 from torch import nn
 
 from quantnas import cost, network, skeleton, supernet
-from quantnas.genotype import Choice, Genotype, Precision, searched_precision, uniform_precision
-from quantnas.space import Edge, SearchSpace
+from quantnas.config import SearchConfig
+from quantnas.genotype import Choice, Genotype, searched_precision, uniform_precision
+from quantnas.space import Edge, Precision, SearchSpace
+
+SPACES = ["tiny", "apart", "basic", "rfdn"]
+
+
+def rows_of(space, genotype, precision=None):
+    precision = precision or searched_precision(genotype)
+    return cost.layers(skeleton.slots(space), genotype, precision, space.scale)
 
 
 def total_of(space, genotype, precision=None):
-    rows = cost.layers(skeleton.slots(space), genotype, precision or searched_precision(genotype))
-    return cost.total(rows, space.scale)
+    return cost.total(rows_of(space, genotype, precision), space.scale)
 
 
 def counted(net: nn.Module, low: torch.Tensor) -> tuple[int, int]:
@@ -35,116 +42,188 @@ def counted(net: nn.Module, low: torch.Tensor) -> tuple[int, int]:
     return sum(macs), sum(bitops)
 
 
-@pytest.mark.parametrize("bits", [None, 2, 3, 4, 8])
-@pytest.mark.parametrize("seed", range(3))
-def test_the_closed_form_is_what_the_network_does(tiny, random_genotype, pixels, seed, bits):
-    space = dataclasses.replace(tiny, cells=2, scale=4)
-    genotype = random_genotype(space, seed)
-    slots = skeleton.slots(space)
-    precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
-    net = network.build(space, genotype, precision)
-    found = total_of(space, genotype, precision)
-    macs, bitops = counted(net, pixels(1, 7, 5))
-    assert sum(row.macs for row in found.layers) * 35 == macs
-    assert sum(row.bitops for row in found.layers) * 35 == bitops
-    convs = network.convolutions(net)
-    assert found.parameters == sum(c.weight.numel() + c.bias.numel() for c in convs.values())
+# A decided network
 
 
-def test_layers_describe_the_convolutions(tiny, random_genotype):
-    genotype = random_genotype(tiny, 4)
-    net = network.build(tiny, genotype, searched_precision(genotype))
-    rows = {row.name: row for row in total_of(tiny, genotype).layers}
+@pytest.mark.parametrize("bits", [None, 3])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", SPACES)
+def test_the_closed_form_is_what_the_network_does(small, random_genotype, pixels, name, seed, bits):
+    where = small[name]
+    genotype = random_genotype(where, seed)
+    precision = searched_precision(genotype)
+    if bits:
+        precision = uniform_precision(skeleton.slots(where), bits)
+    net = network.build(where, genotype, precision)
+    rows = rows_of(where, genotype, precision)
+    macs, bitops = counted(net, pixels(1, 17, 20))
+    assert sum(row.macs_at(17, 20, where.scale) for row in rows) == macs
+    assert cost.bitops_at(rows, (17, 20), where.scale) == bitops
+    convs = network.convolutions(net).values()
+    wanted = sum(c.weight.numel() + c.bias.numel() for c in convs)
+    assert cost.total(rows, where.scale).parameters == wanted
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_what_a_layer_says_is_at_32x32(small, random_genotype, pixels, name):
+    where = small[name]
+    genotype = random_genotype(where, 3)
+    net = network.build(where, genotype, searched_precision(genotype))
+    rows = rows_of(where, genotype)
+    found = sum(r.macs for r in rows), sum(r.bitops for r in rows)
+    assert found == counted(net, pixels(1, 32, 32))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_layers_describe_the_convolutions(small, random_genotype, name):
+    where = small[name]
+    genotype = random_genotype(where, 4)
+    net = network.build(where, genotype, searched_precision(genotype))
+    rows = {row.name: row for row in total_of(where, genotype).layers}
     convs = network.convolutions(net)
     assert set(rows) == set(convs)
-    for name, conv in convs.items():
-        assert rows[name].shape == tuple(conv.weight.shape)
-        assert rows[name].op == genotype.choices[name.partition(".")[0]].op
-        assert rows[name].weight_bits == conv.weight_quantizer.bits
-        assert rows[name].act_bits == conv.grid.bits
+    for layer, conv in convs.items():
+        assert rows[layer].shape == tuple(conv.weight.shape)
+        assert rows[layer].op == genotype.choices[layer.partition(".")[0]].op
+        assert rows[layer].weight_bits == conv.weight_quantizer.bits
+        assert rows[layer].act_bits == conv.grid.bits
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_totals_state_the_resolution(tiny, random_genotype, scale):
     fits = Edge(("conv3x3",), (8,))
-    space = dataclasses.replace(tiny, scale=scale, edges=tiny.edges | {"upsample": fits})
-    found = total_of(space, random_genotype(space, 0))
+    where = dataclasses.replace(tiny, scale=scale, edges=tiny.edges | {"upsample": fits})
+    found = total_of(where, random_genotype(where, 0))
     macs, bitops = (sum(getattr(r, k) for r in found.layers) for k in ("macs", "bitops"))
-    sizes = {"LR 32x32": 1024, "LR 256x256": 65536, "1280x720 output": 921600 // scale**2}
-    assert found.macs == {name: macs * n for name, n in sizes.items()}
-    assert found.bitops == {name: bitops * n for name, n in sizes.items()}
+    sizes = {"LR 32x32": 1024, "LR 256x256": 65536}
+    sizes["1280x720 output"] = 720 // scale * -(-1280 // scale)
+    assert found.macs == {name: macs // 1024 * n for name, n in sizes.items()}
+    assert found.bitops == {name: bitops // 1024 * n for name, n in sizes.items()}
 
 
 def test_a_known_convolution_costs_what_it_costs():
-    slots, edge = skeleton.slots, Edge(("conv1x1",), (8,))
-    space = SearchSpace("s", "rfdn", 2, 2, 1, dict.fromkeys(("body", "distill", "upsample"), edge))
-    genotype = Genotype("s", {s.name: Choice(s.ops[0], 8) for s in slots(space)})
+    edge = Edge(("conv1x1",), (8,))
+    edges = dict.fromkeys(("body", "distill", "upsample"), edge)
+    where = SearchSpace("s", "rfdn_deploy", 2, 2, 1, edges)
+    genotype = Genotype("s", {s.name: Choice(s.ops[0], 8, 8) for s in skeleton.slots(where)})
     precision = searched_precision(genotype) | {"smooth": Precision(3, 4)}
-    rows = {r.name: r for r in cost.layers(slots(space), genotype, precision)}
-    assert rows["head"].macs == 3 * 2 * 9 and rows["head"].parameters == 3 * 2 * 9 + 2
-    assert rows["cell0_distill0"].macs == 2 * 1
-    assert rows["upsample"].bitops == 2 * 12 * 64
-    assert rows["smooth"].bitops == 2 * 2 * 9 * 3 * 4
+    rows = {r.name: r for r in rows_of(where, genotype, precision)}
+    assert rows["head"].macs_at(7, 5, 2) == 35 * 3 * 2 * 9
+    assert rows["head"].parameters == 3 * 2 * 9 + 2
+    assert rows["cell0_distill0"].macs == 2 * 1 * 1024
+    assert rows["upsample"].bitops == 2 * 12 * 64 * 1024
+    assert rows["smooth"].bitops == 2 * 2 * 9 * 3 * 4 * 1024
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_decided_supernet_expects_the_cost_of_its_genotype(tiny, random_genotype, seed):
-    net, genotype = supernet.build(tiny), random_genotype(tiny, seed)
+def test_areas_have_the_size_of_their_tensors():
+    layer = cost.Layer("x", "conv3x3", (4, 2, 3, 3), 8, 8, "low", 0, 0)
+    outputs = {"low": 15 * 20, "high": 15 * 20 * 9, "strided": 7 * 9, "pooled": 1 * 1}
+    for area, n in outputs.items():
+        assert dataclasses.replace(layer, area=area).macs_at(15, 20, 3) == 72 * n
+
+
+@pytest.mark.parametrize(("bits", "stored"), [(2, 2), (3, 4), (4, 4), (8, 8), (32, 32)])
+def test_weights_take_the_bytes_of_their_storage(bits, stored):
+    layer = cost.Layer("x", "conv1x1", (5, 3, 1, 1), bits, 8, "low", 0, 20)
+    assert cost.total([layer], 2).weight_bytes == -(-15 * stored // 8)
+
+
+# A supernet
+
+
+@pytest.mark.parametrize("probabilities", ["factorised", "joint"])
+@pytest.mark.parametrize("name", SPACES)
+def test_a_decided_supernet_expects_the_cost_of_its_genotype(
+    small, random_genotype, name, probabilities
+):
+    where, how = small[name], SearchConfig(probabilities=probabilities)
+    net, genotype = supernet.build(where, how), random_genotype(where, 1)
     supernet.collapse(net, genotype)
-    wanted = sum(row.bitops for row in total_of(tiny, genotype).layers)
-    assert cost.expected_bitops(net).item() == pytest.approx(wanted, rel=1e-6)
+    for size in ((32, 32), (17, 20)):
+        tables = cost.choice_bitops(net, where.scale, size)
+        wanted = cost.bitops_at(rows_of(where, genotype), size, where.scale)
+        assert cost.expected_bitops(net, tables).item() == pytest.approx(wanted, rel=1e-6)
 
 
-def small(tiny):
+def countable(tiny) -> SearchSpace:
     """A space small enough to count out."""
     edges = {
-        "body": Edge(("conv1x1", "growth3x3"), (4, 8)),
+        "body": Edge(("conv1x1", "growth3x3"), weight_bits=(4, 8), act_bits=(8,)),
         "distill": Edge(("conv1x1",), (8,)),
         "upsample": Edge(("conv3x3", "conv1x1"), (2, 8)),
     }
     return dataclasses.replace(tiny, edges=edges)
 
 
-def every_genotype(space):
-    slots = skeleton.slots(space)
-    options = [[Choice(o, b) for o in s.ops for b in s.bits] for s in slots]
+def every_genotype(where):
+    slots = skeleton.slots(where)
+    options = [
+        [supernet.choice_of(s, o, w) for o in range(len(s.ops)) for w in range(len(s.widths))]
+        for s in slots
+    ]
     for picks in itertools.product(*options):
         yield Genotype("x", {s.name: c for s, c in zip(slots, picks, strict=True)})
 
 
-def test_expectation_and_extent_agree_with_counting_everything_out(tiny):
-    space = small(tiny)
-    slots = skeleton.slots(space)
-    totals = [
-        sum(r.bitops for r in cost.layers(slots, g, searched_precision(g)))
-        for g in every_genotype(space)
-    ]
-    uniform = cost.expected_bitops(supernet.build(space)).item()
-    assert uniform == pytest.approx(sum(totals) / len(totals), rel=1e-6)
-    extent = cost.extent(slots, space.scale)
+@pytest.mark.parametrize("probabilities", ["factorised", "joint"])
+def test_the_expectation_is_the_mean_over_all_genotypes(tiny, probabilities):
+    where = countable(tiny)
+    net = supernet.build(where, SearchConfig(probabilities=probabilities))
+    with torch.no_grad():
+        for alpha in supernet.alphas(net):
+            alpha.normal_()
+    edges, wanted, mass = supernet.edges(net), 0.0, 0.0
+    for found in every_genotype(where):
+        p = 1.0
+        for name, choice in found.choices.items():
+            slot = edges[name].slot
+            at = slot.ops.index(choice.op), slot.widths.index(choice.precision)
+            p *= edges[name].alphas.table()[at].item()
+        mass += p
+        wanted += p * cost.bitops_at(rows_of(where, found), (9, 7), 2)
+    expected = cost.expected_bitops(net, cost.choice_bitops(net, 2, (9, 7)))
+    assert mass == pytest.approx(1, rel=1e-5)
+    assert expected.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_extent_agrees_with_counting_everything_out(tiny):
+    where = countable(tiny)
+    totals = [cost.bitops_at(rows_of(where, g), (32, 32), 2) for g in every_genotype(where)]
+    extent = cost.extent(skeleton.slots(where), where.scale)
     assert extent["architectures"] == len(totals) == 4**5
     assert extent["searched_edges"] == 5
     for name, pick in (("smallest", min), ("largest", max)):
-        assert extent[name].bitops["LR 32x32"] == pick(totals) * 1024
+        assert extent[name].bitops["LR 32x32"] == pick(totals)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_every_architecture_lies_between_the_smallest_and_the_largest(tiny, random_genotype, seed):
-    space = dataclasses.replace(tiny, cells=2)
-    extent = cost.extent(skeleton.slots(space), space.scale)
-    found = total_of(space, random_genotype(space, seed))
-    for key in found.bitops:
-        assert extent["smallest"].bitops[key] < found.bitops[key] < extent["largest"].bitops[key]
-    assert extent["smallest"].weight_bytes <= found.weight_bytes <= extent["largest"].weight_bytes
+@pytest.mark.parametrize("name", SPACES)
+def test_every_architecture_lies_between_the_smallest_and_the_largest(small, random_genotype, name):
+    where = small[name]
+    extent = cost.extent(skeleton.slots(where), where.scale)
+    for seed in range(3):
+        found = total_of(where, random_genotype(where, seed))
+        for key, bitops in found.bitops.items():
+            ends = [extent[end].bitops[key] for end in ("smallest", "largest")]
+            assert ends[0] < bitops < ends[1]
+
+
+def test_edges_that_are_decided_together_count_once_as_a_choice_and_all_as_work(small):
+    where = small["basic"]
+    net, extent = supernet.build(where), cost.extent(skeleton.slots(where), where.scale)
+    tables = cost.choice_bitops(net, where.scale)
+    assert extent["searched_edges"] == len(tables) == 8
+    one = cost.option_bitops(supernet.edges(net)["cell0_skip"].slot, (32, 32), where.scale)
+    assert tables["cells_skip"].tolist() == [[2 * n for n in row] for row in one]
 
 
 def test_the_expected_cost_falls_along_its_gradient(tiny):
     net = supernet.build(tiny)
-    before = cost.expected_bitops(net)
+    tables = cost.choice_bitops(net, tiny.scale)
+    before = cost.expected_bitops(net, tables)
     before.backward()
-    edge = supernet.edges(net)["cell0_body0"]
-    assert edge.alpha_bits.grad[0] < 0 < edge.alpha_bits.grad[2]
+    found = supernet.edges(net)["cell0_body0"].alphas.width.grad
+    assert found[0] < 0 < found[2]
     with torch.no_grad():
         for alpha in supernet.alphas(net):
             alpha.sub_(alpha.grad / alpha.grad.norm() * 0.1)
-    assert cost.expected_bitops(net) < before
+    assert cost.expected_bitops(net, tables) < before

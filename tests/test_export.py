@@ -10,43 +10,55 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cost, export, network, onnx_weights, quantize, skeleton
+from quantnas import cost, export, network, onnx_weights, quantize, skeleton, space, verify
 from quantnas.errors import DataError
 from quantnas.genotype import Choice, searched_precision, uniform_precision
 from quantnas.quantizer import ActQuantizer
+from quantnas.space import Edge
 
 BITS = [None, 8, 4, 3, 2]
 VERSIONS = {None: (25, 13), 8: (13, 7), 4: (21, 10), 3: (21, 10), 2: (25, 13)}
 STORED = {2: TensorProto.UINT2, 3: TensorProto.UINT4, 4: TensorProto.UINT4, 8: TensorProto.INT8}
 
 
+def export_network(where, genotype, precision, low, powers, folder, change=None):
+    """(frozen network, cost, file) of a random network that is calibrated on `low`."""
+    net = network.build(where, genotype, precision)
+    if change:
+        change(net)
+    quantize.initialise(net, low)
+    if powers:
+        round_steps(net)
+    frozen = quantize.freeze(net)
+    rows = cost.layers(skeleton.slots(where), genotype, precision, where.scale)
+    totals = cost.total(rows, where.scale)
+    path = folder / "m.onnx"
+    export.to_onnx(frozen, totals, where.scale, path)
+    return frozen, totals, path
+
+
+@torch.no_grad()
+def round_steps(net) -> None:
+    """Steps that are powers of two, so that float arithmetic has nothing to round."""
+    for name, p in net.named_parameters():
+        if name.endswith("log2_step"):
+            p.copy_(p.round())
+    for grid in net.modules():
+        if isinstance(grid, ActQuantizer) and grid.fixed:
+            grid.log2_step.fill_(-8.0)
+
+
 @pytest.fixture
 def make(tiny, random_genotype, pixels, tmp_path):
     """(bits or None = as searched, step exponents rounded) -> (frozen network, cost, file)."""
 
-    def build(bits: int | None = None, powers: bool = False, change=None, **space):
-        where = dataclasses.replace(tiny, **space)
+    def build(bits: int | None = None, powers: bool = False, change=None, **changes):
+        where = dataclasses.replace(tiny, **changes)
         genotype = random_genotype(where, 4)
-        genotype.choices["cell0_body2"] = Choice("growth3x3", 2)
+        genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
         slots = skeleton.slots(where)
         precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
-        net = network.build(where, genotype, precision)
-        if change:
-            change(net)
-        quantize.initialise(net, pixels(4))
-        if powers:
-            with torch.no_grad():
-                for name, p in net.named_parameters():
-                    if name.endswith("log2_step"):
-                        p.copy_(p.round())
-                for grid in net.modules():
-                    if isinstance(grid, ActQuantizer) and grid.fixed:
-                        grid.log2_step.fill_(-8.0)
-        frozen = quantize.freeze(net)
-        totals = cost.total(cost.layers(slots, genotype, precision), where.scale)
-        path = tmp_path / "m.onnx"
-        export.to_onnx(frozen, totals, where.scale, path)
-        return frozen, totals, path
+        return export_network(where, genotype, precision, pixels(4), powers, tmp_path, change)
 
     return build
 
@@ -96,6 +108,68 @@ def test_with_steps_that_are_powers_of_two_the_file_computes_exactly_the_same(ma
             wanted = net(low).numpy()
         assert out.shape == wanted.shape and np.array_equal(out, wanted)
         assert wanted.std() > 0.05
+
+
+@pytest.fixture
+def make_published(random_genotype, pixels, tmp_path):
+    """(space's name, seed, scale, cells) -> the same, of a random genotype of a published space."""
+
+    def build(name: str, seed: int, scale: int, cells: int, powers: bool = True):
+        where = dataclasses.replace(space.load(name, scale), channels=12, cells=cells)
+        genotype = random_genotype(where, seed)
+        precision = searched_precision(genotype)
+        low = pixels(4, 17, 20)
+        return export_network(where, genotype, precision, low, powers, tmp_path)
+
+    return build
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", ["basic", "rfdn"])
+def test_published_spaces_compute_exactly_the_same(make_published, pixels, name, scale):
+    net, _, path = make_published(name, scale, scale, 1 + scale % 2)
+    low = pixels(2, 16, 16, 5)  # where resizing multiplies by powers of two alone
+    (out,) = session(path).run(None, {"lr": low.numpy()})
+    with torch.no_grad():
+        wanted = net(low).numpy()
+    assert out.shape == wanted.shape == (2, 3, 16 * scale, 16 * scale)
+    assert np.array_equal(out, wanted) and wanted.std() > 0.02
+
+
+@pytest.mark.parametrize("name", ["basic", "rfdn"])
+def test_every_convolution_of_a_published_space_runs_in_integers(make_published, name):
+    _, totals, path = make_published(name, 0, 4, 2)
+    kinds = [node.op_type for node in verify.optimised(path).graph.node]
+    assert kinds.count("QLinearConv") == len(totals.layers) and "Conv" not in kinds
+    if name == "rfdn":
+        assert {"QLinearMul", "QLinearSigmoid", "QLinearConcat", "NhwcMaxPool"} <= {*kinds}
+        assert kinds.count("Resize") == 2
+
+
+@pytest.mark.parametrize("size", [(17, 20), (15, 33), (40, 28)])
+@pytest.mark.parametrize("name", ["basic", "rfdn"])
+def test_published_spaces_agree_with_steps_and_sizes_of_any_kind(
+    make_published, pixels, name, size
+):
+    net, _, path = make_published(name, 1, 2, 1, powers=False)
+    low = pixels(1, *size, 3)
+    (out,) = session(path).run(None, {"lr": low.numpy()})
+    with torch.no_grad():
+        wanted = net.double()(low.double()).numpy()
+    assert out.shape == wanted.shape == (1, 3, 2 * size[0], 2 * size[1])
+    assert np.mean(np.abs(out - wanted) > 0.5 / 255) < 0.01 and wanted.std() > 0.02
+
+
+def test_two_grids_in_a_row_are_not_merged(make, pixels, tiny):
+    edges = tiny.edges | {"upsample": Edge(("identity",), (8,))}
+    net, totals, path = make(None, powers=True, channels=12, edges=edges)
+    with torch.no_grad():
+        net.deep.log2_step.sub_(1)  # clips, and the grid behind it does not
+    low = pixels(1, 9, 8, 5)
+    export.to_onnx(net, totals, 2, path)
+    (out,) = session(path).run(None, {"lr": low.numpy()})
+    with torch.no_grad():
+        assert np.array_equal(out, net(low).numpy())
 
 
 @pytest.mark.parametrize("scale", [3, 4])

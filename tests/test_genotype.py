@@ -8,7 +8,8 @@ import pytest
 from quantnas import genotype as genotypes
 from quantnas import network, skeleton
 from quantnas.errors import DataError, UsageError
-from quantnas.genotype import Choice, Genotype, Precision
+from quantnas.genotype import Choice, Genotype
+from quantnas.space import Precision
 
 
 @pytest.fixture
@@ -26,8 +27,9 @@ def test_json_reads_back_equal(tiny, found, tmp_path):
     assert genotypes.load(path) == found
     plain = json.loads(path.read_text())
     assert plain["space"] == "tiny"
-    assert set(plain["choices"]["head"]) == {"op", "bits"}
+    assert set(plain["choices"]["head"]) == {"op", "weights", "activations"}
     assert list(plain["choices"]) == [slot.name for slot in skeleton.slots(tiny)]
+    assert genotypes.from_json(path.read_text(), "x") == found
 
 
 def test_a_fitting_genotype_passes(tiny, found):
@@ -42,31 +44,41 @@ def test_a_missing_slot_is_named(tiny, found):
 
 def test_an_extra_slot_is_named(tiny, found):
     with pytest.raises(UsageError, match="only the genotype has 'cell1_body0'"):
-        network.build(tiny, with_choice(found, "cell1_body0", Choice("conv3x3", 8)), None)
+        network.build(tiny, with_choice(found, "cell1_body0", Choice("conv3x3", 8, 8)), None)
 
 
 @pytest.mark.parametrize(
     ("slot", "choice"),
     [
-        ("cell0_body2", Choice("conv1x1", 8)),
-        ("cell0_distill0", Choice("conv9x9", 8)),
-        ("cell0_body0", Choice("conv3x3", 3)),
-        ("head", Choice("conv3x3", 4)),
-        ("upsample", Choice("conv3x3", 2)),
-        ("fuse", Choice("conv3x3", 8)),
+        ("cell0_body2", Choice("conv1x1", 8, 8)),
+        ("cell0_distill0", Choice("conv9x9", 8, 8)),
+        ("cell0_body0", Choice("conv3x3", 3, 3)),
+        ("cell0_body0", Choice("conv3x3", 4, 8)),
+        ("head", Choice("conv3x3", 4, 4)),
+        ("upsample", Choice("conv3x3", 2, 2)),
+        ("fuse", Choice("conv3x3", 8, 8)),
     ],
 )
 def test_a_choice_that_the_space_does_not_offer_is_named(tiny, found, slot, choice):
-    with pytest.raises(UsageError, match=f"'{slot}' is {choice.op} with {choice.bits} bits") as e:
+    said = f"'{slot}' is {choice.op} with w{choice.weights}a{choice.activations}, allowed are"
+    with pytest.raises(UsageError, match=said) as e:
         network.build(tiny, with_choice(found, slot, choice), None)
     assert "tiny" in str(e.value)
 
 
-def test_searched_precision_is_the_same_for_weights_and_activations(found):
+def test_searched_precision_is_what_was_chosen(apart, random_genotype):
+    found = random_genotype(apart, 0)
     precision = genotypes.searched_precision(found)
-    assert {n: (p.weights, p.activations) for n, p in precision.items()} == {
-        n: (c.bits, c.bits) for n, c in found.choices.items()
-    }
+    wanted = {n: Precision(c.weights, c.activations) for n, c in found.choices.items()}
+    assert precision == wanted and any(p.weights != p.activations for p in precision.values())
+
+
+def test_bits_apart_may_be_combined_in_every_way(apart, random_genotype):
+    found = random_genotype(apart, 0)
+    slots = skeleton.slots(apart)
+    for weights, activations in [(2, 4), (2, 8), (8, 4)]:
+        mixed = with_choice(found, "cell0_distill0", Choice("conv1x1", weights, activations))
+        genotypes.check(mixed, slots, "apart")
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -90,7 +102,8 @@ def test_a_file_without_a_json_object_is_a_data_error(tmp_path, text):
     [
         {"space": "s"},
         {"space": "s", "choices": {"head": {"op": "conv3x3"}}},
-        {"space": "s", "choices": {"head": {"op": "conv3x3", "bits": "many"}}},
+        {"space": "s", "choices": {"head": {"op": "conv3x3", "bits": 8}}},
+        {"space": "s", "choices": {"head": {"op": "conv3x3", "weights": 8, "activations": "few"}}},
         {"space": "s", "choices": {}, "score": 1},
     ],
 )

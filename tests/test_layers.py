@@ -18,13 +18,18 @@ LAYERS = [
     {"space", "config"},
     {"genotype"},
     {"runs"},
-    {"quantizer", "metrics", "bicubic", "onnx_weights"},
-    {"conv", "ops", "skeleton", "images", "checkpoint"},
-    {"supernet", "patches", "board"},
+    {"quantizer", "metrics", "bicubic", "onnx_weights", "onnx_graph", "ops", "alphas", "team"}
+    | {"tensorboard"},
+    {"filling", "fitting", "adq", "relax", "images", "checkpoint"},
+    {"conv", "basic", "rfdn", "rfdn_deploy", "patches", "board"},
+    {"skeleton", "train"},
+    {"supernet"},
     {"network", "cost"},
-    {"search", "train", "quantize", "evaluate", "export"},
-    {"verify", "report", "crops", "diagram"},
+    {"objective", "budget", "quantize", "evaluate", "export"},
+    {"search"},
+    {"random_search", "verify", "report", "crops", "diagram", "trajectory"},
     {"workspace", "phases"},
+    {"searching"},
     {"pipeline"},
 ]
 LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,69 +1,155 @@
 """Checks that the decided network computes what the supernet it came from does."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
 from quantnas import conv, network, search, supernet
+from quantnas.adq import Adq
+from quantnas.config import SearchConfig
 from quantnas.conv import Conv2d, QuantConv2d, SearchConv2d
 from quantnas.errors import DataError
-from quantnas.genotype import searched_precision
-from quantnas.quantizer import ActQuantizer
-from quantnas.supernet import Adq
+from quantnas.genotype import Choice, searched_precision
+from quantnas.quantizer import ActQuantizer, WeightQuantizer
+from quantnas.space import Edge, Precision
+
+VARIANTS = list(itertools.product(("factorised", "joint"), ("none", "adq", "adadm")))
 
 
-def settled(space, low, genotype=None):
-    """A supernet with random alphas and gains, decided, settled and with fitted grids."""
-    net = supernet.build(space)
+def scramble(net, genotype=None) -> None:
+    """Give alphas, gains and biases random values."""
     with torch.no_grad():
         for name, p in net.named_parameters():
-            if "alpha" in name:
+            if ".alphas." in name:
                 p.normal_()
             elif "log_gain" in name:
                 p.normal_(-0.5, 0.3)
-    genotype = genotype or supernet.decide(net, space.name)
+            elif name.endswith("bias") and "norm" not in name:
+                p.normal_(0, 0.2)
+
+
+def settled(where, low, how=None, genotype=None):
+    """A supernet with random alphas, gains and biases, decided and settled."""
+    net = supernet.build(where, how or SearchConfig())
+    scramble(net)
+    genotype = genotype or supernet.decide(net, where.name)
     supernet.settle(net, genotype, [low, low.flip(0), low.flip(3)])
     return net, genotype
 
 
 def make_deviation_constant(net) -> None:
+    """Batch norms without shift, with gains of both signs, and the same deviation everywhere."""
     with torch.no_grad():
         for adq in (m for m in net.modules() if isinstance(m, Adq)):
             adq.w.zero_()
-            adq.c.fill_(1.3)
+            adq.c.fill_(0.3 if adq.logarithmic else 1.3)
             adq.norm.weight.uniform_(-1.5, 1.5)
+            adq.norm.running_mean.zero_()
+
+
+def decided_pair(where, low, how, genotype=None):
+    """(supernet, rounded network) in float64, decided and evaluating, the deviation constant."""
+    net, genotype = settled(where, low, how, genotype)
+    make_deviation_constant(net)
+    search.fit_grids(net, low)
+    net = net.double().eval()
+    rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
+    network.inherit_supernet(rounded, net)
+    return net, rounded
+
+
+def require_equal(net, rounded, *images, least=0.02) -> None:
+    with torch.no_grad():
+        for image in images:
+            wanted = net(image.double())
+            torch.testing.assert_close(rounded(image.double()), wanted, rtol=0, atol=1e-9)
+            assert wanted.std() > least
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_network_computes_what_the_supernet_does(tiny, pixels, seed):
+@pytest.mark.parametrize("name", ["tiny", "apart"])
+@pytest.mark.parametrize(("probabilities", "deviation"), VARIANTS)
+def test_the_network_computes_what_the_supernet_does(
+    small, pixels, name, probabilities, deviation, seed
+):
     torch.manual_seed(seed)
-    space = dataclasses.replace(tiny, scale=2 + 2 * (seed % 2), cells=1 + seed % 2)
-    low = pixels(3, 7, 10, seed)
-    net, genotype = settled(space, low)
-    make_deviation_constant(net)
-    for adq in (m for m in net.modules() if isinstance(m, Adq)):
-        adq.norm.running_mean.zero_()
-    search.fit_grids(net, low)
-    net = net.double().eval()
-    rounded = network.build(space, genotype, searched_precision(genotype)).double().eval()
-    network.inherit_supernet(rounded, net)
-    other = pixels(2, 6, 5, seed + 100).double()
-    with torch.no_grad():
-        for image in (low.double(), other):
-            torch.testing.assert_close(rounded(image), net(image), rtol=0, atol=1e-9)
-        assert rounded(other).std() > 0.05
+    where = small[name]
+    if name == "tiny":
+        where = dataclasses.replace(where, scale=2 + 2 * (seed % 2), cells=1 + seed % 2)
+    how = SearchConfig(probabilities=probabilities, deviation=deviation)
+    low = pixels(2, 6, 5, seed)
+    net, rounded = decided_pair(where, low, how)
+    require_equal(net, rounded, low, pixels(1, 4, 7, seed + 100))
 
 
-def test_without_adq_nothing_is_folded(tiny, pixels, random_genotype):
-    space, low = dataclasses.replace(tiny, adq=False), pixels(2)
-    net, genotype = settled(space, low, random_genotype(space, 5))
-    search.fit_grids(net, low)
-    net = net.double().eval()
-    rounded = network.build(space, genotype, searched_precision(genotype)).double().eval()
-    network.inherit_supernet(rounded, net)
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", ["basic", "rfdn"])
+@pytest.mark.parametrize(("probabilities", "deviation"), VARIANTS)
+def test_the_published_networks_compute_what_their_supernets_do(
+    small, pixels, name, probabilities, deviation, seed
+):
+    torch.manual_seed(seed)
+    where = dataclasses.replace(small[name], cells=1 + seed, scale=2)
+    how = SearchConfig(probabilities=probabilities, deviation=deviation)
+    low = pixels(1, 15, 16, seed)
+    net, rounded = decided_pair(where, low, how)
+    require_equal(net, rounded, low, least=0)
+
+
+@pytest.mark.parametrize("relaxation", ["direct", "authors"])
+@pytest.mark.parametrize("name", ["tiny", "apart"])
+def test_grids_of_single_convolutions_are_taken_over_too(small, pixels, name, relaxation):
+    low = pixels(2, 6, 5)
+    net, rounded = decided_pair(small[name], low, SearchConfig(relaxation=relaxation))
+    require_equal(net, rounded, low)
+
+
+@pytest.mark.parametrize("deviation", ["none", "adq"])
+def test_the_identity_is_decided_and_computes_nothing(apart, pixels, random_genotype, deviation):
+    genotype = random_genotype(apart, 0)
+    genotype.choices["upsample"] = Choice("identity", 2, 4)
+    low, how = pixels(2, 6, 5), SearchConfig(deviation=deviation)
+    net, rounded = decided_pair(apart, low, how, genotype)
+    assert not len(rounded.get_submodule("upsample"))
+    require_equal(net, rounded, low)
+
+
+# Folding
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_negative_factor_turns_the_grid_around(bits):
+    layer = QuantConv2d(4, 6, 3, precision=Precision(bits, 8), source=ActQuantizer(8)).double()
     with torch.no_grad():
-        torch.testing.assert_close(rounded(low.double()), net(low.double()), rtol=0, atol=1e-9)
+        layer.weight.add_(0.1)
+        layer.weight_quantizer.calibrate(layer.weight)
+        factor = torch.tensor([2.0, -0.5, 1.0, -1.0, -3.0, 0.25], dtype=torch.float64)
+        wanted = layer.weight_quantizer(layer.weight) * factor[:, None, None, None]
+        before = layer.weight_quantizer.zero.clone().flatten()
+        network._scale_outputs(layer, factor)
+        found = layer.weight_quantizer(layer.weight)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-12)
+    turned = layer.weight_quantizer.zero.flatten()
+    assert torch.equal(turned[factor > 0], before[factor > 0])
+    top = 254 if bits == 8 else 2**bits - 1
+    assert torch.equal(turned[factor < 0], top - before[factor < 0])
+    q, z = layer.weight_quantizer.integers(layer.weight)
+    assert (q - z).abs().max() <= (127 if bits == 8 else top)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_negative_gains_are_folded_into_grids_that_are_not_symmetric(small, pixels, seed):
+    torch.manual_seed(seed)
+    where = small["basic"]
+    edges = {kind: Edge(edge.ops, (2, 3)) for kind, edge in where.edges.items()}
+    where = dataclasses.replace(where, edges=edges, scale=2)
+    low = pixels(1, 6, 5)
+    net, rounded = decided_pair(where, low, SearchConfig())
+    factors = torch.cat([adq.folded()[0] for adq in net.modules() if isinstance(adq, Adq)])
+    assert (factors < 0).any() and (factors > 0).any()
+    require_equal(net, rounded, low)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -72,13 +158,18 @@ def test_the_float_network_computes_the_supernet_without_rounding(
 ):
     torch.manual_seed(seed)
     low = pixels(3, 7, 10, seed)
-    net, genotype = settled(tiny, low, random_genotype(tiny, seed))
+    net, genotype = settled(tiny, low, genotype=random_genotype(tiny, seed))
     make_deviation_constant(net)
+    with torch.no_grad():
+        for adq in (m for m in net.modules() if isinstance(m, Adq)):
+            adq.norm.running_mean.normal_()
+            adq.norm.bias.normal_()
     net = net.double().eval()
     plain = network.build(tiny, genotype, None).double().eval()
     network.inherit_supernet(plain, net)
     for module in (conv, supernet):
-        monkeypatch.setattr(module, "blur", lambda t, *rest: t)
+        monkeypatch.setattr(module, "see", lambda x, *rest: x)
+    monkeypatch.setattr(SearchConv2d, "kernel", lambda self, mix: self.unit_weight())
     monkeypatch.setattr(SearchConv2d, "rounded_bias", lambda self, *rest: self.bias)
     monkeypatch.setattr(ActQuantizer, "forward", lambda self, x: x)
     with torch.no_grad():
@@ -87,9 +178,22 @@ def test_the_float_network_computes_the_supernet_without_rounding(
     assert (wanted - wanted.round(decimals=2)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("deviation", ["none", "adq"])
+def test_a_network_searched_in_float_is_its_supernet(tiny, pixels, deviation):
+    edge = Edge(("conv1x1", "conv3x3", "growth3x3"), (32,))
+    where = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
+    low = pixels(2, 6, 5)
+    net, genotype = settled(where, low, SearchConfig(deviation=deviation))
+    make_deviation_constant(net)
+    net, plain = net.double().eval(), network.build(where, genotype, None).double().eval()
+    network.inherit_supernet(plain, net)
+    assert not any(isinstance(m, WeightQuantizer) for m in net.modules())
+    require_equal(net, plain, low)
+
+
 def test_folding_the_mean_deviation_changes_little(tiny, pixels, random_genotype):
     low = pixels(4, 16, 12) * 0.5 + 0.2
-    net, genotype = settled(tiny, low, random_genotype(tiny, 3))
+    net, genotype = settled(tiny, low, genotype=random_genotype(tiny, 3))
     with torch.no_grad():
         for adq in (m for m in net.modules() if isinstance(m, Adq)):
             adq.norm.bias.normal_(0, 0.1)
@@ -101,6 +205,9 @@ def test_folding_the_mean_deviation_changes_little(tiny, pixels, random_genotype
         branch = (net(low) - low.repeat_interleave(2, 2).repeat_interleave(2, 3)).abs() * 255
     assert branch.mean() > 10
     assert difference.mean() < 0.1 * branch.mean() and difference.max() < 16
+
+
+# The network itself
 
 
 def test_a_float_network_rounds_nothing(tiny, random_genotype, pixels):
@@ -126,9 +233,9 @@ def test_convolutions_are_named_after_their_slots(tiny, random_genotype):
     wanted = {}
     for slot, choice in genotype.choices.items():
         names = [f"{slot}.0", f"{slot}.1"] if choice.op.startswith("growth") else [slot]
-        wanted |= dict.fromkeys(names, choice.bits)
+        wanted |= dict.fromkeys(names, choice.precision)
     found = network.convolutions(rounded)
-    assert {n: c.precision.weights for n, c in found.items()} == wanted
+    assert {n: c.precision for n, c in found.items()} == wanted
     assert any("." in name for name in found)
     for c in found.values():
         assert isinstance(c, QuantConv2d) and c.weight_quantizer.bits == c.precision.weights
@@ -162,7 +269,8 @@ def test_weights_on_disk_read_back_exactly(tiny, random_genotype, pixels, tmp_pa
 
 def test_weights_that_do_not_fit_or_cannot_be_read_are_data_errors(tiny, random_genotype, tmp_path):
     net = network.build(tiny, random_genotype(tiny, 1), None)
-    other = network.build(dataclasses.replace(tiny, channels=4), random_genotype(tiny, 1), None)
+    narrow = dataclasses.replace(tiny, channels=4)
+    other = network.build(narrow, random_genotype(tiny, 1), None)
     path = tmp_path / "w.safetensors"
     with pytest.raises(DataError, match="Cannot read"):
         network.load(net, path)

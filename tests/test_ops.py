@@ -1,5 +1,6 @@
 """Checks every operation: shape, gradient and the work that it does."""
 
+import math
 from functools import partial
 
 import pytest
@@ -7,11 +8,10 @@ import torch
 from torch import nn
 
 from quantnas import cost, ops
-from quantnas.conv import Conv2d, QuantConv2d, SearchConv2d
-from quantnas.errors import UsageError
-from quantnas.genotype import Precision
+from quantnas.conv import Conv2d, Mix, QuantConv2d, SearchConv2d
 from quantnas.quantizer import ActQuantizer
-from quantnas.space import Slot
+from quantnas.relax import RELAXATIONS
+from quantnas.space import Precision, Slot
 
 PUBLISHED = {  # millions of multiply-accumulates at 32x32: 48 -> 48, 48 -> 24 (arXiv 2208.14839)
     "conv1x1": (2.36, 1.18),
@@ -24,6 +24,27 @@ PUBLISHED = {  # millions of multiply-accumulates at 32x32: 48 -> 48, 48 -> 24 (
     "conv3x3_groups2": (10.6, 5.31),
     "conv5x5_groups2": (29.5, 14.7),
 }
+WORK = {  # per pixel, from 12 channels over 18 to 6
+    "conv1x1": 12 * 6,
+    "conv3x3": 12 * 6 * 9,
+    "conv5x5": 12 * 6 * 25,
+    "conv1x1_groups2": 12 * 6 / 2,
+    "conv3x3_groups2": 12 * 6 * 9 / 2,
+    "conv5x5_groups2": 12 * 6 * 25 / 2,
+    "conv3x3_groups3": 12 * 6 * 9 / 3,
+    "conv5x5_groups3": 12 * 6 * 25 / 3,
+    "growth1x1": 12 * 18 + 18 * 6,
+    "growth3x3": (12 * 18 + 18 * 6) * 9,
+    "growth5x5": (12 * 18 + 18 * 6) * 25,
+    "factorised3x3": (12 * 18 + 18 * 6) * 3,
+    "factorised5x5": (12 * 18 + 18 * 6) * 5,
+    "separable3x3": 12 * 9 + 12 * 6,
+    "separable5x5": 12 * 25 + 12 * 6,
+}
+
+
+def slot_of(name: str, c_in: int = 12, c_mid: int = 18, c_out: int = 6, **more: object) -> Slot:
+    return Slot("e", c_in, c_mid, c_out, (name,), (Precision(4, 4), Precision(8, 8)), **more)
 
 
 def counted(op: nn.Module, x: torch.Tensor) -> int:
@@ -41,50 +62,87 @@ def counted(op: nn.Module, x: torch.Tensor) -> int:
     return sum(found) // (x.shape[2] * x.shape[3])
 
 
-@pytest.mark.parametrize("name", ops.OPS)
+def test_every_operation_is_checked_here():
+    assert {*WORK, "identity"} == set(ops.OPS)
+
+
+@pytest.mark.parametrize("name", WORK)
 def test_an_operation_keeps_the_size_learns_and_costs_what_is_counted(name):
-    slot = Slot("e", 8, 6, 4, (name,), (8,))
+    slot = slot_of(name)
     op = ops.build(name, Conv2d, slot)
-    x = torch.rand(2, 8, 7, 5, requires_grad=True)
+    x = torch.rand(2, 12, 7, 5, requires_grad=True)
     y = op(x)
-    assert y.shape == (2, 4, 7, 5)
+    assert y.shape == (2, 6, 7, 5)
     y.square().sum().backward()
     assert all(t.grad is not None and t.grad.abs().sum() > 0 for t in (x, *op.parameters()))
-    assert counted(op, x) == cost.macs(name, slot)
+    assert counted(op, x) == cost.weights(name, slot) == WORK[name]
+
+
+def test_the_identity_hands_its_input_on_for_nothing():
+    slot = slot_of("identity", c_out=12)
+    x = torch.rand(2, 12, 7, 5)
+    assert torch.equal(ops.build("identity", Conv2d, slot)(x), x)
+    assert ops.shapes("identity", slot) == () and cost.weights("identity", slot) == 0
 
 
 @pytest.mark.parametrize("name", ops.OPS)
-def test_an_operation_takes_every_kind_of_convolution(name):
-    slot, source, x = Slot("e", 4, 6, 8, (name,), (4, 8)), ActQuantizer(8), torch.rand(1, 4, 5, 6)
+def test_the_shapes_are_those_of_the_real_kernels(name):
+    slot = slot_of(name, c_out=12)
+    convs = [m for m in ops.build(name, Conv2d, slot) if isinstance(m, Conv2d)]
+    assert ops.shapes(name, slot) == tuple(tuple(c.weight.shape) for c in convs)
+
+
+@pytest.mark.parametrize("relaxation", ["noise", "direct", "authors"])
+@pytest.mark.parametrize("name", WORK)
+def test_an_operation_takes_every_kind_of_convolution(name, relaxation):
+    slot, source, x = slot_of(name), ActQuantizer(8), torch.rand(1, 12, 5, 6)
     rounded = partial(QuantConv2d, precision=Precision(4, 4), source=source)
-    assert ops.build(name, rounded, slot)(x).shape == (1, 8, 5, 6)
-    op = ops.build(name, partial(SearchConv2d, bits=(4, 8)), slot)
-    mix = torch.tensor([0.5, 0.5])
-    assert op(x, [ActQuantizer(4), source], mix).shape == (1, 8, 5, 6)
+    assert ops.build(name, rounded, slot)(x).shape == (1, 6, 5, 6)
+    relaxed = {"slot": slot, "source": source, "relaxation": RELAXATIONS[relaxation]}
+    op = ops.build(name, partial(SearchConv2d, **relaxed), slot)
+    half = torch.tensor([0.5, 0.5])
+    mix = Mix(half, half, torch.tensor(0.3))
+    assert op(x, [ActQuantizer(4), source], mix).shape == (1, 6, 5, 6)
     inner = [m.inner for m in op.modules() if isinstance(m, SearchConv2d)]
     assert inner == [False, True][: len(inner)]
 
 
-@pytest.mark.parametrize("name", ops.OPS)
+@pytest.mark.parametrize("name", [n for n in WORK if len(ops.shapes(n, slot_of(n))) == 2])
+def test_there_is_a_relu_between_two_convolutions(name):
+    op = ops.build(name, Conv2d, slot_of(name))
+    with torch.no_grad():
+        op[0].bias.fill_(-1e6)
+        out = op(torch.rand(1, 12, 5, 6))
+    assert torch.equal(out, op[2].bias[:, None, None].expand(6, 5, 6)[None])
+
+
+def test_a_strided_operation_leaves_the_edges_out():
+    op = ops.build("conv3x3", Conv2d, slot_of("conv3x3", stride=2))
+    assert op(torch.rand(1, 12, 8, 5)).shape == (1, 6, 3, 2)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_work_agrees_with_the_published_table(name):
     for c_out, published in zip((48, 24), PUBLISHED[name], strict=True):
-        macs = cost.macs(name, Slot("e", 48, 48, c_out, (name,), (8,))) * 32 * 32
+        macs = cost.weights(name, slot_of(name, 48, 48, c_out)) * 32 * 32
         assert macs / 1e6 == pytest.approx(published, rel=0.005)
 
 
-def test_the_published_operations_are_all_there():
-    assert set(ops.OPS) == set(PUBLISHED)
+def test_an_unknown_operation_is_a_key_error():
+    with pytest.raises(KeyError, match="conv7x7"):
+        ops.build("conv7x7", Conv2d, slot_of("conv7x7"))
 
 
-def test_an_unknown_operation_names_the_edge_and_the_known_ones():
-    slot = Slot("cell7_body1", 8, 8, 8, ("conv7x7",), (8,))
-    with pytest.raises(UsageError, match=r"'cell7_body1'.*'conv7x7'") as caught:
-        ops.build("conv7x7", Conv2d, slot)
-    assert all(name in caught.value.remedy for name in ops.OPS)
+@pytest.mark.parametrize(("c_in", "c_out"), [(7, 6), (6, 7)])
+@pytest.mark.parametrize("name", [*(n for n in ops.OPS if "groups" in n), "identity"])
+def test_channels_that_cannot_be_joined_are_a_value_error(name, c_in, c_out):
+    for build in (partial(ops.build, name, Conv2d), partial(ops.shapes, name)):
+        with pytest.raises(ValueError):
+            build(slot_of(name, c_in, 4, c_out))
 
 
-@pytest.mark.parametrize(("c_in", "c_out"), [(3, 4), (4, 3)])
-@pytest.mark.parametrize("name", [n for n in ops.OPS if "groups2" in n])
-def test_channels_that_cannot_be_grouped_name_the_edge(name, c_in, c_out):
-    with pytest.raises(UsageError, match=f"'cell7_body1' cannot be {name}"):
-        ops.build(name, Conv2d, Slot("cell7_body1", c_in, c_in, c_out, (name,), (8,)))
+@pytest.mark.parametrize(("kernel", "found"), [(3, (3, 3)), ((5, 1), (5, 1))])
+def test_the_sides_of_a_kernel_are_height_and_width(kernel, found):
+    assert ops.sides(kernel) == found
+    weight = Conv2d(2, 4, kernel).weight
+    assert weight.shape[2:] == found and math.prod(found) * 8 == weight.numel()

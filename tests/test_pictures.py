@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from quantnas import cost, crops, diagram, images, metrics, skeleton, space
-from quantnas.genotype import Choice, Genotype, Precision
+from quantnas.genotype import Choice, Genotype
+from quantnas.space import Precision
 
 WIDTHS = (2, 3, 4, 8)
 OPS = ("conv3x3", "growth3x3", "conv5x5_groups2", "conv1x1")
@@ -22,9 +23,10 @@ def decided(cells: int = 2, scale: int = 2) -> tuple[space.SearchSpace, list[cos
     choices, precision = {}, {}
     for i, slot in enumerate(slots):
         searched = len(slot.ops) > 1
-        choices[slot.name] = Choice(OPS[i % 4] if searched else slot.ops[0], WIDTHS[i % 4])
-        precision[slot.name] = Precision(WIDTHS[i % 4], 8)
-    return where, cost.layers(slots, Genotype(where.name, choices), precision)
+        bits = WIDTHS[i % 4]
+        choices[slot.name] = Choice(OPS[i % 4] if searched else slot.ops[0], bits, 8)
+        precision[slot.name] = Precision(bits, 8)
+    return where, cost.layers(slots, Genotype(where.name, choices), precision, scale)
 
 
 def texts(figure: Figure) -> list[str]:
@@ -72,11 +74,24 @@ def test_channels_count_all_groups_and_shares_add_up():
     assert sum(float(text.rstrip("%")) for text in percents) == pytest.approx(100, abs=2)
 
 
+def test_channels_by_themselves_and_edges_without_convolution_are_drawn():
+    where, layers = decided()
+    first = next(layer for layer in layers if layer.name == "cell0_body0")
+    pair = [
+        dataclasses.replace(first, name="cell0_body0.0", op="separable3x3", shape=(16, 1, 3, 3)),
+        dataclasses.replace(first, name="cell0_body0.1", op="separable3x3", shape=(16, 16, 1, 1)),
+    ]
+    others = [la for la in layers if la.name.partition(".")[0] not in ("cell0_body0", "upsample")]
+    found = texts(diagram.architecture_figure(where, [*pair, *others]))
+    assert not any(text.startswith("1→") for text in found)
+    assert "upsample" in found and "identity" in found
+
+
 def test_the_title_has_the_totals():
     where, layers = decided(scale=4)
     found = texts(diagram.architecture_figure(where, layers))
     parameters = sum(layer.parameters for layer in layers)
-    bitops = sum(layer.bitops for layer in layers) * 1024 / 1e9
+    bitops = sum(layer.bitops for layer in layers) / 1e9
     assert "rfdn_small, x4" in found
     assert any(f"{parameters:,} parameters" in text for text in found)
     assert any(f"{bitops:.3f} GBitOps at LR 32x32" in text for text in found)

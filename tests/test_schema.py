@@ -14,7 +14,7 @@ from quantnas.space import Edge, SearchSpace
 
 SPACE = {
     "name": "s",
-    "skeleton": "rfdn",
+    "skeleton": "rfdn_deploy",
     "scale": 2,
     "channels": 8,
     "cells": 1,
@@ -80,8 +80,8 @@ def test_an_unknown_key_inside_an_edge_is_an_error():
 
 
 def test_an_unknown_key_inside_a_choice_is_an_error():
-    choices = {"head": {"op": "conv3x3", "bits": 8, "act_bits": 4}}
-    with pytest.raises(UsageError, match=r"unknown key 'choices\.head\.act_bits'"):
+    choices = {"head": {"op": "conv3x3", "weights": 8, "activations": 8, "bits": 4}}
+    with pytest.raises(UsageError, match=r"unknown key 'choices\.head\.bits'"):
         schema.parse(Genotype, {"space": "s", "choices": choices}, "x")
 
 
@@ -116,8 +116,40 @@ def test_a_missing_key_is_named(key):
 
 
 def test_a_key_missing_inside_an_edge_is_named():
-    with pytest.raises(UsageError, match=r"edges\.body\.bits' is missing"):
-        schema.parse(SearchSpace, SPACE | {"edges": {"body": {"ops": ["conv1x1"]}}}, "x")
+    with pytest.raises(UsageError, match=r"edges\.body\.ops' is missing"):
+        schema.parse(SearchSpace, SPACE | {"edges": {"body": {"bits": [8]}}}, "x")
+
+
+@pytest.mark.parametrize("edge", [{}, {"weight_bits": [4]}, {"bits": [4], "act_bits": [8]}])
+def test_an_edge_with_bits_missing_or_double_is_named(edge):
+    edges = {"body": {"ops": ["conv1x1"]} | edge}
+    with pytest.raises(UsageError, match=r"edges\.body") as caught:
+        schema.parse(SearchSpace, SPACE | {"edges": edges}, "x")
+    assert "both `weight_bits` and `act_bits`" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"warmup_epochs": 20}, "warmup_epochs"),
+        ({"target_bitops": 0}, "target_bitops"),
+        ({"at": "32"}, "at"),
+        ({"at": "32xmany"}, "at"),
+        ({"floor": -0.1}, "floor"),
+        ({"samples": 0}, "samples"),
+        ({"strategy": "random", "epochs": 8, "steps_per_epoch": 2, "samples": 6}, "samples"),
+        ({"relaxation": "float"}, "relaxation"),
+        ({"probabilities": "apart"}, "probabilities"),
+        ({"deviation": True}, "deviation"),
+    ],
+)
+def test_a_search_that_cannot_be_is_named(settings, named):
+    with pytest.raises(UsageError, match=named):
+        schema.parse(RunConfig, {"search": settings}, "x")
+
+
+def test_a_resolution_is_height_and_width():
+    assert schema.parse(SearchConfig, {"at": "45x180"}, "x").resolution == (45, 180)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "word", "", "3"])

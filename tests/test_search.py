@@ -1,131 +1,95 @@
 """Checks the search: its terms, its effect, and that it continues exactly where it stopped."""
 
+import copy
 import dataclasses
+import itertools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import checkpoint, cost, search, supernet
+from quantnas import budget, checkpoint, cost, objective, search, supernet, train
 from quantnas.config import SearchConfig
+from quantnas.conv import SearchConv2d
+from quantnas.errors import DivergedError
 from quantnas.patches import Patches
 from quantnas.space import Edge
 
 CONFIG = SearchConfig(epochs=3, steps_per_epoch=2, warmup_epochs=1, batch=2, patch=6, refresh=4)
+QUICK = dataclasses.replace(
+    CONFIG, epochs=4, steps_per_epoch=4, warmup_epochs=0, alpha_lr=0.1, penalty=0.0, entropy=0.0
+)
 
 
-def run(space, halves, config, until=None, first=None):
-    """(state, records) of a search from its start, or from `first` = a checkpoint's path."""
-    torch.manual_seed(3)
-    state = search.start(supernet.build(space), config)
-    begin = 0
+def started(where, config, seed=3) -> search.State:
+    torch.manual_seed(seed)
+    return search.start(supernet.build(where, config), config)
+
+
+def run(where, material, config, until=None, first=None):
+    """(search, records) from its start, or from `first` = a checkpoint's path."""
+    state, begin = started(where, config), 0
     if first is not None:
-        torch.manual_seed(99)
-        state = search.start(supernet.build(space), config)
+        state = started(where, config, seed=99)
         begin = checkpoint.load(first, state.parts())
-    records = []
-    for record in search.search(state, *halves, config, begin):
-        records.append(record)
-        if record.step == until:
-            break
-    return state, records
+    loop = search.Searching(where, state, material, config)
+    return loop, list(itertools.islice(loop.steps(begin), None if until is None else until - begin))
 
 
-# The entropy
-
-
-def test_the_entropy_schedule_is_the_published_one():
-    late = [search.entropy_weight(e, 20, 9) for e in range(20)]
-    assert late[:9] == [0] * 9
-    published = [0, 0, 0.06, 0.143, 0.241, 0.349, 0.467, 0.592, 0.722, 0.859, 1]
-    assert late[9:] == pytest.approx(published, abs=6e-4)
-    early = [search.entropy_weight(e, 20, 0) for e in range(20)]
-    assert early[:5] == [0] * 5
-    published = [0.066, 0.125, 0.184, 0.244, 0.306, 0.369, 0.434, 0.501, 0.568]
-    published += [0.637, 0.708, 0.779, 0.852, 0.925, 1]
-    assert early[5:] == pytest.approx(published, abs=6e-4)
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 8])
-def test_the_schedule_ends_at_1_or_stays_at_0_when_there_is_no_time(epochs):
-    values = [search.entropy_weight(e, epochs, 0) for e in range(epochs)]
-    assert values == sorted(values)
-    assert values[-1] == pytest.approx(1.0 if epochs > 1 else 0.0)
-
-
-def test_the_entropy_of_uniform_alphas_is_1(tiny):
-    assert search.entropy(supernet.build(tiny)).item() == pytest.approx(1.0)
-
-
-def test_the_entropy_is_the_mean_of_the_normalised_entropies(tiny):
-    net = supernet.build(tiny)
-    wanted = []
-    with torch.no_grad():
-        for alpha in supernet.alphas(net):
-            alpha.normal_(0, 2)
-            odds = [math.exp(a) for a in alpha.tolist()]
-            p = [o / sum(odds) for o in odds]
-            wanted.append(-sum(q * math.log(q) for q in p) / math.log(len(p)))
-    assert search.entropy(net).item() == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
-
-
-@pytest.mark.parametrize("size", [50.0, 1e4, 1e9])
-def test_the_entropy_of_decided_alphas_is_0_with_a_finite_gradient(tiny, size):
-    net = supernet.build(tiny)
-    with torch.no_grad():
-        for alpha in supernet.alphas(net):
-            alpha[0] = size
-    found = search.entropy(net)
-    found.backward()
-    assert found.item() == pytest.approx(0.0, abs=1e-6)
-    assert all(torch.isfinite(a.grad).all() for a in supernet.alphas(net))
-
-
-def test_decided_edges_are_counted(tiny):
-    net = supernet.build(tiny)
-    edges = [e for e in supernet.edges(net).values() if len(e.slot.ops) > 1]
-    assert search.share_decided(net) == 0
-    with torch.no_grad():
-        for edge in edges[:2]:
-            edge.alpha_op[0] = edge.alpha_bits[0] = 9
-        edges[2].alpha_op[0] = 9
-    assert search.share_decided(net) == pytest.approx(2 / len(edges))
+def in_float(tiny):
+    edge = Edge(("conv1x1", "conv3x3", "growth3x3"), (32,))
+    return dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
 
 
 # The loop
 
 
-def test_only_weights_learn_in_the_warm_up(tiny, halves):
-    state, records = run(tiny, halves, CONFIG, until=2)
+def test_only_weights_learn_in_the_warm_up(tiny, material):
+    loop, records = run(tiny, material, CONFIG, until=2)
     assert [r.step for r in records] == [1, 2]
-    assert not any(a.any() for a in supernet.alphas(state.net))
+    assert not any(a.any() for a in supernet.alphas(loop.net))
     assert all(r.entropy == pytest.approx(1.0) and r.decided == 0 for r in records)
+    assert loop.state.best.check is None
 
 
-def test_a_search_moves_alphas_and_weights_and_records_what_it_does(tiny, halves):
-    state, records = run(tiny, halves, CONFIG)
-    torch.manual_seed(3)
-    fresh = supernet.build(tiny)
+def test_a_search_moves_alphas_and_weights_and_records_what_it_does(tiny, material):
+    config = dataclasses.replace(CONFIG, draw=False, at="20x17")
+    loop, records = run(tiny, material, config)
+    fresh = dict(started(tiny, config).net.named_parameters())
     assert [r.step for r in records] == list(range(1, 7))
-    assert all(a.any() for a in supernet.alphas(state.net))
-    pairs = dict(fresh.named_parameters())
-    for name, p in state.net.named_parameters():
+    assert all(a.any() for a in supernet.alphas(loop.net))
+    for name, p in loop.net.named_parameters():
         if name.endswith(".weight") and "norm" not in name:
-            assert not torch.equal(p, pairs[name]), name
-    last = records[-1]
-    assert last.bitops == pytest.approx(cost.expected_bitops(state.net).item())
-    assert last.entropy == pytest.approx(search.entropy(state.net).item()) and last.entropy < 1
-    assert all(math.isfinite(v) for r in records for v in dataclasses.astuple(r))
+            assert not torch.equal(p, fresh[name]), name
+    last, tables = records[-1], cost.choice_bitops(loop.net, 2, (20, 17))
+    assert last.bitops == pytest.approx(cost.expected_bitops(loop.net, tables).item())
+    assert last.entropy == pytest.approx(objective.entropy(loop.net).item()) and last.entropy < 1
+    assert last.decided_bitops == pytest.approx(loop.bitops_of(loop.decide()), rel=1e-6)
+    found = supernet.choices(loop.net)
+    assert set(last.probabilities) == {n for n, a in found.items() if a.learning()}
+    for name, p in last.probabilities.items():
+        assert p == pytest.approx(found[name].table().flatten().tolist(), abs=1e-4)
+    assert all(math.isfinite(v) for r in records for v in (r.loss, r.psnr, r.bitops))
 
 
-def test_the_record_holds_loss_and_psnr_of_the_weight_update(tiny, halves):
+def test_decided_choices_are_counted(tiny, material):
+    config = dataclasses.replace(CONFIG, alpha_lr=0.0, weight_lr=0.0)
+    loop = search.Searching(tiny, started(tiny, config), material, config)
+    searched = [a for a in supernet.choices(loop.net).values() if a.learning()]
+    with torch.no_grad():
+        for alphas in searched[:2]:
+            alphas.op[0] = alphas.width[0] = 9
+        searched[2].op[0] = 9
+    assert next(loop.steps()).decided == pytest.approx(2 / len(searched))
+
+
+def test_the_record_holds_loss_and_psnr_of_the_weight_update(tiny, material):
     config = dataclasses.replace(CONFIG, weight_lr=0.0)
-    _, records = run(tiny, halves, config, until=1)
-    torch.manual_seed(3)
-    net = supernet.build(tiny)
-    low, high = halves[0].batch(0, 2)
-    torch.manual_seed(halves[0].seed * 1_000_003)
+    _, records = run(tiny, material, config, until=1)
+    net = started(tiny, config).net
+    low, high = material.weights.batch(0, 2)
+    torch.manual_seed(material.weights.seed * 1_000_003)
     search.fit_grids(net, low)
     net.train()
     with torch.no_grad():
@@ -134,70 +98,271 @@ def test_the_record_holds_loss_and_psnr_of_the_weight_update(tiny, halves):
     assert records[0].psnr == pytest.approx(-10 * math.log10(F.mse_loss(out, high).item()))
 
 
-def test_alphas_and_weights_learn_from_different_halves(tiny, halves, monkeypatch):
-    asked, draw = [], Patches.batch
+def test_alphas_weights_and_checks_use_different_patches(tiny, material, monkeypatch):
+    names = {id(p): n for n, p in vars(material).items()}
+    asked, draw = {n: [] for n in names.values()}, Patches.batch
 
     def batch(self: Patches, step: int, count: int):
-        asked.append((self is halves[0], step, count))
+        asked[names[id(self)]].append((step, count))
         return draw(self, step, count)
 
     monkeypatch.setattr(Patches, "batch", batch)
-    run(tiny, halves, CONFIG)
-    assert [(s, c) for first, s, c in asked if first] == [(s, 2) for s in range(6)]
-    assert [(s, c) for first, s, c in asked if not first] == [(s, 2) for s in range(2, 6)]
+    run(tiny, material, CONFIG)
+    settling = [(i, 2) for i in range(4)]
+    rounds = [[(2 * e, 2), (2 * e + 1, 2), *settling] for e in range(3)]
+    assert asked["weights"] == list(itertools.chain(*rounds))
+    assert asked["alphas"] == [(s, 2) for s in range(2, 6)]
+    assert asked["held"] == [(0, 32)] * 3
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
-def test_a_search_continues_exactly_where_it_stopped(tiny, halves, tmp_path, stop, equal_states):
-    whole, records = run(tiny, halves, CONFIG)
-    half, begun = run(tiny, halves, CONFIG, until=stop)
-    checkpoint.save(tmp_path / "c.pt", stop, half.parts())
-    rest, ended = run(tiny, halves, CONFIG, first=tmp_path / "c.pt")
-    assert begun + ended == records
-    for name, part in whole.parts().items():
-        assert equal_states(part.state_dict(), rest.parts()[name].state_dict()), name
-    assert supernet.decide(whole.net, "x") == supernet.decide(rest.net, "x")
+def test_grids_are_fitted_often_at_the_start_and_then_regularly(tiny, material, monkeypatch):
+    config = dataclasses.replace(CONFIG, epochs=7, refresh=6)
+    loop, fitted, now = search.Searching(tiny, started(tiny, config), material, config), [], [0]
+    monkeypatch.setattr(search, "fit_grids", lambda *rest, **more: fitted.append(now[0]))
+    monkeypatch.setattr(loop, "_check", lambda epoch: None)
+    for record in loop.steps():
+        now[0] = record.step
+    assert fitted == [0, 1, 2, 4, 6, 12]
 
 
-def test_a_large_penalty_finds_less_work(tiny, halves):
+@pytest.mark.parametrize("probabilities", ["factorised", "joint"])
+@pytest.mark.parametrize("deviation", ["adq", "adadm", "none"])
+@pytest.mark.parametrize("relaxation", ["noise", "direct", "authors"])
+def test_every_relaxation_trains(apart, material, relaxation, deviation, probabilities):
+    how = {"relaxation": relaxation, "deviation": deviation, "probabilities": probabilities}
+    config = dataclasses.replace(QUICK, epochs=1, **how)
+    loop, records = run(apart, material, config, until=1)
+    fresh = started(apart, config).net
+    assert math.isfinite(records[0].loss) and records[0].entropy < 1
+    moved = [not torch.equal(a, b) for a, b in zip(
+        supernet.alphas(loop.net), supernet.alphas(fresh), strict=True)]  # fmt: skip
+    assert all(moved)
+
+
+def test_a_search_brings_the_loss_down(tiny, material):
+    config = dataclasses.replace(QUICK, epochs=1, steps_per_epoch=30, batch=4, weight_lr=5e-3)
+    _, records = run(tiny, material, config)
+    losses = [r.loss for r in records]
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+
+
+# What is searched for
+
+
+def cheap_or_dear(tiny):
     edge = Edge(("conv1x1", "conv3x3"), (2, 8))
-    space = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
-    found = {}
+    return dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
+
+
+def test_a_large_penalty_finds_less_work(tiny, material):
+    where, found = cheap_or_dear(tiny), {}
     for penalty in (0.0, 100.0):
-        config = dataclasses.replace(
-            CONFIG, epochs=8, warmup_epochs=0, alpha_lr=0.1, penalty=penalty, entropy=0.0
-        )
-        state, records = run(space, halves, config)
+        loop, records = run(where, material, dataclasses.replace(QUICK, penalty=penalty))
         found[penalty] = records[-1].bitops
-        if penalty:
-            choices = supernet.decide(state.net, "x").choices
-            searched = [
-                choices[n] for n, e in supernet.edges(state.net).items() if e.slot.ops == edge.ops
-            ]
-            assert {(c.op, c.bits) for c in searched} == {("conv1x1", 2)}
+    searched = [n for n, e in supernet.edges(loop.net).items() if e.slot.options > 1]
+    choices = loop.decide().choices
+    assert {(choices[n].op, choices[n].weights) for n in searched} == {("conv1x1", 2)}
     assert found[100.0] < 0.6 * found[0.0]  # convolutions that are not searched cost the same
 
 
-def test_the_entropy_term_makes_decisions(tiny, halves):
-    found = []
-    for entropy in (0.0, 100.0):
-        config = dataclasses.replace(
-            CONFIG, epochs=8, warmup_epochs=0, alpha_lr=0.1, penalty=0.0, entropy=entropy
-        )
-        found.append(run(tiny, halves, config)[1][-1].entropy)
+def test_the_penalty_is_a_share_of_the_bitops_at_the_start(tiny, material):
+    loop = search.Searching(tiny, started(tiny, CONFIG), material, CONFIG)
+    expected = cost.expected_bitops(loop.net, loop.bitops).item()
+    assert loop.at_start == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_entropy_term_makes_decisions(tiny, material):
+    found = [
+        run(tiny, material, dataclasses.replace(QUICK, entropy=e))[1][-1].entropy
+        for e in (0.0, 100.0)
+    ]
     assert found[1] < found[0] - 0.05
 
 
-def test_a_space_without_choices_can_be_searched(tiny, halves):
+@pytest.mark.parametrize(
+    ("name", "probabilities"), [("tiny", "factorised"), ("apart", "joint"), ("basic", "joint")]
+)
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_a_target_is_met(small, material, name, share, probabilities):
+    where = dataclasses.replace(small[name], scale=2)
+    tables = cost.choice_bitops(supernet.build(where), 2, (9, 30)).values()
+    low, high = (sum(end(t).item() for t in tables) for end in (torch.min, torch.max))
+    target = low + share * (high - low)
+    config = dataclasses.replace(
+        QUICK,
+        epochs=1,
+        steps_per_epoch=2,
+        target_bitops=target,
+        at="9x30",
+        probabilities=probabilities,
+    )
+    loop, records = run(where, material, config)
+    check = records[-1].check
+    assert check.genotype == loop.decide() and check.bitops == loop.bitops_of(check.genotype)
+    assert abs(check.bitops / target - 1) <= budget.TOLERANCE
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_a_target_moves_the_expected_bitops_towards_it(tiny, material, share):
+    where = cheap_or_dear(tiny)
+    net = supernet.build(where)
+    start = cost.expected_bitops(net, cost.choice_bitops(net, 2)).item()
+    config = dataclasses.replace(QUICK, target_bitops=share * start)
+    loop, records = run(where, material, config)
+    assert abs(math.log(records[-1].bitops / start / share)) < 0.8 * abs(math.log(share))
+    assert (loop.state.price.price > 0) == (share < 1)
+
+
+def test_a_space_without_choices_can_be_searched(tiny, material):
     edge = Edge(("conv1x1",), (8,))
-    space = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
-    _, records = run(space, halves, CONFIG)
-    assert len(records) == 6 and records[-1].entropy == 0
+    where = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
+    _, records = run(where, material, CONFIG)
+    assert len(records) == 6 and records[-1].entropy == 0 and records[-1].probabilities == {}
 
 
-def test_the_penalty_counts_from_the_uniform_start_when_continued(tiny, halves, tmp_path):
+@pytest.mark.parametrize("deviation", ["adq", "none"])
+def test_a_search_in_float_decides_operations(tiny, material, deviation):
+    where = in_float(tiny)
+    loop, records = run(where, material, dataclasses.replace(QUICK, deviation=deviation))
+    assert {(c.weights, c.activations) for c in loop.decide().choices.values()} == {(32, 32)}
+    assert records[-1].entropy < 1 and math.isfinite(records[-1].check.psnr)
+
+
+def test_leaving_improbable_candidates_out_decides_the_same(tiny, material):
+    config = dataclasses.replace(QUICK, alpha_lr=0.4, draw=False, penalty=1.0, entropy=5.0)
+    found = []
+    for floor in (0.0, CONFIG.floor):
+        loop, _ = run(tiny, material, dataclasses.replace(config, floor=floor))
+        found.append(loop.decide())
+    shares = torch.cat([e.alphas.table().sum(1) for e in supernet.edges(loop.net).values()])
+    assert (shares < CONFIG.floor).any(), "nothing was left out"
+    assert found[0] == found[1]
+
+
+# Checks at the end of an epoch
+
+
+def test_a_check_scores_the_decided_rounded_network(tiny, material):
+    loop, records = run(tiny, material, CONFIG)
+    assert [r.check is not None for r in records] == [False, True] * 3
+    check = records[-1].check
+    assert check.genotype == loop.decide() and check.epoch == 3
+    assert check.bitops == loop.bitops_of(check.genotype)
+    batches = [material.weights.batch(i, 2)[0] for i in range(4)]
+    torch.manual_seed(5 + material.weights.seed * 1_000_003)
+    before = copy.deepcopy(loop.net.state_dict())
+    net = search.decided_network(tiny, check.genotype, copy.deepcopy(loop.net), batches)
+    assert check.psnr == pytest.approx(train.measure(net, material.held), abs=0.5)
+    assert all(torch.equal(v, before[k]) for k, v in loop.net.state_dict().items())
+
+
+def test_the_best_check_after_the_warm_up_is_kept(tiny, material):
+    config = dataclasses.replace(CONFIG, epochs=5, warmup_epochs=2)
+    loop, records = run(tiny, material, config)
+    checks = [r.check for r in records if r.check is not None]
+    assert [c.epoch for c in checks] == [1, 2, 3, 4, 5]
+    assert loop.state.best.check == max(checks[2:], key=lambda c: c.psnr)
+
+
+def test_the_best_check_is_written_and_read(tiny, material):
+    loop, _ = run(tiny, material, CONFIG)
+    other = search.Best()
+    other.load_state_dict(loop.state.best.state_dict())
+    assert other == loop.state.best and other.check is not None
+    other.load_state_dict(search.Best().state_dict())
+    assert other.check is None
+
+
+# Divergence
+
+
+@pytest.mark.parametrize(("warmup", "term"), [(0, "L1 of the alphas"), (1, "L1 of the weights")])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_search_that_diverges_is_stopped_before_anything_is_updated(
+    tiny, material, warmup, term, value
+):
+    config = dataclasses.replace(CONFIG, warmup_epochs=warmup)
+    loop = search.Searching(tiny, started(tiny, config), material, config)
+    steps = loop.steps(0)
+    next(steps)
+    conv = next(m for m in loop.net.modules() if isinstance(m, SearchConv2d))
+    conv.bias.data[0] = value
+    learning = [*loop.weights, *loop.alphas]
+    before = [p.detach().clone() for p in learning]
+    with pytest.raises(DivergedError, match=rf"{term} became (nan|inf) at step 1"):
+        next(steps)
+    for p, b in zip(learning, before, strict=True):
+        torch.testing.assert_close(p, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_gradient_that_is_no_number_is_named(tiny, material):
+    loop = search.Searching(tiny, started(tiny, CONFIG), material, CONFIG)
+    p = loop.weights[0]
+    before = [q.detach().clone() for q in loop.weights]
+    term = (p.flatten()[0] - p.flatten()[0].detach()).abs().sqrt()  # 0, with an infinite slope
+    with pytest.raises(DivergedError, match="gradient of L1 of the weights"):
+        loop._update(7, loop.state.by_weight, loop.weights, {"L1 of the weights": term})
+    assert all(torch.equal(q, b) for q, b in zip(loop.weights, before, strict=True))
+
+
+# Going on
+
+
+VARIANTS = {
+    "noise": {},
+    "direct": {"relaxation": "direct"},
+    "authors": {"relaxation": "authors"},
+    "target": {"target_bitops": 4e8, "probabilities": "joint"},
+    "adadm": {"deviation": "adadm", "keep": "best", "refresh": 3},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_search_continues_exactly_where_it_stopped(
+    tiny, material, tmp_path, variant, equal_states
+):
+    config = dataclasses.replace(CONFIG, **VARIANTS[variant])
+    whole, records = search.Searching(tiny, started(tiny, config), material, config), []
+    for record in whole.steps():
+        records.append(record)
+        checkpoint.save(tmp_path / f"{record.step}.pt", record.step, whole.state.parts())
+    for stop in (1, 4, 6):
+        rest, ended = run(tiny, material, config, first=tmp_path / f"{stop}.pt")
+        assert ended == records[stop:]
+        for name, part in whole.state.parts().items():
+            assert equal_states(part.state_dict(), rest.state.parts()[name].state_dict()), name
+        assert whole.decide() == rest.decide() and whole.state.best == rest.state.best
+
+
+def test_the_seed_decides_a_search(tiny, material, equal_states):
+    first, records = run(tiny, material, CONFIG)
+    again, repeated = run(tiny, material, CONFIG)
+    assert records == repeated
+    assert equal_states(first.net.state_dict(), again.net.state_dict())
+
+
+def test_the_penalty_counts_from_the_uniform_start_when_continued(tiny, material, tmp_path):
     config = dataclasses.replace(CONFIG, penalty=10.0, alpha_lr=0.3, warmup_epochs=0)
-    _, records = run(tiny, halves, config)
-    half, _ = run(tiny, halves, config, until=3)
-    checkpoint.save(tmp_path / "c.pt", 3, half.parts())
-    assert run(tiny, halves, config, first=tmp_path / "c.pt")[1] == records[3:]
+    _, records = run(tiny, material, config)
+    half, _ = run(tiny, material, config, until=3)
+    checkpoint.save(tmp_path / "c.pt", 3, half.state.parts())
+    assert run(tiny, material, config, first=tmp_path / "c.pt")[1] == records[3:]
+
+
+# The optimizers
+
+
+def test_the_grids_that_learn_do_so_faster_than_the_weights(tiny):
+    for relaxation, factors in (("noise", {1.0}), ("direct", {1.0, 4.0, 20.0})):
+        state = started(tiny, dataclasses.replace(CONFIG, relaxation=relaxation))
+        assert {g["factor"] for g in state.by_weight.param_groups} == factors
+
+
+@pytest.mark.parametrize("relaxation", ["noise", "direct"])
+def test_every_parameter_that_learns_belongs_to_one_optimizer(tiny, relaxation):
+    state = started(tiny, dataclasses.replace(CONFIG, relaxation=relaxation))
+    parts = [state.by_weight, state.by_alpha]
+    owned = [id(p) for o in parts for g in o.param_groups for p in g["params"]]
+    nothing = {id(a) for a in supernet.all_alphas(state.net)} - {*owned}
+    wanted = {id(p) for p in state.net.parameters() if p.requires_grad} - nothing
+    assert len(owned) == len({*owned}) and {*owned} == wanted

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from quantnas import network, skeleton, space, supernet
+from quantnas import network, ops, skeleton, space, supernet
 from quantnas.errors import DataError, UsageError
 from quantnas.genotype import searched_precision, uniform_precision
-from quantnas.space import Edge, SearchSpace
+from quantnas.space import Edge, Precision, SearchSpace, Slot
 
 BUILTIN = sorted(space.builtin())
 FOLDER = Path(__file__).parents[1] / "search_spaces"
@@ -35,7 +35,8 @@ def test_a_space_written_as_yaml_reads_back_equal(name, tmp_path):
 
 def test_every_field_survives_yaml(tiny, tmp_path):
     path = tmp_path / "copy.yaml"
-    odd = dataclasses.replace(tiny, adq=False, scale=4, name="0123")
+    apart = tiny.edges | {"body": Edge(("conv3x3",), weight_bits=(2, 8), act_bits=(8,))}
+    odd = dataclasses.replace(tiny, edges=apart, scale=4, name="0123")
     path.write_text(space.to_yaml(odd))
     assert space.load(str(path)) == odd
 
@@ -45,7 +46,8 @@ def test_every_field_survives_yaml(tiny, tmp_path):
 def test_a_built_in_space_makes_networks_of_the_right_size(name, scale, random_genotype, pixels):
     where = space.load(name, scale)
     assert where.scale == scale
-    low, wanted = pixels(1, 6, 5), (1, 3, 6 * scale, 5 * scale)
+    where = dataclasses.replace(where, channels=12, cells=1)
+    low, wanted = pixels(1, 15, 16), (1, 3, 15 * scale, 16 * scale)
     genotype = random_genotype(where, scale)
     slots = skeleton.slots(where)
     with torch.no_grad():
@@ -57,24 +59,67 @@ def test_a_built_in_space_makes_networks_of_the_right_size(name, scale, random_g
 
 @pytest.mark.parametrize("cells", [1, 3])
 def test_slots_are_distinct_and_fit_one_another(tiny, cells):
-    slots = skeleton.slots(dataclasses.replace(tiny, cells=cells, scale=3))
+    slots = skeleton.slots(dataclasses.replace(tiny, cells=cells, scale=4))
     by_name = {slot.name: slot for slot in slots}
     assert len(by_name) == len(slots) == 4 + cells * 8
     assert slots[0].name == "head" and slots[0].c_in == 3
-    assert slots[-1].name == "upsample" and slots[-1].c_out == 3 * 3 * 3
+    assert slots[-1].name == "upsample" and slots[-1].c_out == 3 * 4 * 4
     assert by_name["fuse"].c_in == 8 * cells
-    searched = [slot for slot in slots if len(slot.ops) * len(slot.bits) > 1]
+    searched = [slot for slot in slots if slot.options > 1]
     assert len(searched) == cells * 7 + 1
     for k in range(cells):
         kept = [by_name[f"cell{k}_distill{i}"].c_out for i in range(3)]
         assert sum(kept) + by_name[f"cell{k}_body3"].c_out == by_name[f"cell{k}_fuse"].c_in
         assert by_name[f"cell{k}_body0"].ops == tiny.edges["body"].ops
-        assert by_name[f"cell{k}_distill2"].bits == tiny.edges["distill"].bits
+        assert by_name[f"cell{k}_distill2"].widths == tiny.edges["distill"].widths
+    assert all((slot.kind in tiny.edges) == (slot in searched) for slot in slots)
+
+
+def test_bits_that_are_shared_make_pairs_of_equals():
+    assert Edge(("conv1x1",), (2, 8)).widths == (Precision(2, 2), Precision(8, 8))
+
+
+def test_bits_apart_make_every_pair_weights_first():
+    edge = Edge(("conv1x1",), weight_bits=(2, 4), act_bits=(4, 8))
+    pairs = [(w.weights, w.activations) for w in edge.widths]
+    assert pairs == [(2, 4), (2, 8), (4, 4), (4, 8)]
+    slot = Slot("e", 4, 4, 4, ("conv1x1", "conv3x3"), edge.widths)
+    assert slot.weight_bits == (2, 4) and slot.act_bits == (4, 8) and slot.options == 8
+
+
+def test_a_choice_is_named_after_what_shares_it():
+    width = (Precision(8, 8),)
+    assert Slot("cell1_skip", 4, 4, 4, ("conv1x1",), width, shared="cells_skip").choice == (
+        "cells_skip"
+    )
+    assert Slot("head", 4, 4, 4, ("conv1x1",), width).choice == "head"
+
+
+@pytest.mark.parametrize("side", [15, 16, 17, 31, 32, 64])
+def test_areas_count_what_the_layers_leave(side):
+    high = torch.zeros(1, 1, side, side + 3)
+    strided = torch.nn.functional.conv2d(high, torch.zeros(1, 1, 3, 3), stride=2)
+    outputs = {
+        "low": high.numel(),
+        "high": 9 * high.numel(),
+        "strided": strided.numel(),
+        "pooled": torch.max_pool2d(strided, 7, 3).numel(),
+    }
+    assert {n: count(side, side + 3, 3) for n, count in space.AREAS.items()} == outputs
+
+
+def test_a_search_in_float_has_no_bits_anywhere(tiny):
+    plain = dict.fromkeys(tiny.edges, Edge(("conv1x1",), (32,)))
+    where = dataclasses.replace(tiny, edges=plain)
+    assert where.is_float and {w for s in skeleton.slots(where) for w in s.widths} == {
+        Precision(32, 32)
+    }
+    assert not tiny.is_float and tiny.fixed_width == Precision(8, 8)
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(UsageError, match="no search space called 'rdfn'") as caught:
-        space.load("rdfn")
+    with pytest.raises(UsageError, match="no search space called 'rfnd'") as caught:
+        space.load("rfnd")
     assert all(name in caught.value.remedy for name in BUILTIN)
 
 
@@ -98,10 +143,15 @@ def write(tiny: SearchSpace, path: Path, **changes: object) -> str:
         ("channels", 0),
         ("channels", "wide"),
         ("cells", 0),
-        ("adq", "perhaps"),
+        ("adq", True),
         ("edges", {"body": {"ops": [], "bits": [8]}}),
         ("edges", {"body": {"ops": ["conv1x1"], "bits": []}}),
         ("edges", {"body": {"ops": ["conv1x1"], "bits": [5]}}),
+        ("edges", {"body": {"ops": ["conv1x1"], "bits": [8, 32]}}),
+        ("edges", {"body": {"ops": ["conv1x1"], "weight_bits": [8]}}),
+        ("edges", {"body": {"ops": ["conv1x1"], "weight_bits": [32], "act_bits": [32]}}),
+        ("edges", {"body": {"ops": ["conv1x1"], "bits": [8], "weight_bits": [8]}}),
+        ("edges", {"body": {"ops": ["conv1x1"], "bits": [8], "weight_bits": [8], "act_bits": [8]}}),
         ("edges", {"body": {"ops": "conv1x1", "bits": [8]}}),
         ("skeletons", "rfdn"),
     ],
@@ -112,10 +162,24 @@ def test_a_value_that_cannot_be_is_an_error(tiny, tmp_path, key, value):
         space.load(path)
 
 
-@pytest.mark.parametrize("edge", [(("conv1x1", "conv1x1"), (8,)), (("conv1x1",), (4, 4))])
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"ops": ("conv1x1", "conv1x1"), "bits": (8,)},
+        {"ops": ("conv1x1",), "bits": (4, 4)},
+        {"ops": ("conv1x1",), "weight_bits": (4, 4), "act_bits": (8,)},
+        {"ops": ("conv1x1",), "weight_bits": (4,), "act_bits": (8, 8)},
+    ],
+)
 def test_a_choice_listed_twice_is_an_error(edge):
-    with pytest.raises(ValueError):
-        Edge(*edge)
+    with pytest.raises(ValueError, match="twice"):
+        Edge(**edge)
+
+
+def test_float_in_one_edge_alone_is_an_error(tiny):
+    edges = tiny.edges | {"distill": Edge(("conv1x1",), (32,))}
+    with pytest.raises(ValueError, match="none"):
+        dataclasses.replace(tiny, edges=edges)
 
 
 def test_a_scale_given_apart_wins_and_is_checked(tiny, tmp_path):
@@ -126,24 +190,37 @@ def test_a_scale_given_apart_wins_and_is_checked(tiny, tmp_path):
 
 
 def test_an_unknown_skeleton_is_an_error(tiny):
-    with pytest.raises(UsageError, match="unknown skeleton 'unet'"):
+    with pytest.raises(UsageError, match="'skeleton' cannot be 'unet'") as caught:
         skeleton.slots(dataclasses.replace(tiny, skeleton="unet"))
+    assert all(name in caught.value.remedy for name in skeleton.SKELETONS)
 
 
-@pytest.mark.parametrize("build", [supernet.build, lambda s: skeleton.slots(s)])
+@pytest.mark.parametrize("build", [supernet.build, skeleton.slots])
 def test_other_kinds_of_edges_than_the_skeleton_has_are_an_error(tiny, build):
     edges = tiny.edges
     for wrong in ({"body": edges["body"]}, edges | {"tail": edges["body"]}):
-        with pytest.raises(UsageError, match="body, distill, upsample"):
+        with pytest.raises(UsageError, match="'edges' has") as caught:
             build(dataclasses.replace(tiny, edges=wrong))
+        assert "body, distill, upsample" in caught.value.remedy
 
 
-def test_an_unknown_operation_is_an_error_that_names_the_edge(tiny):
-    edges = tiny.edges | {"distill": Edge(("conv7x7",), (8,))}
-    with pytest.raises(UsageError, match=r"cell0_distill0.*'conv7x7'"):
-        supernet.build(dataclasses.replace(tiny, edges=edges))
+@pytest.mark.parametrize("build", [supernet.build, skeleton.slots])
+def test_an_unknown_operation_is_an_error_that_names_its_place(tiny, build):
+    edges = tiny.edges | {"distill": Edge(("conv1x1", "conv7x7"), (8,))}
+    with pytest.raises(UsageError, match=r"'edges\.distill\.ops\.1' cannot be 'conv7x7'") as caught:
+        build(dataclasses.replace(tiny, edges=edges))
+    assert all(name in caught.value.remedy for name in ops.OPS)
 
 
-def test_channels_that_cannot_be_grouped_are_an_error_that_names_the_edge(tiny):
-    with pytest.raises(UsageError, match=r"upsample.*conv1x1_groups2"):
-        supernet.build(dataclasses.replace(tiny, scale=3))
+@pytest.mark.parametrize(
+    ("changes", "place", "edge"),
+    [
+        ({"scale": 3}, "upsample.ops.1' cannot be 'conv1x1_groups2'", "upsample"),
+        ({"channels": 6}, "body.ops.1' cannot be 'conv5x5_groups2'", "cell0_body3"),
+    ],
+)
+def test_channels_that_cannot_be_joined_are_an_error_that_names_the_place(
+    tiny, changes, place, edge
+):
+    with pytest.raises(UsageError, match=rf"edges\.{place} on the edge {edge}"):
+        supernet.build(dataclasses.replace(tiny, **changes))

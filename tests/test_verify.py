@@ -26,15 +26,15 @@ def make(tiny, random_genotype, photographs, tmp_path):
     """bits (None = as searched) -> (frozen network, file)."""
 
     def build(bits: int | None = None):
-        genotype = random_genotype(tiny, 4)
-        genotype.choices["cell0_body2"] = Choice("growth3x3", 2)
+        genotype = random_genotype(tiny, 1)
+        genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
         slots = skeleton.slots(tiny)
         precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
         net = network.build(tiny, genotype, precision)
         quantize.initialise(net, to_tensor(photographs[0][None]))
         frozen = quantize.freeze(net)
         path = tmp_path / "m.onnx"
-        totals = cost.total(cost.layers(slots, genotype, precision), tiny.scale)
+        totals = cost.total(cost.layers(slots, genotype, precision, tiny.scale), tiny.scale)
         export.to_onnx(frozen, totals, tiny.scale, path)
         return frozen, path
 

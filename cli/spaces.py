@@ -1,0 +1,111 @@
+"""`quantnas spaces`: the built-in search spaces, and a copy of one to change."""
+
+import itertools
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quantnas import space
+from quantnas.errors import DataError, UsageError
+
+from . import console
+
+
+def spaces(
+    copy: Annotated[
+        str | None,
+        typer.Option(help="Write this space as a YAML file, to be changed.", metavar="NAME"),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="File that --copy writes.", show_default="NAME.yaml", metavar="FILE"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite that file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """List the built-in search spaces, or copy one into a file.
+
+    Example: quantnas spaces --copy rfdn_small
+
+    edges: those that are searched; networks: how many there are to find.
+
+    GBitOps: of the smallest and the largest, at LR 32x32.
+    """
+    if copy is not None:
+        _copy(copy, to or Path(f"{copy}.yaml"), force)
+        return
+    if to is not None or force:
+        raise UsageError(
+            "--to and --force belong to --copy.", "Add --copy NAME, or leave them out."
+        )
+    from quantnas import runs
+
+    facts = {name: _facts(name) for name in sorted(space.builtin())}
+    if json:
+        typer.echo(runs.to_json(facts), nl=False)
+        return
+    for line in _table(facts):
+        typer.echo(line)
+
+
+def _copy(name: str, to: Path, force: bool) -> None:
+    shipped = space.builtin()
+    if name not in shipped:
+        raise UsageError(
+            f"There is no built-in search space called '{name}'.",
+            f"Use one of {', '.join(sorted(shipped))}.",
+        )
+    console.refuse_existing(to, force, option="--to")
+    try:
+        to.write_bytes(shipped[name].read_bytes())
+    except OSError as error:
+        raise DataError(f"Cannot write {to}: {error.strerror}.", "Choose another --to.") from error
+    typer.echo(f"{to}: a copy of {name}; change what you like, its `name` too")
+    path = to if to.is_absolute() else f"./{to}"
+    console.next_commands(f"info {path}", f"search {path}")
+
+
+def _facts(name: str) -> dict[str, Any]:
+    from quantnas import cost, skeleton
+
+    where = space.load(name)
+    extent = cost.extent(skeleton.slots(where), where.scale)
+    ends = {end: extent[end].bitops["LR 32x32"] for end in ("smallest", "largest")}
+    return {
+        "scale": where.scale,
+        "channels": where.channels,
+        "cells": where.cells,
+        "searched_edges": extent["searched_edges"],
+        "architectures": extent["architectures"],
+        "bitops": {"LR 32x32": ends},
+        "about": _about(space.builtin()[name].read_text(encoding="utf-8")),
+    }
+
+
+def _about(text: str) -> str:
+    """The comment at the top of a YAML file, up to its first full stop or colon."""
+    comment = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    words = " ".join(line.lstrip("# ").rstrip() for line in comment)
+    return re.split(r"[.:](?:\s|$)", words, maxsplit=1)[0]
+
+
+def _table(facts: dict[str, dict[str, Any]]) -> list[str]:
+    head = ["space", "scale", "channels", "cells", "edges", "networks", "GBitOps", ""]
+    rows = [head]
+    for name, f in facts.items():
+        low, high = (n / 1e9 for n in f["bitops"]["LR 32x32"].values())
+        counts = [str(f[key]) for key in ("channels", "cells", "searched_edges")]
+        power = f"10^{math.log10(f['architectures']):.1f}"
+        rows.append([name, f"x{f['scale']}", *counts, power, f"{low:.3g}-{high:.3g}", f["about"]])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    last = len(head) - 1
+    return [
+        "  ".join(
+            cell.ljust(width) if i in (0, last) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

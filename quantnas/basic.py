@@ -1,0 +1,136 @@
+"""The basic macro-architecture as published (arXiv 2208.14839): plain residual cells."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .filling import Filling
+from .fitting import fitting, refuse_identity
+from .quantizer import ActQuantizer
+from .space import Area, SearchSpace, Slot
+
+
+class Basic(nn.Module):
+    """Head, residual cells that are decided together, upsampling, and a tail on large pixels.
+
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Every convolution reads what a
+    ReLU leaves, on an unsigned grid: the quantizer acts as the ReLU. Sums lie on signed grids.
+
+    Differences to the published one: all tensors between convolutions are carried in 8 bits and
+    on fitted grids; convolutions have a bias; around the whole body there is a plain sum, because
+    an adaptive deviation could not be folded into a convolution there; each of the two branches
+    of a cell has an adaptive deviation of its own, with the batch norm behind it (`adq`), instead
+    of one in front of both: so each folds exactly into its last convolution, and its output has
+    a grid of its own. At scales other than 4, operations of `upsample` that cannot join its
+    3*scale^2 channels are left out.
+    """
+
+    kinds = ("head", "body", "skip", "upsample", "tail")
+    smallest = 1
+    """Pixels of the shorter side of the low-resolution image."""
+
+    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+        super().__init__()
+        self.scale = space.scale
+        slots = {slot.name: slot for slot in basic_slots(space)}
+        self.image, self.shallow = filling.tensor(step=1 / 255), filling.tensor()
+        self.head0 = filling.edge(slots["head0"], self.image)
+        self.head1 = filling.edge(slots["head1"], self.shallow)
+        self.stream = filling.tensor(signed=True)
+        self.cells = nn.ModuleList(
+            BasicCell(slots, f"cell{k}_", filling) for k in range(space.cells)
+        )
+        self.deep = filling.tensor()
+        self.upsample = filling.edge(slots["upsample"], self.deep)
+        self.detail = filling.tensor(signed=True)
+        self.tail = Tail(slots, filling)
+        self.pixels = filling.tensor(step=1 / 255)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.shallow(torch.relu(self.head0(self.image(x))))
+        h = z = self.stream(self.head1(shallow))
+        for cell in self.cells:
+            z = cell(z)
+        y = self.detail(self.upsample(self.deep(torch.relu(h + z))))
+        y = F.pixel_shuffle(y, self.scale)
+        return self.pixels(y + self.tail(y))
+
+
+class BasicCell(nn.Module):
+    """z + skip(z) + body1(body0(z)); z (N, channels, H, W), on a signed grid -> the same."""
+
+    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
+        super().__init__()
+        self.read, self.hidden = filling.tensor(), filling.tensor()
+        self.skip = Branch(slots[f"{prefix}skip"], self.read, filling)
+        self.body0 = filling.edge(slots[f"{prefix}body0"], self.read)
+        self.body1 = Branch(slots[f"{prefix}body1"], self.hidden, filling)
+        self.inside, self.carried = filling.tensor(signed=True), filling.tensor(signed=True)
+
+    def forward(self, z: Tensor) -> Tensor:
+        seen = self.read(torch.relu(z))
+        skip = self.skip(seen, z)
+        body = self.body1(self.hidden(torch.relu(self.body0(seen))), z)
+        return self.carried(z + self.inside(skip + body))
+
+
+class Tail(nn.Module):
+    """tail1(tail0(y)) at high resolution, as it is added to y; y (N, 3, H, W) -> the same shape."""
+
+    def __init__(self, slots: dict[str, Slot], filling: Filling) -> None:
+        super().__init__()
+        self.read, self.hidden = filling.tensor(), filling.tensor()
+        self.tail0 = filling.edge(slots["tail0"], self.read)
+        self.tail1 = Branch(slots["tail1"], self.hidden, filling)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.tail1(self.hidden(torch.relu(self.tail0(self.read(torch.relu(y))))), y)
+
+
+class Branch(nn.Module):
+    """An edge whose output is to be added to a stream, on a signed grid.
+
+    x (N, c_in, H, W) on the grid of `source`, stream (N, c_out, H, W) -> (N, c_out, H, W).
+    """
+
+    branch_ends = ("edge",)
+
+    def __init__(self, slot: Slot, source: ActQuantizer, filling: Filling) -> None:
+        super().__init__()
+        self.edge = filling.edge(slot, source)
+        self.residual = filling.residual(slot.c_out)
+        self.out = filling.tensor(signed=True)
+
+    def forward(self, x: Tensor, stream: Tensor) -> Tensor:
+        return self.out(self.residual(self.edge(x), stream))
+
+
+def basic_slots(space: SearchSpace) -> Iterator[Slot]:
+    """Every convolution of `Basic`, in the order in which they run; the cells are decided together.
+
+    Operations of `upsample` that cannot join its channels are left out. Raises UsageError when
+    none is left, or when an edge with a batch norm behind it may be the identity.
+    """
+    c, upsampled = space.channels, 3 * space.scale**2
+    refuse_identity(space, "body", "skip", "tail")
+
+    def searched(kind: str, name: str, c_in: int = c, c_out: int = c) -> Slot:
+        edge = space.edges[kind]
+        area: Area = "high" if kind == "tail" else "low"
+        return Slot(name, c_in, c, c_out, edge.ops, edge.widths, area=area, kind=kind)
+
+    def together(kind: str, name: str, k: int) -> Slot:
+        edge, shared = space.edges[kind], f"cells_{name}"
+        return Slot(f"cell{k}_{name}", c, c, c, edge.ops, edge.widths, shared=shared, kind=kind)
+
+    yield searched("head", "head0", c_in=3)
+    yield searched("head", "head1")
+    for k in range(space.cells):
+        yield together("skip", "skip", k)
+        yield together("body", "body0", k)
+        yield together("body", "body1", k)
+    yield fitting(space, searched("upsample", "upsample", c_out=upsampled))
+    yield searched("tail", "tail0", c_in=3)
+    yield searched("tail", "tail1", c_out=3)

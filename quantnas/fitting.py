@@ -1,0 +1,42 @@
+"""What the published macro-architectures ask of the operations on their edges."""
+
+import dataclasses
+
+from . import ops
+from .errors import UsageError
+from .space import SearchSpace, Slot
+
+
+def fitting(space: SearchSpace, slot: Slot) -> Slot:
+    """The slot without the operations that cannot join its channels.
+
+    For `upsample`, whose 3*scale^2 outputs cannot be split into the groups of every operation at
+    every scale. Raises UsageError when no operation is left.
+    """
+    able = tuple(op for op in slot.ops if _joins(op, slot))
+    if not able:
+        raise UsageError(
+            f"Space '{space.name}': 'edges.{slot.kind}.ops' has no operation that turns "
+            f"{slot.c_in} channels into the {slot.c_out} of scale {space.scale}.",
+            "Add one without groups, such as conv3x3.",
+        )
+    return dataclasses.replace(slot, ops=able)
+
+
+def _joins(op: str, slot: Slot) -> bool:
+    try:
+        ops.shapes(op, slot)
+    except ValueError:
+        return False
+    return True
+
+
+def refuse_identity(space: SearchSpace, *kinds: str) -> None:
+    """Raise UsageError where an edge with a batch norm behind it may be no convolution."""
+    for kind in kinds:
+        if "identity" in space.edges[kind].ops:
+            raise UsageError(
+                f"Space '{space.name}': 'edges.{kind}.ops' cannot have 'identity': a batch norm "
+                "is folded into the convolutions of this edge.",
+                "Leave the operation out.",
+            )

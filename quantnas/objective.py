@@ -1,0 +1,34 @@
+"""Terms of the alphas' loss beside the task: entropy and its schedule; and what is no number."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from . import supernet
+from .errors import DivergedError
+
+
+def require_finite(value: Tensor, name: str, step: int) -> None:
+    """Raise DivergedError for an infinite number or none."""
+    if not torch.isfinite(value):
+        raise DivergedError(
+            f"The search diverged: {name} became {value.item()} at step {step}.",
+            "The last saved state is sound; begin again with a smaller search.weight_lr or "
+            "search.alpha_lr.",
+        )
+
+
+def entropy(net: nn.Module) -> Tensor:
+    """(), mean over all choices of entropy / ln(number of pairs); stable near one-hot."""
+    parts = [a.entropy() / a.most for a in supernet.choices(net).values() if a.learning()]
+    return torch.stack(parts).mean() if parts else torch.zeros(())
+
+
+def entropy_weight(epoch: int, epochs: int, warmup: int) -> float:
+    """The published schedule of the entropy term, from 0 to 1 (code of arXiv 2208.14839)."""
+    total, t = epochs - warmup, epoch - warmup
+    quiet = total // 4
+    if t < quiet or total < 2:
+        return 0.0
+    return t / (total - 1) * math.log(t - quiet + 2) / math.log(total - quiet + 1)

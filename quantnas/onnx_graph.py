@@ -1,0 +1,109 @@
+"""An ONNX graph under construction, and what is done to it at the end."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+PAIR = ["QuantizeLinear", "DequantizeLinear"]
+"""A tensor laid on a grid."""
+
+
+@dataclass
+class Graph:
+    """An ONNX graph under construction."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Append a node; its output's name."""
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(self, name: str, value: Any, dtype: Any) -> str:
+        """Store a constant once; its name. A Python number becomes a rank-0 tensor."""
+        self.tensors.setdefault(name, numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+
+def tidied(graph: Graph) -> Graph:
+    """The same, in the form that ONNX Runtime runs in integers, and short."""
+    return _compact(_apart(_without_relus(graph)))
+
+
+def _readers(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
+    """Name -> the nodes that read it."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.nodes:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _apart(graph: Graph) -> Graph:
+    """Part two grids in a row by a Clip that does nothing: ONNX Runtime would merge them."""
+    readers, parted = _readers(graph), Graph([], graph.tensors)
+
+    def after(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        return readers.get(node.output[0], [])
+
+    for node in graph.nodes:
+        alone = after(node) if len(after(node)) == 1 else []
+        behind = [n.op_type for n in alone + [m for n in alone for m in after(n)]]
+        if node.op_type == "DequantizeLinear" and behind[:2] == PAIR:
+            low = parted.constant("clip.low", 0, np.uint8)
+            high = parted.constant("clip.high8", 255, np.uint8)
+            clip = parted.add("Clip", [node.input[0], low, high], f"{node.output[0]}.apart")
+            node.input[0] = clip
+        parted.nodes.append(node)
+    return parted
+
+
+def _without_relus(graph: Graph) -> Graph:
+    """Leave out a ReLU in front of a grid that starts at 0: the grid clips by itself."""
+    readers, kept = _readers(graph), []
+    for node in graph.nodes:
+        follows = readers.get(node.output[0], [])
+        if node.op_type == "Relu" and all(_starts_at_zero(graph, f) for f in follows):
+            for reader in follows:
+                reader.input[0] = node.input[0]
+        else:
+            kept.append(node)
+    return Graph(kept, graph.tensors)
+
+
+def _compact(graph: Graph) -> Graph:
+    """Equal constants once, and short names for everything between "lr" and "sr".
+
+    At these sizes of network, names would be half the file. A convolution keeps the name of its
+    layer.
+    """
+    unique: dict[bytes, str] = {}
+    short: dict[str, str] = {"lr": "lr", "sr": "sr", "": ""}  # "": an input left out
+    tensors = {}
+    for name, tensor in graph.tensors.items():
+        content = onnx.TensorProto()
+        content.CopyFrom(tensor)
+        content.ClearField("name")
+        key = content.SerializeToString()
+        if key not in unique:
+            unique[key] = content.name = f"c{len(unique)}"
+            tensors[content.name] = content
+        short[name] = unique[key]
+    for node in graph.nodes:
+        for name in node.output:
+            short.setdefault(name, f"t{len(short)}")
+        if node.op_type == "Conv":
+            node.name = node.output[0].removesuffix(".out")
+        node.input[:] = [short[name] for name in node.input]
+        node.output[:] = [short[name] for name in node.output]
+    return Graph(graph.nodes, tensors)
+
+
+def _starts_at_zero(graph: Graph, node: onnx.NodeProto) -> bool:
+    if node.op_type != "QuantizeLinear":
+        return False
+    return int(numpy_helper.to_array(graph.tensors[node.input[2]])) == 0

@@ -1,0 +1,213 @@
+"""The RFDN-like macro-architecture as published (arXiv 2208.14839), with its attention."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from .errors import UsageError
+from .filling import Filling
+from .fitting import fitting
+from .quantizer import ActQuantizer
+from .space import Area, SearchSpace, Slot
+
+fx.wrap("resize_like")  # one node of a trace, whatever the sizes
+
+
+def resize_like(x: Tensor, like: Tensor) -> Tensor:
+    """x (N, C, h, w) -> (N, C, H, W), bilinear; like (N, any, H, W)."""
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class Rfdn(nn.Module):
+    """Four distillation cells with attention, as in the second search space of the paper.
+
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]; H and W of at least 15, or the
+    attention has nothing to pool. No head: the image enters repeated along its channels. Every
+    convolution reads what a ReLU leaves, on an unsigned grid: the quantizer acts as the ReLU.
+    Sums lie on signed grids.
+
+    Differences to the published one: all tensors between convolutions are carried in 8 bits and
+    on fitted grids; convolutions have a bias; the adaptive deviation stands directly behind the
+    1x1 convolution that fuses a cell, in front of the attention, with its batch norm behind the
+    branch (`adq`): only there does it fold exactly into a convolution. At scales other than 4,
+    operations of `upsample` that cannot join its 3*scale^2 channels are left out.
+    """
+
+    kinds = ("body", "distill", "upsample", "tail")
+    smallest = 15
+    """Pixels of the shorter side of the low-resolution image."""
+    steps = 3
+
+    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+        super().__init__()
+        self.scale, self.copies = space.scale, space.channels // 3
+        slots = {slot.name: slot for slot in rfdn_slots(space)}
+        self.image = filling.tensor(step=1 / 255)
+        self.cells = nn.ModuleList()
+        for k in range(space.cells):
+            read = filling.tensor(step=None if k else 1 / 255)
+            self.cells.append(Cell(slots, f"cell{k}_", read, filling))
+        self.joined, self.fused = filling.tensor(), filling.tensor()
+        self.fuse = filling.edge(slots["fuse"], self.joined)
+        self.smooth = filling.edge(slots["smooth"], self.fused)
+        self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor()
+        self.upsample = filling.edge(slots["upsample"], self.deep)
+        self.detail, self.read = filling.tensor(signed=True), filling.tensor()
+        self.tail = filling.edge(slots["tail"], self.read)
+        self.touch, self.pixels = filling.tensor(signed=True), filling.tensor(step=1 / 255)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = y = torch.tile(self.image(x), (1, self.copies, 1, 1))
+        outputs = []
+        for cell in self.cells:
+            y = cell(y)
+            outputs.append(y)
+        y = self.fused(torch.relu(self.fuse(self.joined(torch.relu(torch.cat(outputs, 1))))))
+        y = self.deep(torch.relu(self.smoothed(self.smooth(y)) + shallow))
+        y = F.pixel_shuffle(self.detail(self.upsample(y)), self.scale)
+        return self.pixels(y + self.touch(self.tail(self.read(torch.relu(y)))))
+
+
+class Cell(nn.Module):
+    """x + attention(fused(what three steps and a last convolution keep)).
+
+    x -> same shape, (N, channels, H, W), on a signed grid; read: the grid of x behind its ReLU.
+    """
+
+    branch_ends = ("fuse",)
+
+    def __init__(
+        self, slots: dict[str, Slot], prefix: str, read: ActQuantizer, filling: Filling
+    ) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList()
+        for i in range(Rfdn.steps):
+            self.steps.append(Step(slots, f"{prefix}{{}}{i}", read, filling))
+            read = filling.tensor()
+        self.stream = nn.ModuleList(filling.tensor(signed=True) for _ in range(Rfdn.steps - 1))
+        self.read, self.kept, self.joined = read, filling.tensor(), filling.tensor()
+        self.body = filling.edge(slots[f"{prefix}body{Rfdn.steps}"], self.read)
+        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.joined)
+        self.residual = filling.residual(slots[f"{prefix}fuse"].c_out)
+        self.fused = filling.tensor(signed=True)
+        self.attention = Esa(slots, f"{prefix}esa_", filling)
+        self.branch, self.carried = filling.tensor(signed=True), filling.tensor(signed=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, u = [], x
+        for i, step in enumerate(self.steps):
+            part, u = step(self.stream[i - 1](u) if i else u)
+            kept.append(part)
+        kept.append(self.kept(torch.relu(self.body(self.read(torch.relu(u))))))
+        fused = self.fused(self.residual(self.fuse(self.joined(torch.cat(kept, 1))), x))
+        return self.carried(x + self.branch(self.attention(fused)))
+
+
+class Step(nn.Module):
+    """u (N, channels, H, W) -> what is kept of it (N, channels / 2, H, W), and the next u.
+
+    The next one is not on a grid yet: the last one is read through a ReLU alone, and an unsigned
+    grid is all that it needs.
+    """
+
+    def __init__(
+        self, slots: dict[str, Slot], name: str, read: ActQuantizer, filling: Filling
+    ) -> None:
+        super().__init__()
+        self.read, self.kept = read, filling.tensor()
+        self.distill = filling.edge(slots[name.format("distill")], self.read)
+        self.body = filling.edge(slots[name.format("body")], self.read)
+        self.branch = filling.tensor(signed=True)
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.read(torch.relu(u))
+        kept = self.kept(torch.relu(self.distill(seen)))
+        return kept, u + self.branch(self.body(seen))
+
+
+class Esa(nn.Module):
+    """Enhanced spatial attention: v times a mask that is made at a sixth of the size.
+
+    v (N, channels, H, W) -> same shape, not on a grid; H and W of at least 15. Unlike that of
+    RFDN (arXiv 2009.11551), every convolution reads what a ReLU leaves.
+    """
+
+    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
+        super().__init__()
+        self.read, self.thin, self.coarse = (filling.tensor() for _ in range(3))
+        self.reduce = filling.edge(slots[f"{prefix}reduce"], self.read)
+        self.stride = filling.edge(slots[f"{prefix}stride"], self.thin)
+        self.pooled, source = nn.ModuleList(), self.coarse
+        self.between = nn.ModuleList()
+        for i in range(3):
+            self.pooled.append(filling.edge(slots[f"{prefix}pooled{i}"], source))
+            source = filling.tensor(signed=i == 2)
+            self.between.append(source)
+        self.direct = filling.edge(slots[f"{prefix}direct"], self.thin)
+        self.near, self.summed = filling.tensor(signed=True), filling.tensor()
+        self.expand = filling.edge(slots[f"{prefix}expand"], self.summed)
+        self.logits = filling.tensor(signed=True)
+        self.mask = filling.tensor(step=1 / 256)  # 1/255 would round the middle, 0.5, either way
+
+    def forward(self, v: Tensor) -> Tensor:
+        thin = self.thin(torch.relu(self.reduce(self.read(torch.relu(v)))))
+        c = torch.max_pool2d(self.coarse(torch.relu(self.stride(thin))), 7, 3)
+        c = self.between[0](torch.relu(self.pooled[0](c)))
+        c = self.between[1](torch.relu(self.pooled[1](c)))
+        c = resize_like(self.between[2](self.pooled[2](c)), v)
+        m = self.expand(self.summed(torch.relu(c + self.near(self.direct(thin)))))
+        return v * self.mask(torch.sigmoid(self.logits(m)))
+
+
+def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
+    """Every convolution of `Rfdn`, in the order in which they run.
+
+    Operations of `upsample` that cannot join its channels are left out. Raises UsageError when
+    `channels` cannot hold the image, or when `upsample` has no operation left.
+    """
+    c, half = space.channels, space.channels // 2
+    if c % 6:
+        raise UsageError(
+            f"Space '{space.name}': 'channels' cannot be {c}: skeleton 'rfdn' repeats the three "
+            "colours along them and halves them.",
+            f"Use a multiple of 6, such as {max(6, c // 6 * 6)}.",
+        )
+
+    def searched(kind: str, name: str, c_out: int) -> Slot:
+        edge = space.edges[kind]
+        return Slot(name, c, c, c_out, edge.ops, edge.widths, kind=kind)
+
+    def fixed(name: str, op: str, c_in: int, c_out: int) -> Slot:
+        return Slot(name, c_in, c, c_out, (op,), (space.fixed_width,))
+
+    for k in range(space.cells):
+        for i in range(Rfdn.steps):
+            yield searched("distill", f"cell{k}_distill{i}", half)
+            yield searched("body", f"cell{k}_body{i}", c)
+        yield searched("body", f"cell{k}_body{Rfdn.steps}", half)
+        yield fixed(f"cell{k}_fuse", "conv1x1", half * (Rfdn.steps + 1), c)
+        yield from esa_slots(space, f"cell{k}_esa_")
+    yield fixed("fuse", "conv1x1", c * space.cells, c)
+    yield fixed("smooth", "conv3x3", c, c)
+    yield fitting(space, searched("upsample", "upsample", 3 * space.scale**2))
+    edge = space.edges["tail"]
+    yield Slot("tail", 3, c, 3, edge.ops, edge.widths, area="high", kind="tail")
+
+
+def esa_slots(space: SearchSpace, prefix: str) -> Iterator[Slot]:
+    """Every convolution of `Esa`, in the order in which they run."""
+    c, thin = space.channels, space.channels // 4
+
+    def fixed(name: str, kernel: int, c_in: int, c_out: int, area: Area = "low") -> Slot:
+        stride = 2 if area == "strided" else 1
+        width, op = (space.fixed_width,), (f"conv{kernel}x{kernel}",)
+        return Slot(prefix + name, c_in, c_in, c_out, op, width, area=area, stride=stride)
+
+    yield fixed("reduce", 1, c, thin)
+    yield fixed("stride", 3, thin, thin, "strided")
+    for i in range(3):
+        yield fixed(f"pooled{i}", 3, thin, thin, "pooled")
+    yield fixed("direct", 1, thin, thin)
+    yield fixed("expand", 1, thin, c)

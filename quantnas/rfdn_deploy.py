@@ -1,0 +1,115 @@
+"""The deploy-friendly relative of RFDN: ReLU only, no attention, made to run in integers."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .filling import Filling
+from .quantizer import ActQuantizer
+from .space import SearchSpace, Slot
+
+
+class RfdnDeploy(nn.Module):
+    """Distillation cells after RFDN (arXiv 2009.11551), made to run in integers.
+
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Differences to RFDN: ReLU for
+    LeakyReLU, no attention, a residual around every cell, and the network adds to the repeated
+    input pixels instead of making the image alone. But for `upsample`, every edge reads what
+    follows a ReLU, so its grid is unsigned and starts at 0.
+    """
+
+    kinds = ("body", "distill", "upsample")
+    steps = 3
+
+    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+        super().__init__()
+        self.scale = space.scale
+        self.image = filling.tensor(step=1 / 255)
+        slots = {slot.name: slot for slot in rfdn_deploy_slots(space)}
+        self.head = filling.edge(slots["head"], self.image)
+        self.shallow = filling.tensor()
+        self.cells, self.carried = nn.ModuleList(), nn.ModuleList()
+        source = self.shallow
+        for k in range(space.cells):
+            self.cells.append(DeployCell(slots, f"cell{k}_", source, filling))
+            source = filling.tensor()
+            self.carried.append(source)
+        self.joined = filling.tensor()
+        self.fuse = filling.edge(slots["fuse"], self.joined)
+        self.fused = filling.tensor()
+        self.smooth = filling.edge(slots["smooth"], self.fused)
+        self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor(signed=True)
+        self.upsample = filling.edge(slots["upsample"], self.deep)
+        self.detail, self.pixels = filling.tensor(signed=True), filling.tensor(step=1 / 255)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.image(x)
+        shallow = y = self.shallow(torch.relu(self.head(x)))
+        outputs = []
+        for cell, carried in zip(self.cells, self.carried, strict=True):
+            y = carried(torch.relu(y + cell(y)))
+            outputs.append(y)
+        y = self.fused(torch.relu(self.fuse(self.joined(torch.cat(outputs, 1)))))
+        y = self.deep(shallow + self.smoothed(self.smooth(y)))  # a ReLU here dies
+        y = self.detail(self.upsample(y))
+        nearest = torch.repeat_interleave(x, self.scale**2, dim=1)
+        return F.pixel_shuffle(self.pixels(nearest + y), self.scale)
+
+
+class DeployCell(nn.Module):
+    """Three distillation steps, a last convolution, and a 1x1 over all that was kept."""
+
+    branch_ends = ("fuse",)
+
+    def __init__(
+        self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, filling: Filling
+    ) -> None:
+        super().__init__()
+        self.body, self.distill = nn.ModuleList(), nn.ModuleList()
+        self.branch, self.stream = nn.ModuleList(), nn.ModuleList()
+        self.kept = nn.ModuleList(filling.tensor() for _ in range(RfdnDeploy.steps + 1))
+        for i in range(RfdnDeploy.steps):
+            self.distill.append(filling.edge(slots[f"{prefix}distill{i}"], source))
+            self.body.append(filling.edge(slots[f"{prefix}body{i}"], source))
+            self.branch.append(filling.tensor(signed=True))
+            source = filling.tensor()
+            self.stream.append(source)
+        self.body.append(filling.edge(slots[f"{prefix}body{RfdnDeploy.steps}"], source))
+        self.joined = filling.tensor()
+        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.joined)
+        self.residual = filling.residual(slots[f"{prefix}fuse"].c_out)
+        self.out = filling.tensor(signed=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, u = [], x
+        for i in range(RfdnDeploy.steps):
+            kept.append(self.kept[i](torch.relu(self.distill[i](u))))
+            u = self.stream[i](torch.relu(u + self.branch[i](self.body[i](u))))
+        kept.append(self.kept[RfdnDeploy.steps](torch.relu(self.body[RfdnDeploy.steps](u))))
+        joined = self.joined(torch.cat(kept, 1))
+        return self.out(self.residual(self.fuse(joined), x))
+
+
+def rfdn_deploy_slots(space: SearchSpace) -> Iterator[Slot]:
+    """Every convolution of `RfdnDeploy`, in the order in which they run."""
+    c, half = space.channels, space.channels // 2
+
+    def searched(kind: str, name: str, c_out: int, gain: float = 1.0) -> Slot:
+        edge = space.edges[kind]
+        return Slot(name, c, c, c_out, edge.ops, edge.widths, gain, kind=kind)
+
+    def fixed(name: str, op: str, c_in: int, c_out: int) -> Slot:
+        return Slot(name, c_in, c, c_out, (op,), (space.fixed_width,))
+
+    yield fixed("head", "conv3x3", 3, c)
+    for k in range(space.cells):
+        for i in range(RfdnDeploy.steps):
+            yield searched("distill", f"cell{k}_distill{i}", half)
+            yield searched("body", f"cell{k}_body{i}", c)
+        yield searched("body", f"cell{k}_body{RfdnDeploy.steps}", half)
+        yield fixed(f"cell{k}_fuse", "conv1x1", half * (RfdnDeploy.steps + 1), c)
+    yield fixed("fuse", "conv1x1", c * space.cells, c)
+    yield fixed("smooth", "conv3x3", c, c)
+    yield searched("upsample", "upsample", 3 * space.scale**2, gain=0.1)  # little detail at first

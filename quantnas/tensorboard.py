@@ -1,0 +1,70 @@
+"""What `metrics.jsonl` holds, as scalars for TensorBoard (the extra `quantnas[tensorboard]`)."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+
+def require() -> None:
+    """Raise UsageError when the package is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UsageError(
+            "TensorBoard is not installed.",
+            "Install it with: pip install 'quantnas[tensorboard]', or leave out --tensorboard.",
+        )
+
+
+class Mirror:
+    """Follows the `metrics.jsonl` of a run folder into event files in its folder `tensorboard`.
+
+    They are written anew from the first line, so that a resumed run has each step once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        require()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.metrics, self.read = folder / "metrics.jsonl", 0
+        target = folder / "tensorboard"
+        for old in target.glob("events.out.tfevents.*"):
+            old.unlink()
+        self.writer = SummaryWriter(str(target))
+
+    def update(self) -> None:
+        """Write what was recorded since the last call.
+
+        The first call comes after the first step, when the lines of steps that are done again
+        have left the file.
+        """
+        if not self.metrics.exists() or self.metrics.stat().st_size <= self.read:
+            return
+        for row in self._new():
+            for name, value in scalars(row):
+                self.writer.add_scalar(f"{row['phase']}/{name}", value, row["step"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.update()
+        self.writer.close()
+
+    def _new(self) -> Iterator[dict[str, Any]]:
+        with self.metrics.open("rb") as file:
+            file.seek(self.read)
+            for line in file:
+                if line.endswith(b"\n"):
+                    self.read += len(line)
+                    yield json.loads(line)
+
+
+def scalars(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every number in a line of `metrics.jsonl`; the PSNR of a check is `decided_psnr`."""
+    for name, value in row.items():
+        if name != "step" and isinstance(value, int | float):
+            yield name, float(value)
+    check = row.get("check")
+    if check is not None and check["psnr"] is not None:
+        yield "decided_psnr", check["psnr"]

@@ -1,0 +1,213 @@
+"""Pictures of a search from its `metrics.jsonl`: every probability, and what it came to."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from . import schema, skeleton
+from .board import INK, SKIP, save
+from .space import Precision, SearchSpace, Slot
+
+Row = dict[str, Any]
+Style = dict[str, Any]
+
+COLOURS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b5a400",
+)  # fmt: skip
+"""Told apart by colour-blind readers (after Okabe and Ito); a ninth operation gets a marker."""
+MARKERS = (None, "o", "s", "^")
+DASHES: tuple[Any, ...] = (
+    "-", (0, (3.5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (7, 3)), (0, (3, 1, 1, 1, 1, 1))
+)  # fmt: skip
+COLUMNS = 6
+"""Panels in a row, at most."""
+SMALL = 7.5
+"""Points of the smallest text."""
+
+
+def draw(folder: Path, space: SearchSpace) -> list[Path]:
+    """plots/alphas.png and plots/search.png of a run folder; nothing for a run without such rows.
+
+    Raises DataError when a picture cannot be written.
+    """
+    rows = read(folder / "metrics.jsonl")
+    if not rows:
+        return []
+    path = folder / "config.yaml"
+    config = schema.read_yaml(path).get("search", {}) if path.exists() else {}
+    figures = {"search": search_figure(rows, config)}
+    if rows[-1]["probabilities"]:
+        figures["alphas"] = alphas_figure(rows, space)
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        save(figure, plots / f"{name}.png")
+    return [plots / f"{name}.png" for name in sorted(figures)]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a search by gradient, in order."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if row["phase"] == "search" and "probabilities" in row]
+
+
+# The probabilities
+
+
+def alphas_figure(rows: Sequence[Row], space: SearchSpace) -> Figure:
+    """One panel per choice: the probability of every pair of operation and width over the steps."""
+    decided = {slot.choice: slot for slot in reversed(skeleton.slots(space))}
+    names = list(rows[-1]["probabilities"])
+    chosen = [decided[name] for name in names]
+    look = _Look(chosen)
+    height = math.ceil(len(names) / COLUMNS)
+    columns = max(3, math.ceil(len(names) / height))
+    size = (2.3 * columns, 1.55 * height + 0.6 + 0.2 * look.legend_rows(columns))
+    figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
+    panels = figure.subplots(height, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    steps = [row["step"] for row in rows]
+    for axes, name, slot in zip(panels, names, chosen, strict=False):
+        table = [_numbers(row["probabilities"][name]) for row in rows]
+        _panel(axes, look, slot, steps, list(zip(*table, strict=True)))
+    for i, axes in enumerate(panels[: len(names)]):
+        axes.tick_params(labelbottom=i + columns >= len(names))
+    for axes in panels[len(names) :]:
+        axes.remove()
+    figure.supxlabel("step", size=9)
+    figure.supylabel("probability", size=9)
+    figure.legend(
+        handles=look.legend(), loc="outside upper center", ncols=look.legend_columns(columns),
+        frameon=False, fontsize=9, handlelength=2.6,
+    )  # fmt: skip
+    return figure
+
+
+class _Look:
+    """The line of every pair: operations by colour, widths by their dashes."""
+
+    def __init__(self, slots: Iterable[Slot]) -> None:
+        found = list(slots)
+        self.ops = list(dict.fromkeys(op for slot in found for op in slot.ops))
+        self.widths = list(dict.fromkeys(w for slot in found for w in slot.widths))
+        self.widths.sort(key=lambda w: (-w.weights, -w.activations))
+
+    def op(self, name: str) -> Style:
+        again, colour = divmod(self.ops.index(name), len(COLOURS))
+        marker = MARKERS[again % len(MARKERS)]
+        return {"color": COLOURS[colour], "marker": marker, "markersize": 3.0}
+
+    def width(self, width: Precision) -> Style:
+        again, dashes = divmod(self.widths.index(width), len(DASHES))
+        return {"linestyle": DASHES[dashes], "linewidth": 1.5 if again == 0 else 0.7}
+
+    def legend(self) -> list[Line2D]:
+        """The operations, then the widths."""
+        lines = [Line2D([], [], label=op, linewidth=2, **self.op(op)) for op in self.ops]
+        for width in self.widths:
+            lines.append(Line2D([], [], color=INK, label=bits(width), **self.width(width)))
+        return lines
+
+    def legend_columns(self, columns: int) -> int:
+        """As many entries in a row as there is room for above that many panels."""
+        longest = max(len(str(line.get_label())) for line in self.legend())
+        return max(1, min(int(2.2 * columns / (0.65 + 0.075 * longest)), len(self.legend())))
+
+    def legend_rows(self, columns: int) -> int:
+        return math.ceil(len(self.legend()) / self.legend_columns(columns))
+
+
+def bits(width: Precision) -> str:
+    """`4 bits` for weights and activations alike, `w2a8` for widths that differ."""
+    same = width.weights == width.activations
+    return f"{width.weights} bits" if same else f"w{width.weights}a{width.activations}"
+
+
+def _panel(
+    axes: Axes, look: _Look, slot: Slot, steps: list[int], curves: list[tuple[float, ...]]
+) -> None:
+    pairs = [(op, width) for op in slot.ops for width in slot.widths]
+    best = max(range(len(pairs)), key=lambda i: curves[i][-1])
+    for i, ((op, width), curve) in enumerate(zip(pairs, curves, strict=True)):
+        style = look.op(op) | look.width(width)
+        axes.plot(steps, curve, markevery=max(1, len(steps) // 6), zorder=3 + (i == best), **style)
+    (op, width), last = pairs[best], curves[best][-1]
+    axes.set_title(slot.choice, size=8.5, weight="bold", color=INK, loc="left", pad=13)
+    label = f"{op}, {bits(width)}: {last:.2f}"
+    axes.text(0, 1.03, label, size=SMALL, color=INK, transform=axes.transAxes)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.locator_params(axis="x", nbins=3, integer=True)
+    _plain(axes)
+
+
+# What the search came to
+
+
+def search_figure(rows: Sequence[Row], config: dict[str, Any]) -> Figure:
+    """Entropy and share decided; expected and decided BitOps; PSNR, over the steps.
+
+    `config` is the section `search` of the run's configuration.
+    """
+    figure = Figure(figsize=(8, 8), dpi=120, facecolor="white", layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    _curve(top, rows, "entropy", "mean entropy, 1 = uniform", 0)
+    _curve(top, rows, "decided", "share of choices decided (p > 0.9)", 1, "--")
+    top.set_ylim(-0.03, 1.03)
+    top.set_ylabel("share")
+    _curve(middle, rows, "bitops", "expected", 0, unit=1e9)
+    _curve(middle, rows, "decided_bitops", "of the most probable pairs", 1, "--", unit=1e9)
+    middle.set_ylabel(f"GBitOps at LR {config['at']}" if "at" in config else "GBitOps")
+    if config.get("target_bitops"):
+        target = float(config["target_bitops"]) / 1e9
+        middle.axhline(target, color=INK, linewidth=1, linestyle=":", label=f"target {target:.3g}")
+    middle.set_ylim(bottom=0)
+    _curve(bottom, rows, "psnr", "supernet, on one batch", 0)
+    checks = [row for row in rows if row["check"] is not None]
+    psnr = _numbers(row["check"]["psnr"] for row in checks)
+    if checks:
+        label = "decided network, on validation patches"
+        bottom.plot([row["step"] for row in checks], psnr, color=COLOURS[1], marker="o",
+                    markersize=4, linewidth=1.5, label=label)  # fmt: skip
+    bottom.set_ylabel("PSNR, dB")
+    bottom.set_xlabel("step")
+    for axes in (top, middle, bottom):
+        _plain(axes)
+        _begin(axes, config, "alphas begin to learn" if axes is top else None)
+        axes.legend(loc="best", fontsize=9, frameon=False)
+    return figure
+
+
+def _curve(
+    axes: Axes, rows: Sequence[Row], key: str, label: str, colour: int, dashes: str = "-",
+    unit: float = 1.0,
+) -> None:  # fmt: skip
+    values = [value / unit for value in _numbers(row[key] for row in rows)]
+    steps = [row["step"] for row in rows]
+    axes.plot(steps, values, color=COLOURS[colour], linestyle=dashes, linewidth=1.5, label=label)
+
+
+def _begin(axes: Axes, config: dict[str, Any], label: str | None) -> None:
+    """A line where the alphas begin to learn."""
+    if {"warmup_epochs", "steps_per_epoch"} <= config.keys():
+        step = config["warmup_epochs"] * config["steps_per_epoch"]
+        axes.axvline(step, color=SKIP, linewidth=0.8, zorder=0, label=label)
+
+
+def _plain(axes: Axes) -> None:
+    """Thin frame, faint grid, small ticks."""
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.tick_params(labelsize=SMALL, colors=INK, length=2)
+    for spine in axes.spines.values():
+        spine.set(color=SKIP, linewidth=0.6)
+
+
+def _numbers(values: Iterable[float | None]) -> list[float]:
+    """JSON has no infinite numbers; they were written as null."""
+    return [math.nan if value is None else float(value) for value in values]
