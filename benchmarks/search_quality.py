@@ -1,6 +1,6 @@
 """What the search is worth: ways to search against random architectures of the same BitOps.
 
-    python benchmarks/search_quality.py --seeds 3 --benchmark path/to/set5 --output quality
+    python benchmarks/search_quality.py --benchmark path/to/set5 --output quality
 
 Every way spends the same number of steps on the bundled photographs and ends within 5 % of the
 same target. What it found is then trained from new random weights by one short recipe (float,
@@ -132,10 +132,10 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", default="rfdn_small")
-    parser.add_argument("--target", type=float, default=6e8, help="BitOps at LR 32x32")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--target", type=float, default=1e9, help="BitOps at LR 32x32")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps-per-epoch", type=int, default=24, help="of 20 epochs")
-    parser.add_argument("--float-steps", type=int, default=800)
+    parser.add_argument("--float-steps", type=int, default=1500)
     parser.add_argument("--qat-steps", type=int, default=250)
     parser.add_argument("--benchmark", type=Path, action="append", default=[])
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS), metavar="WAY")
@@ -147,7 +147,7 @@ def main() -> None:
     args = options()
     results: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
     began = time.monotonic()
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         for way in args.ways:
             row = searched(way, seed, args)
             row["gains"] = scored(way, seed, row["genotype"], args)

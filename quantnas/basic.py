@@ -95,7 +95,7 @@ class Branch(nn.Module):
     x (N, c_in, H, W) on the grid of `source`, stream (N, c_out, H, W) -> (N, c_out, H, W).
     """
 
-    branch_ends = ("edge",)
+    branch_end = "edge"
 
     def __init__(self, slot: Slot, source: ActQuantizer, filling: Filling) -> None:
         super().__init__()

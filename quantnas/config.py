@@ -59,7 +59,8 @@ class SearchConfig:
     deviation: Literal["adq", "adadm", "none"] = "adq"
     """Batch norm with adaptive deviation around every cell, or its older form, or none."""
     draw: bool = True
-    """Of candidates with several convolutions run one per step, drawn by their probabilities."""
+    """Of candidates with several convolutions run one per step, drawn by their probabilities; with
+    the relaxation noise."""
     floor: float = 0.005
     """Candidates less probable than this are left out of a step."""
     processes: int = 1
@@ -85,7 +86,7 @@ class SearchConfig:
     def resolution(self) -> tuple[int, int]:
         """(height, width) of `at`."""
         height, cross, width = self.at.partition("x")
-        if not (cross and height.isdecimal() and width.isdecimal()):
+        if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
             raise ValueError("`at` is height x width, as 32x32")
         return int(height), int(width)
 

@@ -20,7 +20,7 @@ class Filling(Protocol):
     def residual(self, channels: int) -> nn.Module:
         """(branch, skip) -> the branch as it is added to the skip; all (N, channels, H, W).
 
-        While searching this is a batch norm with adaptive deviation. It is folded into the edges
-        that the module holding it as `residual` names in its `branch_ends`: the branch is the
-        sum of what they give.
+        While searching this is a batch norm with adaptive deviation. It is folded into the edge
+        that the module holding it as `residual` names as its `branch_end`: the branch is what
+        that edge gives.
         """

@@ -90,11 +90,9 @@ def inherit_supernet(network: nn.Module, searched: nn.Module) -> None:
         if isinstance(adq, Adq):
             owner = network.get_submodule(path.rpartition(".")[0])
             factor, shift = adq.folded()
-            for i, end in enumerate(cast("tuple[str, ...]", owner.branch_ends)):
-                last = _convs(owner.get_submodule(end))[-1]
-                _scale_outputs(last, factor)
-                if i == 0:
-                    last.bias.add_(shift)  # type: ignore[union-attr]
+            last = _convs(owner.get_submodule(cast(str, owner.branch_end)))[-1]
+            _scale_outputs(last, factor)
+            last.bias.add_(shift)  # type: ignore[union-attr]
 
 
 def _convs(op: nn.Module) -> list[Conv2d]:

@@ -76,7 +76,7 @@ class Cell(nn.Module):
     x -> same shape, (N, channels, H, W), on a signed grid; read: the grid of x behind its ReLU.
     """
 
-    branch_ends = ("fuse",)
+    branch_end = "fuse"
 
     def __init__(
         self, slots: dict[str, Slot], prefix: str, read: ActQuantizer, filling: Filling

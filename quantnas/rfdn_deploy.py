@@ -21,6 +21,7 @@ class RfdnDeploy(nn.Module):
     """
 
     kinds = ("body", "distill", "upsample")
+    smallest = 1
     steps = 3
 
     def __init__(self, space: SearchSpace, filling: Filling) -> None:
@@ -61,7 +62,7 @@ class RfdnDeploy(nn.Module):
 class DeployCell(nn.Module):
     """Three distillation steps, a last convolution, and a 1x1 over all that was kept."""
 
-    branch_ends = ("fuse",)
+    branch_end = "fuse"
 
     def __init__(
         self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, filling: Filling

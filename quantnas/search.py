@@ -148,7 +148,7 @@ class Searching:
         c = self.config
         for step in range(first, c.epochs * c.steps_per_epoch):
             torch.manual_seed(self.material.weights.seed * 1_000_003 + step)
-            low, high = self._batch(self.material.weights, step)
+            low, high = self.batch(self.material.weights, step)
             mine = team.share(low), team.share(high)
             early = step < c.refresh and step & (step - 1) == 0
             if step % c.refresh == 0 or early:
@@ -156,17 +156,17 @@ class Searching:
             epoch = step // c.steps_per_epoch
             self.net.train()
             if epoch >= c.warmup_epochs and self.alphas:
-                self._alpha_step(step, epoch)
-            loss, error = self._weight_step(step, *mine)
+                self.alpha_step(step, epoch)
+            loss, error = self.weight_step(step, *mine)
             ends = (step + 1) % c.steps_per_epoch == 0
             yield self._record(step + 1, loss, error, self._check(epoch) if ends else None)
 
-    def _batch(self, patches: Patches, step: int) -> list[Tensor]:
+    def batch(self, patches: Patches, step: int) -> list[Tensor]:
         return [t.to(self.like).contiguous() for t in patches.batch(step, self.config.batch)]
 
-    def _alpha_step(self, step: int, epoch: int) -> None:
+    def alpha_step(self, step: int, epoch: int) -> None:
         c, price = self.config, self.state.price
-        low, high = (team.share(t) for t in self._batch(self.material.alphas, step))
+        low, high = (team.share(t) for t in self.batch(self.material.alphas, step))
         expected = cost.expected_bitops(self.net, self.bitops)
         terms = {"L1 of the alphas": F.l1_loss(self.net(low), high)}
         push = c.entropy * entropy_weight(epoch, c.epochs, c.warmup_epochs)
@@ -179,7 +179,7 @@ class Searching:
         if c.target_bitops is not None:
             price.update(expected.item())
 
-    def _weight_step(self, step: int, low: Tensor, high: Tensor) -> tuple[float, float]:
+    def weight_step(self, step: int, low: Tensor, high: Tensor) -> tuple[float, float]:
         """L1 and squared error."""
         c = self.config
         rate = 0.5 * (1 + math.cos(math.pi * step / (c.epochs * c.steps_per_epoch)))
@@ -236,7 +236,7 @@ class Searching:
     def _check(self, epoch: int) -> Check:
         """Score what would be decided now; the best goes into the state."""
         found = self.decide()
-        batches = [self._batch(self.material.weights, i)[0] for i in range(4)]
+        batches = [self.batch(self.material.weights, i)[0] for i in range(4)]
         decided = decided_network(self.space, found, copy.deepcopy(self.net), batches)
         psnr = train.measure(decided, self.material.held)
         check = Check(epoch + 1, psnr, self.bitops_of(found), found)

@@ -17,7 +17,10 @@ SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterator[Slo
     "rfdn": (Rfdn, rfdn_slots),
     "rfdn_deploy": (RfdnDeploy, rfdn_deploy_slots),
 }
-"""Name -> (module class, its slots). A class names its `kinds` of searched edges."""
+"""Name -> (module class, its slots).
+
+A class names its `kinds` of searched edges, and the `smallest` side of an image that it takes.
+"""
 
 
 def slots(space: SearchSpace) -> tuple[Slot, ...]:
@@ -58,6 +61,12 @@ def slots(space: SearchSpace) -> tuple[Slot, ...]:
                     "Change `channels`, or leave the operation out.",
                 ) from error
     return found
+
+
+def smallest(space: SearchSpace) -> int:
+    """Low-resolution pixels of the shortest side that the skeleton can work on."""
+    side: int = SKELETONS[space.skeleton][0].smallest  # type: ignore[attr-defined]
+    return side
 
 
 def build(space: SearchSpace, filling: Filling) -> nn.Module:

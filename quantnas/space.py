@@ -28,12 +28,12 @@ AREAS: dict[Area, Callable[[int, int, int], int]] = {
 
 def strided(side: int) -> int:
     """Length of a side behind a 3x3 convolution of stride 2 without padding."""
-    return (side - 3) // 2 + 1
+    return max(0, (side - 3) // 2 + 1)
 
 
 def pooled(side: int) -> int:
     """The same behind the 7x7 pooling of stride 3 that follows in the attention of RFDN."""
-    return (strided(side) - 7) // 3 + 1
+    return max(0, (strided(side) - 7) // 3 + 1)
 
 
 @dataclass(frozen=True)

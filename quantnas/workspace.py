@@ -16,6 +16,7 @@ from . import (
     genotype,
     images,
     network,
+    random_search,
     schema,
     skeleton,
     space,
@@ -99,13 +100,26 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
     if verb in ("run", "quantize"):
         require_bits(where, config.bits)
     net = supernet.build(where, config.search)
+    _check_sizes(where, config.search)
     if config.search.target_bitops is not None:
         _check_target(where, net, config.search)
+    if config.search.strategy == "random":
+        random_search.draw(skeleton.slots(where), where, config.search, 1, config.seed)
     paths = list(chosen.held_out)
     for folder in config.benchmarks:
         paths += images.find(folder)
     for path in paths:
         evaluate.require_size(images.read(path), path, where.scale)
+
+
+def _check_sizes(where: space.SearchSpace, config: SearchConfig) -> None:
+    least = skeleton.smallest(where)
+    for name, side in (("patch", config.patch), ("at", min(config.resolution))):
+        if side < least:
+            raise UsageError(
+                f"`search.{name}` is {side} pixels, but skeleton '{where.skeleton}' needs {least}.",
+                "Make it larger.",
+            )
 
 
 def _check_target(where: space.SearchSpace, net: nn.Module, config: SearchConfig) -> None:

@@ -53,7 +53,7 @@ def test_two_processes_end_where_one_does(tiny, halves, tmp_path, relaxation):
     for rank in (0, 1):
         found = torch.load(tmp_path / f"outcome{rank}.pt")
         assert found.keys() == wanted.keys()
-        torch.testing.assert_close(found.pop("losses"), losses, rtol=1e-6, atol=0)
+        torch.testing.assert_close(found.pop("losses"), losses, rtol=1e-4, atol=0)
         for name, value in found.items():  # Adam enlarges what rounding does to tiny gradients
             torch.testing.assert_close(value, wanted[name], rtol=1e-3, atol=5e-4, msg=name)
 

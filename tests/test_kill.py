@@ -1,0 +1,85 @@
+"""Checks that a search that was killed ends, once resumed, exactly where it would have."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantnas import checkpoint, errors, space
+
+SETTINGS = [
+    "search.epochs=4",
+    "search.steps_per_epoch=4",
+    "search.warmup_epochs=1",
+    "search.batch=2",
+    "search.refresh=5",
+]
+PROGRAM = (
+    "import sys, torch; torch.set_num_threads(1); from quantnas import phases; "
+    "phases.SAVE_EVERY = 0.0; from quantnas.cli.main import main; main(sys.argv[1:])"
+)
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """The command, with its state saved after every step."""
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def begin(folder: Path, name: str, target: list[str]) -> list[str]:
+    settings = [part for s in SETTINGS for part in ("--set", s)]
+    return ["search", str(folder / "tiny.yaml"), "--output", str(folder), "--name", name,
+            *settings, *target]  # fmt: skip
+
+
+def test_a_killed_search_ends_where_it_would_have(tiny, tmp_path):
+    target = ["--target-bitops", "200M"]
+    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
+    whole = start(*begin(tmp_path, "whole", target))
+    killed = start(*begin(tmp_path, "killed", target))
+    run = tmp_path / "search" / "killed"
+    state = run / "checkpoints" / "search.resume"
+    deadline = time.monotonic() + 90
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert state.exists() and not (run / "steps" / "search.json").exists()
+    assert whole.wait(120) == 0
+    again = start("search", "--resume", str(run))
+    assert again.wait(120) == 0
+    same(tmp_path / "search" / "whole", run)
+
+
+def same(first: Path, second: Path) -> None:
+    for name in ("genotype.json", "genotype_last.json", "genotype_best.json"):
+        assert (first / name).read_text() == (second / name).read_text(), name
+    weights = "checkpoints/searched.safetensors"
+    assert (first / weights).read_bytes() == (second / weights).read_bytes()
+    metrics = [(run / "metrics.jsonl").read_text() for run in (first, second)]
+    assert metrics[0] == metrics[1] and len(metrics[0].splitlines()) >= 4
+    results = [json.loads((run / "steps" / "search.json").read_text()) for run in (first, second)]
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+
+
+def test_a_torn_checkpoint_is_recognised(tmp_path):
+
+    part = torch.nn.Linear(3, 2)
+    path = tmp_path / "search.resume"
+    checkpoint.save(path, 7, {"net": part})
+    whole = path.read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(errors.DataError, match="cannot be restored"):
+            checkpoint.load(path, {"net": part})
+    path.write_bytes(whole)
+    assert checkpoint.load(path, {"net": part}) == 7
