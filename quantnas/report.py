@@ -16,6 +16,7 @@ def collect(run: Run) -> dict[str, Any]:
         "config": schema.read_yaml(run.folder / "config.yaml"),
         "environment": read_json(run.folder / "env.json"),
         "genotype": read_json(run.folder / "genotype.json"),
+        "plots": sorted(path.name for path in (run.folder / "plots").glob("*.png")),
         **{step: result for step, result in steps.items() if result is not None},
     }
 
@@ -41,6 +42,7 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         *_verification(data),
         "",
+        *_search(data),
         "## Steps",
         "",
         *_steps(data),
@@ -87,6 +89,24 @@ def _verification(data: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _search(data: dict[str, Any]) -> Iterator[str]:
+    """What was found on the way, and the pictures of it."""
+    best = data["search"].get("best")
+    if best is not None:
+        yield "## Search"
+        yield ""
+        yield (
+            f"The best network decided on the way (epoch {best['epoch']}) had {best['psnr']:.2f} dB "
+            f"on validation patches, rounded, with the supernet's weights, and "
+            f"{best['bitops'] / 1e9:.3f} GBitOps; used is the {data['search']['kept']} one."
+        )
+        yield ""
+    for name in ("search", "alphas"):
+        if f"{name}.png" in data["plots"]:
+            yield f"![{name.capitalize()}](plots/{name}.png)"
+            yield ""
+
+
 def _bits(data: dict[str, Any]) -> str:
     bits = data.get("quantize", {}).get("bits")
     return f"{bits} bits between first and last layer" if isinstance(bits, int) else "as searched"
@@ -116,7 +136,7 @@ def _scores(sets: dict[str, Any]) -> Iterator[str]:
 
 
 def _layers(layers: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| layer | operation | kernel | weight bits | activation bits | MACs per LR pixel |"
+    yield "| layer | operation | kernel | weight bits | activation bits | MACs at LR 32x32 |"
     yield "|---|---|---|---|---|---|"
     for row in layers:
         shape = "x".join(str(n) for n in row["shape"])
@@ -132,7 +152,7 @@ def _steps(data: dict[str, Any]) -> Iterator[str]:
     for step in ("search", "train", "quantize"):
         result = data.get(step)
         if result is not None:
-            skip = ("step", "seconds", "bitops")
+            skip = ("step", "seconds", "bitops", "bitops_at", "best", "samples")
             facts = [
                 f"{key.replace('_', ' ')} {round(value, 3) if isinstance(value, float) else value}"
                 for key, value in result.items()
