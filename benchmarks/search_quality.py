@@ -39,6 +39,7 @@ from quantnas.runs import write_text
 
 WAYS: dict[str, list[str]] = {
     "noise": [],
+    "noise, trial": ["search.keep=trial"],
     "direct": ["search.relaxation=direct"],
     "authors": ["search.relaxation=authors"],
     "noise, joint probabilities": ["search.probabilities=joint"],

@@ -93,7 +93,8 @@ Strategy = Annotated[
 Keep = Annotated[
     str | None,
     typer.Option(
-        help="last or best: the network found at the end, or the best one on validation patches.",
+        help="last, best or trial: the network found at the end, the best one on validation "
+        "patches, or the best of several after a short training of each.",
         show_default=SearchConfig.keep,
     ),
 ]

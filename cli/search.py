@@ -56,4 +56,10 @@ def found(target: Run, result: dict[str, Any], config: SearchConfig) -> str:
     asked = "" if wanted is None else f" (target {wanted / 1e9:.3f})"
     decided = f", {sure:.0%} of the edges decided" if config.strategy == "gradient" else ""
     file = target.folder / "genotype.json"
-    return f"found: {file}, {bitops / 1e9:.3f} GBitOps at LR {at}{asked}{decided}"
+    line = f"found: {file}, {bitops / 1e9:.3f} GBitOps at LR {at}{asked}{decided}"
+    if wanted is not None and abs(bitops / wanted - 1) > 0.05:
+        line += (
+            "\nwarning: no combination of what the edges may be comes within 5 % of the target; "
+            "this is the nearest one"
+        )
+    return line

@@ -49,8 +49,11 @@ class SearchConfig:
     """random: train random architectures of the target for as many steps, and keep the best."""
     samples: int = 8
     """Random architectures that share the steps."""
-    keep: Literal["last", "best"] = "last"
-    """Genotype that later steps use: the last one, or the best one on validation patches."""
+    keep: Literal["last", "best", "trial"] = "last"
+    """Genotype that later steps use: the last one, the best one on validation patches, or the
+    best of the latest different ones (`samples`) after a short training of each alone."""
+    trial_steps: int = 60
+    """Of that training, per genotype."""
     relaxation: Literal["noise", "direct", "authors"] = "noise"
     """What stands for rounding while searching: noise; direct: fake quantization with trained
     steps in every candidate; authors: the noise of the published code."""
@@ -68,6 +71,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         _require(self, 1, "epochs", "steps_per_epoch", "batch", "patch", "refresh", "samples")
+        _require(self, 3, "trial_steps")
         _require(self, 1, "processes")
         _require(self, 0, "warmup_epochs", "weight_lr", "alpha_lr", "penalty", "entropy", "floor")
         if self.warmup_epochs >= self.epochs:

@@ -96,9 +96,9 @@ def _search(data: dict[str, Any]) -> Iterator[str]:
         yield "## Search"
         yield ""
         yield (
-            f"The best network decided on the way (epoch {best['epoch']}) had {best['psnr']:.2f} dB "
-            f"on validation patches, rounded, with the supernet's weights, and "
-            f"{best['bitops'] / 1e9:.3f} GBitOps; used is the {data['search']['kept']} one."
+            f"The best network decided on the way (epoch {best['epoch']}) had "
+            f"{best['psnr']:.2f} dB on validation patches, rounded, with the weights of the "
+            f"supernet, and {best['bitops'] / 1e9:.3f} GBitOps; used is the {data['search']['kept']} one."
         )
         yield ""
     for name in ("search", "alphas"):

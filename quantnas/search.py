@@ -62,24 +62,32 @@ class Step:
 
 
 @dataclass
-class Best:
-    """The best decided network so far, by PSNR on the validation patches."""
+class Checks:
+    """What was decided after every epoch in which the alphas learned."""
 
-    check: Check | None = None
+    rows: list[Check] = field(default_factory=list)
+
+    @property
+    def best(self) -> Check | None:
+        """The one with the best PSNR."""
+        return max(self.rows, key=lambda check: check.psnr, default=None)
+
+    def distinct(self, most: int) -> list[Genotype]:
+        """Up to so many different genotypes, the latest first."""
+        found: list[Genotype] = []
+        for check in reversed(self.rows):
+            if check.genotype not in found:
+                found.append(check.genotype)
+        return found[:most]
 
     def state_dict(self) -> dict[str, Any]:
-        if self.check is None:
-            return {}
-        c = self.check
-        return {"epoch": c.epoch, "psnr": c.psnr, "bitops": c.bitops} | {
-            "genotype": c.genotype.to_json()
-        }
+        return {"rows": [{**vars(c), "genotype": c.genotype.to_json()} for c in self.rows]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.check = None
-        if state:
-            found = genotype.from_json(state["genotype"], "checkpoint")
-            self.check = Check(state["epoch"], state["psnr"], state["bitops"], found)
+        self.rows = [
+            Check(**{**row, "genotype": genotype.from_json(row["genotype"], "checkpoint")})
+            for row in state["rows"]
+        ]
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class State:
     by_weight: optim.Optimizer
     by_alpha: optim.Optimizer
     price: budget.Multiplier
-    best: Best = field(default_factory=Best)
+    checks: Checks = field(default_factory=Checks)
 
     def parts(self) -> dict[str, Stateful]:
         """What a checkpoint holds."""
@@ -99,7 +107,7 @@ class State:
             "by_weight": self.by_weight,
             "by_alpha": self.by_alpha,
             "price": self.price,
-            "best": self.best,
+            "checks": self.checks,
         }
 
 
@@ -234,16 +242,14 @@ class Searching:
         return sum(a.table().max().item() > above for a in open_) / max(1, len(open_))
 
     def _check(self, epoch: int) -> Check:
-        """Score what would be decided now; the best goes into the state."""
+        """Score what would be decided now."""
         found = self.decide()
         batches = [self.batch(self.material.weights, i)[0] for i in range(4)]
         decided = decided_network(self.space, found, copy.deepcopy(self.net), batches)
         psnr = train.measure(decided, self.material.held)
         check = Check(epoch + 1, psnr, self.bitops_of(found), found)
-        best = self.state.best
-        searched = epoch >= self.config.warmup_epochs
-        if searched and (best.check is None or psnr > best.check.psnr):
-            best.check = check
+        if epoch >= self.config.warmup_epochs:
+            self.state.checks.rows.append(check)
         return check
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ from . import (
     trajectory,
 )
 from .config import RunConfig
+from .contest import Contest, Trial
 from .genotype import Genotype
 from .phases import Phase, Progress
 from .runs import Run, write_text
@@ -81,11 +82,18 @@ def _gradient(
             "search", total, parts, loop.steps, show, notable=lambda step: step.check is not None
         ),
     )
-    last, best = loop.decide(), loop.state.best.check
+    last, best = loop.decide(), loop.state.checks.best
     _keep(run, "last", last)
     if best is not None:
         _keep(run, "best", best.genotype)
-    found = best.genotype if best is not None and c.keep == "best" else last
+    found, tried = last, None
+    if best is not None and c.keep == "best":
+        found = best.genotype
+    elif c.keep == "trial":
+        rivals = loop.state.checks.distinct(c.samples) or [last]
+        contest = Contest(where, c, rivals, c.trial_steps * len(rivals), device(config))
+        yield from _hold(run, "trial", contest, material)
+        found, tried = contest.winner()[0], contest.scores()
     sure = loop.share_decided()
     torch.manual_seed(config.seed)  # the same noise whether this run was interrupted or not
     batches = [material.weights.batch(total + i, c.batch)[0].to(device(config)) for i in range(20)]
@@ -94,6 +102,7 @@ def _gradient(
     network.inherit_supernet(decided, net)
     result = {
         "kept": c.keep,
+        "trial": tried,
         "share_decided": sure,
         "best": None if best is None else asdict(best),
         "psnr_patches_supernet": train.measure(net, material.held),
@@ -109,26 +118,32 @@ def _random(
     run: Run, config: RunConfig, where: SearchSpace, material: search.Material
 ) -> Iterator[Progress]:
     began, c = time.monotonic(), config.search
-    loop = random_search.Contest(where, c, config.seed, device(config))
+    drawn = random_search.draw(skeleton.slots(where), where, c, c.samples, config.seed)
+    contest = Contest(where, c, drawn, c.epochs * c.steps_per_epoch, device(config))
+    yield from _hold(run, "search", contest, material)
+    found, net = contest.winner()
+    _keep(run, "last", found)
+    network.save(net, run.weights("searched"))
+    result = {"kept": "best of random", "samples": contest.scores(), "share_decided": 1.0}
+    _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result})
 
-    def steps(first: int) -> Iterator[random_search.Step]:
-        return loop.steps(material, first)
 
-    def show(step: random_search.Step) -> dict[str, str]:
+def _hold(run: Run, phase: str, contest: Contest, material: search.Material) -> Iterator[Progress]:
+    """The contest as a phase of the run."""
+
+    def steps(first: int) -> Iterator[Trial]:
+        return contest.steps(material, first)
+
+    def show(step: Trial) -> dict[str, str]:
         return {
-            "architecture": f"{step.sample}/{c.samples}",
+            "architecture": f"{step.sample}/{len(contest.genotypes)}",
             "loss": f"{step.loss:.4f}",
             "GBitOps": f"{step.bitops / 1e9:.2f}",
             "best PSNR": "-" if step.best is None else f"{step.best:.2f}",
         }
 
-    total = c.epochs * c.steps_per_epoch
-    yield from phases.perform(run, Phase("search", total, loop.parts(), steps, show))
-    found, net = loop.winner()
-    _keep(run, "last", found)
-    network.save(net, run.weights("searched"))
-    result = {"kept": "best of random", "samples": loop.scores(), "share_decided": 1.0}
-    _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result})
+    parts = {"contest": contest}
+    yield from phases.perform(run, Phase(phase, contest.total, parts, steps, show))
 
 
 class Show:

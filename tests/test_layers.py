@@ -27,7 +27,7 @@ LAYERS = [
     {"network", "cost"},
     {"objective", "budget", "quantize", "evaluate", "export"},
     {"search"},
-    {"random_search", "verify", "report", "crops", "diagram", "trajectory"},
+    {"random_search", "contest", "verify", "report", "crops", "diagram", "trajectory"},
     {"workspace", "phases"},
     {"searching"},
     {"pipeline"},

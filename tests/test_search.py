@@ -50,7 +50,7 @@ def test_only_weights_learn_in_the_warm_up(tiny, material):
     assert [r.step for r in records] == [1, 2]
     assert not any(a.any() for a in supernet.alphas(loop.net))
     assert all(r.entropy == pytest.approx(1.0) and r.decided == 0 for r in records)
-    assert loop.state.best.check is None
+    assert loop.state.checks.best is None
 
 
 def test_a_search_moves_alphas_and_weights_and_records_what_it_does(tiny, material):
@@ -261,16 +261,24 @@ def test_the_best_check_after_the_warm_up_is_kept(tiny, material):
     loop, records = run(tiny, material, config)
     checks = [r.check for r in records if r.check is not None]
     assert [c.epoch for c in checks] == [1, 2, 3, 4, 5]
-    assert loop.state.best.check == max(checks[2:], key=lambda c: c.psnr)
+    assert loop.state.checks.best == max(checks[2:], key=lambda c: c.psnr)
 
 
 def test_the_best_check_is_written_and_read(tiny, material):
     loop, _ = run(tiny, material, CONFIG)
-    other = search.Best()
-    other.load_state_dict(loop.state.best.state_dict())
-    assert other == loop.state.best and other.check is not None
-    other.load_state_dict(search.Best().state_dict())
-    assert other.check is None
+    other = search.Checks()
+    other.load_state_dict(loop.state.checks.state_dict())
+    assert other == loop.state.checks and other.best is not None
+    other.load_state_dict(search.Checks().state_dict())
+    assert other.best is None
+
+
+def test_the_latest_different_networks_are_tried(tiny, random_genotype):
+    found = [random_genotype(tiny, seed) for seed in (0, 1, 1, 2, 0)]
+    rows = [search.Check(i + 1, 30.0, 1, g) for i, g in enumerate(found)]
+    assert search.Checks(rows).distinct(9) == [found[0], found[3], found[1]]
+    assert search.Checks(rows).distinct(2) == [found[0], found[3]]
+    assert search.Checks().distinct(3) == []
 
 
 # Divergence
@@ -331,7 +339,7 @@ def test_a_search_continues_exactly_where_it_stopped(
         assert ended == records[stop:]
         for name, part in whole.state.parts().items():
             assert equal_states(part.state_dict(), rest.state.parts()[name].state_dict()), name
-        assert whole.decide() == rest.decide() and whole.state.best == rest.state.best
+        assert whole.decide() == rest.decide() and whole.state.checks == rest.state.checks
 
 
 def test_the_seed_decides_a_search(tiny, material, equal_states):
