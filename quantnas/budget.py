@@ -52,13 +52,21 @@ class Multiplier:
         self.price = state["price"]
 
 
-def check(target: float, least: float, most: float, at: str) -> None:
-    """Raise UsageError, naming the range, for a target that no network of the space can meet."""
-    if not least * (1 - TOLERANCE) <= target <= most * (1 + TOLERANCE):
-        raise UsageError(
-            f"No network of this space has {target / 1e9:.3g} GBitOps at LR {at}.",
-            f"Ask for {least / 1e9:.3g}G to {most / 1e9:.3g}G.",
-        )
+def check(costs: Mapping[str, Table], target: float, at: str) -> None:
+    """Raise UsageError, naming what there is, for a target that no network of the space meets.
+
+    costs: what is decided -> BitOps of its pairs, (ops, widths).
+    """
+    picks = decide({name: np.zeros_like(table) for name, table in costs.items()}, costs, target)
+    nearest = sum(float(costs[name][pick]) for name, pick in picks.items())
+    if abs(nearest / target - 1) <= TOLERANCE:
+        return
+    least, most = (sum(float(end(t)) for t in costs.values()) for end in (np.min, np.max))
+    raise UsageError(
+        f"No network of this space comes within {TOLERANCE:.0%} of {target / 1e9:.3g} GBitOps at "
+        f"LR {at}.",
+        f"They have {least / 1e9:.3g}G to {most / 1e9:.3g}G; the nearest one {nearest / 1e9:.3g}G.",
+    )
 
 
 def decide(

@@ -4,6 +4,7 @@ The string under a field is its help. Defaults suit `rfdn_small`, a dozen photog
 cores; `quantnas run --config FILE` and `--set section.key=value` change them.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,10 +12,11 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def _require(config: Any, least: float, *names: str) -> None:
-    """Raise ValueError for a field below `least`."""
+    """Raise ValueError for a field below `least`, or for what is no number."""
     for name in names:
-        if getattr(config, name) < least:
-            raise ValueError(f"`{name}` is at least {least:g}")
+        value = getattr(config, name)
+        if not (value >= least and math.isfinite(value)):
+            raise ValueError(f"`{name}` is {value}, it must be a number of at least {least:g}")
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,20 @@ class SearchConfig:
         _require(self, 1, "processes")
         _require(self, 0, "warmup_epochs", "weight_lr", "alpha_lr", "penalty", "entropy", "floor")
         if self.warmup_epochs >= self.epochs:
-            raise ValueError("`warmup_epochs` is below `epochs`, or nothing is searched")
+            raise ValueError(
+                f"`warmup_epochs` is {self.warmup_epochs} and `epochs` is {self.epochs}; it must "
+                "be smaller, or nothing is searched"
+            )
         if self.batch % self.processes:
-            raise ValueError("`batch` is a multiple of `processes`")
+            raise ValueError(
+                f"`batch` is {self.batch}, no multiple of {self.processes} `processes`"
+            )
         if self.strategy == "random" and self.processes > 1:
             raise ValueError("`processes` is 1 for the random strategy")
         if self.strategy == "random" and 3 * self.samples > self.epochs * self.steps_per_epoch:
-            raise ValueError("`samples` is at most a third of the steps of the search")
+            raise ValueError(
+                f"`samples` is {self.samples}, more than a third of the steps of the search"
+            )
         if self.target_bitops is not None and self.target_bitops <= 0:
             raise ValueError("`target_bitops` is above 0")
         self.resolution  # noqa: B018  raises for what is none

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import cost, genotype, network, quantize, skeleton, train
 from .config import SearchConfig
 from .genotype import Genotype
+from .objective import require_finite
 from .search import Material
 from .space import SearchSpace
 
@@ -118,9 +119,11 @@ class Contest:
         low, high = (t.to(self.device) for t in half.batch(step, self.config.batch))
         self.net.train()
         loss = F.l1_loss(self.net(low), high)
+        require_finite(loss, f"L1 of architecture {len(self.psnr) + 1}", step)
         self.net.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), train.CLIP)
+        require_finite(norm, f"gradient of architecture {len(self.psnr) + 1}", step)
         self.training.optimizer.step()
         return loss.item()
 

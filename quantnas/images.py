@@ -104,6 +104,22 @@ def read(path: str | Path) -> NDArray[np.uint8]:
         raise _unreadable(path, error) from error
 
 
+def holds(path: str | Path, side: int) -> bool:
+    """Whether both sides of an image have so many pixels; the pixels themselves are not read.
+
+    Raises DataError as `read`, as far as the beginning of the file tells.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+                return min(image.size) >= side
+    except Image.DecompressionBombError:
+        return True
+    except _DECODE_ERRORS as error:
+        raise _unreadable(Path(path), error) from error
+
+
 def write(path: str | Path, image: NDArray[np.uint8]) -> None:
     """Write `image`, uint8 RGB of shape (H, W, 3), in the format that the extension names.
 

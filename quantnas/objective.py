@@ -14,8 +14,8 @@ def require_finite(value: Tensor, name: str, step: int) -> None:
     if not torch.isfinite(value):
         raise DivergedError(
             f"The search diverged: {name} became {value.item()} at step {step}.",
-            "The last saved state is sound; begin again with a smaller search.weight_lr or "
-            "search.alpha_lr.",
+            "Begin again with a smaller search.weight_lr or search.alpha_lr. A state saved before "
+            "is kept, and sound.",
         )
 
 
@@ -26,7 +26,10 @@ def entropy(net: nn.Module) -> Tensor:
 
 
 def entropy_weight(epoch: int, epochs: int, warmup: int) -> float:
-    """The published schedule of the entropy term, from 0 to 1 (code of arXiv 2208.14839)."""
+    """The published schedule of the entropy term, from 0 to 1 (code of arXiv 2208.14839).
+
+    0 throughout when fewer than two epochs follow the warm-up.
+    """
     total, t = epochs - warmup, epoch - warmup
     quiet = total // 4
     if t < quiet or total < 2:

@@ -45,7 +45,7 @@ def draw(
             return found
     raise UsageError(
         f"Random drawing met the target only {len(found)} times in {TRIES * count} tries.",
-        "Ask for other BitOps, or for fewer search.samples.",
+        "Ask for other BitOps: `quantnas info` tells the range of a space.",
     )
 
 

@@ -91,14 +91,14 @@ def _verification(data: dict[str, Any]) -> Iterator[str]:
 
 def _search(data: dict[str, Any]) -> Iterator[str]:
     """What was found on the way, and the pictures of it."""
-    best = data["search"].get("best")
+    best, kept = data["search"].get("best"), data["search"].get("kept")
     if best is not None:
         yield "## Search"
         yield ""
         yield (
             f"The best network decided on the way (epoch {best['epoch']}) had "
             f"{best['psnr']:.2f} dB on validation patches, rounded, with the weights of the "
-            f"supernet, and {best['bitops'] / 1e9:.3f} GBitOps; used is the {data['search']['kept']} one."
+            f"supernet, and {best['bitops'] / 1e9:.3f} GBitOps; used is '{kept}'."
         )
         yield ""
     for name in ("search", "alphas"):

@@ -24,6 +24,9 @@ from .objective import entropy, entropy_weight, require_finite
 from .patches import Patches
 from .space import SearchSpace
 
+CLIP = 5.0
+"""Norm to which gradients of the supernet are cut, as published."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -212,7 +215,7 @@ class Searching:
         grads = team.average(torch.autograd.grad(loss, parameters, allow_unused=True))
         for p, grad in zip(parameters, grads, strict=True):
             p.grad = grad
-        norm = nn.utils.clip_grad_norm_(parameters, 5.0)
+        norm = nn.utils.clip_grad_norm_(parameters, CLIP)
         require_finite(norm, f"gradient of {' + '.join(terms)}", step)
         optimizer.step()
 
@@ -239,7 +242,7 @@ class Searching:
     def share_decided(self, above: float = 0.9) -> float:
         """Share of the choices whose most probable pair has more than `above`."""
         open_ = [a for a in supernet.choices(self.net).values() if a.learning()]
-        return sum(a.table().max().item() > above for a in open_) / max(1, len(open_))
+        return sum(a.table().max().item() > above for a in open_) / len(open_) if open_ else 1.0
 
     def _check(self, epoch: int) -> Check:
         """Score what would be decided now."""

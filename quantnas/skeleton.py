@@ -39,8 +39,9 @@ def slots(space: SearchSpace) -> tuple[Slot, ...]:
     wanted = set(kind.kinds)  # type: ignore[attr-defined]
     if set(space.edges) != wanted:
         raise UsageError(
-            f"Space '{space.name}': 'edges' has {', '.join(sorted(space.edges))}.",
-            f"Skeleton '{space.skeleton}' wants exactly {', '.join(sorted(wanted))}.",
+            f"Space '{space.name}': 'edges' has {', '.join(sorted(space.edges)) or 'nothing'}.",
+            f"Skeleton '{space.skeleton}' wants exactly {', '.join(sorted(wanted))}"
+            f"{_difference(wanted, set(space.edges))}.",
         )
     for name, edge in space.edges.items():
         for i, op in enumerate(edge.ops):
@@ -61,6 +62,13 @@ def slots(space: SearchSpace) -> tuple[Slot, ...]:
                     "Change `channels`, or leave the operation out.",
                 ) from error
     return found
+
+
+def _difference(wanted: set[str], given: set[str]) -> str:
+    missing, unknown = sorted(wanted - given), sorted(given - wanted)
+    parts = [f"{', '.join(missing)} is missing"] if missing else []
+    parts += [f"{', '.join(unknown)} is unknown"] if unknown else []
+    return f": {'; '.join(parts)}"
 
 
 def smallest(space: SearchSpace) -> int:

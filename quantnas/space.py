@@ -138,9 +138,9 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if self.channels < 2 or self.channels % 2:
-            raise ValueError("`channels` is an even number of at least 2")
+            raise ValueError(f"`channels` is {self.channels}; it must be even and at least 2")
         if self.cells < 1:
-            raise ValueError("`cells` is at least 1")
+            raise ValueError(f"`cells` is {self.cells}; it must be at least 1")
         if len({edge.bits == (32,) for edge in self.edges.values()}) > 1:
             raise ValueError("Either every edge has `bits: [32]`, or none")
 

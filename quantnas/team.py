@@ -65,12 +65,16 @@ def launch(processes: int, cuda: bool) -> None:
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), _cores() // processes)))
     kind = "cuda" if cuda else "cpu"
     Fabric(accelerator=kind, devices=processes, strategy="ddp").launch()
     atexit.register(leave)
     if rank() > 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides when to stop
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 def leave() -> None:

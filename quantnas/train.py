@@ -16,6 +16,9 @@ from torch import Tensor, nn, optim
 from .checkpoint import Stateful
 from .patches import Patches
 
+CLIP = 1.0
+"""Norm to which gradients are cut."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -114,7 +117,7 @@ def fit(
         loss = F.l1_loss(net(low), target(low, high))
         net.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(net.parameters(), CLIP)
         state.optimizer.step()
         done, psnr = step + 1, None
         if done % schedule.check == 0 or done == schedule.steps:

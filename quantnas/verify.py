@@ -73,7 +73,8 @@ def _require(found: Verification, path: Path) -> None:
         raise VerificationError(
             f"{path.name} differs from the network: {found.share_beyond:.3%} of the values by more "
             f"than 2 steps, {found.psnr:.1f} dB (allowed: 0.010 %, 55 dB).",
-            "Please report it, with the run folder.",
+            "If the network has hardly been trained, train it longer; else please report it, with "
+            "the run folder.",
         )
     if found.integer_convolutions < found.convolutions:
         left = found.convolutions - found.integer_convolutions

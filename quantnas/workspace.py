@@ -105,11 +105,30 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
         _check_target(where, net, config.search)
     if config.search.strategy == "random":
         random_search.draw(skeleton.slots(where), where, config.search, 1, config.seed)
+    _check_patches(where, config, chosen, verb)
     paths = list(chosen.held_out)
     for folder in config.benchmarks:
         paths += images.find(folder)
     for path in paths:
         evaluate.require_size(images.read(path), path, where.scale)
+
+
+def _check_patches(
+    where: space.SearchSpace, config: RunConfig, chosen: Photographs, verb: str
+) -> None:
+    """One photograph at least must hold the largest patch that a step will cut."""
+    sides = {
+        "search": config.search.patch,
+        "train": config.train.patch,
+        "quantize": config.quantize.patch,
+    }
+    sizes = [side for step, side in sides.items() if verb in (step, "run")]
+    if sizes and not any(images.holds(path, max(sizes) * where.scale) for path in chosen.train):
+        raise DataError(
+            f"No photograph is as large as a patch of {max(sizes)} low-resolution pixels at "
+            f"x{where.scale}.",
+            "Add larger photographs, or make the patches smaller.",
+        )
 
 
 def _check_sizes(where: space.SearchSpace, config: SearchConfig) -> None:
@@ -123,10 +142,10 @@ def _check_sizes(where: space.SearchSpace, config: SearchConfig) -> None:
 
 
 def _check_target(where: space.SearchSpace, net: nn.Module, config: SearchConfig) -> None:
-    tables = cost.choice_bitops(net, where.scale, config.resolution).values()
-    least, most = (sum(float(end(t)) for t in tables) for end in (torch.min, torch.max))
     assert config.target_bitops is not None
-    budget.check(config.target_bitops, least, most, config.at)
+    tables = cost.choice_bitops(net, where.scale, config.resolution)
+    costs = {name: t.double().numpy() for name, t in tables.items()}
+    budget.check(costs, config.target_bitops, config.at)
 
 
 def load_config(run: Run) -> RunConfig:

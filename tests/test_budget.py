@@ -120,13 +120,22 @@ def test_the_price_is_kept():
 # The range
 
 
-@pytest.mark.parametrize("target", [0.95e9, 1e9, 3e9, 4.2e9])
+COSTS = {"fixed": np.array([[5e8]]), "open": np.linspace(5e8, 35e8, 16).reshape(4, 4)}
+
+
+@pytest.mark.parametrize("target", [0.96e9, 1e9, 3e9, 4.2e9])
 def test_a_target_within_the_range_passes(target):
-    budget.check(target, 1e9, 4e9, "32x32")
+    budget.check(COSTS, target, "32x32")
 
 
 @pytest.mark.parametrize("target", [0.9e9, 4.3e9])
 def test_a_target_out_of_range_is_answered_with_the_range(target):
     with pytest.raises(UsageError, match=r"GBitOps at LR 45x60") as caught:
-        budget.check(target, 1e9, 4e9, "45x60")
+        budget.check(COSTS, target, "45x60")
     assert "1G to 4G" in caught.value.remedy
+
+
+def test_a_target_in_a_gap_is_answered_with_the_nearest_network():
+    with pytest.raises(UsageError, match=r"within 5% of 2 GBitOps") as caught:
+        budget.check({"edge": np.array([[1e9, 1.8e9, 4e9]])}, 2e9, "32x32")
+    assert "nearest one 1.8G" in caught.value.remedy

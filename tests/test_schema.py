@@ -125,7 +125,7 @@ def test_an_edge_with_bits_missing_or_double_is_named(edge):
     edges = {"body": {"ops": ["conv1x1"]} | edge}
     with pytest.raises(UsageError, match=r"edges\.body") as caught:
         schema.parse(SearchSpace, SPACE | {"edges": edges}, "x")
-    assert "both `weight_bits` and `act_bits`" in caught.value.remedy
+    assert "both `weight_bits` and `act_bits`" in caught.value.cause
 
 
 @pytest.mark.parametrize(

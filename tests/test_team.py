@@ -27,6 +27,8 @@ def outcome(space, material, how) -> dict[str, torch.Tensor]:
         to_tensor = patches.to_tensor
         patch.setattr(patches, "to_tensor", lambda batch: to_tensor(batch).double())
         patch.setattr(search, "decided_network", lambda space, found, net, batches: net)
+        fit = search.fit_grids  # later fits choose among candidates that may tie
+        patch.setattr(search, "fit_grids", lambda *args, learned: learned or fit(*args))
         losses = [step.loss for step in loop.steps()]
     return {**net.state_dict(), "losses": torch.tensor(losses)}
 
