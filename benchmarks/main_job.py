@@ -1,6 +1,6 @@
 """Measures the main job: `quantnas run` on the bundled photographs, several seeds, 2-bit as well.
 
-    python benchmarks/main_job.py --seeds 3 --benchmark path/to/set5
+    python benchmarks/main_job.py --benchmark path/to/set5
 
 Prints a Markdown table, and as the last line the means:
 `seconds=A gain=B gain_2bit=C agreement_steps=D help_seconds=E`, plus one `NAME=` per benchmark.
@@ -82,14 +82,14 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--benchmark", action="append", default=[], help="folder, repeatable")
     parser.add_argument("--set", action="append", default=[], help="passed on to quantnas run")
     options = parser.parse_args()
     extra = [word for folder in options.benchmark for word in ("--benchmark", folder)]
     extra += [word for setting in options.set for word in ("--set", setting)]
     rows = []
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(one_seed(seed, Path(folder), extra))
         print(f"seed {seed}: {rows[-1]['seconds']:.0f} s", file=sys.stderr, flush=True)

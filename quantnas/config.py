@@ -59,8 +59,9 @@ class SearchConfig:
     relaxation: Literal["noise", "direct", "authors"] = "noise"
     """What stands for rounding while searching: noise; direct: fake quantization with trained
     steps in every candidate; authors: the noise of the published code."""
-    probabilities: Literal["factorised", "joint"] = "factorised"
-    """Operation and bits apart, or one probability for every pair as published."""
+    probabilities: Literal["joint", "factorised"] = "joint"
+    """One probability for every pair of operation and bits as published, or operation and bits
+    apart."""
     deviation: Literal["adq", "adadm", "none"] = "adq"
     """Batch norm with adaptive deviation around every cell, or its older form, or none."""
     draw: bool = True

@@ -131,7 +131,7 @@ def start(net: nn.Module, config: SearchConfig) -> State:
     weights = [(n, p) for n, p in net.named_parameters() if p.requires_grad and id(p) not in known]
     return State(
         net,
-        optim.Adam(train.groups(weights, config.weight_lr)),
+        optim.Adam(train.groups(weights, config.weight_lr), fused=True),
         optim.Adam([{"params": alphas}], config.alpha_lr, betas=(0.5, 0.999)),
         budget.Multiplier(config.target_bitops or 1.0),
     )

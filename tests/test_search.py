@@ -79,8 +79,8 @@ def test_decided_choices_are_counted(tiny, material):
     searched = [a for a in supernet.choices(loop.net).values() if a.learning()]
     with torch.no_grad():
         for alphas in searched[:2]:
-            alphas.op[0] = alphas.width[0] = 9
-        searched[2].op[0] = 9
+            alphas.pair[0, 0] = 12
+        searched[2].pair[0] = 12
     assert next(loop.steps()).decided == pytest.approx(2 / len(searched))
 
 

@@ -263,7 +263,7 @@ def test_nothing_is_drawn_when_evaluating(monkeypatch):
 
 
 def test_the_most_probable_choice_is_decided(tiny):
-    net = supernet.build(tiny)
+    net = supernet.build(tiny, SearchConfig(probabilities="factorised"))
     edges = supernet.edges(net)
     edges["cell0_body1"].alphas.op.data.copy_(torch.tensor([-5.0, -3.0, -4.0]))
     edges["cell0_body1"].alphas.width.data.copy_(torch.tensor([0.1, 0.3, 0.2]))
@@ -285,7 +285,7 @@ def test_the_most_probable_pair_need_not_have_the_most_probable_operation(tiny):
 
 def test_edges_that_are_decided_together_get_the_same_choice(small):
     net = supernet.build(small["basic"])
-    supernet.choices(net)["cells_body0"].op.data[2] = 1
+    supernet.choices(net)["cells_body0"].pair.data[2] = 1
     for picks in (None, {n: a.best() for n, a in supernet.choices(net).items()}):
         found = supernet.decide(net, "x", picks).choices
         assert found["cell0_body0"] == found["cell1_body0"] == Choice("conv3x3", 4, 4)
