@@ -7,7 +7,8 @@ The published rfdn space (x4, 48 channels, 4 cells, bits 4 and 8) on the bundled
 Prints as its last line `step_speedup=A search_speedup=B memory_ratio=C`:
 A = one update of the alphas and one of the weights at uniform alphas, every candidate computed
 (median of the ratios); B = a whole search of --steps steps, with candidates drawn and dropped in
-`noise` and every candidate computed in `direct`, validation and fits included; C = peak resident memory of a process that does A, noise / direct.
+`noise` and every candidate computed in `direct`, validation and fits included; C = peak resident
+memory of a process that does A, noise / direct.
 """
 
 import argparse

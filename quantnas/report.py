@@ -152,7 +152,7 @@ def _steps(data: dict[str, Any]) -> Iterator[str]:
     for step in ("search", "train", "quantize"):
         result = data.get(step)
         if result is not None:
-            skip = ("step", "seconds", "bitops", "bitops_at", "best", "samples")
+            skip = ("step", "seconds", "bitops", "bitops_at", "best", "samples", "trial")
             facts = [
                 f"{key.replace('_', ' ')} {round(value, 3) if isinstance(value, float) else value}"
                 for key, value in result.items()

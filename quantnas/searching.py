@@ -1,7 +1,7 @@
 """The search as a step of a run: what it reads, shows, keeps and leaves in the folder."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 
 import torch
@@ -75,26 +75,11 @@ def _gradient(
 ) -> Iterator[Progress]:
     began, c = time.monotonic(), config.search
     net, loop = _loop(config, where, material)
-    parts, total, show = loop.state.parts(), c.epochs * c.steps_per_epoch, Show(c.at)
-    yield from phases.perform(
-        run,
-        Phase(
-            "search", total, parts, loop.steps, show, notable=lambda step: step.check is not None
-        ),
-    )
-    last, best = loop.decide(), loop.state.checks.best
-    _keep(run, "last", last)
-    if best is not None:
-        _keep(run, "best", best.genotype)
-    found, tried = last, None
-    if best is not None and c.keep == "best":
-        found = best.genotype
-    elif c.keep == "trial":
-        rivals = loop.state.checks.distinct(c.samples) or [last]
-        contest = Contest(where, c, rivals, c.trial_steps * len(rivals), device(config))
-        yield from _hold(run, "trial", contest, material)
-        found, tried = contest.winner()[0], contest.scores()
-    sure = loop.share_decided()
+    total, parts, show = c.epochs * c.steps_per_epoch, loop.state.parts(), Show(c.at)
+    phase = Phase("search", total, parts, loop.steps, show, lambda step: step.check is not None)
+    yield from phases.perform(run, phase)
+    found, tried = yield from _chosen(run, config, loop)
+    sure, best = loop.share_decided(), loop.state.checks.best
     torch.manual_seed(config.seed)  # the same noise whether this run was interrupted or not
     batches = [material.weights.batch(total + i, c.batch)[0].to(device(config)) for i in range(20)]
     rounded = search.decided_network(where, found, net, batches)
@@ -112,6 +97,23 @@ def _gradient(
     network.save(decided, run.weights("searched"))
     trajectory.draw(run.folder, where)
     _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result})
+
+
+def _chosen(
+    run: Run, config: RunConfig, loop: search.Searching
+) -> Generator[Progress, None, tuple[Genotype, list[dict[str, float]] | None]]:
+    """Keep what was decided; the genotype to go on with, and how its rivals did in a trial."""
+    c, last, best = config.search, loop.decide(), loop.state.checks.best
+    _keep(run, "last", last)
+    if best is not None:
+        _keep(run, "best", best.genotype)
+    if c.keep == "trial":
+        rivals = loop.state.checks.distinct(c.samples) or [last]
+        steps = c.trial_steps * len(rivals)
+        contest = Contest(loop.space, c, rivals, steps, device(config))
+        yield from _hold(run, "trial", contest, loop.material)
+        return contest.winner()[0], contest.scores()
+    return best.genotype if best is not None and c.keep == "best" else last, None
 
 
 def _random(
