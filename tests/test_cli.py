@@ -296,7 +296,7 @@ def progress(total: int, facts: dict[str, str]) -> Iterator[Progress]:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_panel_cuts_no_figure(width):
-    screen = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
+    screen = Console(width=width, height=25, record=True, file=io.StringIO(), force_terminal=True)
     pace = Pace()
     with panel.bars(screen) as draw:
         for record in progress(5, FACTS):
