@@ -50,12 +50,7 @@ class Contest:
         self.genotypes, self.total = genotypes, steps
         slots = skeleton.slots(space)
         self.bitops = [
-            cost.bitops_at(
-                cost.layers(slots, g, genotype.searched_precision(g), space.scale),
-                config.resolution,
-                space.scale,
-            )
-            for g in self.genotypes
+            cost.searched_bitops(slots, g, space.scale, config.resolution) for g in self.genotypes
         ]
         self.psnr: list[float] = []
         self.best: dict[str, Tensor] = {}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import ops
 from .genotype import Genotype, searched_precision
 from .space import AREAS, Area, Precision, Slot
-from .supernet import choice_of, choices, edges
+from .supernet import choice_of, choices
 
 STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
 """Bits of a weight -> bits that it takes in the file (`onnx_weights.STORAGE`)."""
@@ -116,6 +116,14 @@ def bitops_at(rows: Iterable[Layer], size: tuple[int, int], scale: int) -> int:
     return sum(row.macs_at(*size, scale) * row.weight_bits * row.act_bits for row in rows)
 
 
+def searched_bitops(
+    slots: Iterable[Slot], genotype: Genotype, scale: int, size: tuple[int, int] = REFERENCE
+) -> int:
+    """BitOps of a genotype with the bits that the search decided."""
+    rows = layers(slots, genotype, searched_precision(genotype), scale)
+    return bitops_at(rows, size, scale)
+
+
 def option_bitops(slot: Slot, size: tuple[int, int], scale: int) -> list[list[int]]:
     """BitOps of every pair of operation and width of a slot, for an LR image of that size."""
     outputs = AREAS[slot.area](*size, scale)
@@ -143,7 +151,7 @@ def extent(slots: Sequence[Slot], scale: int) -> dict[str, Any]:
 
 
 def choice_bitops(
-    supernet: nn.Module, scale: int, size: tuple[int, int] = REFERENCE
+    slots: Iterable[Slot], scale: int, size: tuple[int, int] = REFERENCE
 ) -> dict[str, Tensor]:
     """What is decided -> (ops, widths) BitOps of its pairs, for an LR image of that size.
 
@@ -151,9 +159,9 @@ def choice_bitops(
     is the whole network.
     """
     found: dict[str, Tensor] = {}
-    for m in edges(supernet).values():
-        table = m.to_inputs.new_tensor(option_bitops(m.slot, size, scale))
-        found[m.slot.choice] = found.get(m.slot.choice, 0) + table
+    for slot in slots:
+        table = torch.tensor(option_bitops(slot, size, scale), dtype=torch.float64)
+        found[slot.choice] = found.get(slot.choice, 0) + table
     return found
 
 

@@ -26,11 +26,8 @@ def draw(
     Raises UsageError when none is found.
     """
     rng = np.random.default_rng(seed)
-    groups = {slot.choice: slot for slot in slots}
-    tables = {name: np.zeros(slot.options) for name, slot in groups.items()}
-    for slot in slots:
-        bits = cost.option_bitops(slot, config.resolution, space.scale)
-        tables[slot.choice] += np.asarray(bits, float).ravel()
+    bitops = cost.choice_bitops(slots, space.scale, config.resolution)
+    tables = {name: table.numpy().ravel() for name, table in bitops.items()}
     target = config.target_bitops
     beta = _tilt(list(tables.values()), target)
     odds = [_odds(table, beta) for table in tables.values()]

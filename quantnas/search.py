@@ -146,7 +146,8 @@ class Searching:
         self.space, self.state, self.material, self.config = space, state, material, config
         self.net, self.slots = state.net, skeleton.slots(space)
         self.like = next(state.net.parameters())
-        self.bitops = cost.choice_bitops(self.net, space.scale, config.resolution)
+        tables = cost.choice_bitops(self.slots, space.scale, config.resolution)
+        self.bitops = {name: table.to(self.like) for name, table in tables.items()}
         self.at_start = sum(float(t.mean()) for t in self.bitops.values())
         self.alphas = supernet.alphas(self.net)
         self.weights = [p for g in state.by_weight.param_groups for p in g["params"]]
@@ -234,9 +235,7 @@ class Searching:
 
     def bitops_of(self, found: Genotype) -> int:
         """Of a genotype, at the resolution of the search."""
-        precision = genotype.searched_precision(found)
-        rows = cost.layers(self.slots, found, precision, self.space.scale)
-        return cost.bitops_at(rows, self.config.resolution, self.space.scale)
+        return cost.searched_bitops(self.slots, found, self.space.scale, self.config.resolution)
 
     @torch.no_grad()
     def share_decided(self, above: float = 0.9) -> float:

@@ -1,6 +1,6 @@
 """What a run works on: its photographs, its device, its settings, and what its folder holds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from . import (
     schema,
     skeleton,
     space,
-    supernet,
     team,
 )
 from .config import RunConfig, SearchConfig
@@ -99,12 +98,12 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
     where = space.load(config.space, config.scale)
     if verb in ("run", "quantize"):
         require_bits(where, config.bits)
-    net = supernet.build(where, config.search)
+    slots = skeleton.slots(where)
     _check_sizes(where, config.search)
     if config.search.target_bitops is not None:
-        _check_target(where, net, config.search)
+        _check_target(slots, where.scale, config.search)
     if config.search.strategy == "random":
-        random_search.draw(skeleton.slots(where), where, config.search, 1, config.seed)
+        random_search.draw(slots, where, config.search, 1, config.seed)
     _check_patches(where, config, chosen, verb)
     paths = list(chosen.held_out)
     for folder in config.benchmarks:
@@ -141,10 +140,10 @@ def _check_sizes(where: space.SearchSpace, config: SearchConfig) -> None:
             )
 
 
-def _check_target(where: space.SearchSpace, net: nn.Module, config: SearchConfig) -> None:
+def _check_target(slots: Sequence[space.Slot], scale: int, config: SearchConfig) -> None:
     assert config.target_bitops is not None
-    tables = cost.choice_bitops(net, where.scale, config.resolution)
-    costs = {name: t.double().numpy() for name, t in tables.items()}
+    tables = cost.choice_bitops(slots, scale, config.resolution)
+    costs = {name: table.numpy() for name, table in tables.items()}
     budget.check(costs, config.target_bitops, config.at)
 
 

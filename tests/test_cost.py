@@ -140,7 +140,7 @@ def test_a_decided_supernet_expects_the_cost_of_its_genotype(
     net, genotype = supernet.build(where, how), random_genotype(where, 1)
     supernet.collapse(net, genotype)
     for size in ((32, 32), (17, 20)):
-        tables = cost.choice_bitops(net, where.scale, size)
+        tables = cost.choice_bitops(skeleton.slots(where), where.scale, size)
         wanted = cost.bitops_at(rows_of(where, genotype), size, where.scale)
         assert cost.expected_bitops(net, tables).item() == pytest.approx(wanted, rel=1e-6)
 
@@ -181,7 +181,7 @@ def test_the_expectation_is_the_mean_over_all_genotypes(tiny, probabilities):
             p *= edges[name].alphas.table()[at].item()
         mass += p
         wanted += p * cost.bitops_at(rows_of(where, found), (9, 7), 2)
-    expected = cost.expected_bitops(net, cost.choice_bitops(net, 2, (9, 7)))
+    expected = cost.expected_bitops(net, cost.choice_bitops(skeleton.slots(where), 2, (9, 7)))
     assert mass == pytest.approx(1, rel=1e-5)
     assert expected.item() == pytest.approx(wanted, rel=1e-5)
 
@@ -210,7 +210,7 @@ def test_every_architecture_lies_between_the_smallest_and_the_largest(small, ran
 def test_edges_that_are_decided_together_count_once_as_a_choice_and_all_as_work(small):
     where = small["basic"]
     net, extent = supernet.build(where), cost.extent(skeleton.slots(where), where.scale)
-    tables = cost.choice_bitops(net, where.scale)
+    tables = cost.choice_bitops(skeleton.slots(where), where.scale)
     assert extent["searched_edges"] == len(tables) == 8
     one = cost.option_bitops(supernet.edges(net)["cell0_skip"].slot, (32, 32), where.scale)
     assert tables["cells_skip"].tolist() == [[2 * n for n in row] for row in one]
@@ -218,7 +218,7 @@ def test_edges_that_are_decided_together_count_once_as_a_choice_and_all_as_work(
 
 def test_the_expected_cost_falls_along_its_gradient(tiny):
     net = supernet.build(tiny)
-    tables = cost.choice_bitops(net, tiny.scale)
+    tables = cost.choice_bitops(skeleton.slots(tiny), tiny.scale)
     before = cost.expected_bitops(net, tables)
     before.backward()
     found = supernet.edges(net)["cell0_body0"].alphas.pair.grad.sum(0)

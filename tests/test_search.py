@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import budget, checkpoint, cost, objective, search, supernet, train
+from quantnas import budget, checkpoint, cost, objective, search, skeleton, supernet, train
 from quantnas.config import SearchConfig
 from quantnas.conv import SearchConv2d
 from quantnas.errors import DivergedError
@@ -62,7 +62,7 @@ def test_a_search_moves_alphas_and_weights_and_records_what_it_does(tiny, materi
     for name, p in loop.net.named_parameters():
         if name.endswith(".weight") and "norm" not in name:
             assert not torch.equal(p, fresh[name]), name
-    last, tables = records[-1], cost.choice_bitops(loop.net, 2, (20, 17))
+    last, tables = records[-1], cost.choice_bitops(loop.slots, 2, (20, 17))
     assert last.bitops == pytest.approx(cost.expected_bitops(loop.net, tables).item())
     assert last.entropy == pytest.approx(objective.entropy(loop.net).item()) and last.entropy < 1
     assert last.decided_bitops == pytest.approx(loop.bitops_of(loop.decide()), rel=1e-6)
@@ -185,7 +185,7 @@ def test_the_entropy_term_makes_decisions(tiny, material):
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_a_target_is_met(small, material, name, share, probabilities):
     where = dataclasses.replace(small[name], scale=2)
-    tables = cost.choice_bitops(supernet.build(where), 2, (9, 30)).values()
+    tables = cost.choice_bitops(skeleton.slots(where), 2, (9, 30)).values()
     low, high = (sum(end(t).item() for t in tables) for end in (torch.min, torch.max))
     target = low + share * (high - low)
     config = dataclasses.replace(
@@ -206,7 +206,7 @@ def test_a_target_is_met(small, material, name, share, probabilities):
 def test_a_target_moves_the_expected_bitops_towards_it(tiny, material, share):
     where = cheap_or_dear(tiny)
     net = supernet.build(where)
-    start = cost.expected_bitops(net, cost.choice_bitops(net, 2)).item()
+    start = cost.expected_bitops(net, cost.choice_bitops(skeleton.slots(where), 2)).item()
     config = dataclasses.replace(QUICK, target_bitops=share * start)
     loop, records = run(where, material, config)
     assert abs(math.log(records[-1].bitops / start / share)) < 0.8 * abs(math.log(share))
