@@ -32,9 +32,11 @@ from quantnas import (
     random_search,
     skeleton,
     space,
+    store,
     train,
 )
 from quantnas.config import SearchConfig
+from quantnas.photographs import Photograph, find
 from quantnas.runs import write_text
 
 APART = "search.probabilities=factorised"
@@ -90,8 +92,8 @@ def scored(
         return kept
     where, bundled = space.load(args.space), images.bundled()
     net = trained(where, found, seed, args)
-    sets = {"held-out": list(bundled.held_out)}
-    sets |= {folder.name: images.find(str(folder)) for folder in args.benchmark}
+    sets = {"held-out": [Photograph(path) for path in bundled.held_out]}
+    sets |= {folder.name: find(folder, where.scale) for folder in args.benchmark}
     gains = {}
     for name, paths in sets.items():
         rows = evaluate.score(evaluate.torch_upscaler(net), paths, where.scale)
@@ -105,7 +107,8 @@ def trained(
     where: space.SearchSpace, found: genotype.Genotype, seed: int, args: argparse.Namespace
 ) -> torch.nn.Module:
     """The network of a genotype from new weights: in float, then with its bits."""
-    pairs = patches.load(images.bundled().train, where.scale, 32)
+    photos = [Photograph(path) for path in images.bundled().train]
+    pairs = store.load(photos, where.scale, 32).pairs
     learn, held = patches.split(pairs, 32, seed, (0.9, 0.1))
     torch.manual_seed(seed)
     plain = network.build(where, found, None)

@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
-from quantnas import images, patches, search, space, supernet
+from quantnas import images, patches, search, space, store, supernet
 from quantnas.config import SearchConfig
+from quantnas.photographs import Photograph
 
 MODES: tuple[Any, Any] = ("noise", "direct")
 
@@ -43,7 +44,8 @@ def loop(mode: Any, args: argparse.Namespace, **changes: Any) -> search.Searchin
         probabilities="factorised",
         **changes,
     )
-    pairs = patches.load(images.bundled().train, where.scale, config.patch)
+    photos = [Photograph(path) for path in images.bundled().train]
+    pairs = store.load(photos, where.scale, config.patch).pairs
     material = search.Material(*patches.split(pairs, config.patch, 0, (0.45, 0.45, 0.1)))
     torch.manual_seed(0)
     return search.Searching(

@@ -35,4 +35,6 @@ def export(
     model = target.folder / "model.onnx"
     if file is not None:
         shutil.copyfile(model, file)
-    console.next_commands(f"evaluate {target.folder}", f"upscale PHOTO -m {file or model}")
+    console.next_commands(
+        f"evaluate {target.folder}", f"report {target.folder}", f"upscale PHOTO -m {file or model}"
+    )

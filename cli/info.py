@@ -22,7 +22,7 @@ def info(
         str,
         typer.Argument(
             help="A space (name or YAML), a genotype (JSON), a run folder, a checkpoint "
-            "(safetensors) in a run folder, or an exported ONNX file."
+            "(safetensors) in a run folder, an exported ONNX file, or a bundled model."
         ),
     ],
     space_name: Annotated[
@@ -48,6 +48,10 @@ def info(
 
 def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, Any]:
     path = Path(target)
+    if target not in space.builtin():
+        from quantnas import models
+
+        path = models.bundled().get(target, path)
     network = path.suffix in (".onnx", ".safetensors", ".json") or path.is_dir()
     if network and scale is not None:
         raise UsageError(
@@ -119,18 +123,19 @@ def _space_facts(where: space.SearchSpace) -> dict[str, Any]:
 
 def _space_lines(facts: dict[str, Any]) -> list[str]:
     small, large = facts["smallest"], facts["largest"]
+    choices = f"{facts['searched_edges']} searched edges, "
+    choices += f"10^{math.log10(facts['architectures']):.1f} architectures"
     lines = [
         f"{facts['what']}, x{facts['scale']}: skeleton {facts['skeleton']}, "
         f"{facts['channels']} channels, {facts['cells']} cells",
-        f"{facts['searched_edges']} searched edges, "
-        f"10^{math.log10(facts['architectures']):.1f} architectures, "
-        f"{small.parameters:,} to {large.parameters:,} parameters",
+        f"{choices if facts['architectures'] > 1 else 'nothing to choose'}, "
+        f"{_ends(f'{small.parameters:,}', f'{large.parameters:,}')} parameters",
         "",
         f"{'':<16} {'GBitOps':>20} {'GMACs':>18}",
     ]
     for name, low in small.bitops.items():
-        ends = f"{_giga(low)} to {_giga(large.bitops[name])}"
-        macs = f"{_giga(small.macs[name])} to {_giga(large.macs[name])}"
+        ends = _ends(_giga(low), _giga(large.bitops[name]))
+        macs = _ends(_giga(small.macs[name]), _giga(large.macs[name]))
         lines.append(f"{name:<16} {ends:>20} {macs:>18}")
     lines += ["", "In float (32 x 32 bits) every MAC costs 1024 BitOps.", ""]
     for kind, edge in facts["edges"].items():
@@ -138,6 +143,10 @@ def _space_lines(facts: dict[str, Any]) -> list[str]:
         ops = ", ".join(edge["ops"])
         lines += textwrap.wrap(ops, 78, initial_indent="  ", subsequent_indent="  ")
     return lines
+
+
+def _ends(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
 
 
 def _giga(number: int) -> str:

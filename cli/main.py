@@ -1,17 +1,19 @@
 """The `quantnas` command: one line per verb, and what happens to errors."""
 
+import errno
 import sys
 from typing import Annotated
 
 import typer
 
 from quantnas import __version__
-from quantnas.errors import QuantnasError
+from quantnas.errors import DataError, QuantnasError
 
 from . import console
 from .evaluate import evaluate
 from .export import export
 from .info import info
+from .models import models
 from .quantize import quantize
 from .report import report
 from .run import run
@@ -47,7 +49,7 @@ def _common(
 
 
 for command in (
-    run, search, train, quantize, export, evaluate, report, spaces, info, upscale,
+    run, search, train, quantize, export, evaluate, report, spaces, models, info, upscale,
 ):  # fmt: skip
     app.command()(command)
 
@@ -77,6 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = DataError(
+                f"The disk is full: {error.filename or error.strerror}.",
+                "Make room; a run goes on from its last saved state with --resume.",
+            )
+            console.failed(full)
+            sys.exit(full.exit_code)
         unexpected = QuantnasError(
             f"Something unexpected happened: {type(error).__name__}: {error}",
             "Run the same command with --debug for the traceback, and report it.",

@@ -12,6 +12,7 @@ from quantnas import space
 from quantnas.errors import DataError, UsageError
 
 from . import console
+from .columns import columns
 
 
 def spaces(
@@ -33,6 +34,8 @@ def spaces(
     edges: those that are searched; networks: how many there are to find.
 
     GBitOps: of the smallest and the largest, at LR 32x32.
+
+    Fixed networks have nothing to choose: they are trained and quantized as they are.
     """
     if copy is not None:
         _copy(copy, to or Path(f"{copy}.yaml"), force)
@@ -47,7 +50,11 @@ def spaces(
     if json:
         typer.echo(runs.to_json(facts), nl=False)
         return
-    for line in _table(facts):
+    fixed = {name: f for name, f in facts.items() if f["architectures"] == 1}
+    for line in _table({name: f for name, f in facts.items() if name not in fixed}):
+        typer.echo(line)
+    typer.echo("\nFixed networks, with nothing to choose:\n")
+    for line in _fixed_table(fixed):
         typer.echo(line)
 
 
@@ -80,6 +87,7 @@ def _facts(name: str) -> dict[str, Any]:
         "cells": where.cells,
         "searched_edges": extent["searched_edges"],
         "architectures": extent["architectures"],
+        "parameters": {end: extent[end].parameters for end in ends},
         "bitops": {"LR 32x32": ends},
         "about": _about(space.builtin()[name].read_text(encoding="utf-8")),
     }
@@ -100,12 +108,14 @@ def _table(facts: dict[str, dict[str, Any]]) -> list[str]:
         counts = [str(f[key]) for key in ("channels", "cells", "searched_edges")]
         power = f"10^{math.log10(f['architectures']):.1f}"
         rows.append([name, f"x{f['scale']}", *counts, power, f"{low:.3g}-{high:.3g}", f["about"]])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    last = len(head) - 1
-    return [
-        "  ".join(
-            cell.ljust(width) if i in (0, last) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return list(columns(rows, left=(0, len(head) - 1)))
+
+
+def _fixed_table(facts: dict[str, dict[str, Any]]) -> list[str]:
+    head = ["network", "scale", "channels", "cells", "parameters", "GBitOps", ""]
+    rows = [head]
+    for name, f in facts.items():
+        sizes = [f"x{f['scale']}", *(str(f[key]) for key in ("channels", "cells"))]
+        gbitops = f"{f['bitops']['LR 32x32']['largest'] / 1e9:.3g}"
+        rows.append([name, *sizes, f"{f['parameters']['largest']:,}", gbitops, f["about"]])
+    return list(columns(rows, left=(0, len(head) - 1)))

@@ -1,5 +1,6 @@
 """How every step command begins: a new run folder, or an old one to continue."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,11 @@ def fresh(
     verb: str, output: Path, name: str | None, config: RunConfig, source: Run | None = None
 ) -> Run:
     """A new run folder; with a source, holding what the steps before `verb` made there."""
-    from quantnas import runs, workspace
+    from quantnas import runs, training, workspace
 
     chosen = workspace.inherited(source, config) if source else workspace.choose(config)
     workspace.check(config, chosen, verb)
+    given = training.given_weights(config, source) if verb in ("train", "run") else None
     if source is not None:
         runs.require(source, until=verb)
     default = source.folder.resolve().name if source else Path(config.space).stem
@@ -27,6 +29,8 @@ def fresh(
     workspace.begin(run, config, chosen, runs.environment())
     if source is not None:
         runs.carry(source, run, until=verb)
+    if given is not None:
+        shutil.copyfile(given, run.weights("given"))
     return run
 
 

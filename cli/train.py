@@ -1,11 +1,71 @@
-"""`quantnas train`: the network that a search decided on."""
+"""`quantnas train`: a decided network, found by a search, given, or fixed."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quantnas.config import RunConfig, TrainConfig
+from quantnas.errors import UsageError
+from quantnas.runs import Run
 
 from . import console, options, start
 
+Origin = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="Weights to begin with: searched (the supernet's, where there are any), scratch, "
+        "float (the float network of RUN, which is not trained again), or a safetensors file.",
+        show_default=TrainConfig.start,
+    ),
+]
+FloatSteps = Annotated[
+    int | None, typer.Option(help="Steps in float.", show_default=str(TrainConfig.float_steps))
+]
+QatSteps = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps with rounding after that; 0: grids are fitted, weights stay.",
+        show_default=str(TrainConfig.qat_steps),
+    ),
+]
+MaxHours = Annotated[
+    float | None, typer.Option(help="Both end by then; the rate falls to 0 in the time there is.")
+]
+Loss = Annotated[str | None, typer.Option(help="l1 or charbonnier.", show_default=TrainConfig.loss)]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a trained run whose float network is learned from, too; own: with "
+        "rounding, from this network in float.",
+        metavar="RUN",
+    ),
+]
+
 
 def train(
-    source: options.Source = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A run that has searched, a genotype (JSON), or a space that leaves no choice "
+            "(`quantnas spaces` lists them).",
+            metavar="RUN|GENOTYPE|SPACE",
+        ),
+    ] = None,
+    scale: options.Scale = None,
     data: options.Data = None,
+    eval_data: options.EvalData = None,
+    origin: Origin = None,
+    float_steps: FloatSteps = None,
+    qat_steps: QatSteps = None,
+    max_hours: MaxHours = None,
+    loss: Loss = None,
+    teacher: Teacher = None,
+    space_name: Annotated[
+        str | None,
+        typer.Option("--space", help="Space of a genotype.", show_default="beside it, or named"),
+    ] = None,
     seed: options.Seed = None,
     device: options.Device = None,
     config: options.Config = None,
@@ -16,15 +76,27 @@ def train(
 ) -> None:
     """Train a decided network: first in float, then with its bits.
 
-    Example: quantnas train runs/search/rfdn_small --set train.float_steps=5000
+    Example: quantnas train runs/search/rfdn_small --max-hours 1
 
-    It starts from the weights of the supernet.
+    Example: quantnas train quicksrnet_small --scale 2 --data my_photographs
     """
-    target, chosen = start.continued(
-        "train", source, resume, output, name, config, settings,
-        data=data, seed=seed, device=device,
+    flags = {
+        "scale": scale,
+        "data": data,
+        "eval_data": eval_data,
+        "train.start": origin,
+        "train.float_steps": float_steps,
+        "train.qat_steps": qat_steps,
+        "train.max_hours": max_hours,
+        "train.loss": loss,
+        "train.teacher": teacher,
+        "seed": seed,
+        "device": device,
+    }
+    target, chosen = _begin(
+        source, space_name, resume, output, name, config, settings, flags
     )  # fmt: skip
-    console.perform(target, chosen, ["train"], "train")
+    console.perform(target, chosen, ["search", "train"], "train")
     result = target.result("train")
     assert result is not None
     console.say(
@@ -33,3 +105,48 @@ def train(
         target,
     )
     console.next_commands(f"quantize {target.folder} --bits 4", f"quantize {target.folder}")
+
+
+def _begin(
+    source: str | None,
+    space_name: str | None,
+    resume: Path | None,
+    output: Path,
+    name: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    flags: dict[str, Any],
+) -> tuple[Run, RunConfig]:
+    """The run folder of a training: of a run, of a genotype, of a space, or an interrupted one."""
+    path = None if source is None else Path(source)
+    if path is None or path.is_dir():
+        if space_name is not None:
+            raise UsageError("--space is given without a genotype.", "Leave it out.")
+        dotted = {"space": space_name, **flags}
+        return start.continued("train", path, resume, output, name, config, settings, **dotted)
+    if path.suffix == ".json":
+        beside = path.parent / "space.yaml"
+        found = space_name or (str(beside) if beside.exists() else _space_of(path))
+        flags = {**flags, "space": found, "genotype": str(path)}
+    else:
+        _require_decided(path, flags["scale"])
+        flags = {**flags, "space": source}
+    return start.begun("train", resume, output, name, config, settings, flags)
+
+
+def _space_of(path: Path) -> str:
+    from quantnas import genotype
+
+    return genotype.load(path).space
+
+
+def _require_decided(path: Path, scale: int | None) -> None:
+    """Raise UsageError for a space with open choices."""
+    from quantnas import skeleton, space
+
+    open_ = sum(slot.options > 1 for slot in skeleton.slots(space.load(str(path), scale)))
+    if open_:
+        raise UsageError(
+            f"Space '{path}' leaves {open_} choices open.",
+            f"Search first: quantnas search {path}; then train the run that it made.",
+        )

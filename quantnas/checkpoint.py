@@ -18,10 +18,22 @@ class Stateful(Protocol):
 
 
 def save(path: Path, step: int, parts: Mapping[str, Stateful]) -> None:
-    """Write the state of every part after `step` updates."""
+    """Write the state of every part after `step` updates.
+
+    Raises DataError when it cannot be written; the state saved before is then still there.
+    """
     part = path.with_suffix(".part")
-    torch.save({"step": step, **{name: p.state_dict() for name, p in parts.items()}}, part)
-    part.replace(path)
+    state = {"step": step, **{name: p.state_dict() for name, p in parts.items()}}
+    try:
+        torch.save(state, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+        part.unlink(missing_ok=True)
+        kept = "The last saved state is intact" if path.exists() else "Nothing was saved before"
+        raise DataError(
+            f"The state of this step cannot be written to {path}: {error}.",
+            f"{kept}. Make room on the disk, and continue with --resume.",
+        ) from error
 
 
 def load(path: Path, parts: Mapping[str, Stateful]) -> int:

@@ -109,8 +109,13 @@ class SearchConfig:
 class TrainConfig:
     """Training of the decided network: in float, then with rounding."""
 
+    start: str = "searched"
+    """Weights to begin with. searched: the supernet's, or new ones where there was no search;
+    scratch: new ones; float: those of the float network of the run it goes on from, which is not
+    trained again; or the path of a safetensors file."""
     float_steps: int = 3000
     qat_steps: int = 800
+    """With 0, the rounded network has fitted grids and untouched weights."""
     batch: int = 16
     """Patches per step."""
     patch: int = 32
@@ -119,10 +124,30 @@ class TrainConfig:
     """Adam, cosine to 0, for the float steps."""
     qat_lr: float = 5e-4
     """The same for the steps with rounding."""
+    warmup: int = 20
+    """Steps in which the rate rises."""
+    loss: Literal["l1", "charbonnier"] = "l1"
+    average: float = 0.0
+    """Decay of a moving average of the weights, which is measured and kept, as 0.999; 0 = none."""
+    teacher: str | None = None
+    """A float network whose output is learned too: that of a run, by its folder; `own`: in the
+    steps with rounding, that of the float steps."""
+    teacher_share: float = 0.5
+    """Of the loss, against the teacher."""
+    check: int = 100
+    """Steps between two measurements on validation patches, the best of which is kept."""
+    max_hours: float | None = None
+    """Both trainings end by then, what was computed before an interruption included."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "float_steps", "qat_steps", "batch", "patch")
-        _require(self, 0, "lr", "qat_lr")
+        _require(self, 1, "batch", "patch", "warmup", "check")
+        _require(self, 0, "float_steps", "qat_steps", "lr", "qat_lr", "average", "teacher_share")
+        if max(self.average, self.teacher_share) > 1:
+            raise ValueError("`average` and `teacher_share` are at most 1")
+        if self.max_hours is not None:
+            _require(self, 1e-4, "max_hours")
+        if self.start == "float" and not self.qat_steps:
+            raise ValueError("nothing is left to be done with `start: float` and `qat_steps: 0`")
 
 
 @dataclass(frozen=True)
@@ -151,6 +176,8 @@ class RunConfig:
     """Search space: a built-in name or a YAML file."""
     scale: Literal[2, 3, 4] | None = None
     """Magnification; none = that of the space."""
+    genotype: str | None = None
+    """JSON file with an architecture of the space, which is taken instead of a search."""
     data: str | None = None
     """Folder of photographs to learn from; none = the bundled ones."""
     eval_data: str | None = None

@@ -6,6 +6,7 @@ All are built by operations through the same call, `ops.Conv`.
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,7 +17,11 @@ from .space import Precision, Slot
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution with zero padding that keeps the size (odd kernels); strided, it has none."""
+    """A convolution with zero padding that keeps the size (odd kernels); strided, it has none.
+
+    With `up` it is a transposed convolution of that stride, computed as the convolution to up^2
+    times as many channels that a pixel shuffle turns into the same (arXiv 1609.07009).
+    """
 
     def __init__(
         self,
@@ -26,18 +31,63 @@ class Conv2d(nn.Conv2d):
         groups: int = 1,
         stride: int = 1,
         inner: bool = False,
+        up: int = 1,
     ) -> None:
-        height, width = sides(kernel)
-        padding = (height // 2, width // 2) if stride == 1 else (0, 0)
-        super().__init__(
-            c_in, c_out, (height, width), stride=stride, padding=padding, groups=groups
-        )
-        self.inner = inner
+        super().__init__(c_in, c_out // up**2, sides(kernel), stride=stride, groups=groups)
+        self.inner, self.up = inner, up
         self.name = ""
 
-    def apply_kernel(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def dense(self, weight: Tensor) -> Tensor:
+        """The kernel that runs: `weight`, or its parts behind each other where it enlarges."""
+        return subpixel(weight, self.up) if self.up > 1 else weight
+
+    def repeated(self, values: Tensor) -> Tensor:
+        """(channels of the weight,) -> (channels of the output,)"""
+        return values.repeat_interleave(self.up**2) if self.up > 1 else values
+
+    def apply_kernel(self, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         """This convolution with other numbers in it."""
-        return F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
+        stride = self.stride[0]
+        return F.conv2d(x, kernel, bias, stride, padding(kernel, stride), groups=self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return self.apply_kernel(x, self.dense(self.weight), self.repeated(self.bias))
+
+
+def padding(kernel: Tensor, stride: int) -> tuple[int, int]:
+    """Zeros above and below, left and right, of a convolution with that kernel."""
+    height, width = kernel.shape[-2:]
+    return (height // 2, width // 2) if stride == 1 else (0, 0)
+
+
+def subpixel(weight: Tensor, up: int) -> Tensor:
+    """Kernel (c, c_in, k, k) of a transposed convolution -> (c * up^2, c_in, l, l) of its parts.
+
+    A pixel shuffle behind gives what conv_transpose2d gives with stride `up`, a padding of
+    p = (k - up + 1) // 2 and an output padding of up + 2p - k. Taps that a part lacks are 0.
+    """
+    c, c_in, side, _ = weight.shape
+    inset = (side - up + 1) // 2
+    reach = max((side - 1 - inset) // up, (up - 1 + inset) // up)
+    offset = torch.arange(-reach, reach + 1, device=weight.device)
+    tap = torch.arange(up, device=weight.device)[:, None] + inset - up * offset
+    tap = torch.where((tap >= 0) & (tap < side), tap, side)  # (up, l); the last one is 0
+    parts = F.pad(weight, (0, 1, 0, 1))[:, :, tap[:, None, :, None], tap[None, :, None, :]]
+    return parts.permute(0, 2, 3, 1, 4, 5).reshape(c * up**2, c_in, len(offset), len(offset))
+
+
+@torch.no_grad()
+def start_as_identity(op: nn.Module) -> None:
+    """Set the kernels of an operation to the identity plus half of what they were, biases to 0.
+
+    So do the convolutions of QuickSRNet (arXiv 2303.04336) begin.
+    """
+    for conv in op.modules():
+        if isinstance(conv, nn.Conv2d) and conv.in_channels == conv.out_channels:
+            centre = nn.init.dirac_(torch.empty_like(conv.weight), conv.groups)
+            conv.weight.mul_(0.5).add_(centre)
+            conv.bias.zero_()  # type: ignore[union-attr]
 
 
 class QuantConv2d(Conv2d):
@@ -54,7 +104,7 @@ class QuantConv2d(Conv2d):
         self.weight_quantizer = WeightQuantizer(precision.weights, self.out_channels)
         self.input_quantizer: ActQuantizer | None = None
         if self.inner or precision.activations < source.bits:
-            signed = source.signed and not self.inner
+            signed = False if self.inner else source.signed
             self.input_quantizer = ActQuantizer(precision.activations, signed)
         self._source = (source,)  # a tuple, so that it is not registered as a submodule
 
@@ -73,7 +123,8 @@ class QuantConv2d(Conv2d):
         step = self.bias_step()
         assert self.bias is not None
         bias = round_ste(self.bias / step) * step
-        return self.apply_kernel(x, self.weight_quantizer(self.weight), bias)
+        kernel = self.dense(self.weight_quantizer(self.weight))
+        return self.apply_kernel(x, kernel, self.repeated(bias))
 
 
 class Mix(NamedTuple):
@@ -119,17 +170,17 @@ class SearchConv2d(Conv2d):
         return self.weight / norm[:, None, None, None]
 
     def kernel(self, mix: Mix) -> Tensor:
-        """The normalised weight as the mixture of widths sees it."""
+        """The normalised weight as the mixture of widths sees it, as it runs."""
         view = self.relaxation.view if self.training else rounding
         if not self._weights:
-            return self.unit_weight()
-        return view(self.unit_weight(), self.weight_quantizers, mix.weights, mix.share)
+            return self.dense(self.unit_weight())
+        return self.dense(view(self.unit_weight(), self.weight_quantizers, mix.weights, mix.share))
 
     def rounded_bias(self, inputs: Sequence[ActQuantizer], mix: Mix) -> Tensor:
         """(c_out,); rounded to the int32 grid of every pair of widths when evaluating."""
         assert self.bias is not None
         if self.training or not self._weights:
-            return self.bias
+            return self.repeated(self.bias)
         rounded: Tensor | None = None
         for w, weights in zip(mix.weights, self.weight_quantizers, strict=True):
             for a, grid in zip(mix.activations, inputs, strict=True):
@@ -137,7 +188,7 @@ class SearchConv2d(Conv2d):
                 part = w * a * (self.bias / step).round() * step
                 rounded = part if rounded is None else rounded + part
         assert rounded is not None
-        return rounded
+        return self.repeated(rounded)
 
     def forward(self, x: Tensor, inputs: Sequence[ActQuantizer], mix: Mix) -> Tensor:
         """x (N, c_in, H, W), seen by the caller on `inputs` unless this conv has its own grids."""
@@ -154,7 +205,8 @@ class InputGrids(nn.Module):
         super().__init__()
         self._bits, self._source = bits, (source,)
         own = [b for b in bits if b < 32 and (inner or b < source.bits)]
-        self.own = nn.ModuleList(ActQuantizer(b, source.signed and not inner) for b in own)
+        signed = False if inner else source.signed
+        self.own = nn.ModuleList(ActQuantizer(b, signed) for b in own)
         self._rounds = bits != (32,)
 
     @property

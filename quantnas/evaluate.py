@@ -1,10 +1,13 @@
 """PSNR and SSIM on the luma of photographs, with bicubic beside: protocol B of the field.
 
-The photograph is cropped to a multiple of the scale, shrunk bicubically to uint8, enlarged to
-uint8, and compared on BT.601 luma with a border of `scale` pixels left out.
+The photograph is cropped to a multiple of the scale, shrunk bicubically to uint8 (unless it comes
+with a low-resolution file of its own), enlarged to uint8, and compared on BT.601 luma with a border
+of `scale` pixels left out.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from . import bicubic
+from . import bicubic, photographs
 from .errors import DataError
 from .metrics import psnr_y, ssim_y
-from .patches import pair, to_image, to_tensor
+from .patches import to_image, to_tensor
+from .photographs import Photograph
 
 PROTOCOL = "uint8 bicubic LR, uint8 SR, BT.601 luma, border = scale, mean over images"
 
 MOST = 100.0
 """dB that equal images count as."""
+
+SMALL = 32
+"""Pixels of a side below which a network that fails is taken to fail because of the size."""
 
 Upscaler = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """uint8 RGB (H, W, 3) -> uint8 RGB (scale*H, scale*W, 3)"""
@@ -38,29 +45,61 @@ class Score:
     bicubic_psnr: float
     bicubic_ssim: float
 
+    @property
+    def gain(self) -> float:
+        """Over bicubic, dB."""
+        return self.psnr - self.bicubic_psnr
 
-def score(upscale: Upscaler, paths: Sequence[Path], scale: int) -> Iterator[Score]:
-    """The scores of photographs, one after another; equal images count as 100 dB.
 
-    Raises DataError as `images.read`, and for a photograph that is too small.
+def compare(
+    upscalers: Mapping[str, Upscaler], photos: Iterable[Photograph], scale: int
+) -> Iterator[dict[str, Score]]:
+    """Name -> score, photograph after photograph; equal images count as 100 dB.
+
+    Raises DataError as `photographs.read`, and for a photograph that is too small.
     """
-    for path in paths:
-        p = pair(path, scale)
-        require_size(p.high, path, scale)
-        ours, base = upscale(p.low), bicubic.upscale(p.low, scale)
-        yield Score(
-            p.name,
-            min(psnr_y(ours, p.high, scale), MOST),
-            ssim_y(ours, p.high, scale),
-            min(psnr_y(base, p.high, scale), MOST),
-            ssim_y(base, p.high, scale),
-        )
+    for photo in photos:
+        p = photographs.read(photo, scale)
+        require_size(p.high, photo.high, scale)
+        base = _measured(bicubic.upscale(p.low, scale), p.high, scale)
+        yield {
+            name: Score(p.name, *_measured(upscale(p.low), p.high, scale), *base)
+            for name, upscale in upscalers.items()
+        }
+
+
+def score(upscale: Upscaler, photos: Iterable[Photograph], scale: int) -> Iterator[Score]:
+    """The scores of one; see `compare`."""
+    return (rows["it"] for rows in compare({"it": upscale}, photos, scale))
+
+
+def _measured(image: NDArray[np.uint8], high: NDArray[np.uint8], scale: int) -> tuple[float, float]:
+    return min(psnr_y(image, high, scale), MOST), ssim_y(image, high, scale)
+
+
+def worst(scores: Iterable[Score]) -> Score:
+    """The photograph that is least above bicubic, or most below it."""
+    return min(scores, key=lambda found: found.gain)
+
+
+def require_sizes(photos: Iterable[Photograph], scale: int) -> None:
+    """Raise DataError, before anything is computed, for a photograph that is too small.
+
+    Only the beginnings of the files are read; damage behind them shows later.
+    """
+    for photo in photos:
+        height, width = photographs.low_size(photo, scale)
+        _require_side(min(height, width) * scale, photo.high, scale)
 
 
 def require_size(image: NDArray[np.uint8], path: Path, scale: int) -> None:
     """Raise DataError when the image (H, W, 3) is too small for SSIM behind the border."""
-    least = 11 + 3 * scale
-    if min(image.shape[:2]) < least:
+    _require_side(min(image.shape[:2]), path, scale)
+
+
+def _require_side(side: int, path: Path, scale: int) -> None:
+    least = math.ceil((11 + 3 * scale) / scale) * scale
+    if side < least:
         raise DataError(
             f"The photograph {path} is too small to be measured at x{scale}.",
             f"Leave it out; both sides need {least} pixels.",
@@ -68,13 +107,21 @@ def require_size(image: NDArray[np.uint8], path: Path, scale: int) -> None:
 
 
 def named_sets(folders: Sequence[str]) -> dict[str, str]:
-    """Name of a set -> its folder: the folder's own name where that is unique and free."""
-    names = [Path(folder).name for folder in folders]
+    """Name of a set -> its folder: the folder's name, where that is free and unique."""
+    names = [_set_name(Path(folder)) for folder in folders]
     taken = ("", "held-out", "bundled")
     return {
         folder if names.count(name) > 1 or name in taken else name: folder
         for name, folder in zip(names, folders, strict=True)
     }
+
+
+def _set_name(folder: Path) -> str:
+    """The folder's own name; of one that holds the high resolution of a set, the set's."""
+    match = re.fullmatch(photographs.HIGH, folder.name)
+    if match is None:
+        return folder.name
+    return (match["set"] or "").rstrip("_") or folder.resolve().parent.name
 
 
 def mean(scores: Sequence[Score]) -> Score:
@@ -104,7 +151,10 @@ def onnx_upscaler(path: Path) -> Upscaler:
         ) from error
 
     def upscale(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        (out,) = run.run(None, {"lr": to_tensor(low[None]).numpy()})
+        try:
+            (out,) = run.run(None, {"lr": to_tensor(low[None]).numpy()})
+        except Exception as error:  # ONNX Runtime has no class for what is wrong with an image
+            raise _cannot(path.name, low, error) from error
         return to_image(torch.from_numpy(np.asarray(out)[0]))
 
     return upscale
@@ -117,6 +167,23 @@ def torch_upscaler(network: nn.Module) -> Upscaler:
 
     @torch.no_grad()
     def upscale(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return to_image(network(to_tensor(low[None]).to(device))[0])
+        try:
+            return to_image(network(to_tensor(low[None]).to(device))[0])
+        except RuntimeError as error:
+            raise _cannot("The network", low, error) from error
 
     return upscale
+
+
+def _cannot(what: str, low: NDArray[np.uint8], error: Exception) -> DataError:
+    height, width = low.shape[:2]
+    if min(height, width) < SMALL:
+        return DataError(
+            f"{what} cannot enlarge {width}x{height} pixels: that is too small for it.",
+            "Use a larger photograph.",
+        )
+    reason = " ".join(str(error).split())
+    return DataError(
+        f"{what} cannot enlarge {width}x{height} pixels: {reason}",
+        "Free memory, or use a smaller photograph.",
+    )

@@ -20,9 +20,11 @@ from onnx import TensorProto, helper
 from torch import fx, nn
 
 from . import __version__, onnx_weights
-from .conv import QuantConv2d
+from .conv import QuantConv2d, padding
 from .cost import Cost
+from .ends import LUMA, enlarge, luma
 from .errors import DataError
+from .imdn import contrast
 from .onnx_graph import Graph, tidied
 from .quantizer import ActQuantizer
 from .rfdn import resize_like
@@ -62,19 +64,23 @@ def convolution(graph: Graph, x: Value, conv: QuantConv2d, name: str) -> Value:
     source = x.name
     if conv.input_quantizer is not None:
         source = quantized(graph, source, f"{name}.in", conv.input_quantizer)
-    weights, bias_step = conv.weight_quantizer, conv.bias_step().detach().numpy()
-    q, zero = (t.numpy() for t in weights.integers(conv.weight))
-    step = weights.step.detach().numpy()
-    nodes, tensors, kernel = onnx_weights.dequantized(name, q, zero, step, weights.bits)
+    weights, bias_step = conv.weight_quantizer, conv.repeated(conv.bias_step().detach()).numpy()
+    q, zero = weights.integers(conv.weight)
+    q = conv.dense((q - zero).float()).int() + conv.repeated(zero.flatten())[:, None, None, None]
+    step = conv.repeated(weights.step.detach().flatten()).numpy()
+    nodes, tensors, kernel = onnx_weights.dequantized(
+        name, q.numpy(), conv.repeated(zero.flatten()).numpy(), step, weights.bits
+    )
     graph.nodes += nodes
     graph.tensors |= {t.name: t for t in tensors}
     assert conv.bias is not None
-    units = np.round(conv.bias.detach().numpy() / bias_step)
+    units = np.round(conv.repeated(conv.bias.detach()).numpy() / bias_step)
     int32 = graph.constant(f"{name}.b", units, np.int32)
     none = graph.constant(f"{name}.bnone", np.zeros(len(units)), np.int32)
     scale = graph.constant(f"{name}.bstep", bias_step, np.float32)
     bias = graph.add("DequantizeLinear", [int32, scale, none], f"{name}.bias", axis=0)
-    form = {"kernel_shape": conv.kernel_size, "pads": [*conv.padding] * 2, "group": conv.groups}
+    pads = [*padding(q, conv.stride[0])] * 2
+    form = {"kernel_shape": q.shape[-2:], "pads": pads, "group": conv.groups}
     if conv.stride != (1, 1):
         form["strides"] = conv.stride
     graph.add("Conv", [source, kernel, bias], f"{name}.out", **form)
@@ -121,6 +127,43 @@ def _kept(graph: Graph, name: str, x: Value, kind: str, *more: str, **attributes
     return Value(quantized(graph, moved, name, x.grid), x.grid)
 
 
+def _part(graph: Graph, name: str, x: Value, dim: int, start: int, length: int) -> Value:
+    """`length` of the channels, from `start` on."""
+    ends = (("start", start), ("end", start + length), ("dim", dim))
+    at = [graph.constant(f"{name}.{end}", [n], np.int64) for end, n in ends]
+    return _kept(graph, name, x, "Slice", *at)
+
+
+def _leaky(
+    graph: Graph, name: str, x: Value, negative_slope: float, inplace: bool = False
+) -> Value:
+    return Value(graph.add("LeakyRelu", [x.name], name, alpha=negative_slope), None)
+
+
+def _contrast(graph: Graph, name: str, x: Value) -> Value:
+    """Deviation plus mean over height and width, in float."""
+    mean = graph.add("GlobalAveragePool", [x.name], f"{name}.mean")
+    centred = graph.add("Sub", [x.name, mean], f"{name}.centred")
+    square = graph.add("Mul", [centred, centred], f"{name}.square")
+    variance = graph.add("GlobalAveragePool", [square], f"{name}.variance")
+    deviation = graph.add("Sqrt", [variance], f"{name}.deviation")
+    return Value(graph.add("Add", [deviation, mean], name), None)
+
+
+def _luma(graph: Graph, name: str, x: Value) -> Value:
+    weights = graph.constant("luma.weights", np.reshape(LUMA, (1, 3, 1, 1)), np.float32)
+    parts = graph.add("Mul", [x.name, weights], f"{name}.parts")
+    axis = graph.constant("axis.colours", [1], np.int64)
+    return Value(graph.add("ReduceSum", [parts, axis], name, keepdims=1), None)
+
+
+def _enlarge(graph: Graph, name: str, x: Value, scale: int) -> Value:
+    """Bilinear, by a factor."""
+    factors = graph.constant(f"factors{scale}", [1, 1, scale, scale], np.float32)
+    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return Value(graph.add("Resize", [x.name, "", factors], name, **how), None)
+
+
 def _resize(graph: Graph, name: str, x: Value, like: Value) -> Value:
     """Bilinear, to the height and width of `like`; they stay open in the file."""
     sides = []
@@ -141,7 +184,12 @@ TRANSLATE: dict[Any, Callable[..., Value]] = {
     torch.tile: _tile,
     torch.sigmoid: _pointwise("Sigmoid"),
     torch.max_pool2d: _max_pool,
+    torch.narrow: _part,
+    F.leaky_relu: _leaky,
+    contrast: _contrast,
     resize_like: _resize,
+    luma: _luma,
+    enlarge: _enlarge,
     F.pixel_shuffle: _shuffle,
 }
 """Function of the traced network -> (graph, name, *arguments, **keywords) -> Value."""

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import nn
 
-from .quantizer import ActQuantizer
+from .quantizer import ActQuantizer, Sign
 from .space import Slot
 
 
@@ -14,7 +14,7 @@ class Filling(Protocol):
     def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
         """The module of a slot: (N, c_in, H, W) on the grid of `source` -> (N, c_out, H', W')."""
 
-    def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
+    def tensor(self, signed: Sign = False, step: float | None = None) -> ActQuantizer:
         """The grid on which a tensor is carried between edges, in 8 bits."""
 
     def residual(self, channels: int) -> nn.Module:

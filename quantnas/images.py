@@ -1,4 +1,4 @@
-"""Finds, reads and writes images, and chooses which of them are held out.
+"""Finds, reads and writes images.
 
 An image is a uint8 array of shape (H, W, 3) in RGB order everywhere in the package.
 """
@@ -10,7 +10,8 @@ import secrets
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -50,7 +51,7 @@ _DECODE_ERRORS = (
     zlib.error,
 )
 _BUNDLED_HELD_OUT = frozenset({"chelsea", "coffee", "perched-osprey", "singaporean-cityscape"})
-_MAX_HELD_OUT = 8
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,34 @@ def read(path: str | Path) -> NDArray[np.uint8]:
     """The image in a PNG, JPEG, WebP or BMP file as uint8 RGB of shape (H, W, 3).
 
     The EXIF orientation is applied (damaged EXIF data is ignored), transparency is composited over
-    white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken. Colour
+    white, 16 bits are scaled to 8, and of an animation the first frame is taken. Colour
     profiles are not applied. Raises DataError when the file is missing, damaged, of another format
     or above PIL's size limit of about 179 million pixels.
     """
-    path = Path(path)
+    with _opened(Path(path)) as image:
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def size(path: str | Path) -> tuple[int, int]:
+    """Height and width of the image that `read` would give; its pixels are not decoded.
+
+    Raises DataError as `read`, as far as the beginning of the file tells.
+    """
+    with _opened(Path(path)) as image:
+        tagged = not {"exif", "Raw profile type exif"}.isdisjoint(image.info)
+        turned = tagged and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return image.size if turned else image.size[::-1]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file; what goes wrong with it becomes a DataError."""
     try:
         with warnings.catch_warnings():
             # PIL warns of damaged EXIF data and, at half of its size limit, of large photographs.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
-                return _to_rgb(ImageOps.exif_transpose(image))
+                yield image
     except Image.DecompressionBombError as error:
         raise DataError(
             f"The image '{path}' has too many pixels to be decoded safely.",
@@ -102,22 +120,6 @@ def read(path: str | Path) -> NDArray[np.uint8]:
         ) from error
     except _DECODE_ERRORS as error:
         raise _unreadable(path, error) from error
-
-
-def holds(path: str | Path, side: int) -> bool:
-    """Whether both sides of an image have so many pixels; the pixels themselves are not read.
-
-    Raises DataError as `read`, as far as the beginning of the file tells.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
-                return min(image.size) >= side
-    except Image.DecompressionBombError:
-        return True
-    except _DECODE_ERRORS as error:
-        raise _unreadable(Path(path), error) from error
 
 
 def write(path: str | Path, image: NDArray[np.uint8]) -> None:
@@ -160,24 +162,6 @@ def bundled() -> Bundled:
         train=tuple(path for path in paths if path.stem not in _BUNDLED_HELD_OUT),
         held_out=tuple(path for path in paths if path.stem in _BUNDLED_HELD_OUT),
     )
-
-
-def split(paths: Sequence[Path], every: int = 4) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """`paths` as (train, held out): every `every`-th in sorted order is held out.
-
-    At least 1 and at most 8 are held out; of larger sets the 8 are spread over the whole order.
-    The same paths always give the same split. Raises DataError for fewer than 2 images.
-    """
-    ordered = sorted(paths)
-    count = len(ordered)
-    if count < 2:
-        raise DataError(
-            "At least 2 images are needed to hold one out.",
-            "Add photographs, or give a separate evaluation folder.",
-        )
-    step = min(count, max(every, count // _MAX_HELD_OUT))
-    held_out = tuple(ordered[step - 1 :: step][:_MAX_HELD_OUT])
-    return tuple(path for path in ordered if path not in held_out), held_out
 
 
 def _is_image(path: Path, root: Path) -> bool:

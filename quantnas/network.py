@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import genotype as genotypes
 from . import ops, skeleton
 from .adq import Adq, PlainSum
-from .conv import Conv2d, QuantConv2d, SearchConv2d
+from .conv import Conv2d, QuantConv2d, SearchConv2d, start_as_identity
 from .errors import DataError
 from .genotype import Genotype
-from .quantizer import ActQuantizer, FloatTensor
+from .quantizer import ActQuantizer, FloatTensor, Sign
 from .space import Precision, SearchSpace, Slot
 from .supernet import MixedOp
+
+SPACE_KEY = "space"
+"""Of the metadata of a checkpoint."""
 
 
 class Filling:
@@ -35,9 +38,14 @@ class Filling:
         convs = [m for m in op if isinstance(m, Conv2d)]
         for i, module in enumerate(convs):
             module.name = slot.name if len(convs) == 1 else f"{slot.name}.{i}"
+        if slot.identity:
+            start_as_identity(op)
+        if slot.gain != 1 and convs:
+            with torch.no_grad():
+                _scale_outputs(convs[-1], torch.full((convs[-1].out_channels,), slot.gain))
         return op
 
-    def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
+    def tensor(self, signed: Sign = False, step: float | None = None) -> ActQuantizer:
         kind = FloatTensor if self.precision is None else ActQuantizer
         return kind(8, signed, step)
 
@@ -120,7 +128,7 @@ def _copy_choice(mixed: MixedOp, op: nn.Module) -> None:
                 grid = grids[slot.act_bits.index(width.activations)]
                 target.input_quantizer.load_state_dict(grid.state_dict())
     if targets:
-        _scale_outputs(targets[-1], mixed.gain())
+        _scale_outputs(targets[-1], mixed.gain()[:: targets[-1].up ** 2])
 
 
 def _scale_outputs(conv: Conv2d, factor: Tensor) -> None:
@@ -137,16 +145,36 @@ def _scale_outputs(conv: Conv2d, factor: Tensor) -> None:
         weights.zero.copy_(torch.where(turned, weights.top - weights.zero, weights.zero))
 
 
-def save(network: nn.Module, path: Path) -> None:
-    """Write parameters and buffers as safetensors, whole or not at all."""
+def save(network: nn.Module, path: Path, space: SearchSpace | None = None) -> None:
+    """Write parameters and buffers as safetensors, whole or not at all.
+
+    The file names the space that it was made for, where one is given.
+    """
+    save_tensors(network.state_dict(), path, space)
+
+
+def save_tensors(found: Mapping[str, Tensor], path: Path, space: SearchSpace | None = None) -> None:
+    """The same for what a network's `state_dict` gave."""
     part = path.with_suffix(".part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, part)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in found.items()}
+    save_file(tensors, part, None if space is None else {SPACE_KEY: _title(space)})
     part.replace(path)
 
 
-def load(network: nn.Module, path: Path) -> None:
-    """Read what `save` wrote. Raises DataError when it is missing or of another network."""
+def load(network: nn.Module, path: Path, space: SearchSpace | None = None) -> None:
+    """Read what `save` wrote.
+
+    Raises DataError when it is missing or of another network, or when the file names another
+    space than the one given.
+    """
     try:
+        with safe_open(path, "pt") as file:
+            made_for = (file.metadata() or {}).get(SPACE_KEY)
+        if space is not None and made_for not in (None, _title(space)):
+            raise DataError(
+                f"{path} was made for the space {made_for}, but the run has {_title(space)}.",
+                "Use the run that it belongs to.",
+            )
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
@@ -154,3 +182,7 @@ def load(network: nn.Module, path: Path) -> None:
         raise DataError(
             f"{path} holds the weights of another network.", "Use the run that it belongs to."
         ) from error
+
+
+def _title(space: SearchSpace) -> str:
+    return f"{space.name} x{space.scale}"

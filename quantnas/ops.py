@@ -1,7 +1,8 @@
 """OPS: every operation an edge may hold. To add one: write a function, add a line to OPS.
 
-They are those of the published spaces (arXiv 2208.14839). An operation starts with a convolution;
-the activation before it belongs to the skeleton. One without any convolution hands its input on.
+They are those of the published spaces (arXiv 2208.14839), and what ends FSRCNN. An operation
+starts with a convolution; the activation before it belongs to the skeleton. One without any
+convolution hands its input on.
 """
 
 import functools
@@ -31,6 +32,7 @@ class Conv(Protocol):
         groups: int = 1,
         stride: int = 1,
         inner: bool = False,
+        up: int = 1,
     ) -> nn.Module: ...
 
 
@@ -64,6 +66,13 @@ def separable(conv: Conv, slot: Slot, kernel: int) -> Chain:
     return Chain(first, nn.ReLU(), conv(slot.c_in, slot.c_out, 1, inner=True))
 
 
+def transposed(conv: Conv, slot: Slot, kernel: int) -> Chain:
+    """What ends FSRCNN (arXiv 1608.00367)."""
+    if slot.up == 1:
+        raise ValueError("it enlarges, and this edge does not")
+    return Chain(conv(slot.c_in, slot.c_out, kernel, up=slot.up))
+
+
 def identity(conv: Conv, slot: Slot) -> Chain:
     if slot.c_in != slot.c_out:
         raise ValueError(f"it cannot turn {slot.c_in} channels into {slot.c_out}")
@@ -86,6 +95,7 @@ OPS: dict[str, Callable[[Conv, Slot], Chain]] = {
     "factorised5x5": partial(factorised, kernel=5),
     "separable3x3": partial(separable, kernel=3),
     "separable5x5": partial(separable, kernel=5),
+    "transposed9x9": partial(transposed, kernel=9),
     "identity": identity,
 }
 
@@ -113,11 +123,12 @@ def shapes(name: str, slot: Slot) -> tuple[Shape, ...]:
         groups: int = 1,
         stride: int = 1,
         inner: bool = False,
+        up: int = 1,
     ) -> nn.Module:
         if c_in % groups or c_out % groups:
             raise ValueError(f"{c_in} -> {c_out} channels are not divisible by {groups} groups")
         height, width = sides(kernel)
-        found.append((c_out, c_in // groups, height, width))
+        found.append((c_out // up**2, c_in // groups, height, width))
         return nn.Identity()
 
     build(name, count, slot)

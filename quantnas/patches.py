@@ -1,20 +1,16 @@
-"""Aligned patches of low and high resolution, cut from photographs kept in memory as uint8."""
+"""Aligned patches of low and high resolution, cut from photographs held as uint8."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import bicubic, images
 from .errors import DataError
-
-LARGEST = 1536
-"""Longer sides are cut to this many high-resolution pixels, in the middle, to bound memory."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,28 @@ class Patches:
     def batch(self, step: int, count: int) -> tuple[Tensor, Tensor]:
         """(count, 3, size, size) and (count, 3, scale*size, scale*size), in [0, 1]."""
         rng = np.random.default_rng((self.seed, step))
-        chosen = [self._cut(rng) for _ in range(count)]
-        low, high = zip(*chosen, strict=True)
-        return to_tensor(np.stack(low)), to_tensor(np.stack(high))
+        n, first = self.size, self.pairs[0]
+        s = first.high.shape[0] // first.low.shape[0]
+        low = np.empty((count, n, n, 3), np.uint8)
+        high = np.empty((count, s * n, s * n, 3), np.uint8)
+        for i in range(count):
+            for target, patch in zip((low[i], high[i]), self._cut(rng), strict=True):
+                _put(target, patch)
+        return to_tensor(low), to_tensor(high)
+
+    def batches(
+        self, first: int, last: int, count: int
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """`batch` of every step from `first` until before `last`.
+
+        A thread makes the next one while one is in use; it ends when this is closed or let go.
+        """
+        with ThreadPoolExecutor(1, "patches") as thread:
+            begun = (thread.submit(self.batch, step, count) for step in range(first, last))
+            ahead = next(begun, None)
+            while ahead is not None:
+                ready, ahead = ahead.result(), next(begun, None)
+                yield ready
 
     def _cut(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         region = self.regions[rng.integers(len(self.regions))]
@@ -73,40 +88,25 @@ def _turned(image: NDArray[np.uint8], turns: int, mirrored: bool) -> NDArray[np.
     return image[:, ::-1] if mirrored else image
 
 
+def _put(target: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
+    """Copy a turned image, by colour: five times as fast as pixels of three bytes."""
+    for colour in range(3):
+        target[..., colour] = image[..., colour]
+
+
 def to_tensor(batch: NDArray[np.uint8]) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float().div(255)
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [0, 1].
+
+    By numpy: torch would start a team of threads of its own for every thread that calls it.
+    """
+    scaled = np.divide(batch, np.float32(255), dtype=np.float32)
+    return torch.from_numpy(scaled).permute(0, 3, 1, 2)
 
 
 def to_image(x: Tensor) -> NDArray[np.uint8]:
     """(3, H, W) in [0, 1] -> (H, W, 3) uint8, rounded and clipped."""
     pixels = x.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
-
-
-def pair(path: Path, scale: int, largest: int | None = None) -> Pair:
-    """The photograph and its bicubic low-resolution form. Raises DataError as `images.read`."""
-    high = images.read(path)
-    if largest is not None:
-        y, x = (max(0, side - largest) // 2 for side in high.shape[:2])
-        high = high[y : y + largest, x : x + largest]
-    high = bicubic.crop_to_multiple(high, scale)
-    return Pair(path.stem, bicubic.downscale(high, scale), high)
-
-
-def load(paths: Sequence[Path], scale: int, size: int) -> tuple[Pair, ...]:
-    """Pairs of all photographs that hold a patch of `size` low-resolution pixels.
-
-    Raises DataError when there is none, or as `images.read`.
-    """
-    pairs = (pair(path, scale, LARGEST) for path in paths)
-    kept = tuple(p for p in pairs if min(p.low.shape[:2]) >= size)
-    if not kept:
-        raise DataError(
-            f"No photograph is as large as a patch of {size * scale}x{size * scale} pixels.",
-            "Add larger photographs, or make the patches smaller.",
-        )
-    return kept
 
 
 def split(

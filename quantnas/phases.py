@@ -40,7 +40,8 @@ class Phase(Generic[S]):
     """A loop that can stop after any step and go on from there."""
 
     name: str
-    total: int
+    total: Callable[[], int]
+    """Steps in all; that may change on the way, when time is limited."""
     parts: Mapping[str, checkpoint.Stateful]
     """All that changes while it runs."""
     steps: Callable[[int], Iterator[S]]
@@ -58,9 +59,9 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
     try:
         for step in phase.steps(done):
             done = step.step
-            if done % RECORD_EVERY == 0 or done == phase.total or phase.notable(step):
+            if done % RECORD_EVERY == 0 or done == phase.total() or phase.notable(step):
                 run.record(phase.name, asdict(step))  # type: ignore[call-overload]
-            yield Progress(phase.name, done, phase.total, phase.show(step))
+            yield Progress(phase.name, done, phase.total(), phase.show(step))
             if time.monotonic() - saved > SAVE_EVERY:
                 checkpoint.save(path, done, phase.parts)
                 saved = time.monotonic()

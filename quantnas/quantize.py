@@ -34,7 +34,8 @@ def correct_biases(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
     wanted = _mean_outputs(teacher, low)
     for name, conv in convolutions(net).items():
         assert conv.bias is not None
-        conv.bias.add_(wanted[name] - _mean_outputs(net, low)[name])
+        missing = wanted[name] - _mean_outputs(net, low)[name]
+        conv.bias.add_(missing.view(len(conv.bias), -1).mean(1))
 
 
 def _mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:

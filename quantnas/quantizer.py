@@ -4,17 +4,20 @@ A grid is a step and a range of integers [lo, hi]: x is carried as clip(round(x 
 Weights have one grid per output channel; below 8 bits it is asymmetric, lo = -z and
 hi = 2^b - 1 - z with an integer zero point z, so that all 2^b levels are used; at 8 bits it is
 [-127, 127]. Activations have one grid per tensor with unsigned storage: lo = 0 after a ReLU,
-lo = -2^(b-1) for signed data. Zero is always on the grid.
+lo = -2^(b-1) for signed data, lo = -2^b / 16 behind a LeakyReLU of slope 0.05, whose
+negative values are small. Zero is always on the grid.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 BITS = (2, 3, 4, 8)
+Sign = bool | Literal["leaky"]
+"""Whether a tensor has negative values; "leaky": small ones, as a LeakyReLU leaves them."""
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -50,9 +53,10 @@ def fake_quantize(x: Tensor, step: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
     return _FakeQuantize.apply(x, step, lo, hi)
 
 
-def levels(bits: int, signed: bool) -> tuple[int, int]:
+def levels(bits: int, signed: Sign) -> tuple[int, int]:
     """(lo, hi) of an activation's grid."""
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    below = 2**bits // 16 if signed == "leaky" else 2 ** (bits - 1) if signed else 0
+    return -below, 2**bits - 1 - below
 
 
 class ActQuantizer(nn.Module):
@@ -64,7 +68,7 @@ class ActQuantizer(nn.Module):
     lo: Tensor
     hi: Tensor
 
-    def __init__(self, bits: int, signed: bool = False, step: float | None = None) -> None:
+    def __init__(self, bits: int, signed: Sign = False, step: float | None = None) -> None:
         super().__init__()
         self.bits, self.signed, self.fixed = bits, signed, step is not None
         log2 = torch.log2(torch.tensor(1 / 64 if step is None else step))
@@ -153,13 +157,17 @@ class WeightQuantizer(nn.Module):
 def mse_step(
     x: Tensor, lo: Tensor, hi: Tensor, candidates: int = 60, sample: int = 20_000
 ) -> Tensor:
-    """(), the step with the least squared rounding error of x on the integers [lo, hi]."""
+    """(), the step with the least squared rounding error of x on the integers [lo, hi].
+
+    x may lie on another grid already. No candidate is a simple fraction of its range: otherwise
+    many values lie half-way between two levels, where the last bit of a float decides.
+    """
     x = x.detach().flatten()
     x = x[:: max(1, x.numel() // sample)]
     zero = x.new_zeros(())
     full = torch.maximum(x.max() / hi.clamp_min(1), x.min() / lo if lo < 0 else zero)
     full = full.clamp_min(1e-6)
-    steps = full * torch.linspace(1.0, 0.05, candidates, device=x.device)[:, None]
+    steps = full * torch.linspace(1.0007, 0.05, candidates, device=x.device)[:, None]
     error = (torch.maximum(torch.minimum((x / steps).round(), hi), lo) * steps - x).square().mean(1)
     return steps[error.argmin(), 0]
 

@@ -198,7 +198,7 @@ def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
 
 def esa_slots(space: SearchSpace, prefix: str) -> Iterator[Slot]:
     """Every convolution of `Esa`, in the order in which they run."""
-    c, thin = space.channels, space.channels // 4
+    c, thin = space.channels, max(1, space.channels // 4)
 
     def fixed(name: str, kernel: int, c_in: int, c_out: int, area: Area = "low") -> Slot:
         stride = 2 if area == "strided" else 1

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .ends import Correction, View
 from .filling import Filling
 from .quantizer import ActQuantizer
 from .space import SearchSpace, Slot
@@ -22,14 +22,14 @@ class RfdnDeploy(nn.Module):
 
     kinds = ("body", "distill", "upsample")
     smallest = 1
+    colours = (1, 3)
     steps = 3
 
     def __init__(self, space: SearchSpace, filling: Filling) -> None:
         super().__init__()
-        self.scale = space.scale
-        self.image = filling.tensor(step=1 / 255)
+        self.view = View(space, filling)
         slots = {slot.name: slot for slot in rfdn_deploy_slots(space)}
-        self.head = filling.edge(slots["head"], self.image)
+        self.head = filling.edge(slots["head"], self.view.seen)
         self.shallow = filling.tensor()
         self.cells, self.carried = nn.ModuleList(), nn.ModuleList()
         source = self.shallow
@@ -43,20 +43,19 @@ class RfdnDeploy(nn.Module):
         self.smooth = filling.edge(slots["smooth"], self.fused)
         self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor(signed=True)
         self.upsample = filling.edge(slots["upsample"], self.deep)
-        self.detail, self.pixels = filling.tensor(signed=True), filling.tensor(step=1 / 255)
+        self.detail, self.correction = filling.tensor(signed=True), Correction(space, filling)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.image(x)
-        shallow = y = self.shallow(torch.relu(self.head(x)))
+        x, y = self.view(x)
+        shallow = y = self.shallow(torch.relu(self.head(y)))
         outputs = []
         for cell, carried in zip(self.cells, self.carried, strict=True):
             y = carried(torch.relu(y + cell(y)))
             outputs.append(y)
         y = self.fused(torch.relu(self.fuse(self.joined(torch.cat(outputs, 1)))))
         y = self.deep(shallow + self.smoothed(self.smooth(y)))  # a ReLU here dies
-        y = self.detail(self.upsample(y))
-        nearest = torch.repeat_interleave(x, self.scale**2, dim=1)
-        return F.pixel_shuffle(self.pixels(nearest + y), self.scale)
+        out: Tensor = self.correction(x, self.detail(self.upsample(y)))
+        return out
 
 
 class DeployCell(nn.Module):
@@ -104,7 +103,7 @@ def rfdn_deploy_slots(space: SearchSpace) -> Iterator[Slot]:
     def fixed(name: str, op: str, c_in: int, c_out: int) -> Slot:
         return Slot(name, c_in, c, c_out, (op,), (space.fixed_width,))
 
-    yield fixed("head", "conv3x3", 3, c)
+    yield fixed("head", "conv3x3", space.colours, c)
     for k in range(space.cells):
         for i in range(RfdnDeploy.steps):
             yield searched("distill", f"cell{k}_distill{i}", half)
@@ -113,4 +112,4 @@ def rfdn_deploy_slots(space: SearchSpace) -> Iterator[Slot]:
         yield fixed(f"cell{k}_fuse", "conv1x1", half * (RfdnDeploy.steps + 1), c)
     yield fixed("fuse", "conv1x1", c * space.cells, c)
     yield fixed("smooth", "conv3x3", c, c)
-    yield searched("upsample", "upsample", 3 * space.scale**2, gain=0.1)  # little detail at first
+    yield searched("upsample", "upsample", space.colours * space.scale**2, gain=0.1)

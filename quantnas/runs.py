@@ -27,7 +27,7 @@ MADE: dict[str, tuple[str, ...]] = {
     "evaluate": (),
     "report": (),
 }
-"""Step -> the files that it leaves for later ones."""
+"""Step -> the files that it leaves for later ones; a search that had no choice has no weights."""
 STEPS = tuple(MADE)
 
 
@@ -139,7 +139,8 @@ def carry(source: Run, target: Run, until: str) -> None:
     """Copy to `target` what the steps before `until` made in `source`, and nothing else."""
     for step in STEPS[: STEPS.index(until)]:
         for name in MADE[step]:
-            shutil.copy2(source.folder / name, target.path(name))
+            if (source.folder / name).exists():
+                shutil.copy2(source.folder / name, target.path(name))
         target.finish(step, source.result(step) or {})
 
 

@@ -1,8 +1,9 @@
 """The search as a step of a run: what it reads, shows, keeps and leaves in the folder."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
@@ -18,6 +19,7 @@ from . import (
     search,
     skeleton,
     space,
+    store,
     supernet,
     train,
     trajectory,
@@ -28,24 +30,54 @@ from .genotype import Genotype
 from .phases import Phase, Progress
 from .runs import Run, write_text
 from .space import SearchSpace
-from .workspace import device, photographs
+from .workspace import GIVEN, device, photographs_of
 
 SHARES = (0.45, 0.45, 0.1)
 """Of the patches for weights, for alphas, and for the decided network."""
+READING_EVERY = 1.0
+"""Seconds between two records of the reading of photographs."""
 
 
 def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """Photographs -> genotype.json and the chosen candidates' weights."""
+    """Photographs -> genotype.json and the chosen candidates' weights.
+
+    There are no weights where the genotype was given, or where the space leaves no choice.
+    """
     where = _space(run, config)
     write_text(run.path("space.yaml"), space.to_yaml(where))
+    found = known_genotype(where, run.folder / GIVEN)
+    if found is not None:
+        _keep(run, "last", found)
+        facts = {"seconds": 0.0, "kept": "nothing to choose", "share_decided": 1.0}
+        _finish(run, config, where, found, facts)
+        return
     strategy = _random if config.search.strategy == "random" else _gradient
-    yield from strategy(run, config, where, _material(run, config, where.scale))
+    loaded = yield from reading(run, config, where.scale, config.search.patch)
+    counts = {"photographs": loaded.counts()}
+    yield from strategy(run, config, where, _material(config, loaded), counts)
+
+
+def known_genotype(where: SearchSpace, given: Path) -> Genotype | None:
+    """The architecture that needs no search: one that was given, or the only one of its space.
+
+    Raises as `genotype.load` and `genotype.check`.
+    """
+    slots = skeleton.slots(where)
+    if given.exists():
+        found = genotype.load(given)
+        genotype.check(found, slots, where.name)
+        return found
+    if any(slot.options > 1 for slot in slots):
+        return None
+    return Genotype(where.name, {slot.name: supernet.choice_of(slot, 0, 0) for slot in slots})
 
 
 def assist(run: Run, config: RunConfig) -> None:
     """What all processes but the first do (`team`): the same steps on their rows, no files."""
     where = _space(run, config)
-    _, loop = _loop(config, where, _material(run, config, where.scale))
+    photos = photographs_of(run, config).train
+    loaded = store.load(photos, where.scale, config.search.patch)
+    _, loop = _loop(config, where, _material(config, loaded))
     done = checkpoint.load(run.resume_point("search"), loop.state.parts())
     for _ in loop.steps(done):
         pass
@@ -56,10 +88,30 @@ def _space(run: Run, config: RunConfig) -> SearchSpace:
     return space.load(str(mine)) if mine.exists() else space.load(config.space, config.scale)
 
 
-def _material(run: Run, config: RunConfig, scale: int) -> search.Material:
+def reading(
+    run: Run, config: RunConfig, scale: int, size: int
+) -> Generator[Progress, None, store.Loaded]:
+    """What a step learns from; progress over the photographs when that takes more than a moment."""
+    steps = store.loading(photographs_of(run, config).train, scale, size)
+    shown = time.monotonic()
+    while True:
+        try:
+            record = next(steps)
+        except StopIteration as end:
+            loaded: store.Loaded = end.value
+            break
+        if time.monotonic() - shown > READING_EVERY:
+            shown = time.monotonic()
+            facts = {"too small": f"{record.small}", "damaged": f"{record.damaged}"}
+            yield Progress("photographs", record.done, record.total, facts)
+    for line in loaded.remarks():
+        run.log(line)
+    return loaded
+
+
+def _material(config: RunConfig, loaded: store.Loaded) -> search.Material:
     size = config.search.patch
-    pairs = patches.load(photographs(run, config).train, scale, size)
-    return search.Material(*patches.split(pairs, size, config.seed, SHARES))
+    return search.Material(*patches.split(loaded.pairs, size, config.seed, SHARES))
 
 
 def _loop(
@@ -71,12 +123,18 @@ def _loop(
 
 
 def _gradient(
-    run: Run, config: RunConfig, where: SearchSpace, material: search.Material
+    run: Run,
+    config: RunConfig,
+    where: SearchSpace,
+    material: search.Material,
+    counts: Mapping[str, object],
 ) -> Iterator[Progress]:
     began, c = time.monotonic(), config.search
     net, loop = _loop(config, where, material)
     total, parts, show = c.epochs * c.steps_per_epoch, loop.state.parts(), Show(c.at)
-    phase = Phase("search", total, parts, loop.steps, show, lambda step: step.check is not None)
+    phase = Phase(
+        "search", lambda: total, parts, loop.steps, show, lambda step: step.check is not None
+    )
     yield from phases.perform(run, phase)
     found, tried = yield from _chosen(run, config, loop)
     sure, best = loop.share_decided(), loop.state.checks.best
@@ -94,9 +152,9 @@ def _gradient(
         "psnr_patches_rounded": train.measure(rounded, material.held),
         "psnr_patches_folded": train.measure(decided, material.held),
     }
-    network.save(decided, run.weights("searched"))
+    network.save(decided, run.weights("searched"), where)
     trajectory.draw(run.folder, where)
-    _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result})
+    _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result, **counts})
 
 
 def _chosen(
@@ -117,7 +175,11 @@ def _chosen(
 
 
 def _random(
-    run: Run, config: RunConfig, where: SearchSpace, material: search.Material
+    run: Run,
+    config: RunConfig,
+    where: SearchSpace,
+    material: search.Material,
+    counts: Mapping[str, object],
 ) -> Iterator[Progress]:
     began, c = time.monotonic(), config.search
     drawn = random_search.draw(skeleton.slots(where), where, c, c.samples, config.seed)
@@ -125,9 +187,9 @@ def _random(
     yield from _hold(run, "search", contest, material)
     found, net = contest.winner()
     _keep(run, "last", found)
-    network.save(net, run.weights("searched"))
+    network.save(net, run.weights("searched"), where)
     result = {"kept": "best of random", "samples": contest.scores(), "share_decided": 1.0}
-    _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result})
+    _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result, **counts})
 
 
 def _hold(run: Run, phase: str, contest: Contest, material: search.Material) -> Iterator[Progress]:
@@ -145,7 +207,7 @@ def _hold(run: Run, phase: str, contest: Contest, material: search.Material) -> 
         }
 
     parts = {"contest": contest}
-    yield from phases.perform(run, Phase(phase, contest.total, parts, steps, show))
+    yield from phases.perform(run, Phase(phase, lambda: contest.total, parts, steps, show))
 
 
 class Show:

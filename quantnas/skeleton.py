@@ -6,20 +6,29 @@ from torch import nn
 
 from . import ops
 from .basic import Basic, basic_slots
+from .edsr import Edsr, edsr_slots
 from .errors import UsageError
 from .filling import Filling
+from .imdn import Imdn, imdn_slots
+from .plain import STACKS, Plain
 from .rfdn import Rfdn, rfdn_slots
 from .rfdn_deploy import RfdnDeploy, rfdn_deploy_slots
+from .rfdn_published import RfdnPublished, rfdn_published_slots
 from .space import SearchSpace, Slot
 
 SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterator[Slot]]]] = {
     "basic": (Basic, basic_slots),
+    "edsr": (Edsr, edsr_slots),
+    "imdn": (Imdn, imdn_slots),
     "rfdn": (Rfdn, rfdn_slots),
     "rfdn_deploy": (RfdnDeploy, rfdn_deploy_slots),
+    "rfdn_published": (RfdnPublished, rfdn_published_slots),
+    **{name: (Plain, slots) for name, slots in STACKS.items()},
 }
 """Name -> (module class, its slots).
 
-A class names its `kinds` of searched edges, and the `smallest` side of an image that it takes.
+A class names its `kinds` of searched edges, the `smallest` side of an image that it takes, and
+the `colours` that it may see, when these are not always three.
 """
 
 
@@ -36,6 +45,12 @@ def slots(space: SearchSpace) -> tuple[Slot, ...]:
             f"Use {', '.join(SKELETONS)}.",
         )
     kind, make_slots = SKELETONS[space.skeleton]
+    if space.colours not in getattr(kind, "colours", (3,)):
+        raise UsageError(
+            f"Space '{space.name}': 'colours' cannot be {space.colours} with skeleton "
+            f"'{space.skeleton}'.",
+            "Leave it out.",
+        )
     wanted = set(kind.kinds)  # type: ignore[attr-defined]
     if set(space.edges) != wanted:
         raise UsageError(

@@ -15,13 +15,15 @@ from .errors import UsageError
 
 Scale = Literal[2, 3, 4]
 Bits = Literal[2, 3, 4, 8, 32]
-Area = Literal["low", "high", "strided", "pooled"]
+Area = Literal["low", "double", "high", "strided", "pooled", "single"]
 
 AREAS: dict[Area, Callable[[int, int, int], int]] = {
     "low": lambda height, width, scale: height * width,
+    "double": lambda height, width, scale: height * width * 4,
     "high": lambda height, width, scale: height * width * scale**2,
     "strided": lambda height, width, scale: strided(height) * strided(width),
     "pooled": lambda height, width, scale: pooled(height) * pooled(width),
+    "single": lambda height, width, scale: 1,
 }
 """Where a convolution runs -> (height, width, scale) of the low-resolution image -> its outputs."""
 
@@ -67,6 +69,11 @@ class Slot:
     """Slots with the same name here are decided together; empty = alone."""
     kind: str = ""
     """Key of its edge in the space; empty = not searched."""
+    up: int = 1
+    """Above 1 it may enlarge: a transposed convolution then gives its (c_out / up^2, up*H, up*W)
+    as (c_out, H, W), for a pixel shuffle."""
+    identity: bool = False
+    """Whether its operation starts near the identity: what deep stacks without skips need."""
 
     @property
     def weight_bits(self) -> tuple[int, ...]:
@@ -135,6 +142,9 @@ class SearchSpace:
     cells: int
     edges: dict[str, Edge]
     """Kind of edge -> what it may be; the skeleton says which kinds there are."""
+    colours: Literal[1, 3] = 3
+    """3: red, green and blue; 1: the network sees and corrects luma alone, and colours are
+    enlarged bilinearly."""
 
     def __post_init__(self) -> None:
         if self.channels < 2 or self.channels % 2:

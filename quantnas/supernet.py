@@ -13,9 +13,9 @@ from . import ops, skeleton
 from .adq import Adq, PlainSum
 from .alphas import Alphas
 from .config import SearchConfig
-from .conv import InputGrids, Mix, SearchConv2d, embed, see
+from .conv import InputGrids, Mix, SearchConv2d, embed, padding, see, start_as_identity
 from .genotype import Choice, Genotype
-from .quantizer import ActQuantizer, FloatTensor
+from .quantizer import ActQuantizer, FloatTensor, Sign
 from .relax import RELAXATIONS, Relaxation
 from .space import SearchSpace, Slot
 
@@ -36,7 +36,10 @@ class MixedOp(nn.Module):
         self.ops = nn.ModuleDict({name: ops.build(name, conv, slot) for name in slot.ops})
         self.inputs = InputGrids(slot.act_bits, source)
         start = slot.gain * math.sqrt(2 / 3 * len(slot.ops))  # as if candidates were orthogonal
-        self.log_gain = nn.Parameter(torch.full((slot.c_out,), math.log(start)))
+        if slot.identity:
+            start = slot.gain  # they are nearly equal
+            start_as_identity(self.ops)
+        self.log_gain = nn.Parameter(torch.full((slot.c_out // slot.up**2,), math.log(start)))
         columns = [[w.weights == b for b in slot.weight_bits] for w in slot.widths]
         self.register_buffer("to_weights", torch.tensor(columns).float(), persistent=False)
         columns = [[w.activations == b for b in slot.act_bits] for w in slot.widths]
@@ -45,8 +48,9 @@ class MixedOp(nn.Module):
         self.to_inputs: Tensor
 
     def gain(self) -> Tensor:
-        """(c_out,), positive; shared by all candidates."""
-        return self.log_gain.exp()
+        """(c_out,), positive; shared by all candidates, and by the parts of an enlarged pixel."""
+        gain = self.log_gain.exp()
+        return gain.repeat_interleave(self.slot.up**2) if self.slot.up > 1 else gain
 
     def mixtures(self) -> tuple[Tensor, list[Mix]]:
         """p (ops,), and how each operation sees the widths.
@@ -100,9 +104,8 @@ class MixedOp(nn.Module):
         gain = self.gain()
         convs = [(w * gain, cast(SearchConv2d, self._chain(i)[0]), mixes[i]) for i, w in single]
         kernel, bias = merge(convs, self.inputs.quantizers)
-        stride, (height, width) = convs[0][1].stride, kernel.shape[-2:]
-        padding = (height // 2, width // 2) if stride == (1, 1) else (0, 0)
-        return F.conv2d(x, kernel, bias, stride, padding)
+        stride = self.slot.stride
+        return F.conv2d(x, kernel, bias, stride, padding(kernel, stride))
 
 
 def merge(
@@ -114,9 +117,11 @@ def merge(
     """
     sizes: dict[tuple[int, ...], Tensor] = {}
     for weight, conv, mix in single:
-        part = embed(weight.view(-1, 1, 1, 1) * conv.kernel(mix), conv.kernel_size, conv.groups)
-        known = sizes.get(conv.kernel_size)
-        sizes[conv.kernel_size] = part if known is None else known + part
+        kernel = conv.kernel(mix)
+        size = tuple(kernel.shape[-2:])
+        part = embed(weight.view(-1, 1, 1, 1) * kernel, size, conv.groups)
+        known = sizes.get(size)
+        sizes[size] = part if known is None else known + part
     largest = tuple(max(size[d] for size in sizes) for d in (0, 1))
     kernels = [embed(part, (largest[0], largest[1])) for part in sizes.values()]
     biases = [weight * conv.rounded_bias(inputs, mix) for weight, conv, mix in single]
@@ -155,7 +160,7 @@ class Filling:
         new = Alphas(len(slot.ops), len(slot.widths), joint)
         return MixedOp(slot, source, self.alphas.setdefault(slot.choice, new), self.how)
 
-    def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
+    def tensor(self, signed: Sign = False, step: float | None = None) -> ActQuantizer:
         return self.tensors(8, signed, step)
 
     def residual(self, channels: int) -> nn.Module:

@@ -5,19 +5,37 @@ The same loop serves distillation: the target is then a teacher's output.
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from .checkpoint import Stateful
+from .ends import luma
 from .patches import Patches
 
 CLIP = 1.0
 """Norm to which gradients are cut."""
+
+Loss = Literal["l1", "charbonnier"]
+LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": F.l1_loss,
+    "charbonnier": lambda out, wanted: (out - wanted).square().add(1e-6).sqrt().mean(),
+}
+"""Of pixels in [0, 1]. Charbonnier: sqrt(d^2 + 0.001^2), as in LapSRN (arXiv 1704.03915)."""
+
+Target = Callable[[Tensor, Tensor], Tensor]
+"""(low, high) -> what the network's output should be."""
+
+
+def truth(low: Tensor, high: Tensor) -> Tensor:
+    """The photograph itself."""
+    return high
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,41 @@ class Schedule:
     """Adam, a short warm-up, then cosine to 0."""
     check: int = 100
     """Steps between two measurements on the validation patches."""
+    warmup: int = 20
+    """Steps in which the rate rises."""
+    average: float = 0.0
+    """Decay of the moving average of the weights, which is measured and kept; 0 = the weights."""
+    seconds: float | None = None
+    """The training ends by then: the cosine is shortened to what can be done until then."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is compared, and how."""
+
+    target: Target = truth
+    """What is measured on the validation patches, too."""
+    loss: Loss = "l1"
+    colours: int = 3
+    """1: luma alone, for networks that correct nothing else."""
+    teacher: Target | None = None
+    """A further target."""
+    share: float = 0.5
+    """Of the loss, against the teacher."""
+
+    def __call__(self, out: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """() of the network's output (N, 3, H, W)."""
+        loss = self._loss(out, self.target(low, high))
+        if self.teacher is None:
+            return loss
+        return (1 - self.share) * loss + self.share * self._loss(out, self.teacher(low, high))
+
+    def _loss(self, out: Tensor, wanted: Tensor) -> Tensor:
+        return LOSSES[self.loss](*(self.seen(t) for t in (out, wanted)))
+
+    def seen(self, x: Tensor) -> Tensor:
+        """x, or its luma."""
+        return luma(x) if self.colours == 1 else x
 
 
 @dataclass(frozen=True)
@@ -38,9 +91,10 @@ class Step:
 
     step: int
     loss: float
-    """L1, pixels in [0, 1]."""
     psnr: float | None
-    """On the validation patches against the target, RGB, dB; none between measurements."""
+    """On the validation patches against the target, dB; none between measurements."""
+    total: int
+    """Updates planned; fewer than the schedule's when the time is short."""
 
 
 @dataclass
@@ -57,32 +111,60 @@ class Best:
         self.psnr, self.weights = state["psnr"], state["weights"]  # type: ignore[assignment]
 
 
+@dataclass
+class Pace:
+    """How far a training is: by its steps or, when time is short, by its time."""
+
+    steps: int = 0
+    """Planned in all."""
+    done: float = 0.0
+    """Share of the whole, 0 to 1."""
+    seconds: float = 0.0
+    """Used so far, those before an interruption included."""
+
+    def advance(self, step: int, seconds: float, schedule: Schedule) -> None:
+        """After update number `step`, which took `seconds`; they count when there is a limit."""
+        if schedule.seconds is None:
+            self.steps, self.done = schedule.steps, step / schedule.steps
+            return
+        self.seconds += seconds
+        if step >= 5:  # the first ones are slow
+            fit = step + int((schedule.seconds - self.seconds) * step / self.seconds)
+            self.steps = max(step, min(schedule.steps, fit))
+        self.done += (1 - self.done) / max(1, self.steps - step + 1)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"steps": self.steps, "done": self.done, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.done, self.seconds = (state[k] for k in ("steps", "done", "seconds"))
+
+
 @dataclass(frozen=True)
 class State:
     """All that changes while training."""
 
     net: nn.Module
     optimizer: optim.Optimizer
-    best: Best
+    average: nn.Module
+    """What is measured and kept: the moving average of the network, where there is one."""
+    best: Best = field(default_factory=Best)
+    last: dict[str, Tensor] = field(default_factory=dict)
+    """What was reached at the end, best or not; empty before."""
+    pace: Pace = field(default_factory=Pace)
 
     def parts(self) -> dict[str, Stateful]:
         """What a checkpoint holds."""
-        return {"net": self.net, "optimizer": self.optimizer, "best": self.best}
+        parts: dict[str, Stateful] = {"net": self.net, "optimizer": self.optimizer}
+        parts |= {"best": self.best, "pace": self.pace}
+        return parts if self.average is self.net else {**parts, "average": self.average}
 
 
-Target = Callable[[Tensor, Tensor], Tensor]
-"""(low, high) -> what the network's output should be."""
-
-
-def truth(low: Tensor, high: Tensor) -> Tensor:
-    """The photograph itself."""
-    return high
-
-
-def start(net: nn.Module, lr: float) -> State:
-    """An optimizer for a network."""
+def start(net: nn.Module, lr: float, average: bool = False) -> State:
+    """An optimizer for a network, and room for the average of its weights."""
     learning = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    return State(net, optim.Adam(groups(learning, lr)), Best())
+    optimizer = optim.Adam(groups(learning, lr), fused=True)
+    return State(net, optimizer, copy.deepcopy(net) if average else net)
 
 
 def groups(parameters: Iterable[tuple[str, nn.Parameter]], lr: float) -> list[dict[str, Any]]:
@@ -105,40 +187,71 @@ def fit(
     patches: Patches,
     validation: Patches,
     schedule: Schedule,
-    target: Target = truth,
+    objective: Objective = Objective(),
     first: int = 0,
 ) -> Iterator[Step]:
     """Train from step `first`; at the end the network holds its best state."""
-    net, device = state.net, next(state.net.parameters()).device
-    for step in range(first, schedule.steps):
-        set_rate(state.optimizer, schedule.lr * _curve(step, schedule.steps))
-        low, high = (t.to(device) for t in patches.batch(step, schedule.batch))
-        net.train()
-        loss = F.l1_loss(net(low), target(low, high))
-        net.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), CLIP)
-        state.optimizer.step()
-        done, psnr = step + 1, None
-        if done % schedule.check == 0 or done == schedule.steps:
-            psnr = measure(net, validation, target)
-            if psnr > state.best.psnr:
-                state.best.psnr, state.best.weights = psnr, copy.deepcopy(net.state_dict())
-        yield Step(done, loss.item(), psnr)
+    net, pace, device = state.net, state.pace, next(state.net.parameters()).device
+    pace.steps = pace.steps or schedule.steps
+    with closing(patches.batches(first, schedule.steps, schedule.batch)) as batches:
+        done = first
+        while done < pace.steps:
+            began = time.monotonic()
+            rate = min(1.0, (done + 1) / schedule.warmup) * _cosine(pace.done)
+            set_rate(state.optimizer, schedule.lr * rate)
+            low, high = (t.to(device) for t in next(batches))
+            loss = _update(state, objective, low, high)
+            done += 1
+            _follow(state, schedule.average, done)
+            pace.advance(done, time.monotonic() - began, schedule)
+            psnr = None
+            if done % schedule.check == 0 or done == pace.steps:
+                psnr = measure(state.average, validation, objective)
+                if psnr > state.best.psnr:
+                    weights = copy.deepcopy(state.average.state_dict())
+                    state.best.psnr, state.best.weights = psnr, weights
+            yield Step(done, loss, psnr, pace.steps)
+    state.last.update(copy.deepcopy(state.average.state_dict()))
     if state.best.weights:
         net.load_state_dict(state.best.weights)
     net.eval()
 
 
-def _curve(step: int, steps: int, warmup: int = 20) -> float:
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _update(state: State, objective: Objective, low: Tensor, high: Tensor) -> float:
+    net = state.net
+    net.train()
+    loss = objective(net(low), low, high)
+    net.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+    state.optimizer.step()
+    return loss.item()
 
 
 @torch.no_grad()
-def measure(net: nn.Module, validation: Patches, target: Target = truth, count: int = 32) -> float:
-    """PSNR in dB over fixed validation patches, RGB in [0, 1]."""
+def _follow(state: State, decay: float, done: int) -> None:
+    """Move the average towards the weights; early ones are forgotten sooner."""
+    if state.average is not state.net:
+        pairs = zip(state.average.parameters(), state.net.parameters(), strict=True)
+        ours, theirs = map(list, zip(*((a, p) for a, p in pairs if p.requires_grad), strict=True))
+        torch._foreach_lerp_(ours, theirs, 1 - min(decay, done / (10 + done)))
+
+
+@torch.no_grad()
+def measure(
+    net: nn.Module,
+    validation: Patches,
+    objective: Objective = Objective(),
+    count: int = 32,
+) -> float:
+    """PSNR in dB over fixed validation patches, in [0, 1]: RGB, or luma if that is compared."""
     device = next(net.parameters()).device
     low, high = (t.to(device) for t in validation.batch(0, count))
     net.eval()
-    error = F.mse_loss(net(low).clamp(0, 1), target(low, high)).item()
+    out, wanted = net(low).clamp(0, 1), objective.target(low, high)
+    error = F.mse_loss(objective.seen(out), objective.seen(wanted)).item()
     return -10 * math.log10(max(error, 1e-10))

@@ -16,42 +16,49 @@ from . import (
     genotype,
     images,
     network,
+    photographs,
     random_search,
     schema,
     skeleton,
     space,
+    store,
     team,
 )
 from .config import RunConfig, SearchConfig
 from .errors import DataError, UsageError
 from .genotype import Genotype
+from .photographs import Photograph
 from .runs import Run, to_json, write_text
 from .space import Precision
+
+GIVEN = "genotype_given.json"
+"""Copy of the genotype that a run was given, beside its config."""
 
 
 @dataclass(frozen=True)
 class Photographs:
     """What is learned from, and what is kept for the evaluation."""
 
-    train: tuple[Path, ...]
-    held_out: tuple[Path, ...]
+    train: tuple[Photograph, ...]
+    held_out: tuple[Photograph, ...]
 
 
 def choose(config: RunConfig) -> Photographs:
     """The photographs that these settings mean now.
 
-    Raises DataError as `images.find` and `images.split`, and when the two parts overlap.
+    Raises DataError as `photographs.find` and `photographs.split`, and when the two parts overlap.
     """
     if config.data is None:
         bundled = images.bundled()
-        learn, held_out = bundled.train, bundled.held_out
+        learn, held_out = (tuple(map(Photograph, p)) for p in (bundled.train, bundled.held_out))
     elif config.eval_data is None:
-        learn, held_out = images.split(images.find(config.data))
+        learn, held_out = photographs.split(find(config.data, config))
     else:
-        learn, held_out = tuple(images.find(config.data)), ()
+        learn, held_out = find(config.data, config), ()
     if config.eval_data is not None:
-        held_out = tuple(images.find(config.eval_data))
-    both = {path.resolve() for path in learn} & {path.resolve() for path in held_out}
+        held_out = find(config.eval_data, config)
+    parts = ({photo.high.resolve() for photo in part} for part in (learn, held_out))
+    both = set.intersection(*parts)
     if both:
         raise DataError(
             f"{len(both)} photographs are to be learned from and evaluated on ({min(both)}).",
@@ -60,13 +67,24 @@ def choose(config: RunConfig) -> Photographs:
     return Photographs(learn, held_out)
 
 
-def photographs(run: Run, config: RunConfig) -> Photographs:
+def find(folder: str, config: RunConfig) -> tuple[Photograph, ...]:
+    """The photographs of a folder, for the scale of a run."""
+    return tuple(photographs.find(folder, space.load(config.space, config.scale).scale))
+
+
+def photographs_of(run: Run, config: RunConfig) -> Photographs:
     """The photographs of a run, as they were chosen when it began."""
     path = run.folder / "photographs.json"
     if not path.exists():
         return choose(config)
     rows = genotype.read_json(path)
-    return Photographs(*(tuple(Path(p) for p in rows[part]) for part in ("train", "held_out")))
+    return Photographs(*(tuple(map(_photograph, rows[part])) for part in ("train", "held_out")))
+
+
+def _photograph(row: Mapping[str, str | None]) -> Photograph:
+    high, low = (path and Path(path) for path in (row["high"], row["low"]))
+    assert high
+    return Photograph(high, low or None)
 
 
 def inherited(source: Run, config: RunConfig) -> Photographs:
@@ -76,7 +94,7 @@ def inherited(source: Run, config: RunConfig) -> Photographs:
     """
     old = load_config(source)
     same = (old.data, old.eval_data) == (config.data, config.eval_data)
-    return photographs(source, old) if same else choose(config)
+    return photographs_of(source, old) if same else choose(config)
 
 
 def device(config: RunConfig) -> torch.device:
@@ -99,17 +117,22 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
     if verb in ("run", "quantize"):
         require_bits(where, config.bits)
     slots = skeleton.slots(where)
-    _check_sizes(where, config.search)
+    if config.genotype is not None:
+        genotype.check(genotype.load(config.genotype), slots, where.name)
+    _check_sizes(where, config)
     if config.search.target_bitops is not None:
         _check_target(slots, where.scale, config.search)
     if config.search.strategy == "random":
         random_search.draw(slots, where, config.search, 1, config.seed)
-    _check_patches(where, config, chosen, verb)
-    paths = list(chosen.held_out)
+    measured = list(chosen.held_out)
     for folder in config.benchmarks:
-        paths += images.find(folder)
-    for path in paths:
-        evaluate.require_size(images.read(path), path, where.scale)
+        measured += photographs.find(folder, where.scale)
+    photographs.require_fitting([*chosen.train, *measured], where.scale)
+    _check_patches(where, config, chosen, verb)
+    for photo in measured:
+        evaluate.require_size(images.read(photo.high), photo.high, where.scale)
+        if photo.low is not None:
+            images.read(photo.low)
 
 
 def _check_patches(
@@ -122,7 +145,7 @@ def _check_patches(
         "quantize": config.quantize.patch,
     }
     sizes = [side for step, side in sides.items() if verb in (step, "run")]
-    if sizes and not any(images.holds(path, max(sizes) * where.scale) for path in chosen.train):
+    if sizes and not any(store.holds(photo, where.scale, max(sizes)) for photo in chosen.train):
         raise DataError(
             f"No photograph is as large as a patch of {max(sizes)} low-resolution pixels at "
             f"x{where.scale}.",
@@ -130,12 +153,18 @@ def _check_patches(
         )
 
 
-def _check_sizes(where: space.SearchSpace, config: SearchConfig) -> None:
+def _check_sizes(where: space.SearchSpace, config: RunConfig) -> None:
     least = skeleton.smallest(where)
-    for name, side in (("patch", config.patch), ("at", min(config.resolution))):
+    sides = {
+        "search.patch": config.search.patch,
+        "search.at": min(config.search.resolution),
+        "train.patch": config.train.patch,
+        "quantize.patch": config.quantize.patch,
+    }
+    for name, side in sides.items():
         if side < least:
             raise UsageError(
-                f"`search.{name}` is {side} pixels, but skeleton '{where.skeleton}' needs {least}.",
+                f"`{name}` is {side} pixels, but skeleton '{where.skeleton}' needs {least}.",
                 "Make it larger.",
             )
 
@@ -157,10 +186,17 @@ def begin(run: Run, config: RunConfig, chosen: Photographs, environment: Mapping
     """Write what a run is before it starts."""
     write_text(run.path("config.yaml"), yaml.safe_dump(plain(config), sort_keys=False))
     write_text(run.path("env.json"), to_json(environment))
+    if config.genotype is not None:
+        write_text(run.path(GIVEN), genotype.load(config.genotype).to_json() + "\n")
     if config.data is not None or config.eval_data is not None:
         parts = {"train": chosen.train, "held_out": chosen.held_out}
-        rows = {part: [str(p.resolve()) for p in paths] for part, paths in parts.items()}
+        rows = {part: [_row(photo) for photo in photos] for part, photos in parts.items()}
         write_text(run.path("photographs.json"), to_json(rows))
+
+
+def _row(photo: Photograph) -> dict[str, str | None]:
+    low = None if photo.low is None else str(photo.low.resolve())
+    return {"high": str(photo.high.resolve()), "low": low}
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
@@ -204,13 +240,28 @@ def quantized(run: Run) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
     rows = genotype.read_json(need(run.path("precision.json"), "quantize"))
     precision = {name: Precision(**bits) for name, bits in rows.items()}
     net = network.build(where, found, precision)
-    network.load(net, need(run.weights("quantized"), "quantize"))
-    slots = skeleton.slots(where)
-    return (
-        where,
-        net.eval(),
-        cost.total(cost.layers(slots, found, precision, where.scale), where.scale),
-    )
+    network.load(net, need(run.weights("quantized"), "quantize"), where)
+    return where, net.eval(), _cost(where, found, precision)
+
+
+def checkpoint(run: Run, kind: str) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
+    """A network of a run with its cost: `searched` and `float` ones cost 32 x 32 bits."""
+    if kind == "quantized":
+        return quantized(run)
+    where, found = architecture(run)
+    rounded = kind == "trained" and not where.is_float
+    precision = genotype.searched_precision(found) if rounded else None
+    net = network.build(where, found, precision)
+    network.load(net, run.weights(kind), where)
+    bits = precision or {slot.name: Precision(32, 32) for slot in skeleton.slots(where)}
+    return where, net.eval(), _cost(where, found, bits)
+
+
+def _cost(
+    where: space.SearchSpace, found: Genotype, precision: Mapping[str, Precision]
+) -> cost.Cost:
+    rows = cost.layers(skeleton.slots(where), found, precision, where.scale)
+    return cost.total(rows, where.scale)
 
 
 def need(path: Path, step: str) -> Path:

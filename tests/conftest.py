@@ -1,15 +1,28 @@
 """Provides the fixtures that several test modules share."""
 
 import dataclasses
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from quantnas import patches, skeleton, space
+from quantnas import (
+    cost,
+    export,
+    genotype,
+    network,
+    patches,
+    quantize,
+    skeleton,
+    space,
+    workspace,
+)  # fmt: skip
+from quantnas.config import RunConfig
 from quantnas.genotype import Genotype
+from quantnas.runs import Run, to_json
 from quantnas.search import Material
 from quantnas.space import Edge, SearchSpace
 from quantnas.supernet import choice_of
@@ -24,6 +37,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded photographs are kept for the length of the session, away from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANTNAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +96,18 @@ def small(tiny, apart) -> dict[str, SearchSpace]:
     """Name -> a space of few channels; every macro-architecture is among them."""
     basic = dataclasses.replace(space.load("basic"), channels=12, cells=2)
     rfdn = dataclasses.replace(space.load("rfdn"), channels=12, cells=1)
-    return {"tiny": tiny, "apart": apart, "basic": basic, "rfdn": rfdn}
+    return {"tiny": tiny, "apart": apart, "basic": basic, "rfdn": rfdn, **searchable()}
+
+
+def searchable() -> dict[str, SearchSpace]:
+    """Skeleton of a fixed network -> a space of it with something to choose on every edge."""
+    edge, found = Edge(("conv3x3", "growth1x1"), (4, 8)), {}
+    for name in ("edsr_baseline", "imdn", "rfdn48"):
+        fixed = space.load(name)
+        found[fixed.skeleton] = dataclasses.replace(
+            fixed, name=fixed.skeleton, channels=12, cells=1, edges=dict.fromkeys(fixed.edges, edge)
+        )
+    return found
 
 
 @pytest.fixture
@@ -143,3 +175,34 @@ def equal_states():
         return a == b
 
     return equal
+
+
+@pytest.fixture
+def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
+    """(folder, scale, held_out) -> a run whose steps up to `export` are there, not trained."""
+
+    def make(folder: Path, scale: int = 2, held_out: str | None = None) -> Run:
+        where = dataclasses.replace(tiny, scale=scale)
+        run, found = Run(folder), random_genotype(where, 3)
+        run.path("space.yaml").write_text(space.to_yaml(where))
+        run.path("genotype.json").write_text(found.to_json())
+        config = RunConfig(str(folder / "space.yaml"), eval_data=held_out)
+        command = {"command": ["quantnas", "run", "tiny"]}
+        workspace.begin(run, config, workspace.choose(config), command)
+        precision = genotype.searched_precision(found)
+        nets = [network.build(where, found, bits) for bits in (None, precision)]
+        network.inherit(nets[1], nets[0])
+        quantize.initialise(nets[1], pixels(4, 16, 16))
+        nets.append(quantize.freeze(nets[1]))
+        for name, net in zip(("float", "trained", "quantized"), nets, strict=True):
+            network.save(net, run.weights(name), where)
+        shutil.copy(run.weights("float"), run.weights("searched"))
+        rows = {name: dataclasses.asdict(bits) for name, bits in precision.items()}
+        run.path("precision.json").write_text(to_json(rows))
+        totals = cost.total(cost.layers(skeleton.slots(where), found, precision, scale), scale)
+        export.to_onnx(nets[2], totals, scale, run.path("model.onnx"))
+        for step in ("search", "train", "quantize", "export"):
+            run.finish(step, {"seconds": 60.0})
+        return run
+
+    return make

@@ -104,7 +104,7 @@ BAD = [
     (["run", "op_space.yaml"], 2, "'edges.body.ops.2' cannot be 'conv7x7'"),
     (["run", "bits_space.yaml"], 2, "'edges.body.bits.1' cannot be 5"),
     (["run", "scale_space.yaml"], 2, "'scale' cannot be 7"),
-    (["run", "nothing"], 2, "Use one of basic, rfdn"),
+    (["run", "nothing"], 2, "Use one of basic, edsr_baseline"),
     (["run", "--scale", "5"], 2, "should be 2, 3 or 4"),
     (["run", "--bits", "5"], 2, "should be 2, 3, 4 or 8"),
     (["run", "--set", "search"], 2, "section.key=value"),
@@ -130,7 +130,7 @@ BAD = [
     (["search", "--strategy", "luck"], 2, "'gradient' or 'random'"),
     (["search", "--keep", "all"], 2, "'last', 'best' or 'trial'"),
     (["search", "--epochs", "0"], 2, "at least 1"),
-    (["spaces", "--copy", "rfnd"], 2, "Use one of basic, rfdn"),
+    (["spaces", "--copy", "rfnd"], 2, "Use one of basic, edsr_baseline"),
     (["spaces", "--copy", "rfdn_small", "--to", "typo_space.yaml"], 2, "exists already"),
     (["spaces", "--copy", "rfdn_small", "--to", "nowhere/a.yaml"], 3, "Choose another --to"),
     (["spaces", "--to", "a.yaml"], 2, "belong to --copy"),
@@ -231,10 +231,20 @@ def test_without_the_extra_tensorboard_is_refused_before_anything_is_made(
 def test_spaces_lists_every_built_in_one(capsys):
     assert command("spaces") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["space", *sorted(space.builtin())]
+    gap = lines.index("")
+    assert lines[gap : gap + 3] == ["", "Fixed networks, with nothing to choose:", ""]
+    names = [[line.split()[0] for line in part] for part in (lines[:gap], lines[gap + 3 :])]
+    assert (names[0].pop(0), names[1].pop(0)) == ("space", "network")
+    assert names[0] == sorted(names[0]) and names[1] == sorted(names[1])
+    assert {*names[0], *names[1]} == {*space.builtin()}
+    for name in space.builtin():
+        options = {slot.options for slot in skeleton.slots(space.load(name))}
+        assert name in names[options == {1}]
     small = next(line for line in lines if line.startswith("rfdn_small"))
     assert small.split()[1:7] == ["x2", "16", "2", "15", "10^11.1", "0.435-3.98"]
     assert small.endswith("A small deploy-friendly relative of RFDN (arXiv 2009.11551)")
+    fixed = next(line for line in lines if line.startswith("rfdn50"))
+    assert fixed.split()[1:6] == ["x4", "50", "4", "433,448", "27"]
 
 
 def test_spaces_as_json(capsys):
@@ -251,7 +261,8 @@ def test_a_copied_space_can_be_used(here, capsys, name):
     assert f"quantnas search ./{name}.yaml" in capsys.readouterr().out
     assert Path(f"{name}.yaml").read_bytes() == space.builtin()[name].read_bytes()
     assert command("info", f"./{name}.yaml") == 0
-    assert "searched edges" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "searched edges" in out or "nothing to choose" in out
     assert command("spaces", "--copy", name) == 2
     assert command("spaces", "--copy", name, "--force") == 0
     assert command("spaces", "--copy", name, "--to", here / "other.yaml") == 0
@@ -265,6 +276,13 @@ def test_info_of_a_space_names_every_choice(capsys):
     assert "body (8 searched): 4, 8 bits\n  conv1x1, conv3x3, conv5x5, conv3x3_groups2" in out
     for resolution in ("LR 32x32", "LR 256x256", "1280x720 output"):
         assert resolution in out
+
+
+def test_info_of_a_fixed_network_has_no_ranges(capsys):
+    assert command("info", "rfdn50") == 0
+    out = capsys.readouterr().out
+    assert "nothing to choose, 433,448 parameters" in out
+    assert "1280x720 output" in out and " to " not in out.replace("nothing to choose", "")
 
 
 def test_info_tells_widths_apart_and_a_search_in_float(here, capsys):

@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cost, network, skeleton, supernet
+from quantnas import cost, network, skeleton, space, supernet
 from quantnas.config import SearchConfig
 from quantnas.genotype import Choice, Genotype, searched_precision, uniform_precision
 from quantnas.space import Edge, Precision, SearchSpace
 
-SPACES = ["tiny", "apart", "basic", "rfdn"]
+SPACES = ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published"]
 
 
-def rows_of(space, genotype, precision=None):
+def rows_of(where, genotype, precision=None):
     precision = precision or searched_precision(genotype)
-    return cost.layers(skeleton.slots(space), genotype, precision, space.scale)
+    return cost.layers(skeleton.slots(where), genotype, precision, where.scale)
 
 
-def total_of(space, genotype, precision=None):
-    return cost.total(rows_of(space, genotype, precision), space.scale)
+def total_of(where, genotype, precision=None):
+    return cost.total(rows_of(where, genotype, precision), where.scale)
 
 
 def counted(net: nn.Module, low: torch.Tensor) -> tuple[int, int]:
@@ -118,6 +118,7 @@ def test_a_known_convolution_costs_what_it_costs():
 def test_areas_have_the_size_of_their_tensors():
     layer = cost.Layer("x", "conv3x3", (4, 2, 3, 3), 8, 8, "low", 0, 0)
     outputs = {"low": 15 * 20, "high": 15 * 20 * 9, "strided": 7 * 9, "pooled": 1 * 1}
+    outputs |= {"double": 15 * 20 * 4, "single": 1}
     for area, n in outputs.items():
         assert dataclasses.replace(layer, area=area).macs_at(15, 20, 3) == 72 * n
 
@@ -126,6 +127,32 @@ def test_areas_have_the_size_of_their_tensors():
 def test_weights_take_the_bytes_of_their_storage(bits, stored):
     layer = cost.Layer("x", "conv1x1", (5, 3, 1, 1), bits, 8, "low", 0, 20)
     assert cost.total([layer], 2).weight_bytes == -(-15 * stored // 8)
+
+
+KNOWN = {
+    ("edsr_baseline", 2): ("1.37 M", "316.25 G", "", ""),
+    ("edsr_baseline", 4): ("1.52 M", "114.23 G", "", ""),
+    ("imdn", 2): ("694 K", "158.8 G", "", ""),
+    ("imdn", 4): ("715 K", "40.9 G", "727 M", "46.5 G"),
+    ("rfdn48", 4): ("", "", "390 M", "25.0 G"),
+    ("rfdn50", 4): ("433.448 K", "23.8 G", "422 M", "27.0 G"),
+}
+"""Fixed network, scale -> parameters, MACs at 1280x720 output, MACs and 8-bit BitOps at LR 32x32,
+as printed elsewhere or counted by hand; empty: not known."""
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
+
+
+@pytest.mark.parametrize(("name", "scale"), list(KNOWN))
+def test_fixed_networks_cost_what_is_known(name, scale):
+    where = space.load(name, scale)
+    extent = cost.extent(skeleton.slots(where), scale)
+    assert (extent["searched_edges"], extent["architectures"]) == (0, 1)
+    found = extent["largest"]
+    values = [found.parameters, found.macs["1280x720 output"], found.macs["LR 32x32"]]
+    for value, known in zip([*values, found.bitops["LR 32x32"]], KNOWN[name, scale], strict=True):
+        number, _, unit = known.partition(" ")
+        decimals = len(number.partition(".")[2])
+        assert not known or f"{value / UNITS[unit]:.{decimals}f}" == number
 
 
 # A supernet

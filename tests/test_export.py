@@ -10,7 +10,17 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cost, export, network, onnx_weights, quantize, skeleton, space, verify
+from quantnas import (
+    cost,
+    export,
+    network,
+    onnx_weights,
+    patches,
+    quantize,
+    skeleton,
+    space,
+    verify,
+)  # fmt: skip
 from quantnas.errors import DataError
 from quantnas.genotype import Choice, searched_precision, uniform_precision
 from quantnas.quantizer import ActQuantizer
@@ -158,6 +168,36 @@ def test_published_spaces_agree_with_steps_and_sizes_of_any_kind(
         wanted = net.double()(low.double()).numpy()
     assert out.shape == wanted.shape == (1, 3, 2 * size[0], 2 * size[1])
     assert np.mean(np.abs(out - wanted) > 0.5 / 255) < 0.01 and wanted.std() > 0.02
+
+
+@torch.no_grad()
+def enliven(net) -> None:
+    """Larger kernels and a grey picture, so that everything that is computed can be seen.
+
+    With much larger ones a network is chaotic: one value rounded otherwise becomes thousands.
+    """
+    *inner, last = network.convolutions(net).values()
+    for conv in inner:
+        conv.weight.mul_(1.3)
+    last.bias.add_(0.5)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", ["edsr_baseline", "imdn", "rfdn48"])
+def test_fixed_networks_pass_the_verification(random_genotype, pixels, tmp_path, name, scale, bits):
+    where = dataclasses.replace(space.load(name, scale), channels=12, cells=1 + scale % 2)
+    slots = skeleton.slots(where)
+    precision = uniform_precision(slots, bits)
+    genotype, low = random_genotype(where, 0), pixels(4, 17, 20)
+    net, _, path = export_network(where, genotype, precision, low, False, tmp_path, enliven)
+    images = [patches.to_image(pixels(1, side, side + 3, side)[0]) for side in (17, 32)]
+    assert verify.verify(path, net, images).convolutions == len(slots)
+    with torch.no_grad():
+        assert net(low).std() > 0.1
+    kinds = {node.op_type for node in verify.optimised(path).graph.node}
+    assert "Conv" not in kinds and "LeakyRelu" not in kinds
+    assert name == "edsr_baseline" or {"QLinearLeakyRelu", "QLinearConcat", "QLinearMul"} <= kinds
 
 
 def test_two_grids_in_a_row_are_not_merged(make, pixels, tiny):

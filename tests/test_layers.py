@@ -20,16 +20,20 @@ LAYERS = [
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_weights", "onnx_graph", "ops", "alphas", "team"}
     | {"tensorboard"},
-    {"filling", "fitting", "adq", "relax", "images", "checkpoint"},
-    {"conv", "basic", "rfdn", "rfdn_deploy", "patches", "board"},
-    {"skeleton", "train"},
+    {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"},
+    {"ends", "distillation", "rfdn"},
+    {"conv", "basic", "edsr", "imdn", "rfdn_deploy", "rfdn_published", "plain"}
+    | {"photographs", "board"},
+    {"skeleton", "train", "store"},
     {"supernet"},
     {"network", "cost"},
-    {"objective", "budget", "quantize", "evaluate", "export"},
+    {"objective", "budget", "quantize", "evaluate", "export", "foreign"},
     {"search"},
-    {"random_search", "contest", "verify", "report", "crops", "diagram", "trajectory"},
-    {"workspace", "phases"},
-    {"searching"},
+    {"random_search", "contest", "verify", "report", "crops", "diagram", "trajectory"}
+    | {"tables", "labels"},
+    {"workspace", "phases", "difference", "front"},
+    {"searching", "models"},
+    {"comparison", "training"},
     {"pipeline"},
 ]
 LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}

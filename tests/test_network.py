@@ -84,8 +84,11 @@ def test_the_network_computes_what_the_supernet_does(
     require_equal(net, rounded, low, pixels(1, 4, 7, seed + 100))
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("name", ["basic", "rfdn"])
+PUBLISHED = [*itertools.product(("basic", "rfdn"), range(2))]
+PUBLISHED += [("edsr", 0), ("imdn", 0), ("rfdn_published", 0)]
+
+
+@pytest.mark.parametrize(("name", "seed"), PUBLISHED)
 @pytest.mark.parametrize(("probabilities", "deviation"), VARIANTS)
 def test_the_published_networks_compute_what_their_supernets_do(
     small, pixels, name, probabilities, deviation, seed
@@ -281,3 +284,17 @@ def test_weights_that_do_not_fit_or_cannot_be_read_are_data_errors(tiny, random_
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="Cannot read"):
         network.load(net, path)
+
+
+def test_weights_name_the_space_that_they_were_made_for(tiny, random_genotype, tmp_path):
+    net = network.build(tiny, random_genotype(tiny, 1), None)
+    path = tmp_path / "w.safetensors"
+    network.save(net, path, tiny)
+    network.load(net, path, tiny)
+    network.load(net, path)
+    for other in (dataclasses.replace(tiny, name="other"), dataclasses.replace(tiny, scale=3)):
+        words = f"made for the space tiny x2, but the run has {other.name} x{other.scale}"
+        with pytest.raises(DataError, match=words):
+            network.load(net, path, other)
+    network.save(net, path)  # names none
+    network.load(net, path, dataclasses.replace(tiny, name="other"))

@@ -40,20 +40,23 @@ WORK = {  # per pixel, from 12 channels over 18 to 6
     "factorised5x5": (12 * 18 + 18 * 6) * 5,
     "separable3x3": 12 * 9 + 12 * 6,
     "separable5x5": 12 * 25 + 12 * 6,
+    "transposed9x9": 12 * 6 * 81,
 }
 
 
 def slot_of(name: str, c_in: int = 12, c_mid: int = 18, c_out: int = 6, **more: object) -> Slot:
-    return Slot("e", c_in, c_mid, c_out, (name,), (Precision(4, 4), Precision(8, 8)), **more)
+    up = 2 if name.startswith("transposed") else 1
+    widths = (Precision(4, 4), Precision(8, 8))
+    return Slot("e", c_in, c_mid, c_out * up**2, (name,), widths, **{"up": up, **more})
 
 
 def counted(op: nn.Module, x: torch.Tensor) -> int:
     """Multiply-accumulates per pixel, from what the convolutions really put out."""
     found = []
 
-    def hook(conv: nn.Conv2d, args: tuple[torch.Tensor], out: torch.Tensor) -> None:
+    def hook(conv: Conv2d, args: tuple[torch.Tensor], out: torch.Tensor) -> None:
         per_output = conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1]
-        found.append(out[0].numel() * per_output)
+        found.append(out[0].numel() * per_output // conv.up**2)
 
     hooks = [m.register_forward_hook(hook) for m in op.modules() if isinstance(m, nn.Conv2d)]
     op(x)
@@ -72,7 +75,7 @@ def test_an_operation_keeps_the_size_learns_and_costs_what_is_counted(name):
     op = ops.build(name, Conv2d, slot)
     x = torch.rand(2, 12, 7, 5, requires_grad=True)
     y = op(x)
-    assert y.shape == (2, 6, 7, 5)
+    assert y.shape == (2, slot.c_out, 7, 5)
     y.square().sum().backward()
     assert all(t.grad is not None and t.grad.abs().sum() > 0 for t in (x, *op.parameters()))
     assert counted(op, x) == cost.weights(name, slot) == WORK[name]
@@ -97,12 +100,12 @@ def test_the_shapes_are_those_of_the_real_kernels(name):
 def test_an_operation_takes_every_kind_of_convolution(name, relaxation):
     slot, source, x = slot_of(name), ActQuantizer(8), torch.rand(1, 12, 5, 6)
     rounded = partial(QuantConv2d, precision=Precision(4, 4), source=source)
-    assert ops.build(name, rounded, slot)(x).shape == (1, 6, 5, 6)
+    assert ops.build(name, rounded, slot)(x).shape == (1, slot.c_out, 5, 6)
     relaxed = {"slot": slot, "source": source, "relaxation": RELAXATIONS[relaxation]}
     op = ops.build(name, partial(SearchConv2d, **relaxed), slot)
     half = torch.tensor([0.5, 0.5])
     mix = Mix(half, half, torch.tensor(0.3))
-    assert op(x, [ActQuantizer(4), source], mix).shape == (1, 6, 5, 6)
+    assert op(x, [ActQuantizer(4), source], mix).shape == (1, slot.c_out, 5, 6)
     inner = [m.inner for m in op.modules() if isinstance(m, SearchConv2d)]
     assert inner == [False, True][: len(inner)]
 

@@ -1,12 +1,14 @@
 """Checks that patches are aligned, disjoint between splits, and a function of seed and step."""
 
+import dataclasses
 import random
+import threading
 
 import numpy as np
 import pytest
 import torch
 
-from quantnas import images, patches
+from quantnas import patches
 from quantnas.errors import DataError
 from quantnas.patches import Pair, Patches
 
@@ -133,42 +135,44 @@ def test_too_few_regions_are_an_error():
         patches.split([coded(0, 12, 12, 2)], 8, 0, (1, 1))
 
 
-def photograph(folder, name: str, height: int, width: int):
-    y, x, c = np.mgrid[:height, :width, :3]
-    path = folder / f"{name}.png"
-    images.write(path, (y * 3 + x * 2 + c * 40).astype(np.uint8))
-    return path
+def test_batches_are_those_of_the_steps_from_wherever_they_begin():
+    part = patches.split(pairs(), 4, 5, (1, 1))[0]
+    wanted = [part.batch(step, 3) for step in range(9)]
+    for first in (0, 1, 5, 8, 9):
+        found = list(part.batches(first, 9, 3))
+        assert len(found) == 9 - first
+        for mine, theirs in zip(found, wanted[first:], strict=True):
+            assert all(map(torch.equal, mine, theirs))
+    assert list(part.batches(3, 2, 3)) == []
 
 
-def test_photographs_that_are_too_small_are_left_out(tmp_path):
-    paths = [photograph(tmp_path, "a", 40, 15), photograph(tmp_path, "b", 25, 33)]
-    assert [p.name for p in patches.load(paths, 2, 12)] == ["b"]
-    with pytest.raises(DataError, match="as large as a patch of 26x26"):
-        patches.load(paths, 2, 13)
+def threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("patches")]
 
 
-def test_a_photograph_that_cannot_be_read_is_an_error(tmp_path):
-    with pytest.raises(DataError):
-        patches.load([tmp_path / "none.png"], 2, 4)
+@pytest.mark.parametrize("how", ["close", "let go", "end", "raise"])
+def test_no_thread_outlives_its_batches(how):
+    found = patches.split(pairs(), 4, 5, (1,))[0].batches(0, 5, 2)
+    next(found)
+    assert threads()
+    if how == "close":
+        found.close()
+    elif how == "let go":
+        del found
+    elif how == "end":
+        assert len(list(found)) == 4
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            found.throw(KeyboardInterrupt)
+    assert not threads()
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_a_pair_is_the_photograph_and_its_small_form(tmp_path, scale):
-    path = photograph(tmp_path, "a", 29, 38)
-    found = patches.pair(path, scale)
-    height, width = 29 // scale, 38 // scale
-    assert found.name == "a" and found.low.shape == (height, width, 3)
-    assert np.array_equal(found.high, images.read(path)[: height * scale, : width * scale])
-    blocks = found.high.reshape(height, scale, width, scale, 3).mean((1, 3))
-    inside = np.abs(blocks - found.low)[2:-2, 2:-2]
-    assert np.median(inside) < 1
-
-
-def test_large_photographs_are_cut_in_the_middle(tmp_path, monkeypatch):
-    monkeypatch.setattr(patches, "LARGEST", 20)
-    path = photograph(tmp_path, "a", 15, 44)
-    (found,) = patches.load([path], 2, 4)
-    assert np.array_equal(found.high, images.read(path)[:14, 12:32])
+def test_what_fails_in_the_thread_fails_here():
+    part = patches.split(pairs(), 4, 5, (1,))[0]
+    broken = dataclasses.replace(part, regions=())
+    with pytest.raises(ValueError):
+        next(broken.batches(0, 5, 2))
+    assert not threads()
 
 
 def test_tensors_and_images_convert_into_one_another():

@@ -70,19 +70,22 @@ def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys,
     assert {row["act_bits"] for row in facts["cost"]["layers"]} == {8}
     exported = tmp_path / "export" / "rfdn_small"
     if bits == 2:
-        assert command("evaluate", exported, "--output", tmp_path) == 0
+        folder = tmp_path / "photos"
+        images.write(folder / "a.png", images.read(images.bundled().held_out[1])[:90, :120])
+        assert command("evaluate", exported, "--data", folder, "--output", tmp_path) == 0
         assert command("report", tmp_path / "evaluate" / "rfdn_small") == 0
-        assert (tmp_path / "evaluate" / "rfdn_small" / "report.md").is_file()
+        sets = json.loads((exported / "report.json").read_text())["evaluate"]["sets"]
+        assert list(sets) == ["held-out", "photos"]
 
 
 def test_an_old_file_is_never_taken_for_a_new_one(done, tmp_path, capsys):
     assert command("quantize", done, "--bits", 3, "--output", tmp_path) == 0
     new = tmp_path / "quantize" / "rfdn_small"
     assert not (new / "model.onnx").exists()
-    assert command("evaluate", new, "--output", tmp_path) == 3
-    assert "'export' has not finished" in capsys.readouterr().err
-    assert not (tmp_path / "evaluate").exists()
+    assert command("evaluate", new, "--output", tmp_path) == 0
+    assert f"quantized checkpoint {new}" in capsys.readouterr().out
     assert command("report", new) == 3
+    assert "'export' has not finished" in capsys.readouterr().err
 
 
 def test_what_was_held_out_stays_held_out(tmp_path, capsys):
@@ -95,11 +98,11 @@ def test_what_was_held_out_stays_held_out(tmp_path, capsys):
     assert command("run", "--data", folder, "--config", SMOKE, *root) == 0
     run = tmp_path / "run" / "rfdn_small"
     images.write(folder / "00.png", images.read(images.bundled().train[6]))
+    capsys.readouterr()
     assert command("evaluate", run, "--json", *root) == 0
-    out = capsys.readouterr().out
-    result = json.loads(out[out.index("\n{") :])
-    assert [row["image"] for row in result["sets"]["held-out"]["file"]] == ["3"]
-    assert result["sets"]["held-out"]["mean"]["bicubic_psnr"] == 100.0
+    result = json.loads(capsys.readouterr().out)["sets"]["held-out"]
+    assert [row["image"] for row in result["models"]["rfdn_small"]["images"]] == ["3"]
+    assert result["bicubic"]["psnr"] == 100.0
 
 
 def test_the_steps_one_by_one_give_what_the_whole_run_gives(done, tmp_path):
@@ -109,6 +112,9 @@ def test_the_steps_one_by_one_give_what_the_whole_run_gives(done, tmp_path):
     assert command("quantize", tmp_path / "train" / "rfdn_small", *root) == 0
     assert command("export", tmp_path / "quantize" / "rfdn_small", *root) == 0
     mine = tmp_path / "export" / "rfdn_small"
+    assert command("report", mine) == 0
+    results = [json.loads((f / "report.json").read_text())["evaluate"] for f in (mine, done)]
+    assert results[0] == results[1]
     assert (mine / "genotype.json").read_text() == (done / "genotype.json").read_text()
     assert (mine / "model.onnx").read_bytes() == (done / "model.onnx").read_bytes()
 
@@ -203,10 +209,10 @@ def test_a_file_worse_than_bicubic_comes_with_a_warning(done, capsys):
 def test_evaluate_takes_a_lone_file(done, tmp_path, capsys):
     alone = tmp_path / "alone.onnx"
     shutil.copy(done / "model.onnx", alone)
-    assert command("evaluate", alone, "--json") == 0
-    result = json.loads(capsys.readouterr().out)
+    assert command("evaluate", alone, "--json", "--output", tmp_path) == 0
+    result = json.loads(capsys.readouterr().out)["sets"]["bundled"]["models"]["alone"]
     inside = json.loads((done / "report.json").read_text())["evaluate"]["sets"]["held-out"]
-    assert result["sets"]["bundled"]["mean"]["psnr"] == inside["mean"]["psnr"]
+    assert result["mean"] == inside["mean"] and result["images"] == inside["file"]
 
 
 def test_a_user_folder_with_grey_and_transparent_images(done, tmp_path, capsys):

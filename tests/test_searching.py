@@ -1,10 +1,12 @@
 """Checks the search as a step of a run: which genotype is kept, and what lies in the folder."""
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from quantnas import genotype, random_search, searching, skeleton, space
+from quantnas import genotype, images, random_search, searching, skeleton, space
 from quantnas.config import RunConfig, SearchConfig
 from quantnas.runs import Run
 
@@ -69,3 +71,24 @@ def test_random_search_leaves_the_best_of_its_draws(begin, tiny):
     scores = [row["psnr"] for row in result["samples"]]
     assert found(run) == drawn[scores.index(max(scores))]
     assert Path(run.weights("searched")).exists()
+
+
+def test_what_was_left_out_is_shown_logged_and_kept(begin, tmp_path, monkeypatch):
+    """Of twelve, one is damaged and one too small."""
+    monkeypatch.setattr(searching, "READING_EVERY", 0.0)
+    run, config = begin("run")
+    rng = np.random.default_rng(0)
+    for k in range(16):
+        side = 8 if k == 5 else 64
+        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        images.write(tmp_path / "photos" / f"{k:02}.png", pixels)
+    (tmp_path / "photos" / "08.png").write_bytes(b"not an image")
+    config = dataclasses.replace(config, data=str(tmp_path / "photos"))
+    shown = [p for p in searching.search_step(run, config) if p.phase == "photographs"]
+    assert [p.done for p in shown] == list(range(1, 13))  # four are held out
+    assert shown[-1].total == 12 and shown[-1].facts == {"too small": "1", "damaged": "1"}
+    log = (run.folder / "log.txt").read_text()
+    assert "08.png' is damaged" in log and "smaller than a patch: 1" in log
+    counts = run.result("search")["photographs"]
+    assert (counts["used"], counts["too_small"], counts["cached"]) == (10, 1, True)
+    assert "08.png" in counts["damaged"][0]

@@ -101,9 +101,11 @@ def test_areas_count_what_the_layers_leave(side):
     strided = torch.nn.functional.conv2d(high, torch.zeros(1, 1, 3, 3), stride=2)
     outputs = {
         "low": high.numel(),
+        "double": 4 * high.numel(),
         "high": 9 * high.numel(),
         "strided": strided.numel(),
         "pooled": torch.max_pool2d(strided, 7, 3).numel(),
+        "single": 1,
     }
     assert {n: count(side, side + 3, 3) for n, count in space.AREAS.items()} == outputs
 

@@ -31,6 +31,8 @@ def make(tiny, random_genotype, photographs, tmp_path):
         slots = skeleton.slots(tiny)
         precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
         net = network.build(tiny, genotype, precision)
+        with torch.no_grad():  # so that every layer matters, as in a trained network
+            network.convolutions(net)["upsample"].weight.mul_(10)
         quantize.initialise(net, to_tensor(photographs[0][None]))
         frozen = quantize.freeze(net)
         path = tmp_path / "m.onnx"

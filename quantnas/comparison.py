@@ -1,0 +1,242 @@
+"""Models measured side by side: scores on sets of photographs, what is kept of them, pictures."""
+
+import re
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import (
+    bicubic,
+    difference,
+    evaluate,
+    export,
+    front,
+    photographs,
+    runs,
+    tables,
+    workspace,
+)
+from .errors import DataError, UsageError
+from .evaluate import Score, Upscaler
+from .genotype import read_json
+from .images import bundled
+from .models import Model
+from .phases import Progress
+from .photographs import Photograph
+
+FILE = "evaluation.json"
+Table = dict[str, dict[str, list[Score]]]
+"""Set -> model -> scores."""
+LOW = {
+    frozenset({False}): "bicubic",
+    frozenset({True}): "files of their own",
+    frozenset({False, True}): "files of their own or bicubic",
+}
+"""Whether there are files of low resolution -> where the low resolution comes from."""
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photographs to measure on."""
+
+    name: str
+    photos: tuple[Photograph, ...]
+    folder: str | None = None
+    """As it was given; none for photographs that a run held out, and for bundled ones."""
+
+    @property
+    def low(self) -> str:
+        """Where the low resolution comes from."""
+        return LOW[frozenset(photo.low is not None for photo in self.photos)]
+
+
+def choose(models: Sequence[Model], folders: Sequence[str]) -> list[PhotoSet]:
+    """The folders, or what the run of the models held out, or else the bundled held-out ones.
+
+    Raises DataError as `photographs.find`, and for a photograph that is too small.
+    """
+    scale = models[0].scale
+    sets = [
+        PhotoSet(name, tuple(photographs.find(folder, scale)), folder)
+        for name, folder in evaluate.named_sets(folders).items()
+    ]
+    kept = {_held_out(model) for model in models}
+    if not sets and len(kept) == 1 and None not in kept:
+        sets = [PhotoSet("held-out", photos) for photos in kept if photos is not None]
+    if not sets:
+        sets = [PhotoSet("bundled", tuple(map(Photograph, bundled().held_out)))]
+    for group in sets:
+        evaluate.require_sizes(group.photos, scale)
+    return sets
+
+
+def _held_out(model: Model) -> tuple[Photograph, ...] | None:
+    if model.run is None:
+        return None
+    return workspace.photographs_of(model.run, workspace.load_config(model.run)).held_out
+
+
+def measure(
+    upscalers: Mapping[str, Upscaler], sets: Sequence[PhotoSet], scale: int
+) -> Generator[Progress, None, Table]:
+    """Progress over the photographs of every set; the scores as the generator's result."""
+    table: Table = {}
+    for group in sets:
+        scores: dict[str, list[Score]] = {name: [] for name in upscalers}
+        table[group.name] = scores
+        for done, found in enumerate(evaluate.compare(upscalers, group.photos, scale), 1):
+            for name, row in found.items():
+                scores[name].append(row)
+            first = next(iter(found.values()))
+            facts = {"PSNR-Y": f"{first.psnr:.2f}", "over bicubic": f"{first.gain:+.2f}"}
+            yield Progress(f"evaluate {group.name}", done, len(group.photos), facts)
+    return table
+
+
+def collect(models: Sequence[Model], sets: Sequence[PhotoSet], table: Table) -> dict[str, Any]:
+    """Everything that was found, as JSON holds it."""
+    return {
+        "protocol": evaluate.PROTOCOL,
+        "scale": models[0].scale,
+        "models": {model.name: _about(model) for model in models},
+        "sets": {group.name: _group(group, table[group.name]) for group in sets},
+    }
+
+
+def _about(model: Model) -> dict[str, Any]:
+    return {
+        "what": model.what,
+        "run": None if model.run is None else str(model.run.folder.resolve()),
+        "sha256": export.sha256(model.file),
+        "bytes": model.file.stat().st_size,
+        "float": model.is_float,
+        "cost": model.cost
+        and {
+            "parameters": model.cost.parameters,
+            "macs": model.cost.macs,
+            "bitops": model.cost.bitops,
+        },
+    }
+
+
+def _group(group: PhotoSet, scores: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+    means = {name: evaluate.mean(rows) for name, rows in scores.items()}
+    first = next(iter(means.values()))
+    return {
+        "folder": None if group.folder is None else str(Path(group.folder).resolve()),
+        "low": group.low,
+        "bicubic": {"psnr": first.bicubic_psnr, "ssim": first.bicubic_ssim},
+        "models": {
+            name: {
+                "mean": asdict(means[name]),
+                "worst": asdict(evaluate.worst(rows)),
+                "images": [asdict(row) for row in rows],
+            }
+            for name, rows in scores.items()
+        },
+    }
+
+
+def perform(
+    models: Sequence[Model], sets: Sequence[PhotoSet], folder: Path, plot: bool, published: bool
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Measure, and write evaluation.json, evaluation.md and pictures into a folder."""
+    upscalers = {model.name: model.upscaler() for model in models}
+    table = yield from measure(upscalers, sets, models[0].scale)
+    found = collect(models, sets, table)
+    done = 0
+    for group in sets:
+        for model in models:
+            name = f"difference-{slug(group.name)}-{slug(model.name)}.png"
+            rows = table[group.name][model.name]
+            _difference(model, upscalers[model.name], group, rows, folder / "plots" / name)
+            found["sets"][group.name]["models"][model.name]["plot"] = name
+            done += 1
+            yield Progress("pictures", done, len(sets) * len(models), {})
+    if plot:
+        name = "front.png"
+        front.draw(_panels(found, published), evaluate.PROTOCOL, folder / "plots" / name)
+        found["plot"] = name
+    found["environment"] = runs.environment()
+    runs.write_text(folder / FILE, runs.to_json(found))
+    runs.write_text(folder / "evaluation.md", tables.markdown(folder.name, found))
+    return found
+
+
+def _difference(
+    model: Model, upscale: Upscaler, group: PhotoSet, rows: Sequence[Score], path: Path
+) -> None:
+    """The picture of the worst photograph of a set."""
+    row = evaluate.worst(rows)
+    pair = photographs.read(group.photos[rows.index(row)], model.scale)
+    views = {
+        "bicubic": bicubic.upscale(pair.low, model.scale),
+        model.name: upscale(pair.low),
+        "original": pair.high,
+    }
+    most = f", the {tables.extreme(row.gain)} of {len(rows)} photographs" if len(rows) > 1 else ""
+    title = (
+        f"{row.image} ({group.name}, x{model.scale}): {model.name} is "
+        f"{tables.beside_bicubic(row.gain)}{most}"
+    )
+    difference.draw(views, model.scale, title, path)
+
+
+def _panels(found: Mapping[str, Any], published: bool) -> list[front.Panel]:
+    """What `front.draw` shows of what `collect` gave."""
+    panels = []
+    for name, group in found["sets"].items():
+        points = tuple(
+            front.Point(label, model["cost"]["bitops"][tables.AT],
+                        group["models"][label]["mean"]["psnr"], model["float"])
+            for label, model in found["models"].items()
+        )  # fmt: skip
+        title = f"{name} ({tables.photos(group)}), x{found['scale']}"
+        beside = published and name.lower() == front.PUBLISHED_SET
+        panels.append(front.Panel(title, group["bicubic"]["psnr"], points, beside))
+    return panels
+
+
+def require_plot(models: Sequence[Model], sets: Sequence[PhotoSet], published: bool) -> None:
+    """Raise UsageError unless costs are known and the published points can stand beside them."""
+    unknown = [model.what for model in models if model.cost is None]
+    if unknown:
+        raise UsageError(
+            f"{unknown[0]} is of an older version and does not say its BitOps.",
+            "Export it again, or leave --plot out.",
+        )
+    if published and models[0].scale != front.PUBLISHED_SCALE:
+        raise UsageError(
+            f"The published points are of x{front.PUBLISHED_SCALE}, but the models are of "
+            f"x{models[0].scale}.",
+            f"Leave --published out, or compare models of x{front.PUBLISHED_SCALE}.",
+        )
+    if published and not any(group.name.lower() == front.PUBLISHED_SET for group in sets):
+        raise UsageError(
+            "The published points are of Set14, and no set of that name is measured.",
+            "Add --data with a folder named Set14, or leave --published out.",
+        )
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file name."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "it"
+
+
+def of_run(folder: Path) -> tuple[Path, list[str]] | None:
+    """The run and the further folders that an evaluation was of; none for any other folder.
+
+    Raises DataError when it was of several models, or of no run.
+    """
+    if not (folder / FILE).is_file():
+        return None
+    found = read_json(folder / FILE)
+    origins = [model["run"] for model in found["models"].values()]
+    if len(origins) != 1 or origins[0] is None:
+        raise DataError(
+            f"{folder} is an evaluation, but not of one run.", "Give the folder of a run."
+        )
+    return Path(origins[0]), [
+        g["folder"] for g in found["sets"].values() if g["folder"] is not None
+    ]

@@ -1,0 +1,251 @@
+"""Quality over cost: PSNR over BitOps of several models, beside published ones if wanted."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from . import labels
+from .board import INK, SKIP, save
+from .labels import Box
+from .trajectory import COLOURS
+
+PUBLISHED: dict[str, tuple[tuple[float, float], ...]] = {
+    "noise + AdaDM": ((1.91, 27.631), (2.61, 27.631), (4.61, 27.815), (16.62, 27.915)),
+    "noise": ((2.10, 27.052), (2.66, 27.447), (4.46, 27.650), (8.79, 27.821)),
+    "shared weights + AdaDM": ((2.41, 27.576), (2.60, 27.546), (4.11, 27.651), (7.18, 27.860)),
+    "shared weights": ((2.58, 27.485), (4.69, 27.641), (9.45, 27.773), (11.15, 27.841)),
+}
+"""Search of arXiv 2208.14839 -> (GBitOps at LR 32x32, PSNR-Y in dB) at x4."""
+SOURCE = (
+    "Published: arXiv 2208.14839, read off the figure in the README of its code "
+    "(about 0.03 GBitOps and 0.003 dB uncertain); that it shows Set14 is inferred."
+)
+PUBLISHED_SET, PUBLISHED_SCALE = "set14", 4
+SHADES = ("#4d4d4d", "#7a7a7a", "#9c9c9c", "#b8b8b8")
+MARKERS = ("s", "D", "^", "v")
+SIDES = (5.6, 4.3)
+"""Inches of a panel, width and height."""
+DPI = 120
+STRIP, GAP = 0.62, 0.1
+"""Inches below a broken axis, and between its parts."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model on a set."""
+
+    name: str
+    bitops: float
+    """At LR 32x32; of a network in float at 32 x 32 bits."""
+    psnr: float
+    is_float: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A set of photographs."""
+
+    title: str
+    bicubic: float
+    """PSNR, dB."""
+    points: tuple[Point, ...]
+    published: bool = False
+
+
+def draw(panels: Sequence[Panel], note: str, path: Path) -> None:
+    """What `front_figure` shows, as PNG. Raises DataError when it cannot be written."""
+    save(front_figure(panels, note), path)
+
+
+def front_figure(panels: Sequence[Panel], note: str) -> Figure:
+    """A panel per set, BitOps on a logarithmic axis; `note` says how PSNR was measured."""
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    handles, caption = _legend(panels), _caption(panels, note, columns)
+    foot = 0.42 + 0.24 * math.ceil(len(handles) / (2 * columns)) + 0.17 * (caption.count("\n") + 1)
+    size = (columns * SIDES[0] + 0.25, rows * SIDES[1] + foot)
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    for i, panel in enumerate(panels):
+        row, column = divmod(i, columns)
+        left = column * SIDES[0] + 0.75
+        bottom = foot + (rows - 1 - row) * SIDES[1] + 0.45
+        _panel(figure, panel, (left, bottom, SIDES[0] - 0.9, SIDES[1] - 0.8), canvas)
+    figure.text(0.2 / size[0], 0.1 / size[1], caption, size=7.5, color=INK, va="bottom")
+    if handles:
+        height = 0.17 * (caption.count("\n") + 1) + 0.16
+        figure.legend(
+            handles=handles, loc="lower left", bbox_to_anchor=(0.15 / size[0], height / size[1]),
+            ncols=2 * columns, frameon=False, fontsize=8, handlelength=2.2,
+        )  # fmt: skip
+    return figure
+
+
+def _caption(panels: Sequence[Panel], note: str, columns: int) -> str:
+    """What the axes mean, in lines as wide as the figure."""
+    sentences = [
+        "BitOps: sum over the convolutions of MACs x weight bits x activation bits, for a "
+        "low-resolution image of 32x32."
+    ]
+    if any(point.is_float for panel in panels for point in panel.points):
+        sentences.append("Hollow: in float, counted as 32 x 32 bits, that is MACs x 1024.")
+    sentences.append(f"PSNR-Y: {note}.")
+    if any(panel.published for panel in panels):
+        sentences.append(SOURCE)
+    lines, width = [""], int(104 * columns)
+    for word in " ".join(sentences).split():
+        if len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+def _legend(panels: Sequence[Panel]) -> list[Line2D]:
+    """The published searches; models are named at their points."""
+    if not any(panel.published for panel in panels):
+        return []
+    return [
+        Line2D([], [], label=f"published: {name}", **_published_style(i))
+        for i, name in enumerate(PUBLISHED)
+    ]
+
+
+def _published_style(index: int) -> dict[str, Any]:
+    return {
+        "color": SHADES[index], "marker": MARKERS[index], "markersize": 4.5, "linewidth": 0.9,
+        "linestyle": "-" if index % 2 == 0 else (0, (3, 1.5)),
+    }  # fmt: skip
+
+
+def _panel(figure: Figure, panel: Panel, place: Box, canvas: FigureCanvasAgg) -> None:
+    """Axes in a rectangle of inches (x, y, width, height), in two parts where bicubic is far."""
+    (x, y, width, height), (wide, tall) = place, figure.get_size_inches()
+    strip = STRIP if _far(panel) else 0.0
+    box = (x / wide, (y + strip) / tall, width / wide, (height - strip) / tall)
+    axes = lowest = figure.add_axes(box)
+    _points(axes, panel)
+    _limits(axes, panel)
+    if strip:
+        lowest = _strip(figure, axes, panel, (box[0], y / tall, box[2], (strip - GAP) / tall))
+    level: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (5, 3)), "zorder": 1}
+    lowest.axhline(panel.bicubic, **level)
+    for part in {axes, lowest}:
+        part.grid(color="#e4e4e4", linewidth=0.6)
+        part.set_axisbelow(True)
+        part.tick_params(labelsize=7.5, colors=INK, length=2)
+        for spine in part.spines.values():
+            spine.set(color=SKIP, linewidth=0.6)
+    axes.set_title(panel.title, size=10, weight="bold", color=INK, loc="left", parse_math=False)
+    lowest.set_xlabel("GBitOps at LR 32x32", size=8.5, color=INK)
+    axes.set_ylabel("PSNR-Y, dB", size=8.5, color=INK)
+    taken = [] if strip else [_level(axes, panel, canvas)]
+    if strip:
+        _level(lowest, panel, canvas)
+    spots = [tuple(axes.transData.transform((p.bitops / 1e9, p.psnr))) for p in panel.points]
+    names = [(point.name, _ink(i)) for i, point in enumerate(panel.points)]
+    labels.write(axes, names, spots, [*taken, *_marked(axes, panel)])
+
+
+def _points(axes: Axes, panel: Panel) -> None:
+    for i, points in enumerate(PUBLISHED.values() if panel.published else ()):
+        axes.plot(*zip(*points, strict=True), zorder=2, **_published_style(i))
+    for i, point in enumerate(panel.points):
+        colour = _colour(i)
+        edge = (colour, 1.6) if point.is_float else ("white", 0.8)
+        axes.plot(
+            point.bitops / 1e9, point.psnr, marker="o", markersize=8, linestyle="none", zorder=4,
+            markeredgecolor=edge[0], markeredgewidth=edge[1],
+            markerfacecolor="white" if point.is_float else colour,
+        )  # fmt: skip
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _ink(index: int) -> tuple[float, float, float]:
+    """The colour of a point, dark enough to be read."""
+    red, green, blue = (0.65 * part for part in to_rgb(_colour(index)))
+    return red, green, blue
+
+
+def _shown(panel: Panel) -> tuple[list[float], list[float]]:
+    """GBitOps and PSNR of every point."""
+    found = [(p.bitops / 1e9, p.psnr) for p in panel.points]
+    found += [p for points in PUBLISHED.values() for p in points] if panel.published else []
+    xs, ys = zip(*found, strict=True)
+    return list(xs), list(ys)
+
+
+def _far(panel: Panel) -> bool:
+    """Whether bicubic is so far below all points that they would lie on top of each other."""
+    ys = _shown(panel)[1]
+    return min(ys) - panel.bicubic > max(0.4, 0.5 * (max(ys) - min(ys)))
+
+
+def _strip(figure: Figure, axes: Axes, panel: Panel, box: Box) -> Axes:
+    """The axes below a broken vertical axis, with nothing but bicubic."""
+    low = figure.add_axes(box, sharex=axes)
+    low.set_ylim(panel.bicubic - 1, panel.bicubic + 1)
+    low.set_yticks([panel.bicubic], [f"{panel.bicubic:.2f}"])
+    axes.tick_params(labelbottom=False, bottom=False)
+    axes.spines["bottom"].set_visible(False)
+    low.spines["top"].set_visible(False)
+    marks: dict[str, Any] = {
+        "marker": [(-1, -0.6), (1, 0.6)],
+        "markersize": 8,
+        "linestyle": "none",
+        "color": SKIP,
+    }
+    for part, end in ((axes, 0), (low, 1)):
+        part.plot([0, 1], [end, end], transform=part.transAxes, clip_on=False, mew=0.8, **marks)
+    return low
+
+
+def _limits(axes: Axes, panel: Panel) -> None:
+    """Room around the points for their names."""
+    xs, ys = _shown(panel)
+    ys += [] if _far(panel) else [panel.bicubic]
+    room = max(2.2, (max(xs) / min(xs)) ** 0.12)
+    low, high = min(xs) / room, max(xs) * room
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    rise = max(max(ys) - min(ys), 0.1)
+    axes.set_ylim(min(ys) - 0.12 * rise, max(ys) + 0.16 * rise)
+    steps = (1, 2, 5) if high / low < 100 else (1, 3) if high / low < 3000 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    axes.xaxis.set_major_locator(FixedLocator([s * 10.0**p for p in powers for s in steps]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _level(axes: Axes, panel: Panel, canvas: FigureCanvasAgg) -> Box:
+    """Write what the line of bicubic is; where that is written."""
+    text = axes.annotate(
+        f"bicubic {panel.bicubic:.2f} dB", (0, panel.bicubic), (5, 3), size=7.5, color=INK,
+        xycoords=("axes fraction", "data"), textcoords="offset points",
+    )  # fmt: skip
+    x0, y0, x1, y1 = text.get_window_extent(canvas.get_renderer()).extents
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _marked(axes: Axes, panel: Panel) -> list[Box]:
+    """What the published points and the lines between them cover, and the line of bicubic."""
+    found: list[Box] = []
+    for points in PUBLISHED.values() if panel.published else ():
+        ends = [tuple(axes.transData.transform(point)) for point in points]
+        found += [labels.around(end, 5) for end in ends]
+        found += [labels.around(p, 2) for a, b in pairwise(ends) for p in labels.between(a, b)]
+    frame = axes.get_window_extent()
+    level = float(axes.transData.transform((1.0, panel.bicubic))[1])
+    return [*found, (frame.x0, level - 2, frame.x1, level + 2)]

@@ -1,0 +1,288 @@
+"""What can be measured and used: runs, their checkpoints, exported files, and bundled models.
+
+A bundled model is `<name>.onnx` with its card `<name>.json`; a card is made here too, so that
+what it says of a file is read from that file.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from . import cost, evaluate, export, runs, schema, workspace
+from .errors import DataError, UsageError
+from .genotype import read_json
+from .runs import Run
+
+FOLDER = Path(str(resources.files("quantnas") / "data" / "models"))
+KINDS = ("quantized", "trained", "float", "searched")
+"""Checkpoints of a run, the most finished first; the last one is no network to be used as it is."""
+PREFERRED = ("set14", "set5", "b100")
+"""Sets by which bundled models are compared, the first that is in the card."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network that enlarges images."""
+
+    name: str
+    what: str
+    """Which file it is, in words."""
+    scale: int
+    file: Path
+    cost: cost.Cost | None
+    """None where a file of an older version does not say it in full."""
+    upscaler: Callable[[], evaluate.Upscaler]
+    """Loads it. Raises DataError when that fails."""
+    run: Run | None = None
+    """The run that it was taken from; none for a lone file."""
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing in it is rounded."""
+        layers = self.cost.layers if self.cost else ()
+        return bool(layers) and all(row.weight_bits == row.act_bits == 32 for row in layers)
+
+
+def resolve(text: str) -> Model:
+    """The model that is meant: an ONNX file, a checkpoint in a run folder, a bundled name, a run.
+
+    Of a run, its exported file is taken, else its quantized, trained or float checkpoint. Raises
+    UsageError for what names nothing, DataError for a file that is not what it should be.
+    """
+    path, shipped = Path(text), bundled()
+    if path.suffix == ".onnx":
+        inside = path.stem == "model" and (path.parent / "config.yaml").is_file()
+        name = path.resolve().parent.name if inside else path.stem
+        return _exported(path, name, f"ONNX file {path}")
+    if path.suffix == ".safetensors":
+        return _checkpoint(*_place(path))
+    if text in shipped:
+        return _exported(shipped[text], text, f"bundled model {text}")
+    if path.is_dir():
+        return _of_run(runs.existing(path))
+    if path.exists():
+        raise DataError(
+            f"{path} is neither an ONNX file (.onnx) nor a checkpoint (.safetensors).",
+            "Give one of these, a run folder, or a bundled model.",
+        )
+    raise UsageError(f"There is no run folder, file or bundled model '{text}'.", _offer(shipped))
+
+
+def resolve_all(texts: Sequence[str]) -> list[Model]:
+    """Several models to be compared, under different names.
+
+    Raises UsageError for different scales and for one model given twice; else as `resolve`.
+    """
+    found = [resolve(text) for text in texts]
+    for other in found[1:]:
+        if other.scale != found[0].scale:
+            raise UsageError(
+                f"{texts[0]} is x{found[0].scale}, but {other.what} is x{other.scale}.",
+                "Compare models of one scale.",
+            )
+    twice = [str(file) for file, n in Counter(m.file.resolve() for m in found).items() if n > 1]
+    if twice:
+        raise UsageError(f"{twice[0]} is given twice.", "Name every model once.")
+    return [replace(m, name=name) for m, name in zip(found, _apart(texts, found), strict=True)]
+
+
+def _apart(texts: Sequence[str], found: Sequence[Model]) -> list[str]:
+    """Their names or, where some are equal, as much of the end of the paths as tells them apart."""
+    count = Counter(model.name for model in found)
+    paths = [Path(text.removesuffix("/model.onnx")).parts for text in texts]
+    ends = range(1, max(map(len, paths)) + 1)
+    longer = ([str(Path(*path[-n:])) for path in paths] for n in ends)
+    names = next(ends for ends in longer if len({*ends}) == len(ends))
+    return [m.name if count[m.name] == 1 else name for m, name in zip(found, names, strict=True)]
+
+
+def _of_run(run: Run) -> Model:
+    exported = run.folder / "model.onnx"
+    name = run.folder.resolve().name
+    if run.result("export") is not None and exported.exists():
+        return _exported(exported, name, f"exported file {exported}", run)
+    for kind in KINDS[:-1]:
+        if (run.folder / "checkpoints" / f"{kind}.safetensors").exists():
+            return _checkpoint(run, kind, name)
+    raise DataError(
+        f"{run.folder} holds no trained network yet.",
+        f"Run `quantnas train {run.folder}` first, or give a run that has it.",
+    )
+
+
+def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model:
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.", "Check the path.")
+    told = export.read_metadata(path)
+    try:
+        totals = schema.parse(cost.Cost, told["cost"], str(path))
+    except (UsageError, KeyError):
+        totals = None
+    upscaler = partial(evaluate.onnx_upscaler, path)
+    return Model(name, what, int(told["scale"]), path, totals, upscaler, run)
+
+
+def _place(path: Path) -> tuple[Run, str, str]:
+    """Run, kind and name of a checkpoint. Raises DataError when it lies in no run folder."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.", "Check the path.")
+    if path.stem not in KINDS or path.resolve().parent.name != "checkpoints":
+        raise DataError(
+            f"{path} is no checkpoint in a run folder: it says nothing about its architecture.",
+            f"Give RUN/checkpoints/NAME.safetensors, where NAME is {', '.join(KINDS)}.",
+        )
+    run = runs.existing(path.parent.parent if path.parent.name else path.resolve().parent.parent)
+    return run, path.stem, f"{run.folder.resolve().name} {path.stem}"
+
+
+def _checkpoint(run: Run, kind: str, name: str) -> Model:
+    where, net, totals = workspace.checkpoint(run, kind)
+    file = run.weights(kind)
+    what, upscaler = f"{kind} checkpoint {file}", partial(evaluate.torch_upscaler, net)
+    return Model(name, what, where.scale, file, totals, upscaler, run)
+
+
+# Bundled models
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over a set of photographs: PSNR-Y in dB, SSIM-Y."""
+
+    psnr: float
+    ssim: float
+    bicubic_psnr: float
+    bicubic_ssim: float
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is to be known about a bundled model."""
+
+    name: str
+    file: str
+    sha256: str
+    bytes: int
+    scale: int
+    space: str
+    """Search space that it was found in."""
+    luma_only: bool
+    """Whether the network sees and corrects brightness only; colours are enlarged without it."""
+    parameters: int
+    bitops: dict[str, int]
+    """Resolution -> BitOps."""
+    bits: dict[str, tuple[int, int]]
+    """Layer -> bits of its weights and of its input."""
+    trained_on: str
+    terms: str
+    """Of the photographs that it was trained on."""
+    recipe: str
+    """How it was trained, in words."""
+    minutes: float
+    """That it took."""
+    seed: int
+    scores: dict[str, Scores]
+    """Set of photographs -> means."""
+    protocol: str
+    """How they were measured."""
+    made_by: str
+    """The command."""
+
+
+def bundled() -> dict[str, Path]:
+    """Name -> ONNX file of every model that comes with the package."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.onnx"))}
+
+
+def card(name: str) -> Card:
+    """The card of a bundled model. Raises UsageError when there is no such model."""
+    names = bundled()
+    if name not in names:
+        raise UsageError(f"There is no bundled model called '{name}'.", _offer(names))
+    path = names[name].with_suffix(".json")
+    return schema.parse(Card, read_json(path), str(path))
+
+
+def _offer(names: Collection[str]) -> str:
+    return (
+        f"Bundled are {', '.join(names)}."
+        if names
+        else "No model is bundled; give a run or a file."
+    )
+
+
+def best(scale: int) -> str:
+    """The bundled model of a scale with the best PSNR. Raises UsageError when there is none."""
+    cards = [card(name) for name in bundled()]
+    fitting = [found for found in cards if found.scale == scale]
+    if not fitting:
+        raise UsageError(f"There is no bundled model of x{scale}.", _offer(bundled()))
+    return max(fitting, key=_quality).name
+
+
+def _quality(found: Card) -> float:
+    sets = [name for name in PREFERRED if name in found.scores] or list(found.scores)
+    return found.scores[sets[0]].psnr if sets else 0.0
+
+
+def facts(file: Path) -> dict[str, Any]:
+    """The part of a card that an exported file tells itself; DataError for an older version's."""
+    found = _exported(file, file.stem, str(file))
+    if found.cost is None:
+        raise DataError(f"{file} is of an older version.", "Export it again.")
+    return {
+        "sha256": export.sha256(file),
+        "bytes": file.stat().st_size,
+        "scale": found.scale,
+        "parameters": found.cost.parameters,
+        "bitops": found.cost.bitops,
+        "bits": {row.name: (row.weight_bits, row.act_bits) for row in found.cost.layers},
+    }
+
+
+def make_card(
+    source: Path, name: str, evaluation: Mapping[str, Any], texts: Mapping[str, Any]
+) -> Card:
+    """The card of an exported file, or of the run folder that holds it.
+
+    `evaluation` is what `quantnas evaluate` wrote about that very file, `texts` the rest of the
+    card; a run folder knows `space`, `luma_only`, `minutes`, `seed` and `made_by` by itself.
+    Raises UsageError for a missing or unknown text, DataError when another file was measured.
+    """
+    file = source / "model.onnx" if source.is_dir() else source
+    told = facts(file)
+    labels = [k for k, m in evaluation["models"].items() if m["sha256"] == told["sha256"]]
+    if not labels:
+        raise DataError(f"The evaluation is not of {file}.", "Evaluate this file, and try again.")
+    scores = {
+        key: {field: found["models"][labels[0]]["mean"][field] for field in Scores.__annotations__}
+        for key, found in evaluation["sets"].items()
+    }
+    known = _known(runs.existing(source)) if source.is_dir() else {}
+    rest = {"scores": scores, "protocol": evaluation["protocol"], "file": f"{name}.onnx"}
+    return schema.parse(Card, {"name": name, **told, **rest, **known, **texts}, f"card of {name}")
+
+
+def _known(run: Run) -> dict[str, Any]:
+    where, _ = workspace.architecture(run)
+    spent = [run.result(step) or {} for step in ("search", "train", "quantize")]
+    return {
+        "space": where.name,
+        "luma_only": where.colours == 1,
+        "minutes": round(sum(float(step.get("seconds", 0)) for step in spent) / 60, 1),
+        "seed": workspace.load_config(run).seed,
+        "made_by": " ".join(read_json(run.folder / "env.json")["command"]),
+    }
+
+
+def bundle(found: Card, file: Path, folder: Path = FOLDER) -> Path:
+    """Put a file and its card among the bundled models; where the file is now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / found.file
+    target.write_bytes(file.read_bytes())
+    runs.write_text(target.with_suffix(".json"), runs.to_json(asdict(found)))
+    return target

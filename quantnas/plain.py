@@ -1,0 +1,108 @@
+"""Plain stacks: convolutions one after another with a ReLU between, as the fastest networks are.
+
+QuickSRNet (arXiv 2303.04336), SESR collapsed (arXiv 2103.09404), ESPCN (arXiv 1609.05158) and
+FSRCNN (arXiv 1608.00367) are such stacks.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .ends import Correction, View
+from .filling import Filling
+from .space import SearchSpace, Slot
+
+
+class Plain(nn.Module):
+    """x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1].
+
+    ReLU throughout, where the published FSRCNN and SESR have PReLU and ESPCN tanh: what follows
+    a ReLU lies on an unsigned grid, and everything runs in integers. All of them correct the
+    enlarged input here, which the published ESPCN and FSRCNN do not.
+    """
+
+    kinds = ("head", "body", "upsample")
+    smallest = 1
+    colours = (1, 3)
+
+    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+        super().__init__()
+        self.view = View(space, filling)
+        self.edges, self.tensors = nn.ModuleList(), nn.ModuleList()
+        *slots, last = STACKS[space.skeleton](space)
+        source = self.view.seen
+        for slot in slots:
+            self.edges.append(filling.edge(slot, source))
+            source = filling.tensor()
+            self.tensors.append(source)
+        self.skips = space.skeleton == "plain"
+        if self.skips:
+            source = filling.tensor()
+            self.summed = source
+        self.upsample = filling.edge(last, source)
+        self.detail, self.correction = filling.tensor(signed=True), Correction(space, filling)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, y = self.view(x)
+        first = None
+        for edge, tensor in zip(self.edges, self.tensors, strict=True):
+            y = tensor(torch.relu(edge(y)))
+            first = y if first is None else first
+        if self.skips:
+            y = self.summed(y + first)
+        out: Tensor = self.correction(x, self.detail(self.upsample(y)))
+        return out
+
+
+def _searched(space: SearchSpace, kind: str, name: str, c_in: int, c_out: int) -> Slot:
+    edge = space.edges[kind]
+    same = c_in == c_out
+    return Slot(name, c_in, c_out, c_out, edge.ops, edge.widths, kind=kind, identity=same)
+
+
+def _last(space: SearchSpace, c_in: int) -> Slot:
+    """The convolution whose output is shuffled to the large image; little detail at first."""
+    edge, c_out = space.edges["upsample"], space.colours * space.scale**2
+    widths, up = edge.widths, space.scale
+    return Slot("upsample", c_in, c_in, c_out, edge.ops, widths, 0.1, kind="upsample", up=up)
+
+
+def plain_slots(space: SearchSpace) -> Iterator[Slot]:
+    """Every convolution of a stack of equal width, in the order in which they run."""
+    c = space.channels
+    yield _searched(space, "head", "head", space.colours, c)
+    for k in range(space.cells):
+        yield _searched(space, "body", f"body{k}", c, c)
+    yield _last(space, c)
+
+
+def espcn_slots(space: SearchSpace) -> Iterator[Slot]:
+    """The same of ESPCN, which halves its channels behind the head."""
+    c = space.channels
+    yield _searched(space, "head", "head", space.colours, c)
+    for k in range(space.cells):
+        yield _searched(space, "body", f"body{k}", c // 2 if k else c, c // 2)
+    yield _last(space, c // 2)
+
+
+def fsrcnn_slots(space: SearchSpace) -> Iterator[Slot]:
+    """The same of FSRCNN, whose body is thin: `THIN` channels between two 1x1 convolutions."""
+    c = space.channels
+    yield _searched(space, "head", "head", space.colours, c)
+    yield Slot("shrink", c, c, THIN, ("conv1x1",), (space.fixed_width,))
+    for k in range(space.cells):
+        yield _searched(space, "body", f"body{k}", THIN, THIN)
+    yield Slot("expand", THIN, THIN, c, ("conv1x1",), (space.fixed_width,))
+    yield _last(space, c)
+
+
+THIN = 12
+STACKS: dict[str, Callable[[SearchSpace], Iterator[Slot]]] = {
+    "plain": plain_slots,
+    "quicksrnet": plain_slots,
+    "espcn": espcn_slots,
+    "fsrcnn": fsrcnn_slots,
+}
+"""Skeleton -> its slots. A plain stack adds the first tensor to the last one, as SESR does, which
+costs nothing and trains better; QuickSRNet has no such skip."""

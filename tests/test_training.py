@@ -1,0 +1,240 @@
+"""Checks the training as a step: what it may begin with, how it ends, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from quantnas import checkpoint, errors, network, phases, runs, space, training, workspace
+from quantnas.cli.main import main
+from quantnas.config import RunConfig, TrainConfig
+
+TINY = ["float_steps=12", "qat_steps=6", "batch=2", "patch=12", "check=4"]
+SETTINGS = [part for s in TINY for part in ("--set", f"train.{s}")]
+
+
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    return int(end.value.code or 0)
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "steps" / "train.json").read_text())
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / f"{name}.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory) -> Path:
+    """A trained network of a space that leaves no choice."""
+    root = tmp_path_factory.mktemp("fixed")
+    assert command("train", "quicksrnet_small", "--output", root, *SETTINGS) == 0
+    return root / "train" / "quicksrnet_small"
+
+
+def test_a_space_without_choices_is_trained_as_it_is(fixed):
+    found = json.loads((fixed / "genotype.json").read_text())["choices"]
+    assert {c["op"] for c in found.values()} == {"conv3x3"}
+    told = result(fixed)
+    assert told["began_with"] == "scratch"
+    assert told["psnr_patches_float"] > 20 and told["photographs"]["used"] == 12
+    for name in ("float", "float_last", "trained", "rounded_last"):
+        assert weights(fixed, name), name
+    search = json.loads((fixed / "steps" / "search.json").read_text())
+    assert search["kept"] == "nothing to choose" and search["bitops_at"]["32x32"] > 1e9
+
+
+def test_a_trained_fixed_network_goes_through_the_rest_of_the_chain(fixed, tmp_path):
+    quick = ["--set", "quantize.steps=4", "--set", "quantize.batch=2", "--set", "quantize.crops=4"]
+    assert command("quantize", fixed, *quick, "--output", tmp_path) == 0
+    quantized = tmp_path / "quantize" / "quicksrnet_small"
+    assert command("export", quantized, "--output", tmp_path) == 0
+    assert command("report", tmp_path / "export" / "quicksrnet_small") == 0
+
+
+def test_a_space_with_open_choices_is_refused_with_what_to_do(capsys, tmp_path):
+    assert command("train", "rfdn_small", "--output", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert "leaves 15 choices open" in told and "quantnas search rfdn_small" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_genotype_is_trained_in_its_space(fixed, tmp_path):
+    found = fixed / "genotype.json"
+    assert command("train", found, "--output", tmp_path, "--name", "again", *SETTINGS) == 0
+    again = tmp_path / "train" / "again"
+    assert same(weights(again, "trained"), weights(fixed, "trained"))
+    assert (again / "genotype.json").read_text() == found.read_text()
+
+
+def test_a_genotype_of_another_space_is_refused_with_both_names(fixed, tmp_path, capsys):
+    other = ["--space", "espcn", "--output", tmp_path]
+    assert command("train", fixed / "genotype.json", *other, *SETTINGS) == 2
+    told = capsys.readouterr().err
+    assert "does not fit the space 'espcn'" in told and "'quicksrnet_small'" in told
+
+
+def test_training_goes_on_from_the_float_network_of_a_run(fixed, tmp_path):
+    root = ["--output", tmp_path]
+    assert command("train", fixed, "--from", "float", "--qat-steps", 8, *root) == 0
+    later = tmp_path / "train" / "quicksrnet_small"
+    assert result(later)["began_with"] == "float"
+    assert same(weights(later, "float"), weights(fixed, "float"))
+    assert not (later / "checkpoints" / "float_last.safetensors").exists()
+
+
+def test_training_begins_with_a_file_and_zero_steps_keep_it(fixed, tmp_path):
+    file = fixed / "checkpoints" / "float.safetensors"
+    steps = ["--float-steps", 0, "--qat-steps", 0]
+    assert command("train", "quicksrnet_small", "--from", file, *steps, "--output", tmp_path) == 0
+    assert same(weights(tmp_path / "train" / "quicksrnet_small", "float"), weights(fixed, "float"))
+
+
+def test_weights_of_another_network_are_refused_with_both_names(fixed, tmp_path, capsys):
+    file = fixed / "checkpoints" / "float.safetensors"
+    assert command("train", "espcn", "--from", file, *SETTINGS, "--output", tmp_path) == 3
+    told = capsys.readouterr().err
+    assert "quicksrnet_small x2" in told and "espcn x2" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--from", "nowhere.safetensors"], 3, "There is no file nowhere.safetensors"),
+        (["--from", "float"], 2, "from the float network of a run"),
+        (["--set", "train.average=1.5"], 2, "at most 1"),
+        (["--max-hours", "0"], 2, "max_hours"),
+        (["--loss", "l3"], 2, "charbonnier"),
+        (["--teacher", "nowhere"], 3, "nowhere is not a run folder"),
+        (["--set", "train.patch=4000"], 3, "No photograph is as large"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, code, words, tmp_path, capsys):
+    assert command("train", "quicksrnet_small", *arguments, "--output", tmp_path) == code
+    assert words in capsys.readouterr().err
+
+
+def test_a_teacher_of_another_scale_is_refused(fixed, tmp_path, capsys):
+    other = ["--scale", 3, "--teacher", fixed, "--output", tmp_path]
+    assert command("train", "quicksrnet_small", *other, *SETTINGS) == 2
+    assert "enlarges x2, the network x3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("teacher", ["own", "run"])
+def test_a_teacher_changes_what_is_learned(fixed, tmp_path, teacher):
+    name = fixed if teacher == "run" else "own"
+    options = ["--teacher", name, "--output", tmp_path, *SETTINGS]
+    assert command("train", "quicksrnet_small", *options) == 0
+    taught = tmp_path / "train" / "quicksrnet_small"
+    assert same(weights(taught, "float"), weights(fixed, "float")) == (teacher == "own")
+    assert not same(weights(taught, "trained"), weights(fixed, "trained"))
+
+
+def test_the_time_limit_is_shared_out_by_what_the_steps_cost():
+    how = TrainConfig(float_steps=1000, qat_steps=400, max_hours=1)
+    limits = [training.schedule(RunConfig(train=how), rounded).seconds for rounded in (False, True)]
+    assert sum(limits) == pytest.approx(3600) and limits[0] == pytest.approx(1800)
+    alone = TrainConfig(start="float", qat_steps=400, max_hours=1)
+    assert training.schedule(RunConfig(train=alone), True).seconds == pytest.approx(3600)
+
+
+def test_a_time_limit_of_the_command_is_kept(tmp_path):
+    settings = ["--set", "train.batch=2", "--set", "train.patch=12"]
+    began = time.monotonic()
+    limit = ["--max-hours", 6 / 3600, "--float-steps", 10**6, "--qat-steps", 10**5]
+    assert command("train", "quicksrnet_small", *limit, *settings, "--output", tmp_path) == 0
+    assert time.monotonic() - began < 20
+    assert result(tmp_path / "train" / "quicksrnet_small")["seconds"] < 12
+
+
+PROGRAM = (
+    "import sys, torch; torch.set_num_threads(1); from quantnas import phases; "
+    "phases.SAVE_EVERY = 0.0; from quantnas.cli.main import main; main(sys.argv[1:])"
+)
+
+
+def test_a_killed_training_ends_where_it_would_have(tmp_path):
+    """Weights, their average, the best state and the record of the way."""
+    settings = [*SETTINGS, "--set", "train.average=0.9", "--set", "train.float_steps=200"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(*arguments: object) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-c", PROGRAM, "train", *map(str, arguments)]
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(words, env=environment, stdout=quiet, stderr=quiet)
+
+    def begin(name: str) -> subprocess.Popen[bytes]:
+        return start("quicksrnet_small", "--output", tmp_path, "--name", name, *settings)
+
+    whole, killed = begin("whole"), begin("killed")
+    run = tmp_path / "train" / "killed"
+    state = run / "checkpoints" / "float.resume"
+    deadline = time.monotonic() + 90
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert state.exists() and not (run / "steps" / "train.json").exists()
+    assert whole.wait(120) == 0
+    assert start("--resume", run).wait(120) == 0
+    for name in ("float", "float_last", "trained", "rounded_last"):
+        assert same(weights(run, name), weights(tmp_path / "train" / "whole", name)), name
+    lines = [(tmp_path / "train" / n / "metrics.jsonl").read_text() for n in ("whole", "killed")]
+    assert lines[0] == lines[1] and len(lines[0].splitlines()) > 20
+
+
+def test_a_full_disk_leaves_the_last_state_and_says_so(tmp_path, monkeypatch):
+    path = tmp_path / "float.resume"
+    part = torch.nn.Linear(3, 2)
+    checkpoint.save(path, 7, {"net": part})
+    before = path.read_bytes()
+
+    def full(state: object, file: Path) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(errors.DataError, match="No space left") as told:
+        checkpoint.save(path, 8, {"net": part})
+    assert "intact" in told.value.remedy and path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["float.resume"]
+
+
+def test_a_full_disk_elsewhere_is_said_in_words(fixed, tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(runs.Run, "record", full)
+    assert command("train", "quicksrnet_small", "--output", tmp_path, *SETTINGS) == 3
+    assert "The disk is full: metrics.jsonl" in capsys.readouterr().err
+
+
+def test_progress_shows_what_a_person_wants_to_know(tmp_path):
+    config = RunConfig(space="quicksrnet_small", train=TrainConfig(float_steps=5, qat_steps=0))
+    run = runs.create(tmp_path, "train", None, "x")
+    workspace.begin(run, config, workspace.choose(config), {})
+    where = space.load("quicksrnet_small")
+    (run.folder / "space.yaml").write_text(space.to_yaml(where))
+    from quantnas import searching
+
+    list(searching.search_step(run, config))
+    records = [r for r in training.train_step(run, config) if r.phase == "float"]
+    assert [(r.done, r.total) for r in records] == [(i, 5) for i in range(1, 6)]
+    assert set(records[-1].facts) == {"loss", "PSNR", "patches/s"}
+    assert float(records[-1].facts["patches/s"]) > 0 and records[-1].facts["PSNR"] != "-"
+    assert phases.RECORD_EVERY > 5 and network.convolutions(network.build(
+        where, workspace.architecture(run)[1], None))  # fmt: skip

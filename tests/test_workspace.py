@@ -1,0 +1,99 @@
+"""Checks which photographs a run works on, and that bad ones are told of before it begins."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantnas import images, photographs, workspace
+from quantnas.config import RunConfig
+from quantnas.errors import DataError
+from quantnas.photographs import Photograph
+from quantnas.runs import Run
+
+
+def lay(folder: Path, count: int = 5, low: tuple[int, int] | None = (40, 50)) -> str:
+    """A folder of photographs, paired at x2 if `low` is given: height and width."""
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        high = rng.integers(0, 256, (81, 100, 3), dtype=np.uint8)
+        images.write(folder / "HR" / f"{k}.png", high)
+        if low is not None:
+            images.write(folder / "LR" / "X2" / f"{k}.png", high[: low[0], : low[1]])
+    return str(folder)
+
+
+def settings(**changes: object) -> RunConfig:
+    return RunConfig(space="rfdn_small", scale=2, **changes)
+
+
+def test_the_bundled_photographs_stand_alone():
+    chosen = workspace.choose(settings())
+    assert [p.high for p in chosen.train] == list(images.bundled().train)
+    assert not any(p.low for p in chosen.train + chosen.held_out)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_run_remembers_its_photographs(tmp_path, monkeypatch, paired):
+    monkeypatch.chdir(tmp_path)
+    config = settings(data="data")
+    lay(Path("data"), low=(40, 50) if paired else None)
+    chosen = workspace.choose(config)
+    assert (len(chosen.train), len(chosen.held_out)) == (4, 1)
+    assert all(bool(p.low) is paired for p in chosen.train + chosen.held_out)
+    run, other = Run(tmp_path / "run"), Run(tmp_path / "other")
+    workspace.begin(run, config, chosen, {})
+    lay(Path("data"), count=9, low=(40, 50) if paired else None)
+    monkeypatch.chdir("/")
+    found = workspace.photographs_of(run, config)
+    for mine, theirs in zip(
+        found.train + found.held_out, chosen.train + chosen.held_out, strict=True
+    ):
+        assert mine.high == tmp_path / theirs.high
+        assert mine.low == (tmp_path / theirs.low if paired else None)
+    assert workspace.inherited(run, dataclasses.replace(config, seed=1)) == found
+    monkeypatch.chdir(tmp_path)
+    assert len(workspace.photographs_of(other, config).train) == 7
+
+
+def test_a_folder_to_evaluate_on_may_be_paired(tmp_path):
+    config = settings(data=lay(tmp_path / "a", low=None), eval_data=lay(tmp_path / "b"))
+    chosen = workspace.choose(config)
+    assert len(chosen.train) == len(chosen.held_out) == 5
+    assert all(p.low for p in chosen.held_out) and not any(p.low for p in chosen.train)
+    workspace.check(config, chosen)
+    again = dataclasses.replace(config, eval_data=str(tmp_path / "a" / "HR"))
+    with pytest.raises(DataError, match=r"5 photographs are to be learned from and evaluated on"):
+        workspace.choose(again)
+
+
+@pytest.mark.parametrize("where", ["data", "eval_data", "benchmarks"])
+def test_pairs_of_wrong_sizes_are_told_of_before_anything_is_decoded(tmp_path, monkeypatch, where):
+    folder = lay(tmp_path / "bad", low=(40, 49))
+    config = settings(**{where: (folder,) if where == "benchmarks" else folder})
+    monkeypatch.setattr(photographs, "read", None)
+    monkeypatch.setattr(images, "read", None)
+    with pytest.raises(DataError, match=r"5 photographs are not 2 times as large .*\(0\.png, 1\.p"):
+        workspace.check(config, workspace.choose(config))
+
+
+def test_a_damaged_file_to_evaluate_on_is_told_of_at_once(tmp_path):
+    config = settings(eval_data=lay(tmp_path))
+    low = tmp_path / "LR" / "X2" / "3.png"
+    low.write_bytes(low.read_bytes()[:900])
+    with pytest.raises(DataError, match=r"X2.3\.png' is damaged"):
+        workspace.check(config, workspace.choose(config))
+
+
+def test_a_damaged_file_to_learn_from_is_left_to_the_step(tmp_path):
+    config = settings(data=lay(tmp_path / "a"), eval_data=lay(tmp_path / "b"))
+    (tmp_path / "a" / "HR" / "0.png").write_bytes(b"not an image")
+    workspace.check(config, workspace.choose(config))
+
+
+def test_photographs_without_a_patch_are_told_of(tmp_path):
+    images.write(tmp_path / "a.png", np.zeros((400, 30, 3), np.uint8))
+    alone = workspace.Photographs((Photograph(tmp_path / "a.png"),), ())
+    with pytest.raises(DataError, match="No photograph is as large as a patch of"):
+        workspace.check(settings(), alone)
