@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quantnas import space
 from quantnas.config import RunConfig, TrainConfig
 from quantnas.errors import UsageError
 from quantnas.runs import Run
@@ -129,6 +130,11 @@ def _begin(
         found = space_name or (str(beside) if beside.exists() else _space_of(path))
         flags = {**flags, "space": found, "genotype": str(path)}
     else:
+        if source not in space.builtin() and not path.exists():
+            raise UsageError(
+                f"There is no run folder, genotype or space '{source}'.",
+                "Check the path, or choose a fixed network from `quantnas spaces`.",
+            )
         _require_decided(path, flags["scale"])
         flags = {**flags, "space": source}
     return start.begun("train", resume, output, name, config, settings, flags)
@@ -142,7 +148,7 @@ def _space_of(path: Path) -> str:
 
 def _require_decided(path: Path, scale: int | None) -> None:
     """Raise UsageError for a space with open choices."""
-    from quantnas import skeleton, space
+    from quantnas import skeleton
 
     open_ = sum(slot.options > 1 for slot in skeleton.slots(space.load(str(path), scale)))
     if open_:

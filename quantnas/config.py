@@ -155,7 +155,7 @@ class QuantizeConfig:
     """Low-bit quantization of a trained network against its float form."""
 
     steps: int = 400
-    """Training of all weights, steps and zero points on the float network's output."""
+    """Training of all weights, steps and zero points on the float network's output; 0 = none."""
     batch: int = 12
     patch: int = 32
     lr: float = 5e-4
@@ -164,8 +164,8 @@ class QuantizeConfig:
     """Patches for fitting the grids and for bias correction."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "steps", "batch", "patch", "crops")
-        _require(self, 0, "lr")
+        _require(self, 1, "batch", "patch", "crops")
+        _require(self, 0, "steps", "lr")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_a_failure_while_writing_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match="disk full"):
         checkpoint.save(path, 2, parts())
     assert checkpoint.load(path, parts()) == 1
 

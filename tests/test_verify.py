@@ -1,14 +1,17 @@
 """Checks that a sound file passes verification and that a damaged one does not."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from quantnas import cost, export, images, network, quantize, skeleton, verify
+from quantnas import cost, export, foreign, images, network, quantize, skeleton, space, verify
 from quantnas.errors import VerificationError
-from quantnas.genotype import Choice, searched_precision, uniform_precision
+from quantnas.genotype import Choice, Genotype, searched_precision, uniform_precision
 from quantnas.patches import to_tensor
+from quantnas.supernet import choice_of
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +124,41 @@ def test_a_convolution_that_stays_in_float_fails(make, photographs):
     onnx.save(model, path)
     with pytest.raises(VerificationError, match=r"1 of .* convolutions .* stay in float"):
         verify.verify(path, net, photographs)
+
+
+RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
+
+
+@pytest.fixture
+def deep(photographs, tmp_path):
+    """(network, file, image) of the released RFDN on 4 bits: 64 convolutions, as they were."""
+    if not RELEASED.exists():
+        pytest.skip("needs the released weights")
+    where = space.load("rfdn50", 4)
+    slots = skeleton.slots(where)
+    found = Genotype("rfdn50", {s.name: choice_of(s, 0, 0) for s in slots})
+    precision = uniform_precision(slots, 4)
+    net = network.build(where, found, precision)
+    foreign.load(net, RELEASED)
+    image = photographs[0][:48, :56]
+    quantize.initialise(net, to_tensor(image[None]))
+    frozen, path = quantize.freeze(net), tmp_path / "deep.onnx"
+    rows = cost.layers(slots, found, precision, 4)
+    export.to_onnx(frozen, cost.total(rows, 4), 4, path)
+    return frozen, path, image
+
+
+def test_a_deep_network_may_differ_by_what_its_own_noise_does(deep):
+    net, path, image = deep
+    found = verify.verify(path, net, [image])
+    assert found.psnr < verify.LEAST and found.sensitivity is not None
+    assert found.psnr > found.sensitivity - 3
+    assert found.integer_convolutions == found.convolutions == 64
+
+
+def test_a_wrong_channel_of_a_deep_network_is_more_than_its_noise(deep):
+    net, path, image = deep
+    with torch.no_grad():
+        network.convolutions(net)["cell1_body1"].weight[3].neg_()
+    with pytest.raises(VerificationError, match="against itself with noise"):
+        verify.verify(path, net, [image])
