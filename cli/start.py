@@ -21,7 +21,10 @@ def fresh(
 
     chosen = workspace.inherited(source, config) if source else workspace.choose(config)
     workspace.check(config, chosen, verb)
-    given = training.given_weights(config, source) if verb in ("train", "run") else None
+    given = None
+    if verb in ("train", "run"):
+        training.require_teacher(config)
+        given = training.given_weights(config, source)
     if source is not None:
         runs.require(source, until=verb)
     default = source.folder.resolve().name if source else Path(config.space).stem

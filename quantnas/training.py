@@ -13,7 +13,7 @@ from .config import RunConfig
 from .errors import DataError, UsageError
 from .phases import Phase, Progress
 from .runs import Run, existing
-from .space import SearchSpace
+from .space import SearchSpace, load
 from .workspace import architecture, device, need
 
 SHARES = (0.9, 0.1)
@@ -43,7 +43,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     origin = _begin_with(net, run, config, where)
     objective = train.Objective(loss=c.loss, colours=where.colours, share=c.teacher_share)
     if c.start != "float":
-        teacher = _teacher(run, config, where) if c.teacher not in (None, "own") else None
+        teacher = _teacher(run, config) if c.teacher not in (None, "own") else None
         lesson = Lesson(learn, held, schedule(config, False), replace(objective, teacher=teacher))
         yield from fit(run, device(config), "float", net, lesson)
     network.save(net, run.weights("float"), where)
@@ -52,7 +52,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         rounded = network.build(where, found, precision)
         network.inherit(rounded, net)
         quantize.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
-        teacher = _teacher(run, config, where) if c.teacher is not None else None
+        teacher = _teacher(run, config) if c.teacher is not None else None
         lesson = Lesson(learn, held, schedule(config, True), replace(objective, teacher=teacher))
         yield from fit(run, device(config), "rounded", rounded, lesson)
     network.save(rounded, run.weights("trained"), where)
@@ -84,6 +84,21 @@ def schedule(config: RunConfig, rounded: bool) -> train.Schedule:
         average=c.average,
         seconds=limit,
     )
+
+
+def require_teacher(config: RunConfig) -> None:
+    """Raise unless the teacher is there and enlarges as much."""
+    if config.train.teacher not in (None, "own"):
+        where = load(config.space, config.scale)
+        source = existing(Path(str(config.train.teacher)))
+        theirs, _ = architecture(source)
+        need(source.weights("float"), "train")
+        if theirs.scale != where.scale:
+            raise UsageError(
+                f"The teacher {source.folder} enlarges x{theirs.scale}, the network "
+                f"x{where.scale}.",
+                "Give a teacher of the same scale.",
+            )
 
 
 def given_weights(config: RunConfig, source: Run | None) -> Path | None:
@@ -164,16 +179,11 @@ def _begin_with(net: nn.Module, run: Run, config: RunConfig, where: SearchSpace)
     return "scratch"
 
 
-def _teacher(run: Run, config: RunConfig, where: SearchSpace) -> train.Target:
+def _teacher(run: Run, config: RunConfig) -> train.Target:
     """The output of the float network that `train.teacher` names."""
     name = config.train.teacher
     source = run if name == "own" else existing(Path(str(name)))
     theirs, found = architecture(source)
-    if theirs.scale != where.scale:
-        raise UsageError(
-            f"The teacher {name} enlarges x{theirs.scale}, the network x{where.scale}.",
-            "Give a teacher of the same scale.",
-        )
     teacher = network.build(theirs, found, None)
     network.load(teacher, need(source.weights("float"), "train"), theirs)
     return quantize.teacher_target(teacher.to(device(config)))
