@@ -37,11 +37,12 @@ Benchmark = Annotated[
     typer.Option(help="A further folder to evaluate on, Set5 for example; repeatable."),
 ]
 Bits = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        help="Weight bits between first and last convolution: 2, 3, 4 or 8; activations and both "
-        "ends stay at 8.",
+        help="Between first and last convolution, which stay at 8: 2, 3, 4 or 8 for the weights "
+        "alone, or w2a4 for 2-bit weights and 4-bit activations.",
         show_default="the bits that the search found",
+        metavar="BITS",
     ),
 ]
 Seed = Annotated[
@@ -134,6 +135,8 @@ Source = Annotated[
 ]
 
 ROOT = Path("runs")
+SETTER = {"act_bits": "bits", "train.start": "from"}
+"""Setting -> its option, where that has another name."""
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -147,6 +150,19 @@ def bitops(text: str) -> float:
             "Write a number above 0, with K, M, G or T behind it if you like: 2.0G, 500M, 2e9.",
         )
     return value
+
+
+def widths(text: str | None) -> dict[str, int | None]:
+    """2 or w2a4 -> settings. Raises UsageError for what is no number of that form."""
+    if text is None:
+        return {"bits": None}
+    found = re.fullmatch(r"(\d)|w(\d)a(\d)", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UsageError(
+            f"--bits cannot be '{text}'.", "Write 2, 3, 4 or 8, or both as in w2a4 (2, 3, 4, 8)."
+        )
+    weights, activations = int(found[1] or found[2]), int(found[3] or 8)
+    return {"bits": weights, "act_bits": activations}
 
 
 def searching(
@@ -205,13 +221,14 @@ def only_resume(others: Mapping[str, Any]) -> None:
 
     Keys are names of options, or of arguments in capitals.
     """
-    given = [
-        name if name.isupper() else f"--{name.rpartition('.')[2].replace('_', '-')}"
+    given = dict.fromkeys(
+        name if name.isupper() else f"--{SETTER.get(name, name.rpartition('.')[2])}"
         for name, value in others.items()
         if value not in (None, [], "")
-    ]
+    )
     if given:
         raise UsageError(
-            f"--resume continues a run with its own settings, but {', '.join(given)} is given.",
+            f"--resume continues a run with its own settings, but "
+            f"{', '.join(given).replace('_', '-')} is given.",
             "Leave that out, or start a new run.",
         )

@@ -19,11 +19,13 @@ def quantize(
 
     Example: quantnas quantize runs/run/rfdn_small --bits 2
 
+    Example: quantnas quantize runs/run/rfdn_small --bits w4a4
+
     Grids of least error, bias correction, then a short training against the float network.
     """
     target, chosen = start.continued(
         "quantize", source, resume, output, name, config, settings,
-        bits=bits, data=data, seed=seed, device=device,
+        **options.widths(bits), data=data, seed=seed, device=device,
     )  # fmt: skip
     console.perform(target, chosen, ["quantize"], "quantize")
     result = target.result("quantize")

@@ -44,7 +44,7 @@ def run(
         "data": data,
         "eval_data": eval_data,
         "benchmarks": benchmark or None,
-        "bits": bits,
+        **options.widths(bits),
         "seed": seed,
         "device": device,
     }

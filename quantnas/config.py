@@ -186,6 +186,8 @@ class RunConfig:
     """Further folders of photographs to evaluate on, Set5 for example."""
     bits: Literal[2, 3, 4, 8] | None = None
     """Weight bits between first and last convolution; none = as searched."""
+    act_bits: Literal[2, 3, 4, 8] = 8
+    """Activation bits of the same convolutions, where `bits` is given."""
     seed: int = 0
     device: Device = "auto"
     search: SearchConfig = field(default_factory=SearchConfig)

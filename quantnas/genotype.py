@@ -41,10 +41,12 @@ def searched_precision(genotype: Genotype) -> dict[str, Precision]:
     return {name: c.precision for name, c in genotype.choices.items()}
 
 
-def uniform_precision(slots: Sequence[Slot], bits: int) -> dict[str, Precision]:
-    """Slot name -> `bits` for weights and 8 for activations; first and last slot stay 8/8."""
-    ends = {slots[0].name, slots[-1].name}
-    return {s.name: Precision(8 if s.name in ends else bits, 8) for s in slots}
+def uniform_precision(
+    slots: Sequence[Slot], weights: int, activations: int = 8
+) -> dict[str, Precision]:
+    """Slot name -> the same bits for all but the first and the last slot, which stay 8/8."""
+    ends, inner = {slots[0].name, slots[-1].name}, Precision(weights, activations)
+    return {s.name: Precision(8, 8) if s.name in ends else inner for s in slots}
 
 
 def from_json(text: str, source: str) -> Genotype:

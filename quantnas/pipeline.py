@@ -45,7 +45,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
     closeness = train.Objective(quantize.teacher_target(teacher), colours=where.colours)
-    precision = precision_of(where, found, config.bits)
+    precision = precision_of(where, found, config)
     net = network.build(where, found, precision)
     plainly = None
     if config.bits is None:
@@ -69,6 +69,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         {
             "seconds": time.monotonic() - began,
             "bits": config.bits or "as searched",
+            "act_bits": config.act_bits if config.bits else "as searched",
             "calibration": f"{c.crops} patches of {c.patch}x{c.patch} low-resolution pixels",
             "psnr_to_float_plain_rounding": plainly,
             "psnr_to_float_before_training": before,

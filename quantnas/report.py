@@ -108,8 +108,10 @@ def _search(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _bits(data: dict[str, Any]) -> str:
-    bits = data.get("quantize", {}).get("bits")
-    return f"{bits} bits between first and last layer" if isinstance(bits, int) else "as searched"
+    told = data.get("quantize", {})
+    if not isinstance(told.get("bits"), int):
+        return "as searched"
+    return f"{told['bits']} bits between first and last layer, activations {told['act_bits']}"
 
 
 def _db(psnr: float | None) -> str:

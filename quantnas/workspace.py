@@ -213,16 +213,16 @@ def architecture(run: Run) -> tuple[space.SearchSpace, Genotype]:
 
 
 def precision_of(
-    where: space.SearchSpace, found: Genotype, bits: int | None
+    where: space.SearchSpace, found: Genotype, config: RunConfig
 ) -> dict[str, Precision]:
-    """Slot name -> bits: as searched, or `bits` between first and last convolution.
+    """Slot name -> bits: as searched, or those given between first and last convolution.
 
     Raises UsageError for a network that was searched in float and is given no bits.
     """
-    if bits is None:
-        require_bits(where, bits)
+    if config.bits is None:
+        require_bits(where, config.bits)
         return genotype.searched_precision(found)
-    return genotype.uniform_precision(skeleton.slots(where), bits)
+    return genotype.uniform_precision(skeleton.slots(where), config.bits, config.act_bits)
 
 
 def require_bits(where: space.SearchSpace, bits: int | None) -> None:

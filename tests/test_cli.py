@@ -107,6 +107,8 @@ BAD = [
     (["run", "nothing"], 2, "Use one of basic, edsr_baseline"),
     (["run", "--scale", "5"], 2, "should be 2, 3 or 4"),
     (["run", "--bits", "5"], 2, "should be 2, 3, 4 or 8"),
+    (["run", "--bits", "w4"], 2, "--bits cannot be 'w4'"),
+    (["run", "--bits", "w4a5"], 2, "should be 2, 3, 4 or 8"),
     (["run", "--set", "search"], 2, "section.key=value"),
     (["run", "--set", "search.epochs=many"], 2, "'search.epochs' cannot be 'many'"),
     (["run", "--set", "train.batch=0"], 2, "`batch` is 0"),

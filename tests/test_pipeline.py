@@ -56,9 +56,10 @@ def test_evaluation_is_done_on_photographs_that_were_not_learned_from(done):
     assert not set(found.train) & set(found.held_out)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys, bits):
-    assert command("quantize", done, "--bits", bits, "--output", tmp_path) == 0
+@pytest.mark.parametrize(("bits", "inner"), [(2, 8), (3, 8), (4, 8), (8, 8), (4, 4), (2, 3)])
+def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys, bits, inner):
+    wanted = bits if inner == 8 else f"w{bits}a{inner}"
+    assert command("quantize", done, "--bits", wanted, "--output", tmp_path) == 0
     quantized = tmp_path / "quantize" / "rfdn_small"
     model = tmp_path / "model.onnx"
     assert command("export", quantized, "-o", model, "--output", tmp_path) == 0
@@ -67,9 +68,10 @@ def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys,
     facts = json.loads(capsys.readouterr().out)
     widths = [row["weight_bits"] for row in facts["cost"]["layers"]]
     assert widths == [8, *[bits] * (len(widths) - 2), 8]
-    assert {row["act_bits"] for row in facts["cost"]["layers"]} == {8}
+    acts = [row["act_bits"] for row in facts["cost"]["layers"]]
+    assert acts == [8, *[inner] * (len(acts) - 2), 8]
     exported = tmp_path / "export" / "rfdn_small"
-    if bits == 2:
+    if wanted == 2:
         folder = tmp_path / "photos"
         images.write(folder / "a.png", images.read(images.bundled().held_out[1])[:90, :120])
         assert command("evaluate", exported, "--data", folder, "--output", tmp_path) == 0
