@@ -32,7 +32,10 @@ QatSteps = Annotated[
     ),
 ]
 MaxHours = Annotated[
-    float | None, typer.Option(help="Both end by then; the rate falls to 0 in the time there is.")
+    float | None,
+    typer.Option(
+        help="Both end by then, if their steps are not done before; the rate falls to 0 in time."
+    ),
 ]
 Loss = Annotated[str | None, typer.Option(help="l1 or charbonnier.", show_default=TrainConfig.loss)]
 Teacher = Annotated[
@@ -77,7 +80,7 @@ def train(
 ) -> None:
     """Train a decided network: first in float, then with its bits.
 
-    Example: quantnas train runs/search/rfdn_small --max-hours 1
+    Example: quantnas train runs/search/rfdn_small --float-steps 50000 --max-hours 1
 
     Example: quantnas train quicksrnet_small --scale 2 --data my_photographs
     """

@@ -4,6 +4,7 @@ QuickSRNet (arXiv 2303.04336), SESR collapsed (arXiv 2103.09404), ESPCN (arXiv 1
 FSRCNN (arXiv 1608.00367) are such stacks.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from .ends import Correction, View
 from .filling import Filling
+from .ops import Chain
 from .space import SearchSpace, Slot
 
 
@@ -29,14 +31,19 @@ class Plain(nn.Module):
     def __init__(self, space: SearchSpace, filling: Filling) -> None:
         super().__init__()
         self.view = View(space, filling)
-        self.edges, self.tensors = nn.ModuleList(), nn.ModuleList()
+        self.edges, self.branches = nn.ModuleList(), nn.ModuleList()
+        self.tensors = nn.ModuleList()
         *slots, last = STACKS[space.skeleton](space)
         source = self.view.seen
         for slot in slots:
             self.edges.append(filling.edge(slot, source))
-            source = filling.tensor()
-            self.tensors.append(source)
-        self.skips = space.skeleton == "plain"
+            left_out = slot.residual and not _holds_any(self.edges[-1])
+            source = source if left_out else filling.tensor()
+            self.tensors.append(nn.Identity() if left_out else source)
+            branch = slot.residual and not left_out
+            self.branches.append(filling.tensor(signed=True) if branch else nn.Identity())
+        self.residual = [slot.residual for slot in slots]
+        self.skips = space.skeleton in ("plain", "sesr")
         if self.skips:
             source = filling.tensor()
             self.summed = source
@@ -46,8 +53,11 @@ class Plain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, y = self.view(x)
         first = None
-        for edge, tensor in zip(self.edges, self.tensors, strict=True):
-            y = tensor(torch.relu(edge(y)))
+        for i, edge in enumerate(self.edges):
+            if self.residual[i] and not _holds_any(edge):
+                continue
+            z = self.branches[i](edge(y))
+            y = self.tensors[i](torch.relu(y + z if self.residual[i] else z))
             first = y if first is None else first
         if self.skips:
             y = self.summed(y + first)
@@ -55,10 +65,23 @@ class Plain(nn.Module):
         return out
 
 
+def _holds_any(edge: nn.Module) -> bool:
+    """Whether there is anything on an edge: not when the identity was chosen."""
+    return not isinstance(edge, Chain) or len(edge) > 0
+
+
 def _searched(space: SearchSpace, kind: str, name: str, c_in: int, c_out: int) -> Slot:
     edge = space.edges[kind]
     same = c_in == c_out
     return Slot(name, c_in, c_out, c_out, edge.ops, edge.widths, kind=kind, identity=same)
+
+
+def plain_slots(space: SearchSpace) -> Iterator[Slot]:
+    """Every convolution of a stack with a skip around each, in the order in which they run."""
+    for slot in sesr_slots(space):
+        if slot.kind == "body":  # half of the usual weights at first
+            slot = dataclasses.replace(slot, identity=False, residual=True, gain=0.5)
+        yield slot
 
 
 def _last(space: SearchSpace, c_in: int) -> Slot:
@@ -68,7 +91,7 @@ def _last(space: SearchSpace, c_in: int) -> Slot:
     return Slot("upsample", c_in, c_in, c_out, edge.ops, widths, 0.1, kind="upsample", up=up)
 
 
-def plain_slots(space: SearchSpace) -> Iterator[Slot]:
+def sesr_slots(space: SearchSpace) -> Iterator[Slot]:
     """Every convolution of a stack of equal width, in the order in which they run."""
     c = space.channels
     yield _searched(space, "head", "head", space.colours, c)
@@ -100,9 +123,14 @@ def fsrcnn_slots(space: SearchSpace) -> Iterator[Slot]:
 THIN = 12
 STACKS: dict[str, Callable[[SearchSpace], Iterator[Slot]]] = {
     "plain": plain_slots,
-    "quicksrnet": plain_slots,
+    "sesr": sesr_slots,
+    "quicksrnet": sesr_slots,
     "espcn": espcn_slots,
     "fsrcnn": fsrcnn_slots,
 }
-"""Skeleton -> its slots. A plain stack adds the first tensor to the last one, as SESR does, which
-costs nothing and trains better; QuickSRNet has no such skip."""
+"""Skeleton -> its slots.
+
+`plain` and `sesr` add the first tensor to the last one. `plain` adds the input of every body
+convolution to its output, where SESR and QuickSRNet have merged that into the kernel: a kernel with
+the identity inside takes most of its grid for one weight, and at 4 bits little is left.
+"""

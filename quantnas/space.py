@@ -74,6 +74,9 @@ class Slot:
     as (c_out, H, W), for a pixel shuffle."""
     identity: bool = False
     """Whether its operation starts near the identity: what deep stacks without skips need."""
+    residual: bool = False
+    """Whether its output is added to its input. The operation `identity` then gives nothing, so
+    that input and sum are the same."""
 
     @property
     def weight_bits(self) -> tuple[int, ...]:

@@ -67,7 +67,8 @@ class MixedOp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         p, mixes = self.mixtures()
-        parts = [p[i] * x for i in self._alive(p) if not len(self._chain(i))]  # the identity
+        same = [] if self.slot.residual else self._alive(p)
+        parts = [p[i] * x for i in same if not len(self._chain(i))]  # the identity
         chosen = [(i, p[i]) for i in self._alive(p) if len(self._chain(i))]
         if self.relaxation.merges:
             x = see(x, self.inputs.quantizers, mixes[0], self.relaxation, self.training)
@@ -79,7 +80,7 @@ class MixedOp(nn.Module):
         for i, weight in chosen:
             out = self._chain(i)(x, self.inputs.quantizers, mixes[i])
             parts.append((weight * gain)[:, None, None] * out)
-        return _sum(parts)
+        return _sum(parts) if parts else torch.zeros_like(x)
 
     def _chain(self, index: int) -> ops.Chain:
         return cast(ops.Chain, self.ops[self.slot.ops[index]])

@@ -6,9 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, ends, errors, network, skeleton, space, supernet
+from quantnas import (
+    cost,
+    ends,
+    errors,
+    export,
+    network,
+    quantize,
+    skeleton,
+    space,
+    supernet,
+    verify,
+)
 from quantnas.conv import subpixel
-from quantnas.genotype import Genotype, searched_precision
+from quantnas.genotype import Choice, Genotype, searched_precision
+from quantnas.quantizer import ActQuantizer
 
 STACKS = ("espcn", "fsrcnn", "quicksrnet_small", "quicksrnet_medium", "quicksrnet_large", "sesr_m5")
 KNOWN = {
@@ -98,6 +110,44 @@ def test_a_new_stack_hardly_changes_the_enlarged_image(scale, colours):
     with torch.no_grad():
         assert (net(x) - start).abs().mean() < 0.1  # thirty convolutions deep
     assert net(x).shape == (1, 3, 12 * scale, 12 * scale)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("dropped", [0, 1, 3])
+def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_path):
+    """What reads a tensor behind an edge that is left out lies on the grid in front of it."""
+    torch.manual_seed(0)
+    where = dataclasses.replace(space.load("plain", scale), channels=8, cells=4)
+    slots = skeleton.slots(where)
+    ops = ["identity" if s.name == f"body{dropped}" else "conv3x3" for s in slots]
+    found = Genotype("plain", {s.name: Choice(op, s.widths[-1].weights, s.widths[-1].activations)
+                               for s, op in zip(slots, ops, strict=True)})  # fmt: skip
+    precision = searched_precision(found)
+    net = network.build(where, found, precision)
+    low = torch.rand(1, 3, 20, 17).mul(255).round() / 255
+    quantize.initialise(net, low)
+    frozen = quantize.freeze(net)
+    for grid in frozen.modules():
+        if isinstance(grid, ActQuantizer):  # powers of two: every sum is exact in float
+            grid.log2_step.data = grid.log2_step.data.round() if not grid.fixed else grid.log2_step
+    rows = cost.layers(slots, found, precision, scale)
+    export.to_onnx(quantize.freeze(frozen), cost.total(rows, scale), scale, tmp_path / "m.onnx")
+    image = (low[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    told = verify.verify(tmp_path / "m.onnx", quantize.freeze(frozen), [image])
+    assert told.max_steps <= 1 and told.integer_convolutions == told.convolutions == 5
+
+
+def test_a_residual_supernet_with_nothing_chosen_hands_its_input_on():
+    where = dataclasses.replace(space.load("plain", 2), channels=8, cells=1)
+    net = supernet.build(where)
+    edge = net.edges[1]
+    with torch.no_grad():
+        for p in edge.alphas.parameters():
+            p.fill_(-50.0)
+            p.view(-1)[0] = 50.0  # the identity
+    x = torch.rand(1, 8, 5, 5)
+    assert edge.slot.ops[0] == "identity" and edge.slot.residual
+    assert torch.equal(edge(x), torch.zeros_like(x))
 
 
 def test_luma_networks_leave_colour_differences_alone():
