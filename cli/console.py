@@ -192,16 +192,22 @@ def scores(result: dict[str, Any]) -> Iterator[str]:
             yield f"warning: worse than bicubic on {name}; train longer, or use more bits"
 
 
-def export_line(result: dict[str, Any]) -> str:
-    """What the exported file is, in one line."""
+def export_lines(result: dict[str, Any]) -> Iterator[str]:
+    """What the exported file is, and a warning where it is only as close as its network's noise."""
     cost, found = result["cost"], result["verification"]
     where, bitops = next(iter(cost["bitops"].items()))
-    return (
+    yield (
         f"{result['file']}: {result['bytes']:,} bytes, {cost['parameters']:,} parameters, "
         f"{bitops / 1e9:.2f} GBitOps at {where}; {found['integer_convolutions']} of "
         f"{found['convolutions']} convolutions in integers, at most {found['max_steps']} of 255 "
         "steps from torch"
     )
+    if found.get("sensitivity") is not None:
+        yield (
+            "warning: this deep network is sensitive to rounding: file and torch differ by "
+            f"{found['psnr']:.1f} dB, the network with its own arithmetic noise by "
+            f"{found['sensitivity']:.1f} dB"
+        )
 
 
 def next_commands(*commands: str) -> None:

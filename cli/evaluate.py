@@ -58,7 +58,8 @@ def evaluate(
     Tables and pictures go into a folder of their own. Of a run, its exported file is measured, else
     its quantized, trained or float checkpoint.
 
-    Protocol: LR by bicubic to uint8, BT.601 luma, a border of `scale` pixels left out.
+    Protocol: LR from files where a folder has them, else by bicubic to uint8; BT.601 luma, a
+    border of `scale` pixels left out.
     """
     from quantnas import comparison, runs
     from quantnas import models as names

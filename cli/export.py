@@ -31,7 +31,8 @@ def export(
     console.perform(target, chosen, ["export"], "export")
     result = target.result("export")
     assert result is not None
-    console.say(console.export_line(result), target)
+    for line in console.export_lines(result):
+        console.say(line, target)
     model = target.folder / "model.onnx"
     if file is not None:
         shutil.copyfile(model, file)

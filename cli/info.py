@@ -63,23 +63,30 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
         facts = export.read_metadata(path)
         return {"what": f"ONNX file {path}, {path.stat().st_size:,} bytes", **facts}
     if path.suffix == ".safetensors":
-        return _run_facts(path.resolve().parent.parent, f"checkpoint {path}")
+        return _checkpoint_facts(path)
     if path.suffix == ".json":
         return _genotype_facts(path, space_name)
     if path.is_dir():
-        return _run_facts(path, f"run {path}")
+        return _run_facts(path)
     return _space_facts(space.load(target, scale))
 
 
-def _run_facts(folder: Path, what: str) -> dict[str, Any]:
+def _checkpoint_facts(path: Path) -> dict[str, Any]:
+    """Of that very network: one in float has 32 bits everywhere, whatever the run found."""
+    from quantnas import models
+
+    model = models.resolve(str(path))
+    return {"what": f"checkpoint {path}", "scale": model.scale, "cost": model.cost}
+
+
+def _run_facts(folder: Path) -> dict[str, Any]:
     from quantnas import workspace
 
     run, _ = start.resumed(folder)
     where, found = workspace.architecture(run)
     rounded = (run.folder / "precision.json").exists()
-    if what.endswith(("quantized.safetensors", str(folder))) and rounded:
-        return {"what": what, "scale": where.scale, "cost": workspace.quantized(run)[2]}
-    return {"what": what, "scale": where.scale, "cost": _cost(where, found)}
+    totals = workspace.quantized(run)[2] if rounded else _cost(where, found)
+    return {"what": f"run {folder}", "scale": where.scale, "cost": totals}
 
 
 def _genotype_facts(path: Path, space_name: str | None) -> dict[str, Any]:

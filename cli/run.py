@@ -58,7 +58,7 @@ def summary(target: Run) -> None:
     """The results of a whole run, and what to do with them."""
     evaluated, exported = target.result("evaluate"), target.result("export")
     assert evaluated is not None and exported is not None
-    for line in [*console.scores(evaluated), console.export_line(exported)]:
+    for line in [*console.scores(evaluated), *console.export_lines(exported)]:
         console.say(line, target)
     console.say(f"report: {target.folder / 'report.md'}", target)
     console.next_commands(

@@ -17,19 +17,18 @@ def fresh(
     verb: str, output: Path, name: str | None, config: RunConfig, source: Run | None = None
 ) -> Run:
     """A new run folder; with a source, holding what the steps before `verb` made there."""
-    from quantnas import runs, training, workspace
+    from quantnas import runs, settings, training, workspace
 
-    chosen = workspace.inherited(source, config) if source else workspace.choose(config)
-    workspace.check(config, chosen, verb)
+    used = settings.own(source, config) if source else config
+    chosen = workspace.inherited(source, used) if source else workspace.choose(used)
+    workspace.check(used, chosen, verb)
     given = None
     if verb in ("train", "run"):
-        training.require_teacher(config)
-        given = training.given_weights(config, source)
-    if source is not None:
-        runs.require(source, until=verb)
+        training.require_teacher(used)
+        given = training.given_weights(used, source)
     default = source.folder.resolve().name if source else Path(config.space).stem
     run = runs.create(output, verb, name, default)
-    workspace.begin(run, config, chosen, runs.environment())
+    workspace.begin(run, config, chosen, runs.environment(), source)
     if source is not None:
         runs.carry(source, run, until=verb)
     if given is not None:
@@ -58,9 +57,11 @@ def begun(
     if resume is not None:
         options.only_resume({"name": name, "config": config, "set": settings, **flags})
         return together(lambda: resumed(resume)[0], resumed(resume)[1])
+    from quantnas.settings import settled
+
     named = {"space" if key == "SPACE" else key: value for key, value in flags.items()}
     chosen = options.configuration({}, config, settings, named)
-    return together(lambda: fresh(verb, output, name, chosen), chosen)
+    return together(lambda: fresh(verb, output, name, chosen), settled(chosen))
 
 
 def together(begin: Callable[[], Run], config: RunConfig) -> tuple[Run, RunConfig]:
@@ -102,7 +103,10 @@ def continued(
     settings: list[str] | None,
     **flags: Any,
 ) -> tuple[Run, RunConfig]:
-    """The run folder of a step that goes on from another run, or that was interrupted itself."""
+    """The run folder of a step that goes on from another run, or that was interrupted itself.
+
+    Raises UsageError for a scale, a space or a genotype other than the other run's.
+    """
     if resume is not None:
         others = {"RUN": source, "name": name, "config": config, "set": settings}
         options.only_resume(others | flags)
@@ -112,8 +116,11 @@ def continued(
             f"`quantnas {verb}` needs a run to go on from.",
             f"Give its folder, as in: quantnas {verb} runs/run/rfdn_small",
         )
-    from quantnas import workspace
+    from quantnas import runs
+    from quantnas import settings as kept
 
-    before, old = resumed(source)
-    new = options.configuration(workspace.plain(old), config, settings, flags)
-    return fresh(verb, output, name, new, before), new
+    before = runs.existing(source)
+    runs.require(before, until=verb)
+    told = options.configuration(kept.inherit(before, verb), config, settings, flags)
+    run = fresh(verb, output, name, kept.continued(before, told), before)
+    return resumed(run.folder)

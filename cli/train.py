@@ -97,6 +97,11 @@ def train(
         "seed": seed,
         "device": device,
     }
+    if origin == "float" and float_steps is not None and resume is None:
+        raise UsageError(
+            "--float-steps is given, but with --from float that network is not trained again.",
+            "Leave one of them out.",
+        )
     target, chosen = _begin(
         source, space_name, resume, output, name, config, settings, flags
     )  # fmt: skip
@@ -121,13 +126,24 @@ def _begin(
     settings: list[str] | None,
     flags: dict[str, Any],
 ) -> tuple[Run, RunConfig]:
-    """The run folder of a training: of a run, of a genotype, of a space, or an interrupted one."""
-    path = None if source is None else Path(source)
-    if path is None or path.is_dir():
+    """The run folder of a training: of a run, of a genotype, of a space, or an interrupted one.
+
+    Raises UsageError when none of them is meant.
+    """
+    if resume is not None:
+        others = {"RUN|GENOTYPE|SPACE": source, "space": space_name, **flags}
+        options.only_resume({**others, "name": name, "config": config, "set": settings})
+        return start.resumed(resume)
+    if source is None:
+        raise UsageError(
+            "`quantnas train` needs a run that has searched, a genotype or a fixed network.",
+            "Give one, as in: quantnas train runs/search/rfdn_small; or quantnas train espcn.",
+        )
+    path = Path(source)
+    if path.is_dir():
         if space_name is not None:
             raise UsageError("--space is given without a genotype.", "Leave it out.")
-        dotted = {"space": space_name, **flags}
-        return start.continued("train", path, resume, output, name, config, settings, **dotted)
+        return start.continued("train", path, None, output, name, config, settings, **flags)
     if path.suffix == ".json":
         beside = path.parent / "space.yaml"
         found = space_name or (str(beside) if beside.exists() else _space_of(path))
@@ -140,7 +156,7 @@ def _begin(
             )
         _require_decided(path, flags["scale"])
         flags = {**flags, "space": source}
-    return start.begun("train", resume, output, name, config, settings, flags)
+    return start.begun("train", None, output, name, config, settings, flags)
 
 
 def _space_of(path: Path) -> str:

@@ -30,8 +30,8 @@ class Multiplier:
 
     target: float
     price: float = 0.0
-    rate: float = 2e-3
-    gain: float = 2e-5
+    rate: float = 5e-2
+    gain: float = 1e-3
     slack: float = 0.03
 
     def term(self, bitops: Tensor) -> Tensor:

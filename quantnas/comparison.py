@@ -97,7 +97,7 @@ def measure(
 def collect(models: Sequence[Model], sets: Sequence[PhotoSet], table: Table) -> dict[str, Any]:
     """Everything that was found, as JSON holds it."""
     return {
-        "protocol": evaluate.PROTOCOL,
+        "protocol": evaluate.protocol(photo for group in sets for photo in group.photos),
         "scale": models[0].scale,
         "models": {model.name: _about(model) for model in models},
         "sets": {group.name: _group(group, table[group.name]) for group in sets},
@@ -156,7 +156,7 @@ def perform(
             yield Progress("pictures", done, len(sets) * len(models), {})
     if plot:
         name = "front.png"
-        front.draw(_panels(found, published), evaluate.PROTOCOL, folder / "plots" / name)
+        front.draw(_panels(found, published), found["protocol"], folder / "plots" / name)
         found["plot"] = name
     found["environment"] = runs.environment()
     runs.write_text(folder / FILE, runs.to_json(found))

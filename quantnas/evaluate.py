@@ -17,13 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from . import bicubic, photographs
+from . import bicubic, images, layouts, photographs
 from .errors import DataError
 from .metrics import psnr_y, ssim_y
 from .patches import to_image, to_tensor
 from .photographs import Photograph
 
 PROTOCOL = "uint8 bicubic LR, uint8 SR, BT.601 luma, border = scale, mean over images"
+"""Where all low resolution is made here; see `protocol`."""
+
+OWN = {True: "uint8 LR from files", False: "uint8 LR from files or, where there are none, bicubic"}
+"""Whether all low resolution comes from files -> what stands in the protocol instead."""
 
 MOST = 100.0
 """dB that equal images count as."""
@@ -77,6 +81,12 @@ def _measured(image: NDArray[np.uint8], high: NDArray[np.uint8], scale: int) -> 
     return min(psnr_y(image, high, scale), MOST), ssim_y(image, high, scale)
 
 
+def protocol(photos: Iterable[Photograph]) -> str:
+    """How these photographs are measured, and where their low resolution comes from."""
+    own = [photo.low is not None for photo in photos]
+    return PROTOCOL.replace("uint8 bicubic LR", OWN[all(own)]) if any(own) else PROTOCOL
+
+
 def worst(scores: Iterable[Score]) -> Score:
     """The photograph that is least above bicubic, or most below it."""
     return min(scores, key=lambda found: found.gain)
@@ -92,18 +102,33 @@ def require_sizes(photos: Iterable[Photograph], scale: int) -> None:
         _require_side(min(height, width) * scale, photo.high, scale)
 
 
+def measurable(photo: Photograph, scale: int) -> bool:
+    """Whether its files are sound and large enough, as far as their beginnings tell."""
+    try:
+        if photo.low is not None:
+            images.size(photo.low)
+        return min(images.size(photo.high)) >= _least(scale)
+    except DataError:
+        return False
+
+
 def require_size(image: NDArray[np.uint8], path: Path, scale: int) -> None:
     """Raise DataError when the image (H, W, 3) is too small for SSIM behind the border."""
     _require_side(min(image.shape[:2]), path, scale)
 
 
 def _require_side(side: int, path: Path, scale: int) -> None:
-    least = math.ceil((11 + 3 * scale) / scale) * scale
+    least = _least(scale)
     if side < least:
         raise DataError(
             f"The photograph {path} is too small to be measured at x{scale}.",
             f"Leave it out; both sides need {least} pixels.",
         )
+
+
+def _least(scale: int) -> int:
+    """Pixels that a side needs: SSIM has a window of 11 behind the border."""
+    return math.ceil((11 + 3 * scale) / scale) * scale
 
 
 def named_sets(folders: Sequence[str]) -> dict[str, str]:
@@ -118,7 +143,7 @@ def named_sets(folders: Sequence[str]) -> dict[str, str]:
 
 def _set_name(folder: Path) -> str:
     """The folder's own name; of one that holds the high resolution of a set, the set's."""
-    match = re.fullmatch(photographs.HIGH, folder.name)
+    match = re.fullmatch(layouts.HIGH, folder.name)
     if match is None:
         return folder.name
     return (match["set"] or "").rstrip("_") or folder.resolve().parent.name

@@ -36,6 +36,10 @@ MARKERS = ("s", "D", "^", "v")
 SIDES = (5.6, 4.3)
 """Inches of a panel, width and height."""
 DPI = 120
+SIZE, WIDER = 8.0, 7.0
+"""Points (1/72 inch): diameter of a marker, and by how much more one around it is drawn."""
+NEAR = 7.0
+"""Pixels between two markers, below which the second one is drawn around the first."""
 STRIP, GAP = 0.62, 0.1
 """Inches below a broken axis, and between its parts."""
 
@@ -133,8 +137,10 @@ def _panel(figure: Figure, panel: Panel, place: Box, canvas: FigureCanvasAgg) ->
     strip = STRIP if _far(panel) else 0.0
     box = (x / wide, (y + strip) / tall, width / wide, (height - strip) / tall)
     axes = lowest = figure.add_axes(box)
-    _points(axes, panel)
     _limits(axes, panel)
+    spots = [tuple(axes.transData.transform((p.bitops / 1e9, p.psnr))) for p in panel.points]
+    sizes = [SIZE + WIDER * ring for ring in _rings(spots)]
+    _points(axes, panel, sizes)
     if strip:
         lowest = _strip(figure, axes, panel, (box[0], y / tall, box[2], (strip - GAP) / tall))
     level: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (5, 3)), "zorder": 1}
@@ -151,20 +157,31 @@ def _panel(figure: Figure, panel: Panel, place: Box, canvas: FigureCanvasAgg) ->
     taken = [] if strip else [_level(axes, panel, canvas)]
     if strip:
         _level(lowest, panel, canvas)
-    spots = [tuple(axes.transData.transform((p.bitops / 1e9, p.psnr))) for p in panel.points]
+    wide = [(s, size) for s, size in zip(spots, sizes, strict=True) if size > SIZE]
+    taken += [labels.around(spot, 0.5 * size * DPI / 72) for spot, size in wide]
     names = [(point.name, _ink(i)) for i, point in enumerate(panel.points)]
     labels.write(axes, names, spots, [*taken, *_marked(axes, panel)])
 
 
-def _points(axes: Axes, panel: Panel) -> None:
+def _rings(spots: Sequence[labels.Spot]) -> list[int]:
+    """How many points each one has to be drawn around, so that it is seen: 0 for the first."""
+    rings: list[int] = []
+    for spot in spots:
+        below = [r for other, r in zip(spots, rings, strict=False) if math.dist(spot, other) < NEAR]
+        rings.append(max(below, default=-1) + 1)
+    return rings
+
+
+def _points(axes: Axes, panel: Panel, sizes: Sequence[float]) -> None:
+    """What was published, and the panel's points; a larger one lies under a smaller one."""
     for i, points in enumerate(PUBLISHED.values() if panel.published else ()):
         axes.plot(*zip(*points, strict=True), zorder=2, **_published_style(i))
     for i, point in enumerate(panel.points):
         colour = _colour(i)
         edge = (colour, 1.6) if point.is_float else ("white", 0.8)
         axes.plot(
-            point.bitops / 1e9, point.psnr, marker="o", markersize=8, linestyle="none", zorder=4,
-            markeredgecolor=edge[0], markeredgewidth=edge[1],
+            point.bitops / 1e9, point.psnr, marker="o", markersize=sizes[i], linestyle="none",
+            markeredgecolor=edge[0], markeredgewidth=edge[1], zorder=4 - sizes[i] / 1000,
             markerfacecolor="white" if point.is_float else colour,
         )  # fmt: skip
 

@@ -96,7 +96,7 @@ def _apart(texts: Sequence[str], found: Sequence[Model]) -> list[str]:
     paths = [Path(text.removesuffix("/model.onnx")).parts for text in texts]
     ends = range(1, max(map(len, paths)) + 1)
     longer = ([str(Path(*path[-n:])) for path in paths] for n in ends)
-    names = next(ends for ends in longer if len({*ends}) == len(ends))
+    names = next((ends for ends in longer if len({*ends}) == len(ends)), texts)
     return [m.name if count[m.name] == 1 else name for m, name in zip(found, names, strict=True)]
 
 

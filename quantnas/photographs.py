@@ -3,37 +3,20 @@
 A version of its own may hold any degradation; where there is none, it is made by bicubic shrinking.
 """
 
-import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bicubic, images
+from . import bicubic, images, layouts
 from .errors import DataError
 from .patches import Pair
 
 LONGEST = 2048
 """Pixels of the longer side to which larger photographs are shrunk before anything learns from
 them: straight from a camera they are soft, and their patches hold little to learn."""
-
-HIGH = r"(?P<set>.*_)?(HR|GT(mod\d+)?)"
-"""Name of a folder of high resolution, when folders of `FAMILY` lie beside it."""
-
-FAMILY = r"{set}LR(_.*|bic.*|[Xx]\d+)?"
-"""Name of a folder of low resolution, whatever its scale and however it was made."""
-
-LOW = {
-    "DIV2K, Flickr2K": r"{set}LR_bicubic/[Xx]{scale}",
-    "the same, unpacked flat": r"{set}LR_bicubic_[Xx]{scale}",
-    "Set5 and its like, for BasicSR": r"{set}LRbic[Xx]{scale}",
-    "the plainest": r"{set}LR/[Xx]{scale}",
-    "the plainest, flat": r"{set}LR_?[Xx]{scale}",
-}
-"""Where the layouts keep the low resolution; the first that is there is taken."""
 
 _MAX_HELD_OUT = 8
 _NAMED = 3  # files that an error names
@@ -56,68 +39,91 @@ class Photograph:
 def find(folder: str | Path, scale: int) -> list[Photograph]:
     """All photographs below `folder`, with their files of low resolution where a layout has them.
 
-    A folder of high resolution with folders of low resolution beside it is a layout (`HIGH`,
-    `LOW`), whatever else lies there is left out, and where it has no files at `scale` its
-    photographs stand alone. Raises DataError as `images.find`, and for files without a partner.
+    A folder of high resolution with folders of low resolution beside it is a layout (`layouts`),
+    whatever else lies there is left out, and where it has no files at `scale` its
+    photographs stand alone. Raises DataError as `images.find`, for files without a partner or
+    with two, and for a folder of low resolution.
     """
-    root, found, layouts = Path(folder), list[Photograph](), set[Path]()
+    root, found, known = layouts.by_name(Path(folder)), list[Photograph](), set[Path]()
     paths = images.find(root)
-    for high in _folders(root, paths):
-        if not _beside(high, (FAMILY,), scale):
+    layouts.require_high(root)
+    for high in layouts.folders(root, paths):
+        if not layouts.beside(high, (layouts.FAMILY,)):
             continue
-        layouts |= {high, high.parent}
-        low = _beside(high, LOW.values(), scale)
+        known |= {high, high.parent}
         ours = [path for path in paths if high in path.parents]
-        found += _paired(high, low[0], ours, scale) if low else map(Photograph, ours)
-    found += [Photograph(path) for path in paths if layouts.isdisjoint(path.parents)]
+        low = _low(high, ours, scale)
+        found += _paired(high, low, ours, scale) if low else map(Photograph, ours)
+    found += [Photograph(path) for path in paths if known.isdisjoint(path.parents)]
     return sorted(found, key=lambda photo: photo.high.relative_to(root).as_posix())
 
 
-def _folders(root: Path, paths: Sequence[Path]) -> list[Path]:
-    """`root`, and the folders on the way to its images."""
-    return [root, *sorted({p for path in paths for p in path.parents if root in p.parents})]
-
-
-def _beside(high: Path, patterns: Iterable[str], scale: int) -> list[Path]:
-    """The folders beside `high` that match, in the order of the patterns; none if it is no HIGH."""
-    whole = Path(os.path.abspath(high))
-    match = re.fullmatch(HIGH, whole.name)
-    if match is None:
-        return []
-    parts = {"set": re.escape(match["set"] or ""), "scale": scale}
-    return [low for p in patterns for low in _matching(whole.parent, p.format(**parts))]
-
-
-def _matching(parent: Path, pattern: str) -> Iterator[Path]:
-    """The folders below `parent` that match, name by name; none if it cannot be listed."""
-    name, _, rest = pattern.partition("/")
-    try:
-        found = sorted(path for path in parent.iterdir() if re.fullmatch(name, path.name))
-    except OSError:
-        return
-    for path in found:
-        if path.is_dir():
-            yield from _matching(path, rest) if rest else [path]
+def _low(high: Path, paths: Sequence[Path], scale: int) -> Path | None:
+    """The folder with the low resolution at `scale` of the files `paths` below `high`."""
+    for low in layouts.beside(high, layouts.LOW.values(), scale):
+        return low
+    for low in layouts.beside(high, (layouts.FLAT,), scale):
+        try:
+            lows = images.find(low)
+        except DataError:  # there is none
+            continue
+        pairs, _, _ = _matched(_stems(high, paths), _stems(low, lows), scale)
+        if pairs and all(_fits(photo, scale) for photo in pairs):
+            return low
+    return None
 
 
 def _paired(high: Path, low: Path, paths: Sequence[Path], scale: int) -> list[Photograph]:
     """`0001.png` with `0001x4.png` or `0001.png`."""
-    lows = {_stem(path, low): path for path in images.find(low)}
-    highs = {_stem(path, high): path for path in paths}
-    names = {k: next((n for n in (f"{k}x{scale}", k) if n in lows), None) for k in highs}
-    alone = [key for key, name in names.items() if name is None]
-    left = sorted(lows.keys() - set(names.values()))
-    if alone or left:
+    pairs, alone, left = _matched(_stems(high, paths), _stems(low, images.find(low)), scale)
+    told = []
+    if alone:
+        verb = "have" if alone[1:] else "has"
+        told.append(
+            f"{counted(len(alone), 'photograph')} in '{high}' {verb} no file in '{low}'"
+            f"{_few(alone)}"
+        )
+    if left:
+        verb = "have" if left[1:] else "has"
+        told.append(
+            f"{counted(len(left), 'file')} in '{low}' {verb} no photograph in '{high}'{_few(left)}"
+        )
+    if told:
         raise DataError(
-            f"{len(alone)} photographs in '{high}' have no file in '{low}'{_few(alone)}, and "
-            f"{len(left)} files there have no photograph{_few(left)}.",
+            f"{', and '.join(told)}.",
             "Complete both folders, or give a folder of photographs alone.",
         )
-    return [Photograph(highs[key], lows[name]) for key, name in names.items() if name is not None]
+    return pairs
 
 
-def _stem(path: Path, root: Path) -> str:
-    return path.relative_to(root).with_suffix("").as_posix()
+def _matched(
+    highs: Mapping[str, Path], lows: Mapping[str, Path], scale: int
+) -> tuple[list[Photograph], list[str], list[str]]:
+    """Pairs, and the stems without a partner: high ones, low ones."""
+    names = {k: next((n for n in (f"{k}x{scale}", k) if n in lows), None) for k in highs}
+    pairs = [Photograph(highs[key], lows[name]) for key, name in names.items() if name is not None]
+    alone = [key for key, name in names.items() if name is None]
+    return pairs, alone, sorted(lows.keys() - set(names.values()))
+
+
+def _stems(root: Path, paths: Sequence[Path]) -> dict[str, Path]:
+    """Name without extension -> file. Raises DataError for two files of one name."""
+    found = dict[str, Path]()
+    for path in paths:
+        stem = path.relative_to(root).with_suffix("").as_posix()
+        if stem in found:
+            raise DataError(
+                f"'{found[stem]}' and '{path}' have the same name, and only one of them can "
+                "belong to a file of the other resolution.",
+                "Take one of them away.",
+            )
+        found[stem] = path
+    return found
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 photograph`, `2 photographs`"""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _few(names: Sequence[str]) -> str:
@@ -127,23 +133,44 @@ def _few(names: Sequence[str]) -> str:
 
 
 def split(
-    photos: Sequence[Photograph], every: int = 4
+    photos: Sequence[Photograph], every: int = 4, barred: Collection[Photograph] = ()
 ) -> tuple[tuple[Photograph, ...], tuple[Photograph, ...]]:
     """`photos` as (train, held out): every `every`-th in the order of their paths is held out.
 
     At least 1 and at most 8 are held out; of larger sets the 8 are spread over the whole order.
-    The same photographs always give the same split. Raises DataError for fewer than 2.
+    They are as many, but closer together, when those of `barred` cannot be among them. The same
+    photographs always give the same split. Raises DataError for fewer than 2, and when all are
+    barred.
     """
     ordered = sorted(photos, key=lambda photo: photo.high)
-    count = len(ordered)
-    if count < 2:
+    free = [photo for photo in ordered if photo not in barred]
+    if len(ordered) < 2:
         raise DataError(
             "At least 2 images are needed to hold one out.",
             "Add photographs, or give a separate evaluation folder.",
         )
-    step = min(count, max(every, count // _MAX_HELD_OUT))
-    held_out = tuple(ordered[step - 1 :: step][:_MAX_HELD_OUT])
+    if not free:
+        raise DataError(
+            f"None of {len(ordered)} photographs can be held out: they are damaged, too small, or "
+            "were learned from before.",
+            "Add photographs, or give a separate evaluation folder with --eval-data.",
+        )
+    step = min(len(ordered), max(every, len(ordered) // _MAX_HELD_OUT))
+    count = min(len(free), len(ordered) // step, _MAX_HELD_OUT)
+    step = min(step, len(free) // count)
+    held_out = tuple(free[step - 1 :: step][:count])
     return tuple(photo for photo in ordered if photo not in held_out), held_out
+
+
+def require_apart(held_out: Iterable[Photograph], learned: Collection[Path], why: str) -> None:
+    """Raise DataError for files to evaluate on that are among those `learned`, and `why` so."""
+    both = [photo.high for photo in held_out if photo.high.resolve() in learned]
+    if both:
+        raise DataError(
+            f"{counted(len(both), 'photograph')} to evaluate on {'are' if both[1:] else 'is'} "
+            f"{why} ({both[0]}).",
+            "Give --eval-data a folder of other photographs.",
+        )
 
 
 def read(photo: Photograph, scale: int, longest: int | None = None) -> Pair:
@@ -191,9 +218,10 @@ def require_fitting(photos: Sequence[Photograph], scale: int) -> None:
     """
     wrong = [photo.high.name for photo in photos if not _fits(photo, scale)]
     if wrong:
+        verb, it = ("are", "them") if wrong[1:] else ("is", "it")
         raise DataError(
-            f"{len(wrong)} photographs are not {scale} times as large as the low resolution that "
-            f"belongs to them{_few(wrong)}.",
+            f"{counted(len(wrong), 'photograph')} {verb} not {scale} times as large as the low "
+            f"resolution that belongs to {it}{_few(wrong)}.",
             "Replace one file of each pair, or take both away.",
         )
 

@@ -124,7 +124,14 @@ def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         }
         for name, scores in table.items()
     }
-    run.finish("evaluate", {"protocol": evaluate.PROTOCOL, "scale": where.scale, "sets": results})
+    run.finish(
+        "evaluate",
+        {
+            "protocol": evaluate.protocol(photo for group in sets for photo in group.photos),
+            "scale": where.scale,
+            "sets": results,
+        },
+    )
 
 
 def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:

@@ -87,6 +87,13 @@ def _verification(data: dict[str, Any]) -> Iterator[str]:
         f"{found['images']} photographs: at most {found['max_steps']} of 255 steps, "
         f"{found['share_different']:.3%} of the values differ, {_db(found['psnr'])}."
     )
+    if found.get("sensitivity") is not None:
+        yield ""
+        yield (
+            "This deep network is sensitive to rounding, and the file was accepted because it "
+            f"differs no more than that explains: file and torch by {_db(found['psnr'])}, the "
+            f"network with its own arithmetic noise by {_db(found['sensitivity'])}."
+        )
 
 
 def _search(data: dict[str, Any]) -> Iterator[str]:
@@ -154,10 +161,21 @@ def _steps(data: dict[str, Any]) -> Iterator[str]:
     for step in ("search", "train", "quantize"):
         result = data.get(step)
         if result is not None:
-            skip = ("step", "seconds", "bitops", "bitops_at", "best", "samples", "trial")
-            facts = [
-                f"{key.replace('_', ' ')} {round(value, 3) if isinstance(value, float) else value}"
-                for key, value in result.items()
-                if key not in skip and value is not None
-            ]
-            yield f"| {step} | {result['seconds']:.0f} | {', '.join(facts)} |"
+            yield f"| {step} | {result['seconds']:.0f} | {', '.join(_facts(result))} |"
+
+
+def _facts(result: dict[str, Any]) -> Iterator[str]:
+    """What a step left, without what is shown elsewhere or means nothing here."""
+    skip = {"step", "seconds", "bitops", "bitops_at", "best", "samples", "trial", "photographs"}
+    if result.get("kept") in ("nothing to choose", "best of random"):
+        skip.add("share_decided")
+    for key, value in result.items():
+        if key not in skip and value is not None:
+            shown = round(value, 3) if isinstance(value, float) else value
+            yield f"{key.replace('_', ' ')} {shown}"
+    counts = result.get("photographs")
+    if counts is not None:
+        yield (
+            f"{counts['used']} photographs ({counts['too_small']} too small, "
+            f"{len(counts['damaged'])} damaged)"
+        )

@@ -29,13 +29,16 @@ from .contest import Contest, Trial
 from .genotype import Genotype
 from .phases import Phase, Progress
 from .runs import Run, write_text
+from .settings import GIVEN
 from .space import SearchSpace
-from .workspace import GIVEN, device, photographs_of
+from .workspace import device, photographs_of
 
 SHARES = (0.45, 0.45, 0.1)
 """Of the patches for weights, for alphas, and for the decided network."""
 READING_EVERY = 1.0
 """Seconds between two records of the reading of photographs."""
+LEFT_OUT = "photographs left out"
+"""Phase of the record that counts them."""
 
 
 def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
@@ -45,7 +48,8 @@ def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """
     where = _space(run, config)
     write_text(run.path("space.yaml"), space.to_yaml(where))
-    found = known_genotype(where, run.folder / GIVEN)
+    given = run.folder / GIVEN
+    found = known_genotype(where, given if given.exists() else None)
     if found is not None:
         _keep(run, "last", found)
         facts = {"seconds": 0.0, "kept": "nothing to choose", "share_decided": 1.0}
@@ -57,13 +61,13 @@ def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     yield from strategy(run, config, where, _material(config, loaded), counts)
 
 
-def known_genotype(where: SearchSpace, given: Path) -> Genotype | None:
+def known_genotype(where: SearchSpace, given: Path | None) -> Genotype | None:
     """The architecture that needs no search: one that was given, or the only one of its space.
 
     Raises as `genotype.load` and `genotype.check`.
     """
     slots = skeleton.slots(where)
-    if given.exists():
+    if given is not None:
         found = genotype.load(given)
         genotype.check(found, slots, where.name)
         return found
@@ -93,17 +97,20 @@ def reading(
 ) -> Generator[Progress, None, store.Loaded]:
     """What a step learns from; progress over the photographs when that takes more than a moment."""
     steps = store.loading(photographs_of(run, config).train, scale, size)
-    shown = time.monotonic()
+    shown = began = time.monotonic()
     while True:
         try:
             record = next(steps)
         except StopIteration as end:
             loaded: store.Loaded = end.value
             break
-        if time.monotonic() - shown > READING_EVERY:
+        if record.done < record.total and time.monotonic() - shown > READING_EVERY:
             shown = time.monotonic()
-            facts = {"too small": f"{record.small}", "damaged": f"{record.damaged}"}
-            yield Progress("photographs", record.done, record.total, facts)
+            yield Progress("photographs", record.done, record.total, record.facts())
+    if shown > began:
+        yield Progress("photographs", record.total, record.total, record.facts())
+    if loaded.left_out:  # a phase of its own stays visible
+        yield Progress(LEFT_OUT, loaded.left_out, loaded.left_out, record.facts())
     for line in loaded.remarks():
         run.log(line)
     return loaded

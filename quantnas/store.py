@@ -42,6 +42,10 @@ class Reading:
     small: int
     damaged: int
 
+    def facts(self) -> dict[str, str]:
+        """Why photographs are left out, and how many so far."""
+        return {"too small": str(self.small), "damaged": str(self.damaged)}
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -54,6 +58,11 @@ class Loaded:
     """Why others were left out; each names its file."""
     cached: bool
     """Whether all pairs lie in the cache folder; the others are held in memory."""
+
+    @property
+    def left_out(self) -> int:
+        """How many photographs are not among the pairs."""
+        return self.small + len(self.damaged)
 
     def counts(self) -> dict[str, Any]:
         """What a step keeps of it."""
@@ -130,12 +139,19 @@ def _require_sound(damaged: Sequence[str], total: int) -> None:
         )
 
 
-def holds(photo: Photograph, scale: int, size: int) -> bool:
-    """Whether `loading` will find a patch in it, as far as the beginning of its files tells."""
-    try:
-        return min(photographs.low_size(photo, scale, LONGEST)) >= size
-    except DataError:
-        return False
+def any_holds(photos: Sequence[Photograph], scale: int, size: int) -> bool:
+    """Whether `loading` will find a patch, as far as the beginnings of the files tell.
+
+    Raises DataError when they tell that it would refuse them.
+    """
+    found, damaged = False, list[str]()
+    for photo in photos:
+        try:
+            found = min(photographs.low_size(photo, scale, LONGEST)) >= size or found
+        except DataError as error:
+            damaged.append(error.cause)
+            _require_sound(damaged, len(photos))
+    return found
 
 
 def fetch(photo: Photograph, scale: int) -> tuple[Pair, bool]:

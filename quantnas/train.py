@@ -123,12 +123,16 @@ class Pace:
     """Used so far, those before an interruption included."""
 
     def advance(self, step: int, seconds: float, schedule: Schedule) -> None:
-        """After update number `step`, which took `seconds`; they count when there is a limit."""
+        """After update number `step`, which took `seconds` with the measurement after it, if any.
+
+        They count when there is a limit: then the plan follows the pace so far, and ends at once
+        when the time is over.
+        """
         if schedule.seconds is None:
             self.steps, self.done = schedule.steps, step / schedule.steps
             return
         self.seconds += seconds
-        if step >= 5:  # the first ones are slow
+        if step >= 5 or self.seconds >= schedule.seconds:  # the first ones are slow
             fit = step + int((schedule.seconds - self.seconds) * step / self.seconds)
             self.steps = max(step, min(schedule.steps, fit))
         self.done += (1 - self.done) / max(1, self.steps - step + 1)
@@ -203,18 +207,24 @@ def fit(
             loss = _update(state, objective, low, high)
             done += 1
             _follow(state, schedule.average, done)
+            psnr = _check(state, validation, objective) if done % schedule.check == 0 else None
             pace.advance(done, time.monotonic() - began, schedule)
-            psnr = None
-            if done % schedule.check == 0 or done == pace.steps:
-                psnr = measure(state.average, validation, objective)
-                if psnr > state.best.psnr:
-                    weights = copy.deepcopy(state.average.state_dict())
-                    state.best.psnr, state.best.weights = psnr, weights
+            if psnr is None and done == pace.steps:
+                psnr = _check(state, validation, objective)
             yield Step(done, loss, psnr, pace.steps)
     state.last.update(copy.deepcopy(state.average.state_dict()))
     if state.best.weights:
         net.load_state_dict(state.best.weights)
     net.eval()
+
+
+def _check(state: State, validation: Patches, objective: Objective) -> float:
+    """PSNR on the validation patches; the best state is kept."""
+    psnr = measure(state.average, validation, objective)
+    if psnr > state.best.psnr:
+        weights = copy.deepcopy(state.average.state_dict())
+        state.best.psnr, state.best.weights = psnr, weights
+    return psnr
 
 
 def _cosine(done: float) -> float:

@@ -10,7 +10,7 @@ from torch import nn
 
 from . import foreign, genotype, network, patches, phases, quantize, searching, train
 from .config import RunConfig
-from .errors import DataError, UsageError
+from .errors import DataError, QuantnasError, UsageError
 from .phases import Phase, Progress
 from .runs import Run, existing
 from .space import SearchSpace, load
@@ -44,7 +44,8 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     objective = train.Objective(loss=c.loss, colours=where.colours, share=c.teacher_share)
     if c.start != "float":
         teacher = _teacher(run, config) if c.teacher not in (None, "own") else None
-        lesson = Lesson(learn, held, schedule(config, False), replace(objective, teacher=teacher))
+        plan = schedule(config, False, where.is_float)
+        lesson = Lesson(learn, held, plan, replace(objective, teacher=teacher))
         yield from fit(run, device(config), "float", net, lesson)
     network.save(net, run.weights("float"), where)
     rounded, precision = net, genotype.searched_precision(found)
@@ -68,12 +69,13 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     )
 
 
-def schedule(config: RunConfig, rounded: bool) -> train.Schedule:
-    """Of the steps in float, or of those with rounding."""
+def schedule(config: RunConfig, rounded: bool, is_float: bool = False) -> train.Schedule:
+    """Of the steps in float, or of those with rounding, of which a float space has none."""
     c = config.train
     limit = None
     if c.max_hours is not None:
-        costs = (0 if c.start == "float" else c.float_steps, ROUNDED_COST * c.qat_steps)
+        rounding = 0 if is_float else ROUNDED_COST * c.qat_steps
+        costs = (0 if c.start == "float" else c.float_steps, rounding)
         limit = 3600 * c.max_hours * costs[rounded] / max(1, sum(costs))
     return train.Schedule(
         steps=c.qat_steps if rounded else c.float_steps,
@@ -102,7 +104,11 @@ def require_teacher(config: RunConfig) -> None:
 
 
 def given_weights(config: RunConfig, source: Run | None) -> Path | None:
-    """The file that `train.start` means, if it means one. Raises DataError when it is missing."""
+    """The file that `train.start` means, if it means one.
+
+    Raises DataError or UsageError when it is missing, or when it is of another network than the
+    one that is known before a search.
+    """
     start = config.train.start
     if start in ("searched", "scratch"):
         return None
@@ -112,6 +118,7 @@ def given_weights(config: RunConfig, source: Run | None) -> Path | None:
                 f"There is no file {start} to begin with.",
                 "Give searched, scratch, float, or the path of a safetensors file.",
             )
+        _require_weights(Path(start), config, source)
         return Path(start)
     if source is None:
         raise UsageError(
@@ -119,6 +126,32 @@ def given_weights(config: RunConfig, source: Run | None) -> Path | None:
             "Give the folder of a trained run.",
         )
     return need(source.weights("float"), "train")
+
+
+def _require_weights(path: Path, config: RunConfig, source: Run | None) -> None:
+    """Raise unless the file has the weights of the network, if that is known already."""
+    if source is not None:
+        where, found = architecture(source)
+    else:
+        where = load(config.space, config.scale)
+        given = None if config.genotype is None else Path(config.genotype)
+        known = searching.known_genotype(where, given)
+        if known is None:
+            return
+        found = known
+    try:
+        _read(network.build(where, found, None), path, where)
+    except QuantnasError as error:
+        remedy = "Give weights of this network in float, or --from scratch."
+        raise type(error)(error.cause, remedy) from error
+
+
+def _read(net: nn.Module, path: Path, where: SearchSpace) -> None:
+    """Load weights, of this project or of another one."""
+    if foreign.known(path):
+        foreign.load(net, path)
+    else:
+        network.load(net, path, where)
 
 
 def fit(
@@ -168,10 +201,7 @@ def _begin_with(net: nn.Module, run: Run, config: RunConfig, where: SearchSpace)
     """Load the weights to begin with, if there are any; where they come from."""
     given, searched = run.weights("given"), run.weights("searched")
     if given.exists():
-        if foreign.known(given):
-            foreign.load(net, given)
-        else:
-            network.load(net, given, where)
+        _read(net, given, where)
         return config.train.start
     if config.train.start == "searched" and searched.exists():
         network.load(net, searched, where)

@@ -22,6 +22,8 @@ from .quantizer import ActQuantizer
 
 LEAST = 55.0
 """dB that the file of a stable network reaches at least."""
+FLOOR = 30.0
+"""dB below which no file is accepted, whatever its network's own noise does."""
 BEYOND = 1e-4
 """Share of its values that may differ by more than 2 steps."""
 NOISE = 1e-4
@@ -55,7 +57,8 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
     activations have 4 bits or fewer, one such step can become several in the output. So a few
     values beyond 2 steps are allowed. Deep networks are less stable: one value rounded the other
     way may change all behind it, and no two programs agree. A file beyond the limits is compared
-    with what the network's own arithmetic noise does, and may differ by twice as much.
+    with what the network's own arithmetic noise does, and may differ by twice as much, but by no
+    less than 30 dB.
 
     Raises VerificationError when the file does not load at the default optimisation level, when
     more than one value in ten thousand differs by more than 2 steps or the whole lies below 55 dB
@@ -92,13 +95,14 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
 
 def _require_explained(found: Verification, noise_beyond: float, path: Path) -> None:
     assert found.sensitivity is not None
-    if found.psnr < min(LEAST, found.sensitivity - 3) or found.share_beyond > max(
+    if found.psnr < max(FLOOR, min(LEAST, found.sensitivity - 3)) or found.share_beyond > max(
         BEYOND, 2 * noise_beyond
     ):
         raise VerificationError(
             f"{path.name} differs from the network: {found.share_beyond:.3%} of the values by more "
             f"than 2 steps, {found.psnr:.1f} dB (allowed: 0.010 %, 55 dB; the network against "
-            f"itself with noise: {noise_beyond:.3%}, {found.sensitivity:.1f} dB).",
+            f"itself with noise: {noise_beyond:.3%}, {found.sensitivity:.1f} dB; never below "
+            f"{FLOOR:.0f} dB).",
             "If the network has hardly been trained, train it longer; else please report it, with "
             "the run folder.",
         )

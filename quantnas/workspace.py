@@ -1,7 +1,7 @@
 """What a run works on: its photographs, its device, its settings, and what its folder holds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from . import (
     genotype,
     images,
     network,
+    parts,
     photographs,
     random_search,
-    schema,
+    settings,
     skeleton,
     space,
     store,
@@ -27,74 +28,71 @@ from . import (
 from .config import RunConfig, SearchConfig
 from .errors import DataError, UsageError
 from .genotype import Genotype
+from .parts import Photographs
 from .photographs import Photograph
 from .runs import Run, to_json, write_text
 from .space import Precision
 
-GIVEN = "genotype_given.json"
-"""Copy of the genotype that a run was given, beside its config."""
 
+def choose(config: RunConfig, source: Run | None = None) -> Photographs:
+    """The photographs that these settings mean now, for a run that goes on from `source` or none.
 
-@dataclass(frozen=True)
-class Photographs:
-    """What is learned from, and what is kept for the evaluation."""
-
-    train: tuple[Photograph, ...]
-    held_out: tuple[Photograph, ...]
-
-
-def choose(config: RunConfig) -> Photographs:
-    """The photographs that these settings mean now.
-
-    Raises DataError as `photographs.find` and `photographs.split`, and when the two parts overlap.
+    Raises DataError as `photographs.find`, `photographs.split` and `require_unseen`, and when the
+    two parts overlap.
     """
-    if config.data is None:
-        bundled = images.bundled()
-        learn, held_out = (tuple(map(Photograph, p)) for p in (bundled.train, bundled.held_out))
-    elif config.eval_data is None:
-        learn, held_out = photographs.split(find(config.data, config))
-    else:
-        learn, held_out = find(config.data, config), ()
-    if config.eval_data is not None:
-        held_out = find(config.eval_data, config)
-    parts = ({photo.high.resolve() for photo in part} for part in (learn, held_out))
-    both = set.intersection(*parts)
-    if both:
-        raise DataError(
-            f"{len(both)} photographs are to be learned from and evaluated on ({min(both)}).",
-            "Give --eval-data another folder, or leave it out.",
-        )
-    return Photographs(learn, held_out)
+    origins = [*_origins(config), *([source] if source else [])]
+    known = {path for run in origins for path in learned(run)}
+    return _unseen(parts.choose(config, known), origins)
 
 
-def find(folder: str, config: RunConfig) -> tuple[Photograph, ...]:
-    """The photographs of a folder, for the scale of a run."""
-    return tuple(photographs.find(folder, space.load(config.space, config.scale).scale))
+def _origins(config: RunConfig) -> list[Run]:
+    """The runs that the settings name: the teacher, and that of the weights to begin with."""
+    c, folders = config.train, list[Path]()
+    if c.teacher not in (None, "own"):
+        folders.append(Path(str(c.teacher)))
+    if c.start not in settings.STARTS:
+        folders.append(Path(c.start).resolve().parent.parent)
+    return [Run(folder) for folder in folders if (folder / "config.yaml").is_file()]
+
+
+def learned(run: Run) -> set[Path]:
+    """Every file that its weights have seen, in this run and in those from which it went on."""
+    chosen = photographs_of(run, load_config(run))
+    return {photo.high.resolve() for photo in chosen.train} | set(chosen.known)
+
+
+def require_unseen(chosen: Photographs, run: Run) -> None:
+    """Raise DataError when a run has learned from what is to be evaluated on."""
+    why = f"among those that {run.folder} has learned from"
+    photographs.require_apart(chosen.held_out, learned(run), why)
+
+
+def _unseen(chosen: Photographs, origins: Sequence[Run]) -> Photographs:
+    """The same, with what all the origins know. Raises as `require_unseen`."""
+    for run in origins:
+        require_unseen(chosen, run)
+    known = {path for run in origins for path in learned(run)} | set(chosen.known)
+    return replace(chosen, known=tuple(sorted(known)))
 
 
 def photographs_of(run: Run, config: RunConfig) -> Photographs:
     """The photographs of a run, as they were chosen when it began."""
-    path = run.folder / "photographs.json"
-    if not path.exists():
-        return choose(config)
-    rows = genotype.read_json(path)
-    return Photographs(*(tuple(map(_photograph, rows[part])) for part in ("train", "held_out")))
-
-
-def _photograph(row: Mapping[str, str | None]) -> Photograph:
-    high, low = (path and Path(path) for path in (row["high"], row["low"]))
-    assert high
-    return Photograph(high, low or None)
+    path = run.folder / parts.FILE
+    return parts.load(path) if path.exists() else parts.choose(config)
 
 
 def inherited(source: Run, config: RunConfig) -> Photographs:
     """The photographs of a run that goes on from `source`: its own, unless told of others.
 
-    What was held out then must stay held out, whatever came into the folder since.
+    What was held out then must stay held out, whatever came into the folder since. Raises
+    DataError as `choose`.
     """
-    old = load_config(source)
-    same = (old.data, old.eval_data) == (config.data, config.eval_data)
-    return photographs_of(source, old) if same else choose(config)
+    old, new = load_config(source), settings.settled(config)
+    was = settings.settled(old)
+    same = (was.data, was.eval_data) == (new.data, new.eval_data)
+    if not same:
+        return choose(config, source)
+    return _unseen(photographs_of(source, old), [] if was.train == new.train else _origins(new))
 
 
 def device(config: RunConfig) -> torch.device:
@@ -129,10 +127,20 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
         measured += photographs.find(folder, where.scale)
     photographs.require_fitting([*chosen.train, *measured], where.scale)
     _check_patches(where, config, chosen, verb)
+    split = config.data is not None and config.eval_data is None
     for photo in measured:
-        evaluate.require_size(images.read(photo.high), photo.high, where.scale)
+        _require_whole(photo, where.scale, split and photo in chosen.held_out)
+
+
+def _require_whole(photo: Photograph, scale: int, split: bool) -> None:
+    """Raise DataError for what cannot be measured on; `split` if nobody has asked for this file."""
+    try:
+        evaluate.require_size(images.read(photo.high), photo.high, scale)
         if photo.low is not None:
             images.read(photo.low)
+    except DataError as error:
+        remedy = "Replace or remove the file, or give --eval-data a folder of other photographs."
+        raise DataError(error.cause, remedy if split else error.remedy) from error
 
 
 def _check_patches(
@@ -145,7 +153,7 @@ def _check_patches(
         "quantize": config.quantize.patch,
     }
     sizes = [side for step, side in sides.items() if verb in (step, "run")]
-    if sizes and not any(store.holds(photo, where.scale, max(sizes)) for photo in chosen.train):
+    if sizes and not store.any_holds(chosen.train, where.scale, max(sizes)):
         raise DataError(
             f"No photograph is as large as a patch of {max(sizes)} low-resolution pixels at "
             f"x{where.scale}.",
@@ -177,33 +185,30 @@ def _check_target(slots: Sequence[space.Slot], scale: int, config: SearchConfig)
 
 
 def load_config(run: Run) -> RunConfig:
-    """The configuration of a run."""
-    path = run.folder / "config.yaml"
-    return schema.parse(RunConfig, schema.read_yaml(path), str(path))
+    """The configuration of a run, with the space and the genotype in its folder."""
+    return settings.own(run, settings.written(run))
 
 
-def begin(run: Run, config: RunConfig, chosen: Photographs, environment: Mapping[str, Any]) -> None:
-    """Write what a run is before it starts."""
-    write_text(run.path("config.yaml"), yaml.safe_dump(plain(config), sort_keys=False))
-    write_text(run.path("env.json"), to_json(environment))
+def begin(
+    run: Run,
+    config: RunConfig,
+    chosen: Photographs,
+    environment: Mapping[str, Any],
+    source: Run | None = None,
+) -> None:
+    """Write what a run is before it starts: nothing of it is read from elsewhere later.
+
+    With a source, the space is the one in its folder.
+    """
+    used = settings.own(source, config) if source else config
+    told = settings.plain(settings.settled(config))
+    write_text(run.path("space.yaml"), space.to_yaml(space.load(used.space, used.scale)))
     if config.genotype is not None:
-        write_text(run.path(GIVEN), genotype.load(config.genotype).to_json() + "\n")
-    if config.data is not None or config.eval_data is not None:
-        parts = {"train": chosen.train, "held_out": chosen.held_out}
-        rows = {part: [_row(photo) for photo in photos] for part, photos in parts.items()}
-        write_text(run.path("photographs.json"), to_json(rows))
-
-
-def _row(photo: Photograph) -> dict[str, str | None]:
-    low = None if photo.low is None else str(photo.low.resolve())
-    return {"high": str(photo.high.resolve()), "low": low}
-
-
-def plain(config: RunConfig) -> dict[str, Any]:
-    """The configuration as YAML holds it."""
-    data = asdict(config)
-    data["benchmarks"] = list(config.benchmarks)
-    return data
+        write_text(run.path(settings.GIVEN), genotype.load(config.genotype).to_json() + "\n")
+    write_text(run.path("config.yaml"), yaml.safe_dump(told, sort_keys=False))
+    write_text(run.path("env.json"), to_json(environment))
+    if config.data is not None or config.eval_data is not None or chosen.known:
+        parts.save(run.path(parts.FILE), chosen)
 
 
 def architecture(run: Run) -> tuple[space.SearchSpace, Genotype]:

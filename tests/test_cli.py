@@ -113,7 +113,7 @@ BAD = [
     (["run", "--set", "search.epochs=many"], 2, "'search.epochs' cannot be 'many'"),
     (["run", "--set", "train.batch=0"], 2, "`batch` is 0"),
     (["run", "--set", "search.warmup_epochs=99"], 2, "`warmup_epochs` is 99"),
-    (["run", "--data", "fine", "--eval-data", "fine"], 3, "learned from and evaluated on"),
+    (["run", "--data", "fine", "--eval-data", "fine"], 3, "are among those to learn from"),
     (["run", "--eval-data", "tiny"], 3, "too small to be measured"),
     (["run", "--name", "taken"], 2, "is not empty"),
     (["run", "--resume", "runs/run/taken"], 3, "not a run folder"),
@@ -137,7 +137,10 @@ BAD = [
     (["spaces", "--copy", "rfdn_small", "--to", "nowhere/a.yaml"], 3, "Choose another --to"),
     (["spaces", "--to", "a.yaml"], 2, "belong to --copy"),
     (["info", "misfit.json", "--scale", "3"], 2, "has a scale already"),
-    (["train"], 2, "needs a run"),
+    (["train"], 2, "a genotype or a fixed network"),
+    (["train", "espcn", "--resume", "runs/run/taken"], 2, "but RUN|GENOTYPE|SPACE is given"),
+    (["train", "--space", "espcn", "--resume", "runs/run/taken"], 2, "but --space is given"),
+    (["quantize"], 2, "needs a run"),
     (["train", "nowhere"], 2, "no run folder, genotype or space 'nowhere'"),
     (["info", "misfit.json"], 2, "'head' is conv5x5"),
     (["info", "nowhere.onnx"], 3, "nowhere.onnx"),
@@ -225,6 +228,19 @@ def test_without_the_extra_tensorboard_is_refused_before_anything_is_made(
     assert command("search", "--tensorboard") == 2
     assert "pip install 'quantnas[tensorboard]'" in capsys.readouterr().err
     assert not (here / "runs" / "search").exists()
+
+
+def test_a_file_accepted_for_the_noise_of_its_network_comes_with_a_warning():
+    found = {"integer_convolutions": 64, "convolutions": 64, "max_steps": 9, "psnr": 39.91}
+    cost = {"bitops": {"LR 32x32": 10**9}, "parameters": 3}
+    told = {"file": "model.onnx", "bytes": 9, "cost": cost, "verification": found}
+    assert len(list(console.export_lines(told))) == 1
+    found["sensitivity"] = 38.52
+    *_, warning = console.export_lines(told)
+    assert warning == (
+        "warning: this deep network is sensitive to rounding: file and torch differ by 39.9 dB, "
+        "the network with its own arithmetic noise by 38.5 dB"
+    )
 
 
 # Search spaces

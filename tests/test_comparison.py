@@ -123,6 +123,24 @@ def test_low_resolution_files_are_used_where_they_are(here, capsys):
     assert (sets["dark"]["low"], sets["set5"]["low"]) == ("files of their own", "bicubic")
 
 
+def test_the_protocol_tells_where_the_low_resolution_is_from(here, capsys, monkeypatch):
+    pair = comparison.photographs.read(Photograph(Path("set5/p0.png")), 2)
+    images.write(Path("own/hr/p0.png"), pair.high)
+    images.write(Path("own/lr/p0.png"), pair.low)
+    notes, tail = [], evaluate.PROTOCOL.removeprefix("uint8 bicubic LR")
+    monkeypatch.setattr(front, "draw", lambda panels, note, path: notes.append(note))
+    mixed = "uint8 LR from files or, where there are none, bicubic" + tail
+    told = {("own",): "uint8 LR from files" + tail, ("own", "set5"): mixed}
+    told[("set5",)] = evaluate.PROTOCOL
+    for folders, protocol in told.items():
+        data = [part for folder in folders for part in ("--data", folder)]
+        name = "-".join(folders)
+        assert command("evaluate", "runs/export/b", *data, "--plot", "--name", name) == 0
+        assert f"x2, {protocol}" in capsys.readouterr().out.splitlines()
+        assert read(name)["protocol"] == notes[-1] == protocol
+        assert f"Protocol: {protocol}." in Path("runs/evaluate", name, "evaluation.md").read_text()
+
+
 def test_equal_images_count_as_100_db(tmp_path):
     images.write(tmp_path / "flat.png", np.full((40, 44, 3), 90, np.uint8))
     photo = Photograph(tmp_path / "flat.png")
@@ -294,6 +312,17 @@ def test_the_plot_says_what_its_axes_and_markers_mean():
     shown = front.front_figure([front.Panel("set14", 26.09, points(2), True)], "on luma")
     assert "2208.14839" in shown.texts[-1].get_text()
     assert len(shown.legends[0].get_texts()) == len(front.PUBLISHED) == 4
+
+
+def test_points_that_coincide_are_rings_around_each_other():
+    at = [(2e9, 27.5), (2e9, 27.5), (3e9, 27.9), (2e9, 27.5001)]
+    drawn = tuple(front.Point(f"n{i}", *xy, i == 1) for i, xy in enumerate(at))
+    axes = front.front_figure([front.Panel("s", 27.3, drawn)], "").axes[0]
+    lines = axes.lines[:4]
+    sizes = [line.get_markersize() for line in lines]
+    assert sizes[0] == sizes[2] < sizes[1] < sizes[3]
+    assert lines[0].get_zorder() > lines[1].get_zorder() > lines[3].get_zorder()
+    assert sizes[1] - sizes[0] > 2 * lines[1].get_markeredgewidth()
 
 
 def test_bicubic_is_in_the_same_axes_unless_it_is_far_away():

@@ -19,8 +19,8 @@ LAYERS = [
     {"genotype"},
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_weights", "onnx_graph", "ops", "alphas", "team"}
-    | {"tensorboard"},
-    {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"},
+    | {"tensorboard", "settings"},
+    {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"} | {"layouts"},
     {"ends", "distillation", "rfdn"},
     {"conv", "basic", "edsr", "imdn", "rfdn_deploy", "rfdn_published", "plain"}
     | {"photographs", "board"},
@@ -30,7 +30,7 @@ LAYERS = [
     {"objective", "budget", "quantize", "evaluate", "export", "foreign"},
     {"search"},
     {"random_search", "contest", "verify", "report", "crops", "diagram", "trajectory"}
-    | {"tables", "labels"},
+    | {"tables", "labels", "parts"},
     {"workspace", "phases", "difference", "front"},
     {"searching", "models"},
     {"comparison", "training"},

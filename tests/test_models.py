@@ -144,6 +144,25 @@ def test_several_models_have_names_of_their_own_and_one_scale(run, make_run, tmp
         models.resolve_all(["runs/mine", "runs/mine/model.onnx"])
 
 
+def test_a_run_and_its_unfinished_export_keep_their_paths_as_names(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (run.folder / "steps" / "export.json").unlink()
+    found = models.resolve_all(["runs/mine", "runs/mine/model.onnx"])
+    assert [m.name for m in found] == ["runs/mine", "runs/mine/model.onnx"]
+
+
+def test_info_tells_the_cost_of_that_very_checkpoint(run, tmp_path, capsys):
+    for kind in models.KINDS:
+        assert command("info", run.weights(kind), "--json") == 0
+        cost = json.loads(capsys.readouterr().out)["cost"]
+        assert cost["bitops"] == models.resolve(str(run.weights(kind))).cost.bitops
+        inside = {row["weight_bits"] for row in cost["layers"]}
+        assert (inside == {32}) == (kind in ("float", "searched"))
+    shutil.copy(run.weights("float"), run.weights("float_last"))
+    assert command("info", run.weights("float_last")) == 3
+    assert "is no checkpoint in a run folder" in capsys.readouterr().err
+
+
 # Bundled models
 
 

@@ -109,8 +109,60 @@ def test_files_without_a_partner_are_an_error(tmp_path):
     lay(tmp_path, *(f"HR/{n}.png" for n in range(6)), "LR/X4/0.png", "LR/X4/9.png")
     with pytest.raises(DataError, match=r"^5 photographs in .*HR' have no .*\(1, 2, 3, \.\.\.\)"):
         photographs.find(tmp_path, 4)
-    with pytest.raises(DataError, match=r"and 1 files there have no photograph \(9\)"):
+    with pytest.raises(DataError, match=r", and 1 file in .*X4' has no photograph in .* \(9\)\. "):
         photographs.find(tmp_path, 4)
+
+
+def test_only_what_is_missing_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lay(tmp_path, "HR/a.png", "HR/baby.png", "LR/X4/a.png")
+    with pytest.raises(DataError) as error:
+        photographs.find("HR", 4)
+    assert error.value.cause == "1 photograph in 'HR' has no file in 'LR/X4' (baby)."
+    lay(tmp_path, "LR/X4/baby.png", "LR/X4/b.png", "LR/X4/c.png")
+    with pytest.raises(DataError) as error:
+        photographs.find(".", 4)
+    assert error.value.cause == "2 files in 'LR/X4' have no photograph in 'HR' (b, c)."
+
+
+@pytest.mark.parametrize("folder", ["HR", "LR/X4"])
+def test_two_files_of_one_name_are_an_error(tmp_path, folder):
+    lay(tmp_path, "HR/x.png", "LR/X4/x.png", f"{folder}/x.jpg")
+    with pytest.raises(DataError, match=rf"{folder}/x\.jpg' and .*{folder}/x\.png' have the same"):
+        photographs.find(tmp_path, 4)
+
+
+@pytest.mark.parametrize("high", ["hr", "Hr", "gt", "b_hr"])
+def test_case_does_not_matter(tmp_path, high):
+    low = high.lower().replace("hr", "lr").replace("gt", "lr")
+    lay(tmp_path, f"{high}/1.png", f"{low}/X4/1.png", f"{low}_Bicubic/x2/1.png")
+    assert shown(tmp_path) == {f"{high}/1.png": f"{low}/X4/1.png"}
+    assert shown(tmp_path, scale=2) == {f"{high}/1.png": f"{low}_Bicubic/x2/1.png"}
+    assert shown(tmp_path, scale=3) == {f"{high}/1.png": None}
+
+
+def test_a_flat_folder_is_taken_when_all_its_sizes_fit(tmp_path):
+    lay(tmp_path, "HR/1.png", "HR/2.png")
+    for k in (1, 2):
+        images.write(tmp_path / f"LR/{k}.png", picture(3, 4))
+    assert shown(tmp_path) == {f"HR/{k}.png": f"LR/{k}.png" for k in (1, 2)}
+    assert shown(tmp_path, scale=2) == {"HR/1.png": None, "HR/2.png": None}
+    lay(tmp_path, "LR/2.png")
+    assert shown(tmp_path) == {"HR/1.png": None, "HR/2.png": None}
+    (tmp_path / "LR/2.png").unlink()
+    with pytest.raises(DataError, match=r"^1 photograph in .*HR' has no file in .*LR' \(2\)\."):
+        photographs.find(tmp_path, 4)
+    (tmp_path / "LR/1.png").unlink()
+    assert shown(tmp_path) == {"HR/1.png": None, "HR/2.png": None}
+
+
+@pytest.mark.parametrize("folder", ["LR", "LR/X2", "lr_unknown"])
+def test_low_resolution_is_no_photograph(tmp_path, monkeypatch, folder):
+    lay(tmp_path, "HR/1.png", f"{folder}/1.png")
+    monkeypatch.chdir(tmp_path / folder)
+    for start in (tmp_path / folder, "."):
+        with pytest.raises(DataError, match=r"holds the low resolution of '.*HR'\. Give '.*HR'"):
+            photographs.find(start, 4)
 
 
 def test_an_empty_folder_of_low_resolution_is_an_error(tmp_path):
@@ -144,6 +196,25 @@ def test_split_is_deterministic_and_spread(count, held_out):
     train, kept = photographs.split(photos[::-1])
     assert kept == tuple(photos[k] for k in held_out)
     assert sorted(train + kept, key=lambda photo: photo.high) == photos
+
+
+@pytest.mark.parametrize(
+    ("count", "barred", "held_out"),
+    [
+        (4, [3], [2]),
+        (8, [3, 7], [2, 6]),
+        (9, [*range(8)], [8]),
+        (39, range(31), range(31, 39)),
+        (80, range(0, 80, 10), range(9, 80, 10)),
+    ],
+)
+def test_as_many_are_held_out_when_some_cannot_be(count, barred, held_out):
+    photos = [Photograph(Path(f"{k:03}.png")) for k in range(count)]
+    train, kept = photographs.split(photos, barred={photos[k] for k in barred})
+    assert kept == tuple(photos[k] for k in held_out)
+    assert sorted(train + kept, key=lambda photo: photo.high) == photos
+    with pytest.raises(DataError, match=f"None of {count} photographs can be held out"):
+        photographs.split(photos, barred=photos)
 
 
 def test_split_needs_two_images():

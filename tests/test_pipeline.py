@@ -181,7 +181,7 @@ def test_info_knows_everything_in_a_run_folder(done, capsys, target, words):
 def test_a_checkpoint_outside_of_a_run_is_an_error(done, tmp_path, capsys):
     shutil.copy(done / "checkpoints" / "float.safetensors", tmp_path)
     assert command("info", tmp_path / "float.safetensors") == 3
-    assert "not a run folder" in capsys.readouterr().err
+    assert "no checkpoint in a run folder" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_done_again(done, capsys):

@@ -84,11 +84,32 @@ def test_what_was_left_out_is_shown_logged_and_kept(begin, tmp_path, monkeypatch
         images.write(tmp_path / "photos" / f"{k:02}.png", pixels)
     (tmp_path / "photos" / "08.png").write_bytes(b"not an image")
     config = dataclasses.replace(config, data=str(tmp_path / "photos"))
-    shown = [p for p in searching.search_step(run, config) if p.phase == "photographs"]
+    records = list(searching.search_step(run, config))
+    shown = [p for p in records if p.phase == "photographs"]
     assert [p.done for p in shown] == list(range(1, 13))  # four are held out
     assert shown[-1].total == 12 and shown[-1].facts == {"too small": "1", "damaged": "1"}
+    (told,) = (p for p in records if p.phase == searching.LEFT_OUT)
+    assert (told.done, told.total) == (2, 2) and told.facts == shown[-1].facts
     log = (run.folder / "log.txt").read_text()
     assert "08.png' is damaged" in log and "smaller than a patch: 1" in log
     counts = run.result("search")["photographs"]
     assert (counts["used"], counts["too_small"], counts["cached"]) == (10, 1, True)
     assert "08.png" in counts["damaged"][0]
+
+
+def test_the_reading_ends_with_its_last_record_when_any_was_shown(begin, tmp_path, monkeypatch):
+    run, config = begin("run")
+    for k in range(8):
+        images.write(tmp_path / "photos" / f"{k}.png", np.full((64, 64, 3), 30 * k, np.uint8))
+    config = dataclasses.replace(config, data=str(tmp_path / "photos"))
+
+    def shown(every: float, times: float) -> list[int]:
+        """The records when that much time passes between two looks at the clock."""
+        clock = iter(times * k for k in range(99))
+        monkeypatch.setattr(searching, "READING_EVERY", every)
+        monkeypatch.setattr(searching.time, "monotonic", lambda: next(clock))
+        return [p.done for p in searching.reading(run, config, 2, 12)]
+
+    assert shown(1.0, 0.0) == []
+    assert shown(1.0, 0.9) == [2, 4, 6]
+    assert shown(1.0, 0.4) == [3, 6]

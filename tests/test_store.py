@@ -209,5 +209,5 @@ def test_large_photographs_are_shrunk_for_learning_alone(tmp_path, monkeypatch):
     photo, pair = photograph(tmp_path, "a"), paired(tmp_path / "own", "a")
     loaded = store.load([photo, pair], 2, 4)
     assert [p.high.shape for p in loaded.pairs] == [(14, 20, 3), (24, 32, 3)]
-    assert store.holds(photo, 2, 7)
-    assert not store.holds(photo, 2, 8) and store.holds(pair, 2, 8)
+    assert store.any_holds([photo], 2, 7)
+    assert not store.any_holds([photo], 2, 8) and store.any_holds([photo, pair], 2, 8)

@@ -207,6 +207,32 @@ def test_time_used_before_an_interruption_counts(make, halves):
     assert 990 <= pace.steps <= 1000
 
 
+def test_measuring_counts_as_time(make, halves, monkeypatch):
+    measure = train.measure
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        return measure(*arguments)
+
+    monkeypatch.setattr(train, "measure", slow)
+    schedule = Schedule(steps=10**6, batch=2, lr=1e-3, check=2, seconds=2.0)
+    state, began = train.start(make(False), 1e-3), time.monotonic()
+    list(train.fit(state, *halves, schedule))
+    assert 1.5 < time.monotonic() - began < 3
+    assert state.pace.seconds == pytest.approx(2, abs=0.3)
+
+
+def test_a_training_too_slow_for_its_time_ends_at_once_after_a_step():
+    pace, schedule = Pace(), Schedule(steps=100, batch=2, lr=1e-3, seconds=10.0)
+    pace.steps = 100
+    for step, planned in ((1, 100), (2, 100), (3, 3)):
+        pace.advance(step, 4.0, schedule)
+        assert pace.steps == planned
+    alone = Pace(steps=100)
+    alone.advance(1, 11.0, schedule)
+    assert alone.steps == 1
+
+
 def test_a_rate_with_time_to_spare_is_that_of_the_steps(make, halves):
     plain, limited = [], []
     for seconds, rates in ((None, plain), (10**6, limited)):

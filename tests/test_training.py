@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from quantnas import checkpoint, errors, runs, searching, space, training, workspace
+from quantnas import checkpoint, errors, report, runs, searching, space, training, workspace
 from quantnas.cli.main import main
 from quantnas.config import RunConfig, TrainConfig
 
@@ -63,7 +63,18 @@ def test_a_trained_fixed_network_goes_through_the_rest_of_the_chain(fixed, tmp_p
     assert command("quantize", fixed, *quick, "--output", tmp_path) == 0
     quantized = tmp_path / "quantize" / "quicksrnet_small"
     assert command("export", quantized, "--output", tmp_path) == 0
-    assert command("report", tmp_path / "export" / "quicksrnet_small") == 0
+    exported = tmp_path / "export" / "quicksrnet_small"
+    assert command("report", exported) == 0
+    told = (exported / "report.md").read_text()
+    assert "12 photographs (0 too small, 0 damaged)" in told and "'used'" not in told
+    assert "kept nothing to choose" in told and "share decided" not in told
+    assert "sensitive to rounding" not in told
+    data = json.loads((exported / "report.json").read_text())
+    data["export"]["verification"] |= {"psnr": 39.91, "sensitivity": 38.52}
+    noisy = report.markdown(data)
+    assert (
+        "file and torch by 39.9 dB, the network with its own arithmetic noise by 38.5 dB" in noisy
+    )
 
 
 def test_a_space_with_open_choices_is_refused_with_what_to_do(capsys, tmp_path):
@@ -109,6 +120,29 @@ def test_weights_of_another_network_are_refused_with_both_names(fixed, tmp_path,
     assert command("train", "espcn", "--from", file, *SETTINGS, "--output", tmp_path) == 3
     told = capsys.readouterr().err
     assert "quicksrnet_small x2" in told and "espcn x2" in told
+    assert str(file) in told and "or --from scratch" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_network_are_refused_for_a_run_and_a_genotype(fixed, tmp_path, capsys):
+    other = tmp_path / "other.safetensors"
+    save_file({"head.weight": torch.zeros(3)}, other)
+    for source in (fixed, fixed / "genotype.json"):
+        assert command("train", source, "--from", other, "--output", tmp_path / "runs") == 3
+        assert f"{other} holds the weights of another network" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_in_float_has_all_the_time_for_it(tmp_path):
+    how = TrainConfig(float_steps=1000, qat_steps=400, max_hours=1)
+    assert training.schedule(RunConfig(train=how), False, True).seconds == pytest.approx(3600)
+    copied = space.to_yaml(space.load("quicksrnet_small")).replace("- 8", "- 32")
+    (tmp_path / "plain.yaml").write_text(copied)
+    assert space.load(str(tmp_path / "plain.yaml")).is_float
+    settings = ["--set", "train.batch=2", "--set", "train.patch=12"]
+    limit = ["--max-hours", 4 / 3600, "--float-steps", 10**6, "--output", tmp_path]
+    assert command("train", tmp_path / "plain.yaml", *limit, *settings) == 0
+    assert result(tmp_path / "train" / "plain")["seconds"] > 3.5
 
 
 @pytest.mark.parametrize(
@@ -117,6 +151,7 @@ def test_weights_of_another_network_are_refused_with_both_names(fixed, tmp_path,
         (["--from", "nowhere.safetensors"], 3, "There is no file nowhere.safetensors"),
         (["--from", "float"], 2, "from the float network of a run"),
         (["--set", "train.average=1.5"], 2, "at most 1"),
+        (["--from", "float", "--float-steps", "9"], 2, "--float-steps is given, but"),
         (["--max-hours", "0"], 2, "max_hours"),
         (["--loss", "l3"], 2, "charbonnier"),
         (["--teacher", "nowhere"], 3, "nowhere is not a run folder"),

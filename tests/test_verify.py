@@ -156,6 +156,13 @@ def test_a_deep_network_may_differ_by_what_its_own_noise_does(deep):
     assert found.integer_convolutions == found.convolutions == 64
 
 
+def test_no_noise_excuses_a_file_below_the_floor(deep, monkeypatch):
+    net, path, image = deep
+    monkeypatch.setattr(verify, "FLOOR", 54.9)
+    with pytest.raises(VerificationError, match="never below 55 dB"):
+        verify.verify(path, net, [image])
+
+
 def test_a_wrong_channel_of_a_deep_network_is_more_than_its_noise(deep):
     net, path, image = deep
     with torch.no_grad():

@@ -52,7 +52,7 @@ def test_a_run_remembers_its_photographs(tmp_path, monkeypatch, paired):
     ):
         assert mine.high == tmp_path / theirs.high
         assert mine.low == (tmp_path / theirs.low if paired else None)
-    assert workspace.inherited(run, dataclasses.replace(config, seed=1)) == found
+    assert workspace.inherited(run, settings(seed=1, data=str(tmp_path / "data"))) == found
     monkeypatch.chdir(tmp_path)
     assert len(workspace.photographs_of(other, config).train) == 7
 
@@ -64,7 +64,7 @@ def test_a_folder_to_evaluate_on_may_be_paired(tmp_path):
     assert all(p.low for p in chosen.held_out) and not any(p.low for p in chosen.train)
     workspace.check(config, chosen)
     again = dataclasses.replace(config, eval_data=str(tmp_path / "a" / "HR"))
-    with pytest.raises(DataError, match=r"5 photographs are to be learned from and evaluated on"):
+    with pytest.raises(DataError, match=r"5 photographs to evaluate on are among those to learn"):
         workspace.choose(again)
 
 
@@ -97,3 +97,93 @@ def test_photographs_without_a_patch_are_told_of(tmp_path):
     alone = workspace.Photographs((Photograph(tmp_path / "a.png"),), ())
     with pytest.raises(DataError, match="No photograph is as large as a patch of"):
         workspace.check(settings(), alone)
+
+
+# What a run goes on from
+
+
+def begun(folder: Path, config: RunConfig, source: Run | None = None) -> Run:
+    """A run that has chosen its photographs."""
+    chosen = workspace.inherited(source, config) if source else workspace.choose(config)
+    workspace.begin(Run(folder), config, chosen, {})
+    return Run(folder)
+
+
+def heldout(run: Run) -> set[str]:
+    found = workspace.photographs_of(run, workspace.load_config(run)).held_out
+    return {photo.high.relative_to(run.folder.parent).as_posix() for photo in found}
+
+
+@pytest.fixture
+def grown(tmp_path) -> tuple[Run, str]:
+    """A run, and a folder with its photographs and four new ones."""
+    first = begun(tmp_path / "first", settings(data=lay(tmp_path / "all" / "a", 7, None)))
+    assert heldout(first) == {"all/a/HR/3.png"}
+    lay(tmp_path / "all" / "b", 4, None)
+    return first, str(tmp_path / "all")
+
+
+def test_what_the_source_has_learned_from_is_never_held_out(tmp_path, grown):
+    first, data = grown
+    second = begun(tmp_path / "second", settings(data=data), first)
+    assert heldout(second) == {"all/b/HR/0.png", "all/b/HR/2.png"}
+    chosen = workspace.photographs_of(second, settings())
+    assert len(chosen.train) == 9 and len(chosen.known) == 6
+    assert workspace.inherited(second, settings(data=data, seed=3)) == chosen
+
+
+def test_what_a_source_of_the_source_has_learned_from_is_known_too(tmp_path, grown):
+    first, data = grown
+    other = settings(data=lay(tmp_path / "other", 4, None), eval_data=f"{data}/b")
+    second = begun(tmp_path / "second", other, first)
+    third = begun(tmp_path / "third", settings(data=f"{data}/a"), second)
+    assert heldout(third) == {"all/a/HR/3.png"}
+    assert {path.name for path in workspace.learned(third)} == {f"{k}.png" for k in range(7)}
+
+
+@pytest.mark.parametrize("named", ["source", "teacher", "start"])
+def test_an_evaluation_on_what_was_learned_from_before_is_refused(tmp_path, grown, named):
+    first, data = grown
+    config = settings(data=f"{data}/b", eval_data=f"{data}/a")
+    if named != "source":
+        value = first.folder if named == "teacher" else first.weights("float")
+        train = dataclasses.replace(config.train, **{named: str(value)})
+        config, first = dataclasses.replace(config, train=train), None
+    told = r"^6 photographs to evaluate on are among those that .*first has learned from \(.*0\.png"
+    with pytest.raises(DataError, match=told):
+        begun(tmp_path / "second", config, first)
+
+
+def test_a_teacher_may_not_know_what_a_run_keeps_from_its_source(tmp_path, grown):
+    first, data = grown
+    source = begun(tmp_path / "source", settings(data=f"{data}/b", eval_data=f"{data}/a"))
+    config = workspace.load_config(source)
+    train = dataclasses.replace(config.train, teacher=str(first.folder))
+    with pytest.raises(DataError, match=r"^6 photographs to evaluate on .* Give --eval-data"):
+        workspace.inherited(source, dataclasses.replace(config, train=train))
+
+
+# What cannot be measured
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_split_draws_from_sound_photographs(tmp_path, paired):
+    data = lay(tmp_path, 12, (40, 50) if paired else None)
+    (tmp_path / "HR" / "3.png").write_bytes(b"not an image")
+    if paired:
+        (tmp_path / "LR" / "X2" / "7.png").write_bytes(b"not an image")
+    else:
+        images.write(tmp_path / "HR" / "7.png", np.zeros((17, 90, 3), np.uint8))
+    chosen = workspace.choose(settings(data=data))
+    workspace.check(settings(data=data), chosen, "export")
+    assert len(chosen.held_out) == 3 and len(chosen.train) == 9
+    assert not {"3", "7"} & {photo.name for photo in chosen.held_out}
+
+
+def test_of_a_file_damaged_further_inside_the_way_around_is_told(tmp_path):
+    config = settings(data=lay(tmp_path, 4, None))
+    file = tmp_path / "HR" / "3.png"
+    file.write_bytes(file.read_bytes()[:900])
+    chosen = workspace.choose(config)
+    with pytest.raises(DataError, match=r"3\.png' is damaged.*or give --eval-data a folder of"):
+        workspace.check(config, chosen, "export")

@@ -1,0 +1,76 @@
+"""The two parts of the photographs of a run: what is learned from, and what is held out."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import evaluate, images, photographs, space
+from .config import RunConfig
+from .genotype import read_json
+from .photographs import Photograph
+from .runs import to_json, write_text
+
+FILE = "photographs.json"
+"""Where a run keeps them; it is not there when they are the bundled ones."""
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What is learned from, and what is kept for the evaluation."""
+
+    train: tuple[Photograph, ...]
+    held_out: tuple[Photograph, ...]
+    known: tuple[Path, ...] = ()
+    """What the runs from which this one goes on had learned from."""
+
+
+def choose(config: RunConfig, known: Collection[Path] = ()) -> Photographs:
+    """The photographs that these settings mean now; of the `known` files none is drawn.
+
+    Raises DataError as `photographs.find` and `photographs.split`, and when the parts overlap.
+    """
+    if config.data is None:
+        bundled = images.bundled()
+        learn, held_out = (tuple(map(Photograph, p)) for p in (bundled.train, bundled.held_out))
+    else:
+        learn, held_out = _find(config.data, config), ()
+    if config.eval_data is not None:
+        held_out = _find(config.eval_data, config)
+    elif config.data is not None:
+        scale = space.load(config.space, config.scale).scale
+        barred = {photo for photo in learn if not evaluate.measurable(photo, scale)}
+        barred |= {photo for photo in learn if photo.high.resolve() in known}
+        learn, held_out = photographs.split(learn, barred=barred)
+    ours = {photo.high.resolve() for photo in learn}
+    photographs.require_apart(held_out, ours, "among those to learn from")
+    return Photographs(learn, held_out)
+
+
+def _find(folder: str, config: RunConfig) -> tuple[Photograph, ...]:
+    """The photographs of a folder, for the scale of a run."""
+    return tuple(photographs.find(folder, space.load(config.space, config.scale).scale))
+
+
+def load(path: Path) -> Photographs:
+    """What `save` has written."""
+    rows = read_json(path)
+    learn, held_out = (tuple(map(_photograph, rows[part])) for part in ("train", "held_out"))
+    return Photographs(learn, held_out, tuple(map(Path, rows.get("known", ()))))
+
+
+def _photograph(row: Mapping[str, str | None]) -> Photograph:
+    high, low = (path and Path(path) for path in (row["high"], row["low"]))
+    assert high
+    return Photograph(high, low or None)
+
+
+def save(path: Path, chosen: Photographs) -> None:
+    """Keep them, with absolute paths."""
+    both = {"train": chosen.train, "held_out": chosen.held_out}
+    rows = {part: [_row(photo) for photo in photos] for part, photos in both.items()}
+    write_text(path, to_json({**rows, "known": [str(known) for known in chosen.known]}))
+
+
+def _row(photo: Photograph) -> dict[str, str | None]:
+    low = None if photo.low is None else str(photo.low.resolve())
+    return {"high": str(photo.high.resolve()), "low": low}
