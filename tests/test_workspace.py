@@ -87,9 +87,16 @@ def test_a_damaged_file_to_evaluate_on_is_told_of_at_once(tmp_path):
 
 
 def test_a_damaged_file_to_learn_from_is_left_to_the_step(tmp_path):
-    config = settings(data=lay(tmp_path / "a"), eval_data=lay(tmp_path / "b"))
+    config = settings(data=lay(tmp_path / "a", 12), eval_data=lay(tmp_path / "b"))
     (tmp_path / "a" / "HR" / "0.png").write_bytes(b"not an image")
     workspace.check(config, workspace.choose(config))
+
+
+def test_more_than_a_tenth_damaged_is_refused_before_anything_is_written(tmp_path):
+    config = settings(data=lay(tmp_path / "a"), eval_data=lay(tmp_path / "b"))
+    (tmp_path / "a" / "HR" / "0.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match="More than 10% of 5 photographs"):
+        workspace.check(config, workspace.choose(config))
 
 
 def test_photographs_without_a_patch_are_told_of(tmp_path):
