@@ -67,7 +67,7 @@ def table(runs: list[Path], found: dict[str, Any]) -> list[str]:
     lines[-1] += " |"
     for run in runs:
         names = [f"{run.name} {kind}" for kind in KINDS]
-        cost = found["models"][names[1]]
+        cost = found["models"][names[1]]["cost"]
         minutes = json.loads((run / "steps" / "train.json").read_text())["seconds"] / 60
         cells = [
             " / ".join(f"{s['models'][name]['mean']['psnr']:.2f}" for name in names)

@@ -43,11 +43,14 @@ def main() -> None:
     for run in args.runs:
         trained = json.loads((run / "steps" / "train.json").read_text())
         recipe = (
-            "architecture and bits by `quantnas search` on the same photographs; then float and "
-            f"rounded training as in benchmarks/recipe.yaml, {trained['seconds'] / 60:.0f} minutes "
-            "on one of two cores"
+            "architecture and bits found by `quantnas search` on those of docs/results.md "
+            "(benchmarks/genotypes), no weights of which are used; weights from nothing, float and "
+            f"rounded as in benchmarks/recipe.yaml, {trained['seconds'] / 60:.0f} minutes on one "
+            "of two cores"
         )
-        texts = {**TEXTS, "recipe": recipe}
+        words = json.loads((run / "env.json").read_text())["command"]
+        made_by = " ".join(Path(word).name if word.startswith("/") else word for word in words)
+        texts = {**TEXTS, "recipe": recipe, "made_by": made_by}
         card = models.make_card(run, run.name, evaluation(run, args.test), texts)
         target = models.bundle(card, run / "model.onnx")
         print(f"{target.name}: {card.bytes:,} bytes", flush=True)
