@@ -15,21 +15,22 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from quantnas import genotype, images, network, patches, photographs, skeleton, space, store, train
+from quantnas import images, network, patches, photographs, searching, space, store, train
 from quantnas.photographs import Photograph
-from quantnas.supernet import choice_of
 
 
-def only(where: space.SearchSpace) -> genotype.Genotype:
-    """The first architecture of a space."""
-    slots = skeleton.slots(where)
-    return genotype.Genotype(where.name, {s.name: choice_of(s, 0, 0) for s in slots})
+def untrained(where: space.SearchSpace) -> nn.Module:
+    """The only network of a space."""
+    found = searching.known_genotype(where, None)
+    assert found is not None, "the space leaves a choice"
+    return network.build(where, found, None)
 
 
 def bare(where: space.SearchSpace, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
     """Steps per second of the plainest loop there is."""
-    net = network.build(where, only(where), None)
+    net = untrained(where)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
     began = time.perf_counter()
     for low, high in batches:
@@ -42,7 +43,7 @@ def bare(where: space.SearchSpace, batches: list[tuple[torch.Tensor, torch.Tenso
 
 def ours(where: space.SearchSpace, learn: patches.Patches, steps: int, batch: int) -> float:
     """Steps per second of `train.fit`, without its measurements."""
-    state = train.start(network.build(where, only(where), None), 1e-3)
+    state = train.start(untrained(where), 1e-3)
     schedule = train.Schedule(steps + 1, batch, 1e-3, check=10**9)
     loop = train.fit(state, learn, learn, schedule)
     began = time.perf_counter()
