@@ -42,8 +42,8 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     net = network.build(where, found, None)
     origin = _begin_with(net, run, config, where)
     objective = train.Objective(loss=c.loss, colours=where.colours, share=c.teacher_share)
+    teacher = _teacher(run, config) if c.teacher not in (None, "own") else None
     if c.start != "float":
-        teacher = _teacher(run, config) if c.teacher not in (None, "own") else None
         plan = schedule(config, False, where.is_float)
         lesson = Lesson(learn, held, plan, replace(objective, teacher=teacher))
         yield from fit(run, device(config), "float", net, lesson)
@@ -53,7 +53,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         rounded = network.build(where, found, precision)
         network.inherit(rounded, net)
         quantize.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
-        teacher = _teacher(run, config) if c.teacher is not None else None
+        teacher = _teacher(run, config) if c.teacher == "own" else teacher
         lesson = Lesson(learn, held, schedule(config, True), replace(objective, teacher=teacher))
         yield from fit(run, device(config), "rounded", rounded, lesson)
     network.save(rounded, run.weights("trained"), where)

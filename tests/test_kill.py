@@ -1,4 +1,4 @@
-"""Checks that a search that was killed ends, once resumed, exactly where it would have."""
+"""Checks that a search or a training that was killed ends, once resumed, where it would have."""
 
 import json
 import os
@@ -45,17 +45,39 @@ def test_a_killed_search_ends_where_it_would_have(tiny, tmp_path):
     whole = start(*begin(tmp_path, "whole", target))
     killed = start(*begin(tmp_path, "killed", target))
     run = tmp_path / "search" / "killed"
-    state = run / "checkpoints" / "search.resume"
+    kill_and_resume(run, "search", killed, "search")
+    assert whole.wait(120) == 0
+    same(tmp_path / "search" / "whole", run)
+
+
+def kill_and_resume(run: Path, verb: str, process: subprocess.Popen[bytes], phase: str) -> None:
+    """Kill the command as soon as it has saved a state of that phase, and go on to the end."""
+    state = run / "checkpoints" / f"{phase}.resume"
     deadline = time.monotonic() + 90
     while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    assert state.exists() and not (run / "steps" / "search.json").exists()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert state.exists() and not (run / "steps" / f"{verb}.json").exists()
+    assert start(verb, "--resume", str(run)).wait(120) == 0
+
+
+def test_a_killed_training_ends_where_it_would_have(tmp_path):
+    """Weights, their average, the best state and the record of the way."""
+    how = ["float_steps=200", "qat_steps=6", "batch=2", "patch=12", "check=4", "average=0.9"]
+    settings = [part for s in how for part in ("--set", f"train.{s}")]
+    whole, killed = (
+        start("train", "quicksrnet_small", "--output", str(tmp_path), "--name", name, *settings)
+        for name in ("whole", "killed")
+    )
+    run = tmp_path / "train" / "killed"
+    kill_and_resume(run, "train", killed, "float")
     assert whole.wait(120) == 0
-    again = start("search", "--resume", str(run))
-    assert again.wait(120) == 0
-    same(tmp_path / "search" / "whole", run)
+    for name in ("float", "float_last", "trained", "rounded_last"):
+        file = f"checkpoints/{name}.safetensors"
+        assert (run / file).read_bytes() == (tmp_path / "train" / "whole" / file).read_bytes(), name
+    lines = [(tmp_path / "train" / n / "metrics.jsonl").read_text() for n in ("whole", "killed")]
+    assert lines[0] == lines[1] and len(lines[0].splitlines()) > 20
 
 
 def same(first: Path, second: Path) -> None:

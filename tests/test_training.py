@@ -1,10 +1,6 @@
 """Checks the training as a step: what it may begin with, how it ends, what is refused."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -195,42 +191,6 @@ def test_a_time_limit_of_the_command_is_kept(tmp_path):
     assert command("train", "quicksrnet_small", *limit, *settings, "--output", tmp_path) == 0
     assert time.monotonic() - began < 20
     assert result(tmp_path / "train" / "quicksrnet_small")["seconds"] < 12
-
-
-PROGRAM = (
-    "import sys, torch; torch.set_num_threads(1); from quantnas import phases; "
-    "phases.SAVE_EVERY = 0.0; from quantnas.cli.main import main; main(sys.argv[1:])"
-)
-
-
-def test_a_killed_training_ends_where_it_would_have(tmp_path):
-    """Weights, their average, the best state and the record of the way."""
-    settings = [*SETTINGS, "--set", "train.average=0.9", "--set", "train.float_steps=200"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(*arguments: object) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-c", PROGRAM, "train", *map(str, arguments)]
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen(words, env=environment, stdout=quiet, stderr=quiet)
-
-    def begin(name: str) -> subprocess.Popen[bytes]:
-        return start("quicksrnet_small", "--output", tmp_path, "--name", name, *settings)
-
-    whole, killed = begin("whole"), begin("killed")
-    run = tmp_path / "train" / "killed"
-    state = run / "checkpoints" / "float.resume"
-    deadline = time.monotonic() + 90
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert state.exists() and not (run / "steps" / "train.json").exists()
-    assert whole.wait(120) == 0
-    assert start("--resume", run).wait(120) == 0
-    for name in ("float", "float_last", "trained", "rounded_last"):
-        assert same(weights(run, name), weights(tmp_path / "train" / "whole", name)), name
-    lines = [(tmp_path / "train" / n / "metrics.jsonl").read_text() for n in ("whole", "killed")]
-    assert lines[0] == lines[1] and len(lines[0].splitlines()) > 20
 
 
 def test_a_full_disk_leaves_the_last_state_and_says_so(tmp_path, monkeypatch):
