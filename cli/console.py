@@ -106,6 +106,8 @@ def follow(
                 return end.value
             pace.update(record)
             draw(record, pace)
+            for line in record.notes:
+                say(line, run, progress=True)
             watch()
             if asked:
                 cast("Generator[Progress, None, Any]", progress).close()

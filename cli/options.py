@@ -39,8 +39,8 @@ Benchmark = Annotated[
 Bits = Annotated[
     str | None,
     typer.Option(
-        help="Between first and last convolution, which stay at 8: 2, 3, 4 or 8 for the weights "
-        "alone, or w2a4 for 2-bit weights and 4-bit activations.",
+        help="Between first and last convolution, which stay at 8 as attention does: 2, 3, 4 or 8 "
+        "for the weights alone, or w2a4 for 2-bit weights and 4-bit activations.",
         show_default="the bits that the search found",
         metavar="BITS",
     ),
@@ -140,13 +140,13 @@ SETTER = {"act_bits": "bits", "train.start": "from"}
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
-def bitops(text: str) -> float:
+def number(text: str, option: str = "--target-bitops") -> float:
     """2.0G -> 2e9. Raises UsageError for what is no number of that form."""
     found = re.fullmatch(r"(\d+\.?\d*(?:e\+?\d+)?|\.\d+)([kmgt]?)", text.strip(), re.IGNORECASE)
     value = float(found[1]) * UNITS[found[2].upper()] if found else 0.0
     if not 0 < value < float("inf"):
         raise UsageError(
-            f"--target-bitops cannot be '{text}'.",
+            f"{option} cannot be '{text}'.",
             "Write a number above 0, with K, M, G or T behind it if you like: 2.0G, 500M, 2e9.",
         )
     return value
@@ -181,7 +181,7 @@ def searching(
             "Give one: a target finds its own penalty.",
         )
     return {
-        "search.target_bitops": None if target_bitops is None else bitops(target_bitops),
+        "search.target_bitops": None if target_bitops is None else number(target_bitops),
         "search.at": at,
         "search.penalty": penalty,
         "search.strategy": strategy,

@@ -1,12 +1,125 @@
 """`quantnas quantize`: a trained network on few bits."""
 
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quantnas.config import QuantizeConfig
+from quantnas.errors import DataError, UsageError
+
 from . import console, options, start
+
+Network = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Folder of a trained run, or a safetensors file with the weights of a float network.",
+        metavar="RUN|FILE",
+    ),
+]
+TargetBitops = Annotated[
+    str | None,
+    typer.Option(
+        help="Choose bits per layer, weights 2, 3, 4 or 8 and activations 4 or 8, that damage "
+        "least within so many BitOps at --at: 4.0G, 500M.",
+        metavar="NUMBER",
+    ),
+]
+TargetSize = Annotated[
+    str | None,
+    typer.Option(
+        help="The same for weights, within so many bytes when packed: 150K. The graph of the file "
+        "comes on top.",
+        metavar="NUMBER",
+    ),
+]
+AverageBits = Annotated[
+    float | None,
+    typer.Option(help="The same, within so many bits per weight between the ends: 2.5."),
+]
+At = Annotated[
+    str | None,
+    typer.Option(
+        help="Low-resolution size at which --target-bitops counts.",
+        show_default=QuantizeConfig.at,
+        metavar="HEIGHTxWIDTH",
+    ),
+]
+Ends = Annotated[
+    int | None,
+    typer.Option(
+        help="Bits of the first and the last convolution; fewer cost much.",
+        show_default=str(QuantizeConfig.ends),
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="saliency, or a baseline to compare with: rtn, minmax, adaround and, with the extra "
+        "`baselines`, gptq, gpfq and qronos.",
+        show_default=QuantizeConfig.method,
+    ),
+]
+Train = Annotated[
+    str | None,
+    typer.Option(
+        help="What is retrained: weights, lowrank:8 (any rank), clip (grids alone) or none.",
+        show_default=QuantizeConfig.train,
+    ),
+]
+Steps = Annotated[
+    int | None, typer.Option(help="Of retraining.", show_default=str(QuantizeConfig.steps))
+]
+Minutes = Annotated[
+    float | None, typer.Option(help="Retrain until so many have passed, instead of --steps.")
+]
+Calib = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of any photographs to calibrate and retrain on; high resolution is not "
+        "needed: with --set quantize.reduce=false they are taken as low resolution.",
+        show_default="those of the run, or the bundled ones",
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        help="End with exit code 5 when a set of photographs loses more dB against the float "
+        "network. The files are kept."
+    ),
+]
+Space = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the weights in FILE: a built-in space or a YAML file.",
+        show_default="what the file names",
+    ),
+]
+Genotype = Annotated[
+    Path | None,
+    typer.Option(help="JSON file with their architecture, where the space leaves choices open."),
+]
 
 
 def quantize(
-    source: options.Source = None,
+    network: Network = None,
     bits: options.Bits = None,
-    data: options.Data = None,
+    target_bitops: TargetBitops = None,
+    target_size: TargetSize = None,
+    average_bits: AverageBits = None,
+    at: At = None,
+    ends: Ends = None,
+    method: Method = None,
+    train: Train = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    calib: Calib = None,
+    max_drop: MaxDrop = None,
+    space: Space = None,
+    scale: options.Scale = None,
+    genotype: Genotype = None,
+    eval_data: options.EvalData = None,
+    benchmark: options.Benchmark = None,
     seed: options.Seed = None,
     device: options.Device = None,
     config: options.Config = None,
@@ -15,27 +128,93 @@ def quantize(
     name: options.Name = None,
     resume: options.Resume = None,
 ) -> None:
-    """Put a trained network on 2, 3, 4 or 8 bits, or on those that the search found.
+    """Put a trained network on 2, 3, 4 or 8 bits, on a mixture of them, or on those searched.
 
     Example: quantnas quantize runs/run/rfdn_small --bits 2
 
-    Example: quantnas quantize runs/run/rfdn_small --bits w4a4
+    Example: quantnas quantize runs/run/rfdn_small --average-bits 3 --minutes 5 --max-drop 0.5
 
-    Grids of least error, bias correction, then a short training against the float network.
+    Example: quantnas quantize weights.safetensors --space rfdn50 --bits w4a4
+
+    Saliency predicts what each layer loses. Least squares sets grids and weights, layer by layer;
+    then a short retraining follows the float network. No high resolution is needed.
     """
-    target, chosen = start.continued(
-        "quantize", source, resume, output, name, config, settings,
-        **options.widths(bits), data=data, seed=seed, device=device,
-    )  # fmt: skip
+    flags = {
+        **options.widths(bits),
+        "quantize.target_bitops": _number(target_bitops, "--target-bitops"),
+        "quantize.target_size": _number(target_size, "--target-size"),
+        "quantize.average_bits": average_bits,
+        "quantize.at": at,
+        "quantize.ends": ends,
+        "quantize.method": method,
+        "quantize.train": train,
+        "quantize.steps": steps,
+        "quantize.minutes": minutes,
+        "quantize.calib": calib,
+        "quantize.max_drop": max_drop,
+        "space": space,
+        "scale": scale,
+        "genotype": None if genotype is None else str(genotype),
+        "eval_data": eval_data,
+        "benchmarks": benchmark,
+        "seed": seed,
+        "device": device,
+    }
+    _require_one(flags)
+    if resume is None and network is not None and not network.exists():
+        raise DataError(
+            f"There is no {network}.",
+            "Give the folder of a trained run, or a safetensors file of weights.",
+        )
+    if resume is None and network is not None and network.is_file():
+        target, chosen = start.adopted(network, output, name, config, settings, flags)
+    else:
+        target, chosen = start.continued(
+            "quantize", network, resume, output, name, config, settings, **flags
+        )
+    if chosen.quantize.ends < 8:
+        console.say("warning: few bits in the first and last convolution cost much", target)
     console.perform(target, chosen, ["quantize"], "quantize")
+    _tell(target, chosen)
+
+
+def _number(text: str | None, option: str) -> float | None:
+    return None if text is None else options.number(text, option)
+
+
+def _require_one(flags: dict[str, Any]) -> None:
+    """Raise UsageError when bits are given in two ways."""
+    found = [name for name in start.WIDTHS if flags[name] is not None]
+    given = [f"--{name.rpartition('.')[2].replace('_', '-')}" for name in found]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} are both given.", "Give one of them.")
+
+
+def _tell(target: Any, chosen: Any) -> None:
+    """What was reached, on which photographs, and whether that is enough."""
+    from quantnas import drop
+
     result = target.result("quantize")
-    assert result is not None
     plain = result["psnr_to_float_plain_rounding"]
     first = "" if plain is None else f"plain rounding {plain:.2f} dB, "
     console.say(
         f"closeness to the float network on validation patches: {first}"
-        f"before training {result['psnr_to_float_before_training']:.2f} dB, "
+        f"before retraining {result['psnr_to_float_before_training']:.2f} dB, "
         f"now {result['psnr_to_float']:.2f} dB",
         target,
     )
-    console.next_commands(f"export {target.folder}")
+    if not (target.folder / drop.FILE).exists():
+        console.follow(drop.measure(target, chosen), None, target)
+    drops = drop.load(target)
+    for found in drops:
+        console.say(
+            f"{found.name} ({found.photographs} photographs): bicubic {found.bicubic:.2f} dB, "
+            f"float network {found.full:.2f}, quantized {found.quantized:.2f} "
+            f"({-found.drop:+.2f})",
+            target,
+        )
+        if found.below_bicubic:
+            console.say(f"warning: worse than bicubic on {found.name}; use more bits", target)
+    if chosen.quantize.max_drop is not None:
+        drop.require(drops, chosen.quantize.max_drop)
+    console.next_commands(f"export {target.folder}", f"report {target.folder}")

@@ -6,23 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quantnas.config import RunConfig
+from quantnas.config import BUDGETS, RunConfig
 from quantnas.errors import UsageError
 from quantnas.runs import Run
 
 from . import options
+
+SOLVERS = ("gptq", "gpfq", "qronos")
+"""Methods that need Brevitas."""
+WIDTHS = ("bits", "quantize.target_bitops", "quantize.target_size", "quantize.average_bits")
+"""Settings that decide on bits, one of them at a time."""
 
 
 def fresh(
     verb: str, output: Path, name: str | None, config: RunConfig, source: Run | None = None
 ) -> Run:
     """A new run folder; with a source, holding what the steps before `verb` made there."""
-    from quantnas import runs, settings, training, workspace
+    from quantnas import baselines, runs, settings, training, widths, workspace
 
     used = settings.own(source, config) if source else config
     chosen = workspace.inherited(source, used) if source else workspace.choose(used)
     workspace.check(used, chosen, verb)
     given = None
+    if verb in ("run", "quantize") and used.quantize.method in SOLVERS:
+        baselines.require()
+    if verb == "quantize" and source is not None:
+        widths.check(*workspace.architecture(source), used)
     if verb in ("train", "run"):
         training.require_teacher(used)
         given = training.given_weights(used, source)
@@ -85,6 +94,44 @@ def together(begin: Callable[[], Run], config: RunConfig) -> tuple[Run, RunConfi
     sys.exit(0)
 
 
+def adopted(
+    weights: Path,
+    output: Path,
+    name: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    flags: dict[str, Any],
+) -> tuple[Run, RunConfig]:
+    """A new run folder to quantize in, which has not trained but taken the weights in a file.
+
+    Without a space among the flags it is the one that the file names.
+    """
+    from quantnas import adopt, searching, space, widths
+    from quantnas.settings import settled
+
+    named = adopt.space_of(weights)
+    if flags["space"] is None and named is not None:
+        flags |= {"space": named[0], "scale": flags["scale"] or named[1]}
+    chosen = options.configuration({}, config, settings, {**flags, "train.start": str(weights)})
+    if chosen.space == RunConfig.space and flags["space"] is None and chosen.genotype is None:
+        raise UsageError(
+            f"{weights} does not say which network its weights are of.",
+            "Give --space, and --genotype where the space leaves choices open.",
+        )
+    where = space.load(chosen.space, chosen.scale)
+    given = None if chosen.genotype is None else Path(chosen.genotype)
+    found = searching.known_genotype(where, given)
+    if found is not None:
+        widths.check(where, found, chosen)
+    run = fresh("quantize", output, name, chosen)
+    try:
+        adopt.adopt(run, settled(chosen), weights)
+    except BaseException:
+        shutil.rmtree(run.folder)
+        raise
+    return resumed(run.folder)
+
+
 def resumed(path: Path) -> tuple[Run, RunConfig]:
     """An old run folder and its configuration."""
     from quantnas import runs, workspace
@@ -121,6 +168,10 @@ def continued(
 
     before = runs.existing(source)
     runs.require(before, until=verb)
-    told = options.configuration(kept.inherit(before, verb), config, settings, flags)
+    base = kept.inherit(before, verb)
+    if any(flags.get(setting) is not None for setting in WIDTHS):  # not beside what was before
+        base |= {"bits": None, "act_bits": RunConfig.act_bits}
+        base["quantize"] |= dict.fromkeys(BUDGETS)
+    told = options.configuration(base, config, settings, flags)
     run = fresh(verb, output, name, kept.continued(before, told), before)
     return resumed(run.folder)

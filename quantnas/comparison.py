@@ -17,6 +17,7 @@ from . import (
     tables,
     workspace,
 )
+from .config import RunConfig
 from .errors import DataError, UsageError
 from .evaluate import Score, Upscaler
 from .genotype import read_json
@@ -57,10 +58,7 @@ def choose(models: Sequence[Model], folders: Sequence[str]) -> list[PhotoSet]:
     Raises DataError as `photographs.find`, and for a photograph that is too small.
     """
     scale = models[0].scale
-    sets = [
-        PhotoSet(name, tuple(photographs.find(folder, scale)), folder)
-        for name, folder in evaluate.named_sets(folders).items()
-    ]
+    sets = _read(folders, scale)
     kept = {_held_out(model) for model in models}
     if not sets and len(kept) == 1 and None not in kept:
         sets = [PhotoSet("held-out", photos) for photos in kept if photos is not None]
@@ -69,6 +67,22 @@ def choose(models: Sequence[Model], folders: Sequence[str]) -> list[PhotoSet]:
     for group in sets:
         evaluate.require_sizes(group.photos, scale)
     return sets
+
+
+def _read(folders: Sequence[str], scale: int) -> list[PhotoSet]:
+    return [
+        PhotoSet(name, tuple(photographs.find(folder, scale)), folder)
+        for name, folder in evaluate.named_sets(folders).items()
+    ]
+
+
+def sets_of(run: runs.Run, config: RunConfig, scale: int) -> list[PhotoSet]:
+    """What a run is measured on: the photographs that it held out, then its benchmarks.
+
+    Raises DataError as `photographs.find`.
+    """
+    held_out = PhotoSet("held-out", workspace.photographs_of(run, config).held_out)
+    return [held_out, *_read(config.benchmarks, scale)]
 
 
 def _held_out(model: Model) -> tuple[Photograph, ...] | None:

@@ -5,6 +5,7 @@ cores; `quantnas run --config FILE` and `--set section.key=value` change them.
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,14 @@ def _require(config: Any, least: float, *names: str) -> None:
         value = getattr(config, name)
         if not (value >= least and math.isfinite(value)):
             raise ValueError(f"`{name}` is {value}, it must be a number of at least {least:g}")
+
+
+def resolution(at: str) -> tuple[int, int]:
+    """32x48 -> (height, width). Raises ValueError for what is none."""
+    height, cross, width = at.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
+        raise ValueError("`at` is height x width, as 32x32")
+    return int(height), int(width)
 
 
 @dataclass(frozen=True)
@@ -94,15 +103,12 @@ class SearchConfig:
             )
         if self.target_bitops is not None and self.target_bitops <= 0:
             raise ValueError("`target_bitops` is above 0")
-        self.resolution  # noqa: B018  raises for what is none
+        resolution(self.at)
 
     @property
     def resolution(self) -> tuple[int, int]:
         """(height, width) of `at`."""
-        height, cross, width = self.at.partition("x")
-        if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
-            raise ValueError("`at` is height x width, as 32x32")
-        return int(height), int(width)
+        return resolution(self.at)
 
 
 @dataclass(frozen=True)
@@ -152,20 +158,71 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Low-bit quantization of a trained network against its float form."""
+    """Low-bit quantization of a trained network against its float form (arXiv 2504.13932)."""
 
+    method: Literal["saliency", "rtn", "minmax", "gptq", "gpfq", "qronos", "adaround"] = "saliency"
+    """How weights find their integers; all but `saliency` are baselines, without retraining."""
+    train: str = "weights"
+    """What is retrained: weights (and grids), lowrank:R (an update of rank R), clip (the grids
+    alone) or none."""
     steps: int = 400
-    """Training of all weights, steps and zero points on the float network's output; 0 = none."""
-    batch: int = 12
+    """Of retraining on the float network's output; 0 = none."""
+    minutes: float | None = None
+    """The step ends by then, and retrains as long as that allows, whatever `steps` says."""
+    batch: int = 8
+    """Crops per step."""
     patch: int = 32
-    lr: float = 5e-4
-    """Adam, cosine to 0."""
+    """Side of a crop, low-resolution pixels."""
+    rate: float = 1e-2
+    """Adam, cosine to 0: change per step, as a share of a kernel's standard deviation."""
     crops: int = 32
-    """Patches for fitting the grids and for bias correction."""
+    """Crops for saliency, grids and least squares."""
+    calib: str | None = None
+    """Folder of any photographs to calibrate and retrain on; none = those of the run."""
+    reduce: bool = True
+    """Whether photographs of `calib` are made smaller by the scale first; not if they are low
+    resolution already."""
+    hold: float = 0.0
+    """Saliency-weighted pull of the weights towards the float ones, as a share of the loss at the
+    start."""
+    blocks: float = 0.0
+    """Weight of the predicted error from what the cells give, beside the loss on the output."""
+    block_steps: int = 0
+    """Before that, steps of each cell alone, front to back, for deep networks; 0 = none."""
+    ends: Literal[2, 3, 4, 8] = 8
+    """Bits of the first and of the last convolution, weights and activations."""
+    target_bitops: float | None = None
+    """Instead of the same bits everywhere: those that damage least within so many BitOps."""
+    at: str = "32x32"
+    """Low-resolution height x width at which those are counted."""
+    target_size: float | None = None
+    """The same within so many bytes of packed weights."""
+    average_bits: float | None = None
+    """The same within so many bits per weight between first and last convolution."""
+    max_drop: float | None = None
+    """dB below the float network on any set of photographs that are still accepted."""
 
     def __post_init__(self) -> None:
         _require(self, 1, "batch", "patch", "crops")
-        _require(self, 0, "steps", "lr")
+        _require(self, 0, "steps", "rate", "hold", "blocks", "block_steps")
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"`{given[0]}` and `{given[1]}` are both given; one is enough")
+        for name in (*given, *(n for n in ("minutes", "max_drop") if getattr(self, n) is not None)):
+            _require(self, 1e-3, name)
+        if not re.fullmatch(r"weights|clip|none|lowrank:[1-9]\d*", self.train):
+            raise ValueError(
+                f"`train` is '{self.train}', it must be weights, clip, none or lowrank:8 (any rank)"
+            )
+        resolution(self.at)
+
+    @property
+    def budget(self) -> str | None:
+        """The name of the limit within which bits are chosen, if there is one."""
+        return next((name for name in BUDGETS if getattr(self, name) is not None), None)
+
+
+BUDGETS = ("target_bitops", "target_size", "average_bits")
 
 
 @dataclass(frozen=True)

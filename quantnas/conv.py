@@ -105,13 +105,42 @@ class QuantConv2d(Conv2d):
         self.input_quantizer: ActQuantizer | None = None
         if self.inner or precision.activations < source.bits:
             signed = False if self.inner else source.signed
-            self.input_quantizer = ActQuantizer(precision.activations, signed)
+            self.input_quantizer = ActQuantizer(
+                precision.activations, signed, channels=self.in_channels
+            )
         self._source = (source,)  # a tuple, so that it is not registered as a submodule
 
     @property
     def grid(self) -> ActQuantizer:
         """The quantizer on whose grid the input of the convolution itself lies."""
         return self.input_quantizer or self._source[0]
+
+    def factors(self) -> Tensor | None:
+        """Like the weight but for its outputs: by what the input's grid is coarser, per channel."""
+        f = None if self.input_quantizer is None else self.input_quantizer.factors
+        if f is None:
+            return None
+        rows = f.flatten().view(self.groups, -1)
+        return rows.repeat_interleave(len(self.weight) // self.groups, 0)[:, :, None, None]
+
+    def rounded_weight(self) -> Tensor:
+        """The weight on its grid, which belongs to the weight times the factors of the input."""
+        f = self.factors()
+        if f is None:
+            return cast(Tensor, self.weight_quantizer(self.weight))
+        return cast(Tensor, self.weight_quantizer(self.weight * f) / f)
+
+    def integers(self) -> tuple[Tensor, Tensor]:
+        """(q, zero points) of the weight that runs in integers, as `WeightQuantizer.integers`."""
+        f = self.factors()
+        return self.weight_quantizer.integers(self.weight if f is None else self.weight * f)
+
+    @torch.no_grad()
+    def spread(self, x: Tensor) -> None:
+        """Choose the octaves of its own grid, if it has one, for the input x (N, c_in, H, W)."""
+        if self.input_quantizer is not None:
+            gains = self.weight.square().sum((2, 3)).unflatten(0, (self.groups, -1)).sum(1)
+            self.input_quantizer.spread(x, gains.flatten())
 
     def bias_step(self) -> Tensor:
         """(c_out,), the value of one unit of the int32 accumulator."""
@@ -123,7 +152,7 @@ class QuantConv2d(Conv2d):
         step = self.bias_step()
         assert self.bias is not None
         bias = round_ste(self.bias / step) * step
-        kernel = self.dense(self.weight_quantizer(self.weight))
+        kernel = self.dense(self.rounded_weight())
         return self.apply_kernel(x, kernel, self.repeated(bias))
 
 

@@ -27,16 +27,12 @@ class Edsr(nn.Module):
     def __init__(self, space: SearchSpace, filling: Filling) -> None:
         super().__init__()
         slots = {slot.name: slot for slot in edsr_slots(space)}
-        self.image, self.shallow = filling.tensor(step=1 / 255), filling.tensor(signed=True)
+        self.image = filling.tensor(step=1 / 255)
         self.head = filling.edge(slots["head"], self.image)
-        self.cells, source = nn.ModuleList(), self.shallow
-        for k in range(space.cells):
-            cell = EdsrCell(slots, f"cell{k}_", source, filling)
-            self.cells.append(cell)
-            source = cell.carried
-        self.smooth = filling.edge(slots["smooth"], source)
-        self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor(signed=True)
-        self.enlarge, source = nn.ModuleList(), self.deep
+        cells = (EdsrCell(slots, f"cell{k}_", filling) for k in range(space.cells))
+        self.cells = nn.ModuleList(cells)
+        self.smooth = filling.edge(slots["smooth"], filling.free(signed=True))
+        self.enlarge, source = nn.ModuleList(), filling.free(signed=True)
         for i, factor in enumerate(factors(space.scale)):
             enlarge = Enlarge(slots[f"upsample{i}"], factor, source, filling)
             self.enlarge.append(enlarge)
@@ -45,33 +41,31 @@ class Edsr(nn.Module):
         self.pixels = filling.tensor(step=1 / 255)
 
     def forward(self, x: Tensor) -> Tensor:
-        shallow = y = self.shallow(self.head(self.image(x)))
+        shallow = y = self.head(self.image(x))
         for cell in self.cells:
             y = cell(y)
-        y = self.deep(shallow + self.smoothed(self.smooth(y)))
+        y = shallow + self.smooth(y)
         for enlarge in self.enlarge:
             y = enlarge(y)
         return self.pixels(self.tail(y))
 
 
 class EdsrCell(nn.Module):
-    """x + second(relu(first(x))); x (N, channels, H, W) on the grid of `source` -> same shape."""
+    """x + second(relu(first(x))); x (N, channels, H, W), carried in float -> same shape."""
 
     branch_end = "second"
 
-    def __init__(
-        self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, filling: Filling
-    ) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
         super().__init__()
         self.hidden = filling.tensor()
-        self.first = filling.edge(slots[f"{prefix}body0"], source)
+        self.first = filling.edge(slots[f"{prefix}body0"], filling.free(signed=True))
         self.second = filling.edge(slots[f"{prefix}body1"], self.hidden)
         self.residual = filling.residual(slots[f"{prefix}body1"].c_out)
-        self.branch, self.carried = filling.tensor(signed=True), filling.tensor(signed=True)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.second(self.hidden(torch.relu(self.first(x))))
-        return self.carried(x + self.branch(self.residual(y, x)))
+        out: Tensor = x + self.residual(y, x)
+        return out
 
 
 class Enlarge(nn.Module):

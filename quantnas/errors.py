@@ -35,6 +35,12 @@ class VerificationError(QuantnasError):
     exit_code = 4
 
 
+class QualityError(QuantnasError):
+    """A result that is worse than was allowed; its files are kept."""
+
+    exit_code = 5
+
+
 class DivergedError(QuantnasError):
     """A loss that is no number any more; the last state in which it was one is kept."""
 

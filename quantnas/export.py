@@ -1,14 +1,15 @@
 """A frozen network as an integer ONNX graph, in QuantizeLinear/DequantizeLinear form.
 
 The wiring is traced with torch.fx, where convolutions and grids are leaves; each other operation
-has one line in TRANSLATE. Every tensor between convolutions is carried in uint8. The rules
-behind the forms, found by trying what ONNX Runtime fuses, are in docs/decisions/0003.
+has one line in TRANSLATE. Every convolution reads uint8; between them, tensors are carried in
+uint8 or in float, as the network does. The rules behind the forms, found by trying what ONNX
+Runtime fuses, are in docs/decisions/0003.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,71 +21,18 @@ from onnx import TensorProto, helper
 from torch import fx, nn
 
 from . import __version__, onnx_weights
-from .conv import QuantConv2d, padding
+from .conv import QuantConv2d
 from .cost import Cost
 from .ends import LUMA, enlarge, luma
 from .errors import DataError
 from .imdn import contrast
 from .onnx_graph import Graph, tidied
+from .onnx_layers import Readers, Value, convolution, quantized
 from .quantizer import ActQuantizer
 from .rfdn import resize_like
+from .tracing import Tracer
 
 METADATA_KEY = "quantnas"
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor of the traced network: its name in the graph, and the grid that it lies on."""
-
-    name: str
-    grid: ActQuantizer | None
-
-
-class Tracer(fx.Tracer):
-    """Convolutions and grids are what the exporter knows; it looks into everything else."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, QuantConv2d | ActQuantizer)
-
-
-def quantized(graph: Graph, x: str, name: str, grid: ActQuantizer) -> str:
-    """x -> uint8 -> float on the grid; below 8 bits the integers are clipped in uint8."""
-    step = graph.constant(f"{name}.step", grid.step.item(), np.float32)
-    zero = graph.constant(f"{name}.zero", grid.zero_point, np.uint8)
-    q = graph.add("QuantizeLinear", [x, step, zero], f"{name}.q")
-    if grid.bits < 8:
-        low = graph.constant("clip.low", 0, np.uint8)
-        high = graph.constant(f"clip.high{grid.bits}", 2**grid.bits - 1, np.uint8)
-        q = graph.add("Clip", [q, low, high], f"{name}.clipped")
-    return graph.add("DequantizeLinear", [q, step, zero], name)
-
-
-def convolution(graph: Graph, x: Value, conv: QuantConv2d, name: str) -> Value:
-    """A convolution with packed weights and an int32 bias on the accumulator's grid."""
-    source = x.name
-    if conv.input_quantizer is not None:
-        source = quantized(graph, source, f"{name}.in", conv.input_quantizer)
-    weights, bias_step = conv.weight_quantizer, conv.repeated(conv.bias_step().detach()).numpy()
-    q, zero = weights.integers(conv.weight)
-    q = conv.dense((q - zero).float()).int() + conv.repeated(zero.flatten())[:, None, None, None]
-    step = conv.repeated(weights.step.detach().flatten()).numpy()
-    nodes, tensors, kernel = onnx_weights.dequantized(
-        name, q.numpy(), conv.repeated(zero.flatten()).numpy(), step, weights.bits
-    )
-    graph.nodes += nodes
-    graph.tensors |= {t.name: t for t in tensors}
-    assert conv.bias is not None
-    units = np.round(conv.repeated(conv.bias.detach()).numpy() / bias_step)
-    int32 = graph.constant(f"{name}.b", units, np.int32)
-    none = graph.constant(f"{name}.bnone", np.zeros(len(units)), np.int32)
-    scale = graph.constant(f"{name}.bstep", bias_step, np.float32)
-    bias = graph.add("DequantizeLinear", [int32, scale, none], f"{name}.bias", axis=0)
-    pads = [*padding(q, conv.stride[0])] * 2
-    form = {"kernel_shape": q.shape[-2:], "pads": pads, "group": conv.groups}
-    if conv.stride != (1, 1):
-        form["strides"] = conv.stride
-    graph.add("Conv", [source, kernel, bias], f"{name}.out", **form)
-    return Value(f"{name}.out", None)
 
 
 def _pointwise(kind: str) -> Callable[..., Value]:
@@ -122,9 +70,10 @@ def _max_pool(graph: Graph, name: str, x: Value, side: int, stride: int) -> Valu
 
 def _kept(graph: Graph, name: str, x: Value, kind: str, *more: str, **attributes: Any) -> Value:
     """An operator that only moves values: it keeps the grid, and with it the integers."""
-    assert x.grid is not None
+    if x.grid is None:
+        return Value(graph.add(kind, [x.name, *more], name, **attributes), None)
     moved = graph.add(kind, [x.name, *more], f"{name}.moved", **attributes)
-    return Value(quantized(graph, moved, name, x.grid), x.grid)
+    return quantized(graph, moved, name, x.grid)
 
 
 def _part(graph: Graph, name: str, x: Value, dim: int, start: int, length: int) -> Value:
@@ -198,16 +147,21 @@ TRANSLATE: dict[Any, Callable[..., Value]] = {
 def translate(network: nn.Module) -> Graph:
     """The network's graph; input "lr", output "sr", float32 in [0, 1], any height and width."""
     traced = Tracer().trace(network)
+    modules = {n: network.get_submodule(str(n.target)) for n in traced.nodes if n.op == CALL}
+    readers = _readers(modules)
     graph, values = Graph(), dict[fx.Node, Any]()
     for node in traced.nodes:
         args: Any = fx.node.map_arg(node.args, values.__getitem__)
         kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+        module = modules.get(node)
         if node.op == "placeholder":
             values[node] = Value("lr", None)
         elif node.op == "output":
             graph.add("Identity", [args[0].name], "sr")
-        elif node.op == "call_module":
-            values[node] = _module(graph, network.get_submodule(str(node.target)), node.name, args)
+        elif isinstance(module, QuantConv2d):
+            values[node] = convolution(graph, args[0], module, readers)
+        elif isinstance(module, ActQuantizer):
+            values[node] = quantized(graph, args[0].name, node.name, module)
         else:
             function = TRANSLATE.get(node.target) or OPERATORS[node.target.__name__]
             values[node] = function(graph, node.name, *args, **kwargs)
@@ -216,13 +170,23 @@ def translate(network: nn.Module) -> Graph:
 
 OPERATORS: dict[str, Callable[..., Value]] = {"add": _pointwise("Add"), "mul": _pointwise("Mul")}
 """The same for Python's operators, by name."""
+CALL = "call_module"
+"""A node of a trace that stands for a module."""
 
 
-def _module(graph: Graph, module: nn.Module, name: str, args: Any) -> Value:
-    if isinstance(module, QuantConv2d):
-        return convolution(graph, args[0], module, module.name)
-    assert isinstance(module, ActQuantizer)
-    return Value(quantized(graph, args[0].name, name, module), module)
+def _readers(modules: Mapping[fx.Node, nn.Module]) -> Readers:
+    """The grids that read a convolution, directly or behind a ReLU; 0 is then their lower end."""
+    found: dict[str, ActQuantizer] = {}
+    convs = {node: m for node, m in modules.items() if isinstance(m, QuantConv2d)}
+    for node, conv in convs.items():
+        users, relu = list(node.users), False
+        if len(users) == 1 and users[0].target in (torch.relu, F.relu):
+            users, relu = list(users[0].users), True
+        module = modules.get(users[0]) if len(users) == 1 else None
+        grid = module.input_quantizer if isinstance(module, QuantConv2d) else module
+        if isinstance(grid, ActQuantizer) and not (relu and grid.zero_point):
+            found[conv.name] = grid
+    return found
 
 
 def to_onnx(network: nn.Module, cost: Cost, scale: int, path: Path) -> None:

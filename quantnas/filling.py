@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import nn
 
-from .quantizer import ActQuantizer, Sign
+from .quantizer import ActQuantizer
 from .space import Slot
 
 
@@ -14,8 +14,11 @@ class Filling(Protocol):
     def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
         """The module of a slot: (N, c_in, H, W) on the grid of `source` -> (N, c_out, H', W')."""
 
-    def tensor(self, signed: Sign = False, step: float | None = None) -> ActQuantizer:
+    def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
         """The grid on which a tensor is carried between edges, in 8 bits."""
+
+    def free(self, signed: bool = False) -> ActQuantizer:
+        """A tensor that is carried in float: every edge that reads it rounds it by itself."""
 
     def residual(self, channels: int) -> nn.Module:
         """(branch, skip) -> the branch as it is added to the skip; all (N, channels, H, W).

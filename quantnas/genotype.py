@@ -42,11 +42,20 @@ def searched_precision(genotype: Genotype) -> dict[str, Precision]:
 
 
 def uniform_precision(
-    slots: Sequence[Slot], weights: int, activations: int = 8
+    slots: Sequence[Slot], weights: int, activations: int = 8, ends: int = 8
 ) -> dict[str, Precision]:
-    """Slot name -> the same bits for all but the first and the last slot, which stay 8/8."""
-    ends, inner = {slots[0].name, slots[-1].name}, Precision(weights, activations)
-    return {s.name: Precision(8, 8) if s.name in ends else inner for s in slots}
+    """Slot name -> the same bits for all but those that `kept_precision` keeps."""
+    inner, kept = Precision(weights, activations), kept_precision(slots, ends)
+    return {slot.name: kept.get(slot.name, inner) for slot in slots}
+
+
+def kept_precision(slots: Sequence[Slot], ends: int = 8) -> dict[str, Precision]:
+    """Slot name -> its bits, of those that few bits would ruin: first, last and all of attention.
+
+    ends: bits of the first and the last one.
+    """
+    kept = {slot.name: Precision(8, 8) for slot in slots if slot.gate}
+    return kept | {slot.name: Precision(ends, ends) for slot in (slots[0], slots[-1])}
 
 
 def from_json(text: str, source: str) -> Genotype:

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from .distillation import Leaky, WayOut, way_out_slots
+from .distillation import WayOut, leaky, way_out_slots
 from .errors import UsageError
 from .filling import Filling
-from .quantizer import ActQuantizer
 from .space import Area, SearchSpace, Slot
 
 fx.wrap("contrast")  # one node of a trace, whatever the size
@@ -23,8 +22,8 @@ def contrast(x: Tensor) -> Tensor:
 class Imdn(nn.Module):
     """Head, cells that keep a quarter of what every convolution gives, and the way out.
 
-    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. All tensors between
-    convolutions are signed; negative values pass a LeakyReLU.
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Negative values
+    pass a LeakyReLU. Tensors are carried in float.
     """
 
     kinds = ("body", "upsample")
@@ -35,17 +34,15 @@ class Imdn(nn.Module):
     def __init__(self, space: SearchSpace, filling: Filling) -> None:
         super().__init__()
         slots = {slot.name: slot for slot in imdn_slots(space)}
-        self.image, self.shallow = filling.tensor(step=1 / 255), filling.tensor(signed=True)
+        self.image = filling.tensor(step=1 / 255)
         self.head = filling.edge(slots["head"], self.image)
-        self.cells, source = nn.ModuleList(), self.shallow
-        for k in range(space.cells):
-            cell = ImdnCell(slots, f"cell{k}_", source, filling)
-            self.cells.append(cell)
-            source = cell.carried
+        self.cells = nn.ModuleList(
+            ImdnCell(slots, f"cell{k}_", filling) for k in range(space.cells)
+        )
         self.way_out = WayOut(slots, space.scale, filling)
 
     def forward(self, x: Tensor) -> Tensor:
-        shallow = y = self.shallow(self.head(self.image(x)))
+        shallow = y = self.head(self.image(x))
         outputs = []
         for cell in self.cells:
             y = cell(y)
@@ -57,59 +54,51 @@ class Imdn(nn.Module):
 class ImdnCell(nn.Module):
     """x + fuse(attention(what three splits and a last convolution keep)).
 
-    x (N, channels, H, W) on the grid of `source` -> the same shape, on a signed grid. Of what a
-    convolution gives, the first quarter of the channels is kept and the rest goes on.
+    x (N, channels, H, W) -> the same shape. Of what a convolution gives, the first quarter of the
+    channels is kept and the rest goes on.
     """
 
     branch_end = "fuse"
 
-    def __init__(
-        self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, filling: Filling
-    ) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
         super().__init__()
-        self.body, self.leaky = nn.ModuleList(), nn.ModuleList()
-        for i in range(Imdn.steps):
-            self.body.append(filling.edge(slots[f"{prefix}body{i}"], source))
-            leaky = Leaky(filling)
-            self.leaky.append(leaky)
-            source = leaky.after
+
+        def edge(name: str) -> nn.Module:
+            return filling.edge(slots[prefix + name], filling.free(signed=True))
+
+        self.body = nn.ModuleList(edge(f"body{i}") for i in range(Imdn.steps))
         last = slots[f"{prefix}body{Imdn.steps}"]
         self.keep, self.hand_on = last.c_out, last.c_in
-        self.last, self.kept = filling.edge(last, source), filling.tensor(signed=True)
-        self.joined, self.attended = filling.tensor(signed=True), filling.tensor(signed=True)
+        self.last, self.fuse = edge(f"body{Imdn.steps}"), edge("fuse")
         self.attention = ContrastAttention(slots, f"{prefix}cca_", filling)
-        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.attended)
         self.residual = filling.residual(slots[f"{prefix}fuse"].c_out)
-        self.branch, self.carried = filling.tensor(signed=True), filling.tensor(signed=True)
 
     def forward(self, x: Tensor) -> Tensor:
         kept, u = [], x
-        for body, leaky in zip(self.body, self.leaky, strict=True):
+        for body in self.body:
             y = leaky(body(u))
             kept.append(torch.narrow(y, 1, 0, self.keep))
             u = torch.narrow(y, 1, self.keep, self.hand_on)
-        kept.append(self.kept(self.last(u)))
-        y = self.attended(self.attention(self.joined(torch.cat(kept, 1))))
-        return self.carried(x + self.branch(self.residual(self.fuse(y), x)))
+        kept.append(self.last(u))
+        y = self.attention(torch.cat(kept, 1))
+        out: Tensor = x + self.residual(self.fuse(y), x)
+        return out
 
 
 class ContrastAttention(nn.Module):
     """v times a factor for every channel, made from the contrast of that image's channels.
 
-    v (N, channels, H, W) -> same shape, not on a grid.
+    v (N, channels, H, W) -> same shape.
     """
 
     def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
         super().__init__()
-        self.contrast, self.thin = filling.tensor(signed=True), filling.tensor()
-        self.reduce = filling.edge(slots[f"{prefix}reduce"], self.contrast)
-        self.expand = filling.edge(slots[f"{prefix}expand"], self.thin)
-        self.logits = filling.tensor(signed=True)
-        self.mask = filling.tensor(step=1 / 256)  # 1/255 would round the middle, 0.5, either way
+        self.reduce = filling.edge(slots[f"{prefix}reduce"], filling.free(signed=True))
+        self.expand = filling.edge(slots[f"{prefix}expand"], filling.free())
 
     def forward(self, v: Tensor) -> Tensor:
-        thin = self.thin(torch.relu(self.reduce(self.contrast(contrast(v)))))
-        return v * self.mask(torch.sigmoid(self.logits(self.expand(thin))))
+        thin = torch.relu(self.reduce(contrast(v)))
+        return v * torch.sigmoid(self.expand(thin))
 
 
 def imdn_slots(space: SearchSpace) -> Iterator[Slot]:
@@ -129,7 +118,8 @@ def imdn_slots(space: SearchSpace) -> Iterator[Slot]:
         return Slot(name, c_in, c, c_out, edge.ops, edge.widths, kind="body")
 
     def fixed(name: str, op: str, c_in: int, c_out: int, area: Area = "low") -> Slot:
-        return Slot(name, c_in, c, c_out, (op,), (space.fixed_width,), area=area)
+        width, gate = (space.fixed_width,), area == "single"
+        return Slot(name, c_in, c, c_out, (op,), width, area=area, gate=gate)
 
     yield fixed("head", "conv3x3", 3, c)
     for k in range(space.cells):

@@ -16,7 +16,7 @@ from .adq import Adq, PlainSum
 from .conv import Conv2d, QuantConv2d, SearchConv2d, start_as_identity
 from .errors import DataError
 from .genotype import Genotype
-from .quantizer import ActQuantizer, FloatTensor, Sign
+from .quantizer import ActQuantizer, FloatTensor
 from .space import Precision, SearchSpace, Slot
 from .supernet import MixedOp
 
@@ -45,9 +45,12 @@ class Filling:
                 _scale_outputs(convs[-1], torch.full((convs[-1].out_channels,), slot.gain))
         return op
 
-    def tensor(self, signed: Sign = False, step: float | None = None) -> ActQuantizer:
+    def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
         kind = FloatTensor if self.precision is None else ActQuantizer
         return kind(8, signed, step)
+
+    def free(self, signed: bool = False) -> ActQuantizer:
+        return FloatTensor(32, signed)
 
     def residual(self, channels: int) -> nn.Module:
         return PlainSum()
@@ -126,7 +129,7 @@ def _copy_choice(mixed: MixedOp, op: nn.Module) -> None:
             if target.input_quantizer is not None:
                 grids = (source.grids or mixed.inputs).quantizers
                 grid = grids[slot.act_bits.index(width.activations)]
-                target.input_quantizer.load_state_dict(grid.state_dict())
+                target.input_quantizer.load_state_dict(grid.state_dict(), strict=False)
     if targets:
         _scale_outputs(targets[-1], mixed.gain()[:: targets[-1].up ** 2])
 

@@ -1,5 +1,6 @@
 """An ONNX graph under construction, and what is done to it at the end."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+CONVOLUTIONS = ("Conv", "ConvInteger")
+"""Names of nodes."""
 PAIR = ["QuantizeLinear", "DequantizeLinear"]
 """A tensor laid on a grid."""
 
@@ -23,6 +26,11 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
+    def put(self, nodes: Iterable[onnx.NodeProto], tensors: Iterable[onnx.TensorProto]) -> None:
+        """Append nodes with their constants."""
+        self.nodes += nodes
+        self.tensors |= {t.name: t for t in tensors}
+
     def constant(self, name: str, value: Any, dtype: Any) -> str:
         """Store a constant once; its name. A Python number becomes a rank-0 tensor."""
         self.tensors.setdefault(name, numpy_helper.from_array(np.asarray(value, dtype), name))
@@ -31,7 +39,17 @@ class Graph:
 
 def tidied(graph: Graph) -> Graph:
     """The same, in the form that ONNX Runtime runs in integers, and short."""
-    return _compact(_apart(_without_relus(graph)))
+    return _compact(_apart(_without_relus(_used(graph))))
+
+
+def _used(graph: Graph) -> Graph:
+    """Leave out what does not reach "sr"."""
+    needed, kept = {"sr"}, []
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return Graph(kept[::-1], {k: t for k, t in graph.tensors.items() if k in needed})
 
 
 def _readers(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
@@ -96,8 +114,8 @@ def _compact(graph: Graph) -> Graph:
     for node in graph.nodes:
         for name in node.output:
             short.setdefault(name, f"t{len(short)}")
-        if node.op_type == "Conv":
-            node.name = node.output[0].removesuffix(".out")
+        if node.op_type in CONVOLUTIONS:
+            node.name = node.output[0].rpartition(".")[0]
         node.input[:] = [short[name] for name in node.input]
         node.output[:] = [short[name] for name in node.output]
     return Graph(graph.nodes, tensors)
@@ -106,4 +124,4 @@ def _compact(graph: Graph) -> Graph:
 def _starts_at_zero(graph: Graph, node: onnx.NodeProto) -> bool:
     if node.op_type != "QuantizeLinear":
         return False
-    return int(numpy_helper.to_array(graph.tensors[node.input[2]])) == 0
+    return not numpy_helper.to_array(graph.tensors[node.input[2]]).any()

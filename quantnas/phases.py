@@ -23,6 +23,8 @@ class Progress:
     done: int
     total: int
     facts: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    """Lines that stay."""
 
 
 class Step(Protocol):

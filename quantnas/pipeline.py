@@ -4,9 +4,7 @@ Every step is a generator of `Progress`, so that the caller may draw it, or stop
 generator saves the state, and calling the step again goes on from there.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 
 from . import (
     bicubic,
@@ -18,65 +16,19 @@ from . import (
     network,
     patches,
     photographs,
-    quantize,
+    quantizing,
     report,
     searching,
-    train,
     training,
     verify,
 )
-from .comparison import PhotoSet
 from .config import RunConfig
 from .phases import Progress
 from .runs import Run, require, to_json, write_text
-from .training import Lesson, fit
-from .workspace import architecture, device, need, photographs_of, precision_of, quantized
+from .workspace import architecture, need, photographs_of, quantized
 
 SAMPLE = 768
 """Side of the middle part of a photograph on which a file is compared with torch, pixels."""
-
-
-def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """The trained network -> one on integers, at `config.bits` or as searched."""
-    where, found = architecture(run)
-    c, began = config.quantize, time.monotonic()
-    loaded = yield from searching.reading(run, config, where.scale, c.patch)
-    learn, held = patches.split(loaded.pairs, c.patch, config.seed, training.SHARES)
-    teacher = network.build(where, found, None)
-    network.load(teacher, need(run.weights("float"), "train"), where)
-    closeness = train.Objective(quantize.teacher_target(teacher), colours=where.colours)
-    precision = precision_of(where, found, config)
-    net = network.build(where, found, precision)
-    plainly = None
-    if config.bits is None:
-        network.load(net, need(run.weights("trained"), "train"), where)
-    else:
-        network.inherit(net, teacher)
-        low = learn.batch(0, c.crops)[0]
-        quantize.initialise(net, low)
-        plainly = train.measure(net, held, closeness)
-        quantize.correct_biases(net, teacher, low)
-    before = train.measure(net, held, closeness)
-    lesson = Lesson(learn, held, train.Schedule(c.steps, c.batch, c.lr), closeness)
-    teacher.to(device(config))
-    yield from fit(run, device(config), "quantize", net, lesson)
-    teacher.cpu()
-    frozen = quantize.freeze(net)
-    network.save(frozen, run.weights("quantized"), where)
-    write_text(run.path("precision.json"), to_json({n: asdict(p) for n, p in precision.items()}))
-    run.finish(
-        "quantize",
-        {
-            "seconds": time.monotonic() - began,
-            "bits": config.bits or "as searched",
-            "act_bits": config.act_bits if config.bits else "as searched",
-            "calibration": f"{c.crops} patches of {c.patch}x{c.patch} low-resolution pixels",
-            "psnr_to_float_plain_rounding": plainly,
-            "psnr_to_float_before_training": before,
-            "psnr_to_float": train.measure(frozen, held, closeness),
-            "photographs": loaded.counts(),
-        },
-    )
 
 
 def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
@@ -111,9 +63,7 @@ def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
     plain = evaluate.torch_upscaler(teacher)
-    sets = [PhotoSet("held-out", photographs_of(run, config).held_out)]
-    for name, folder in evaluate.named_sets(config.benchmarks).items():
-        sets.append(PhotoSet(name, tuple(photographs.find(folder, where.scale)), folder))
+    sets = comparison.sets_of(run, config, where.scale)
     table = yield from comparison.measure({"file": file, "float": plain}, sets, where.scale)
     results = {
         name: {
@@ -165,7 +115,7 @@ Step = Callable[[Run, RunConfig], Iterator[Progress]]
 STEPS: dict[str, Step] = {
     "search": searching.search_step,
     "train": training.train_step,
-    "quantize": quantize_step,
+    "quantize": quantizing.quantize_step,
     "export": export_step,
     "evaluate": evaluate_step,
     "report": report_step,

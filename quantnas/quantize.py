@@ -7,11 +7,13 @@ enough to train whole).
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .conv import QuantConv2d
+from .conv import Conv2d, QuantConv2d
+from .errors import DataError
 from .network import convolutions
 from .quantizer import calibrating
 
@@ -23,8 +25,19 @@ def initialise(net: nn.Module, low: Tensor) -> None:
     Front to back: every tensor is measured behind the grids that come before it.
     """
     net.eval()
+    convs = [m for m in net.modules() if isinstance(m, QuantConv2d)]
+    hooks = [conv.register_forward_pre_hook(_prepare) for conv in convs]
     with calibrating(net):
         net(low)
+    for hook in hooks:
+        hook.remove()
+
+
+def _prepare(conv: Any, args: tuple[Tensor]) -> None:
+    """Fit the kernel's grid before the bias is rounded by its step."""
+    conv.spread(args[0])
+    factors = conv.factors()
+    conv.weight_quantizer.calibrate(conv.weight if factors is None else conv.weight * factors)
 
 
 @torch.no_grad()
@@ -55,6 +68,39 @@ def _mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
     return means
 
 
+def require_finite(net: nn.Module) -> None:
+    """Raise DataError, naming the first layer, for a weight or bias that is no finite number."""
+    for name, conv in convolutions(net).items():
+        for what, values in (("weights", conv.weight), ("biases", conv.bias)):
+            if values is not None and not values.isfinite().all():
+                raise DataError(
+                    f"Layer '{name}' has {what} that are no finite numbers.",
+                    "Train the network again, with a smaller rate, or give other weights.",
+                )
+
+
+@torch.no_grad()
+def require_finite_outputs(net: nn.Module, low: Tensor) -> None:
+    """Raise DataError, naming the first layer, when what one gives on `low` is not finite.
+
+    low: (N, 3, H, W) in [0, 1].
+    """
+
+    def hook(conv: Conv2d, args: object, out: Tensor) -> None:
+        if not out.isfinite().all():
+            raise DataError(
+                f"What layer '{conv.name}' gives for a photograph is no finite number.",
+                "Its weights are too large: train the network again, or give other weights.",
+            )
+
+    hooks = [conv.register_forward_hook(hook) for conv in convolutions(net).values()]
+    try:
+        net.eval()(low)
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
 def teacher_target(teacher: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     """A target for `train.fit`: what the float network makes of the low-resolution patch."""
     teacher.eval()
@@ -78,7 +124,7 @@ def freeze(net: nn.Module) -> nn.Module:
             _protect_dead_channels(conv)
             weights = conv.weight_quantizer
             weights.zero.copy_(-weights.bounds()[0])
-            conv.weight.copy_(weights(conv.weight))
+            conv.weight.copy_(conv.rounded_weight())
             step = conv.bias_step()
             conv.bias.copy_((conv.bias / step).round() * step)
     return net

@@ -4,20 +4,19 @@ A grid is a step and a range of integers [lo, hi]: x is carried as clip(round(x 
 Weights have one grid per output channel; below 8 bits it is asymmetric, lo = -z and
 hi = 2^b - 1 - z with an integer zero point z, so that all 2^b levels are used; at 8 bits it is
 [-127, 127]. Activations have one grid per tensor with unsigned storage: lo = 0 after a ReLU,
-lo = -2^(b-1) for signed data, lo = -2^b / 16 behind a LeakyReLU of slope 0.05, whose
-negative values are small. Zero is always on the grid.
+else an integer zero point that fits the data. Zero is always on the grid.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 BITS = (2, 3, 4, 8)
-Sign = bool | Literal["leaky"]
-"""Whether a tensor has negative values; "leaky": small ones, as a LeakyReLU leaves them."""
+OCTAVES = 8
+"""Most between the steps of two channels of one tensor."""
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -48,34 +47,74 @@ class _FakeQuantize(torch.autograd.Function):
         return g_x, g_step, g_lo, g_hi
 
 
+class _FakeQuantizeTensor(torch.autograd.Function):
+    """The same for one step and one zero point, both (): lo = -zero, hi = top - zero, in half the
+    time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, zero: Tensor, top: int) -> Tensor:
+        lo = -zero.item()
+        t = x / step
+        q = t.round().clamp_(lo, lo + top)
+        ctx.save_for_backward(t, q, step)
+        ctx.ends = lo - 0.5, lo + top + 0.5
+        return q * step
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        g = grads[0].contiguous()
+        t, q, step = ctx.saved_tensors
+        _, wants_step, wants_zero, _ = ctx.needs_input_grad
+        g_x = torch.ops.aten.hardtanh_backward(g, t, *ctx.ends)
+        g_step = _dot(g, q) - _dot(g_x, t) if wants_step else None
+        g_zero = (g_x.sum() - g.sum()) * step if wants_zero else None
+        return g_x, g_step, g_zero, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """() of two tensors of one shape."""
+    return torch.dot(a.reshape(-1), b.reshape(-1))
+
+
 def fake_quantize(x: Tensor, step: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
     """x rounded to its grid; step, lo and hi broadcast against x and receive gradients."""
     return _FakeQuantize.apply(x, step, lo, hi)
 
 
-def levels(bits: int, signed: Sign) -> tuple[int, int]:
-    """(lo, hi) of an activation's grid."""
-    below = 2**bits // 16 if signed == "leaky" else 2 ** (bits - 1) if signed else 0
-    return -below, 2**bits - 1 - below
-
-
 class ActQuantizer(nn.Module):
-    """Per-tensor grid of an activation, with a step learned in the log domain.
+    """Per-tensor grid of an activation; the step is learned in the log domain.
 
-    x (any shape) -> same shape. `step` given = a fixed grid (pixels: 1/255).
+    x (any shape) -> same shape. Signed data have a zero point, which is learned too. `step` given
+    = a fixed grid (pixels: 1/255). With `channels`, x is (N, channels, H, W), and the step of a
+    channel is the common one times 2^octave, for integers `octaves` that a convolution behind
+    multiplies into its kernel.
     """
 
-    lo: Tensor
-    hi: Tensor
+    octaves: Tensor | None
 
-    def __init__(self, bits: int, signed: Sign = False, step: float | None = None) -> None:
+    def __init__(
+        self,
+        bits: int,
+        signed: bool = False,
+        step: float | None = None,
+        channels: int | None = None,
+    ) -> None:
         super().__init__()
         self.bits, self.signed, self.fixed = bits, signed, step is not None
+        self.top = 2**bits - 1
+        learned = step is None
         log2 = torch.log2(torch.tensor(1 / 64 if step is None else step))
-        self.log2_step = nn.Parameter(log2, requires_grad=step is None)
-        lo, hi = levels(bits, signed)
-        self.register_buffer("lo", torch.tensor(float(lo)), persistent=False)
-        self.register_buffer("hi", torch.tensor(float(hi)), persistent=False)
+        self.log2_step = nn.Parameter(log2, requires_grad=learned)
+        zero = torch.tensor(2.0 ** (bits - 1) if signed else 0.0)
+        self.zero = nn.Parameter(zero, requires_grad=learned and signed)
+        octaves = None if channels is None else torch.zeros(channels)
+        self.register_buffer("octaves", octaves)
+
+    @property
+    def factors(self) -> Tensor | None:
+        """(channels, 1, 1), 2^octave."""
+        return None if self.octaves is None else self.octaves.exp2()[:, None, None]
 
     @property
     def step(self) -> Tensor:
@@ -85,20 +124,41 @@ class ActQuantizer(nn.Module):
     @property
     def zero_point(self) -> int:
         """The stored unsigned integer that means 0."""
-        return -int(self.lo)
+        return int(-self.bounds()[0])
+
+    @torch.no_grad()
+    def spread(self, x: Tensor, gains: Tensor) -> None:
+        """Set the octaves for the least noise behind a convolution; x (N, channels, H, W).
+
+        gains (channels,): squared norms of the weights that read a channel. For factors f the
+        noise grows with the range of x / f, as a norm of order 6, and with sum_c gains_c f_c^2;
+        f_c = (range_c^6 / gains_c)^(1/8) makes their product least.
+        """
+        if self.octaves is not None:
+            ranges = x.abs().pow(6).mean((0, 2, 3)).pow(1 / 6)
+            f = (ranges.clamp_min(1e-12) ** 6 / gains.clamp_min(1e-12)).pow(1 / 8).log2()
+            octaves = (f - f.max()).round().clamp_min(-OCTAVES)
+            self.octaves.copy_(torch.where(ranges > 0, octaves, 0))
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Integers (lo, hi), each ()."""
-        return self.lo, self.hi
+        zero = round_ste(self.zero).clamp(0, self.top)
+        return -zero, self.top - zero
 
     def forward(self, x: Tensor) -> Tensor:
-        return fake_quantize(x, self.step, self.lo, self.hi)
+        f = self.factors
+        y = x if f is None else x / f
+        y = _FakeQuantizeTensor.apply(y, self.step, -self.bounds()[0], self.top)
+        return y if f is None else y * f
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Set the step that minimises the squared error on x; a fixed grid stays."""
+        """Set step and zero point for the least squared error on x; a fixed grid stays."""
         if not self.fixed:
-            self.log2_step.copy_(torch.log2(mse_step(x, self.lo, self.hi)))
+            x = x if self.factors is None else x / self.factors
+            step, zero = activation_grid(x, self.bits, self.signed)
+            self.log2_step.copy_(torch.log2(step))
+            self.zero.copy_(zero)
 
 
 class FloatTensor(ActQuantizer):
@@ -154,22 +214,29 @@ class WeightQuantizer(nn.Module):
         self.zero.copy_(zero.view_as(self.zero))
 
 
-def mse_step(
-    x: Tensor, lo: Tensor, hi: Tensor, candidates: int = 60, sample: int = 20_000
-) -> Tensor:
-    """(), the step with the least squared rounding error of x on the integers [lo, hi].
+def activation_grid(
+    x: Tensor, bits: int, signed: bool, candidates: int = 60, sample: int = 20_000
+) -> tuple[Tensor, Tensor]:
+    """(step, zero), each (), with the least squared rounding error of x.
 
-    x may lie on another grid already. No candidate is a simple fraction of its range: otherwise
-    many values lie half-way between two levels, where the last bit of a float decides.
+    Signed data: both ends of the range shrink, the lower one in four stages. x may lie on another
+    grid already. No candidate is a simple fraction of its range: otherwise many values lie
+    half-way between two levels, where the last bit of a float decides.
     """
     x = x.detach().flatten()
     x = x[:: max(1, x.numel() // sample)]
-    zero = x.new_zeros(())
-    full = torch.maximum(x.max() / hi.clamp_min(1), x.min() / lo if lo < 0 else zero)
-    full = full.clamp_min(1e-6)
-    steps = full * torch.linspace(1.0007, 0.05, candidates, device=x.device)[:, None]
-    error = (torch.maximum(torch.minimum((x / steps).round(), hi), lo) * steps - x).square().mean(1)
-    return steps[error.argmin(), 0]
+    top = 2**bits - 1
+    shrink = torch.linspace(1.0007, 0.05, candidates, device=x.device)
+    high, low = x.max().clamp_min(0) * shrink, torch.zeros_like(shrink)
+    if signed:
+        high, low = high[::2], x.min().clamp_max(0) * shrink.new_tensor([1.0003, 0.7, 0.45, 0.25])
+        high, low = torch.cartesian_prod(high, low).unbind(1)
+    steps = ((high - low) / top).clamp_min(1e-6 / top)
+    zeros = (-low / steps).round().clamp(0, top)
+    s, z = steps[:, None], zeros[:, None]
+    error = (torch.maximum(torch.minimum((x / s).round(), top - z), -z) * s - x).square().mean(1)
+    best = error.argmin()
+    return steps[best], zeros[best]
 
 
 def weight_grid(
@@ -201,11 +268,13 @@ def weight_grid(
 
 
 @contextmanager
-def calibrating(network: nn.Module, fixed_only: bool = False) -> Iterator[None]:
+def calibrating(
+    network: nn.Module, fixed_only: bool = False, weights: bool = True
+) -> Iterator[None]:
     """While this is open, every quantizer fits its grid to the first thing that it is given.
 
     The first: a supernet's 8-bit edges round on the grid of their source once more. With
-    `fixed_only`, those that learn by gradient are left alone.
+    `fixed_only`, those that learn by gradient are left alone; without `weights`, those of kernels.
     """
     fitted: set[nn.Module] = set()
 
@@ -214,11 +283,11 @@ def calibrating(network: nn.Module, fixed_only: bool = False) -> Iterator[None]:
             fitted.add(grid)
             grid.calibrate(args[0])
 
+    kinds = (ActQuantizer, WeightQuantizer) if weights else ActQuantizer
     hooks = [
         m.register_forward_pre_hook(fit)
         for m in network.modules()
-        if isinstance(m, ActQuantizer | WeightQuantizer)
-        and not (fixed_only and m.log2_step.requires_grad)
+        if isinstance(m, kinds) and not (fixed_only and m.log2_step.requires_grad)
     ]
     try:
         yield

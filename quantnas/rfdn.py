@@ -203,7 +203,9 @@ def esa_slots(space: SearchSpace, prefix: str) -> Iterator[Slot]:
     def fixed(name: str, kernel: int, c_in: int, c_out: int, area: Area = "low") -> Slot:
         stride = 2 if area == "strided" else 1
         width, op = (space.fixed_width,), (f"conv{kernel}x{kernel}",)
-        return Slot(prefix + name, c_in, c_in, c_out, op, width, area=area, stride=stride)
+        return Slot(
+            prefix + name, c_in, c_in, c_out, op, width, area=area, stride=stride, gate=True
+        )
 
     yield fixed("reduce", 1, c, thin)
     yield fixed("stride", 3, thin, thin, "strided")

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from .distillation import Leaky, WayOut, way_out_slots
+from .distillation import WayOut, leaky, way_out_slots
 from .filling import Filling
-from .quantizer import ActQuantizer
 from .rfdn import esa_slots, resize_like
 from .space import SearchSpace, Slot
 
@@ -18,9 +17,9 @@ class RfdnPublished(nn.Module):
     """Head, distillation cells with attention, and the way out; the parent of `Rfdn`.
 
     x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]; H and W of at least 15, or the
-    attention has nothing to pool. Unlike in `Rfdn`, negative values pass a LeakyReLU, every
-    tensor but two of the attention is signed, and there is no skip around a cell; so there is no
-    adaptive deviation either.
+    attention has nothing to pool. Unlike in `Rfdn`, negative values pass a LeakyReLU, and there is
+    no skip around a cell; so there is no adaptive deviation either. Tensors are carried in float:
+    in 8 bits, sums of this many parts would cost half a decibel.
     """
 
     kinds = ("body", "distill", "upsample")
@@ -31,17 +30,14 @@ class RfdnPublished(nn.Module):
     def __init__(self, space: SearchSpace, filling: Filling) -> None:
         super().__init__()
         slots = {slot.name: slot for slot in rfdn_published_slots(space)}
-        self.image, self.shallow = filling.tensor(step=1 / 255), filling.tensor(signed=True)
+        self.image = filling.tensor(step=1 / 255)
         self.head = filling.edge(slots["head"], self.image)
-        self.cells, source = nn.ModuleList(), self.shallow
-        for k in range(space.cells):
-            cell = PublishedCell(slots, f"cell{k}_", source, filling)
-            self.cells.append(cell)
-            source = cell.carried
+        cells = (PublishedCell(slots, f"cell{k}_", filling) for k in range(space.cells))
+        self.cells = nn.ModuleList(cells)
         self.way_out = WayOut(slots, space.scale, filling)
 
     def forward(self, x: Tensor) -> Tensor:
-        shallow = y = self.shallow(self.head(self.image(x)))
+        shallow = y = self.head(self.image(x))
         outputs = []
         for cell in self.cells:
             y = cell(y)
@@ -53,72 +49,54 @@ class RfdnPublished(nn.Module):
 class PublishedCell(nn.Module):
     """attention(fused(what three steps and a last convolution keep)).
 
-    x (N, channels, H, W) on the grid of `source` -> the same shape, on a signed grid.
+    x (N, channels, H, W) -> the same shape.
     """
 
-    def __init__(
-        self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, filling: Filling
-    ) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
         super().__init__()
-        self.distill, self.body = nn.ModuleList(), nn.ModuleList()
-        self.branch, self.stream = nn.ModuleList(), nn.ModuleList()
-        self.kept = nn.ModuleList(Leaky(filling) for _ in range(RfdnPublished.steps + 1))
-        for i in range(RfdnPublished.steps):
-            self.distill.append(filling.edge(slots[f"{prefix}distill{i}"], source))
-            self.body.append(filling.edge(slots[f"{prefix}body{i}"], source))
-            self.branch.append(filling.tensor(signed=True))
-            stream = Leaky(filling)
-            self.stream.append(stream)
-            source = stream.after
-        self.body.append(filling.edge(slots[f"{prefix}body{RfdnPublished.steps}"], source))
-        self.joined, self.fused = filling.tensor(signed="leaky"), filling.tensor(signed=True)
-        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.joined)
-        self.attention = Attention(slots, f"{prefix}esa_", self.fused, filling)
-        self.carried = filling.tensor(signed=True)
+
+        def edge(name: str) -> nn.Module:
+            return filling.edge(slots[prefix + name], filling.free(signed=True))
+
+        self.distill = nn.ModuleList(edge(f"distill{i}") for i in range(RfdnPublished.steps))
+        self.body = nn.ModuleList(edge(f"body{i}") for i in range(RfdnPublished.steps))
+        self.last = edge(f"body{RfdnPublished.steps}")
+        self.fuse = edge("fuse")
+        self.attention = Attention(slots, f"{prefix}esa_", filling)
 
     def forward(self, x: Tensor) -> Tensor:
         kept, u = [], x
-        for i in range(RfdnPublished.steps):
-            kept.append(self.kept[i](self.distill[i](u)))
-            u = self.stream[i](u + self.branch[i](self.body[i](u)))
-        kept.append(self.kept[RfdnPublished.steps](self.body[RfdnPublished.steps](u)))
-        v = self.fused(self.fuse(self.joined(torch.cat(kept, 1))))
-        return self.carried(self.attention(v))
+        for distill, body in zip(self.distill, self.body, strict=True):
+            kept.append(leaky(distill(u)))
+            u = leaky(u + body(u))
+        kept.append(leaky(self.last(u)))
+        out: Tensor = self.attention(self.fuse(torch.cat(kept, 1)))
+        return out
 
 
 class Attention(nn.Module):
     """Enhanced spatial attention: v times a mask that is made at a sixth of the size.
 
-    v (N, channels, H, W) on the grid of `source` -> same shape, not on a grid; H and W of at least
-    15. Unlike in `rfdn.Esa`, a ReLU follows the first two convolutions behind the pooling alone.
+    v (N, channels, H, W) -> same shape; H and W of at least 15. Unlike in `rfdn.Esa`, a ReLU
+    follows the first two convolutions behind the pooling alone.
     """
 
-    def __init__(
-        self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, filling: Filling
-    ) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
         super().__init__()
-        self.thin, self.coarse = filling.tensor(signed=True), filling.tensor(signed=True)
-        self.reduce = filling.edge(slots[f"{prefix}reduce"], source)
-        self.stride = filling.edge(slots[f"{prefix}stride"], self.thin)
-        self.pooled, self.between, source = nn.ModuleList(), nn.ModuleList(), self.coarse
-        for i in range(3):
-            self.pooled.append(filling.edge(slots[f"{prefix}pooled{i}"], source))
-            source = filling.tensor(signed=i == 2)
-            self.between.append(source)
-        self.direct = filling.edge(slots[f"{prefix}direct"], self.thin)
-        self.near, self.summed = filling.tensor(signed=True), filling.tensor(signed=True)
-        self.expand = filling.edge(slots[f"{prefix}expand"], self.summed)
-        self.logits = filling.tensor(signed=True)
-        self.mask = filling.tensor(step=1 / 256)  # 1/255 would round the middle, 0.5, either way
+
+        def edge(name: str, signed: bool = True) -> nn.Module:
+            return filling.edge(slots[prefix + name], filling.free(signed))
+
+        self.reduce, self.stride, self.direct = map(edge, ("reduce", "stride", "direct"))
+        self.pooled = nn.ModuleList(edge(f"pooled{i}", signed=i == 0) for i in range(3))
+        self.expand = edge("expand")
 
     def forward(self, v: Tensor) -> Tensor:
-        thin = self.thin(self.reduce(v))
-        c = torch.max_pool2d(self.coarse(self.stride(thin)), 7, 3)
-        c = self.between[0](torch.relu(self.pooled[0](c)))
-        c = self.between[1](torch.relu(self.pooled[1](c)))
-        c = resize_like(self.between[2](self.pooled[2](c)), v)
-        m = self.expand(self.summed(c + self.near(self.direct(thin))))
-        return v * self.mask(torch.sigmoid(self.logits(m)))
+        thin = self.reduce(v)
+        c = torch.max_pool2d(self.stride(thin), 7, 3)
+        c = torch.relu(self.pooled[1](torch.relu(self.pooled[0](c))))
+        c = resize_like(self.pooled[2](c), v)
+        return v * torch.sigmoid(self.expand(c + self.direct(thin)))
 
 
 def rfdn_published_slots(space: SearchSpace) -> Iterator[Slot]:

@@ -1,7 +1,7 @@
 """The search as a step of a run: what it reads, shows, keeps and leaves in the folder."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from .config import RunConfig
 from .contest import Contest, Trial
 from .genotype import Genotype
 from .phases import Phase, Progress
+from .photographs import Photograph
 from .runs import Run, write_text
 from .settings import GIVEN
 from .space import SearchSpace
@@ -93,10 +94,18 @@ def _space(run: Run, config: RunConfig) -> SearchSpace:
 
 
 def reading(
-    run: Run, config: RunConfig, scale: int, size: int
+    run: Run,
+    config: RunConfig,
+    scale: int,
+    size: int,
+    photos: Sequence[Photograph] | None = None,
 ) -> Generator[Progress, None, store.Loaded]:
-    """What a step learns from; progress over the photographs when that takes more than a moment."""
-    steps = store.loading(photographs_of(run, config).train, scale, size)
+    """What a step learns from; progress over the photographs when that takes more than a moment.
+
+    `photos`: others than those of the run.
+    """
+    given = photographs_of(run, config).train if photos is None else photos
+    steps = store.loading(given, scale, size)
     shown = began = time.monotonic()
     while True:
         try:

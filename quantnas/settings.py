@@ -47,6 +47,7 @@ def settled(config: RunConfig) -> RunConfig:
         eval_data=_absolute(config.eval_data),
         benchmarks=tuple(map(os.path.abspath, config.benchmarks)),
         train=replace(c, start=start, teacher=teacher),
+        quantize=replace(config.quantize, calib=_absolute(config.quantize.calib)),
     )
 
 

@@ -74,6 +74,8 @@ class Slot:
     as (c_out, H, W), for a pixel shuffle."""
     identity: bool = False
     """Whether its operation starts near the identity: what deep stacks without skips need."""
+    gate: bool = False
+    """Whether it is part of an attention: cheap, and what it gives multiplies everything."""
     residual: bool = False
     """Whether its output is added to its input. The operation `identity` then gives nothing, so
     that input and sum are the same."""

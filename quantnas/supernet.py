@@ -15,7 +15,7 @@ from .alphas import Alphas
 from .config import SearchConfig
 from .conv import InputGrids, Mix, SearchConv2d, embed, padding, see, start_as_identity
 from .genotype import Choice, Genotype
-from .quantizer import ActQuantizer, FloatTensor, Sign
+from .quantizer import ActQuantizer, FloatTensor
 from .relax import RELAXATIONS, Relaxation
 from .space import SearchSpace, Slot
 
@@ -161,8 +161,11 @@ class Filling:
         new = Alphas(len(slot.ops), len(slot.widths), joint)
         return MixedOp(slot, source, self.alphas.setdefault(slot.choice, new), self.how)
 
-    def tensor(self, signed: Sign = False, step: float | None = None) -> ActQuantizer:
+    def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
         return self.tensors(8, signed, step)
+
+    def free(self, signed: bool = False) -> ActQuantizer:
+        return FloatTensor(32, signed)
 
     def residual(self, channels: int) -> nn.Module:
         if self.how.deviation == "none":

@@ -69,6 +69,8 @@ class Objective:
     """A further target."""
     share: float = 0.5
     """Of the loss, against the teacher."""
+    penalty: Callable[[], Tensor] | None = None
+    """What is added while training, and not measured; called when both networks have run."""
 
     def __call__(self, out: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """() of the network's output (N, 3, H, W)."""
@@ -103,6 +105,11 @@ class Best:
 
     psnr: float = -math.inf
     weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, psnr: float, net: nn.Module) -> None:
+        """The state of `net`, if it is better."""
+        if psnr > self.psnr:
+            self.psnr, self.weights = psnr, copy.deepcopy(net.state_dict())
 
     def state_dict(self) -> dict[str, object]:
         return {"psnr": self.psnr, "weights": self.weights}
@@ -221,9 +228,7 @@ def fit(
 def _check(state: State, validation: Patches, objective: Objective) -> float:
     """PSNR on the validation patches; the best state is kept."""
     psnr = measure(state.average, validation, objective)
-    if psnr > state.best.psnr:
-        weights = copy.deepcopy(state.average.state_dict())
-        state.best.psnr, state.best.weights = psnr, weights
+    state.best.keep(psnr, state.average)
     return psnr
 
 
@@ -235,6 +240,8 @@ def _update(state: State, objective: Objective, low: Tensor, high: Tensor) -> fl
     net = state.net
     net.train()
     loss = objective(net(low), low, high)
+    if objective.penalty is not None:
+        loss = loss + objective.penalty()
     net.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(net.parameters(), CLIP)

@@ -140,14 +140,17 @@ def _require_weights(path: Path, config: RunConfig, source: Run | None) -> None:
             return
         found = known
     try:
-        _read(network.build(where, found, None), path, where)
+        read_weights(network.build(where, found, None), path, where)
     except QuantnasError as error:
         remedy = "Give weights of this network in float, or --from scratch."
         raise type(error)(error.cause, remedy) from error
 
 
-def _read(net: nn.Module, path: Path, where: SearchSpace) -> None:
-    """Load weights, of this project or of another one."""
+def read_weights(net: nn.Module, path: Path, where: SearchSpace) -> None:
+    """Load weights in float, of this project or of another one, into a network of `where`.
+
+    Raises as `foreign.load` and `network.load`.
+    """
     if foreign.known(path):
         foreign.load(net, path)
     else:
@@ -155,14 +158,20 @@ def _read(net: nn.Module, path: Path, where: SearchSpace) -> None:
 
 
 def fit(
-    run: Run, where: torch.device, phase: str, net: nn.Module, lesson: Lesson
+    run: Run,
+    where: torch.device,
+    phase: str,
+    net: nn.Module,
+    lesson: Lesson,
+    state: train.State | None = None,
 ) -> Iterator[Progress]:
     """Train `net`, in place; it is back on the CPU at the end, with its best weights.
 
-    Its last weights are saved beside.
+    Its last weights are saved beside. `state`: of `net`, with an optimizer of another kind.
     """
-    plan = lesson.schedule
-    state = train.start(net.to(where), plan.lr, plan.average > 0)
+    plan, net = lesson.schedule, net.to(where)
+    if state is None:
+        state = train.start(net, plan.lr, plan.average > 0)
     show = Show(plan.batch)
 
     def steps(first: int) -> Iterator[train.Step]:
@@ -201,7 +210,7 @@ def _begin_with(net: nn.Module, run: Run, config: RunConfig, where: SearchSpace)
     """Load the weights to begin with, if there are any; where they come from."""
     given, searched = run.weights("given"), run.weights("searched")
     if given.exists():
-        _read(net, given, where)
+        read_weights(net, given, where)
         return config.train.start
     if config.train.start == "searched" and searched.exists():
         network.load(net, searched, where)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .errors import VerificationError
 from .evaluate import session
+from .onnx_graph import CONVOLUTIONS
 from .patches import to_tensor
 from .quantizer import ActQuantizer
 
@@ -28,6 +29,9 @@ BEYOND = 1e-4
 """Share of its values that may differ by more than 2 steps."""
 NOISE = 1e-4
 """Of a step: what float32 leaves of a sum of some hundred products in front of a rounding."""
+
+INTEGER = ("QLinearConv", "ConvInteger")
+"""What ONNX Runtime runs a convolution as, if not in float."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Verification:
     """Share of the values that differ by more than 2 steps."""
     convolutions: int
     integer_convolutions: int
-    """Convolutions that ONNX Runtime turned into integer ones at its default level."""
+    """Convolutions that ONNX Runtime runs in integers at its default level."""
     sensitivity: float | None = None
     """PSNR of the network against itself with the noise of float arithmetic in front of every
     rounding, dB; measured when the file is not within the limits of a stable network."""
@@ -81,8 +85,8 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
         psnr=_psnr(flat),
         share_different=float(np.mean(flat != 0)),
         share_beyond=_beyond(flat),
-        convolutions=_count(onnx.load(path), ("Conv",)),
-        integer_convolutions=_count(optimised(path), ("QLinearConv",)),
+        convolutions=_count(onnx.load(path), CONVOLUTIONS),
+        integer_convolutions=_count(optimised(path), INTEGER),
     )
     if found.share_beyond > BEYOND or found.psnr < LEAST:
         with _noisy(reference):
@@ -126,7 +130,8 @@ def _noisy(network: nn.Module) -> Iterator[None]:
     def shake(grid: Any, args: tuple[Tensor]) -> tuple[Tensor]:
         (x,) = args
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype) * 2 - 1
-        return (x + noise * NOISE * grid.step,)
+        step = grid.step if grid.factors is None else grid.step * grid.factors
+        return (x + noise * NOISE * step,)
 
     grids = [m for m in network.modules() if isinstance(m, ActQuantizer)]
     hooks = [grid.register_forward_pre_hook(shake) for grid in grids]

@@ -25,7 +25,7 @@ from . import (
     store,
     team,
 )
-from .config import RunConfig, SearchConfig
+from .config import QuantizeConfig, RunConfig, SearchConfig
 from .errors import DataError, UsageError
 from .genotype import Genotype
 from .parts import Photographs
@@ -112,7 +112,7 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
     """
     device(config)
     where = space.load(config.space, config.scale)
-    if verb in ("run", "quantize"):
+    if verb in ("run", "quantize") and config.quantize.budget is None:
         require_bits(where, config.bits)
     slots = skeleton.slots(where)
     if config.genotype is not None:
@@ -126,6 +126,8 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
     for folder in config.benchmarks:
         measured += photographs.find(folder, where.scale)
     photographs.require_fitting([*chosen.train, *measured], where.scale)
+    if verb in ("run", "quantize") and config.quantize.calib is not None:
+        _check_calibration(where, config.quantize, measured)
     _check_patches(where, config, chosen, verb)
     split = config.data is not None and config.eval_data is None
     for photo in measured:
@@ -141,6 +143,21 @@ def _require_whole(photo: Photograph, scale: int, split: bool) -> None:
     except DataError as error:
         remedy = "Replace or remove the file, or give --eval-data a folder of other photographs."
         raise DataError(error.cause, remedy if split else error.remedy) from error
+
+
+def _check_calibration(
+    where: space.SearchSpace, config: QuantizeConfig, measured: Sequence[Photograph]
+) -> None:
+    """Raise DataError unless the folder holds a crop, and nothing that is to be evaluated on."""
+    scale = where.scale if config.reduce else 1
+    photos = photographs.find(str(config.calib), scale)
+    if not store.any_holds(photos, scale, config.patch):
+        raise DataError(
+            f"No photograph in {config.calib} holds a crop of {config.patch * scale} pixels.",
+            "Give larger photographs, or make the crops smaller with --set quantize.patch=...",
+        )
+    learned = {photo.high.resolve() for photo in photos}
+    photographs.require_apart(measured, learned, f"in {config.calib} too")
 
 
 def _check_patches(
@@ -227,7 +244,9 @@ def precision_of(
     if config.bits is None:
         require_bits(where, config.bits)
         return genotype.searched_precision(found)
-    return genotype.uniform_precision(skeleton.slots(where), config.bits, config.act_bits)
+    return genotype.uniform_precision(
+        skeleton.slots(where), config.bits, config.act_bits, config.quantize.ends
+    )
 
 
 def require_bits(where: space.SearchSpace, bits: int | None) -> None:

@@ -1,5 +1,6 @@
 """Checks convolutions: searched, merged and rounded ones, against plain arithmetic."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -10,7 +11,7 @@ from quantnas import ops
 from quantnas.alphas import Alphas
 from quantnas.config import SearchConfig
 from quantnas.conv import Conv2d, InputGrids, Mix, QuantConv2d, SearchConv2d, embed, see
-from quantnas.quantizer import ActQuantizer, WeightQuantizer, levels
+from quantnas.quantizer import ActQuantizer, FloatTensor, WeightQuantizer, calibrating
 from quantnas.relax import RELAXATIONS
 from quantnas.space import Precision, Slot
 from quantnas.supernet import MixedOp
@@ -272,7 +273,8 @@ def test_a_rounded_convolution_is_integer_arithmetic(weights, activations, signe
         assert grid.bits == activations and grid.signed == signed
     else:
         assert layer.input_quantizer is None
-    lo, hi = levels(activations, signed)
+    lo, hi = (b.item() for b in grid.bounds())
+    assert (lo < 0) == signed and hi - lo == 2**activations - 1
     step_x, step_w = 2 ** grid.log2_step.item(), layer.weight_quantizer.step.flatten()
     q, z = layer.weight_quantizer.integers(layer.weight)
     units = (layer.bias / (step_x * step_w)).round().long()
@@ -282,6 +284,99 @@ def test_a_rounded_convolution_is_integer_arithmetic(weights, activations, signe
     torch.testing.assert_close(layer(x), wanted, rtol=1e-12, atol=1e-12)
 
 
+FORMS = [
+    {"c_in": 4, "c_out": 6, "kernel": 3},
+    {"c_in": 4, "c_out": 6, "kernel": 3, "groups": 2},
+    {"c_in": 4, "c_out": 4, "kernel": 5, "groups": 4},
+    {"c_in": 4, "c_out": 6, "kernel": 3, "stride": 2},
+    {"c_in": 4, "c_out": 6, "kernel": (1, 3), "inner": True},
+    {"c_in": 4, "c_out": 12, "kernel": 5, "up": 2},
+]
+SHIFT = torch.tensor([0.0, -3, 2, -1])
+
+
+def own_grid(form: dict, activations: int = 3) -> QuantConv2d:
+    """In float64, with a grid of its own, which is signed unless it is an inner one."""
+    source, precision = ActQuantizer(8, signed=True), Precision(3, activations)
+    return QuantConv2d(**form, precision=precision, source=source).double()
+
+
+def multiplied(conv: QuantConv2d, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """x with channel c times 2^shift_c; the kernel of the convolution is divided by as much."""
+    factor = shift.exp2().to(x)
+    rows = factor.view(conv.groups, -1).repeat_interleave(len(conv.weight) // conv.groups, 0)
+    conv.weight.data.div_(rows[:, :, None, None])
+    return x * factor[:, None, None]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_octaves_do_what_scaled_inputs_and_weights_do(form):
+    plain, x = own_grid(form), torch.randn(2, 4, 7, 6, dtype=torch.float64) * 3
+    plain.input_quantizer.calibrate(x)
+    plain.weight_quantizer.calibrate(plain.weight)
+    spread = copy.deepcopy(plain)
+    spread.input_quantizer.octaves.copy_(SHIFT)
+    scaled = multiplied(spread, x, SHIFT)
+    assert torch.equal(spread(scaled), plain(x)) and plain(x).std() > 0.1
+    for ours, theirs in zip(spread.integers(), plain.integers(), strict=True):
+        assert torch.equal(ours, theirs)
+    back = plain.weight_quantizer(plain.weight) / spread.factors()
+    assert torch.equal(spread.rounded_weight(), back)
+    assert torch.equal(spread.bias_step(), plain.bias_step())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_octaves_of_a_convolution_follow_its_input_and_its_kernel(form):
+    conv, x = own_grid(form), torch.randn(2, 4, 7, 6, dtype=torch.float64)
+    conv.spread(x)
+    before = conv.input_quantizer.octaves.clone()
+    conv.spread(multiplied(conv, x, SHIFT))
+    moved = before + SHIFT
+    assert torch.equal(conv.input_quantizer.octaves, moved - moved.max())
+
+
+def test_unequal_channels_lose_less_with_octaves():
+    conv, x = own_grid(FORMS[0], 4), torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    x = x * torch.tensor([8.0, 1, 1, 0.1])[:, None, None]
+    errors = []
+    for give in (lambda: None, lambda: conv.spread(x)):
+        give()
+        with calibrating(conv):
+            conv(x)
+        with torch.no_grad():
+            errors.append((conv.input_quantizer(x) - x)[:, 1:].square().mean().item())
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_without_a_grid_of_its_own_there_are_no_octaves():
+    conv = own_grid(FORMS[0], 8)
+    conv.spread(torch.rand(1, 4, 3, 3))
+    assert conv.input_quantizer is None and conv.factors() is None
+    assert torch.equal(conv.rounded_weight(), conv.weight_quantizer(conv.weight))
+
+
+def test_a_tensor_that_is_carried_in_float_is_rounded_by_its_reader():
+    for bits in (2, 4, 8):
+        precision, source = Precision(4, bits), FloatTensor(32, signed=True)
+        grid = QuantConv2d(4, 6, 3, precision=precision, source=source).input_quantizer
+        assert grid.bits == bits and grid.signed and grid.octaves.shape == (4,)
+        assert [q.bits for q in InputGrids((bits,), source).own] == [bits]
+
+
+def test_octaves_change_no_gradient_but_that_of_the_weight():
+    plain, x = own_grid(FORMS[0]), torch.randn(2, 4, 7, 6, dtype=torch.float64) * 3
+    with calibrating(plain):
+        plain(x)
+    spread = copy.deepcopy(plain)
+    spread.input_quantizer.octaves.copy_(SHIFT)
+    for conv, given in ((plain, x), (spread, multiplied(spread, x, SHIFT))):
+        conv(given).square().sum().backward()
+    plain.weight.grad.mul_(spread.factors())
+    wanted = dict(plain.named_parameters())
+    for name, p in spread.named_parameters():
+        torch.testing.assert_close(p.grad, wanted[name].grad, rtol=1e-9, atol=1e-12, msg=name)
+
+
 def test_an_inner_convolution_always_rounds_its_unsigned_input():
     source = ActQuantizer(8, signed=True)
     layer = QuantConv2d(4, 4, 1, inner=True, precision=Precision(4, 8), source=source)
@@ -289,13 +384,16 @@ def test_an_inner_convolution_always_rounds_its_unsigned_input():
     assert grid is layer.grid and grid.bits == 8 and not grid.signed
 
 
-def test_every_parameter_of_a_rounded_convolution_learns():
-    source = ActQuantizer(8)
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_parameter_of_a_rounded_convolution_learns(signed):
+    source = ActQuantizer(8, signed)
     layer = QuantConv2d(4, 4, 3, precision=Precision(3, 4), source=source)
     layer.weight_quantizer.calibrate(layer.weight)
-    layer.input_quantizer.log2_step.data.fill_(-3.0)
+    layer.input_quantizer.log2_step.data.fill_(-4.0)
     layer(torch.rand(2, 4, 5, 6)).square().sum().backward()
-    for name, p in layer.named_parameters():
+    learning = {name: p for name, p in layer.named_parameters() if p.requires_grad}
+    assert ("input_quantizer.zero" in learning) == signed
+    for name, p in learning.items():
         assert p.grad is not None and torch.isfinite(p.grad).all(), name
         assert p.grad.abs().sum() > 0, name
 

@@ -1,55 +1,52 @@
-"""Checks the LeakyReLU between its two grids."""
+"""Checks the LeakyReLU, and that tensors between the convolutions are carried in float."""
+
+import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from quantnas.conv import QuantConv2d
-from quantnas.distillation import SLOPE, Leaky
-from quantnas.quantizer import ActQuantizer, calibrating, levels
-from quantnas.space import Precision
-
-
-class Grids:
-    """A filling that has grids alone."""
-
-    def tensor(self, signed=False, step=None):
-        return ActQuantizer(8, signed, step)
+from quantnas import network, skeleton, space, supernet
+from quantnas.conv import InputGrids, QuantConv2d
+from quantnas.distillation import SLOPE, leaky
+from quantnas.genotype import uniform_precision
+from quantnas.quantizer import ActQuantizer, FloatTensor
 
 
-def fitted(x) -> Leaky:
-    leaky = Leaky(Grids())
-    with calibrating(leaky):
-        leaky(x)
-    return leaky
+def test_negative_values_keep_a_small_part():
+    assert leaky(torch.tensor([-2.0, 0.0, 3.0])).tolist() == pytest.approx([-2 * SLOPE, 0, 3])
 
 
-def test_small_negative_values_get_few_levels():
-    x = torch.randn(1, 4, 30, 30)
-    leaky = fitted(x)
-    assert leaky.after.step < 0.7 * leaky.before.step
-    wanted = F.leaky_relu(x, SLOPE)
-    assert (leaky(x) - wanted).abs().mean() < leaky.before.step / 3
-    assert (leaky(x) < 0).any()
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("name", ["rfdn48", "imdn", "edsr_baseline"])
+def test_every_convolution_rounds_its_input_by_itself(random_genotype, name, bits):
+    """But those that read pixels or, in EDSR, what passed a ReLU or was enlarged already."""
+    where = dataclasses.replace(space.load(name), channels=12, cells=2)
+    precision = uniform_precision(skeleton.slots(where), bits)
+    net = network.build(where, random_genotype(where, 0), precision)
+    for key, conv in network.convolutions(net).items():
+        assert isinstance(conv, QuantConv2d)
+        carried = conv._source[0]
+        if isinstance(carried, FloatTensor):
+            assert conv.input_quantizer is not None, key
+            assert conv.input_quantizer.bits == precision[key.split(".")[0]].activations
+        else:
+            carried_on = ("head", "body1", "upsample1", "tail")
+            assert key == "head" or (name == "edsr_baseline" and key.endswith(carried_on)), key
 
 
-@pytest.mark.parametrize("low", [0.2, 0.5, 1.0, 4 / 3, 2.0, 4.0])
-@pytest.mark.parametrize("top", [0.3, 1.0])
-def test_no_value_lies_half_way_between_two_levels(low, top):
-    """There the last bit of a float would decide, and a file could not compute the same."""
-    leaky = fitted(torch.linspace(-low * top, top, 501))
-    with torch.no_grad():
-        inner = F.leaky_relu(torch.arange(-128, 128) * leaky.before.step, SLOPE)
-        t = (inner / leaky.after.step).double()
-    inside = (t > leaky.after.lo - 1) & (t < leaky.after.hi + 1)
-    assert ((t - t.floor() - 0.5).abs()[inside]).min() > 3e-5
+@pytest.mark.parametrize("name", ["rfdn48", "imdn"])
+def test_two_readers_of_one_tensor_have_two_grids(random_genotype, name):
+    where = dataclasses.replace(space.load(name), channels=12, cells=1)
+    precision = uniform_precision(skeleton.slots(where), 4)
+    net = network.build(where, random_genotype(where, 0), precision)
+    grids = [c.grid for c in network.convolutions(net).values()]
+    own = [g for g in grids if g.octaves is not None]
+    assert len({id(g) for g in own}) == len(own) > 5
+    assert not any(isinstance(m, FloatTensor) for m in net.modules())
 
 
-@pytest.mark.parametrize(("bits", "ends"), [(8, (-16, 239)), (4, (-1, 14)), (3, (0, 7))])
-def test_a_convolution_that_reads_fewer_bits_keeps_the_share_below_0(bits, ends):
-    assert levels(bits, "leaky") == ends
-    source, precision = ActQuantizer(8, "leaky"), Precision(8, bits)
-    conv = QuantConv2d(2, 3, 3, precision=precision, source=source)
-    assert (conv.grid.lo, conv.grid.hi) == ends and conv.grid.bits == bits
-    inner = QuantConv2d(2, 3, 3, precision=precision, source=source, inner=True)
-    assert inner.grid.lo == 0
+def test_the_grids_of_a_search_have_no_octaves(small):
+    for where in small.values():
+        grids = [m for m in supernet.build(where).modules() if isinstance(m, InputGrids)]
+        own = [q for g in grids for q in g.own]
+        assert own and all(isinstance(q, ActQuantizer) and q.octaves is None for q in own)

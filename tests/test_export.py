@@ -27,18 +27,20 @@ from quantnas.quantizer import ActQuantizer
 from quantnas.space import Edge
 
 BITS = [None, 8, 4, 3, 2]
+WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]
+LEVELS = [ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL]
 VERSIONS = {None: (25, 13), 8: (13, 7), 4: (21, 10), 3: (21, 10), 2: (25, 13)}
 STORED = {2: TensorProto.UINT2, 3: TensorProto.UINT4, 4: TensorProto.UINT4, 8: TensorProto.INT8}
 
 
-def export_network(where, genotype, precision, low, powers, folder, change=None):
-    """(frozen network, cost, file) of a random network that is calibrated on `low`."""
+def export_network(where, genotype, precision, low, folder, change=None, settle=None):
+    """(frozen network, cost, file) of a random network, changed, calibrated on `low`, settled."""
     net = network.build(where, genotype, precision)
     if change:
         change(net)
     quantize.initialise(net, low)
-    if powers:
-        round_steps(net)
+    if settle:
+        settle(net)
     frozen = quantize.freeze(net)
     rows = cost.layers(skeleton.slots(where), genotype, precision, where.scale)
     totals = cost.total(rows, where.scale)
@@ -49,13 +51,31 @@ def export_network(where, genotype, precision, low, powers, folder, change=None)
 
 @torch.no_grad()
 def round_steps(net) -> None:
-    """Steps that are powers of two, so that float arithmetic has nothing to round."""
+    """Steps that are powers of two, so that float arithmetic has nothing to round.
+
+    Zero points of carried tensors become even: half-way between two levels, ONNX Runtime's sums of
+    integers round to an even level with the zero point, QuantizeLinear to one without.
+    """
     for name, p in net.named_parameters():
         if name.endswith("log2_step"):
             p.copy_(p.round())
     for grid in net.modules():
-        if isinstance(grid, ActQuantizer) and grid.fixed:
-            grid.log2_step.fill_(-8.0)
+        if isinstance(grid, ActQuantizer):
+            if grid.octaves is None:
+                grid.zero.copy_((grid.zero / 2).round() * 2)
+            if grid.fixed:
+                grid.log2_step.fill_(-8.0)
+
+
+@torch.no_grad()
+def scatter(net) -> None:
+    """The same, with other octaves than fit, and odd zero points away from the middle."""
+    round_steps(net)
+    for grid in net.modules():
+        if isinstance(grid, ActQuantizer) and grid.octaves is not None:
+            grid.octaves.copy_(-(torch.arange(len(grid.octaves)) % 3))
+            if grid.signed:
+                grid.zero.fill_(grid.top // 3)
 
 
 @pytest.fixture
@@ -68,13 +88,15 @@ def make(tiny, random_genotype, pixels, tmp_path):
         genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
         slots = skeleton.slots(where)
         precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
-        return export_network(where, genotype, precision, pixels(4), powers, tmp_path, change)
+        settle = round_steps if powers else None
+        return export_network(where, genotype, precision, pixels(4), tmp_path, change, settle)
 
     return build
 
 
-def session(path) -> ort.InferenceSession:
+def session(path, level=ort.GraphOptimizationLevel.ORT_ENABLE_ALL) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    options.graph_optimization_level = level
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -128,8 +150,8 @@ def make_published(random_genotype, pixels, tmp_path):
         where = dataclasses.replace(space.load(name, scale), channels=12, cells=cells)
         genotype = random_genotype(where, seed)
         precision = searched_precision(genotype)
-        low = pixels(4, 17, 20)
-        return export_network(where, genotype, precision, low, powers, tmp_path)
+        settle = round_steps if powers else None
+        return export_network(where, genotype, precision, pixels(4, 17, 20), tmp_path, None, settle)
 
     return build
 
@@ -156,12 +178,34 @@ def test_every_convolution_of_a_published_space_runs_in_integers(make_published,
         assert kinds.count("Resize") == 2
 
 
+@pytest.mark.parametrize(("weights", "activations"), WIDTHS)
+@pytest.mark.parametrize(
+    "name", ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published", "fsrcnn"]
+)
+def test_every_skeleton_runs_in_integers_and_computes_exactly_the_same(
+    small, random_genotype, pixels, tmp_path, name, weights, activations
+):
+    where = small[name] if name in small else space.load(name, 2)
+    precision = uniform_precision(skeleton.slots(where), weights, activations)
+    genotype, low = random_genotype(where, weights), pixels(2, 16, 16, 5)
+    net, totals, path = export_network(where, genotype, precision, low, tmp_path, enliven, scatter)
+    kinds = [node.op_type for node in verify.optimised(path).graph.node]
+    assert kinds.count("QLinearConv") + kinds.count("ConvInteger") == len(totals.layers)
+    assert "Conv" not in kinds
+    with torch.no_grad():
+        wanted = net(low).numpy()
+    for level in LEVELS:
+        (out,) = session(path, level).run(None, {"lr": low.numpy()})
+        assert np.array_equal(out, wanted)
+    assert wanted.std() > 0.02
+
+
 @pytest.mark.parametrize("size", [(17, 20), (15, 33), (40, 28)])
 @pytest.mark.parametrize("name", ["basic", "rfdn"])
 def test_published_spaces_agree_with_steps_and_sizes_of_any_kind(
     make_published, pixels, name, size
 ):
-    net, _, path = make_published(name, 1, 2, 1, powers=False)
+    net, _, path = make_published(name, 3, 2, 1, powers=False)
     low = pixels(1, *size, 3)
     (out,) = session(path).run(None, {"lr": low.numpy()})
     with torch.no_grad():
@@ -190,14 +234,13 @@ def test_fixed_networks_pass_the_verification(random_genotype, pixels, tmp_path,
     slots = skeleton.slots(where)
     precision = uniform_precision(slots, bits)
     genotype, low = random_genotype(where, 0), pixels(4, 17, 20)
-    net, _, path = export_network(where, genotype, precision, low, False, tmp_path, enliven)
+    net, _, path = export_network(where, genotype, precision, low, tmp_path, enliven)
     images = [patches.to_image(pixels(1, side, side + 3, side)[0]) for side in (17, 32)]
     assert verify.verify(path, net, images).convolutions == len(slots)
     with torch.no_grad():
         assert net(low).std() > 0.1
     kinds = {node.op_type for node in verify.optimised(path).graph.node}
-    assert "Conv" not in kinds and "LeakyRelu" not in kinds
-    assert name == "edsr_baseline" or {"QLinearLeakyRelu", "QLinearConcat", "QLinearMul"} <= kinds
+    assert "Conv" not in kinds and {"QLinearConv", "ConvInteger"} <= kinds
 
 
 def test_two_grids_in_a_row_are_not_merged(make, pixels, tiny):
@@ -248,6 +291,15 @@ def test_versions_are_the_oldest_that_hold_the_weights(make, bits):
     assert model.producer_name == "quantnas"
 
 
+def as_written(net, name):
+    """(kernel, bias) of a layer, where channels of its input and of its output have octaves."""
+    convs = network.convolutions(net)
+    conv, inner = convs[name], convs.get(f"{name[:-2]}.1") if name.endswith(".0") else None
+    f = torch.ones(1, 1, 1) if inner is None else inner.input_quantizer.factors
+    kernel = conv.weight if conv.factors() is None else conv.weight * conv.factors()
+    return (kernel / f[:, None]).detach().numpy(), (conv.bias / f.flatten()).detach().numpy()
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_weights_are_stored_packed(make, bits):
     net, totals, path = make(bits)
@@ -263,8 +315,33 @@ def test_weights_are_stored_packed(make, bits):
         nbytes += len(stored.raw_data)
         q = value(stored).astype(np.float64)
         weight = (q - value(zero).reshape(-1, 1, 1, 1)) * value(step).reshape(-1, 1, 1, 1)
-        np.testing.assert_allclose(weight, conv.weight.detach().numpy(), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(weight, as_written(net, name)[0], rtol=1e-6, atol=1e-9)
     assert totals.weight_bytes == nbytes
+
+
+@pytest.mark.parametrize("bits", BITS[1:])
+def test_weights_of_sums_that_go_on_in_float_are_stored_packed(
+    small, random_genotype, pixels, tmp_path, bits
+):
+    where = small["imdn"]
+    precision = uniform_precision(skeleton.slots(where), bits)
+    genotype, low = random_genotype(where, 0), pixels(1, 16, 16)
+    net, _, path = export_network(where, genotype, precision, low, tmp_path)
+    graph, convs = onnx.load(path).graph, network.convolutions(net)
+    makers = {node.output[0]: node for node in graph.node}
+    tensors = {t.name: t for t in graph.initializer}
+    found = [node for node in graph.node if node.op_type == "ConvInteger"]
+    assert len(found) > 4
+    for node in found:
+        name, conv = node.input[1], convs[node.name]
+        while name in makers:
+            name = makers[name].input[0]
+        (q, _), width = conv.integers(), conv.precision.weights
+        if width == 8:
+            assert np.array_equal(value(tensors[name]), q.numpy() + 128)
+        else:
+            assert tensors[name].data_type == STORED[width]
+            assert np.array_equal(onnx_weights.unpacked(tensors[name]), q.numpy())
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -279,8 +356,7 @@ def test_grids_and_biases_have_the_form_that_runs_in_integers(make, bits):
         step_w = value(found["kernel"][0])
         np.testing.assert_allclose(value(step_x) * step_w, value(step_b), rtol=1e-6)
         bias = value(units) * value(step_b).astype(np.float64)
-        wanted = network.convolutions(net)[name].bias.detach().numpy()
-        np.testing.assert_allclose(bias, wanted, rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(bias, as_written(net, name)[1], rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -289,7 +365,8 @@ def test_the_graph_holds_nothing_unused_or_twice(make, bits):
     tensors = {t.name: t for t in graph.initializer}
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
-            assert list(tensors[node.input[1]].dims) == list(tensors[node.input[2]].dims) == []
+            dims = [tuple(tensors[name].dims) for name in node.input[1:]]
+            assert dims[0] == dims[1] and len(dims[0]) == len(node.attribute)
             assert tensors[node.input[2]].data_type == TensorProto.UINT8
     names = [name for node in graph.node for name in node.output]
     assert len(set(names)) == len(names) and not set(names) & set(tensors)
@@ -362,5 +439,5 @@ def test_packed_weights_in_the_file_are_what_the_reader_unpacks(make):
     net, _, path = make(3)
     found = layers_of(path)
     for name, conv in network.convolutions(net).items():
-        q, _ = conv.weight_quantizer.integers(conv.weight)
+        q, _ = conv.integers()
         assert np.array_equal(onnx_weights.unpacked(found[name]["kernel"][-1]), q.numpy())

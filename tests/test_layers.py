@@ -20,20 +20,23 @@ LAYERS = [
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_weights", "onnx_graph", "ops", "alphas", "team"}
     | {"tensorboard", "settings"},
-    {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"} | {"layouts"},
+    {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"}
+    | {"layouts", "tracing"},
     {"ends", "distillation", "rfdn"},
     {"conv", "basic", "edsr", "imdn", "rfdn_deploy", "rfdn_published", "plain"}
     | {"photographs", "board"},
-    {"skeleton", "train", "store"},
+    {"skeleton", "train", "store", "equalise", "onnx_layers"},
     {"supernet"},
     {"network", "cost"},
-    {"objective", "budget", "quantize", "evaluate", "export", "foreign"},
-    {"search"},
+    {"objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}
+    | {"saliency"},
+    {"search", "allocation", "baselines", "retrain"},
     {"random_search", "contest", "verify", "report", "crops", "diagram", "trajectory"}
-    | {"tables", "labels", "parts"},
+    | {"tables", "labels", "parts", "damage_plot"},
     {"workspace", "phases", "difference", "front"},
-    {"searching", "models"},
+    {"searching", "models", "widths"},
     {"comparison", "training"},
+    {"quantizing", "drop", "adopt"},
     {"pipeline"},
 ]
 LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}

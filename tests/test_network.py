@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from quantnas import conv, network, search, supernet
+from quantnas import conv, network, search, space, supernet
 from quantnas.adq import Adq
 from quantnas.config import SearchConfig
 from quantnas.conv import Conv2d, QuantConv2d, SearchConv2d
@@ -85,7 +85,7 @@ def test_the_network_computes_what_the_supernet_does(
 
 
 PUBLISHED = [*itertools.product(("basic", "rfdn"), range(2))]
-PUBLISHED += [("edsr", 0), ("imdn", 0), ("rfdn_published", 0)]
+PUBLISHED += [("edsr", 0), ("imdn", 0), ("rfdn_published", 0), ("plain", 0)]
 
 
 @pytest.mark.parametrize(("name", "seed"), PUBLISHED)
@@ -94,11 +94,15 @@ def test_the_published_networks_compute_what_their_supernets_do(
     small, pixels, name, probabilities, deviation, seed
 ):
     torch.manual_seed(seed)
-    where = dataclasses.replace(small[name], cells=1 + seed, scale=2)
+    given = small.get(name) or dataclasses.replace(space.load(name), channels=12)
+    where = dataclasses.replace(given, cells=1 + seed, scale=2)
     how = SearchConfig(probabilities=probabilities, deviation=deviation)
     low = pixels(1, 15, 16, seed)
     net, rounded = decided_pair(where, low, how)
     require_equal(net, rounded, low, least=0)
+    octaves = [b for n, b in rounded.named_buffers() if n.endswith("octaves")]
+    assert (octaves or name == "plain") and not any(b.any() for b in octaves)
+    assert not any(n.endswith("octaves") for n, _ in net.named_buffers())
 
 
 @pytest.mark.parametrize("relaxation", ["direct", "authors"])

@@ -64,22 +64,39 @@ def test_integers_that_do_not_fit_are_refused(bits):
             onnx_weights.packed("kernel7", np.array([low, value]), bits)
 
 
-@pytest.mark.parametrize("bits", BITS)
-def test_the_nodes_give_the_kernel_back(bits):
-    rng = np.random.default_rng(1)
-    q = integers(bits, (3, 5, 3, 3))
-    zero = np.zeros(3, int) if bits == 8 else rng.integers(0, 2**bits, 3)
-    step = rng.random(3).astype(np.float32)
-    nodes, tensors, name = onnx_weights.dequantized("w", q, zero, step, bits)
-    out = helper.make_tensor_value_info(name, TensorProto.FLOAT, q.shape)
+def computed(nodes, tensors, name: str, element: int, bits: int) -> np.ndarray:
+    """What the nodes give, (3, 5, 3, 3)."""
+    out = helper.make_tensor_value_info(name, element, (3, 5, 3, 3))
     graph = helper.make_graph(nodes, "g", [], [out], tensors)
     store = onnx_weights.STORAGE[bits]
     opsets = [helper.make_opsetid("", max(21, store.opset))]  # 21: the reference knows it
     model = helper.make_model(graph, opset_imports=opsets, ir_version=store.ir_version)
     onnx.checker.check_model(model, full_check=True)
     (found,) = ReferenceEvaluator(model).run(None, {})
+    return found
+
+
+def kernel(bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(q, zero points)"""
+    zero = np.random.default_rng(1).integers(0, 2**bits, 3)
+    return integers(bits, (3, 5, 3, 3)), np.zeros(3, int) if bits == 8 else zero
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_nodes_give_the_kernel_back(bits):
+    (q, zero), step = kernel(bits), np.random.default_rng(2).random(3).astype(np.float32)
+    nodes, tensors, name = onnx_weights.dequantized("w", q, zero, step, bits)
     wanted = (q - zero[:, None, None, None]).astype(np.float32) * step[:, None, None, None]
-    assert np.array_equal(found, wanted)
+    assert np.array_equal(computed(nodes, tensors, name, TensorProto.FLOAT, bits), wanted)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_nodes_give_the_kernel_back_in_uint8(bits):
+    q, zero = kernel(bits)
+    nodes, tensors, name = onnx_weights.unsigned("w", q, zero, bits)
+    found = computed(nodes, tensors, name, TensorProto.UINT8, bits)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found.astype(int) - 128, q - zero[:, None, None, None])
 
 
 @pytest.mark.parametrize("bits", BITS)

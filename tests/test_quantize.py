@@ -1,5 +1,7 @@
 """Checks post-training quantization: fitting, bias correction, and freezing to integers."""
 
+import math
+
 import pytest
 import torch
 
@@ -58,18 +60,45 @@ def test_every_grid_fits_all_that_it_carries_behind_the_other_grids(couple, pixe
         if isinstance(grid, ActQuantizer) and not grid.fixed:
             carried[name] = []
             grid.register_forward_pre_hook(
-                lambda m, args, name=name: carried[name].append(args[0].flatten())
+                lambda m, args, name=name: carried[name].append(in_steps(m, args[0]).flatten())
             )
     with torch.no_grad():
         net(pixels(4))
     assert {len(parts) for parts in carried.values()} == {1}, "a grid is used once"
     for name, parts in carried.items():
         grid, x = net.get_submodule(name), torch.cat(parts)
-        best = ActQuantizer(8, grid.signed)
+        plain, best = ActQuantizer(8, grid.signed), ActQuantizer(8, grid.signed)
+        plain.load_state_dict(grid.state_dict(), strict=False)
         best.calibrate(x)
         with torch.no_grad():
-            errors = [(g(x) - x).square().mean().item() for g in (grid, best)]
+            errors = [(g(x) - x).square().mean().item() for g in (plain, best)]
         assert errors[0] <= 1.3 * errors[1] + 1e-12, name
+
+
+def in_steps(grid: ActQuantizer, x: torch.Tensor) -> torch.Tensor:
+    """x as its grid sees it, where every channel has the same step."""
+    return x if grid.octaves is None else x / 2 ** grid.octaves[:, None, None]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_octaves_lessen_what_rounding_the_inputs_does_to_the_outputs(couple, pixels, bits):
+    net, _ = couple(bits)
+    noises: dict[str, list[float]] = {}
+
+    def measure(conv, args) -> None:
+        plain = ActQuantizer(bits, conv.input_quantizer.signed)
+        plain.calibrate(args[0])
+        parts = [grid(args[0]) - args[0] for grid in (conv.input_quantizer, plain)]
+        outs = [conv.apply_kernel(part, conv.weight, None) for part in parts]
+        noises[conv.name] = [out.var((0, 2, 3)).mean().item() for out in outs]
+
+    for conv in network.convolutions(net).values():
+        if conv.input_quantizer is not None:
+            conv.register_forward_pre_hook(measure)
+    with torch.no_grad():
+        net(pixels(4))
+    ratios = [with_octaves / without for with_octaves, without in noises.values()]
+    assert len(ratios) >= 1 and math.prod(ratios) ** (1 / len(ratios)) < 1, noises
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -120,7 +149,8 @@ def test_frozen_parameters_are_integers_times_steps(couple, bits):
     net, _ = couple(bits)
     for conv in network.convolutions(quantize.freeze(net)).values():
         weights = conv.weight_quantizer
-        units = conv.weight / weights.step
+        factors = conv.factors()
+        units = (conv.weight if factors is None else conv.weight * factors) / weights.step
         torch.testing.assert_close(units, units.round(), rtol=0, atol=1e-4)
         for channel in units.round():
             assert len(channel.unique()) <= 2**weights.bits
@@ -144,6 +174,6 @@ def test_a_dead_channel_keeps_its_bias(couple, pixels, bits):
     outputs = mean_outputs(frozen, pixels())
     for name, conv in network.convolutions(frozen).items():
         assert outputs[name][1].item() == pytest.approx(0.5, rel=1e-5), name
-        q, z = conv.weight_quantizer.integers(conv.weight)
+        q, z = conv.integers()
         assert (q[1] == z[1]).all()
         assert (conv.bias / conv.bias_step()).abs().max() < 2**31

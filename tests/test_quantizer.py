@@ -1,5 +1,7 @@
 """Checks the grids of weights and activations against plain arithmetic and brute force."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,59 @@ def test_gradients_are_those_of_the_straight_through_composition(shape):
     assert (t < -3.5).any() and (t > 4.5).any() and ((t > -3) & (t < 4)).any()
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def learning(bits: int, signed: bool, log2: float, zero: float | None = None) -> ActQuantizer:
+    """In float64, with that step and zero point."""
+    grid = ActQuantizer(bits, signed).double()
+    grid.log2_step.data.fill_(log2)
+    if zero is not None:
+        grid.zero.data.fill_(zero)
+    return grid
+
+
+@pytest.mark.parametrize("zero", [-3.0, 0.0, 0.3, 2.4, 2.6, 7.0, 20.0])
+@pytest.mark.parametrize("bits", [2, 3])
+def test_a_signed_grid_is_the_formula_with_its_gradients(bits, zero):
+    grid, x = learning(bits, True, -1.3, zero), torch.randn(40, 5, dtype=torch.float64) * 3
+    weights, top = torch.randn_like(x), 2**bits - 1
+    log2, z, given = (t.detach().clone().requires_grad_() for t in (grid.log2_step, grid.zero, x))
+    step, rounded_z = log2.exp2(), round_ste(z).clamp(0, top)
+    wanted = torch.clamp(round_ste(given / step), -rounded_z, top - rounded_z) * step
+    (wanted * weights).sum().backward()
+    out = grid(x.requires_grad_())
+    (out * weights).sum().backward()
+    torch.testing.assert_close(out, wanted, rtol=1e-12, atol=1e-12)
+    pairs = ((grid.log2_step, log2), (grid.zero, z), (x, given))
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+    assert (grid.zero.grad != 0) == (0 <= zero <= top)
+
+
+@pytest.mark.parametrize(("signed", "zero"), [(False, None), (True, 3.0)])
+def test_where_everything_is_clipped_gradients_are_finite_differences(signed, zero):
+    """Rounding has none; at the ends of the range the output moves with step and zero point."""
+    x = torch.tensor([-40.0, -30, 50, 60, 70], dtype=torch.float64)
+    weights = torch.tensor([1.0, 2, 3, -1, 0.5], dtype=torch.float64)
+
+    def total(log2: float, shift: int) -> torch.Tensor:
+        grid = learning(3, signed, log2, None if zero is None else zero + shift)
+        return (grid(x) * weights).sum()
+
+    grid = learning(3, signed, -1.3, zero)
+    (grid(x) * weights).sum().backward()
+    by_step = (total(-1.3 + 1e-6, 0) - total(-1.3 - 1e-6, 0)) / 2e-6
+    torch.testing.assert_close(grid.log2_step.grad, by_step.detach(), rtol=1e-6, atol=0)
+    if signed:
+        by_zero = (total(-1.3, 1) - total(-1.3, -1)) / 2
+        torch.testing.assert_close(grid.zero.grad, by_zero.detach(), rtol=1e-9, atol=0)
+    else:
+        assert not grid.zero.requires_grad
+
+
+@pytest.mark.parametrize("given", [{"step": 0.1}, {"step": 0.1, "signed": True}])
+def test_a_fixed_grid_learns_nothing(given):
+    assert not any(p.requires_grad for p in ActQuantizer(8, **given).parameters())
 
 
 def test_gradients_of_an_int8_kernel_reach_weight_and_step_only():
@@ -217,7 +272,7 @@ def test_the_grid_after_a_relu_starts_at_zero(bits):
 
 
 @pytest.mark.parametrize("bits", quantizer.BITS)
-def test_the_grid_of_signed_data_is_stored_around_the_middle(bits):
+def test_the_grid_of_signed_data_begins_around_the_middle(bits):
     grid = ActQuantizer(bits, signed=True)
     assert grid.zero_point == 2 ** (bits - 1)
     lo, hi = (b.item() for b in grid.bounds())
@@ -233,13 +288,148 @@ def test_the_fitted_step_is_as_good_as_a_finer_search(bits, signed):
     grid = ActQuantizer(bits, signed)
     grid.calibrate(x)
     ours = (grid(x) - x).square().mean().item()
-    lo, hi = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    data = x.double().numpy()
+    top, data = 2**bits - 1, x.double().numpy()
+    zeros = {2 ** (bits - 1), 2 ** (bits - 1) - 1} if signed else {0}
     best = min(
-        float(((np.clip(np.round(data / s), lo, hi) * s - data) ** 2).mean())
-        for s in np.linspace(0.02, 1.0, 500) * np.abs(data).max() / max(hi, 1)
+        float(((rounded(data, s, z, top) - data) ** 2).mean())
+        for s in np.linspace(0.02, 1.0, 300) * np.ptp(data) / top
+        for z in zeros
     )
-    assert ours < 1.02 * best
+    assert ours < 1.1 * best
+
+
+@pytest.mark.parametrize("bits", quantizer.BITS)
+def test_a_zero_point_is_fitted_to_signed_data(bits):
+    top, data = 2**bits - 1, torch.randn(5000)
+    for low, zero in ((-1.0, top), (0.0, 0)):  # never positive, and never negative
+        grid = ActQuantizer(bits, signed=True)
+        grid.calibrate(data.clamp(low * 9, (1 + low) * 9))
+        assert grid.zero_point == zero and grid.zero == zero
+    leaky = torch.nn.functional.leaky_relu(data, 0.05)
+    grid.calibrate(leaky)
+    assert 0 <= grid.zero_point <= 0.15 * top
+    middle = ActQuantizer(bits)
+    middle.calibrate(data.abs())
+    symmetric = 2 * middle.step  # of a grid around the middle that reaches as far
+    assert grid.step < 0.75 * symmetric
+
+
+@pytest.mark.parametrize("bits", quantizer.BITS)
+def test_data_that_are_never_negative_lose_nothing_on_a_signed_grid(bits):
+    x = torch.rand(3000)
+    grids = [ActQuantizer(bits, signed) for signed in (False, True)]
+    for grid in grids:
+        grid.calibrate(x)
+    unsigned, signed = ((grid(x) - x).square().mean().item() for grid in grids)
+    assert signed == pytest.approx(unsigned, rel=0.1)
+    assert grids[1].zero_point == grids[0].zero_point == 0
+    assert grids[1].step < 1.1 / (2**bits - 1)  # half of what a zero point in the middle needs
+
+
+@pytest.mark.parametrize("bits", quantizer.BITS)
+def test_unsigned_grids_keep_the_zero_point_0(bits):
+    grid = ActQuantizer(bits)
+    grid.calibrate(torch.randn(500) - 3)
+    assert grid.zero_point == 0 and (grid(torch.randn(50)) >= 0).all()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("x", [torch.zeros(9), torch.full((9,), 0.7), torch.full((9,), -0.7)])
+@pytest.mark.parametrize("bits", quantizer.BITS)
+def test_constant_data_have_a_grid(bits, x, signed):
+    grid = ActQuantizer(bits, signed)
+    grid.calibrate(x)
+    assert torch.isfinite(grid.log2_step) and 0 <= grid.zero_point <= 2**bits - 1
+    wanted = x if signed else x.relu()
+    torch.testing.assert_close(grid(x), wanted, rtol=0.01, atol=0)
+
+
+# Octaves
+
+
+def octaves(bits: int, *found: float, signed: bool = True) -> ActQuantizer:
+    grid = ActQuantizer(bits, signed, channels=len(found))
+    grid.octaves.copy_(torch.tensor(found))
+    return grid
+
+
+def test_the_step_of_a_channel_is_the_common_one_times_a_power_of_two():
+    grid, x = octaves(3, 0, -2, -5, 3), torch.randn(2, 4, 5, 6)
+    x = x * grid.factors
+    grid.log2_step.data.fill_(-2.0)
+    grid.zero.data.fill_(3.0)
+    for c in range(4):
+        alone = learning(3, True, -2.0 + grid.octaves[c].item(), 3.0).float()
+        assert torch.equal(grid(x)[:, c], alone(x[:, c]))
+
+
+def test_all_channels_are_fitted_by_what_they_are_in_units_of_their_octave():
+    grid, plain, x = octaves(4, 0, -3), ActQuantizer(4, True), torch.randn(2, 2, 9, 9)
+    plain.calibrate(x)
+    grid.calibrate(x * grid.factors)
+    assert torch.equal(grid.log2_step, plain.log2_step) and torch.equal(grid.zero, plain.zero)
+
+
+def test_gradients_pass_octaves():
+    grid, x = octaves(3, 0, -2).double(), torch.randn(2, 2, 9, 9, dtype=torch.float64)
+    plain = learning(3, True, -6.0, 4.0)
+    weights = torch.randn_like(x)
+    first, second = ((x * f).requires_grad_() for f in (grid.factors, 1))
+    (grid(first) * weights).sum().backward()
+    (plain(second) * weights * grid.factors).sum().backward()
+    torch.testing.assert_close(first.grad * grid.factors, second.grad)
+    torch.testing.assert_close(grid.log2_step.grad, plain.log2_step.grad)
+    torch.testing.assert_close(grid.zero.grad, plain.zero.grad)
+
+
+def spread(x: torch.Tensor, gains: torch.Tensor) -> list[float]:
+    grid = ActQuantizer(4, channels=x.shape[1])
+    grid.spread(x, gains)
+    return grid.octaves.tolist()
+
+
+def test_larger_channels_get_coarser_steps_unless_more_is_made_of_them():
+    x = torch.ones(2, 4, 3, 3) * torch.tensor([16.0, 1, 1 / 16, 0])[:, None, None]
+    assert spread(x, torch.ones(4)) == [0, -3, -6, 0]  # (range^6)^(1/8); dead ones do not matter
+    assert spread(x, torch.tensor([1.0, 1 / 256, 1, 1])) == [0, -2, -6, 0]
+    assert spread(x[:, :1] * 7, torch.ones(1)) == [0]
+
+
+def test_steps_are_not_further_apart_than_agreed():
+    x = torch.ones(1, 2, 3, 3) * torch.tensor([1.0, 1e-4])[:, None, None]
+    assert spread(x, torch.ones(2)) == [0, -quantizer.OCTAVES]
+    assert spread(torch.zeros(1, 2, 3, 3), torch.zeros(2)) == [0, 0]
+
+
+def test_octaves_follow_a_channel_that_is_scaled_against_its_kernel():
+    x, gains = torch.randn(2, 5, 8, 8), torch.rand(5) + 0.1
+    shift = torch.tensor([0.0, 1, -2, 3, -1])
+    before = torch.tensor(spread(x, gains))
+    after = torch.tensor(spread(x * shift.exp2()[:, None, None], gains / (2 * shift).exp2()))
+    moved = before + shift
+    assert torch.equal(after, moved - moved.max())
+
+
+def test_the_spread_is_as_good_as_any():
+    """Range as a norm, squared, times the sum of gain * factor^2: brute force over octaves."""
+    x = torch.randn(2, 3, 8, 8) * torch.tensor([5.0, 1, 0.1])[:, None, None]
+    gains = torch.tensor([1.0, 9, 2])
+
+    def noise(found: tuple[float, ...]) -> float:
+        f = torch.tensor(found).exp2()
+        reach = (x / f[:, None, None]).abs().pow(6).mean((0, 2, 3)).sum() ** (2 / 6)
+        return (reach * (gains * f**2).sum()).item()
+
+    best = min(map(noise, itertools.product(*[torch.arange(-8.0, 1).tolist()] * 3)))
+    assert noise(tuple(spread(x, gains))) <= 1.2 * best
+    assert noise((0, 0, 0)) > 2 * best
+
+
+def test_without_channels_there_are_no_octaves():
+    grid = ActQuantizer(4)
+    grid.spread(torch.rand(1, 3, 2, 2), torch.ones(3))
+    assert grid.octaves is None and grid.factors is None
+    assert set(grid.state_dict()) == {"log2_step", "zero"}
 
 
 def test_an_activation_that_is_always_zero_has_a_grid():
@@ -284,3 +474,15 @@ def test_a_grid_that_carries_several_tensors_is_fitted_to_all_of_them():
         grid(torch.linspace(0, 1, 500))
         grid(torch.linspace(0, 0.2, 500))
     assert 255 * grid.step.item() > 0.9
+
+
+def test_kernels_are_left_alone_when_told_to():
+    act, kernels = ActQuantizer(4), WeightQuantizer(4, 2)
+    net = torch.nn.Sequential(act, kernels)
+    before = kernels.log2_step.clone()
+    with quantizer.calibrating(net, weights=False):
+        net(torch.rand(2, 3, 4, 4))
+    assert torch.equal(kernels.log2_step, before) and act.log2_step != -6
+    with quantizer.calibrating(net):
+        net(torch.rand(2, 3, 4, 4))
+    assert not torch.equal(kernels.log2_step, before)

@@ -162,7 +162,8 @@ def test_a_large_penalty_finds_less_work(tiny, material):
     searched = [n for n, e in supernet.edges(loop.net).items() if e.slot.options > 1]
     choices = loop.decide().choices
     assert {(choices[n].op, choices[n].weights) for n in searched} == {("conv1x1", 2)}
-    assert found[100.0] < 0.6 * found[0.0]  # convolutions that are not searched cost the same
+    least = loop.bitops_of(loop.decide())
+    assert 0 < found[100.0] - least < 0.25 * (found[0.0] - least)
 
 
 def test_the_penalty_is_a_share_of_the_bitops_at_the_start(tiny, material):

@@ -11,6 +11,7 @@ from quantnas import cost, export, foreign, images, network, quantize, skeleton,
 from quantnas.errors import VerificationError
 from quantnas.genotype import Choice, Genotype, searched_precision, uniform_precision
 from quantnas.patches import to_tensor
+from quantnas.quantizer import ActQuantizer
 from quantnas.supernet import choice_of
 
 
@@ -124,6 +125,16 @@ def test_a_convolution_that_stays_in_float_fails(make, photographs):
     onnx.save(model, path)
     with pytest.raises(VerificationError, match=r"1 of .* convolutions .* stay in float"):
         verify.verify(path, net, photographs)
+
+
+def test_the_noise_of_a_channel_is_that_of_its_own_step():
+    grid, seen = ActQuantizer(8, channels=2), []
+    grid.octaves.copy_(torch.tensor([0.0, -3.0]))
+    with verify._noisy(grid):
+        grid.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        grid(torch.zeros(1, 2, 50, 50))
+    largest = seen[0].detach().abs().amax((0, 2, 3))
+    np.testing.assert_allclose(largest, verify.NOISE * grid.step.item() / np.array([1, 8]), 0.01)
 
 
 RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"

@@ -1,0 +1,102 @@
+"""Weights that were trained elsewhere, taken into a run as if it had searched and trained.
+
+What a run needs for its later steps is a genotype and a float network. The one is given, or the
+only one of its space; the other is read from a file: of this project, or a released RFDN.
+"""
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from . import export, network, patches, quantize, searching, space, store, training
+from .config import RunConfig
+from .errors import DataError, QuantnasError, UsageError
+from .genotype import Genotype
+from .runs import Run
+from .settings import GIVEN
+from .skeleton import slots
+from .space import SearchSpace
+from .workspace import photographs_of, precision_of
+
+ROUNDED = ".weight_quantizer."
+"""Part of the name of a tensor that no float network has."""
+
+
+def adopt(run: Run, config: RunConfig, weights: Path) -> None:
+    """Finish the steps `search` and `train` of a run that has begun, with the weights in a file.
+
+    Where the bits are to be those of the genotype, the grids of a rounded network are fitted on
+    photographs of the run; its weights stay.
+
+    Raises DataError (a file that is missing, or of another network) or UsageError (weights that
+    are quantized already or have other shapes, and a space that leaves choices open).
+    """
+    where = space.load(str(run.folder / "space.yaml"))
+    found = _genotype(run, where)
+    nets = {"float": _read(weights, where, found)}
+    if config.bits is None:
+        nets["trained"] = _rounded(run, config, where, found, nets["float"])
+    for name, net in nets.items():
+        network.save(net, run.weights(name), where)
+    origin = {"adopted": str(weights), "sha256": export.sha256(weights)}
+    for _ in searching.search_step(run, config):
+        pass  # nothing is left to be searched
+    run.finish("search", {**(run.result("search") or {}), **origin})
+    run.finish("train", {"seconds": 0.0, **origin})
+
+
+def space_of(weights: Path) -> tuple[str, int] | None:
+    """(built-in space, scale) that a checkpoint was made for; none where it does not say one.
+
+    Raises DataError when the file cannot be read.
+    """
+    name, _, scale = _header(weights)[1].rpartition(" x")
+    return (name, int(scale)) if name in space.builtin() and scale.isdecimal() else None
+
+
+def _genotype(run: Run, where: SearchSpace) -> Genotype:
+    given = run.folder / GIVEN
+    found = searching.known_genotype(where, given if given.exists() else None)
+    if found is None:
+        count = sum(slot.options > 1 for slot in slots(where))
+        raise UsageError(
+            f"Space '{where.name}' leaves {count} choices open.",
+            "Give --genotype, the JSON file of the architecture that the weights belong to.",
+        )
+    return found
+
+
+def _read(weights: Path, where: SearchSpace, found: Genotype) -> nn.Module:
+    """The float network with these weights."""
+    if any(ROUNDED in name for name in _header(weights)[0]):
+        raise UsageError(f"{weights} is already quantized.", "Give the float network.")
+    net = network.build(where, found, None)
+    try:
+        training.read_weights(net, weights, where)
+    except QuantnasError as error:
+        remedy = "Give float weights of this network, or the --space and --genotype of the weights."
+        raise type(error)(error.cause, remedy) from error
+    return net
+
+
+def _header(path: Path) -> tuple[list[str], str]:
+    """(names of the tensors, what the file says of its space) of a safetensors file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys()), (file.metadata() or {}).get(network.SPACE_KEY, "")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
+
+
+def _rounded(
+    run: Run, config: RunConfig, where: SearchSpace, found: Genotype, net: nn.Module
+) -> nn.Module:
+    """The network at the bits of its genotype, with fitted grids."""
+    rounded = network.build(where, found, precision_of(where, found, config))
+    network.inherit(rounded, net)
+    size = config.quantize.patch
+    loaded = store.load(photographs_of(run, config).train, where.scale, size)
+    learn, _ = patches.split(loaded.pairs, size, config.seed, training.SHARES)
+    quantize.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
+    return rounded

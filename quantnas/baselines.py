@@ -1,0 +1,299 @@
+"""Post-training quantization as others do it, on the layers and bits of our own: METHODS.
+
+rtn: grids of least squared error, every weight to the nearest level. minmax: the same with grids
+from the smallest to the largest value. gptq (arXiv 2210.17323), gpfq (arXiv 2201.11113) and qronos
+(arXiv 2505.11695): the solvers of Brevitas, the extra `quantnas[baselines]`. adaround
+(arXiv 2004.10568): learned rounding. The last four start from the grids of rtn, go through the
+layers from front to back, and end with bias correction; transposed convolutions stay as rtn
+rounds them.
+
+Brevitas chooses the level of each weight only. Its own layers and grids are left out, so that
+every method rounds to the same grids and its result freezes and exports like any other network.
+"""
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import quantize
+from .conv import Conv2d, QuantConv2d, padding
+from .errors import UsageError
+from .network import convolutions, inherit
+from .quantizer import ActQuantizer, weight_grid
+
+Visit = Callable[[QuantConv2d, Tensor, Tensor], None]
+"""Sets a convolution's weight, given (N, c_in, H, W), its input here and in the float network."""
+
+BATCH = 8
+"""Images whose windows are in memory at once."""
+STEPS = 300
+"""Of Adam, for each layer of `adaround`."""
+REGULARISER = 1.0
+"""Weight of what drives roundings to up or down, the loss being that of rounding to nearest."""
+
+
+@torch.no_grad()
+def apply(method: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+    """Set weights, biases and grids of a rounded network, in place; the weights lie on the grids.
+
+    teacher: the float network of the same genotype, whose weights are taken; low: (N, 3, H, W) in
+    [0, 1]. Raises UsageError for an unknown method, or when Brevitas is needed and absent.
+    """
+    if method not in METHODS:
+        raise UsageError(f"There is no method '{method}'.", f"Known are: {', '.join(METHODS)}.")
+    inherit(net, teacher)
+    METHODS[method](net, teacher, low)
+    for conv in convolutions(net).values():
+        assert isinstance(conv, QuantConv2d)
+        conv.weight.copy_(conv.rounded_weight())
+
+
+def require() -> None:
+    """Raise UsageError when Brevitas is not installed."""
+    if importlib.util.find_spec("brevitas") is None:
+        raise UsageError(
+            "Brevitas is not installed.",
+            "Install it with: pip install 'quantnas[baselines]', or use rtn, minmax or adaround.",
+        )
+
+
+def rtn(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+    """Grids of least squared error and nothing else."""
+    quantize.initialise(net, low)
+
+
+def minmax(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+    """Grids that hold every value: of weights, then of activations front to back; no octaves."""
+    grids = [m for m in net.modules() if isinstance(m, ActQuantizer) and not m.fixed]
+    for conv in convolutions(net).values():
+        assert isinstance(conv, QuantConv2d)
+        grid = conv.weight_quantizer
+        step, zero = weight_grid(conv.weight.flatten(1), grid.bits, candidates=1)
+        grid.log2_step.copy_(step.log2().view_as(grid.log2_step))
+        grid.zero.copy_(zero.view_as(grid.zero))
+    hooks = [grid.register_forward_pre_hook(_span) for grid in grids]
+    net.eval()(low)
+    for hook in hooks:
+        hook.remove()
+
+
+def _span(grid: ActQuantizer, args: tuple[Tensor]) -> None:
+    """Fit a grid to the range of what it is given."""
+    (x,) = args
+    low, high = x.min().clamp_max(0), x.max().clamp_min(0)
+    step = ((high - low) / grid.top).clamp_min(1e-8)
+    grid.log2_step.copy_(step.log2())
+    grid.zero.copy_((-low / step).round())
+    if grid.octaves is not None:
+        grid.octaves.zero_()
+
+
+def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+    """The grids of rtn, then `visit` and bias correction for one convolution after another.
+
+    One pass: a layer is set just before it runs, behind those set already. Biases get what
+    `quantize.correct_biases` gives them in one pass for each layer.
+    """
+    quantize.initialise(net, low)
+    given = _trace(teacher, low)
+
+    def hook(conv: QuantConv2d, args: tuple[Tensor]) -> None:
+        (x,), (wanted, mean) = args, given.pop(conv.name)
+        if conv.up == 1:
+            _set(conv, visit, x, wanted)
+        assert conv.bias is not None
+        missing = mean - conv.forward(x).mean((0, 2, 3))
+        conv.bias.add_(missing.view(len(conv.bias), -1).mean(1))
+
+    hooks = [c.register_forward_pre_hook(hook) for c in convolutions(net).values()]
+    net(low)
+    for handle in hooks:
+        handle.remove()
+
+
+def _set(conv: QuantConv2d, visit: Visit, x: Tensor, wanted: Tensor) -> None:
+    """Let `visit` see the weight as its grid does, times the factors of its input."""
+    grid, factors = conv.input_quantizer, conv.factors()
+    if grid is not None:
+        x = grid(x)
+    if grid is not None and grid.factors is not None:
+        x, wanted = x / grid.factors, wanted / grid.factors
+    if factors is not None:
+        conv.weight.mul_(factors)
+    visit(conv, x, wanted)
+    if factors is not None:
+        conv.weight.div_(factors)
+
+
+def _trace(net: nn.Module, low: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Layer name -> (N, c_in, H, W) and (c_out,), a convolution's input and its mean output.
+
+    All are in memory at once: 0.5 GB for 32 patches of 48 x 48 pixels of an RFDN.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def hook(conv: Conv2d, args: tuple[Tensor], out: Tensor) -> None:
+        found[conv.name] = args[0], out.mean((0, 2, 3))
+
+    hooks = [c.register_forward_hook(hook) for c in convolutions(net).values()]
+    net.eval()(low)
+    for handle in hooks:
+        handle.remove()
+    return found
+
+
+def _brevitas(name: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+    """One of the solvers of Brevitas 0.13."""
+    require()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it misses kernels for rotations
+        from brevitas.graph.gpfq import GPFQ
+        from brevitas.graph.gptq import GPTQ
+        from brevitas.graph.qronos import Qronos
+    solvers = {
+        "gptq": partial(GPTQ, num_blocks=100),
+        "gpfq": GPFQ,
+        "qronos": Qronos,
+    }
+    visit = partial(_solve, solvers[name], mismatched=name != "gptq")
+    _layer_by_layer(visit, net, teacher, low)
+
+
+def _solve(
+    solver: Callable[..., Any], conv: QuantConv2d, x: Tensor, wanted: Tensor, mismatched: bool
+) -> None:
+    """Run a solver on one layer; mismatched: it sees the input of the float network too."""
+    from brevitas.graph.gpxq import LayerHandler
+    from brevitas.utils.torch_utils import StopFwdException
+
+    layer = _Layer(conv)
+    solve = solver(
+        layer,
+        conv.name,
+        act_order=True,
+        len_parallel_layers=1,
+        create_weight_orig=True,
+        device="same",
+    )
+    for both in zip(x.split(BATCH), wanted.split(BATCH), strict=True):
+        for seen, rounded in zip(both[: 1 + mismatched], (True, False), strict=False):
+            layer.weight_quant.is_quant_enabled = rounded
+            with suppress(StopFwdException):  # it ends the pass of a network
+                solve.update_batch(layer, (seen,), LayerHandler())
+    solve.single_layer_update()
+
+
+class _Layer(nn.Conv2d):
+    """A convolution, its weight shared, with what solvers of Brevitas ask of a quantized layer."""
+
+    def __init__(self, conv: QuantConv2d) -> None:
+        (height, width), stride = conv.kernel_size, conv.stride[0]
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            (height, width),
+            stride,
+            padding(conv.weight, stride),
+            groups=conv.groups,
+            bias=False,
+        )
+        self.weight, self.grid = conv.weight, conv.weight_quantizer
+        self.weight_quant = SimpleNamespace(
+            is_quant_enabled=True,
+            is_groupwise=False,
+            export_mode=False,
+            requires_quant_input=False,
+            modules=tuple,
+        )
+
+    def quant_weight(
+        self, subtensor_slice_list: list[Any] | None = None, quant_input: None = None
+    ) -> Tensor:
+        """The rounded weight or a part of it: one pair of ends, or None, per dimension."""
+        part = [slice(*(ends or (None,))) for ends in subtensor_slice_list or ()]
+        return self.grid(self.weight[tuple(part)])
+
+
+def adaround(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+    """Learned rounding."""
+    _layer_by_layer(_learn, net, teacher, low)
+
+
+def _learn(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> None:
+    """Round each weight up or down, whichever Adam finds better for the layer's squared error.
+
+    With the kernels w in float and q on the grid, that is a form of the second moments of their
+    inputs, so the images are read only once.
+    """
+    moments = _moments(conv, x, wanted)
+    step, (lo, hi) = conv.weight_quantizer.step, conv.weight_quantizer.bounds()
+    t = conv.weight / step
+    floor = t.floor()
+
+    def error(up: Tensor) -> Tensor:
+        q = torch.maximum(torch.minimum(floor + up, hi), lo) * step
+        return _error(conv, q, moments)
+
+    nearest = error(t.round() - floor).clamp_min(1e-12)
+    with torch.enable_grad():
+        # h(v) = t - floor to begin with, so that the first kernel is the one in float
+        v = torch.logit((t - floor + 0.1) / 1.2).requires_grad_()
+        optimiser = torch.optim.Adam([v], lr=0.05)
+        for i in range(STEPS):
+            h = (torch.sigmoid(v) * 1.2 - 0.1).clamp(0, 1)
+            beta = 20 - 18 * max(0.0, i / STEPS - 0.2) / 0.8
+            loss = error(h) / nearest
+            if i > 0.2 * STEPS:
+                loss = loss + REGULARISER * (1 - (2 * h - 1).abs() ** beta).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    conv.weight.copy_((floor + (v > 0)) * step)
+
+
+def _moments(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean products of the inputs of each kernel, each (groups, n, n).
+
+    Rounded with rounded, rounded with float, float with float.
+    """
+    pairs = zip(x.split(BATCH), wanted.split(BATCH), strict=True)
+    total: list[Tensor] = []
+    for batch in pairs:
+        a, b = (_windows(conv, t) for t in batch)
+        products = [a @ a.mT, a @ b.mT, b @ b.mT]
+        total = [s + p for s, p in zip(total, products, strict=True)] if total else products
+    places = len(x) * a.shape[-1] / len(batch[0])
+    c, d, e = (s / places for s in total)
+    return c, d, e
+
+
+def _windows(conv: QuantConv2d, x: Tensor) -> Tensor:
+    """(groups, n, places), what each kernel is multiplied with."""
+    ends = padding(conv.weight, conv.stride[0])
+    rows = F.unfold(x, conv.weight.shape[-2:], padding=ends, stride=conv.stride)
+    return rows.transpose(0, 1).flatten(1).unflatten(0, (conv.groups, -1))
+
+
+def _error(conv: QuantConv2d, kernel: Tensor, moments: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """(), the mean squared error of the output with `kernel`, summed over the channels."""
+    q, w = (k.flatten(1).unflatten(0, (conv.groups, -1)) for k in (kernel, conv.weight.detach()))
+    rounded, mixed, exact = moments
+    return ((q @ rounded - 2 * w @ mixed.mT) * q).sum() + (w @ exact * w).sum()
+
+
+METHODS: dict[str, Callable[[nn.Module, nn.Module, Tensor], None]] = {
+    "rtn": rtn,
+    "minmax": minmax,
+    "gptq": partial(_brevitas, "gptq"),
+    "gpfq": partial(_brevitas, "gpfq"),
+    "qronos": partial(_brevitas, "qronos"),
+    "adaround": adaround,
+}

@@ -1,0 +1,74 @@
+"""What quantization costs, per set of photographs: measured in torch, before anything is exported.
+
+The frozen network computes what the file will (`verify` holds the file to it), so a result that
+is too bad is known here already.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from . import comparison, evaluate, schema, workspace
+from .config import RunConfig
+from .errors import QualityError
+from .genotype import read_json
+from .phases import Progress
+from .runs import Run, to_json, write_text
+
+FILE = "drop.json"
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Means over a set of photographs, PSNR-Y in dB."""
+
+    name: str
+    quantized: float
+    full: float
+    """Of the float network."""
+    bicubic: float
+    photographs: int
+
+    @property
+    def drop(self) -> float:
+        """What quantization costs, dB."""
+        return self.full - self.quantized
+
+    @property
+    def below_bicubic(self) -> bool:
+        """Whether bicubic does better than the quantized network."""
+        return self.quantized < self.bicubic
+
+
+def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
+    """The frozen network and the float one on what was held out and on the benchmarks.
+
+    Writes drop.json. Raises DataError when the run is not quantized, and as `photographs.find`.
+    """
+    where, frozen, _ = workspace.quantized(run)
+    nets = {"quantized": frozen, "float": workspace.checkpoint(run, "float")[1]}
+    upscalers = {name: evaluate.torch_upscaler(net) for name, net in nets.items()}
+    sets = comparison.sets_of(run, config, where.scale)
+    table = yield from comparison.measure(upscalers, sets, where.scale)
+    drops = []
+    for name, rows in table.items():
+        ours, full = (evaluate.mean(rows[kind]) for kind in nets)
+        drops.append(Drop(name, ours.psnr, full.psnr, ours.bicubic_psnr, len(rows["float"])))
+    protocol = evaluate.protocol(photo for group in sets for photo in group.photos)
+    write_text(run.path(FILE), to_json({"protocol": protocol, "sets": drops}))
+
+
+def load(run: Run) -> list[Drop]:
+    """What `measure` wrote. Raises DataError when it is not there."""
+    path = workspace.need(run.folder / FILE, "quantize")
+    return [schema.parse(Drop, row, str(path)) for row in read_json(path)["sets"]]
+
+
+def require(drops: Sequence[Drop], most: float) -> None:
+    """Raise QualityError, naming the worst set, when quantization costs more than `most` dB."""
+    worst = max(drops, key=lambda found: found.drop)
+    if worst.drop > most:
+        raise QualityError(
+            f"Quantization costs {worst.drop:.2f} dB on {worst.name} (from {worst.full:.2f} to "
+            f"{worst.quantized:.2f}), more than the {most:g} dB that are allowed.",
+            "Give more bits, train longer (--set quantize.steps=2000), or allow more.",
+        )

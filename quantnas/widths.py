@@ -1,0 +1,162 @@
+"""Which bits a quantization uses: given, as searched, or those that damage least within a limit."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from . import allocation, damage_plot, saliency, skeleton
+from .allocation import Costs, Damage, Options
+from .config import RunConfig, resolution
+from .errors import UsageError
+from .genotype import Genotype
+from .runs import to_json, write_text
+from .saliency import Saliency
+from .space import Precision, SearchSpace
+from .workspace import precision_of
+
+WEIGHTS = (2, 3, 4, 8)
+"""Bits to choose from."""
+INPUTS = (4, 8)
+"""The same for activations, where the limit counts BitOps."""
+UNITS = {"target_bitops": "BitOps", "target_size": "bytes", "average_bits": "bits per weight"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bits, and what they are predicted to do."""
+
+    precision: dict[str, Precision]
+    damage: dict[str, Damage]
+    """Of every slot, for its bits and the others that were thought of."""
+    saliency: Saliency
+
+    @property
+    def mse(self) -> float:
+        """Predicted mean squared error of the output before anything is made good."""
+        return sum(self.damage[name].at(width) for name, width in self.precision.items())
+
+
+def plan(
+    where: SearchSpace, found: Genotype, config: RunConfig, teacher: nn.Module, low: Tensor
+) -> Plan:
+    """Measure the float network on low (N, 3, H, W), predict, and choose where that is asked for.
+
+    Raises UsageError for a limit that no choice reaches.
+    """
+    measured = saliency.measure(teacher, low)
+    given = _options(where, found, config)
+    damage = allocation.predict(teacher, measured, low, given)
+    if config.quantize.budget is None:
+        precision = precision_of(where, found, config)
+    else:
+        precision = _allocate(where, found, config, given, damage)
+    return Plan(precision, damage, measured)
+
+
+def check(where: SearchSpace, found: Genotype, config: RunConfig) -> None:
+    """Raise UsageError, before anything is computed, for a limit that no choice reaches, and for
+    one beside bits that are given.
+    """
+    budget = config.quantize.budget
+    if budget is not None and config.bits is not None:
+        raise UsageError(
+            f"`bits` {config.bits} and a limit, `{budget}`, are both given.",
+            "Leave one of them out.",
+        )
+    if budget is not None:
+        given = _options(where, found, config)
+        free = {n: Damage(n, tuple(w), (0.0,) * len(w)) for n, w in given.items()}
+        _allocate(where, found, config, given, free)
+
+
+def _options(where: SearchSpace, found: Genotype, config: RunConfig) -> Options:
+    """What each slot may have; without a limit its own bits, and others to compare with."""
+    slots, ends = skeleton.slots(where), config.quantize.ends
+    inputs = INPUTS if config.quantize.target_bitops is not None else (config.act_bits,)
+    widths = [Precision(w, a) for a in inputs for w in WEIGHTS]
+    if config.quantize.budget is not None:
+        return allocation.options(slots, widths, ends)
+    precision = precision_of(where, found, config)
+    beside = {
+        name: {Precision(w, own.activations) for w in WEIGHTS} | {own}
+        for name, own in precision.items()
+    }
+    kept = allocation.options(slots, widths, ends)
+    return {
+        name: sorted(each, key=lambda p: (p.activations, p.weights))
+        if len(kept[name]) > 1
+        else (precision[name],)
+        for name, each in beside.items()
+    }
+
+
+def _allocate(
+    where: SearchSpace,
+    found: Genotype,
+    config: RunConfig,
+    given: Options,
+    damage: dict[str, Damage],
+) -> dict[str, Precision]:
+    costs, limit = _costs(where, found, config, given)
+    try:
+        return allocation.allocate(damage, costs, limit)
+    except UsageError as error:
+        name, least = str(config.quantize.budget), sum(min(each) for each in costs.values())
+        told = f"{least:,}"
+        if name == "average_bits":  # rounded up, so that what is named can be had
+            told = f"{math.ceil(1000 * least / _inner(where, found)) / 1000:g}"
+        raise UsageError(
+            f"No choice of bits is within {getattr(config.quantize, name):,.12g} {UNITS[name]}; "
+            f"the least is {told}.",
+            f"Give `{name}` at least that.",
+        ) from error
+
+
+def _costs(
+    where: SearchSpace, found: Genotype, config: RunConfig, given: Options
+) -> tuple[Costs, float]:
+    """What every option costs, and the limit, in the unit of the budget."""
+    slots, c = skeleton.slots(where), config.quantize
+    if c.target_bitops is not None:
+        size = resolution(c.at)
+        return allocation.bitops_costs(slots, found, given, where.scale, size), c.target_bitops
+    if c.target_size is not None:
+        return allocation.byte_costs(slots, found, given), c.target_size
+    assert c.average_bits is not None
+    return allocation.bit_costs(slots, found, given), c.average_bits * _inner(where, found)
+
+
+def _inner(where: SearchSpace, found: Genotype) -> int:
+    return allocation.inner_weights(skeleton.slots(where), found)
+
+
+def save(chosen: Plan, folder: Path) -> None:
+    """Write precision.json, damage.json, damage.md and plots/damage.png into a run folder."""
+    write_text(folder / "precision.json", to_json(chosen.precision))
+    rows = list(chosen.damage.values())
+    write_text(folder / "damage.json", to_json(rows))
+    head, *table = damage_plot.table(rows, chosen.precision)
+    lines = [head, ["---"] * len(head), *table]
+    write_text(folder / "damage.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    (folder / "plots").mkdir(exist_ok=True)
+    damage_plot.damage(rows, chosen.precision, folder / "plots" / "damage.png")
+
+
+def notes(chosen: Plan, worst: int = 6) -> Iterator[str]:
+    """Bits per layer and the predicted damage, for people to read before the training begins."""
+    names = defaultdict(list)
+    for name, width in chosen.precision.items():
+        names[f"w{width.weights}a{width.activations}"].append(name)
+    for bits, slots in sorted(names.items()):
+        few = ", ".join(slots) if len(slots) < 12 else f"{', '.join(slots[:10])}, ..."
+        yield f"  {bits}: {len(slots)} of {len(chosen.precision)} layers ({few})"
+    rows = sorted(chosen.damage.values(), key=lambda d: -d.at(chosen.precision[d.slot]))
+    shown = "  ".join(f"{d.slot} {d.at(chosen.precision[d.slot]):.1e}" for d in rows[:worst])
+    yield (
+        f"predicted output error of plain rounding: {chosen.mse:.1e} "
+        f"({damage_plot.psnr(chosen.mse):.1f} dB to float); most of it from: {shown}"
+    )

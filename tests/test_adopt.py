@@ -1,0 +1,266 @@
+"""Checks that weights from a file go through the rest of the chain as those of a trained run do."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from quantnas import (
+    adopt,
+    evaluate,
+    export,
+    foreign,
+    images,
+    network,
+    photographs,
+    pipeline,
+    runs,
+    searching,
+    space,
+    workspace,
+)
+from quantnas.cli.main import main
+from quantnas.config import QuantizeConfig, RunConfig, TrainConfig
+from quantnas.errors import DataError, UsageError
+from quantnas.runs import Run
+
+QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=2)
+RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
+
+
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    return int(end.value.code or 0)
+
+
+def same(a: Path, b: Path) -> bool:
+    one, two = load_file(a), load_file(b)
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """(name, space, genotype or None, settings) -> (a run that has only begun, its settings)."""
+    for kind, files in (("learn", images.bundled().train[:3]), ("held", images.bundled().held_out)):
+        for i, file in enumerate(files[:3]):
+            photo = images.read(file)[40:120, 60:200]
+            images.write(tmp_path / kind / f"{i}.png", photo)
+
+    def make(name: str, where, genotype=None, **more) -> tuple[Run, RunConfig]:
+        paths = [tmp_path / f"{where.name}.yaml", tmp_path / f"{where.name}.json"]
+        paths[0].write_text(space.to_yaml(where))
+        if genotype is not None:
+            paths[1].write_text(genotype.to_json())
+            more["genotype"] = str(paths[1])
+        data = {"data": str(tmp_path / "learn"), "eval_data": str(tmp_path / "held")}
+        config = RunConfig(str(paths[0]), quantize=QUICK, device="cpu", **{**data, **more})
+        run = Run(tmp_path / name)
+        workspace.begin(run, config, workspace.choose(config), runs.environment())
+        return run, config
+
+    return make
+
+
+@pytest.fixture
+def genotype(tiny, random_genotype):
+    return random_genotype(tiny, 3)
+
+
+@pytest.fixture
+def weights(tiny, genotype, tmp_path) -> Path:
+    """A float network of `tiny`, alone in a folder."""
+    path = tmp_path / "mine" / "net.safetensors"
+    path.parent.mkdir()
+    network.save(network.build(tiny, genotype, None), path, tiny)
+    return path
+
+
+def test_both_steps_say_where_the_weights_are_from(tiny, genotype, begin, weights):
+    run, config = begin("run", tiny, genotype, bits=4)
+    adopt.adopt(run, config, weights)
+    origin = {"adopted": str(weights), "sha256": export.sha256(weights)}
+    results = [run.result(step) for step in ("search", "train")]
+    assert all(origin.items() <= told.items() and told["seconds"] == 0 for told in results)
+    assert workspace.architecture(run) == (tiny, genotype)
+    assert same(run.weights("float"), weights)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_the_whole_chain_goes_on_from_there(tiny, genotype, begin, weights, bits):
+    run, config = begin("run", tiny, genotype, bits=bits)
+    adopt.adopt(run, config, weights)
+    for step in ("quantize", "export", "evaluate", "report"):
+        list(pipeline.STEPS[step](run, config))
+    net = network.build(tiny, genotype, None)
+    network.load(net, weights)
+    held_out = photographs.find(config.eval_data, 2)
+    scores = list(evaluate.score(evaluate.torch_upscaler(net), held_out, 2))
+    found = run.result("evaluate")["sets"]["held-out"]
+    assert found["float_mean"]["psnr"] == pytest.approx(evaluate.mean(scores).psnr)
+    page = (run.folder / "report.md").read_text()
+    assert page.count(f"adopted {weights}") == 2 and "share decided" not in page
+    widths = {row.weight_bits for row in workspace.quantized(run)[2].layers}
+    assert widths == ({4, 8} if bits else {c.weights for c in genotype.choices.values()})
+
+
+def test_every_command_takes_the_run(tiny, genotype, begin, weights, tmp_path, capsys):
+    run, config = begin("run", tiny, genotype, bits=4)
+    adopt.adopt(run, config, weights)
+    output = ("--output", tmp_path)
+    assert command("info", run.folder) == 0
+    capsys.readouterr()
+    assert command("evaluate", run.folder, "--json", *output) == 0
+    told = json.loads(capsys.readouterr().out)["models"]["run"]
+    assert told["what"] == f"float checkpoint {run.weights('float')}"
+    assert command("quantize", run.folder, "--bits", 2, *output) == 0
+    assert command("export", tmp_path / "quantize" / "run", *output) == 0
+    exported = tmp_path / "export" / "run"
+    assert command("report", exported) == 0
+    assert f"adopted {weights}" in (exported / "report.md").read_text()
+    assert command("info", exported, "--json") == 0
+    assert same(exported / "checkpoints" / "float.safetensors", weights)
+
+
+def test_quantizing_a_file_gives_what_quantizing_its_run_gives(
+    tiny, genotype, make_run, begin, tmp_path
+):
+    """`make_run` has the same genotype, and a float network of its own."""
+    source = make_run(tmp_path / "source")
+    ours, config = begin("ours", tiny, genotype, bits=4)
+    adopt.adopt(ours, config, source.weights("float"))
+    for run in (source, ours):
+        list(pipeline.quantize_step(run, config))
+    assert same(ours.weights("quantized"), source.weights("quantized"))
+
+
+def test_without_bits_it_is_what_a_training_of_no_steps_leaves(tiny, genotype, begin, weights):
+    ours, config = begin("ours", tiny, genotype)
+    adopt.adopt(ours, config, weights)
+    none = TrainConfig(start=str(weights), float_steps=0, qat_steps=0, patch=QUICK.patch)
+    theirs, config = begin("theirs", tiny, genotype, train=none)
+    shutil.copy(weights, theirs.weights("given"))
+    for step in ("search", "train"):
+        list(pipeline.STEPS[step](theirs, config))
+    for name in ("float", "trained"):
+        assert same(ours.weights(name), theirs.weights(name)), name
+
+
+# Weights of other projects
+
+
+def their_name(name: str) -> str:
+    """What the released RFDN calls a layer of ours."""
+    pairs = [(ours, theirs) for theirs, ours in foreign.LAYERS.items()]
+    cell, _, layer = name.partition("_")
+    return f"B{int(cell[4:]) + 1}.{dict(pairs[4:])[layer]}" if layer else dict(pairs[:4])[name]
+
+
+def test_a_released_rfdn_needs_no_genotype(begin, tmp_path):
+    where = dataclasses.replace(space.load("rfdn50", 2), channels=12, cells=2)
+    run, config = begin("run", where, bits=4)
+    tensors = {}
+    found = searching.known_genotype(where, None)
+    for name, conv in network.convolutions(network.build(where, found, None)).items():
+        tensors[f"{their_name(name)}.weight"] = conv.weight.detach().clone()
+        tensors[f"{their_name(name)}.bias"] = conv.bias.detach().clone()
+    save_file(tensors, tmp_path / "theirs.safetensors")
+    adopt.adopt(run, config, tmp_path / "theirs.safetensors")
+    net = network.build(where, found, None)
+    foreign.load(net, tmp_path / "theirs.safetensors")
+    assert workspace.architecture(run)[1] == found
+    network.save(net, tmp_path / "wanted.safetensors")
+    assert same(run.weights("float"), tmp_path / "wanted.safetensors")
+    assert adopt.space_of(tmp_path / "theirs.safetensors") is None
+
+
+def test_the_released_file_is_adopted_by_its_space(begin):
+    if not RELEASED.is_file():
+        pytest.skip(f"{RELEASED} is not there")
+    run, config = begin("run", space.load("rfdn50", 4), bits=2)
+    adopt.adopt(run, config, RELEASED)
+    assert (
+        sum(
+            conv.weight.numel() + conv.bias.numel()
+            for conv in network.convolutions(workspace.checkpoint(run, "float")[1]).values()
+        )
+        == 433_448
+    )
+
+
+# What is refused
+
+
+def unfinished(run: Run) -> bool:
+    return not (run.folder / "steps").exists() and not run.weights("float").exists()
+
+
+@pytest.mark.parametrize("kind", ["quantized", "trained"])
+def test_what_is_quantized_already_is_refused(tiny, genotype, begin, make_run, tmp_path, kind):
+    file = make_run(tmp_path / "source").weights(kind)
+    run, config = begin("run", tiny, genotype, bits=4)
+    with pytest.raises(UsageError, match="is already quantized") as told:
+        adopt.adopt(run, config, file)
+    assert told.value.remedy == "Give the float network." and unfinished(run)
+
+
+def test_open_choices_need_a_genotype(tiny, begin, weights):
+    run, config = begin("run", tiny, bits=4)
+    with pytest.raises(UsageError, match="leaves 8 choices open") as told:
+        adopt.adopt(run, config, weights)
+    assert "--genotype" in told.value.remedy and unfinished(run)
+
+
+def test_a_space_in_float_needs_bits(tiny, begin, weights, random_genotype):
+    edges = {kind: space.Edge(edge.ops, (32,)) for kind, edge in tiny.edges.items()}
+    where = dataclasses.replace(tiny, edges=edges)
+    found = random_genotype(where, 3)
+    network.save(network.build(where, found, None), weights, where)
+    run, config = begin("run", where, found)
+    with pytest.raises(UsageError, match="says nothing about bits"):
+        adopt.adopt(run, config, weights)
+    assert unfinished(run)
+
+
+@pytest.mark.parametrize("other", ["genotype", "space", "nothing", "damaged", "missing"])
+def test_a_file_that_does_not_fit_is_a_data_error(
+    tiny, genotype, begin, weights, random_genotype, other
+):
+    if other == "genotype":
+        network.save(network.build(tiny, random_genotype(tiny, 4), None), weights, tiny)
+    elif other == "space":
+        fixed = space.load("quicksrnet_small")
+        found = searching.known_genotype(fixed, None)
+        network.save(network.build(fixed, found, None), weights, fixed)
+    elif other == "nothing":
+        save_file({}, weights)
+    elif other == "damaged":
+        weights.write_bytes(weights.read_bytes()[:-7])
+    else:
+        weights.unlink()
+    run, config = begin("run", tiny, genotype, bits=4)
+    with pytest.raises(DataError, match=r"net\.safetensors") as told:
+        adopt.adopt(run, config, weights)
+    assert "--space" in told.value.remedy or other in ("damaged", "missing")
+    assert unfinished(run)
+
+
+# What a file says of its space
+
+
+def test_a_built_in_space_is_known_by_the_file(tmp_path):
+    where, path = space.load("espcn", 3), tmp_path / "a.safetensors"
+    net = network.build(where, searching.known_genotype(where, None), None)
+    network.save(net, path, where)
+    assert adopt.space_of(path) == ("espcn", 3)
+    network.save(net, path, dataclasses.replace(where, name="mine"))
+    assert adopt.space_of(path) is None
+    network.save(net, path)
+    assert adopt.space_of(path) is None
+    path.write_bytes(b"none")
+    with pytest.raises(DataError, match="Cannot read"):
+        adopt.space_of(path)

@@ -1,0 +1,326 @@
+"""Checks low-bit weights by least squares: against nearest rounding, and against lstsq."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from quantnas import closed_form, network, ops, quantize, skeleton, space
+from quantnas.conv import Conv2d, QuantConv2d
+from quantnas.genotype import uniform_precision
+from quantnas.quantizer import ActQuantizer, FloatTensor, WeightQuantizer
+from quantnas.space import Precision, Slot
+
+SPACES = ["basic", "edsr_baseline", "espcn", "fsrcnn", "imdn", "plain", "quicksrnet_small"]
+SPACES += ["rfdn", "rfdn48", "rfdn_small", "sesr_m5"]
+
+
+@pytest.fixture
+def couple(random_genotype):
+    """(space, bits) -> (rounded network with the weights of a float one, that one)."""
+
+    def build(where, bits: int):
+        genotype = random_genotype(where, 4)
+        teacher = network.build(where, genotype, None).eval()
+        net = network.build(where, genotype, uniform_precision(skeleton.slots(where), bits))
+        network.inherit(net, teacher)
+        return net, teacher
+
+    return build
+
+
+@pytest.fixture
+def blurred(pixels):
+    """As `pixels`, but smooth: neighbours and colours are correlated, as in photographs."""
+
+    def draw(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+        x = F.interpolate(pixels(count, 6, 6, seed), (height, width), mode="bilinear")
+        x = 0.5 * x + 0.5 * x.mean(1, keepdim=True)
+        return (x * 255).round() / 255
+
+    return draw
+
+
+@torch.no_grad()
+def outputs(net, low) -> dict[str, torch.Tensor]:
+    """Layer name -> what the convolution gives."""
+    found: dict[str, torch.Tensor] = {}
+    hooks = [
+        conv.register_forward_hook(lambda m, args, out, name=name: found.update({name: out}))
+        for name, conv in network.convolutions(net).items()
+    ]
+    net.eval()(low)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def error(net, teacher, low) -> float:
+    """Of what the last convolution gives: before skips, and before rounding to pixels."""
+    *_, found = outputs(net, low).values()
+    *_, wanted = outputs(teacher, low).values()
+    return (found - wanted).square().mean().item()
+
+
+def require_on_grid(net) -> None:
+    for name, conv in network.convolutions(net).items():
+        if conv.up == 1:
+            assert torch.allclose(conv.rounded_weight(), conv.weight, rtol=1e-5, atol=1e-7), name
+        q, zero = conv.integers()
+        factors, step = conv.factors(), conv.weight_quantizer.step
+        kernel = (q - zero) * step / (1 if factors is None else factors)
+        torch.testing.assert_close(kernel, conv.rounded_weight(), msg=name)
+
+
+def require_finite(net, low) -> None:
+    quantize.require_finite_outputs(net, low)
+    assert all(t.isfinite().all() for t in net.state_dict().values())
+
+
+# A whole network
+
+
+@pytest.mark.parametrize(("bits", "share"), [(2, 0.15), (3, 0.25), (4, 0.5), (8, 1.0)])
+def test_the_output_is_nearer_to_the_teachers(tiny, couple, blurred, bits, share):
+    net, teacher = couple(tiny, bits)
+    usual, low, other = copy.deepcopy(net), blurred(64, 16, 16), blurred(8, 12, 13, 7)
+    quantize.initialise(usual, low)
+    quantize.correct_biases(usual, teacher, low)
+    closed_form.improve(net, teacher, low)
+    assert error(net, teacher, other) < share * error(usual, teacher, other)
+
+
+def test_weights_lie_on_their_grids_and_means_are_those_of_the_teacher(tiny, couple, pixels):
+    for bits in (2, 4, 8):
+        net, teacher = couple(tiny, bits)
+        given, low = copy.deepcopy(teacher.state_dict()), pixels(4, 9, 8)
+        closed_form.improve(net, teacher, low)
+        require_on_grid(net)
+        found, wanted = outputs(net, low), outputs(teacher, low)
+        for name, conv in network.convolutions(net).items():
+            off = (found[name] - wanted[name]).mean((0, 2, 3)).abs()
+            assert (off <= 0.51 * conv.repeated(conv.bias_step()) + 1e-6).all(), name
+        assert all(torch.equal(v, given[k]) for k, v in teacher.state_dict().items())
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
+        assert not any(m._forward_hooks for m in teacher.modules())
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("name", SPACES)
+def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
+    where = dataclasses.replace(space.load(name, 2), channels=12, cells=1)
+    net, teacher = couple(where, bits)
+    usual, low = copy.deepcopy(net), blurred(8, 16, 17)
+    quantize.initialise(usual, low)
+    quantize.correct_biases(usual, teacher, low)
+    closed_form.improve(net, teacher, low)
+    require_finite(net, low)
+    require_on_grid(net)
+    assert error(net, teacher, low) < error(usual, teacher, low)
+    frozen = quantize.freeze(net)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(low), net(low), rtol=0, atol=1e-6)
+
+
+def test_the_spaces_have_every_skeleton():
+    assert {space.load(name).skeleton for name in SPACES} == {*skeleton.SKELETONS}
+
+
+# Operations
+
+
+def stack(name: str, signed: bool, bits: int = 3):
+    """(rounded stack with one operation in the middle, the same in float)."""
+    up = 2 if name.startswith("transposed") else 1
+    slot = Slot("body", 12, 12, 12, (name,), (Precision(bits, bits),), up=up)
+    shapes = [(3, 12, 3), (12 // up**2, 3, 3)]
+    source = ActQuantizer(8, step=1 / 255)
+    between = [FloatTensor(32, signed) for _ in range(2)]
+    precision = Precision(bits, bits)
+    nets = []
+    for form in ("rounded", "float"):
+
+        def conv(*shape, source=between[0], form=form, **kw):
+            if form == "float":
+                return Conv2d(*shape, **kw)
+            return QuantConv2d(*shape, precision=precision, source=source, **kw)
+
+        layers = [conv(*shapes[0], source=source), ops.build(name, conv, slot)]
+        rest = nn.PixelShuffle(up) if up > 1 else nn.Identity()
+        net = nn.Sequential(source, *layers, rest, conv(*shapes[1], source=between[1]))
+        for i, m in enumerate(m for m in net.modules() if isinstance(m, Conv2d)):
+            m.name = f"c{i}"
+        nets.append(net)
+    network.inherit(*nets)
+    return nets
+
+
+@pytest.mark.parametrize("name", ops.OPS)
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_operation_is_improved(pixels, name, signed):
+    net, teacher = stack(name, signed)
+    low = pixels(4, 9, 8)
+    closed_form.improve(net, teacher, low)
+    require_finite(net, low)
+    require_on_grid(net)
+
+
+def test_a_transposed_kernel_is_rounded_as_it_is(pixels):
+    net, teacher = stack("transposed9x9", signed=True)
+    with torch.no_grad():
+        for both in (net, teacher):  # octaves
+            network.convolutions(both)["c0"].weight.mul_(
+                torch.logspace(0, -2, 12)[:, None, None, None]
+            )
+    before = network.convolutions(net)["c1"].weight.clone()
+    closed_form.improve(net, teacher, pixels(4, 9, 8))
+    conv = network.convolutions(net)["c1"]
+    assert torch.equal(conv.weight, before) and conv.input_quantizer.octaves.any()
+    found = (conv.rounded_weight() - before) * conv.factors()
+    conv.weight_quantizer.calibrate(before * conv.factors())
+    best = (conv.rounded_weight() - before) * conv.factors()
+    torch.testing.assert_close(found, best)
+
+
+def strided(bits: int = 3, groups: int = 1):
+    """(rounded convolution with a stride on pixels, the same in float)."""
+    source, form = ActQuantizer(8, step=1 / 255), (6, 8, 3, groups, 2)
+    conv = QuantConv2d(*form, precision=Precision(bits, 8), source=source)
+    plain = Conv2d(*form)
+    conv.name = plain.name = "only"
+    nets = [nn.Sequential(source, c) for c in (conv, plain)]
+    network.inherit(*nets)
+    return nets
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_strided_convolution_is_improved(blurred, groups):
+    net, teacher = strided(groups=groups)
+    low = torch.cat([blurred(6, 15, 16), blurred(6, 15, 16, 1)], 1)
+    usual = copy.deepcopy(net)
+    quantize.initialise(usual, low)
+    quantize.correct_biases(usual, teacher, low)
+    closed_form.improve(net, teacher, low)
+    require_on_grid(net)
+    assert error(net, teacher, low) < 0.8 * error(usual, teacher, low)
+
+
+@pytest.mark.parametrize("name", ["conv3x3", "conv3x3_groups2", "separable3x3", "transposed9x9"])
+@pytest.mark.parametrize("how", ["dead channels", "black", "constant", "one pixel"])
+def test_nothing_becomes_no_number(pixels, name, how):
+    net, teacher = stack(name, signed=True)
+    low = pixels(2, 7, 6)
+    with torch.no_grad():
+        for both in (net, teacher):
+            for conv in list(network.convolutions(both).values())[:-1]:
+                if how == "dead channels":
+                    conv.weight[:2] = 0
+                    conv.bias[:2] = 0
+    low = {"black": low * 0, "constant": low * 0 + 0.2, "one pixel": low[:1, :, :1, :1]}.get(
+        how, low
+    )
+    closed_form.improve(net, teacher, low)
+    require_finite(net, low)
+    require_on_grid(net)
+    require_finite(quantize.freeze(net), low)
+
+
+def test_without_any_data_a_kernel_stays_what_it_was():
+    conv, low = single(8), torch.zeros(2, 4, 5, 5)
+    before = conv.weight.detach().clone()
+    closed_form.improve(holder(conv), holder(plain_of(conv)), low)
+    with torch.no_grad():
+        rounded = conv.weight_quantizer(before)
+    torch.testing.assert_close(conv.weight, rounded, rtol=0, atol=1e-6)
+    assert (conv.weight - before).abs().max() < 0.01
+
+
+# One convolution
+
+
+def holder(conv: Conv2d) -> nn.Module:
+    conv.name = "only"
+    return nn.Sequential(conv)
+
+
+def single(bits: int, activations: int = 8, groups: int = 1) -> QuantConv2d:
+    """A convolution that rounds its input of 4 channels."""
+    source, precision = FloatTensor(32, signed=True), Precision(bits, activations)
+    return QuantConv2d(4, 6, 3, groups, precision=precision, source=source)
+
+
+def plain_of(conv: QuantConv2d) -> Conv2d:
+    plain = Conv2d(4, 6, 3, conv.groups)
+    plain.weight.data.copy_(conv.weight)
+    plain.bias.data.copy_(conv.bias)
+    return plain
+
+
+def smooth(count: int = 6) -> torch.Tensor:
+    """(count, 4, 12, 12), neighbours and channels correlated."""
+    x = F.interpolate(torch.randn(count, 4, 6, 6), scale_factor=2, mode="bilinear")
+    return x + x.mean(1, keepdim=True) + 0.05 * torch.randn(count, 4, 12, 12)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("activations", [2, 4, 8])
+def test_before_it_is_rounded_a_kernel_is_the_solution_of_least_squares(
+    monkeypatch, activations, groups
+):
+    monkeypatch.setattr(closed_form, "RIDGE", 1e-9)
+    monkeypatch.setattr(closed_form, "_rounded", lambda kernel, *_: kernel)
+    conv, x = single(8, activations, groups), smooth()
+    teacher = plain_of(conv)
+    closed_form.improve(holder(conv), holder(teacher), x)
+    with torch.no_grad():
+        seen, wanted = conv.input_quantizer(x).double(), teacher(x).double()
+    columns = F.unfold(seen, 3, padding=1).transpose(1, 2).flatten(0, 1)
+    for g, rows in enumerate(columns.chunk(groups, 1)):
+        rows = torch.cat([rows, torch.ones(len(rows), 1)], 1)
+        out = wanted.chunk(groups, 1)[g].permute(0, 2, 3, 1).flatten(0, 2)
+        solution = torch.linalg.lstsq(rows, out).solution[:-1].T
+        found = conv.weight.chunk(groups)[g].detach().flatten(1).double()
+        torch.testing.assert_close(found, solution, rtol=2e-3, atol=2e-4)
+
+
+def test_the_kernel_is_that_of_the_teacher_whatever_it_was(monkeypatch):
+    monkeypatch.setattr(closed_form, "RIDGE", 1e-6)
+    conv, x = single(8), torch.randn(8, 4, 12, 12)
+    teacher = plain_of(conv)
+    conv.weight.data.normal_()
+    conv.bias.data.normal_()
+    closed_form.improve(holder(conv), holder(teacher), x)
+    with torch.no_grad():
+        wanted = teacher(x)
+        assert (conv(x) - wanted).square().mean() < 1e-3 * wanted.var()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_rounding_column_by_column_loses_less_than_to_the_nearest(bits):
+    columns = F.unfold(smooth(), 3, padding=1).transpose(0, 1).flatten(1)
+    gram = (columns @ columns.T / columns.shape[1]).double()
+    gram.diagonal().add_(0.01 * gram.diagonal().mean())
+    kernel = torch.randn(6, 36)
+    grid = WeightQuantizer(bits, 6)
+    grid.calibrate(kernel.view(6, 4, 3, 3))
+    ends = [t.detach().view(6, 1) for t in (grid.step, *grid.bounds())]
+    nearest = grid(kernel.view(6, 4, 3, 3)).detach().view(6, 36)
+    found = closed_form._rounded(kernel, gram, ends)
+    torch.testing.assert_close(grid(found.view(6, 4, 3, 3)).view(6, 36), found)
+
+    def lost(rounded: torch.Tensor) -> torch.Tensor:
+        off = (rounded - kernel).double()
+        return (off @ gram * off).sum(1)
+
+    assert lost(found).sum() < 0.7 * lost(nearest).sum()
+
+
+def test_without_correlations_it_rounds_to_the_nearest():
+    kernel, grid = torch.randn(6, 10), WeightQuantizer(3, 6)
+    grid.calibrate(kernel[:, :, None, None])
+    ends = [t.detach().view(6, 1) for t in (grid.step, *grid.bounds())]
+    found = closed_form._rounded(kernel, torch.rand(10).add(0.1).diag().double(), ends)
+    torch.testing.assert_close(found, grid(kernel[:, :, None, None])[:, :, 0, 0].detach())

@@ -1,0 +1,101 @@
+"""Checks what quantization costs: the numbers against the evaluation, and what is too much."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantnas import drop, evaluate, images, network, pipeline, workspace
+from quantnas.drop import Drop
+from quantnas.errors import DataError, QualityError
+
+FILES = images.bundled().held_out
+SMALL = Drop("set5", quantized=31.9, full=32.0, bicubic=28.0, photographs=5)
+LARGE = Drop("set14", quantized=27.5, full=28.0, bicubic=27.6, photographs=14)
+BETTER = Drop("mine", quantized=30.2, full=30.0, bicubic=28.0, photographs=1)
+
+
+def folder(path: Path, count: int) -> str:
+    for i, file in enumerate(FILES[:count]):
+        images.write(path / f"p{i}.png", images.read(file)[40:90, 60 : 121 + 8 * i])
+    return str(path)
+
+
+@pytest.fixture
+def run(make_run, tmp_path):
+    return make_run(tmp_path / "run", held_out=folder(tmp_path / "mine", 1))
+
+
+@pytest.fixture
+def config(run, tmp_path):
+    """Its settings, with a benchmark."""
+    found = workspace.load_config(run)
+    return dataclasses.replace(found, benchmarks=(folder(tmp_path / "set2", 2),))
+
+
+def test_it_is_what_the_evaluation_finds_later(run, config):
+    records = list(drop.measure(run, config))
+    assert [(r.phase, r.done, r.total) for r in records] == [
+        ("evaluate held-out", 1, 1),
+        ("evaluate set2", 1, 2),
+        ("evaluate set2", 2, 2),
+    ]
+    found = {row.name: row for row in drop.load(run)}
+    list(pipeline.evaluate_step(run, config))
+    later = run.result("evaluate")["sets"]
+    assert list(found) == list(later) == ["held-out", "set2"]
+    assert [row.photographs for row in found.values()] == [1, 2]
+    for name, row in found.items():
+        assert row.full == pytest.approx(later[name]["float_mean"]["psnr"])
+        assert row.bicubic == pytest.approx(later[name]["mean"]["bicubic_psnr"])
+        assert row.quantized == pytest.approx(later[name]["mean"]["psnr"], abs=0.05)
+        assert row.drop == pytest.approx(row.full - row.quantized) and row.drop != 0
+
+
+def test_a_network_that_is_spoilt_by_quantization_shows(run, config):
+    where, net, _ = workspace.quantized(run)
+    with torch.no_grad():
+        for conv in network.convolutions(net).values():
+            conv.bias.add_(0.5)
+    network.save(net, run.weights("quantized"), where)
+    list(drop.measure(run, config))
+    (held_out, _) = drop.load(run)
+    scored = evaluate.score(
+        evaluate.torch_upscaler(net), workspace.photographs_of(run, config).held_out, 2
+    )
+    assert held_out.quantized == pytest.approx(next(scored).psnr)
+    assert held_out.drop > 3 and held_out.below_bicubic
+    with pytest.raises(QualityError):
+        drop.require([held_out], 3)
+
+
+def test_what_is_not_there_is_a_data_error(run, config):
+    with pytest.raises(DataError, match=r"drop\.json is not there"):
+        drop.load(run)
+    run.weights("quantized").unlink()
+    with pytest.raises(DataError, match="'quantize' has not finished"):
+        list(drop.measure(run, config))
+    assert not (run.folder / drop.FILE).exists()
+
+
+def test_the_set_with_the_largest_drop_is_named():
+    with pytest.raises(QualityError, match=r"0\.50 dB on set14 .*more than the 0\.05 dB") as told:
+        drop.require([SMALL, LARGE, BETTER], 0.05)
+    assert told.value.exit_code == 5 and "more bits" in told.value.remedy
+
+
+@pytest.mark.parametrize("most", [0.51, 3, 100])
+def test_what_is_within_the_limit_passes(most):
+    drop.require([SMALL, LARGE, BETTER], most)
+
+
+def test_a_network_that_became_better_has_no_drop():
+    assert BETTER.drop == pytest.approx(-0.2)
+    drop.require([BETTER], 0)
+    with pytest.raises(QualityError):
+        drop.require([SMALL], 0)
+
+
+def test_bicubic_is_compared_with_the_quantized_network():
+    assert LARGE.below_bicubic and not SMALL.below_bicubic

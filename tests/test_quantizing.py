@@ -1,0 +1,264 @@
+"""Checks the quantization as a step of a run: what it leaves, stops, resumes and refuses."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from quantnas import baselines, images, network, phases, quantizing, train, workspace
+from quantnas.config import QuantizeConfig
+from quantnas.errors import DataError
+from quantnas.runs import Run, write_text
+
+QUICK = QuantizeConfig(steps=12, batch=2, patch=12, crops=4)
+METHODS = ["rtn", "minmax", "adaround", "gptq", "gpfq", "qronos"]
+LIMITS = ("bits", "average_bits", "target_size", "target_bitops")
+
+
+def photos(folder: Path, height: int = 80, width: int = 140) -> str:
+    for i, file in enumerate(images.bundled().train[:3]):
+        images.write(folder / f"{i}.png", images.read(file)[40 : 40 + height, 60 : 60 + width])
+    return str(folder)
+
+
+@pytest.fixture
+def begin(make_run, tmp_path):
+    """(name, settings) -> a run with a float network, and settings for the step.
+
+    The network gives more contrast than new ones do.
+    """
+
+    def make(name: str = "run", bits: int | None = None, act_bits: int = 8, **quantize):
+        run = make_run(tmp_path / name)
+        where, net, _ = workspace.checkpoint(run, "float")
+        with torch.no_grad():
+            for conv in network.convolutions(net).values():
+                conv.bias.uniform_(-0.1, 0.2, generator=torch.Generator().manual_seed(1))
+        network.save(net, run.weights("float"), where)
+        for made in ("steps/quantize.json", "precision.json", "checkpoints/quantized.safetensors"):
+            (run.folder / made).unlink()
+        config = dataclasses.replace(
+            workspace.load_config(run), bits=bits, act_bits=act_bits, device="cpu",
+            quantize=dataclasses.replace(QUICK, calib=photos(tmp_path / "mine"), **quantize),
+        )  # fmt: skip
+        return run, config
+
+    return make
+
+
+def same(a: Run, b: Run, name: str = "quantized") -> bool:
+    one, two = load_file(a.weights(name)), load_file(b.weights(name))
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+# What it leaves
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"bits": 2}, {"bits": 4, "act_bits": 4, "ends": 4}, {}, {"average_bits": 3.0},
+     {"target_size": 1700, "train": "lowrank:2"}, {"bits": 2, "train": "clip"},
+     {"bits": 2, "train": "none"}, {"bits": 2, "steps": 0}, {"bits": 3, "hold": 1.0, "blocks": 0.1},
+     {"bits": 2, "block_steps": 4, "train": "lowrank:1"}],
+    ids=str,
+)  # fmt: skip
+def test_every_way_leaves_a_network_and_what_was_reached(begin, how):
+    run, config = begin(**how)
+    records = list(quantizing.quantize_step(run, config))
+    found = run.result("quantize")
+    trains = how.get("train") != "none" and how.get("steps") != 0
+    first = next((name for name in LIMITS if name in how), None)
+    assert found["bits"] == (how["bits"] if first == "bits" else first or "as searched")
+    assert found["method"] == "saliency"
+    assert found["calibration"] == (
+        f"4 crops of 12x12 low-resolution pixels from {config.quantize.calib}"
+    )
+    assert (found["psnr_to_float_plain_rounding"] is None) == (first is None)
+    assert found["psnr_to_float"] >= found["psnr_to_float_before_training"] - 1e-3
+    assert found["photographs"]["used"] == 3
+    assert {r.phase for r in records} >= ({"saliency", "quantize"} if trains else {"saliency"})
+    assert ("quantize" in {r.phase for r in records}) == trains
+    assert ("blocks" in {r.phase for r in records}) == ("block_steps" in how)
+    (told,) = [r.notes for r in records if r.notes]
+    assert told[0].startswith("calibration: 4 crops") and "dB to float" in told[-1]
+    _, frozen, _ = workspace.quantized(run)  # the weights fit the bits in the folder
+    assert all(conv.weight.isfinite().all() for conv in network.convolutions(frozen).values())
+    plain = {name.rpartition(".")[2] for name in load_file(run.weights("quantized"))}
+    assert plain <= {"weight", "bias", "log2_step", "zero", "octaves"}
+    for name in ("damage.json", "damage.md", "plots/damage.png"):
+        assert (run.folder / name).is_file()
+
+
+def test_what_it_reports_is_what_its_network_gives(begin):
+    run, config = begin(bits=3)
+    list(quantizing.quantize_step(run, config))
+    _, frozen, _ = workspace.quantized(run)
+    where, teacher, _ = workspace.checkpoint(run, "float")
+    assert where.colours == 3
+    steps = quantizing._calibration(run, config, where)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
+    _, held, _ = end.value.value
+    low, _ = held.batch(0, 32)
+    with torch.no_grad():
+        error = (frozen(low).clamp(0, 1) - teacher(low).clamp(0, 1)).square().mean()
+    found = run.result("quantize")["psnr_to_float"]
+    assert found == pytest.approx(-10 * error.log10().item(), abs=1e-3)
+
+
+def test_a_start_that_retraining_spoils_is_kept(begin):
+    run, config = begin(bits=4, rate=100.0)
+    list(quantizing.quantize_step(run, config))
+    found = run.result("quantize")
+    before = found["psnr_to_float_before_training"]
+    assert found["psnr_to_float"] == pytest.approx(before, abs=1e-3)
+    other, untrained = begin("other", bits=4, train="none")
+    list(quantizing.quantize_step(other, untrained))
+    assert same(run, other) and not same(run, other, "float") is False
+
+
+def test_retraining_helps(begin):
+    run, config = begin(bits=2, steps=60)
+    list(quantizing.quantize_step(run, config))
+    found = run.result("quantize")
+    assert found["psnr_to_float"] > found["psnr_to_float_before_training"] + 0.2
+    assert found["psnr_to_float"] > found["psnr_to_float_plain_rounding"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_there_to_compare_with(begin, method):
+    if method in METHODS[3:]:
+        pytest.importorskip("brevitas")
+    run, config = begin(bits=3, method=method)
+    records = list(quantizing.quantize_step(run, config))
+    found = run.result("quantize")
+    assert found["method"] == method and "quantize" not in {r.phase for r in records}
+    before = found["psnr_to_float_before_training"]
+    assert found["psnr_to_float"] == pytest.approx(before, abs=1e-3)
+    assert (before == found["psnr_to_float_plain_rounding"]) == (method == "rtn")
+    workspace.quantized(run)
+    assert set(METHODS) == set(baselines.METHODS)
+
+
+# Time, interruption
+
+
+def test_it_ends_in_time_with_a_result(begin):
+    run, config = begin(bits=2, minutes=0.04, steps=1)
+    began = time.monotonic()
+    records = list(quantizing.quantize_step(run, config))
+    assert time.monotonic() - began < 2.4 + 3
+    steps = [r for r in records if r.phase == "quantize"]
+    assert len(steps) > 5 and steps[-1].done == steps[-1].total
+    found = run.result("quantize")
+    assert found["psnr_to_float"] >= found["psnr_to_float_before_training"] - 1e-3
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"bits": 2}, {}, {"average_bits": 3.0, "train": "lowrank:2", "hold": 1.0, "blocks": 0.1}]
+    + [{"bits": 2, "block_steps": 3, "hold": 1.0, "blocks": 0.1}],
+    ids=str,
+)
+@pytest.mark.parametrize("after", [4, 9])
+def test_closed_in_the_middle_it_ends_where_it_would_have(begin, how, after):
+    (whole, config), (cut, _) = begin("whole", **how), begin("cut", **how)
+    records = list(quantizing.quantize_step(whole, config))
+    progress = quantizing.quantize_step(cut, config)
+    for _ in range(after):
+        next(progress)
+    progress.close()
+    assert cut.result("quantize") is None and not cut.weights("quantized").exists()
+    rest = list(quantizing.quantize_step(cut, config))
+    if cut.path("metrics.jsonl").exists() and "block_steps" not in how:
+        assert len(rest) < len(records)
+    assert same(cut, whole) and same(cut, whole, "quantize_last")
+    for name in ("metrics.jsonl", "precision.json", "damage.json"):
+        assert (cut.folder / name).read_text() == (whole.folder / name).read_text()
+    results = [run.result("quantize") for run in (cut, whole)]
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+    assert not list(cut.folder.rglob("*.resume"))
+
+
+def test_killed_it_goes_on_from_the_last_saved_state(begin, monkeypatch):
+    (whole, config), (cut, _) = begin("whole", bits=2), begin("cut", bits=2)
+    list(quantizing.quantize_step(whole, config))
+    monkeypatch.setattr(phases, "SAVE_EVERY", 0.0)
+    progress = quantizing.quantize_step(cut, config)
+    while next(progress).phase != "quantize":
+        pass
+    for _ in range(5):
+        next(progress)
+    state = cut.resume_point("quantize").read_bytes()
+    progress.close()
+    cut.resume_point("quantize").write_bytes(state)  # of one step before
+    rest = list(quantizing.quantize_step(cut, config))
+    assert [r.done for r in rest if r.phase == "quantize"] == list(range(6, 13))
+    assert same(cut, whole)
+
+
+# Photographs
+
+
+def test_photographs_are_made_smaller_or_taken_as_they_are(begin, monkeypatch):
+    seen = {}
+    measure = train.measure
+
+    def spy(net, held, objective, count=32):
+        seen[reduce] = [pair.low.shape for pair in held.pairs]
+        return measure(net, held, objective, count)
+
+    monkeypatch.setattr(train, "measure", spy)
+    for reduce in (True, False):
+        run, config = begin(f"run{reduce}", bits=4, reduce=reduce)
+        list(quantizing.quantize_step(run, config))
+        told = run.result("quantize")["calibration"]
+        assert told.endswith(", taken as low resolution") != reduce
+    assert set(seen[True]) == {(40, 70, 3)} and set(seen[False]) == {(80, 140, 3)}
+
+
+def test_without_a_folder_they_are_those_of_the_run(begin):
+    run, config = begin(bits=4)
+    config = dataclasses.replace(config, quantize=QUICK)
+    list(quantizing.quantize_step(run, config))
+    found = run.result("quantize")
+    assert found["calibration"].endswith("from the bundled photographs")
+    assert found["photographs"]["used"] == len(images.bundled().train)
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [(float("nan"), "Layer 'cell0_fuse' has weights that are no finite numbers."),
+     (1e38, "What layer 'cell0_fuse' gives for a photograph is no finite number.")],
+)  # fmt: skip
+def test_a_network_that_is_no_number_is_refused_by_the_name_of_its_layer(begin, value, cause):
+    run, config = begin(bits=4)
+    where, net, _ = workspace.checkpoint(run, "float")
+    with torch.no_grad():
+        network.convolutions(net)["cell0_fuse"].weight.fill_(value)
+        network.convolutions(net)["cell0_fuse"].bias.fill_(3e38)
+    network.save(net, run.weights("float"), where)
+    with pytest.raises(DataError) as told:
+        list(quantizing.quantize_step(run, config))
+    assert told.value.cause == cause and "rain the network again" in told.value.remedy
+    assert run.result("quantize") is None and not run.weights("quantized").exists()
+    assert not (run.folder / "precision.json").exists()
+
+
+def test_damaged_settings_of_the_folder_do_not_matter_to_a_finished_step(begin):
+    """What was measured is read from the result, not from the log."""
+    run, config = begin(bits=4)
+    list(quantizing.quantize_step(run, config))
+    row = json.loads((run.folder / "steps" / "quantize.json").read_text())
+    write_text(run.folder / "metrics.jsonl", "")
+    assert run.result("quantize") == row

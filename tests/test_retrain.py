@@ -1,0 +1,352 @@
+"""Checks partial retraining: what may learn, at which rates, and what holds it back."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from quantnas import network, quantize, retrain, saliency, skeleton, train
+from quantnas.config import QuantizeConfig
+from quantnas.conv import QuantConv2d
+from quantnas.genotype import searched_precision, uniform_precision
+
+
+@pytest.fixture
+def couple(tiny, random_genotype, pixels):
+    """bits (none = as searched) -> (rounded network with fitted grids, its float teacher)."""
+
+    def build(bits: int | None = 2, cells: int = 2):
+        where = dataclasses.replace(tiny, cells=cells)
+        found = random_genotype(where, 4)
+        slots = skeleton.slots(where)
+        precision = uniform_precision(slots, bits) if bits else searched_precision(found)
+        teacher = network.build(where, found, None).eval()
+        net = network.build(where, found, precision)
+        network.inherit(net, teacher)
+        quantize.initialise(net, pixels(4))
+        return net, teacher
+
+    return build
+
+
+class Chain(nn.Module):
+    """Cells of a 1x1 convolution each: 3 -> 2 -> 3 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.Conv2d(3, 2, 1), nn.Conv2d(2, 3, 1)])
+
+    def forward(self, x):
+        for cell in self.cells:
+            x = cell(x)
+        return x
+
+
+def learning(net) -> set[str]:
+    return {name for name, p in net.named_parameters() if p.requires_grad}
+
+
+# What may learn
+
+
+@pytest.mark.parametrize(
+    "what", ["weights", "clip", "none", "lowrank:1", "lowrank:16", "lowrank", "lowrank:0", "low",
+             "lowrank:-1", "lowrank:1.5", "lowrank:8 ", "Weights", "all", ""],
+)  # fmt: skip
+def test_the_settings_allow_what_can_be_parsed(what):
+    try:
+        rank = retrain.parse(what)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"weights, clip, none or lowrank:8 \(any rank\)"):
+            QuantizeConfig(train=what)
+    else:
+        assert rank == (int(what[8:]) if what.startswith("lowrank") else None)
+        assert QuantizeConfig(train=what).train == what
+
+
+def test_all_that_is_not_fixed_learns_with_the_weights(couple):
+    net, _ = couple()
+    before = learning(net)
+    retrain.free(net, "weights")
+    assert learning(net) == before and "view.seen.log2_step" not in before
+    convs = {name for name, m in net.named_modules() if isinstance(m, QuantConv2d)}
+    assert {f"{name}.weight" for name in convs} | {f"{name}.bias" for name in convs} <= before
+
+
+def test_grids_alone_learn_with_clip(couple):
+    net, _ = couple()
+    before = learning(net)
+    retrain.free(net, "clip")
+    assert learning(net) == {n for n in before if n.rpartition(".")[2] in ("log2_step", "zero")}
+    assert any("weight_quantizer" in n for n in learning(net))
+    assert any("input_quantizer" in n for n in learning(net))
+
+
+def test_kernels_change_by_thin_matrices_with_lowrank(couple):
+    net, _ = couple()
+    before = learning(net)
+    shapes = {m.name: m.weight.shape for m in net.modules() if isinstance(m, QuantConv2d)}
+    retrain.free(net, "lowrank:3")
+    now = learning(net)
+    others = {n for n in before if not n.endswith(".weight")}
+    assert {n for n in now if "parametrizations" not in n} == others
+    assert not [n for n in now if n.endswith("original")]
+    thin = sum(p.numel() for n, p in net.named_parameters() if n in now - others)
+    assert thin == sum(3 * (shape[0] + shape[1:].numel()) for shape in shapes.values())
+
+
+def test_lowrank_starts_as_no_change_and_merges_into_plain_kernels(couple, pixels):
+    (net, _), low = couple(), pixels(2, 6, 5, 3)
+    plain, before = copy.deepcopy(net), net.eval()(low)
+    kernels = {name: c.weight.detach().clone() for name, c in network.convolutions(net).items()}
+    retrain.free(net, "lowrank:2")
+    assert torch.equal(net(low), before)
+    ups = [p for name, p in net.named_parameters() if name.endswith(".up")]
+    assert len(ups) == len(kernels)
+    with torch.no_grad():
+        for up in ups:
+            up.normal_(0, 0.1)
+    learned = net(low)
+    assert not torch.equal(learned, before)
+    retrain.merge(net)
+    assert torch.equal(net(low), learned)
+    plain.load_state_dict(net.state_dict())  # the same names and shapes
+    assert torch.equal(plain.eval()(low), learned)
+    for name, conv in network.convolutions(net).items():
+        assert type(conv) is QuantConv2d
+        change = (conv.weight - kernels[name]).detach().flatten(1)
+        least = torch.linalg.svdvals(change)[2:]
+        assert change.norm() > 0 and (least < 1e-5 * change.norm()).all(), name
+
+
+def test_to_merge_without_lowrank_changes_nothing(couple, equal_states):
+    net, _ = couple()
+    before = copy.deepcopy(net.state_dict())
+    retrain.merge(net)
+    assert equal_states(net.state_dict(), before)
+
+
+# How fast
+
+
+@pytest.mark.parametrize("what", ["weights", "lowrank:2"])
+def test_the_relative_change_of_a_kernel_does_not_depend_on_its_size(couple, pixels, what):
+    changes, low = [], pixels(2)
+    for factor in (1, 100):
+        net, teacher = couple(4)
+        conv = list(network.convolutions(net).values())[2]
+        with torch.no_grad():
+            conv.weight.mul_(factor)
+        torch.manual_seed(1)
+        retrain.free(net, what)
+        state = retrain.start(net, teacher, low, 1e-2)
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        kernel = conv.weight.detach().clone()
+        for _ in range(3):  # of a product, the first one has no size
+            state.optimizer.step()
+        changes.append(((conv.weight - kernel).square().mean().sqrt() / kernel.std()).item())
+    assert changes[0] == pytest.approx(changes[1], rel=1e-3)
+    assert 1e-3 < changes[0] < 0.2
+
+
+def test_every_tensor_has_a_rate_in_its_own_units(couple, pixels):
+    net, teacher = couple(4)
+    low = pixels(2)
+    retrain.free(net, "weights")
+    groups = retrain.start(net, teacher, low, 0.5).optimizer.param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert len(rates) == len(learning(net)) == len(groups)
+    conv = net.head[0]
+    deviation = teacher.head(teacher.view(low)[1]).std().item()
+    wanted = {
+        conv.weight: 0.5 * conv.weight.std().item(),
+        conv.bias: 0.5 * 0.3 * deviation,
+        conv.weight_quantizer.log2_step: 0.5 * 0.3,
+        net.deep.zero: 0.5 * 2,
+    }
+    for tensor, rate in wanted.items():
+        assert rates[id(tensor)] == pytest.approx(rate)
+
+
+def test_kernels_of_one_weight_and_of_zeros_have_a_rate():
+    assert retrain.LowRank(torch.ones(1, 1, 1, 1), 2).spread == pytest.approx(0.5**0.5)
+    assert retrain.LowRank(torch.zeros(2, 3, 1, 1), 2).spread > 0
+
+
+# What holds it back
+
+
+def test_hold_is_the_weighted_squared_change_and_pulls_towards_the_float_weights(couple, pixels):
+    net, teacher = couple(2)
+    found = saliency.measure(teacher, pixels(2), 1)
+    kernels = {n: c.weight.detach().clone() for n, c in network.convolutions(teacher).items()}
+    with torch.no_grad():
+        for conv in network.convolutions(net).values():
+            conv.weight.add_(0.02 * torch.randn_like(conv.weight))
+    hold = retrain.Hold(net, found, kernels, 3.0)
+    wanted, changes, pulled = 0.0, {}, {}
+    for name, conv in network.convolutions(net).items():
+        changes[name] = conv.rounded_weight().detach() - kernels[name]
+        wanted += (found.weights[name].double() * changes[name].double() ** 2).sum().item()
+    assert hold().item() == pytest.approx(3 * wanted, rel=1e-4)
+    hold().backward()
+    for name, conv in network.convolutions(net).items():
+        pull = 6 * found.weights[name] * changes[name]
+        free = conv.weight.grad != 0  # others are beyond the ends of their grid
+        pulled[name] = free.flatten()
+        torch.testing.assert_close(conv.weight.grad[free], pull[free], rtol=1e-4, atol=1e-12)
+    assert torch.cat([*pulled.values()]).float().mean() > 0.5
+
+
+def test_blocks_is_the_error_that_the_cells_are_predicted_to_make(pixels):
+    net, teacher, low = Chain(), Chain(), pixels(2, 3, 4)
+    gains = [torch.tensor([0.5, 2.0]), torch.tensor([1.0, 0.0, 3.0])]
+    blocks = retrain.Blocks(net, teacher, gains, 0.7)
+    net(low), teacher(low)
+    total = 0.0
+    ours, theirs = low, low
+    for k, gain in enumerate(gains):
+        ours, theirs = net.cells[k](ours), teacher.cells[k](theirs)
+        total += sum(
+            g.item() * (ours[:, c] - theirs[:, c]).square().mean().item()
+            for c, g in enumerate(gain)
+        )
+    assert blocks().item() == pytest.approx(0.7 * total**0.5, rel=1e-5)
+    blocks.close()
+    net(2 * low), teacher(3 * low)
+    assert blocks().item() == pytest.approx(0.7 * total**0.5, rel=1e-5), "it sees no more"
+
+
+def test_gains_of_a_linear_network_are_known(pixels):
+    net = Chain()
+    first, last = retrain.gains(net, pixels(2, 3, 4), draws=200)
+    wanted = net.cells[1].weight.square().sum((0, 2, 3)) / 3  # of three outputs
+    torch.testing.assert_close(first, wanted.detach(), rtol=0.1, atol=0)
+    torch.testing.assert_close(last, torch.full((3,), 1 / 3))
+
+
+def test_gains_are_the_squared_jacobian(couple, pixels):
+    (_, teacher), low = couple(), pixels(2, 3, 4)
+    wanted = []
+    for cell in teacher.cells:
+        shift = torch.zeros(1, 8, 3, 4)
+        total = torch.zeros(8)
+        for image in low.split(1):
+
+            def shifted(z, cell=cell, image=image):
+                handle = cell.register_forward_hook(lambda m, args, out: out + z)
+                out = teacher(image)
+                handle.remove()
+                return out.flatten()
+
+            jacobian = torch.autograd.functional.jacobian(shifted, shift)
+            total += jacobian.square().sum((0, 1, 3, 4)) / (len(jacobian) * len(low))
+        wanted.append(total)
+    found = retrain.gains(teacher, low, draws=60)
+    for mine, exact in zip(found, wanted, strict=True):
+        assert (mine - exact).norm() < 0.15 * exact.norm()
+    assert not any(cell._forward_hooks for cell in teacher.cells)
+
+
+@pytest.fixture
+def penalty(couple, pixels):
+    """(hold, blocks) -> what is added to the loss, its networks, and the loss, at the start."""
+
+    def build(hold: float, blocks: float, of=None):
+        net, teacher = couple(2) if of is None else of
+        low = pixels(2, 6, 6)
+        objective = train.Objective(quantize.teacher_target(teacher))
+        with torch.no_grad():
+            loss = objective(net.eval()(low), low, low).item()
+        found = saliency.measure(teacher, low, 1)
+        config = QuantizeConfig(hold=hold, blocks=blocks)
+        context = retrain.penalty(net, teacher, found, low, objective, config)
+        return context, (net, teacher), low, loss
+
+    return build
+
+
+def test_hold_begins_as_its_share_of_the_loss(penalty):
+    context, _, _, loss = penalty(0.25, 0)
+    with context as added:
+        assert added is not None and added().item() == pytest.approx(0.25 * loss, rel=1e-4)
+
+
+def test_both_parts_are_added(penalty):
+    context, nets, low, loss = penalty(0.25, 0.1)
+    with context as added:
+        for net in nets:
+            net(low)
+        watched = [net.cells[0]._forward_hooks for net in nets]
+        assert added().item() > 0.25 * loss and all(watched)
+    assert not any(watched), "closed, it watches no more"
+
+
+def test_nothing_is_added_without_weights_or_without_cells(penalty, pixels):
+    with penalty(0, 0)[0] as added:
+        assert added is None
+    alone = nn.Conv2d(3, 3, 1)
+    context = retrain.penalty(
+        alone, alone, saliency.Saliency({}, {}), pixels(1), train.Objective(),
+        QuantizeConfig(blocks=1.0),
+    )  # fmt: skip
+    with context as added:
+        assert added is None
+
+
+# Cell after cell
+
+
+def cell_errors(net, teacher, low, gains) -> list[float]:
+    blocks = retrain.Blocks(net, teacher, gains, 1.0)
+    with torch.no_grad():
+        net.eval()(low), teacher(low)
+    pairs = zip(blocks.ours.outputs, blocks.theirs.outputs, gains, strict=True)
+    blocks.close()
+    return [retrain.predicted(a, b, g).item() for a, b, g in pairs]
+
+
+@pytest.mark.parametrize("what", ["weights", "lowrank:2", "clip"])
+def test_reconstruction_brings_the_cells_nearer_and_touches_nothing_else(couple, pixels, what):
+    (net, teacher), low = couple(2), pixels(8, 8, 8)
+    gains = retrain.gains(teacher, low)
+    before, errors = copy.deepcopy(net), cell_errors(net, teacher, low, gains)
+    retrain.free(net, what)
+    records = list(retrain.reconstruct(net, teacher, low, 30, 1e-2))
+    assert records == [(i + 1, 60) for i in range(60)]
+    retrain.merge(net)
+    now = cell_errors(net, teacher, low, gains)
+    assert all(b < (0.98 if what == "clip" else 0.8) * a for a, b in zip(errors, now, strict=True))
+    old = before.state_dict()
+    changed = {name for name, t in net.state_dict().items() if not torch.equal(t, old[name])}
+    assert changed and all(name.startswith("cells.") for name in changed)
+    if what == "clip":
+        assert not [name for name in changed if name.endswith((".weight", ".bias"))]
+
+
+def test_a_network_without_cells_has_nothing_to_reconstruct(pixels):
+    net = nn.Conv2d(3, 3, 1)
+    assert list(retrain.reconstruct(net, net, pixels(1), 5, 0.1)) == []
+
+
+# All together
+
+
+@pytest.mark.parametrize("what", ["weights", "lowrank:4", "clip"])
+def test_training_what_is_free_follows_the_teacher_better(couple, halves, what):
+    net, teacher = couple(2)
+    learn, _ = halves
+    objective = train.Objective(quantize.teacher_target(teacher))
+    with torch.no_grad():
+        for conv in network.convolutions(net).values():
+            conv.weight_quantizer.log2_step.sub_(1)  # so that clip, too, has something to do
+    rate = 0.1 if what == "clip" else 0.01
+    retrain.free(net, what)
+    state = retrain.start(net, teacher, learn.batch(0, 8)[0], rate)
+    before = train.measure(net, learn, objective)
+    schedule = train.Schedule(40, 4, rate, check=10, warmup=2)
+    list(train.fit(state, learn, learn, schedule, objective))
+    assert train.measure(net, learn, objective) > before + 1
