@@ -57,8 +57,9 @@ for command in (
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit.
 
-    0 ok, 1 unexpected, 2 usage, 3 data, 4 verification, 6 a search that diverged (its last sound
-    state is kept), 130 interrupted with the state saved.
+    0 ok, 1 unexpected, 2 usage, 3 data, 4 verification, 5 a result worse than was asked for (it is
+    kept), 6 a search that diverged (its last sound state is kept), 130 interrupted with the state
+    saved.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments

@@ -217,4 +217,4 @@ def _tell(target: Any, chosen: Any) -> None:
             console.say(f"warning: worse than bicubic on {found.name}; use more bits", target)
     if chosen.quantize.max_drop is not None:
         drop.require(drops, chosen.quantize.max_drop)
-    console.next_commands(f"export {target.folder}", f"report {target.folder}")
+    console.next_commands(f"export {target.folder}")

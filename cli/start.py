@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quantnas import space
 from quantnas.config import BUDGETS, RunConfig
 from quantnas.errors import UsageError
+from quantnas.genotype import Genotype
 from quantnas.runs import Run
+from quantnas.space import SearchSpace
 
 from . import options
 
@@ -30,8 +33,8 @@ def fresh(
     given = None
     if verb in ("run", "quantize") and used.quantize.method in SOLVERS:
         baselines.require()
-    if verb == "quantize" and source is not None:
-        widths.check(*workspace.architecture(source), used)
+    if verb in ("run", "quantize"):
+        widths.check(*_architecture(source, used), used)
     if verb in ("train", "run"):
         training.require_teacher(used)
         given = training.given_weights(used, source)
@@ -43,6 +46,17 @@ def fresh(
     if given is not None:
         shutil.copyfile(given, run.weights("given"))
     return run
+
+
+def _architecture(source: Run | None, config: RunConfig) -> tuple[SearchSpace, Genotype | None]:
+    """The space, and the genotype as far as it is known by now."""
+    from quantnas import searching, workspace
+
+    if source is not None:
+        return workspace.architecture(source)
+    where = space.load(config.space, config.scale)
+    given = None if config.genotype is None else Path(config.genotype)
+    return where, searching.known_genotype(where, given)
 
 
 def begun(
@@ -106,7 +120,7 @@ def adopted(
 
     Without a space among the flags it is the one that the file names.
     """
-    from quantnas import adopt, searching, space, widths
+    from quantnas import adopt
     from quantnas.settings import settled
 
     named = adopt.space_of(weights)
@@ -118,11 +132,6 @@ def adopted(
             f"{weights} does not say which network its weights are of.",
             "Give --space, and --genotype where the space leaves choices open.",
         )
-    where = space.load(chosen.space, chosen.scale)
-    given = None if chosen.genotype is None else Path(chosen.genotype)
-    found = searching.known_genotype(where, given)
-    if found is not None:
-        widths.check(where, found, chosen)
     run = fresh("quantize", output, name, chosen)
     try:
         adopt.adopt(run, settled(chosen), weights)

@@ -35,7 +35,7 @@ def adopt(run: Run, config: RunConfig, weights: Path) -> None:
     where = space.load(str(run.folder / "space.yaml"))
     found = _genotype(run, where)
     nets = {"float": _read(weights, where, found)}
-    if config.bits is None:
+    if config.bits is None and config.quantize.budget is None:
         nets["trained"] = _rounded(run, config, where, found, nets["float"])
     for name, net in nets.items():
         network.save(net, run.weights(name), where)

@@ -7,6 +7,7 @@ widths near a target; here a limit is kept, whatever it counts.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import cost
+from .conv import Conv2d
 from .errors import UsageError
 from .genotype import Genotype, kept_precision
 from .network import convolutions
@@ -91,8 +93,8 @@ def _input_changes(
     found: dict[str, dict[int, Tensor]] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(conv: nn.Module, args: tuple[Tensor]) -> None:
-            found[name] = {bits: _input_change(args[0], bits) for bits in widths[name]}
+        def hook(conv: Any, args: tuple[Tensor]) -> None:
+            found[name] = {bits: _input_change(conv, args[0], bits) for bits in widths[name]}
 
         return hook
 
@@ -103,19 +105,24 @@ def _input_changes(
     return found
 
 
-def _input_change(x: Tensor, bits: int) -> Tensor:
-    """(c_in,), the mean squared change of x (N, c_in, H, W) by rounding.
+def _input_change(conv: Conv2d, x: Tensor, bits: int) -> Tensor:
+    """(c_in,), the mean squared change of x (N, c_in, H, W), what the convolution reads.
 
-    Images lie on the grid of pixels; other grids are signed where x has negative values.
+    Images lie on the grid of pixels. Other grids are signed where x has negative values, and have
+    octaves where that is better.
     """
     if bits == 32:
         return x.new_zeros(x.shape[1])
+    gains, signed = conv.input_gains(), bool((x < 0).any())
+    grids = [ActQuantizer(bits, signed), ActQuantizer(bits, signed, channels=x.shape[1])]
+    if bits == 8:
+        grids.append(ActQuantizer(8, step=1 / 255))
     changes = []
-    for step in (None, 1 / 255) if bits == 8 else (None,):
-        grid = ActQuantizer(bits, bool((x < 0).any()) and step is None, step).to(x)
+    for grid in grids:
+        grid.to(x).spread(x, gains)
         grid.calibrate(x)
         changes.append((grid(x) - x).square().mean((0, 2, 3)))
-    return min(changes, key=lambda change: float(change.sum()))
+    return min(changes, key=lambda change: float((change * gains).sum()))
 
 
 def bitops_costs(

@@ -173,8 +173,8 @@ class QuantizeConfig:
     """Crops per step."""
     patch: int = 32
     """Side of a crop, low-resolution pixels."""
-    rate: float = 1e-2
-    """Adam, cosine to 0: change per step, as a share of a kernel's standard deviation."""
+    rate: float = 2e-2
+    """Adam, cosine to 0: change per step, as a share of the distance between a kernel's levels."""
     crops: int = 32
     """Crops for saliency, grids and least squares."""
     calib: str | None = None
@@ -208,8 +208,10 @@ class QuantizeConfig:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"`{given[0]}` and `{given[1]}` are both given; one is enough")
-        for name in (*given, *(n for n in ("minutes", "max_drop") if getattr(self, n) is not None)):
-            _require(self, 1e-3, name)
+        bounds = {"minutes": 1e-3, "max_drop": 0.0, **dict.fromkeys(given, 1e-3)}
+        for name, least in bounds.items():
+            if getattr(self, name) is not None:
+                _require(self, least, name)
         if not re.fullmatch(r"weights|clip|none|lowrank:[1-9]\d*", self.train):
             raise ValueError(
                 f"`train` is '{self.train}', it must be weights, clip, none or lowrank:8 (any rank)"

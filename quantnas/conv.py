@@ -45,6 +45,11 @@ class Conv2d(nn.Conv2d):
         """(channels of the weight,) -> (channels of the output,)"""
         return values.repeat_interleave(self.up**2) if self.up > 1 else values
 
+    def input_gains(self) -> Tensor:
+        """(c_in,), squared norms of the weights that read a channel."""
+        squares = self.weight.detach().square().sum((2, 3))
+        return squares.unflatten(0, (self.groups, -1)).sum(1).flatten()
+
     def apply_kernel(self, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         """This convolution with other numbers in it."""
         stride = self.stride[0]
@@ -130,6 +135,7 @@ class QuantConv2d(Conv2d):
             return cast(Tensor, self.weight_quantizer(self.weight))
         return cast(Tensor, self.weight_quantizer(self.weight * f) / f)
 
+    @torch.no_grad()
     def integers(self) -> tuple[Tensor, Tensor]:
         """(q, zero points) of the weight that runs in integers, as `WeightQuantizer.integers`."""
         f = self.factors()
@@ -139,8 +145,7 @@ class QuantConv2d(Conv2d):
     def spread(self, x: Tensor) -> None:
         """Choose the octaves of its own grid, if it has one, for the input x (N, c_in, H, W)."""
         if self.input_quantizer is not None:
-            gains = self.weight.square().sum((2, 3)).unflatten(0, (self.groups, -1)).sum(1)
-            self.input_quantizer.spread(x, gains.flatten())
+            self.input_quantizer.spread(x, self.input_gains())
 
     def bias_step(self) -> Tensor:
         """(c_out,), the value of one unit of the int32 accumulator."""

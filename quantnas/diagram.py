@@ -117,9 +117,8 @@ def _face(bits: int) -> Colour:
 
 def _ink(face: Colour) -> Colour:
     """The colour of text that is read on `face`."""
-    if isinstance(face, str):
-        return INK
-    return "white" if 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] < 0.48 else INK
+    dark = not isinstance(face, str) and 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] < 0.48
+    return "white" if dark else INK
 
 
 def _op(name: str) -> str:

@@ -67,8 +67,12 @@ def require(drops: Sequence[Drop], most: float) -> None:
     """Raise QualityError, naming the worst set, when quantization costs more than `most` dB."""
     worst = max(drops, key=lambda found: found.drop)
     if worst.drop > most:
+        digits = next((n for n in range(2, 9) if round(worst.drop, n) > most), 9)
+        lost, full, left = (
+            f"{value:.{digits}f}" for value in (worst.drop, worst.full, worst.quantized)
+        )
         raise QualityError(
-            f"Quantization costs {worst.drop:.2f} dB on {worst.name} (from {worst.full:.2f} to "
-            f"{worst.quantized:.2f}), more than the {most:g} dB that are allowed.",
+            f"Quantization costs {lost} dB on {worst.name} (from {full} to {left}), more than the "
+            f"{most:g} dB that are allowed.",
             "Give more bits, train longer (--set quantize.steps=2000), or allow more.",
         )

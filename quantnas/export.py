@@ -144,6 +144,7 @@ TRANSLATE: dict[Any, Callable[..., Value]] = {
 """Function of the traced network -> (graph, name, *arguments, **keywords) -> Value."""
 
 
+@torch.no_grad()
 def translate(network: nn.Module) -> Graph:
     """The network's graph; input "lr", output "sr", float32 in [0, 1], any height and width."""
     traced = Tracer().trace(network)

@@ -9,7 +9,7 @@ from .space import Slot
 
 
 class Filling(Protocol):
-    """What a skeleton is made of; every kind of network brings its own three."""
+    """What a skeleton is made of; every kind of network brings its own four."""
 
     def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
         """The module of a slot: (N, c_in, H, W) on the grid of `source` -> (N, c_out, H', W')."""

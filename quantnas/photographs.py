@@ -162,14 +162,22 @@ def split(
     return tuple(photo for photo in ordered if photo not in held_out), held_out
 
 
-def require_apart(held_out: Iterable[Photograph], learned: Collection[Path], why: str) -> None:
-    """Raise DataError for files to evaluate on that are among those `learned`, and `why` so."""
+def require_apart(
+    held_out: Iterable[Photograph],
+    learned: Collection[Path],
+    why: str,
+    option: str = "--eval-data",
+) -> None:
+    """Raise DataError for files to evaluate on that are among those `learned`, and `why` so.
+
+    option: where other photographs can be given.
+    """
     both = [photo.high for photo in held_out if photo.high.resolve() in learned]
     if both:
         raise DataError(
             f"{counted(len(both), 'photograph')} to evaluate on {'are' if both[1:] else 'is'} "
             f"{why} ({both[0]}).",
-            "Give --eval-data a folder of other photographs.",
+            f"Give {option} a folder of other photographs.",
         )
 
 

@@ -48,8 +48,8 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 class _FakeQuantizeTensor(torch.autograd.Function):
-    """The same for one step and one zero point, both (): lo = -zero, hi = top - zero, in half the
-    time.
+    """The same for one zero point and one step, or one for every channel, (C, 1, 1): lo = -zero,
+    hi = top - zero, in half the time.
     """
 
     @staticmethod
@@ -67,8 +67,13 @@ class _FakeQuantizeTensor(torch.autograd.Function):
         t, q, step = ctx.saved_tensors
         _, wants_step, wants_zero, _ = ctx.needs_input_grad
         g_x = torch.ops.aten.hardtanh_backward(g, t, *ctx.ends)
-        g_step = _dot(g, q) - _dot(g_x, t) if wants_step else None
-        g_zero = (g_x.sum() - g.sum()) * step if wants_zero else None
+        g_step = g_zero = None
+        if wants_step and step.dim() == 0:
+            g_step = _dot(g, q) - _dot(g_x, t)
+        elif wants_step:
+            g_step = (g * q).addcmul_(g_x, t, value=-1).sum_to_size(step.shape)
+        if wants_zero:
+            g_zero = ((g_x - g).sum_to_size(step.shape) * step).sum()
         return g_x, g_step, g_zero, None
 
 
@@ -87,11 +92,9 @@ class ActQuantizer(nn.Module):
 
     x (any shape) -> same shape. Signed data have a zero point, which is learned too. `step` given
     = a fixed grid (pixels: 1/255). With `channels`, x is (N, channels, H, W), and the step of a
-    channel is the common one times 2^octave, for integers `octaves` that a convolution behind
-    multiplies into its kernel.
+    channel is the common one times 2^octave, which a convolution behind multiplies into its kernel;
+    the octaves are learned too.
     """
-
-    octaves: Tensor | None
 
     def __init__(
         self,
@@ -103,13 +106,13 @@ class ActQuantizer(nn.Module):
         super().__init__()
         self.bits, self.signed, self.fixed = bits, signed, step is not None
         self.top = 2**bits - 1
-        learned = step is None
         log2 = torch.log2(torch.tensor(1 / 64 if step is None else step))
-        self.log2_step = nn.Parameter(log2, requires_grad=learned)
+        self.log2_step = nn.Parameter(log2, requires_grad=not self.fixed)
         zero = torch.tensor(2.0 ** (bits - 1) if signed else 0.0)
-        self.zero = nn.Parameter(zero, requires_grad=learned and signed)
-        octaves = None if channels is None else torch.zeros(channels)
-        self.register_buffer("octaves", octaves)
+        self.zero = nn.Parameter(zero, requires_grad=signed and not self.fixed)
+        self.octaves = None if channels is None else nn.Parameter(torch.zeros(channels))
+        self.gains: Tensor | None = None
+        """(channels,), of what reads them, where `spread` was told: how much their errors count."""
 
     @property
     def factors(self) -> Tensor | None:
@@ -137,8 +140,9 @@ class ActQuantizer(nn.Module):
         if self.octaves is not None:
             ranges = x.abs().pow(6).mean((0, 2, 3)).pow(1 / 6)
             f = (ranges.clamp_min(1e-12) ** 6 / gains.clamp_min(1e-12)).pow(1 / 8).log2()
-            octaves = (f - f.max()).round().clamp_min(-OCTAVES)
+            octaves = (f - f.max()).clamp_min(-OCTAVES)
             self.octaves.copy_(torch.where(ranges > 0, octaves, 0))
+            self.gains = gains
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Integers (lo, hi), each ()."""
@@ -147,16 +151,18 @@ class ActQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         f = self.factors
-        y = x if f is None else x / f
-        y = _FakeQuantizeTensor.apply(y, self.step, -self.bounds()[0], self.top)
-        return y if f is None else y * f
+        step = self.step if f is None else self.step * f
+        return _FakeQuantizeTensor.apply(x, step, -self.bounds()[0], self.top)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         """Set step and zero point for the least squared error on x; a fixed grid stays."""
         if not self.fixed:
-            x = x if self.factors is None else x / self.factors
-            step, zero = activation_grid(x, self.bits, self.signed)
+            f, weights = self.factors, None
+            if f is not None:
+                x = x / f
+                weights = None if self.gains is None else self.gains[:, None, None] * f.square()
+            step, zero = activation_grid(x, self.bits, self.signed, weights)
             self.log2_step.copy_(torch.log2(step))
             self.zero.copy_(zero)
 
@@ -215,18 +221,20 @@ class WeightQuantizer(nn.Module):
 
 
 def activation_grid(
-    x: Tensor, bits: int, signed: bool, candidates: int = 60, sample: int = 20_000
+    x: Tensor, bits: int, signed: bool, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(step, zero), each (), with the least squared rounding error of x.
+    """(step, zero), each (), with the least squared rounding error of x, or of 20,000 parts of it.
 
-    Signed data: both ends of the range shrink, the lower one in four stages. x may lie on another
-    grid already. No candidate is a simple fraction of its range: otherwise many values lie
-    half-way between two levels, where the last bit of a float decides.
+    weights: of the errors, broadcast against x. Signed data: both ends of the range shrink, the
+    lower one in four stages. x may lie on another grid already. No candidate is a simple fraction
+    of its range: otherwise many values lie half-way between two levels, where the last bit of a
+    float decides.
     """
-    x = x.detach().flatten()
-    x = x[:: max(1, x.numel() // sample)]
+    stride = max(1, x.numel() // 20_000) | 1  # odd: places of all kinds
+    weights = (x.new_ones(()) if weights is None else weights).expand_as(x).flatten()[::stride]
+    x = x.detach().flatten()[::stride]
     top = 2**bits - 1
-    shrink = torch.linspace(1.0007, 0.05, candidates, device=x.device)
+    shrink = torch.linspace(1.0007, 0.05, 60, device=x.device)
     high, low = x.max().clamp_min(0) * shrink, torch.zeros_like(shrink)
     if signed:
         high, low = high[::2], x.min().clamp_max(0) * shrink.new_tensor([1.0003, 0.7, 0.45, 0.25])
@@ -234,18 +242,16 @@ def activation_grid(
     steps = ((high - low) / top).clamp_min(1e-6 / top)
     zeros = (-low / steps).round().clamp(0, top)
     s, z = steps[:, None], zeros[:, None]
-    error = (torch.maximum(torch.minimum((x / s).round(), top - z), -z) * s - x).square().mean(1)
-    best = error.argmin()
+    error = torch.maximum(torch.minimum((x / s).round(), top - z), -z) * s - x
+    best = (error.square() * weights).mean(1).argmin()
     return steps[best], zeros[best]
 
 
-def weight_grid(
-    rows: Tensor, bits: int, candidates: int = 9, sample: int = 256
-) -> tuple[Tensor, Tensor]:
+def weight_grid(rows: Tensor, bits: int, candidates: int = 9) -> tuple[Tensor, Tensor]:
     """(step, zero), each (c_out,), of least squared error for the rows (c_out, n) of a kernel.
 
     Below 8 bits both ends of the range are searched; at 8 bits one symmetric end. The error is
-    that of about `sample` weights of a long row, the range that of all.
+    that of about 256 weights of a long row, the range that of all.
     """
     rows = rows.detach()
     shrink = torch.linspace(1.0, 0.3, candidates, device=rows.device)
@@ -260,7 +266,7 @@ def weight_grid(
         high, low = high * pairs[:, :1], low * pairs[:, 1:]
         step = ((high - low) / top).clamp_min(1e-6)
         zero = (-low / step).round().clamp(0, top)
-    rows = rows[:, :: max(1, rows.shape[1] // sample)]
+    rows = rows[:, :: max(1, rows.shape[1] // 256)]
     s, z = step[..., None], zero[..., None]
     q = torch.maximum(torch.minimum((rows / s).round(), top - z), -z)
     best = (q * s - rows).square().sum(-1).argmin(0, keepdim=True)
@@ -268,9 +274,7 @@ def weight_grid(
 
 
 @contextmanager
-def calibrating(
-    network: nn.Module, fixed_only: bool = False, weights: bool = True
-) -> Iterator[None]:
+def calibrating(net: nn.Module, fixed_only: bool = False, weights: bool = True) -> Iterator[None]:
     """While this is open, every quantizer fits its grid to the first thing that it is given.
 
     The first: a supernet's 8-bit edges round on the grid of their source once more. With
@@ -286,7 +290,7 @@ def calibrating(
     kinds = (ActQuantizer, WeightQuantizer) if weights else ActQuantizer
     hooks = [
         m.register_forward_pre_hook(fit)
-        for m in network.modules()
+        for m in net.modules()
         if isinstance(m, kinds) and not (fixed_only and m.log2_step.requires_grad)
     ]
     try:

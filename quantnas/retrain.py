@@ -20,7 +20,8 @@ from .train import Objective, State, set_rate
 
 BIAS, STEP, ZERO = 0.3, 0.3, 2.0
 """Rates of biases (in deviations of the output), of log2 of steps and of zero points (in levels),
-as multiples of the rate of weights (in deviations of the kernel)."""
+as multiples of the rate of weights (in deviations of the kernel); for all of a layer alike they
+are smaller the finer its levels are."""
 
 
 class LowRank(nn.Module):
@@ -58,7 +59,7 @@ def free(net: nn.Module, what: str) -> None:
     """
     rank = parse(what)
     for name, parameter in net.named_parameters():
-        grid = name.endswith(("log2_step", "zero"))
+        grid = name.endswith(("log2_step", "zero", "octaves"))
         parameter.requires_grad_(parameter.requires_grad and (what != "clip" or grid))
     if rank is not None:
         for conv in convolutions(net).values():
@@ -84,13 +85,24 @@ def start(net: nn.Module, teacher: nn.Module, low: Tensor, rate: float) -> State
 
 def _adam(net: nn.Module, spreads: dict[str, float], rate: float) -> optim.Adam:
     """For all that learns; spreads: layer name -> deviation of what the convolution gives."""
+    units = {m: _unit(conv) for conv in convolutions(net).values() for m in conv.modules()}
+    usual = sum(units.values()) / max(1, len(units))
     groups = []
     for module in net.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                factor = _factor(module, name, parameter, spreads)
+                factor = units.get(module, usual) * _factor(module, name, parameter, spreads)
                 groups.append({"params": [parameter], "lr": rate * factor, "factor": factor})
     return optim.Adam(groups, fused=True)
+
+
+def _unit(conv: Conv2d) -> float:
+    """The distance between two levels of the kernel, in its deviations: 1 at 2 bits, about."""
+    if not isinstance(conv, QuantConv2d) or conv.weight.numel() < 2:
+        return 1.0
+    factors = conv.factors()
+    kernel = conv.weight if factors is None else conv.weight * factors
+    return min(1.0, (conv.weight_quantizer.step.mean() / kernel.std().clamp_min(1e-8)).item())
 
 
 def reconstruct(

@@ -71,9 +71,9 @@ def _explained(cls: type, problem: Any, source: str) -> UsageError:
     if problem["type"] in ("missing", "missing_argument"):
         return UsageError(f"{source}: the key '{where}' is missing.", "Add it.")
     reason = problem["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
-    if problem["type"] == "value_error":  # several keys that do not fit together
+    if problem["type"] == "value_error":  # of a dataclass itself
         place = f"'{where}': " if where else ""
-        return UsageError(f"{source}: {place}{reason.rstrip('.')}.", "Change one of them.")
+        return UsageError(f"{source}: {place}{reason.rstrip('.')}.", "Change that.")
     return UsageError(
         f"{source}: '{where}' cannot be {problem['input']!r}.", f"{reason.rstrip('.')}."
     )

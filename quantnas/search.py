@@ -105,13 +105,7 @@ class State:
 
     def parts(self) -> dict[str, Stateful]:
         """What a checkpoint holds."""
-        return {
-            "net": self.net,
-            "by_weight": self.by_weight,
-            "by_alpha": self.by_alpha,
-            "price": self.price,
-            "checks": self.checks,
-        }
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -224,11 +218,9 @@ class Searching:
         """The genotype now: the most probable pairs, within the target where there is one."""
         picks = None
         if self.config.target_bitops is not None:
+            choices = supernet.choices(self.net).items()
             with torch.no_grad():
-                tables = {
-                    name: a.log_table().double().cpu().numpy()
-                    for name, a in supernet.choices(self.net).items()
-                }
+                tables = {n: a.log_table().double().cpu().numpy() for n, a in choices}
             costs = {name: t.double().cpu().numpy() for name, t in self.bitops.items()}
             picks = budget.decide(tables, costs, self.config.target_bitops)
         return supernet.decide(self.net, self.space.name, picks)

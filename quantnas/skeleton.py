@@ -1,6 +1,6 @@
 """SKELETONS: the macro-architectures, each written once; and whether a space fits its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
@@ -58,6 +58,13 @@ def slots(space: SearchSpace) -> tuple[Slot, ...]:
             f"Skeleton '{space.skeleton}' wants exactly {', '.join(sorted(wanted))}"
             f"{_difference(wanted, set(space.edges))}.",
         )
+    _require_known(space)
+    found = tuple(make_slots(space))
+    _require_fitting(space, found)
+    return found
+
+
+def _require_known(space: SearchSpace) -> None:
     for name, edge in space.edges.items():
         for i, op in enumerate(edge.ops):
             if op not in ops.OPS:
@@ -65,8 +72,10 @@ def slots(space: SearchSpace) -> tuple[Slot, ...]:
                     f"Space '{space.name}': 'edges.{name}.ops.{i}' cannot be '{op}'.",
                     f"Use {', '.join(ops.OPS)}.",
                 )
-    found = tuple(make_slots(space))
-    for slot in found:
+
+
+def _require_fitting(space: SearchSpace, slots: Sequence[Slot]) -> None:
+    for slot in slots:
         for i, op in enumerate(slot.ops):
             try:
                 ops.shapes(op, slot)
@@ -76,7 +85,6 @@ def slots(space: SearchSpace) -> tuple[Slot, ...]:
                     f"edge {slot.name}: {error}.",
                     "Change `channels`, or leave the operation out.",
                 ) from error
-    return found
 
 
 def _difference(wanted: set[str], given: set[str]) -> str:

@@ -22,6 +22,9 @@ from .patches import Patches
 CLIP = 1.0
 """Norm to which gradients are cut."""
 
+LOGS = ("log2_step", "octaves")
+"""Ends of the names of what is learned as a logarithm: steps of grids."""
+
 Loss = Literal["l1", "charbonnier"]
 LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": F.l1_loss,
@@ -182,7 +185,7 @@ def groups(parameters: Iterable[tuple[str, nn.Parameter]], lr: float) -> list[di
     """Parameter groups: steps of rounding learn faster than weights, zero points faster still."""
     found: dict[float, list[nn.Parameter]] = {1.0: [], 4.0: [], 20.0: []}
     for name, p in parameters:
-        factor = 20.0 if name.endswith("zero") else 4.0 if name.endswith("log2_step") else 1.0
+        factor = 20.0 if name.endswith("zero") else 4.0 if name.endswith(LOGS) else 1.0
         found[factor].append(p)
     return [{"params": ps, "lr": lr * f, "factor": f} for f, ps in found.items() if ps]
 

@@ -59,10 +59,9 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
 
     Two right implementations round a value in a thousand or less differently, and where inner
     activations have 4 bits or fewer, one such step can become several in the output. So a few
-    values beyond 2 steps are allowed. Deep networks are less stable: one value rounded the other
-    way may change all behind it, and no two programs agree. A file beyond the limits is compared
-    with what the network's own arithmetic noise does, and may differ by twice as much, but by no
-    less than 30 dB.
+    values beyond 2 steps are allowed. In deep networks one value rounded the other way may change
+    all behind it, and no two programs agree. A file beyond the limits is compared with what the
+    network's own arithmetic noise does, and may differ by twice as much, but have 30 dB at least.
 
     Raises VerificationError when the file does not load at the default optimisation level, when
     more than one value in ten thousand differs by more than 2 steps or the whole lies below 55 dB

@@ -57,9 +57,9 @@ def plan(
     return Plan(precision, damage, measured)
 
 
-def check(where: SearchSpace, found: Genotype, config: RunConfig) -> None:
+def check(where: SearchSpace, found: Genotype | None, config: RunConfig) -> None:
     """Raise UsageError, before anything is computed, for a limit that no choice reaches, and for
-    one beside bits that are given.
+    one beside bits that are given. Without a genotype, only the second can be known.
     """
     budget = config.quantize.budget
     if budget is not None and config.bits is not None:
@@ -67,7 +67,7 @@ def check(where: SearchSpace, found: Genotype, config: RunConfig) -> None:
             f"`bits` {config.bits} and a limit, `{budget}`, are both given.",
             "Leave one of them out.",
         )
-    if budget is not None:
+    if budget is not None and found is not None:
         given = _options(where, found, config)
         free = {n: Damage(n, tuple(w), (0.0,) * len(w)) for n, w in given.items()}
         _allocate(where, found, config, given, free)

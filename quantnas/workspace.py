@@ -157,7 +157,7 @@ def _check_calibration(
             "Give larger photographs, or make the crops smaller with --set quantize.patch=...",
         )
     learned = {photo.high.resolve() for photo in photos}
-    photographs.require_apart(measured, learned, f"in {config.calib} too")
+    photographs.require_apart(measured, learned, f"in {config.calib} too", "--calib")
 
 
 def _check_patches(
@@ -254,7 +254,7 @@ def require_bits(where: space.SearchSpace, bits: int | None) -> None:
     if where.is_float and bits is None:
         raise UsageError(
             f"Space '{where.name}' is searched in float: it says nothing about bits.",
-            "Give --bits 8, 4, 3 or 2.",
+            "Give --bits 8, 4, 3 or 2, or a limit, as --average-bits 3.",
         )
 
 

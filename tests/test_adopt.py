@@ -134,7 +134,7 @@ def test_quantizing_a_file_gives_what_quantizing_its_run_gives(
     ours, config = begin("ours", tiny, genotype, bits=4)
     adopt.adopt(ours, config, source.weights("float"))
     for run in (source, ours):
-        list(pipeline.quantize_step(run, config))
+        list(pipeline.STEPS["quantize"](run, config))
     assert same(ours.weights("quantized"), source.weights("quantized"))
 
 

@@ -164,10 +164,26 @@ def single(kernel: int = 3) -> tuple[nn.Module, Saliency]:
     return conv, Saliency({"only": torch.ones_like(conv.weight)}, {"only": torch.ones(3)})
 
 
+def fitted(x, conv: Conv2d, bits: int, signed: bool, spread: bool) -> ActQuantizer:
+    """A grid for what the convolution reads; with `spread` its channels have octaves."""
+    grid = ActQuantizer(bits, signed, channels=x.shape[1] if spread else None)
+    grid.spread(x, conv.weight.square().sum((0, 2, 3)))
+    grid.calibrate(x)
+    return grid
+
+
+@pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_damage_is_that_of_the_grids_a_rounded_network_gets(signed):
+def test_the_damage_is_that_of_the_grids_a_rounded_network_gets(signed, spread):
+    """Octaves help where channels differ; where their ranges are the same, one step is better."""
     conv, found = single()
     x = torch.randn(4, 3, 16, 16)
+    if spread:
+        x *= torch.tensor([8.0, 1, 0.1])[:, None, None]
+    else:
+        x[..., 0, 0] = 5
+        with torch.no_grad():
+            conv.weight.mul_(torch.tensor([8.0, 1, 0.1])[:, None, None])
     x = nn.functional.leaky_relu(x, 0.05) if signed else x.relu()
     widths = [Precision(w, a) for w in (2, 3, 4, 8, 32) for a in (3, 4, 8, 32)]
     damage = allocation.predict(conv, found, x, {"only": widths})["only"]
@@ -179,8 +195,7 @@ def test_the_damage_is_that_of_the_grids_a_rounded_network_gets(signed):
             weights.calibrate(conv.weight)
             wanted += (weights(conv.weight) - conv.weight).square().sum().item()
         if width.activations < 32:
-            inputs = ActQuantizer(width.activations, signed)
-            inputs.calibrate(x)
+            inputs = fitted(x, conv, width.activations, signed, spread)
             wanted += (inputs(x) - x).square().mean((0, 2, 3)).sum().item()
         assert damage.at(width) == pytest.approx(wanted, rel=1e-4, abs=1e-12)
 

@@ -196,14 +196,16 @@ def test_settings_win_in_the_order_base_file_set_flag(tmp_path):
     [("2.0G", 2e9), ("500m", 5e8), ("3k", 3e3), ("1T", 1e12), ("12345", 12345), ("2e9", 2e9),
      (".5G", 5e8), ("2.g", 2e9)],
 )  # fmt: skip
-def test_bitops_are_numbers_with_a_suffix(text, value):
-    assert options.bitops(text) == value
+def test_limits_are_numbers_with_a_suffix(text, value):
+    assert options.number(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1G", "1GB", "two", "nan", "inf", "1e999", "0.0M"])
-def test_other_bitops_are_an_error_that_names_the_form(text):
+def test_other_limits_are_an_error_that_names_the_form(text):
     with pytest.raises(UsageError, match=r"2\.0G"):
-        options.bitops(text)
+        options.number(text)
+    with pytest.raises(UsageError, match="--target-size cannot be"):
+        options.number(text, "--target-size")
 
 
 def test_the_options_of_a_search_are_settings(here, monkeypatch):

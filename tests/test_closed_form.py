@@ -83,14 +83,22 @@ def require_finite(net, low) -> None:
 # A whole network
 
 
-@pytest.mark.parametrize(("bits", "share"), [(2, 0.15), (3, 0.25), (4, 0.5), (8, 1.0)])
-def test_the_output_is_nearer_to_the_teachers(tiny, couple, blurred, bits, share):
-    net, teacher = couple(tiny, bits)
+def gain(net, teacher, blurred) -> float:
+    """The error on other pixels, as a share of what nearest rounding leaves."""
     usual, low, other = copy.deepcopy(net), blurred(64, 16, 16), blurred(8, 12, 13, 7)
     quantize.initialise(usual, low)
     quantize.correct_biases(usual, teacher, low)
     closed_form.improve(net, teacher, low)
-    assert error(net, teacher, other) < share * error(usual, teacher, other)
+    return error(net, teacher, other) / error(usual, teacher, other)
+
+
+@pytest.mark.parametrize(("bits", "share"), [(2, 0.15), (3, 0.25), (4, 0.5)])
+def test_the_output_is_nearer_to_the_teachers(tiny, couple, blurred, bits, share):
+    assert gain(*couple(tiny, bits), blurred) < share
+
+
+def test_with_8_bits_it_is_a_little_nearer_on_average(tiny, couple, blurred):
+    assert sum(gain(*couple(tiny, 8), blurred) for _ in range(3)) < 3 * 0.99
 
 
 def test_weights_lie_on_their_grids_and_means_are_those_of_the_teacher(tiny, couple, pixels):
@@ -108,7 +116,7 @@ def test_weights_lie_on_their_grids_and_means_are_those_of_the_teacher(tiny, cou
         assert not any(m._forward_hooks for m in teacher.modules())
 
 
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SPACES)
 def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
     where = dataclasses.replace(space.load(name, 2), channels=12, cells=1)

@@ -58,6 +58,9 @@ def test_a_network_that_is_spoilt_by_quantization_shows(run, config):
     with torch.no_grad():
         for conv in network.convolutions(net).values():
             conv.bias.add_(0.5)
+        for name, p in net.named_parameters():
+            if name.endswith("log2_step") and p.requires_grad:
+                p.add_(1)  # room for that
     network.save(net, run.weights("quantized"), where)
     list(drop.measure(run, config))
     (held_out, _) = drop.load(run)
@@ -83,6 +86,15 @@ def test_the_set_with_the_largest_drop_is_named():
     with pytest.raises(QualityError, match=r"0\.50 dB on set14 .*more than the 0\.05 dB") as told:
         drop.require([SMALL, LARGE, BETTER], 0.05)
     assert told.value.exit_code == 5 and "more bits" in told.value.remedy
+
+
+def test_a_small_drop_is_told_with_enough_digits():
+    close = Drop("set5", quantized=31.9988, full=32.0, bicubic=28.0, photographs=5)
+    told = r"costs 0\.0012 dB on set5 \(from 32\.0000 to 31\.9988\), more than the 0\.001 dB"
+    with pytest.raises(QualityError, match=told):
+        drop.require([close], 0.001)
+    with pytest.raises(QualityError, match=r"costs 0\.001 dB .*than the 0 dB"):
+        drop.require([close], 0)
 
 
 @pytest.mark.parametrize("most", [0.51, 3, 100])

@@ -51,14 +51,14 @@ def export_network(where, genotype, precision, low, folder, change=None, settle=
 
 @torch.no_grad()
 def round_steps(net) -> None:
-    """Steps that are powers of two, so that float arithmetic has nothing to round.
+    """Steps and factors that are powers of two, so that float arithmetic has nothing to round.
 
     Zero points of carried tensors become even: half-way between two levels, ONNX Runtime's sums of
     integers round to an even level with the zero point, QuantizeLinear to one without.
     """
     for name, p in net.named_parameters():
-        if name.endswith("log2_step"):
-            p.copy_(p.round())
+        if name.endswith(("log2_step", "octaves")):
+            p.round_()
     for grid in net.modules():
         if isinstance(grid, ActQuantizer):
             if grid.octaves is None:

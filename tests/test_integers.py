@@ -146,7 +146,7 @@ def frozen(random_genotype, pixels):
             for name, p in net.named_parameters():
                 if p.requires_grad:
                     p.add_(torch.randn_like(p) * (0.6 if name.endswith("zero") else 0.03))
-            for name, octaves in net.named_buffers():
+            for name, octaves in net.named_parameters():
                 if name.endswith("octaves"):
                     octaves.add_(torch.randint_like(octaves, -2, 2))
         return quantize.freeze(net.double())

@@ -25,7 +25,7 @@ LAYERS = [
     {"ends", "distillation", "rfdn"},
     {"conv", "basic", "edsr", "imdn", "rfdn_deploy", "rfdn_published", "plain"}
     | {"photographs", "board"},
-    {"skeleton", "train", "store", "equalise", "onnx_layers"},
+    {"skeleton", "train", "store", "onnx_layers"},
     {"supernet"},
     {"network", "cost"},
     {"objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}

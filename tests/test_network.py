@@ -15,6 +15,7 @@ from quantnas.genotype import Choice, searched_precision
 from quantnas.quantizer import ActQuantizer, WeightQuantizer
 from quantnas.space import Edge, Precision
 
+MANY = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))]
 VARIANTS = list(itertools.product(("factorised", "joint"), ("none", "adq", "adadm")))
 
 
@@ -68,7 +69,7 @@ def require_equal(net, rounded, *images, least=0.02) -> None:
             assert wanted.std() > least
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", MANY)
 @pytest.mark.parametrize("name", ["tiny", "apart"])
 @pytest.mark.parametrize(("probabilities", "deviation"), VARIANTS)
 def test_the_network_computes_what_the_supernet_does(
@@ -100,9 +101,9 @@ def test_the_published_networks_compute_what_their_supernets_do(
     low = pixels(1, 15, 16, seed)
     net, rounded = decided_pair(where, low, how)
     require_equal(net, rounded, low, least=0)
-    octaves = [b for n, b in rounded.named_buffers() if n.endswith("octaves")]
+    octaves = [b for n, b in rounded.named_parameters() if n.endswith("octaves")]
     assert (octaves or name == "plain") and not any(b.any() for b in octaves)
-    assert not any(n.endswith("octaves") for n, _ in net.named_buffers())
+    assert not any(n.endswith("octaves") for n, _ in net.named_parameters())
 
 
 @pytest.mark.parametrize("relaxation", ["direct", "authors"])

@@ -42,6 +42,7 @@ def same_weights(a: Path, b: Path) -> bool:
 def test_the_run_folder_holds_what_the_documentation_says(done):
     files = "config.yaml env.json space.yaml genotype.json precision.json model.onnx report.json"
     files += " report.md metrics.jsonl log.txt plots/architecture.png plots/crop.png"
+    files += " damage.json damage.md plots/damage.png"
     assert [name for name in files.split() if not (done / name).is_file()] == []
     report = json.loads((done / "report.json").read_text())
     rows = report["evaluate"]["sets"]["held-out"]["file"]
@@ -56,7 +57,15 @@ def test_evaluation_is_done_on_photographs_that_were_not_learned_from(done):
     assert not set(found.train) & set(found.held_out)
 
 
-@pytest.mark.parametrize(("bits", "inner"), [(2, 8), (3, 8), (4, 8), (8, 8), (4, 4), (2, 3)])
+@pytest.mark.parametrize(
+    ("bits", "inner"),
+    [
+        (2, 8),
+        (8, 8),
+        (3, 4),
+        *(pytest.param(*widths, marks=pytest.mark.slow) for widths in ((3, 8), (4, 8), (2, 3))),
+    ],
+)
 def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys, bits, inner):
     wanted = bits if inner == 8 else f"w{bits}a{inner}"
     assert command("quantize", done, "--bits", wanted, "--output", tmp_path) == 0
@@ -121,7 +130,14 @@ def test_the_steps_one_by_one_give_what_the_whole_run_gives(done, tmp_path):
     assert (mine / "model.onnx").read_bytes() == (done / "model.onnx").read_bytes()
 
 
-@pytest.mark.parametrize(("step", "after"), [("search", 7), ("train", 30), ("train", 70)])
+@pytest.mark.parametrize(
+    ("step", "after"),
+    [
+        pytest.param("search", 7, marks=pytest.mark.slow),  # test_kill.py has one that is killed
+        ("train", 30),
+        ("train", 70),
+    ],
+)
 def test_a_killed_step_goes_on_bit_for_bit(done, tmp_path, monkeypatch, step, after):
     """`after` records, with a state saved behind each; then the process is gone."""
     monkeypatch.setattr(phases, "SAVE_EVERY", 0.0)

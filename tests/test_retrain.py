@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -79,7 +80,8 @@ def test_grids_alone_learn_with_clip(couple):
     net, _ = couple()
     before = learning(net)
     retrain.free(net, "clip")
-    assert learning(net) == {n for n in before if n.rpartition(".")[2] in ("log2_step", "zero")}
+    grids = ("log2_step", "zero", "octaves")
+    assert learning(net) == {n for n in before if n.rpartition(".")[2] in grids}
     assert any("weight_quantizer" in n for n in learning(net))
     assert any("input_quantizer" in n for n in learning(net))
 
@@ -133,13 +135,14 @@ def test_to_merge_without_lowrank_changes_nothing(couple, equal_states):
 
 @pytest.mark.parametrize("what", ["weights", "lowrank:2"])
 def test_the_relative_change_of_a_kernel_does_not_depend_on_its_size(couple, pixels, what):
-    changes, low = [], pixels(2)
+    changes, low = [], pixels(1)
     for factor in (1, 100):
+        torch.manual_seed(0)
         net, teacher = couple(4)
         conv = list(network.convolutions(net).values())[2]
         with torch.no_grad():
             conv.weight.mul_(factor)
-        torch.manual_seed(1)
+            conv.weight_quantizer.log2_step.add_(math.log2(factor))
         retrain.free(net, what)
         state = retrain.start(net, teacher, low, 1e-2)
         for p in net.parameters():
@@ -155,6 +158,9 @@ def test_the_relative_change_of_a_kernel_does_not_depend_on_its_size(couple, pix
 def test_every_tensor_has_a_rate_in_its_own_units(couple, pixels):
     net, teacher = couple(4)
     low = pixels(2)
+    with torch.no_grad():
+        for conv in network.convolutions(net).values():
+            conv.weight_quantizer.log2_step.add_(20)  # so that all levels are equally coarse
     retrain.free(net, "weights")
     groups = retrain.start(net, teacher, low, 0.5).optimizer.param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -169,6 +175,20 @@ def test_every_tensor_has_a_rate_in_its_own_units(couple, pixels):
     }
     for tensor, rate in wanted.items():
         assert rates[id(tensor)] == pytest.approx(rate)
+
+
+def test_all_of_a_layer_learns_the_slower_the_finer_its_levels_are(couple, pixels):
+    (net, teacher), low = couple(8), pixels(1)
+    conv = net.head[0]
+    spread = retrain.deviations(teacher, low)["head"]
+    retrain.free(net, "weights")
+    groups = retrain.start(net, teacher, low, 1.0).optimizer.param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    unit = conv.weight_quantizer.step.mean().item() / conv.weight.std().item()
+    assert unit < 0.1
+    assert rates[id(conv.weight)] == pytest.approx(unit * conv.weight.std().item(), rel=1e-4)
+    assert rates[id(conv.bias)] == pytest.approx(unit * 0.3 * spread, rel=1e-4)
+    assert rates[id(conv.weight_quantizer.log2_step)] == pytest.approx(unit * 0.3, rel=1e-4)
 
 
 def test_kernels_of_one_weight_and_of_zeros_have_a_rate():
@@ -245,9 +265,9 @@ def test_gains_are_the_squared_jacobian(couple, pixels):
             jacobian = torch.autograd.functional.jacobian(shifted, shift)
             total += jacobian.square().sum((0, 1, 3, 4)) / (len(jacobian) * len(low))
         wanted.append(total)
-    found = retrain.gains(teacher, low, draws=60)
+    found = retrain.gains(teacher, low, draws=40)
     for mine, exact in zip(found, wanted, strict=True):
-        assert (mine - exact).norm() < 0.15 * exact.norm()
+        assert (mine - exact).norm() < 0.2 * exact.norm()
     assert not any(cell._forward_hooks for cell in teacher.cells)
 
 
@@ -315,8 +335,8 @@ def test_reconstruction_brings_the_cells_nearer_and_touches_nothing_else(couple,
     gains = retrain.gains(teacher, low)
     before, errors = copy.deepcopy(net), cell_errors(net, teacher, low, gains)
     retrain.free(net, what)
-    records = list(retrain.reconstruct(net, teacher, low, 30, 1e-2))
-    assert records == [(i + 1, 60) for i in range(60)]
+    records = list(retrain.reconstruct(net, teacher, low, 20, 1e-2))
+    assert records == [(i + 1, 40) for i in range(40)]
     retrain.merge(net)
     now = cell_errors(net, teacher, low, gains)
     assert all(b < (0.98 if what == "clip" else 0.8) * a for a, b in zip(errors, now, strict=True))
@@ -342,11 +362,11 @@ def test_training_what_is_free_follows_the_teacher_better(couple, halves, what):
     objective = train.Objective(quantize.teacher_target(teacher))
     with torch.no_grad():
         for conv in network.convolutions(net).values():
-            conv.weight_quantizer.log2_step.sub_(1)  # so that clip, too, has something to do
-    rate = 0.1 if what == "clip" else 0.01
+            conv.weight_quantizer.log2_step.add_(0.7)  # so that clip, too, has something to do
+    rate = 0.1 if what == "clip" else 0.02
     retrain.free(net, what)
     state = retrain.start(net, teacher, learn.batch(0, 8)[0], rate)
     before = train.measure(net, learn, objective)
-    schedule = train.Schedule(40, 4, rate, check=10, warmup=2)
+    schedule = train.Schedule(20, 4, rate, check=10, warmup=2)
     list(train.fit(state, learn, learn, schedule, objective))
     assert train.measure(net, learn, objective) > before + 1

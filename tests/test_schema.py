@@ -148,6 +148,14 @@ def test_a_search_that_cannot_be_is_named(settings, named):
         schema.parse(RunConfig, {"search": settings}, "x")
 
 
+def test_a_value_that_no_field_may_have_is_told_with_what_to_do():
+    with pytest.raises(UsageError) as caught:
+        schema.parse(RunConfig, {"quantize": {"max_drop": -0.1}}, "x")
+    assert caught.value.cause.endswith("`max_drop` is -0.1, it must be a number of at least 0.")
+    assert caught.value.remedy == "Change that."
+    assert schema.parse(RunConfig, {"quantize": {"max_drop": 0}}, "x").quantize.max_drop == 0
+
+
 def test_a_resolution_is_height_and_width():
     assert schema.parse(SearchConfig, {"at": "45x180"}, "x").resolution == (45, 180)
 

@@ -42,7 +42,7 @@ def work(folder: Path) -> None:
     torch.save(found, folder / f"outcome{team.rank()}.pt")
 
 
-@pytest.mark.parametrize("relaxation", ["noise", "authors"])
+@pytest.mark.parametrize("relaxation", ["noise", pytest.param("authors", marks=pytest.mark.slow)])
 def test_two_processes_end_where_one_does(tiny, halves, tmp_path, relaxation):
     how = dataclasses.replace(SEARCH, relaxation=relaxation)
     material = search.Material(*halves, halves[0])

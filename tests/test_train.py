@@ -129,7 +129,7 @@ def test_grids_learn_faster_than_weights_and_fixed_ones_not_at_all(make):
         if not p.requires_grad:
             assert id(p) not in rates
         else:
-            factor = {"zero": 20, "log2_step": 4}.get(name.rpartition(".")[2], 1)
+            factor = {"zero": 20, "log2_step": 4, "octaves": 4}.get(name.rpartition(".")[2], 1)
             assert rates[id(p)] == pytest.approx(0.01 * factor), name
 
 

@@ -129,7 +129,7 @@ def test_a_convolution_that_stays_in_float_fails(make, photographs):
 
 def test_the_noise_of_a_channel_is_that_of_its_own_step():
     grid, seen = ActQuantizer(8, channels=2), []
-    grid.octaves.copy_(torch.tensor([0.0, -3.0]))
+    grid.octaves.data.copy_(torch.tensor([0.0, -3.0]))
     with verify._noisy(grid):
         grid.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         grid(torch.zeros(1, 2, 50, 50))
