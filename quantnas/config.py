@@ -173,7 +173,7 @@ class QuantizeConfig:
     """Crops per step."""
     patch: int = 32
     """Side of a crop, low-resolution pixels."""
-    rate: float = 2e-2
+    rate: float = 1e-2
     """Adam, cosine to 0: change per step, as a share of the distance between a kernel's levels."""
     crops: int = 32
     """Crops for saliency, grids and least squares."""

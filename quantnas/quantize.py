@@ -7,7 +7,7 @@ enough to train whole).
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +42,21 @@ def _prepare(conv: Any, args: tuple[Tensor]) -> None:
 
 @torch.no_grad()
 def correct_biases(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
-    """b += E[float conv] - E[rounded conv] per output channel, front to back; in place."""
-    net.eval()
-    wanted = _mean_outputs(teacher, low)
-    for name, conv in convolutions(net).items():
-        assert conv.bias is not None
-        missing = wanted[name] - _mean_outputs(net, low)[name]
+    """b += E[float conv] - E[rounded conv] per output channel, front to back; in place.
+
+    low (N, 3, H, W). In one pass: each convolution is corrected before the next ones run.
+    """
+    wanted = _mean_outputs(teacher.eval(), low)
+
+    def correct(conv: Any, args: tuple[Tensor], out: Tensor) -> Tensor:
+        missing = wanted[conv.name] - out.mean((0, 2, 3))
         conv.bias.add_(missing.view(len(conv.bias), -1).mean(1))
+        return cast(Tensor, conv.forward(*args))
+
+    hooks = [conv.register_forward_hook(correct) for conv in convolutions(net).values()]
+    net.eval()(low)
+    for hook in hooks:
+        hook.remove()
 
 
 def _mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:

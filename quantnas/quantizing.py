@@ -153,3 +153,7 @@ def _retrain(
         yield from training.fit(run, where, "quantize", net, lesson, state)
     teacher.cpu()
     retrain.merge(net)
+    corrected = copy.deepcopy(net)
+    quantize.correct_biases(corrected, teacher, low.cpu())
+    if train.measure(corrected, held, objective) > train.measure(net, held, objective):
+        net.load_state_dict(corrected.state_dict())
