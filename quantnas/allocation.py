@@ -7,7 +7,6 @@ widths near a target; here a limit is kept, whatever it counts.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from . import cost
 from .conv import Conv2d
 from .errors import UsageError
 from .genotype import Genotype, kept_precision
-from .network import convolutions
+from .network import convolutions, hooked
 from .quantizer import ActQuantizer, WeightQuantizer
 from .saliency import Saliency, predicted
 from .space import Precision, Slot
@@ -92,16 +91,12 @@ def _input_changes(
     """Layer name -> bits -> (c_in,), the mean squared change of its input by rounding."""
     found: dict[str, dict[int, Tensor]] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(conv: Any, args: tuple[Tensor]) -> None:
-            found[name] = {bits: _input_change(conv, args[0], bits) for bits in widths[name]}
+    def keep(conv: Conv2d, args: tuple[Tensor]) -> None:
+        each = widths[conv.name]
+        found[conv.name] = {bits: _input_change(conv, args[0], bits) for bits in each}
 
-        return hook
-
-    hooks = [m.register_forward_pre_hook(keep(name)) for name, m in convolutions(net).items()]
-    net(low)
-    for hook in hooks:
-        hook.remove()
+    with hooked(net, keep, before=True):
+        net(low)
     return found
 
 

@@ -7,7 +7,6 @@ follow make up for (GPTQ, arXiv 2210.17323). That the target is y, not what the 
 would make of x, is the step from GPTQ to Qronos (arXiv 2505.11695).
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conv import Conv2d, QuantConv2d, padding
-from .network import convolutions
+from .network import hooked
 from .quantizer import calibrating, fake_quantize
 
 RIDGE = 0.01
@@ -31,26 +30,19 @@ def improve(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
     """
     net.eval()
     wanted = _outputs(teacher, low)
-    hooks = [
-        conv.register_forward_pre_hook(partial(_fit, wanted[name]))
-        for name, conv in convolutions(net).items()
-    ]
-    try:
-        with calibrating(net, weights=False):
-            net(low)
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+    def fit(conv: Any, args: tuple[Tensor]) -> None:
+        _fit(wanted[conv.name], conv, args)
+
+    with hooked(net, fit, before=True), calibrating(net, weights=False):
+        net(low)
 
 
 def _outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
     """Layer name -> what the convolution gives."""
     found: dict[str, Tensor] = {}
-    convs = convolutions(net).items()
-    hooks = [c.register_forward_hook(lambda m, a, y, n=n: found.update({n: y})) for n, c in convs]
-    net.eval()(low)
-    for hook in hooks:
-        hook.remove()
+    with hooked(net, lambda conv, args, out: found.update({conv.name: out})):
+        net.eval()(low)
     return found
 
 

@@ -1,9 +1,10 @@
 """Network: the skeleton with one decided operation per slot, rounded or in float."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -71,6 +72,21 @@ def build(
 def convolutions(network: nn.Module) -> dict[str, Conv2d]:
     """Layer name -> convolution, in the order in which they were built."""
     return {m.name: m for m in network.modules() if isinstance(m, Conv2d)}
+
+
+@contextmanager
+def hooked(network: nn.Module, hook: Callable[..., Any], before: bool = False) -> Iterator[None]:
+    """While this is open, `hook` runs behind (or before) every convolution, as torch calls it."""
+    convs = convolutions(network).values()
+    handles = [
+        c.register_forward_pre_hook(hook) if before else c.register_forward_hook(hook)
+        for c in convs
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .conv import Conv2d, QuantConv2d
 from .errors import DataError
-from .network import convolutions
+from .network import convolutions, hooked
 from .quantizer import calibrating
 
 
@@ -25,19 +25,16 @@ def initialise(net: nn.Module, low: Tensor) -> None:
     Front to back: every tensor is measured behind the grids that come before it.
     """
     net.eval()
-    convs = [m for m in net.modules() if isinstance(m, QuantConv2d)]
-    hooks = [conv.register_forward_pre_hook(_prepare) for conv in convs]
-    with calibrating(net):
+    with hooked(net, _prepare, before=True), calibrating(net):
         net(low)
-    for hook in hooks:
-        hook.remove()
 
 
-def _prepare(conv: Any, args: tuple[Tensor]) -> None:
-    """Fit the kernel's grid before the bias is rounded by its step."""
-    conv.spread(args[0])
-    factors = conv.factors()
-    conv.weight_quantizer.calibrate(conv.weight if factors is None else conv.weight * factors)
+def _prepare(conv: Conv2d, args: tuple[Tensor]) -> None:
+    """Fit the kernel's grid, if it has one, before the bias is rounded by its step."""
+    if isinstance(conv, QuantConv2d):
+        conv.spread(args[0])
+        factors = conv.factors()
+        conv.weight_quantizer.calibrate(conv.weight if factors is None else conv.weight * factors)
 
 
 @torch.no_grad()
@@ -53,26 +50,19 @@ def correct_biases(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
         conv.bias.add_(missing.view(len(conv.bias), -1).mean(1))
         return cast(Tensor, conv.forward(*args))
 
-    hooks = [conv.register_forward_hook(correct) for conv in convolutions(net).values()]
-    net.eval()(low)
-    for hook in hooks:
-        hook.remove()
+    with hooked(net, correct):
+        net.eval()(low)
 
 
 def _mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
     """Layer name -> (c_out,), the mean output of the convolution."""
     means: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(conv: nn.Module, args: object, out: Tensor) -> None:
-            means[name] = out.mean((0, 2, 3))
+    def keep(conv: Conv2d, args: object, out: Tensor) -> None:
+        means[conv.name] = out.mean((0, 2, 3))
 
-        return hook
-
-    hooks = [m.register_forward_hook(keep(name)) for name, m in convolutions(net).items()]
-    net(low)
-    for hook in hooks:
-        hook.remove()
+    with hooked(net, keep):
+        net(low)
     return means
 
 
@@ -101,12 +91,8 @@ def require_finite_outputs(net: nn.Module, low: Tensor) -> None:
                 "Its weights are too large: train the network again, or give other weights.",
             )
 
-    hooks = [conv.register_forward_hook(hook) for conv in convolutions(net).values()]
-    try:
+    with hooked(net, hook):
         net.eval()(low)
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 def teacher_target(teacher: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:

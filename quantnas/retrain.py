@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .config import QuantizeConfig
 from .conv import Conv2d, QuantConv2d
-from .network import convolutions
+from .network import convolutions, hooked
 from .saliency import Saliency
 from .train import Objective, State, set_rate
 
@@ -156,10 +156,8 @@ def deviations(net: nn.Module, low: Tensor) -> dict[str, float]:
     def note(conv: Any, args: object, out: Tensor) -> None:
         found[conv.name] = max(out.std().item(), 1e-8)
 
-    hooks = [conv.register_forward_hook(note) for conv in convolutions(net).values()]
-    net.eval()(low)
-    for hook in hooks:
-        hook.remove()
+    with hooked(net, note):
+        net.eval()(low)
     return found
 
 
