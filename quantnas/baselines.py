@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from . import quantize
 from .conv import Conv2d, QuantConv2d, padding
 from .errors import UsageError
-from .network import convolutions, inherit
+from .network import convolutions, hooked, inherit
 from .quantizer import ActQuantizer, weight_grid
 
 Visit = Callable[[QuantConv2d, Tensor, Tensor], None]
@@ -100,7 +100,7 @@ def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tenso
     """The grids of rtn, then `visit` and bias correction for one convolution after another.
 
     One pass: a layer is set just before it runs, behind those set already. Biases get what
-    `quantize.correct_biases` gives them in one pass for each layer.
+    `quantize.correct_biases` would give them.
     """
     quantize.initialise(net, low)
     given = _trace(teacher, low)
@@ -113,10 +113,8 @@ def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tenso
         missing = mean - conv.forward(x).mean((0, 2, 3))
         conv.bias.add_(missing.view(len(conv.bias), -1).mean(1))
 
-    hooks = [c.register_forward_pre_hook(hook) for c in convolutions(net).values()]
-    net(low)
-    for handle in hooks:
-        handle.remove()
+    with hooked(net, hook, before=True):
+        net(low)
 
 
 def _set(conv: QuantConv2d, visit: Visit, x: Tensor, wanted: Tensor) -> None:
@@ -143,10 +141,8 @@ def _trace(net: nn.Module, low: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     def hook(conv: Conv2d, args: tuple[Tensor], out: Tensor) -> None:
         found[conv.name] = args[0], out.mean((0, 2, 3))
 
-    hooks = [c.register_forward_hook(hook) for c in convolutions(net).values()]
-    net.eval()(low)
-    for handle in hooks:
-        handle.remove()
+    with hooked(net, hook):
+        net.eval()(low)
     return found
 
 

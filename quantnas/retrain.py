@@ -16,7 +16,7 @@ from .config import QuantizeConfig
 from .conv import Conv2d, QuantConv2d
 from .network import convolutions, hooked
 from .saliency import Saliency
-from .train import Objective, State, set_rate
+from .train import LOGS, Objective, State, set_rate
 
 BIAS, STEP, ZERO = 0.3, 0.3, 2.0
 """Rates of biases (in deviations of the output), of log2 of steps and of zero points (in levels),
@@ -59,7 +59,7 @@ def free(net: nn.Module, what: str) -> None:
     """
     rank = parse(what)
     for name, parameter in net.named_parameters():
-        grid = name.endswith(("log2_step", "zero", "octaves"))
+        grid = name.endswith((*LOGS, "zero"))
         parameter.requires_grad_(parameter.requires_grad and (what != "clip" or grid))
     if rank is not None:
         for conv in convolutions(net).values():
