@@ -58,6 +58,11 @@ def quantnas(*arguments: object) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+def duration(args: argparse.Namespace) -> list[object]:
+    """The options that say how long our own method retrains."""
+    return ["--steps", args.steps] if args.steps else ["--minutes", args.minutes]
+
+
 def quantized(row: Row, seed: int, args: argparse.Namespace) -> Path:
     """The run folder of a row, quantized and exported."""
     run: Path = args.output / "quantize" / row.name(seed)
@@ -67,8 +72,9 @@ def quantized(row: Row, seed: int, args: argparse.Namespace) -> Path:
         else:
             where = ["--output", args.output, "--name", row.name(seed), "--seed", seed]
             space = ["--space", args.space, "--scale", args.scale] if args.space else []
+            space += ["--genotype", args.genotype] if args.genotype else []
             tests = [word for folder in args.test for word in ("--benchmark", folder)]
-            long = ["--minutes", args.minutes] if row.method not in BASELINES else []
+            long = [] if row.method in BASELINES else duration(args)
             calib = ["--calib", args.calib] if args.calib else []
             how = [*row.width(), *row.options, *long, *calib, *tests]
             quantnas("quantize", args.network, *space, *how, *where)
@@ -122,8 +128,10 @@ def main() -> None:
     parser.add_argument("network", help="weights or run")
     parser.add_argument("--space")
     parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--genotype", help="architecture, where the space leaves a choice")
     parser.add_argument("--bits", action="append", required=True, help="repeatable")
     parser.add_argument("--minutes", type=float, default=15, help="per row of our own method")
+    parser.add_argument("--steps", type=int, help="instead, the same on a busy machine")
     parser.add_argument("--seeds", type=int, default=1, help="the same")
     parser.add_argument("--baselines", action="store_true", help="other methods too")
     parser.add_argument("--forms", action="store_true", help="forms of our own method instead")
