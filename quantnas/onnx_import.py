@@ -1,0 +1,145 @@
+"""A foreign ONNX file as a torch graph whose convolutions are ordinary modules.
+
+Every operator is translated by one function (`translations.TABLE`). What depends on the image's
+size stays arithmetic in the graph, so it takes images of every size that the file takes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import helper
+from torch import fx
+
+from . import onnx_source
+from .building import NODE, TENSOR, Build, Step
+from .errors import DataError, UsageError
+from .onnx_source import Entry, Source
+from .patterns import tidy
+from .translations import TABLE
+from .trying import trial
+
+APART = 16
+"""Times that the second example of an image is larger than what the file was tried with."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network from elsewhere."""
+
+    network: fx.GraphModule
+    """(N, C, H, W) -> (N, C', scale*H, scale*W), evaluating"""
+    scale: int
+    entry: Entry
+    """The input of the file."""
+    channels: int
+    """Of the output."""
+    names: dict[str, str]
+    """Layer of the network -> node of the file."""
+    tensors: dict[str, str]
+    """Tensor of the file -> node of the graph that gives it, in the order of the graph."""
+    sizes: tuple[tuple[int, int], ...]
+    """Heights and widths at which the file has been tried: two or, where it is fixed, one."""
+    opset: int
+
+
+def load(path: Path) -> Imported:
+    """The network in an ONNX file of version 9 to 25.
+
+    Raises UsageError for what cannot be translated, all of it; DataError for a file that is
+    missing, damaged, too large, quantized already, or does not enlarge images.
+    """
+    source = onnx_source.read(path, TABLE)
+    found = trial(onnx_source.session(path, path), source.entry, path)
+    examples = found.sizes[0], _larger(found.sizes[-1], source.entry)
+    try:
+        network = graph_of(source, examples, path)
+    except UsageError:  # it may be open to several images in name only
+        network = graph_of(source, examples, path, (1, 1))
+    nodes = list(network.graph.nodes)
+    names = {str(n.target): n.meta[NODE] for n in nodes if n.op == "call_module"}
+    tensors = {n.meta[TENSOR]: n.name for n in nodes if n.meta.get(TENSOR)}
+    return Imported(
+        network, found.scale, source.entry, found.channels, names, tensors, found.sizes,
+        source.opset,
+    )  # fmt: skip
+
+
+def _larger(size: tuple[int, int], entry: Entry) -> tuple[int, int]:
+    """Far from the other example, so that no inner side is the same at both by chance."""
+    height, width = (side * APART for side in size)
+    return entry.height or height, entry.width or width
+
+
+def graph_of(
+    source: Source,
+    sizes: Sequence[tuple[int, int]],
+    path: Path,
+    images: tuple[int, int] = (2, 3),
+) -> fx.GraphModule:
+    """The translated graph.
+
+    sizes: two heights and widths, for which shapes alone are computed; images: how many there are
+    each time, where the file leaves that open.
+
+    Raises UsageError for what cannot be translated, all of it.
+    """
+    b = Build(source.learned)
+    values: dict[str, Any] = {"": None, **source.constants}
+    values[source.entry.name] = b.placeholder("lr", _examples(source.entry, sizes, images))
+    problems = _translate(b, source, values)
+    if problems:
+        raise onnx_source.unsupported(path, problems)
+    output = values.get(source.output)
+    if not isinstance(output, fx.Node):
+        raise DataError(
+            f"What {path} gives does not depend on the image.", "Check that it is the right file."
+        )
+    b.graph.output(output)
+    tidy(b)
+    return fx.GraphModule(b.root, b.graph).eval()
+
+
+def _translate(b: Build, source: Source, values: dict[str, Any]) -> list[str]:
+    """Put what every node gives into `values`; what cannot be translated, in words."""
+    problems = []
+    for node in source.nodes:
+        step = _step(node, source.opset)
+        if not all(name in values for name in node.input):
+            continue  # it comes behind a problem
+        b.at = step.name
+        try:
+            given = TABLE[step.kind](b, step, *(values[name] for name in node.input))
+        except UsageError as error:
+            problems.append(f"{step.kind} ({step.name}: {error.cause})")
+            continue
+        except Exception as error:  # of torch, for attributes that it does not take
+            problems.append(f"{step.kind} ({step.name}: {onnx_source.line(error)})")
+            continue
+        given = given if isinstance(given, tuple) else (given,)
+        for name, value in zip(node.output, given, strict=False):
+            values[name] = value
+            if isinstance(value, fx.Node):
+                value.meta.setdefault(TENSOR, name)
+    return problems
+
+
+def _step(node: onnx.NodeProto, opset: int) -> Step:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    names = tuple(node.input), tuple(node.output)
+    return Step(node.op_type, onnx_source.title(node), *names, attributes, opset)
+
+
+def _examples(
+    entry: Entry, sizes: Sequence[tuple[int, int]], images: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the input, at both sizes."""
+    kind = torch.uint8 if entry.dtype == "uint8" else torch.float32
+    first, second = (
+        torch.empty((entry.batch or count, entry.channels, *size), dtype=kind, device="meta")
+        for count, size in zip(images, sizes, strict=True)
+    )
+    return first, second

@@ -1,0 +1,164 @@
+"""Tidies an imported graph: what several nodes do together becomes one that is known by name.
+
+It is judged by the shapes at two sizes of the image; `parity` proves it with numbers.
+"""
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from .building import TENSOR, Build
+from .translate_moves import reordered
+
+Shape = tuple[int, ...]
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+SHUFFLES: dict[Shape, str] = {(0, 1, 4, 2, 5, 3): "CRD", (0, 3, 4, 1, 5, 2): "DCR"}
+"""Order of dimensions between two Reshapes that make pixels of channels -> ONNX's name for it"""
+UNSHUFFLE = (0, 1, 3, 5, 2, 4)
+"""The same where pixels become channels."""
+
+
+def tidy(b: Build) -> None:
+    """Recognise pixel shuffles, and fold into a layer what only scales, moves or orders it."""
+    for fold in (_shuffle, _norm, _sum, _order):
+        for node in list(b.graph.nodes):
+            fold(b, node)
+        for node in reversed(list(b.graph.nodes)):
+            if not node.users and node.op not in ("placeholder", "output"):
+                b.graph.erase_node(node)
+
+
+def _only(node: Any, *kinds: Any) -> bool:
+    """Whether it is a node with such a function that one other alone reads."""
+    return isinstance(node, fx.Node) and node.target in kinds and len(node.users) == 1
+
+
+def _shuffle(b: Build, last: fx.Node) -> None:
+    """Reshape, Transpose, Reshape as a pixel shuffle, or as its inverse."""
+    if last.target is not torch.reshape or not _only(last.args[0], torch.permute):
+        return
+    middle: Any = last.args[0]
+    if not _only(middle.args[0], torch.reshape):
+        return
+    first, order = middle.args[0], tuple(middle.args[1])
+    x = first.args[0]
+    shapes = ((tuple(b.examples[n][k].shape) for n in (x, first, last)) for k in (0, 1))
+    found = {_block(order, *three) for three in shapes}
+    block = found.pop()
+    if found or block is None:
+        return
+    kind, side = block
+    with b.graph.inserting_before(last):
+        x = reordered(b, x, side**2) if kind == "DCR" else x
+        node = b.call(F.pixel_unshuffle if kind == "inverse" else F.pixel_shuffle, x, side)
+    _replace(last, node)
+
+
+def _block(order: Shape, before: Shape, parted: Shape, after: Shape) -> tuple[str, int] | None:
+    """Which shuffle it is, and its side; None where it is none."""
+    if (len(before), len(parted), len(after)) != (4, 6, 4):
+        return None
+    n, c, h, w = before
+    kind = "inverse" if order == UNSHUFFLE else SHUFFLES.get(order)
+    if kind == "inverse":
+        r = parted[3]
+        inside, outside = (n, c, h // r, r, w // r, r), (n, c * r**2, h // r, w // r)
+    else:
+        r = parted[2]
+        c //= r**2
+        inside = (n, r, r, c, h, w) if kind == "DCR" else (n, c, r, r, h, w)
+        outside = n, c, h * r, w * r
+    return (kind, r) if kind and (parted, after) == (inside, outside) else None
+
+
+def _replace(old: fx.Node, new: Any) -> None:
+    new.meta[TENSOR] = old.meta.get(TENSOR)
+    old.replace_all_uses_with(new)
+    old.graph.erase_node(old)
+
+
+# What is folded into a layer
+
+
+def _norm(b: Build, node: fx.Node) -> None:
+    """Batch normalisation behind a convolution."""
+    layer = _layer(b, node.args[0]) if node.target is F.batch_norm else None
+    if not isinstance(layer, CONVOLUTIONS):
+        return
+    mean, variance, weight, bias = (_content(b, n).double() for n in node.args[1:5])
+    epsilon: Any = node.args[7]
+    factor = weight / (variance + epsilon).sqrt()
+    with torch.no_grad():
+        kernel = layer.weight.double()
+        if isinstance(layer, nn.ConvTranspose2d):  # (c_in, c_out / groups, k, k)
+            parts = kernel.unflatten(0, (layer.groups, -1))
+            kernel = (parts * factor.view(layer.groups, 1, -1, 1, 1)).flatten(0, 1)
+        else:
+            kernel = kernel * factor.view(-1, *[1] * (kernel.ndim - 1))
+        moved = (_bias(layer).double() - mean) * factor + bias
+    _set(layer, kernel, moved)
+    _replace(node, node.args[0])
+
+
+def _sum(b: Build, node: fx.Node) -> None:
+    """A constant per channel, added behind a layer."""
+    if node.target is not operator.add:
+        return
+    for x, other in (node.args, node.args[::-1]):
+        layer = _layer(b, x)
+        if layer is None or _layer(b, other) is not None:
+            continue
+        added = _per_channel(b, x, other, -1 if isinstance(layer, nn.Linear) else 1)
+        if added is not None:
+            _set(layer, layer.weight, _bias(layer).double() + added)
+            _replace(node, x)
+            return
+
+
+def _per_channel(b: Build, x: Any, other: Any, dim: int) -> Tensor | None:
+    """A number, or a stored tensor that varies along one dimension of x alone, as (c,) or ()."""
+    if isinstance(other, int | float):
+        return torch.tensor(other, dtype=torch.float64)
+    if not isinstance(other, fx.Node) or other.op != "get_attr":
+        return None
+    content, rank = _content(b, other), b.rank(x)
+    sides = (1,) * (rank - content.ndim) + tuple(content.shape)
+    fits = content.ndim <= rank and content.numel() == sides[dim] in (1, b.side(x, dim))
+    return content.double().flatten() if fits else None
+
+
+def _order(b: Build, node: fx.Node) -> None:
+    """Another order of the channels behind a convolution without groups."""
+    if node.target is not torch.index_select or node.args[1] != 1:
+        return
+    layer = _layer(b, node.args[0])
+    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+        order = _content(b, node.args[2])
+        if len(order) == layer.out_channels:
+            _set(layer, layer.weight[order], _bias(layer)[order])
+            _replace(node, node.args[0])
+
+
+def _layer(b: Build, x: Any) -> Any:
+    """The layer that gives x to one reader alone, or None."""
+    if isinstance(x, fx.Node) and x.op == "call_module" and len(x.users) == 1:
+        return b.root.get_submodule(str(x.target))
+    return None
+
+
+def _content(b: Build, node: Any) -> Tensor:
+    content: Tensor = getattr(b.root, node.target)
+    return content.detach()
+
+
+def _bias(layer: Any) -> Tensor:
+    bias: Tensor = layer.bias.detach()
+    return bias
+
+
+def _set(layer: Any, weight: Tensor, bias: Tensor) -> None:
+    layer.weight = nn.Parameter(weight.detach().float().clone())
+    layer.bias = nn.Parameter(bias.float().clone())

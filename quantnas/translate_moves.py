@@ -1,0 +1,219 @@
+"""ONNX operators that move values or tell shapes, as nodes of torch.fx or as shape arithmetic."""
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from onnx import numpy_helper
+from torch import fx
+
+from . import shape_arithmetic as arithmetic
+from .building import Build, Step, Value, fixed, numbers, refuse, shape
+
+PADDINGS = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+"""Mode -> the same in torch, besides a constant."""
+END = 2**31 - 1
+"""What a slice ends with that goes to the end, at least."""
+
+
+def shape_of(b: Build, step: Step, x: Value) -> Value:
+    rank = b.rank(x)
+    found = [b.side(x, d) for d in range(rank)] if isinstance(x, fx.Node) else list(np.shape(x))
+    return shape(found)[step.get("start", 0) : step.get("end")]
+
+
+def size_of(b: Build, step: Step, x: fx.Node) -> Value:
+    return shape([arithmetic.product(b, shape_of(b, step, x))]).reshape(())
+
+
+def constant_of_shape(b: Build, step: Step, sides: Value) -> Value:
+    stored = step.get("value")
+    value = np.zeros(1, np.float32) if stored is None else numpy_helper.to_array(stored)
+    known = numbers(sides)
+    if not any(isinstance(n, fx.Node) for n in known) and value.dtype.kind in "bi":
+        return np.full(known, value.item())
+    kind = torch.from_numpy(np.array(value)).dtype
+    return b.call(torch.full, known, value.item(), dtype=kind)
+
+
+def span(b: Build, step: Step, start: Value, limit: Value, delta: Value) -> Value:
+    """Range: of whole numbers that are known."""
+    return np.arange(*(fixed(v)[0] for v in (start, limit, delta))).astype(object)
+
+
+def reshape(b: Build, step: Step, x: Value, sides: Value) -> Value:
+    """A side of 0 stays as it is."""
+    wanted = list(numbers(sides))
+    if not isinstance(x, fx.Node):
+        return np.reshape(x, fixed(sides))
+    if not step.get("allowzero", 0):
+        wanted = [b.side(x, dim) if n == 0 else n for dim, n in enumerate(wanted)]
+    return b.call(torch.reshape, x, tuple(wanted))
+
+
+def flatten(b: Build, step: Step, x: fx.Node) -> Value:
+    axis = step.get("axis", 1) % (b.rank(x) + 1)
+    first = arithmetic.product(b, [b.side(x, dim) for dim in range(axis)])
+    return b.call(torch.reshape, x, (first, -1))
+
+
+def transpose(b: Build, step: Step, x: Value) -> Value:
+    order = tuple(step.get("perm") or reversed(range(b.rank(x))))
+    return b.call(torch.permute, x, order) if isinstance(x, fx.Node) else np.transpose(x, order)
+
+
+def concat(b: Build, step: Step, *parts: Value) -> Value:
+    axis = step.get("axis")
+    if not any(isinstance(part, fx.Node) for part in parts):
+        return np.concatenate([np.asarray(part, object) for part in parts], axis)
+    return b.call(torch.cat, [*map(b.tensor, parts, step.inputs)], axis)
+
+
+def split(b: Build, step: Step, x: fx.Node, sizes: Value | None = None) -> Value | tuple[Any, ...]:
+    """Sizes are an attribute or, later, an input; without them parts are equal but the last."""
+    axis, count = step.get("axis", 0), len(step.outputs)
+    wanted: Any = list(step.get("split") or numbers(sizes))
+    if not wanted:
+        rounded = arithmetic.apply(b, operator.add, b.side(x, axis), count - 1)
+        wanted = arithmetic.apply(b, operator.floordiv, rounded, count)
+    parts = b.call(torch.split, x, wanted, axis)
+    return tuple(b.call(operator.getitem, parts, k) for k in range(count))
+
+
+def cut(b: Build, step: Step, x: Value, *more: Value | None) -> Value:
+    """Slice. Its settings are attributes or, later, inputs."""
+    names = ("starts", "ends", "axes", "steps")
+    starts, ends, axes, steps = (
+        list(step.get(name) or numbers(value))
+        for name, value in zip(names, (*more, *[None] * (4 - len(more))), strict=True)
+    )
+    rank, found = b.rank(x), {}
+    for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis = (axes[at] if axes else at) % rank
+        found[axis] = start, end, steps[at] if steps else 1
+    if not isinstance(x, fx.Node):
+        return x[tuple(slice(*found.get(axis, (None,))) for axis in range(rank))]
+    for axis, settings in found.items():
+        x = _part(b, x, axis, *settings)
+    return x
+
+
+def _part(b: Build, x: fx.Node, axis: int, start: Any, end: Any, stride: Any) -> fx.Node:
+    """What lies between along an axis; one part of known length as torch.narrow."""
+    if stride == -1 and start in (-1, END) and not isinstance(end, fx.Node) and end < -END:
+        return b.call(torch.flip, x, (axis,))
+    if isinstance(stride, fx.Node) or stride < 1:
+        raise refuse("a Slice that goes backwards")
+    end = None if not isinstance(end, fx.Node) and end >= END else end
+    side = b.side(x, axis)
+    if stride == 1 and not any(isinstance(n, fx.Node) for n in (side, start, end)):
+        first, last, _ = slice(start, end).indices(side)
+        if (first, last) == (0, side):
+            return x
+        return b.call(torch.narrow, x, axis, first, max(last - first, 0))
+    cuts = (*[slice(None)] * axis, slice(start, end, None if stride == 1 else stride))
+    return b.call(operator.getitem, x, cuts)
+
+
+def gather(b: Build, step: Step, x: Value, index: Value) -> Value:
+    axis = step.get("axis", 0)
+    if not isinstance(x, fx.Node):
+        places = np.reshape(np.array(fixed(index), int), b.example(index).shape)
+        return np.asarray(np.take(np.asarray(x, object), places, axis), object)
+    axis %= b.rank(x)
+    if isinstance(index, fx.Node) or index.ndim:
+        at = b.tensor(index, step.inputs[1])
+        return b.call(operator.getitem, x, (*[slice(None)] * axis, at))
+    return b.call(torch.select, x, axis, numbers(index)[0])
+
+
+def squeeze(b: Build, step: Step, x: Value, axes: Value | None = None) -> Value:
+    over = tuple(step.get("axes") or fixed(axes))
+    if not isinstance(x, fx.Node):
+        return np.squeeze(x, over or None)
+    over = over or tuple(dim for dim in range(b.rank(x)) if b.side(x, dim) == 1)
+    return b.call(torch.squeeze, x, over)
+
+
+def unsqueeze(b: Build, step: Step, x: Value, axes: Value | None = None) -> Value:
+    over = tuple(step.get("axes") or fixed(axes))
+    if not isinstance(x, fx.Node):
+        return np.expand_dims(x, over)
+    rank = b.rank(x) + len(over)
+    for axis in sorted(axis % rank for axis in over):
+        x = b.call(torch.unsqueeze, x, axis)
+    return x
+
+
+def expand(b: Build, step: Step, x: Value, sides: Value) -> Value:
+    wanted = list(numbers(sides))
+    if not isinstance(x, fx.Node) and not any(isinstance(n, fx.Node) for n in wanted):
+        return np.broadcast_to(x, np.broadcast_shapes(np.shape(x), tuple(wanted)))
+    node = b.tensor(x, step.inputs[0])
+    rank = b.rank(node)
+    wanted = [-1] * (rank - len(wanted)) + wanted
+    new = len(wanted) - rank
+    wanted = [
+        -1 if at >= new and isinstance(n, int) and n == 1 else n for at, n in enumerate(wanted)
+    ]
+    return b.method("expand", node, *wanted)
+
+
+def tile(b: Build, step: Step, x: Value, counts: Value) -> Value:
+    if not isinstance(x, fx.Node):
+        return np.tile(x, fixed(counts))
+    return b.call(torch.tile, x, numbers(counts))
+
+
+def pad(
+    b: Build,
+    step: Step,
+    x: fx.Node,
+    pads: Value | None = None,
+    value: Value | None = None,
+    axes: Value | None = None,
+) -> Value:
+    """Pads are an attribute or, later, an input; torch begins with the last dimension."""
+    ends, rank = list(step.get("pads") or numbers(pads)), b.rank(x)
+    over = [axis % rank for axis in fixed(axes)] or list(range(rank))
+    pairs: list[tuple[Any, Any]] = [(0, 0)] * rank
+    for axis, first, last in zip(over, ends[: len(over)], ends[len(over) :], strict=True):
+        pairs[axis] = first, last
+    while pairs and pairs[0] == (0, 0):
+        del pairs[0]
+    flat = [n for pair in reversed(pairs) for n in pair]
+    mode = step.get("mode", "constant")
+    if not flat:
+        return x
+    if mode == "constant":
+        fill = float(fixed(value)[0]) if value is not None else step.get("value", 0.0)
+        return b.call(F.pad, x, flat, value=fill)
+    if len(pairs) > rank - 2:
+        raise refuse(f"a Pad by {mode} of images or channels")
+    flat = [0] * (2 * (rank - 2 - len(pairs))) + flat if len(pairs) < rank - 2 else flat
+    return b.call(F.pad, x, flat, mode=PADDINGS[mode])
+
+
+# Channels into pixels, and back
+
+
+def depth_to_space(b: Build, step: Step, x: fx.Node) -> Value:
+    """torch lays the parts of a channel side by side (CRD), not its channels (DCR)."""
+    side = step.get("blocksize")
+    if step.get("mode", "DCR") == "DCR":
+        x = reordered(b, x, side**2)
+    return b.call(F.pixel_shuffle, x, side)
+
+
+def space_to_depth(b: Build, step: Step, x: fx.Node) -> Value:
+    channels = b.side(x, 1)
+    return reordered(b, b.call(F.pixel_unshuffle, x, step.get("blocksize")), channels)
+
+
+def reordered(b: Build, x: fx.Node, slow: int) -> fx.Node:
+    """Channels in the order (slow, fast) -> (fast, slow)"""
+    order = np.arange(b.side(x, 1)).reshape(slow, -1).T.ravel()
+    name = f"order_{len(order)}_{slow}"
+    return b.call(torch.index_select, x, 1, b.tensor(order, name))

@@ -1,0 +1,192 @@
+"""ONNX operators on every element by itself, and those that take means, as nodes of torch.fx."""
+
+import math
+import operator
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto
+from torch import fx
+
+from . import shape_arithmetic as arithmetic
+from .building import Build, Step, Translation, Value, fixed, numbers, refuse, shape
+
+TYPES: dict[int, tuple[torch.dtype, str]] = {
+    TensorProto.FLOAT: (torch.float32, "float"),
+    TensorProto.DOUBLE: (torch.float64, "float"),
+    TensorProto.UINT8: (torch.uint8, "int"),
+    TensorProto.INT32: (torch.int32, "int"),
+    TensorProto.INT64: (torch.int64, "int"),
+    TensorProto.BOOL: (torch.bool, "bool"),
+}
+"""Element type -> the same in torch; what a number becomes"""
+
+
+def unary(
+    function: Callable[..., Any],
+    number: Callable[..., Any] | None = None,
+    **keywords: tuple[str, float],
+) -> Translation:
+    """An operator on one tensor or number; keyword of torch -> (attribute, its default)."""
+
+    def translate(b: Build, step: Step, x: Value) -> Value:
+        if number and not isinstance(x, fx.Node):
+            return arithmetic.elementwise(b, number, x)
+        args = {key: step.get(*attribute) for key, attribute in keywords.items()}
+        return b.call(function, b.tensor(x, step.inputs[0]), **args)
+
+    return translate
+
+
+def binary(function: Callable[..., Any], number: Callable[..., Any] | None = None) -> Translation:
+    """An operator on tensors or numbers, one after the other where there are more than two."""
+
+    def pair(b: Build, x: Value, y: Value, names: tuple[str, str]) -> Value:
+        if not isinstance(x, fx.Node) and not isinstance(y, fx.Node):
+            return arithmetic.elementwise(b, number or function, x, y)
+        return b.call(function, operand(b, x, y, names[0]), operand(b, y, x, names[1]))
+
+    def translate(b: Build, step: Step, *values: Value) -> Value:
+        left, name = values[0], step.inputs[0]
+        for right, other in zip(values[1:], step.inputs[1:], strict=True):
+            left, name = pair(b, left, right, (name, other)), step.outputs[0]
+        return left
+
+    return translate
+
+
+def operand(b: Build, x: Value, other: Value, name: str) -> Any:
+    """A number where that does, else a node."""
+    if isinstance(x, fx.Node):
+        return x
+    if x.size == 1 and isinstance(other, fx.Node) and b.rank(other) >= x.ndim:
+        return x.ravel().tolist()[0]
+    if x.dtype == object:
+        fixed(x)
+    return b.tensor(x, name)
+
+
+def either(function: Callable[..., Any], how: str) -> Translation:
+    """A rounding of tensors or numbers."""
+
+    def translate(b: Build, step: Step, x: Value) -> Value:
+        if isinstance(x, fx.Node):
+            return b.call(function, x)
+        return arithmetic.rounded(b, x, how)
+
+    return translate
+
+
+def clip(
+    b: Build, step: Step, x: Value, low: Value | None = None, high: Value | None = None
+) -> Value:
+    """The ends are attributes or, later, inputs."""
+    if not isinstance(x, fx.Node):
+        for end, function in ((low, arithmetic.larger), (high, arithmetic.smaller)):
+            x = x if end is None else arithmetic.elementwise(b, function, x, end)
+        return x
+    first, last = (
+        step.get(name) if end is None else operand(b, end, x, f"{step.name}_{name}")
+        for name, end in (("min", low), ("max", high))
+    )
+    return b.call(torch.clamp, x, first, last)
+
+
+def cast(b: Build, step: Step, x: Value) -> Value:
+    if step.get("to") not in TYPES:
+        raise refuse(f"a Cast to {TensorProto.DataType.Name(step.get('to')).lower()}")
+    dtype, how = TYPES[step.get("to")]
+    if not isinstance(x, fx.Node):
+        return arithmetic.rounded(b, x, how)
+    return x if b.example(x).dtype == dtype else b.method("to", x, dtype)
+
+
+def where(b: Build, step: Step, condition: Value, x: Value, y: Value) -> Value:
+    if not any(isinstance(v, fx.Node) for v in (condition, x, y)):
+        return arithmetic.elementwise(b, arithmetic.choose, condition, x, y)
+    return b.call(torch.where, *map(b.tensor, (condition, x, y), step.inputs))
+
+
+def prelu(b: Build, step: Step, x: fx.Node, slope: Value) -> Value:
+    """With one slope or one per channel as torch has it, else by its definition."""
+    dims = b.example(slope).shape
+    dims = (1,) * (b.rank(x) - len(dims)) + tuple(dims)
+    if not isinstance(slope, fx.Node) and math.prod(dims) == dims[1]:
+        return b.call(F.prelu, x, b.tensor(slope.ravel(), step.inputs[1]))
+    below = b.call(torch.clamp, x, None, 0.0)
+    lower = b.call(operator.mul, below, b.tensor(slope, step.inputs[1]))
+    return b.call(operator.add, b.call(F.relu, x), lower)
+
+
+def hard_sigmoid(b: Build, step: Step, x: fx.Node) -> Value:
+    alpha, beta = step.get("alpha", 0.2), step.get("beta", 0.5)
+    if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
+        return b.call(F.hardsigmoid, x)
+    line = b.call(operator.add, b.call(operator.mul, x, alpha), beta)
+    return b.call(torch.clamp, line, 0.0, 1.0)
+
+
+def gelu(b: Build, step: Step, x: fx.Node) -> Value:
+    return b.call(F.gelu, x, approximate=step.get("approximate", "none"))
+
+
+def softmax(function: Callable[..., Any]) -> Translation:
+    """Before version 13 it goes over all dimensions from the axis on."""
+
+    def translate(b: Build, step: Step, x: fx.Node) -> Value:
+        last = b.rank(x) - 1
+        axis = step.get("axis", -1 if step.opset >= 13 else 1) % (last + 1)
+        if step.opset >= 13 or axis == last:
+            return b.call(function, x, axis)
+        sides = tuple(b.side(x, dim) for dim in range(axis, last + 1))
+        flat = b.call(function, b.call(torch.flatten, x, axis), axis)
+        return b.call(torch.unflatten, flat, axis, sides)
+
+    return translate
+
+
+def reduction(function: Callable[..., Any], *order: float) -> Translation:
+    """Axes are an attribute or, later, an input; without them it goes over all."""
+
+    def translate(b: Build, step: Step, x: fx.Node, axes: Value | None = None) -> Value:
+        over = tuple(step.get("axes") or fixed(axes))
+        if not over and step.get("noop_with_empty_axes"):
+            return x
+        over = over or tuple(range(b.rank(x)))
+        return b.call(function, x, *order, over, keepdim=bool(step.get("keepdims", 1)))
+
+    return translate
+
+
+def pooled(function: Callable[..., Any]) -> Translation:
+    """Over height and width, whatever they are."""
+
+    def translate(b: Build, step: Step, x: fx.Node) -> Value:
+        return b.call(function, x, tuple(range(2, b.rank(x))), keepdim=True)
+
+    return translate
+
+
+def product(b: Build, step: Step, x: Value, axes: Value | None = None) -> Value:
+    """Of the elements of a shape."""
+    total = arithmetic.product(b, numbers(x))
+    return shape([total]) if step.get("keepdims", 1) else shape([total]).reshape(())
+
+
+def total(b: Build, step: Step, *values: Value) -> Value:
+    return reduce(lambda x, y: b.call(operator.add, x, y), map(b.tensor, values, step.inputs))
+
+
+def extreme(function: Callable[..., Any], number: Callable[..., Any]) -> Translation:
+    """The largest or the smallest of tensors or numbers."""
+
+    def translate(b: Build, step: Step, *values: Value) -> Value:
+        if not any(isinstance(v, fx.Node) for v in values):
+            return reduce(lambda x, y: arithmetic.elementwise(b, number, x, y), values)
+        tensors = map(b.tensor, values, step.inputs)
+        return reduce(lambda x, y: b.call(function, x, y), tensors)
+
+    return translate

@@ -1,0 +1,102 @@
+"""ONNX's Resize and Upsample as torch's interpolate, where the two agree exactly.
+
+The positions that ONNX calls half_pixel are torch's own. With `asymmetric` and linear
+interpolation, as of Upsample and of Resize in version 10, torch has nothing that is the same.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx
+
+from .building import Build, Step, Value, numbers, refuse
+
+HALF = ("half_pixel", "pytorch_half_pixel")
+"""Equal but where a side of one pixel comes out."""
+MODES: dict[tuple[str, int], str] = {
+    ("linear", 1): "linear",
+    ("linear", 2): "bilinear",
+    ("cubic", 2): "bicubic",
+}
+"""(mode, sides that are resized) -> the same in torch"""
+
+
+def resize(b: Build, step: Step, x: fx.Node, *more: Value | None) -> Value:
+    """By factors or to sizes; the first input of three is a region that counts for crops only."""
+    if step.opset < 11:
+        return upsample(b, step, x, more[0])
+    _, factors, sizes = [*more, None, None][:3]
+    for name, plain in (("antialias", 0), ("exclude_outside", 0)):
+        if step.get(name, plain) != plain:
+            raise refuse(f"a Resize with {name}")
+    if step.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise refuse("a Resize that keeps the ratio of the sides")
+    given = _numbers(sizes), _numbers(factors)
+    positions = step.get("coordinate_transformation_mode", "half_pixel")
+    return _resized(b, step, x, given, positions)
+
+
+def upsample(b: Build, step: Step, x: fx.Node, factors: Value | None = None) -> Value:
+    """As Resize was before version 11, too."""
+    given: tuple[Any, ...] = (), tuple(step.get("scales") or _numbers(factors))
+    return _resized(b, step, x, given, "asymmetric")
+
+
+def _numbers(value: Value | None) -> tuple[Any, ...]:
+    return () if value is None else numbers(value)
+
+
+def _resized(b: Build, step: Step, x: fx.Node, given: tuple[Any, ...], positions: str) -> Value:
+    """given: sizes and factors, one of them empty; those of images and channels stay."""
+    sides, rank = b.rank(x) - 2, b.rank(x)
+    axes = [axis % rank for axis in step.get("axes") or range(rank)]
+    sizes, factors = (dict(zip(axes, values, strict=bool(values))) for values in given)
+    kept = [b.seen(sizes.pop(d, b.side(x, d))) == b.seen(b.side(x, d)) for d in (0, 1)]
+    kept += [factors.pop(d, 1.0) == 1 for d in (0, 1)]
+    if not all(kept) or sides not in (1, 2):
+        raise refuse("a Resize of other than height and width")
+    keywords: dict[str, Any] = {}
+    if sizes:
+        keywords["size"] = tuple(sizes.get(d, b.side(x, d)) for d in range(2, rank))
+    else:
+        keywords["scale_factor"] = tuple(factors.get(d, 1.0) for d in range(2, rank))
+    mode, corners = _mode(step, positions, sides, _whole(b, x, keywords))
+    if corners is not None:
+        keywords["align_corners"] = corners
+    return b.call(F.interpolate, x, mode=mode, **keywords)
+
+
+def _whole(b: Build, x: fx.Node, keywords: dict[str, Any]) -> bool:
+    """Whether every side is enlarged by a whole factor."""
+
+    def at(k: int) -> dict[str, Any]:
+        return {key: tuple(b.seen(n)[k] for n in v) for key, v in keywords.items()}
+
+    enlarged = [F.interpolate(e, **at(k)) for k, e in enumerate(b.examples[x])]
+    pairs = zip(b.examples[x], enlarged, strict=True)
+    return all(n % m == 0 for e, f in pairs for m, n in zip(e.shape, f.shape, strict=True))
+
+
+def _mode(step: Step, positions: str, sides: int, whole: bool) -> tuple[str, bool | None]:
+    """torch's mode, and its align_corners where it has that."""
+    mode, known = step.get("mode", "nearest"), f"a Resize with {positions} positions"
+    if mode == "nearest":
+        return _nearest(step, positions, whole), None
+    if mode == "cubic" and step.get("cubic_coeff_a", -0.75) != -0.75:
+        raise refuse("a cubic Resize with another coefficient than -0.75")
+    if (mode, sides) not in MODES or positions not in (*HALF, "align_corners"):
+        raise refuse(f"{known} and {mode} interpolation")
+    return MODES[mode, sides], positions == "align_corners"
+
+
+def _nearest(step: Step, positions: str, whole: bool) -> str:
+    default = "floor" if step.opset < 11 else "round_prefer_floor"
+    rounding = step.get("nearest_mode", default)
+    if (positions, rounding) == ("asymmetric", "floor"):
+        return "nearest"
+    if positions in (*HALF, "tf_half_pixel_for_nn") and rounding.startswith("round"):
+        if whole:  # no position lies half-way between two pixels
+            return "nearest"
+        if positions in HALF and rounding == "round_prefer_ceil":
+            return "nearest-exact"
+    raise refuse(f"a nearest Resize with {positions} positions, rounded by {rounding}")
