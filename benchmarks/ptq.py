@@ -28,7 +28,7 @@ FORMS = {
     "lowrank:8": ("--train", "lowrank:8"),
     "no retraining": ("--train", "none"),
 }
-"""What --forms compares: name -> options."""
+"""What --form compares: name -> options."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def rows_of(args: argparse.Namespace) -> list[Row]:
     """What is asked for."""
     rows = []
     for bits in args.bits:
-        if args.forms:
-            rows += [Row(bits, name, options) for name, options in FORMS.items()]
+        if args.form:
+            rows += [Row(bits, name, FORMS[name]) for name in args.form]
         else:
             rows.append(Row(bits, "saliency"))
         if args.baselines:
@@ -134,7 +134,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="instead, the same on a busy machine")
     parser.add_argument("--seeds", type=int, default=1, help="the same")
     parser.add_argument("--baselines", action="store_true", help="other methods too")
-    parser.add_argument("--forms", action="store_true", help="forms of our own method instead")
+    parser.add_argument(
+        "--form", action="append", choices=FORMS, help="of our own method instead, repeatable"
+    )
     parser.add_argument("--calib", help="folder of photographs to calibrate on")
     parser.add_argument("--test", action="append", required=True, help="folder, repeatable")
     parser.add_argument("--output", type=Path, default=Path("runs/ptq"))

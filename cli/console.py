@@ -1,5 +1,7 @@
 """What a person sees: progress with time left, tables of results, errors."""
 
+import os
+import shutil
 import signal
 import sys
 import time
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from quantnas.config import RunConfig
-from quantnas.errors import QuantnasError
+from quantnas.errors import DataError, QuantnasError, UsageError
 
 from . import panel
 from .pace import Pace
@@ -21,16 +23,18 @@ if TYPE_CHECKING:
     from quantnas.runs import Run
 
 RESUMABLE = ("run", "search", "train", "quantize")
+ADVICE = {False: "use more bits", True: "the float network is, too: train it longer"}
+"""Whether the float network is worse than bicubic -> what to do when the quantized one is."""
 LINE_EVERY = 10.0
 """Seconds between two lines of a phase when the output is not a terminal."""
 
 
 class Interrupted(Exception):
-    """The user asked to stop; `command` goes on from the saved state, where there is one."""
+    """The user asked to stop; `command` goes on, from a state if one was saved."""
 
-    def __init__(self, command: str | None) -> None:
+    def __init__(self, command: str | None, saved: bool = True) -> None:
         super().__init__(command)
-        self.command = command
+        self.command, self.saved = command, saved
 
 
 def perform(
@@ -38,7 +42,8 @@ def perform(
 ) -> None:
     """Do the steps that this run has not finished, showing their progress.
 
-    Raises Interrupted after Ctrl-C, with the state saved.
+    A folder that was made for them and got nothing is removed when they cannot be done. Raises
+    Interrupted after Ctrl-C, with the state saved.
     """
     from quantnas import pipeline
 
@@ -46,7 +51,7 @@ def perform(
     resume = f"quantnas {verb} --resume {run.folder}" if verb in RESUMABLE else None
     if resume and tensorboard:
         resume += " --tensorboard"
-    with _mirror(run, tensorboard) as mirror:
+    with _removed_if_empty(run, steps), _mirror(run, tensorboard) as mirror:
         for step in steps:
             if run.result(step) is not None:
                 say(f"{step}: finished before", run, progress=True)
@@ -54,6 +59,21 @@ def perform(
             started = time.monotonic()
             follow(pipeline.STEPS[step](run, config), resume, run, mirror)
             say(f"{step}: done in {duration(time.monotonic() - started)}", run, progress=True)
+
+
+@contextmanager
+def _removed_if_empty(run: "Run", steps: list[str]) -> Iterator[None]:
+    """After an error in what was given, remove a new folder in which nothing was made yet."""
+    carried = {step for step in steps if run.result(step) is not None}
+    try:
+        yield
+    except (DataError, UsageError):
+        made = any(run.result(step) is not None for step in steps if step not in carried)
+        learned = run.resumable or (run.folder / "metrics.jsonl").exists()
+        if run.new and not made and not learned:
+            shutil.rmtree(run.folder)
+            say(f"removed again, with nothing in it: {run.folder}", progress=True)
+        raise
 
 
 @contextmanager
@@ -111,7 +131,7 @@ def follow(
             watch()
             if asked:
                 cast("Generator[Progress, None, Any]", progress).close()
-                raise Interrupted(resume)
+                raise Interrupted(resume, run is None or run.resumable)
 
 
 @contextmanager
@@ -121,6 +141,8 @@ def _gentle_interrupt() -> Iterator[list[int]]:
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: object) -> None:
+        if not asked:  # by the system: a signal may come while something is printed
+            os.write(2, b"stopping after this step; Ctrl-C again stops at once\n")
         asked.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -191,7 +213,8 @@ def scores(result: dict[str, Any]) -> Iterator[str]:
             f"SSIM {mean['bicubic_ssim']:.4f} -> {mean['ssim']:.4f}"
         )
         if mean["psnr"] < mean["bicubic_psnr"]:
-            yield f"warning: worse than bicubic on {name}; train longer, or use more bits"
+            untrained = base is not None and base["psnr"] < mean["bicubic_psnr"]
+            yield f"warning: worse than bicubic on {name}; {ADVICE[untrained]}"
 
 
 def export_lines(result: dict[str, Any]) -> Iterator[str]:
@@ -201,8 +224,7 @@ def export_lines(result: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{result['file']}: {result['bytes']:,} bytes, {cost['parameters']:,} parameters, "
         f"{bitops / 1e9:.2f} GBitOps at {where}; {found['integer_convolutions']} of "
-        f"{found['convolutions']} convolutions in integers, at most {found['max_steps']} of 255 "
-        "steps from torch"
+        f"{found['convolutions']} convolutions in integers, {_away(found)}"
     )
     if found.get("sensitivity") is not None:
         yield (
@@ -210,6 +232,16 @@ def export_lines(result: dict[str, Any]) -> Iterator[str]:
             f"{found['psnr']:.1f} dB, the network with its own arithmetic noise by "
             f"{found['sensitivity']:.1f} dB"
         )
+
+
+def _away(found: dict[str, Any]) -> str:
+    """How far the file is from torch."""
+    steps, plain = str(found["max_steps"]), found.get("unoptimised")
+    if plain is not None and plain["max_steps"] != found["max_steps"]:
+        steps += f" ({plain['max_steps']} with optimisation off)"
+    share = found.get("share_different")
+    differ = "" if share is None else f", {share:.2%} of the values different"
+    return f"at most {steps} of 255 steps from torch{differ}"
 
 
 def next_commands(*commands: str) -> None:
@@ -221,7 +253,5 @@ def next_commands(*commands: str) -> None:
 
 def refuse_existing(path: Path, force: bool, option: str = "-o") -> None:
     """Raise UsageError when a file would be overwritten."""
-    from quantnas.errors import UsageError
-
     if path.exists() and not force:
         raise UsageError(f"{path} exists already.", f"Choose another {option}, or add --force.")

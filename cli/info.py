@@ -3,15 +3,17 @@
 import dataclasses
 import math
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantnas import genotype, space
-from quantnas.errors import UsageError
+from quantnas import config, genotype, space
+from quantnas.errors import DataError, UsageError
 
 from . import options, start
+from .columns import columns
 
 if TYPE_CHECKING:
     from quantnas.cost import Cost
@@ -30,20 +32,37 @@ def info(
         typer.Option("--space", help="Space of a lone genotype.", show_default="the one it names"),
     ] = None,
     scale: options.Scale = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            help="Low-resolution height x width, as 180x320, of every layer's cost.",
+            show_default="32x32",
+            metavar="HxW",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Parameters, MACs, BitOps and bits per layer; of a space its choices and their range.
 
-    Example: quantnas info runs/run/rfdn_small/model.onnx
+    Example: quantnas info runs/run/rfdn_small/model.onnx --at 180x320
     """
     from quantnas import runs
 
+    size = None if at is None else _size(at)
     facts = _facts(target, space_name, scale)
+    facts |= _counted(facts, size)
     if json:
         typer.echo(runs.to_json(facts), nl=False)
         return
     for line in _space_lines(facts) if "architectures" in facts else _network_lines(facts):
         typer.echo(line)
+
+
+def _size(at: str) -> tuple[int, int]:
+    try:
+        return config.resolution(at)
+    except ValueError as error:
+        raise UsageError(f"--at cannot be '{at}'.", "Give height x width, as 180x320.") from error
 
 
 def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, Any]:
@@ -58,10 +77,7 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
             f"--scale is given, but {target} has a scale already.", "Leave it out, or give a space."
         )
     if path.suffix == ".onnx":
-        from quantnas import export
-
-        facts = export.read_metadata(path)
-        return {"what": f"ONNX file {path}, {path.stat().st_size:,} bytes", **facts}
+        return _file_facts(path)
     if path.suffix == ".safetensors":
         return _checkpoint_facts(path)
     if path.suffix == ".json":
@@ -69,6 +85,21 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
     if path.is_dir():
         return _run_facts(path)
     return _space_facts(space.load(target, scale))
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    from quantnas import cost, export, schema
+
+    try:
+        facts = export.read_metadata(path)
+        facts["cost"] = schema.parse(cost.Cost, facts["cost"], str(path))
+    except (UsageError, KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"What {path} says about its layers cannot be read: it is damaged, or of an older "
+            "version.",
+            "Export it again.",
+        ) from error
+    return {"what": f"ONNX file {path}, {path.stat().st_size:,} bytes", **facts}
 
 
 def _checkpoint_facts(path: Path) -> dict[str, Any]:
@@ -128,35 +159,86 @@ def _space_facts(where: space.SearchSpace) -> dict[str, Any]:
     }
 
 
-def _space_lines(facts: dict[str, Any]) -> list[str]:
+def _counted(facts: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
+    """Totals at every resolution, and all layers of a network at one of them."""
+    from quantnas import cost
+
+    height, width = size or cost.REFERENCE
+    scale, at = facts["scale"], f"LR {height}x{width}"
+    sizes = cost.resolutions(scale) | {at: (height, width)}
+    counted = {"at": at, "not_counted": cost.NOT_COUNTED}
+    if "cost" not in facts and facts["architectures"] > 1:
+        ends = {end: _totals(facts[end], sizes, scale) for end in ("smallest", "largest")}
+        return counted | {"totals": ends}
+    whole: Cost = facts["cost"] if "cost" in facts else facts["largest"]
+    layers = cost.parts(whole.layers, (height, width), scale)
+    return counted | {"totals": _totals(whole, sizes, scale), "layers": layers}
+
+
+def _totals(
+    whole: "Cost", sizes: dict[str, tuple[int, int]], scale: int
+) -> dict[str, dict[str, Any]]:
+    """Resolution -> its size and what the network costs there."""
+    from quantnas import cost
+
+    found = {}
+    for name, size in sizes.items():
+        bitops = cost.bitops_at(whole.layers, size, scale)
+        macs = sum(row.macs_at(*size, scale) for row in whole.layers)
+        found[name] = {
+            "low_resolution": size,
+            "macs": macs,
+            "bitops": bitops,
+            "float_macs": bitops / cost.FLOAT_MAC,
+        }
+    return found
+
+
+def _space_lines(facts: dict[str, Any]) -> Iterator[str]:
     small, large = facts["smallest"], facts["largest"]
     choices = f"{facts['searched_edges']} searched edges, "
     choices += f"10^{math.log10(facts['architectures']):.1f} architectures"
-    lines = [
+    fixed = facts["architectures"] == 1
+    yield (
         f"{facts['what']}, x{facts['scale']}: skeleton {facts['skeleton']}, "
-        f"{facts['channels']} channels, {facts['cells']} cells",
-        f"{choices if facts['architectures'] > 1 else 'nothing to choose'}, "
-        f"{_ends(f'{small.parameters:,}', f'{large.parameters:,}')} parameters",
-        "",
-        f"{'':<16} {'GBitOps':>20} {'GMACs':>18}",
-    ]
-    for name, low in small.bitops.items():
-        ends = _ends(_giga(low), _giga(large.bitops[name]))
-        macs = _ends(_giga(small.macs[name]), _giga(large.macs[name]))
-        lines.append(f"{name:<16} {ends:>20} {macs:>18}")
-    lines += ["", "In float (32 x 32 bits) every MAC costs 1024 BitOps.", ""]
+        f"{facts['channels']} channels, {facts['cells']} cells"
+    )
+    yield (
+        f"{'nothing to choose' if fixed else choices}, "
+        f"{_ends(f'{small.parameters:,}', f'{large.parameters:,}')} parameters"
+    )
+    yield ""
+    ends = facts["totals"]
+    yield from _total_lines(*([ends] if fixed else [ends["smallest"], ends["largest"]]))
+    yield ""
     for kind, edge in facts["edges"].items():
-        lines.append(f"{kind} ({edge['choices']} searched): {_widths(edge['widths'])}")
+        yield f"{kind} ({edge['choices']} searched): {_widths(edge['widths'])}"
         ops = ", ".join(edge["ops"])
-        lines += textwrap.wrap(ops, 78, initial_indent="  ", subsequent_indent="  ")
-    return lines
+        yield from textwrap.wrap(ops, 78, initial_indent="  ", subsequent_indent="  ")
+    if fixed:
+        yield from _layer_lines(facts)
 
 
-def _ends(low: str, high: str) -> str:
-    return low if low == high else f"{low} to {high}"
+def _total_lines(*ends: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Totals of a network, or of the smallest one and the largest."""
+    from quantnas import cost
+
+    table = [["", "GMACs", "GBitOps", "GMACs x w/32 x a/32"]]
+    for name in ends[0]:
+        keys = ("macs", "bitops", "float_macs")
+        table.append([name, *(_ends(*(_giga(end[name][key]) for end in ends)) for key in keys)])
+    yield from columns(table)
+    yield ""
+    yield "BitOps = MACs x weight bits x activation bits; in float (32 x 32 bits) a MAC costs 1024."
+    yield "MACs x w/32 x a/32 = BitOps / 1024: the MACs in float that would cost as much."
+    yield f"Not counted: {cost.NOT_COUNTED}."
 
 
-def _giga(number: int) -> str:
+def _ends(low: str, *high: str) -> str:
+    return low if {*high} <= {low} else f"{low} to {high[0]}"
+
+
+def _giga(number: float) -> str:
     return f"{number / 1e9:.3g}" if number < 1e11 else f"{number / 1e9:.0f}"
 
 
@@ -171,23 +253,36 @@ def _widths(widths: list[dict[str, int]]) -> str:
     return f"weights {weights} bits, activations {activations} bits"
 
 
-def _network_lines(facts: dict[str, Any]) -> list[str]:
-    from quantnas import runs
+def _network_lines(facts: dict[str, Any]) -> Iterator[str]:
+    whole = facts["cost"]
+    yield f"{facts['what']}, x{facts['scale']}"
+    yield f"{whole.parameters:,} parameters, {whole.weight_bytes:,} bytes of packed weights"
+    yield ""
+    yield from _total_lines(facts["totals"])
+    yield from _layer_lines(facts)
 
-    plain = runs.plain(facts["cost"])
-    lines = [
-        f"{facts['what']}, x{facts['scale']}",
-        f"{plain['parameters']:,} parameters, {plain['weight_bytes']:,} bytes of packed weights",
-        "",
-    ]
-    for name, macs in plain["macs"].items():
-        bitops = plain["bitops"][name]
-        lines.append(f"{name:<16} {macs / 1e9:9.3f} GMACs {bitops / 1e9:10.3f} GBitOps")
-    lines += ["", f"{'layer':<16} {'operation':<16} {'kernel':<12} weights  activations"]
-    for row in plain["layers"]:
-        kernel = "x".join(str(n) for n in row["shape"])
-        lines.append(
-            f"{row['name']:<16} {row['op']:<16} {kernel:<12} {row['weight_bits']} bits   "
-            f"{row['act_bits']} bits"
-        )
-    return lines
+
+HEAD = ("layer", "operation", "kernel", "weights", "inputs", "MACs", "BitOps", "share", "bytes")
+
+
+def _layer_lines(facts: dict[str, Any]) -> Iterator[str]:
+    """Every convolution, in the order of the network."""
+    table = [HEAD]
+    for part in facts["layers"]:
+        kernel = "x".join(str(n) for n in part.shape)
+        bits = (f"{part.weight_bits} bits", f"{part.act_bits} bits")
+        counts = (_short(part.macs), _short(part.bitops), f"{part.share:.1%}")
+        table.append((part.name, part.op, kernel, *bits, *counts, f"{part.weight_bytes:,}"))
+    yield ""
+    yield f"At {facts['at']}; bytes are of the packed weights:"
+    yield ""
+    yield from columns(table, left=(0, 1, 2))
+
+
+def _short(number: int) -> str:
+    """3 digits and a unit: 1234567 -> 1.23M"""
+    if number < 1000:
+        return str(number)
+    power = min(int(math.log10(float(f"{number:.2e}"))) // 3, 4)
+    value = float(f"{number / 1000**power:.2e}")
+    return f"{value:.{max(0, 2 - int(math.log10(value)))}f}{' kMGT'[power]}"

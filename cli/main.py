@@ -10,6 +10,7 @@ from quantnas import __version__
 from quantnas.errors import DataError, QuantnasError
 
 from . import console
+from .bench import bench
 from .evaluate import evaluate
 from .export import export
 from .info import info
@@ -49,7 +50,7 @@ def _common(
 
 
 for command in (
-    run, search, train, quantize, export, evaluate, report, spaces, models, info, upscale,
+    run, search, train, quantize, export, evaluate, bench, report, spaces, models, info, upscale,
 ):  # fmt: skip
     app.command()(command)
 
@@ -71,7 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
         console.failed(error)
         sys.exit(error.exit_code)
     except console.Interrupted as stop:
-        saved = f"; the state is saved. Continue with:\n  {stop.command}" if stop.command else ""
+        how = "the state is saved" if stop.saved else "nothing had been learned yet in this step"
+        saved = f"; {how}. Continue with:\n  {stop.command}" if stop.command else ""
         typer.echo(f"interrupted{saved}", err=True)
         sys.exit(130)
     except KeyboardInterrupt:

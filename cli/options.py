@@ -1,7 +1,8 @@
 """Options that several commands share, and the configuration that they make."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,8 +136,10 @@ Source = Annotated[
 ]
 
 ROOT = Path("runs")
-SETTER = {"act_bits": "bits", "train.start": "from"}
+SETTER = {"act_bits": "bits", "train.start": "from", "benchmarks": "benchmark"}
 """Setting -> its option, where that has another name."""
+SOURCE = "configuration"
+"""What errors call settings that come from no file."""
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -213,7 +216,28 @@ def configuration(
         where = data.setdefault(section, {}) if section else data
         if value is not None and isinstance(where, dict):  # else schema.parse says what is wrong
             where[key] = value
-    return schema.parse(RunConfig, data, str(config) if config else "configuration")
+    with named(flags or {}):
+        return schema.parse(RunConfig, data, str(config) if config else SOURCE)
+
+
+def option(name: str) -> str:
+    """The option that gives a setting, as it is typed."""
+    return f"--{SETTER.get(name, name.rpartition('.')[2])}".replace("_", "-")
+
+
+@contextmanager
+def named(flags: Mapping[str, Any]) -> Iterator[None]:
+    """Let errors about settings name the options of `flags`, setting -> value, that were given."""
+    try:
+        yield
+    except UsageError as error:
+        cause, remedy = error.cause, error.remedy
+        for name in (name for name, value in flags.items() if value is not None):
+            setting = re.compile(rf"'{re.escape(name)}'|`{re.escape(name.rpartition('.')[2])}`")
+            cause, remedy = (setting.sub(option(name), text) for text in (cause, remedy))
+        if cause != error.cause:
+            cause = re.sub(rf"^{SOURCE}: ('\w+': )?", "", cause)
+        raise UsageError(cause, remedy) from error
 
 
 def only_resume(others: Mapping[str, Any]) -> None:
@@ -222,13 +246,12 @@ def only_resume(others: Mapping[str, Any]) -> None:
     Keys are names of options, or of arguments in capitals.
     """
     given = dict.fromkeys(
-        name if name.isupper() else f"--{SETTER.get(name, name.rpartition('.')[2])}"
+        name if name.isupper() else option(name)
         for name, value in others.items()
         if value not in (None, [], "")
     )
     if given:
         raise UsageError(
-            f"--resume continues a run with its own settings, but "
-            f"{', '.join(given).replace('_', '-')} is given.",
+            f"--resume continues a run with its own settings, but {', '.join(given)} is given.",
             "Leave that out, or start a new run.",
         )

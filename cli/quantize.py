@@ -1,11 +1,12 @@
 """`quantnas quantize`: a trained network on few bits."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from quantnas.config import QuantizeConfig
+from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError, UsageError
 
 from . import console, options, start
@@ -20,27 +21,30 @@ Network = Annotated[
 TargetBitops = Annotated[
     str | None,
     typer.Option(
-        help="Choose bits per layer, weights 2, 3, 4 or 8 and activations 4 or 8, that damage "
-        "least within so many BitOps at --at: 4.0G, 500M.",
+        help="Choose bits for every layer, weights 2, 3, 4 or 8 and activations 4 or 8, so that "
+        "the damage is least within so many BitOps at --at: 4.0G, 500M.",
         metavar="NUMBER",
     ),
 ]
 TargetSize = Annotated[
     str | None,
     typer.Option(
-        help="The same for weights, within so many bytes when packed: 150K. The graph of the file "
-        "comes on top.",
+        help="Choose weight bits for every layer, 2, 3, 4 or 8, so that the damage is least within "
+        "so many bytes of packed weights: 150K. The graph of the file comes on top.",
         metavar="NUMBER",
     ),
 ]
 AverageBits = Annotated[
     float | None,
-    typer.Option(help="The same, within so many bits per weight between the ends: 2.5."),
+    typer.Option(
+        help="Choose weight bits for every layer, 2, 3, 4 or 8, so that the damage is least within "
+        "so many bits per weight on average, first and last convolution not counted: 2.5."
+    ),
 ]
 At = Annotated[
     str | None,
     typer.Option(
-        help="Low-resolution size at which --target-bitops counts.",
+        help="Low-resolution size at which the BitOps of --target-bitops are counted.",
         show_default=QuantizeConfig.at,
         metavar="HEIGHTxWIDTH",
     ),
@@ -48,56 +52,70 @@ At = Annotated[
 Ends = Annotated[
     int | None,
     typer.Option(
-        help="Bits of the first and the last convolution; fewer cost much.",
+        help="Bits of the ends, the first and the last convolution, for weights and activations: "
+        "2, 3, 4 or 8. Fewer than 8 cost much.",
         show_default=str(QuantizeConfig.ends),
     ),
 ]
 Method = Annotated[
     str | None,
     typer.Option(
-        help="saliency, or a baseline to compare with: rtn, minmax, adaround and, with the extra "
-        "`baselines`, gptq, gpfq and qronos.",
+        help="saliency, or a baseline to compare with, which is not retrained: rtn, minmax, "
+        "adaround and, with the extra `baselines`, gptq, gpfq and qronos.",
         show_default=QuantizeConfig.method,
     ),
 ]
 Train = Annotated[
     str | None,
     typer.Option(
-        help="What is retrained: weights, lowrank:8 (any rank), clip (grids alone) or none.",
+        help="What is retrained after rounding: weights (with the grids), lowrank:8 (an update of "
+        "that rank, any), clip (the grids alone) or none.",
         show_default=QuantizeConfig.train,
     ),
 ]
 Steps = Annotated[
-    int | None, typer.Option(help="Of retraining.", show_default=str(QuantizeConfig.steps))
+    int | None,
+    typer.Option(
+        help=f"Steps of retraining, {QuantizeConfig.batch} crops each; 0 = none.",
+        show_default=str(QuantizeConfig.steps),
+    ),
 ]
 Minutes = Annotated[
-    float | None, typer.Option(help="Retrain until so many have passed, instead of --steps.")
+    float | None,
+    typer.Option(
+        help="Instead of --steps: the whole command but for the measuring at its end, with reading "
+        "and least squares, takes so many minutes; retraining gets what is left of them."
+    ),
 ]
 Calib = Annotated[
     str | None,
     typer.Option(
-        help="Folder of any photographs to calibrate and retrain on; high resolution is not "
-        "needed: with --set quantize.reduce=false they are taken as low resolution.",
+        help="Folder of any photographs: grids and bits are calibrated on them, and the network is "
+        "retrained on them. High resolution is not needed: with --set quantize.reduce=false they "
+        "are taken as low resolution.",
         show_default="those of the run, or the bundled ones",
     ),
 ]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
-        help="End with exit code 5 when a set of photographs loses more dB against the float "
-        "network. The files are kept."
+        help="End with exit code 5 when quantization costs more dB on one of the sets of "
+        "photographs that are measured, against the float network. The files are kept."
     ),
 ]
 Space = Annotated[
     str | None,
     typer.Option(
-        help="Of the weights in FILE: a built-in space or a YAML file.",
+        help="Search space of the weights in FILE: a built-in one or a YAML file.",
         show_default="what the file names",
     ),
 ]
 Genotype = Annotated[
     Path | None,
-    typer.Option(help="JSON file with their architecture, where the space leaves choices open."),
+    typer.Option(
+        help="JSON file with the architecture of the weights in FILE, where the space leaves "
+        "choices open."
+    ),
 ]
 
 
@@ -138,6 +156,8 @@ def quantize(
 
     Saliency predicts what each layer loses. Least squares sets grids and weights, layer by layer;
     then a short retraining follows the float network. No high resolution is needed.
+
+    Ctrl-C saves the state of the retraining, and the command that continues is printed.
     """
     flags = {
         **options.widths(bits),
@@ -161,6 +181,7 @@ def quantize(
         "device": device,
     }
     _require_one(flags)
+    _require_used(flags)
     if resume is None and network is not None and not network.exists():
         raise DataError(
             f"There is no {network}.",
@@ -172,8 +193,8 @@ def quantize(
         target, chosen = start.continued(
             "quantize", network, resume, output, name, config, settings, **flags
         )
-    if chosen.quantize.ends < 8:
-        console.say("warning: few bits in the first and last convolution cost much", target)
+    for line in [] if resume else _remarks(network, chosen, calib):
+        console.say(line, target)
     console.perform(target, chosen, ["quantize"], "quantize")
     _tell(target, chosen)
 
@@ -190,6 +211,38 @@ def _require_one(flags: dict[str, Any]) -> None:
         raise UsageError(f"{given[0]} and {given[1]} are both given.", "Give one of them.")
 
 
+def _require_used(flags: dict[str, Any]) -> None:
+    """Raise UsageError when one option makes another one mean nothing."""
+    given = {name.rpartition(".")[2] for name, value in flags.items() if value is not None}
+    told = [f"--{name}" for name in ("train", "steps", "minutes") if name in given]
+    if flags["quantize.method"] not in (None, QuantizeConfig.method) and told:
+        raise UsageError(
+            f"{told[0]} is given, but --method {flags['quantize.method']} is not retrained.",
+            "Leave one of them out.",
+        )
+    if {"steps", "minutes"} <= given:
+        raise UsageError("--steps and --minutes are both given.", "Give one of them.")
+    if "at" in given and "target_bitops" not in given:
+        raise UsageError("--at is given without --target-bitops.", "Give both, or neither.")
+
+
+def _remarks(network: Path | None, chosen: RunConfig, calib: str | None) -> Iterator[str]:
+    """What is worth knowing before it begins."""
+    from quantnas import runs, settings
+
+    if chosen.quantize.ends < 8:
+        yield "warning: few bits in the first and last convolution cost much"
+    if network is None or network.is_file():
+        return
+    source = runs.existing(network)
+    begun = source.resumable or (source.folder / "precision.json").exists()
+    if begun and source.result("quantize") is None:
+        yield f"note: {network} is not quantized to its end; its float network is taken"
+    before = settings.written(source).quantize.calib
+    if calib is None and before is not None and before == chosen.quantize.calib:
+        yield f"note: --calib {before} is that of {network}"
+
+
 def _tell(target: Any, chosen: Any) -> None:
     """What was reached, on which photographs, and whether that is enough."""
     from quantnas import drop
@@ -203,8 +256,10 @@ def _tell(target: Any, chosen: Any) -> None:
         f"now {result['psnr_to_float']:.2f} dB",
         target,
     )
+    if "reached" in result:
+        console.say(_costs(result["reached"]), target)
     if not (target.folder / drop.FILE).exists():
-        console.follow(drop.measure(target, chosen), None, target)
+        _measure(target, chosen)
     drops = drop.load(target)
     for found in drops:
         console.say(
@@ -214,7 +269,28 @@ def _tell(target: Any, chosen: Any) -> None:
             target,
         )
         if found.below_bicubic:
-            console.say(f"warning: worse than bicubic on {found.name}; use more bits", target)
-    if chosen.quantize.max_drop is not None:
-        drop.require(drops, chosen.quantize.max_drop)
+            advice = console.ADVICE[found.untrained]
+            console.say(f"warning: worse than bicubic on {found.name}; {advice}", target)
+    drop.require(drops, chosen.quantize)
     console.next_commands(f"export {target.folder}")
+
+
+def _costs(reached: dict[str, Any]) -> str:
+    """Of the quantized network, in one line."""
+    bits = reached["average_bits"]
+    average = "" if bits is None else f", {bits:.2f} bits per weight between the ends"
+    return (
+        f"reached: {reached['weight_bytes']:,} bytes of packed weights, "
+        f"{reached['bitops'] / 1e9:.3f} GBitOps at LR 32x32{average}"
+    )
+
+
+def _measure(target: Any, chosen: Any) -> None:
+    """`drop.measure`; when it is interrupted, the quantized network is there."""
+    from quantnas import drop
+
+    resume = f"quantnas quantize --resume {target.folder}"
+    try:
+        console.follow(drop.measure(target, chosen), resume, target)
+    except console.Interrupted as stop:
+        raise console.Interrupted(resume) from stop

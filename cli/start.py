@@ -84,7 +84,8 @@ def begun(
 
     named = {"space" if key == "SPACE" else key: value for key, value in flags.items()}
     chosen = options.configuration({}, config, settings, named)
-    return together(lambda: fresh(verb, output, name, chosen), settled(chosen))
+    with options.named(named):
+        return together(lambda: fresh(verb, output, name, chosen), settled(chosen))
 
 
 def together(begin: Callable[[], Run], config: RunConfig) -> tuple[Run, RunConfig]:
@@ -120,9 +121,10 @@ def adopted(
 
     Without a space among the flags it is the one that the file names.
     """
-    from quantnas import adopt
+    from quantnas import adopt, workspace
     from quantnas.settings import settled
 
+    adopt.require_float(weights)
     named = adopt.space_of(weights)
     if flags["space"] is None and named is not None:
         flags |= {"space": named[0], "scale": flags["scale"] or named[1]}
@@ -130,15 +132,16 @@ def adopted(
     if chosen.space == RunConfig.space and flags["space"] is None and chosen.genotype is None:
         raise UsageError(
             f"{weights} does not say which network its weights are of.",
-            "Give --space, and --genotype where the space leaves choices open.",
+            adopt.instead(weights, "Give --space, and --genotype where it leaves choices open."),
         )
-    run = fresh("quantize", output, name, chosen)
+    with options.named(flags):
+        run = fresh("quantize", output, name, chosen)
     try:
         adopt.adopt(run, settled(chosen), weights)
     except BaseException:
         shutil.rmtree(run.folder)
         raise
-    return resumed(run.folder)
+    return run, workspace.load_config(run)
 
 
 def resumed(path: Path) -> tuple[Run, RunConfig]:
@@ -172,7 +175,7 @@ def continued(
             f"`quantnas {verb}` needs a run to go on from.",
             f"Give its folder, as in: quantnas {verb} runs/run/rfdn_small",
         )
-    from quantnas import runs
+    from quantnas import runs, workspace
     from quantnas import settings as kept
 
     before = runs.existing(source)
@@ -182,5 +185,6 @@ def continued(
         base |= {"bits": None, "act_bits": RunConfig.act_bits}
         base["quantize"] |= dict.fromkeys(BUDGETS)
     told = options.configuration(base, config, settings, flags)
-    run = fresh(verb, output, name, kept.continued(before, told), before)
-    return resumed(run.folder)
+    with options.named(flags):
+        run = fresh(verb, output, name, kept.continued(before, told), before)
+    return run, workspace.load_config(run)

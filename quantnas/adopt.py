@@ -4,7 +4,9 @@ What a run needs for its later steps is a genotype and a float network. The one 
 only one of its space; the other is read from a file: of this project, or a released RFDN.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -32,10 +34,11 @@ def adopt(run: Run, config: RunConfig, weights: Path) -> None:
     Raises DataError (a file that is missing, or of another network) or UsageError (weights that
     are quantized already or have other shapes, and a space that leaves choices open).
     """
+    require_float(weights)
     where = space.load(str(run.folder / "space.yaml"))
     found = _genotype(run, where)
     nets = {"float": _read(weights, where, found)}
-    if config.bits is None and config.quantize.budget is None:
+    if config.as_searched:
         nets["trained"] = _rounded(run, config, where, found, nets["float"])
     for name, net in nets.items():
         network.save(net, run.weights(name), where)
@@ -44,6 +47,18 @@ def adopt(run: Run, config: RunConfig, weights: Path) -> None:
         pass  # nothing is left to be searched
     run.finish("search", {**(run.result("search") or {}), **origin})
     run.finish("train", {"seconds": 0.0, **origin})
+
+
+def require_float(weights: Path) -> None:
+    """Raise UsageError when the file holds a rounded network, DataError when it cannot be read."""
+    if any(ROUNDED in name for name in _header(weights)[0]):
+        raise UsageError(f"{weights} is already quantized.", instead(weights))
+
+
+def instead(weights: Path, otherwise: str = "Give the float network.") -> str:
+    """What to give in place of a file: the run, where it lies in the folder of one."""
+    folder = weights.absolute().parent.parent
+    return f"Give the run folder, {folder}." if (folder / "config.yaml").is_file() else otherwise
 
 
 def space_of(weights: Path) -> tuple[str, int] | None:
@@ -69,15 +84,28 @@ def _genotype(run: Run, where: SearchSpace) -> Genotype:
 
 def _read(weights: Path, where: SearchSpace, found: Genotype) -> nn.Module:
     """The float network with these weights."""
-    if any(ROUNDED in name for name in _header(weights)[0]):
-        raise UsageError(f"{weights} is already quantized.", "Give the float network.")
     net = network.build(where, found, None)
     try:
         training.read_weights(net, weights, where)
     except QuantnasError as error:
+        _require_scale(weights, where, found)
         remedy = "Give float weights of this network, or the --space and --genotype of the weights."
         raise type(error)(error.cause, remedy) from error
     return net
+
+
+def _require_scale(weights: Path, where: SearchSpace, found: Genotype) -> None:
+    """Raise UsageError when the weights are those of the same network at another scale."""
+    for scale in {*get_args(space.Scale)} - {where.scale}:
+        other = replace(where, scale=scale)
+        try:
+            training.read_weights(network.build(other, found, None), weights, other)
+        except QuantnasError:
+            continue
+        raise UsageError(
+            f"The weights in {weights} enlarge x{scale}, but x{where.scale} is asked for.",
+            f"Give --scale {scale}.",
+        )
 
 
 def _header(path: Path) -> tuple[list[str], str]:

@@ -13,7 +13,7 @@ every method rounds to the same grids and its result freezes and exports like an
 
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -26,11 +26,13 @@ from torch import Tensor, nn
 from . import quantize
 from .conv import Conv2d, QuantConv2d, padding
 from .errors import UsageError
-from .network import convolutions, hooked, inherit
+from .network import convolutions, hooked, inherit, visited
 from .quantizer import ActQuantizer, weight_grid
 
 Visit = Callable[[QuantConv2d, Tensor, Tensor], None]
 """Sets a convolution's weight, given (N, c_in, H, W), its input here and in the float network."""
+Layers = Iterator[tuple[int, int]]
+"""(done, all)"""
 
 BATCH = 8
 """Images whose windows are in memory at once."""
@@ -41,16 +43,17 @@ REGULARISER = 1.0
 
 
 @torch.no_grad()
-def apply(method: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+def apply(method: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
     """Set weights, biases and grids of a rounded network, in place; the weights lie on the grids.
 
     teacher: the float network of the same genotype, whose weights are taken; low: (N, 3, H, W) in
-    [0, 1]. Raises UsageError for an unknown method, or when Brevitas is needed and absent.
+    [0, 1]. Yields (done, all) of the layers, or of the network where it is set as a whole. Raises
+    UsageError for an unknown method, or when Brevitas is needed and absent.
     """
     if method not in METHODS:
         raise UsageError(f"There is no method '{method}'.", f"Known are: {', '.join(METHODS)}.")
     inherit(net, teacher)
-    METHODS[method](net, teacher, low)
+    yield from METHODS[method](net, teacher, low)
     for conv in convolutions(net).values():
         assert isinstance(conv, QuantConv2d)
         conv.weight.copy_(conv.rounded_weight())
@@ -65,12 +68,13 @@ def require() -> None:
         )
 
 
-def rtn(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+def rtn(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
     """Grids of least squared error and nothing else."""
     quantize.initialise(net, low)
+    yield 1, 1
 
 
-def minmax(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+def minmax(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
     """Grids that hold every value: of weights, then of activations front to back; no octaves."""
     grids = [m for m in net.modules() if isinstance(m, ActQuantizer) and not m.fixed]
     for conv in convolutions(net).values():
@@ -83,6 +87,7 @@ def minmax(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
     net.eval()(low)
     for hook in hooks:
         hook.remove()
+    yield 1, 1
 
 
 def _span(grid: ActQuantizer, args: tuple[Tensor]) -> None:
@@ -96,7 +101,7 @@ def _span(grid: ActQuantizer, args: tuple[Tensor]) -> None:
         grid.octaves.zero_()
 
 
-def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
     """The grids of rtn, then `visit` and bias correction for one convolution after another.
 
     One pass: a layer is set just before it runs, behind those set already. Biases get what
@@ -113,8 +118,7 @@ def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tenso
         missing = mean - conv.forward(x).mean((0, 2, 3))
         conv.bias.add_(missing.view(len(conv.bias), -1).mean(1))
 
-    with hooked(net, hook, before=True):
-        net(low)
+    yield from visited(net, low, hook)
 
 
 def _set(conv: QuantConv2d, visit: Visit, x: Tensor, wanted: Tensor) -> None:
@@ -146,7 +150,7 @@ def _trace(net: nn.Module, low: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-def _brevitas(name: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+def _brevitas(name: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
     """One of the solvers of Brevitas 0.13."""
     require()
     with warnings.catch_warnings():
@@ -160,7 +164,7 @@ def _brevitas(name: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Non
         "qronos": Qronos,
     }
     visit = partial(_solve, solvers[name], mismatched=name != "gptq")
-    _layer_by_layer(visit, net, teacher, low)
+    return _layer_by_layer(visit, net, teacher, low)
 
 
 def _solve(
@@ -218,9 +222,9 @@ class _Layer(nn.Conv2d):
         return self.grid(self.weight[tuple(part)])
 
 
-def adaround(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+def adaround(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
     """Learned rounding."""
-    _layer_by_layer(_learn, net, teacher, low)
+    return _layer_by_layer(_learn, net, teacher, low)
 
 
 def _learn(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> None:
@@ -285,7 +289,7 @@ def _error(conv: QuantConv2d, kernel: Tensor, moments: tuple[Tensor, Tensor, Ten
     return ((q @ rounded - 2 * w @ mixed.mT) * q).sum() + (w @ exact * w).sum()
 
 
-METHODS: dict[str, Callable[[nn.Module, nn.Module, Tensor], None]] = {
+METHODS: dict[str, Callable[[nn.Module, nn.Module, Tensor], Layers]] = {
     "rtn": rtn,
     "minmax": minmax,
     "gptq": partial(_brevitas, "gptq"),

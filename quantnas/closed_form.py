@@ -7,6 +7,7 @@ follow make up for (GPTQ, arXiv 2210.17323). That the target is y, not what the 
 would make of x, is the step from GPTQ to Qronos (arXiv 2505.11695).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,19 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conv import Conv2d, QuantConv2d, padding
-from .network import hooked
+from .network import hooked, visited
 from .quantizer import calibrating, fake_quantize
 
 RIDGE = 0.01
 """Of the mean power of an input value: how strongly a kernel is held where it was."""
 
 
-@torch.no_grad()
-def improve(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
+def improve(net: nn.Module, teacher: nn.Module, low: Tensor) -> Iterator[tuple[int, int]]:
     """Set weights, biases and all grids of a rounded network, in place, in one pass.
 
     net: with the weights of `teacher`, in float; low: (N, 3, H, W) pixels. The kernels of
-    transposed convolutions are rounded as they are.
+    transposed convolutions are rounded as they are. Yields (done, all) of the layers.
     """
     net.eval()
     wanted = _outputs(teacher, low)
@@ -34,10 +34,11 @@ def improve(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
     def fit(conv: Any, args: tuple[Tensor]) -> None:
         _fit(wanted[conv.name], conv, args)
 
-    with hooked(net, fit, before=True), calibrating(net, weights=False):
-        net(low)
+    with calibrating(net, weights=False):
+        yield from visited(net, low, fit)
 
 
+@torch.no_grad()
 def _outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
     """Layer name -> what the convolution gives."""
     found: dict[str, Tensor] = {}
@@ -66,25 +67,22 @@ def _fit(wanted: Tensor, conv: Any, args: tuple[Tensor]) -> None:
 
 def _fit_kernel(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> None:
     """In units of the grid of its input, where every channel has the same step."""
-    factors, steps, scaled = conv.factors(), conv.grid.factors, x
+    factors, steps, weight, scaled = conv.factors(), conv.grid.factors, conv.weight, x
     if factors is not None and steps is not None:
-        scaled = x / steps
-        conv.weight.mul_(factors)
+        scaled, weight = x / steps, weight * factors
     columns = _columns(conv, scaled)
     outputs = wanted.transpose(0, 1).flatten(1).unflatten(0, (conv.groups, -1))
-    kernels = conv.weight.flatten(1).unflatten(0, (conv.groups, -1))
+    kernels = weight.flatten(1).unflatten(0, (conv.groups, -1))
     grams = [_gram(*each) for each in zip(columns, outputs, kernels, strict=True)]
     nearest = [_nearest(*gram).to(kernels.dtype) for gram in grams]
-    conv.weight.copy_(torch.cat(nearest).view_as(conv.weight))
-    conv.weight_quantizer.calibrate(conv.weight)
+    conv.weight_quantizer.calibrate(torch.cat(nearest).view_as(weight))
     grid = _grid(conv)
     rounded = [
         _rounded(k, gram[0], [t[i] for t in grid])
         for i, (k, gram) in enumerate(zip(nearest, grams, strict=True))
     ]
-    conv.weight.copy_(torch.cat(rounded).view_as(conv.weight))
-    if factors is not None:
-        conv.weight.div_(factors)
+    found = torch.cat(rounded).view_as(weight)
+    conv.weight.copy_(found if factors is None else found / factors)
 
 
 def _columns(conv: Conv2d, x: Tensor) -> Tensor:

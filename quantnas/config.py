@@ -20,11 +20,11 @@ def _require(config: Any, least: float, *names: str) -> None:
             raise ValueError(f"`{name}` is {value}, it must be a number of at least {least:g}")
 
 
-def resolution(at: str) -> tuple[int, int]:
-    """32x48 -> (height, width). Raises ValueError for what is none."""
+def resolution(at: str, name: str = "at") -> tuple[int, int]:
+    """32x48 -> (height, width). Raises ValueError, with the setting's name, for what is none."""
     height, cross, width = at.partition("x")
     if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
-        raise ValueError("`at` is height x width, as 32x32")
+        raise ValueError(f"`{name}` is height x width; it must be written as 32x32")
     return int(height), int(width)
 
 
@@ -168,7 +168,8 @@ class QuantizeConfig:
     steps: int = 400
     """Of retraining on the float network's output; 0 = none."""
     minutes: float | None = None
-    """The step ends by then, and retrains as long as that allows, whatever `steps` says."""
+    """The whole step, reading and least squares included, ends within these; retraining takes what
+    is left of them, whatever `steps` says."""
     batch: int = 8
     """Crops per step."""
     patch: int = 32
@@ -212,7 +213,7 @@ class QuantizeConfig:
         for name, least in bounds.items():
             if getattr(self, name) is not None:
                 _require(self, least, name)
-        if not re.fullmatch(r"weights|clip|none|lowrank:[1-9]\d*", self.train):
+        if not re.fullmatch(TRAINED, self.train):
             raise ValueError(
                 f"`train` is '{self.train}', it must be weights, clip, none or lowrank:8 (any rank)"
             )
@@ -223,8 +224,40 @@ class QuantizeConfig:
         """The name of the limit within which bits are chosen, if there is one."""
         return next((name for name in BUDGETS if getattr(self, name) is not None), None)
 
+    @property
+    def retrains(self) -> bool:
+        """Whether anything is learned after the weights were rounded."""
+        timed = self.steps > 0 or self.minutes is not None
+        return self.method == "saliency" and self.train != "none" and timed
 
+
+TRAINED = r"weights|clip|none|lowrank:([1-9]\d*)"
+"""Values of `quantize.train`; the group is the rank."""
 BUDGETS = ("target_bitops", "target_size", "average_bits")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The form of the exported file; the numbers in it are the same in all forms."""
+
+    format: Literal["onnx", "float", "qonnx", "tflite"] = "onnx"
+    """What is written beside model.onnx, if anything. float: the float network, to compare with;
+    qonnx: for FPGA toolchains; tflite: for LiteRT."""
+    compat: bool = False
+    """Weights below 8 bits as bytes and a table, for ONNX Runtime from 1.16 on."""
+    uint8_io: bool = False
+    """Pixels in and out: uint8 from 0 to 255, (N, 3, H, W), rounded and clipped in the file."""
+    size: str = "any"
+    """Low-resolution height x width, as 180x320, if it takes images of that size alone."""
+
+    def __post_init__(self) -> None:
+        if self.size != "any":
+            resolution(self.size, "size")
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """(height, width) of `size`, if there is one."""
+        return None if self.size == "any" else resolution(self.size, "size")
 
 
 @dataclass(frozen=True)
@@ -252,3 +285,9 @@ class RunConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    @property
+    def as_searched(self) -> bool:
+        """Whether bits stay those of the genotype when it is quantized."""
+        return self.bits is None and self.quantize.budget is None

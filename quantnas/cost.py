@@ -1,8 +1,7 @@
 """Cost in closed form: every operation is built once with a convolution that only counts.
 
 BitOps = sum over all convolutions of MACs x weight bits x activation bits, always with a
-resolution. Adds, concatenations, pooling, resizing, rounding and the pixel shuffle are not
-counted.
+resolution. Divided by 1024 they are MACs x w/32 x a/32: as many MACs in float.
 """
 
 import math
@@ -22,6 +21,9 @@ STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
 """Bits of a weight -> bits that it takes in the file (`onnx_weights.STORAGE`)."""
 REFERENCE = (32, 32)
 """(height, width) of the low-resolution image where nothing else is said."""
+FLOAT_MAC = 32 * 32
+"""BitOps of a multiply-accumulate in float."""
+NOT_COUNTED = "adds, concatenations, pooling, resizing, rounding and the pixel shuffle"
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,31 @@ class Layer:
         """At LR 32x32."""
         return self.macs * self.weight_bits * self.act_bits
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of its packed weights."""
+        return math.ceil(math.prod(self.shape) * STORED[self.weight_bits] / 8)
+
     def macs_at(self, height: int, width: int, scale: int) -> int:
         """Multiply-accumulates for a low-resolution image of that size."""
         return math.prod(self.shape) * AREAS[self.area](height, width, scale)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One convolution in the cost of its network, for a low-resolution image of a stated size."""
+
+    name: str
+    op: str
+    shape: ops.Shape
+    weight_bits: int
+    act_bits: int
+    macs: int
+    bitops: int
+    share: float
+    """Of the network's BitOps."""
+    weight_bytes: int
+    """Of its packed weights."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +125,7 @@ def total(rows: Sequence[Layer], scale: int) -> Cost:
     bits = [row.weight_bits * row.act_bits for row in rows]
     return Cost(
         parameters=sum(r.parameters for r in rows),
-        weight_bytes=sum(math.ceil(math.prod(r.shape) * STORED[r.weight_bits] / 8) for r in rows),
+        weight_bytes=sum(row.weight_bytes for row in rows),
         macs={name: sum(found) for name, found in macs.items()},
         bitops={
             name: sum(n * b for n, b in zip(found, bits, strict=True))
@@ -114,6 +138,16 @@ def total(rows: Sequence[Layer], scale: int) -> Cost:
 def bitops_at(rows: Iterable[Layer], size: tuple[int, int], scale: int) -> int:
     """BitOps of a network for a low-resolution image of that size."""
     return sum(row.macs_at(*size, scale) * row.weight_bits * row.act_bits for row in rows)
+
+
+def parts(rows: Sequence[Layer], size: tuple[int, int], scale: int) -> list[Part]:
+    """What every convolution of a network costs, for a low-resolution image of that size."""
+    whole, found = bitops_at(rows, size, scale), []
+    for r in rows:
+        macs, bitops = r.macs_at(*size, scale), bitops_at([r], size, scale)
+        share, widths = bitops / max(whole, 1), (r.weight_bits, r.act_bits)
+        found.append(Part(r.name, r.op, r.shape, *widths, macs, bitops, share, r.weight_bytes))
+    return found
 
 
 def searched_bitops(

@@ -4,11 +4,12 @@ The frozen network computes what the file will (`verify` holds the file to it), 
 is too bad is known here already.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from . import comparison, evaluate, schema, workspace
-from .config import RunConfig
+from .config import QuantizeConfig, RunConfig
 from .errors import QualityError
 from .genotype import read_json
 from .phases import Progress
@@ -38,6 +39,11 @@ class Drop:
         """Whether bicubic does better than the quantized network."""
         return self.quantized < self.bicubic
 
+    @property
+    def untrained(self) -> bool:
+        """Whether bicubic does better than the float network already."""
+        return self.full < self.bicubic
+
 
 def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The frozen network and the float one on what was held out and on the benchmarks.
@@ -63,8 +69,9 @@ def load(run: Run) -> list[Drop]:
     return [schema.parse(Drop, row, str(path)) for row in read_json(path)["sets"]]
 
 
-def require(drops: Sequence[Drop], most: float) -> None:
-    """Raise QualityError, naming the worst set, when quantization costs more than `most` dB."""
+def require(drops: Sequence[Drop], config: QuantizeConfig) -> None:
+    """Raise QualityError, naming the worst set, when quantization costs more than `max_drop`."""
+    most = math.inf if config.max_drop is None else config.max_drop
     worst = max(drops, key=lambda found: found.drop)
     if worst.drop > most:
         digits = next((n for n in range(2, 9) if round(worst.drop, n) > most), 9)
@@ -74,5 +81,17 @@ def require(drops: Sequence[Drop], most: float) -> None:
         raise QualityError(
             f"Quantization costs {lost} dB on {worst.name} (from {full} to {left}), more than the "
             f"{most:g} dB that are allowed.",
-            "Give more bits, train longer (--set quantize.steps=2000), or allow more.",
+            f"Give more bits (--bits, --average-bits), {_longer(config)}, "
+            "or allow more (--max-drop).",
         )
+
+
+def _longer(config: QuantizeConfig) -> str:
+    """What else brings the network nearer to the float one, with its options."""
+    if config.method != "saliency":
+        return "take --method saliency, which retrains"
+    if not config.retrains:
+        return "retrain (--train weights, --steps)"
+    if config.minutes is not None:
+        return f"retrain longer (--minutes {2 * config.minutes:g})"
+    return f"retrain longer (--steps {4 * config.steps})"

@@ -155,16 +155,21 @@ def mean(scores: Sequence[Score]) -> Score:
     return Score("mean", *(float(np.mean([getattr(s, n) for s in scores])) for n in names))
 
 
-def session(path: Path, threads: int = 0) -> ort.InferenceSession:
-    """The file in ONNX Runtime at its default optimisation level. Raises what it raises."""
+def session(file: Path | bytes, threads: int = 0) -> ort.InferenceSession:
+    """A file in ONNX Runtime at its default optimisation level. Raises what it raises."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    content = file if isinstance(file, bytes) else str(file)
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def onnx_upscaler(path: Path) -> Upscaler:
-    """An exported file as a function. Raises DataError when it cannot be loaded."""
+    """An exported file as a function; it takes and gives floats or bytes.
+
+    Raises DataError when it cannot be loaded; the function does for an image that the file cannot
+    enlarge, as one of another size than it is fixed to.
+    """
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
     try:
@@ -176,13 +181,40 @@ def onnx_upscaler(path: Path) -> Upscaler:
         ) from error
 
     def upscale(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        _require_shape(path.name, low, run.get_inputs()[0].shape[2:])
         try:
-            (out,) = run.run(None, {"lr": to_tensor(low[None]).numpy()})
+            return through(run, low)
         except Exception as error:  # ONNX Runtime has no class for what is wrong with an image
-            raise _cannot(path.name, low, error) from error
-        return to_image(torch.from_numpy(np.asarray(out)[0]))
+            raise cannot(path.name, low, error) from error
 
     return upscale
+
+
+def through(
+    run: ort.InferenceSession,
+    low: NDArray[np.uint8],
+    more: Mapping[str, NDArray[np.float32]] | None = None,
+) -> NDArray[np.uint8]:
+    """An image through a file in ONNX Runtime, with more inputs by name; raises what that does."""
+    entry = run.get_inputs()[0]
+    pixels = entry.type == "tensor(uint8)"
+    image = low.transpose(2, 0, 1)[None] if pixels else to_tensor(low[None]).numpy()
+    (out,) = run.run(None, {entry.name: np.ascontiguousarray(image), **(more or {})})
+    found = np.asarray(out)[0]
+    if found.dtype == np.uint8:
+        return np.ascontiguousarray(found.transpose(1, 2, 0))
+    return to_image(torch.from_numpy(found))
+
+
+def _require_shape(name: str, low: NDArray[np.uint8], sides: Sequence[int | str]) -> None:
+    """Raise DataError for another height or width than a file is fixed to."""
+    height, width = low.shape[:2]
+    if any(isinstance(n, int) and n != m for n, m in zip(sides, (height, width), strict=True)):
+        raise DataError(
+            f"{name} takes images of {sides[1]}x{sides[0]} pixels alone; this one has "
+            f"{width}x{height}.",
+            "Use such images, or export the run without a size.",
+        )
 
 
 def torch_upscaler(network: nn.Module) -> Upscaler:
@@ -195,12 +227,13 @@ def torch_upscaler(network: nn.Module) -> Upscaler:
         try:
             return to_image(network(to_tensor(low[None]).to(device))[0])
         except RuntimeError as error:
-            raise _cannot("The network", low, error) from error
+            raise cannot("The network", low, error) from error
 
     return upscale
 
 
-def _cannot(what: str, low: NDArray[np.uint8], error: Exception) -> DataError:
+def cannot(what: str, low: NDArray[np.uint8], error: Exception) -> DataError:
+    """What to raise when a network fails on an image."""
     height, width = low.shape[:2]
     if min(height, width) < SMALL:
         return DataError(

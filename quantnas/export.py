@@ -1,17 +1,17 @@
-"""A frozen network as an integer ONNX graph, in QuantizeLinear/DequantizeLinear form.
+"""A network as an ONNX file: on integers in QuantizeLinear/DequantizeLinear form, or in float.
 
-The wiring is traced with torch.fx, where convolutions and grids are leaves; each other operation
-has one line in TRANSLATE. Every convolution reads uint8; between them, tensors are carried in
-uint8 or in float, as the network does. The rules behind the forms, found by trying what ONNX
-Runtime fuses, are in docs/decisions/0003.
+The wiring is traced with torch.fx, where convolutions and grids are leaves. Every rounded
+convolution reads uint8; between them, tensors are carried in uint8 or in float, as the network
+does. The rules behind the forms, found by trying what ONNX Runtime fuses, are in
+docs/decisions/0003.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -21,132 +21,28 @@ from onnx import TensorProto, helper
 from torch import fx, nn
 
 from . import __version__, onnx_weights
-from .conv import QuantConv2d
-from .cost import Cost
-from .ends import LUMA, enlarge, luma
+from .config import ExportConfig
+from .conv import Conv2d, QuantConv2d
+from .cost import REFERENCE, Cost, Layer, total
 from .errors import DataError
-from .imdn import contrast
 from .onnx_graph import Graph, tidied
-from .onnx_layers import Readers, Value, convolution, quantized
-from .quantizer import ActQuantizer
-from .rfdn import resize_like
+from .onnx_layers import Readers, Value, convolution, float_convolution, on_grid, quantized
+from .onnx_ops import OPERATORS, TRANSLATE
+from .ops import Shape
+from .quantizer import ActQuantizer, FloatTensor
+from .runs import plain
+from .space import AREAS, Area
 from .tracing import Tracer
 
 METADATA_KEY = "quantnas"
-
-
-def _pointwise(kind: str) -> Callable[..., Value]:
-    """An operator on every number by itself; what it gives lies on no grid."""
-
-    def add(graph: Graph, name: str, *values: Value, inplace: bool = False) -> Value:
-        return Value(graph.add(kind, [v.name for v in values], name), None)
-
-    return add
-
-
-def _cat(graph: Graph, name: str, parts: list[Value], dim: int) -> Value:
-    return Value(graph.add("Concat", [p.name for p in parts], name, axis=dim), None)
-
-
-def _repeat(graph: Graph, name: str, x: Value, count: int, dim: int) -> Value:
-    """Every colour `count` times in a row."""
-    index = graph.constant(f"{name}.index", np.repeat(np.arange(3), count), np.int64)
-    return _kept(graph, name, x, "Gather", index, axis=dim)
-
-
-def _tile(graph: Graph, name: str, x: Value, counts: tuple[int, int, int, int]) -> Value:
-    """All three colours `counts[1]` times, one after the other."""
-    index = graph.constant(f"{name}.index", np.tile(np.arange(3), counts[1]), np.int64)
-    return _kept(graph, name, x, "Gather", index, axis=1)
-
-
-def _shuffle(graph: Graph, name: str, x: Value, scale: int) -> Value:
-    return _kept(graph, name, x, "DepthToSpace", blocksize=scale, mode="CRD")
-
-
-def _max_pool(graph: Graph, name: str, x: Value, side: int, stride: int) -> Value:
-    return _kept(graph, name, x, "MaxPool", kernel_shape=[side] * 2, strides=[stride] * 2)
-
-
-def _kept(graph: Graph, name: str, x: Value, kind: str, *more: str, **attributes: Any) -> Value:
-    """An operator that only moves values: it keeps the grid, and with it the integers."""
-    if x.grid is None:
-        return Value(graph.add(kind, [x.name, *more], name, **attributes), None)
-    moved = graph.add(kind, [x.name, *more], f"{name}.moved", **attributes)
-    return quantized(graph, moved, name, x.grid)
-
-
-def _part(graph: Graph, name: str, x: Value, dim: int, start: int, length: int) -> Value:
-    """`length` of the channels, from `start` on."""
-    ends = (("start", start), ("end", start + length), ("dim", dim))
-    at = [graph.constant(f"{name}.{end}", [n], np.int64) for end, n in ends]
-    return _kept(graph, name, x, "Slice", *at)
-
-
-def _leaky(
-    graph: Graph, name: str, x: Value, negative_slope: float, inplace: bool = False
-) -> Value:
-    return Value(graph.add("LeakyRelu", [x.name], name, alpha=negative_slope), None)
-
-
-def _contrast(graph: Graph, name: str, x: Value) -> Value:
-    """Deviation plus mean over height and width, in float."""
-    mean = graph.add("GlobalAveragePool", [x.name], f"{name}.mean")
-    centred = graph.add("Sub", [x.name, mean], f"{name}.centred")
-    square = graph.add("Mul", [centred, centred], f"{name}.square")
-    variance = graph.add("GlobalAveragePool", [square], f"{name}.variance")
-    deviation = graph.add("Sqrt", [variance], f"{name}.deviation")
-    return Value(graph.add("Add", [deviation, mean], name), None)
-
-
-def _luma(graph: Graph, name: str, x: Value) -> Value:
-    weights = graph.constant("luma.weights", np.reshape(LUMA, (1, 3, 1, 1)), np.float32)
-    parts = graph.add("Mul", [x.name, weights], f"{name}.parts")
-    axis = graph.constant("axis.colours", [1], np.int64)
-    return Value(graph.add("ReduceSum", [parts, axis], name, keepdims=1), None)
-
-
-def _enlarge(graph: Graph, name: str, x: Value, scale: int) -> Value:
-    """Bilinear, by a factor."""
-    factors = graph.constant(f"factors{scale}", [1, 1, scale, scale], np.float32)
-    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    return Value(graph.add("Resize", [x.name, "", factors], name, **how), None)
-
-
-def _resize(graph: Graph, name: str, x: Value, like: Value) -> Value:
-    """Bilinear, to the height and width of `like`; they stay open in the file."""
-    sides = []
-    for source, ends in ((x, (0, 2)), (like, (2, 4))):
-        shape = graph.add("Shape", [source.name], f"{name}.shape{ends[0]}")
-        at = [graph.constant(f"{name}.at{end}", [end], np.int64) for end in ends]
-        sides.append(graph.add("Slice", [shape, *at], f"{name}.sides{ends[0]}"))
-    sizes = graph.add("Concat", sides, f"{name}.sizes", axis=0)
-    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    return Value(graph.add("Resize", [x.name, "", "", sizes], name, **how), None)
-
-
-TRANSLATE: dict[Any, Callable[..., Value]] = {
-    torch.relu: _pointwise("Relu"),
-    F.relu: _pointwise("Relu"),
-    torch.cat: _cat,
-    torch.repeat_interleave: _repeat,
-    torch.tile: _tile,
-    torch.sigmoid: _pointwise("Sigmoid"),
-    torch.max_pool2d: _max_pool,
-    torch.narrow: _part,
-    F.leaky_relu: _leaky,
-    contrast: _contrast,
-    resize_like: _resize,
-    luma: _luma,
-    enlarge: _enlarge,
-    F.pixel_shuffle: _shuffle,
-}
-"""Function of the traced network -> (graph, name, *arguments, **keywords) -> Value."""
+CALL = "call_module"
+"""A node of a trace that stands for a module."""
+USUAL = ExportConfig()
 
 
 @torch.no_grad()
-def translate(network: nn.Module) -> Graph:
-    """The network's graph; input "lr", output "sr", float32 in [0, 1], any height and width."""
+def translate(network: nn.Module, form: ExportConfig = USUAL) -> Graph:
+    """The network's graph with input "lr" and output "sr"."""
     traced = Tracer().trace(network)
     modules = {n: network.get_submodule(str(n.target)) for n in traced.nodes if n.op == CALL}
     readers = _readers(modules)
@@ -156,23 +52,63 @@ def translate(network: nn.Module) -> Graph:
         kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
         module = modules.get(node)
         if node.op == "placeholder":
-            values[node] = Value("lr", None)
+            values[node] = _entrance(graph, form)
         elif node.op == "output":
-            graph.add("Identity", [args[0].name], "sr")
+            _exit(graph, args[0], form)
         elif isinstance(module, QuantConv2d):
-            values[node] = convolution(graph, args[0], module, readers)
+            values[node] = convolution(graph, args[0], module, readers, form.compat)
+        elif isinstance(module, Conv2d):
+            values[node] = float_convolution(graph, args[0], module)
+        elif isinstance(module, FloatTensor):
+            values[node] = args[0]
         elif isinstance(module, ActQuantizer):
-            values[node] = quantized(graph, args[0].name, node.name, module)
+            values[node] = _laid(graph, args[0], node.name, module)
         else:
             function = TRANSLATE.get(node.target) or OPERATORS[node.target.__name__]
             values[node] = function(graph, node.name, *args, **kwargs)
     return tidied(graph)
 
 
-OPERATORS: dict[str, Callable[..., Value]] = {"add": _pointwise("Add"), "mul": _pointwise("Mul")}
-"""The same for Python's operators, by name."""
-CALL = "call_module"
-"""A node of a trace that stands for a module."""
+PIXELS = "lr.pixels"
+"""Name of the input in [0, 1] where the file reads uint8."""
+
+
+def _entrance(graph: Graph, form: ExportConfig) -> Value:
+    """The input in [0, 1]."""
+    if not form.uint8_io:
+        return Value("lr", None)
+    wide = graph.add("Cast", ["lr"], "lr.wide", to=TensorProto.FLOAT)
+    most = graph.constant("white", 255, np.float32)
+    return Value(graph.add("Div", [wide, most], PIXELS), None)
+
+
+def _exit(graph: Graph, x: Value, form: ExportConfig) -> None:
+    """The output: as it is, or in 255 steps."""
+    if not form.uint8_io:
+        graph.add("Identity", [x.name], "sr")
+    elif x.grid is not None and _holds_pixels(x.grid):
+        graph.add("Identity", [f"{x.name}.q"], "sr")
+    else:
+        most = graph.constant("white", 255, np.float32)
+        steps = graph.add("Mul", [x.name, most], "sr.steps")
+        one = graph.constant("one", 1, np.float32)
+        none = graph.constant("clip.low", 0, np.uint8)
+        graph.add("QuantizeLinear", [steps, one, none], "sr")
+
+
+def _laid(graph: Graph, x: Value, name: str, grid: ActQuantizer) -> Value:
+    """On a grid; pixels in uint8 lie on one of 1/255 already."""
+    if x.name == PIXELS and _holds_pixels(grid):
+        return Value(on_grid(graph, graph.add("Identity", ["lr"], f"{name}.q"), name, grid), grid)
+    return quantized(graph, x.name, name, grid)
+
+
+def _holds_pixels(grid: ActQuantizer) -> bool:
+    """Whether its integers for 0, 1/255, ... 1 are 0, 1, ... 255."""
+    steps = torch.arange(256.0)
+    if grid.bits != 8 or grid.factors is not None:
+        return False
+    return torch.equal((grid(steps / 255) / grid.step).round(), steps)
 
 
 def _readers(modules: Mapping[fx.Node, nn.Module]) -> Readers:
@@ -190,17 +126,18 @@ def _readers(modules: Mapping[fx.Node, nn.Module]) -> Readers:
     return found
 
 
-def to_onnx(network: nn.Module, cost: Cost, scale: int, path: Path) -> None:
-    """Write a frozen network (`quantize.freeze`) to `path`, checked by ONNX's own checker.
+def to_onnx(
+    network: nn.Module, cost: Cost, scale: int, path: Path, form: ExportConfig = USUAL
+) -> None:
+    """Write a frozen network (`quantize.freeze`) or one in float to `path`, whole or not at all.
 
-    Layers, bits and BitOps go into the file's metadata as JSON.
+    Input "lr" (N, 3, H, W), output "sr" (N, 3, scale*H, scale*W): float32 in [0, 1] or, as `form`
+    says, uint8; of any size or of one, then with N = 1 and all shapes inferred. Layers and bits go
+    into the file's metadata. ONNX's own checker has passed it.
     """
-    graph = translate(network)
-    stores = [onnx_weights.STORAGE[layer.weight_bits] for layer in cost.layers]
-    low = helper.make_tensor_value_info("lr", TensorProto.FLOAT, ["n", 3, "height", "width"])
-    high = helper.make_tensor_value_info(
-        "sr", TensorProto.FLOAT, ["n", 3, f"{scale}*height", f"{scale}*width"]
-    )
+    graph = translate(network, form)
+    stores = [STORED[8 if form.compat else row.weight_bits] for row in cost.layers]
+    low, high = _ends(scale, form)
     model = helper.make_model(
         helper.make_graph(graph.nodes, "quantnas", [low], [high], list(graph.tensors.values())),
         opset_imports=[helper.make_opsetid("", max(s.opset for s in stores))],
@@ -208,12 +145,51 @@ def to_onnx(network: nn.Module, cost: Cost, scale: int, path: Path) -> None:
         producer_name="quantnas",
         producer_version=__version__,
     )
-    facts = {"version": __version__, "scale": scale, "cost": asdict(cost)}
-    helper.set_model_props(model, {METADATA_KEY: json.dumps(facts, separators=(",", ":"))})
+    if form.sides:
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    helper.set_model_props(model, {METADATA_KEY: _told(cost, scale)})
     onnx.checker.check_model(model, full_check=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.name}.part")
     part.write_bytes(model.SerializeToString())
     part.replace(path)
+
+
+STORED = {**onnx_weights.STORAGE, 32: onnx_weights.STORAGE[8]}
+"""Bits of a weight -> the ONNX versions that it needs; in float those of 8 bits will do."""
+
+
+def _ends(scale: int, form: ExportConfig) -> list[onnx.ValueInfoProto]:
+    """Input and output of the file."""
+    kind = TensorProto.UINT8 if form.uint8_io else TensorProto.FLOAT
+    low: list[Any] = ["n", 3, "height", "width"]
+    high: list[Any] = ["n", 3, f"{scale}*height", f"{scale}*width"]
+    if form.sides:
+        low, high = [1, 3, *form.sides], [1, 3, *(scale * side for side in form.sides)]
+    return [helper.make_tensor_value_info(n, kind, s) for n, s in (("lr", low), ("sr", high))]
+
+
+def _told(totals: Cost, scale: int) -> str:
+    """Version, scale and layers as short JSON; the rest of the cost follows from the layers."""
+    rows = [
+        f"{r.name} {r.op} {'x'.join(map(str, r.shape))} {r.weight_bits} {r.act_bits} {r.area}"
+        for r in totals.layers
+    ]
+    facts = {"version": __version__, "scale": scale, "layers": ",".join(rows)}
+    return json.dumps(facts, separators=(",", ":"))
+
+
+def _untold(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_told` was made of, the cost in full."""
+    rows, scale = [], int(facts["scale"])
+    for text in facts["layers"].split(","):
+        name, op, sides, weights, inputs, place = text.split()
+        shape, area = cast(Shape, tuple(map(int, sides.split("x")))), cast(Area, place)
+        n = math.prod(shape)
+        macs = n * AREAS[area](*REFERENCE, scale)
+        bits = int(weights), int(inputs)
+        rows.append(Layer(name, op, shape, *bits, area, macs, n + shape[0]))
+    found: dict[str, Any] = plain(total(rows, scale))
+    return {"version": facts["version"], "scale": scale, "cost": found}
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -234,7 +210,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             "Give a file that `quantnas export` wrote.",
         )
     facts: dict[str, Any] = json.loads(text)
-    return facts
+    return _untold(facts) if "layers" in facts else facts
 
 
 def sha256(path: Path) -> str:

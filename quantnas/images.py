@@ -10,11 +10,12 @@ import secrets
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,8 +90,8 @@ def read(path: str | Path) -> NDArray[np.uint8]:
     profiles are not applied. Raises DataError when the file is missing, damaged, of another format
     or above PIL's size limit of about 179 million pixels.
     """
-    with _opened(Path(path)) as image:
-        return _to_rgb(ImageOps.exif_transpose(image))
+    with opened(Path(path)) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def size(path: str | Path) -> tuple[int, int]:
@@ -98,14 +99,14 @@ def size(path: str | Path) -> tuple[int, int]:
 
     Raises DataError as `read`, as far as the beginning of the file tells.
     """
-    with _opened(Path(path)) as image:
+    with opened(Path(path)) as image:
         tagged = not {"exif", "Raw profile type exif"}.isdisjoint(image.info)
         turned = tagged and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         return image.size if turned else image.size[::-1]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """An image file; what goes wrong with it becomes a DataError."""
     try:
         with warnings.catch_warnings():
@@ -129,13 +130,17 @@ def write(path: str | Path, image: NDArray[np.uint8]) -> None:
     appears complete or not at all, and missing parent folders are created. Raises UsageError for
     an unknown extension, ValueError for another kind of array, DataError when writing fails.
     """
-    path = Path(path)
-    kind = format_of(path)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"expected uint8 of shape (H, W, 3), got {image.dtype} {image.shape}")
+    save(Path(path), Image.fromarray(image), {})
+
+
+def save(path: Path, image: Image.Image, kept: Mapping[str, Any]) -> None:
+    """The same for an image of PIL, with further options of the format."""
+    kind = format_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, Image.fromarray(image), kind)
+        _replace(path, image, kind, kept)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
@@ -183,7 +188,8 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     )
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """An image of PIL as `read` gives it."""
     if image.mode.startswith("I"):
         return _grey16_to_rgb(image)
     if image.has_transparency_data:
@@ -201,11 +207,11 @@ def _grey16_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _replace(path: Path, image: Image.Image, kind: str) -> None:
+def _replace(path: Path, image: Image.Image, kind: str, kept: Mapping[str, Any]) -> None:
     """Write next to `path` under another name, then put it in place in one step."""
     partial = path.with_name(f".{secrets.token_hex(6)}.partial")
     try:
-        image.save(partial, format=kind, **_SAVE_OPTIONS[kind])
+        image.save(partial, format=kind, **_SAVE_OPTIONS[kind], **kept)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

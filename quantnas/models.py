@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import cost, evaluate, export, runs, schema, workspace
+from . import cost, evaluate, export, runs, schema, tiles, workspace
 from .errors import DataError, UsageError
 from .genotype import read_json
 from .runs import Run
@@ -35,10 +35,14 @@ class Model:
     file: Path
     cost: cost.Cost | None
     """None where a file of an older version does not say it in full."""
-    upscaler: Callable[[], evaluate.Upscaler]
+    network: Callable[[], tiles.Network]
     """Loads it. Raises DataError when that fails."""
     run: Run | None = None
     """The run that it was taken from; none for a lone file."""
+
+    def upscaler(self) -> evaluate.Upscaler:
+        """Loads it as a function that cuts large photographs into tiles."""
+        return tiles.upscaler(self.network())
 
     @property
     def is_float(self) -> bool:
@@ -122,8 +126,8 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
         totals = schema.parse(cost.Cost, told["cost"], str(path))
     except (UsageError, KeyError):
         totals = None
-    upscaler = partial(evaluate.onnx_upscaler, path)
-    return Model(name, what, int(told["scale"]), path, totals, upscaler, run)
+    scale = int(told["scale"])
+    return Model(name, what, scale, path, totals, partial(tiles.load, path, scale), run)
 
 
 def _place(path: Path) -> tuple[Run, str, str]:
@@ -142,8 +146,8 @@ def _place(path: Path) -> tuple[Run, str, str]:
 def _checkpoint(run: Run, kind: str, name: str) -> Model:
     where, net, totals = workspace.checkpoint(run, kind)
     file = run.weights(kind)
-    what, upscaler = f"{kind} checkpoint {file}", partial(evaluate.torch_upscaler, net)
-    return Model(name, what, where.scale, file, totals, upscaler, run)
+    what, load = f"{kind} checkpoint {file}", partial(tiles.load, net, where.scale)
+    return Model(name, what, where.scale, file, totals, load, run)
 
 
 # Bundled models

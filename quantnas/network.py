@@ -1,9 +1,11 @@
 """Network: the skeleton with one decided operation per slot, rounded or in float."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, cast
 
 import torch
@@ -87,6 +89,44 @@ def hooked(network: nn.Module, hook: Callable[..., Any], before: bool = False) -
     finally:
         for handle in handles:
             handle.remove()
+
+
+def visited(
+    network: nn.Module, low: Tensor, visit: Callable[..., None]
+) -> Iterator[tuple[int, int]]:
+    """Run the network on low (N, 3, H, W), `visit` before every convolution, as torch calls it.
+
+    (layers visited, all) before every one of them and at the end. The pass runs in a thread, which
+    waits between two layers, and is given up when this is closed.
+    """
+    reached, go_on = SimpleQueue[bool](), SimpleQueue[bool]()
+    done, total = 0, len(convolutions(network))
+
+    def turn(conv: nn.Module, args: tuple[Tensor]) -> None:
+        reached.put(True)
+        if not go_on.get():
+            raise InterruptedError
+        visit(conv, args)
+
+    @torch.no_grad()
+    def run() -> None:
+        try:
+            with hooked(network, turn, before=True):
+                network(low)
+        finally:
+            reached.put(False)
+
+    with ThreadPoolExecutor(1, "layers") as thread:
+        whole = thread.submit(run)
+        try:
+            while reached.get():
+                yield done, total
+                done += 1
+                go_on.put(True)
+        finally:
+            go_on.put(False)
+        whole.result()
+    yield done, total
 
 
 @torch.no_grad()
@@ -194,13 +234,19 @@ def load(network: nn.Module, path: Path, space: SearchSpace | None = None) -> No
                 f"{path} was made for the space {made_for}, but the run has {_title(space)}.",
                 "Use the run that it belongs to.",
             )
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(_unused(network) | load_file(path))
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
     except RuntimeError as error:
         raise DataError(
             f"{path} holds the weights of another network.", "Use the run that it belongs to."
         ) from error
+
+
+def _unused(network: nn.Module) -> dict[str, Tensor]:
+    """Zero points where nothing is rounded: files of earlier versions lack them."""
+    grids = ((name, m) for name, m in network.named_modules() if isinstance(m, FloatTensor))
+    return {f"{name}.zero": grid.zero for name, grid in grids}
 
 
 def _title(space: SearchSpace) -> str:

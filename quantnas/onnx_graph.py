@@ -1,17 +1,25 @@
 """An ONNX graph under construction, and what is done to it at the end."""
 
-from collections.abc import Iterable
+import itertools
 from dataclasses import dataclass, field
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 CONVOLUTIONS = ("Conv", "ConvInteger")
 """Names of nodes."""
+SUMS = ("out", "sums")
+"""Ends of the names of what the convolution of a layer gives."""
 PAIR = ["QuantizeLinear", "DequantizeLinear"]
 """A tensor laid on a grid."""
+ENDS = ("lr", "sr")
+"""Names of the input and of the output of a file."""
+CAST = 32
+"""Bytes that a Cast takes in a file, about."""
 
 
 @dataclass
@@ -26,15 +34,24 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def put(self, nodes: Iterable[onnx.NodeProto], tensors: Iterable[onnx.TensorProto]) -> None:
-        """Append nodes with their constants."""
-        self.nodes += nodes
-        self.tensors |= {t.name: t for t in tensors}
-
     def constant(self, name: str, value: Any, dtype: Any) -> str:
         """Store a constant once; its name. A Python number becomes a rank-0 tensor."""
         self.tensors.setdefault(name, numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
+
+    def int32(self, name: str, values: NDArray[Any]) -> str:
+        """The same for whole numbers as int32, stored in fewer bits where that is shorter.
+
+        ONNX Runtime casts them when it loads the file.
+        """
+        if f"{name}.small" in self.tensors:
+            return name
+        fitting = (t for t in (np.int8, np.int16) if np.array_equal(values.astype(t), values))
+        small = next(fitting, np.int32)
+        if values.size * (4 - small().itemsize) <= CAST:
+            return self.constant(name, values, np.int32)
+        stored = self.constant(f"{name}.small", values, small)
+        return self.add("Cast", [stored], name, to=TensorProto.INT32)
 
 
 def tidied(graph: Graph) -> Graph:
@@ -44,7 +61,7 @@ def tidied(graph: Graph) -> Graph:
 
 def _used(graph: Graph) -> Graph:
     """Leave out what does not reach "sr"."""
-    needed, kept = {"sr"}, []
+    needed, kept = {ENDS[1]}, []
     for node in reversed(graph.nodes):
         if needed.intersection(node.output):
             needed.update(node.input)
@@ -100,7 +117,8 @@ def _compact(graph: Graph) -> Graph:
     layer.
     """
     unique: dict[bytes, str] = {}
-    short: dict[str, str] = {"lr": "lr", "sr": "sr", "": ""}  # "": an input left out
+    short = {name: name for name in (*ENDS, "")}  # "": an input left out
+    names = (name for name in map(_letters, itertools.count()) if name not in ENDS)
     tensors = {}
     for name, tensor in graph.tensors.items():
         content = onnx.TensorProto()
@@ -108,17 +126,25 @@ def _compact(graph: Graph) -> Graph:
         content.ClearField("name")
         key = content.SerializeToString()
         if key not in unique:
-            unique[key] = content.name = f"c{len(unique)}"
+            unique[key] = content.name = next(names)
             tensors[content.name] = content
         short[name] = unique[key]
     for node in graph.nodes:
         for name in node.output:
-            short.setdefault(name, f"t{len(short)}")
-        if node.op_type in CONVOLUTIONS:
-            node.name = node.output[0].rpartition(".")[0]
+            if name not in short:
+                short[name] = next(names)
+        layer, _, part = node.output[0].rpartition(".")
+        if node.op_type in CONVOLUTIONS and part in SUMS:
+            node.name = layer
         node.input[:] = [short[name] for name in node.input]
         node.output[:] = [short[name] for name in node.output]
     return Graph(graph.nodes, tensors)
+
+
+def _letters(number: int) -> str:
+    """0 -> a, 51 -> Z, 52 -> aa"""
+    head, last = divmod(number, len(ascii_letters))
+    return (_letters(head - 1) if head else "") + ascii_letters[last]
 
 
 def _starts_at_zero(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from . import onnx_weights
-from .conv import QuantConv2d, padding
+from .conv import Conv2d, QuantConv2d, padding
 from .onnx_graph import Graph
 from .quantizer import ActQuantizer
 
@@ -33,6 +33,8 @@ class Value:
     grid: ActQuantizer | None
 
 
+ONE = 64
+"""The level of a weight of 1 where a channel is multiplied by a number."""
 Readers = Mapping[str, ActQuantizer]
 """Name of a convolution -> the grid that alone reads what it gives, if there is one."""
 
@@ -43,14 +45,13 @@ def integers(graph: Graph, x: str, name: str, grid: ActQuantizer, divided: bool 
     divided: x is divided by the factors of its channels already.
     """
     f, steps, zeros = grid.factors, grid.step, torch.tensor(grid.zero_point)
-    form = {}
     if f is not None and (f != 1).any() and not divided:
-        steps, zeros, form = steps * f.flatten(), zeros.expand(len(f)), {"axis": 1}
+        steps, zeros = steps * f.flatten(), zeros.expand(len(f))  # along axis 1, the default
     step = graph.constant(f"{name}.steps", steps.detach().numpy(), np.float32)
     zero = graph.constant(f"{name}.zeros", zeros.numpy(), np.uint8)
     if grid.bits == 8:
-        return graph.add("QuantizeLinear", [x, step, zero], f"{name}.q", **form)
-    q = graph.add("QuantizeLinear", [x, step, zero], f"{name}.wide", **form)
+        return graph.add("QuantizeLinear", [x, step, zero], f"{name}.q")
+    q = graph.add("QuantizeLinear", [x, step, zero], f"{name}.wide")
     low = graph.constant("clip.low", 0, np.uint8)
     high = graph.constant(f"clip.high{grid.bits}", 2**grid.bits - 1, np.uint8)
     return graph.add("Clip", [q, low, high], f"{name}.q")
@@ -63,58 +64,90 @@ def on_grid(graph: Graph, q: str, name: str, grid: ActQuantizer) -> str:
     return graph.add("DequantizeLinear", [q, step, zero], name)
 
 
+def evened(graph: Graph, x: str, name: str, factors: torch.Tensor) -> str:
+    """x, which lies on a grid, divided by the factors of its channels; ONNX Runtime does it in
+    integers.
+
+    A convolution of each channel with one weight: a step per channel in the QuantizeLinear behind
+    a QLinearConv would take ten times as long as the convolution.
+    """
+    parts = (1 / factors.flatten()).numpy()
+    ones = graph.constant(f"ones{len(parts)}", np.full((len(parts), 1, 1, 1), ONE), np.int8)
+    step = graph.constant(f"{name}.parts", parts / ONE, np.float32)
+    none = graph.constant(f"none{len(parts)}", np.zeros(len(parts)), np.int8)
+    weight = graph.add("DequantizeLinear", [ones, step, none], f"{name}.ones", axis=0)
+    return graph.add("Conv", [x, weight], f"{name}.evened", group=len(parts))
+
+
 def quantized(graph: Graph, x: str, name: str, grid: ActQuantizer) -> Value:
     """x -> uint8 -> float on the grid."""
     return Value(on_grid(graph, integers(graph, x, name, grid), name, grid), grid)
 
 
-def convolution(graph: Graph, x: Value, conv: QuantConv2d, readers: Readers) -> Value:
+def convolution(
+    graph: Graph, x: Value, conv: QuantConv2d, readers: Readers, compat: bool = False
+) -> Value:
     """A convolution with packed weights and an int32 bias on the accumulator's grid.
 
     ONNX Runtime makes a QLinearConv of one that a grid reads; the others are a ConvInteger.
     """
     name, grid, source = conv.name, conv.input_quantizer, x.name
     if grid is not None:
-        q = integers(graph, source, f"{name}.in", grid, grid in readers.values())
+        factors, done = grid.factors, grid in readers.values()
+        if factors is not None and (factors != 1).any() and x.grid is not None and not done:
+            source, done = evened(graph, source, f"{name}.in", factors), True
+        q = integers(graph, source, f"{name}.in", grid, done)
         source = on_grid(graph, q, f"{name}.in", grid)
     reader = readers.get(name)
+    kernel = onnx_weights.integers(
+        graph, name, *_kernel(conv), conv.precision.weights, reader is not None, compat
+    )
     if reader is None:
-        return _summed(graph, source, conv)
-    return _rounded(graph, source, conv, reader)
+        return _summed(graph, source, kernel, conv)
+    return _rounded(graph, source, kernel, conv, reader)
 
 
-def _summed(graph: Graph, source: str, conv: QuantConv2d) -> Value:
+def float_convolution(graph: Graph, x: Value, conv: Conv2d) -> Value:
+    """One that rounds nothing."""
+    assert conv.bias is not None
+    kernel = conv.dense(conv.weight.detach()).numpy()
+    inputs = [
+        x.name,
+        graph.constant(f"{conv.name}.w", kernel, np.float32),
+        graph.constant(f"{conv.name}.b", conv.repeated(conv.bias.detach()).numpy(), np.float32),
+    ]
+    return Value(graph.add("Conv", inputs, f"{conv.name}.out", **_form(conv)), None)
+
+
+def _summed(graph: Graph, source: str, kernel: str, conv: QuantConv2d) -> Value:
     """In integers, and what the sums stand for in float."""
-    name, shape = conv.name, (1, -1, 1, 1)
-    nodes, tensors, kernel = onnx_weights.unsigned(name, *_kernel(conv), conv.precision.weights)
-    graph.put(nodes, tensors)
+    name, shape = conv.name, (-1, 1, 1)
     zero = graph.constant(f"{name}.zero_x", conv.grid.zero_point, np.uint8)
     middle = graph.constant("middle", onnx_weights.MIDDLE, np.uint8)
     inputs = [f"{source}.q", kernel, zero, middle]
     sums = graph.add("ConvInteger", inputs, f"{name}.sums", **_form(conv))
-    units, step = _bias(conv)
-    bias = graph.constant(f"{name}.b", units.reshape(shape), np.int32)
+    bias = graph.int32(f"{name}.b", _bias(conv).reshape(shape))
     sums = graph.add("Add", [sums, bias], f"{name}.biased")
     wide = graph.add("Cast", [sums], f"{name}.float", to=TensorProto.FLOAT)
-    scale = graph.constant(f"{name}.bstep", step.reshape(shape), np.float32)
-    return Value(graph.add("Mul", [wide, scale], f"{name}.out"), None)
+    step = graph.constant(f"{name}.step_w", _step(conv).reshape(shape), np.float32)
+    unit = graph.add("Mul", [f"{source}.step", step], f"{name}.unit")
+    return Value(graph.add("Mul", [wide, unit], f"{name}.out"), None)
 
 
-def _rounded(graph: Graph, source: str, conv: QuantConv2d, reader: ActQuantizer) -> Value:
+def _rounded(
+    graph: Graph, source: str, kernel: str, conv: QuantConv2d, reader: ActQuantizer
+) -> Value:
     """In float between grids; where `reader` has factors, divided by them."""
-    name, f = conv.name, reader.factors
+    name, f, units = conv.name, reader.factors, _bias(conv)
     parts = 1.0 if f is None else f.flatten().numpy()
-    step = conv.repeated(conv.weight_quantizer.step.detach().flatten()).numpy()
-    nodes, tensors, kernel = onnx_weights.dequantized(
-        name, *_kernel(conv), step / parts, conv.precision.weights
-    )
-    graph.put(nodes, tensors)
-    units, bias_step = _bias(conv)
-    int32 = graph.constant(f"{name}.b", units, np.int32)
-    none = graph.constant(f"{name}.bnone", np.zeros(len(units)), np.int32)
-    scale = graph.constant(f"{name}.bstep", bias_step / parts, np.float32)
-    bias = graph.add("DequantizeLinear", [int32, scale, none], f"{name}.bias", axis=0)
-    return Value(graph.add("Conv", [source, kernel, bias], f"{name}.out", **_form(conv)), None)
+    step = graph.constant(f"{name}.step_w", _step(conv) / parts, np.float32)
+    none = np.zeros(len(units))
+    levels = [kernel, step, graph.constant(f"none{len(none)}", none, np.int8)]
+    weight = graph.add("DequantizeLinear", levels, f"{name}.w", axis=0)
+    unit = graph.add("Mul", [f"{source}.step", step], f"{name}.unit")
+    sums = [graph.int32(f"{name}.b", units), unit, graph.int32(f"nones{len(none)}", none)]
+    bias = graph.add("DequantizeLinear", sums, f"{name}.bias", axis=0)
+    return Value(graph.add("Conv", [source, weight, bias], f"{name}.out", **_form(conv)), None)
 
 
 def _kernel(conv: QuantConv2d) -> tuple[Array, Array]:
@@ -125,16 +158,20 @@ def _kernel(conv: QuantConv2d) -> tuple[Array, Array]:
     return kernel.numpy(), zeros.numpy()
 
 
-def _bias(conv: QuantConv2d) -> tuple[Array, Array]:
-    """(integers, what one unit is worth), each (c_out,)."""
+def _step(conv: QuantConv2d) -> Array:
+    """(c_out,), between two levels of the kernel."""
+    return conv.repeated(conv.weight_quantizer.step.detach().flatten()).numpy()
+
+
+def _bias(conv: QuantConv2d) -> Array:
+    """(c_out,), in units of the sums."""
     assert conv.bias is not None
-    step = conv.repeated(conv.bias_step().detach()).numpy()
-    return np.round(conv.repeated(conv.bias.detach()).numpy() / step), step
+    return conv.repeated((conv.bias / conv.bias_step()).round().detach()).numpy()
 
 
-def _form(conv: QuantConv2d) -> dict[str, Any]:
-    """The attributes of the node."""
-    kernel = conv.dense(conv.weight)
-    pads = [*padding(kernel, conv.stride[0])] * 2
-    form = {"kernel_shape": kernel.shape[-2:], "pads": pads, "group": conv.groups}
-    return form if conv.stride == (1, 1) else form | {"strides": conv.stride}
+def _form(conv: Conv2d) -> dict[str, Any]:
+    """The attributes of the node, without those that it has by default."""
+    pads = padding(conv.dense(conv.weight), conv.stride[0])
+    form = {"pads": [*pads, *pads], "group": conv.groups, "strides": conv.stride}
+    none = {"pads": [0] * 4, "group": 1, "strides": (1, 1)}
+    return {key: value for key, value in form.items() if value != none[key]}

@@ -1,10 +1,13 @@
 """How 2-, 3-, 4- and 8-bit weights are stored in ONNX: arrays in, initializers and nodes out.
 
-Below 8 bits: unsigned packed initializer -> Cast(INT8) -> Sub(zero points) -> DequantizeLinear.
-The first three are constant, so ONNX Runtime folds them at load and runs an ordinary int8
+Below 8 bits: unsigned packed initializer -> Cast(INT8) -> Sub(zero points), with a DequantizeLinear
+behind. Cast and Sub are constant, so ONNX Runtime folds them at load and runs an ordinary int8
 convolution. A DequantizeLinear directly on packed weights would be slow (4 bits) or would not
 load at all (2 bits). For a ConvInteger, the kernel is moved to uint8 in the same way: with int8
 weights, ONNX Runtime takes seven times as long.
+
+Older runtimes know no packed types, and no sums in 8 bits: there, the same bytes are plain uint8,
+and a table gives what each of them holds in int32.
 """
 
 from dataclasses import dataclass
@@ -12,7 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
+
+from .onnx_graph import Graph
+
+Array = NDArray[np.integer]
+INT32 = TensorProto.INT32
 
 
 @dataclass(frozen=True)
@@ -64,59 +72,54 @@ def unpacked(tensor: onnx.TensorProto) -> NDArray[np.integer]:
     store = next(s for s in STORAGE.values() if s.element == tensor.data_type)
     if store.per_byte == 1:
         return np.frombuffer(tensor.raw_data, np.int8).reshape(tuple(tensor.dims))
-    width = 8 // store.per_byte
-    shifts = np.arange(store.per_byte, dtype=np.uint8) * width
-    codes = np.frombuffer(tensor.raw_data, np.uint8)[:, None] >> shifts & (2**width - 1)
-    return codes.ravel()[: int(np.prod(tensor.dims))].reshape(tuple(tensor.dims)).astype(np.uint8)
+    codes = _codes(np.frombuffer(tensor.raw_data, np.uint8), store.per_byte)
+    return codes.ravel()[: int(np.prod(tensor.dims))].reshape(tuple(tensor.dims))
 
 
-def dequantized(
-    name: str,
-    q: NDArray[np.integer],
-    zero: NDArray[np.integer],
-    step: NDArray[np.floating],
-    bits: int,
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
-    """(nodes, initializers, output name) that give the float kernel (q - zero) * step.
+def _codes(stored: NDArray[np.uint8], per_byte: int) -> NDArray[np.uint8]:
+    """Bytes (n,) -> (n, per_byte), what they hold."""
+    width = 8 // per_byte
+    shifts = np.arange(per_byte, dtype=np.uint8) * width
+    codes: NDArray[np.uint8] = stored[:, None] >> shifts & (2**width - 1)
+    return codes.astype(np.uint8)
 
-    q (c_out, c_in, k, k); zero and step (c_out,).
+
+def integers(
+    graph: Graph, name: str, q: Array, zero: Array, bits: int, signed: bool, compat: bool = False
+) -> str:
+    """Name of the kernel's integers: q - zero in int8 or, not signed, q - zero + MIDDLE in uint8.
+
+    q (c_out, c_in, k, k); zero (c_out,), 0 at 8 bits. They are constant once the file is loaded.
     """
-    stored = packed(f"{name}.q", q, bits)
-    shape = (len(step), 1, 1, 1)
-    tensors = [
-        stored,
-        onnx.numpy_helper.from_array(step.astype(np.float32).ravel(), f"{name}.step"),
-        onnx.numpy_helper.from_array(np.zeros(len(step), np.int8), f"{name}.none"),
-    ]
-    nodes, source = [], stored.name
-    if bits < 8:
-        z = zero.astype(np.int8).reshape(shape)
-        tensors.append(onnx.numpy_helper.from_array(z, f"{name}.zero"))
-        nodes.append(helper.make_node("Cast", [source], [f"{name}.wide"], to=TensorProto.INT8))
-        nodes.append(helper.make_node("Sub", [f"{name}.wide", f"{name}.zero"], [f"{name}.int"]))
-        source = f"{name}.int"
-    inputs = [source, f"{name}.step", f"{name}.none"]
-    nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}.w"], axis=0))
-    return nodes, tensors, f"{name}.w"
-
-
-def unsigned(
-    name: str, q: NDArray[np.integer], zero: NDArray[np.integer], bits: int
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
-    """(nodes, initializers, output name) that give the uint8 kernel q - zero + MIDDLE.
-
-    q (c_out, c_in, k, k); zero (c_out,). At 8 bits it is stored like that.
-    """
-    shift = MIDDLE - zero.reshape(-1, 1, 1, 1)
+    kind, element = (np.int8, TensorProto.INT8) if signed else (np.uint8, TensorProto.UINT8)
+    zeros = zero.astype(np.int32).reshape(-1, 1, 1, 1) - (0 if signed else MIDDLE)
     if bits == 8:
-        whole = (q + shift).astype(np.uint8)
-        return [], [onnx.numpy_helper.from_array(whole, f"{name}.q")], f"{name}.q"
-    tensors = [
-        packed(f"{name}.q", q, bits),
-        onnx.numpy_helper.from_array(shift.astype(np.uint8), f"{name}.shift"),
-    ]
-    nodes = [
-        helper.make_node("Cast", [f"{name}.q"], [f"{name}.wide"], to=TensorProto.UINT8),
-        helper.make_node("Add", [f"{name}.wide", f"{name}.shift"], [f"{name}.w"]),
-    ]
-    return nodes, tensors, f"{name}.w"
+        return graph.constant(f"{name}.q", q - zeros, kind)
+    if (zeros == zeros[0]).all():
+        zeros = zeros[0, 0, 0, 0]
+    if compat:
+        levels, offset = _looked_up(graph, name, q, bits), graph.int32(f"{name}.zero", zeros)
+        moved = graph.add("Sub", [levels, offset], f"{name}.moved")
+        return graph.add("Cast", [moved], f"{name}.int", to=element)
+    stored = packed(f"{name}.q", q, bits)
+    graph.tensors[stored.name] = stored
+    wide = graph.add("Cast", [stored.name], f"{name}.wide", to=element)
+    offset = graph.constant(f"{name}.zero", abs(zeros), kind)
+    return graph.add("Sub" if signed else "Add", [wide, offset], f"{name}.int")
+
+
+def _looked_up(graph: Graph, name: str, q: Array, bits: int) -> str:
+    """q in int32, by a table of what every byte holds."""
+    per_byte = STORAGE[bits].per_byte
+    codes = _codes(np.arange(256, dtype=np.uint8), per_byte)
+    table = graph.constant(f"table{per_byte}", codes, np.int8)
+    packs = np.frombuffer(packed(name, q, bits).raw_data, np.uint8)
+    at = graph.add("Cast", [graph.constant(f"{name}.q", packs, np.uint8)], f"{name}.at", to=INT32)
+    levels = graph.add("Gather", [table, at], f"{name}.levels")
+    if q.size % per_byte:
+        flat = graph.add("Reshape", [levels, graph.constant("flat", [-1], np.int64)], f"{name}.all")
+        ends = [graph.constant(f"{name}.{end}", [end], np.int64) for end in (0, q.size)]
+        levels = graph.add("Slice", [flat, *ends], f"{name}.used")
+    shape = graph.constant(f"{name}.shape", q.shape, np.int64)
+    shaped = graph.add("Reshape", [levels, shape], f"{name}.shaped")
+    return graph.add("Cast", [shaped], f"{name}.wide", to=INT32)

@@ -219,6 +219,17 @@ def low_size(photo: Photograph, scale: int, longest: int | None = None) -> tuple
     return height // scale, width // scale
 
 
+def patch_of(photos: Sequence[Photograph], scale: int) -> int:
+    """Side in low-resolution pixels of the largest patch that can be learned from and measured on.
+
+    Raises DataError as `low_size`.
+    """
+    sides = [sorted(low_size(photo, scale, LONGEST)) for photo in photos]
+    if len(sides) == 1:  # two regions of it, each twice the side of a patch
+        return min(sides[0][0], sides[0][1] // 4)
+    return max(short for short, _ in sides)
+
+
 def require_fitting(photos: Sequence[Photograph], scale: int) -> None:
     """Raise DataError, naming some, for pairs of which one is not `scale` times the other.
 

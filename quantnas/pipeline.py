@@ -5,6 +5,8 @@ generator saves the state, and calling the step again goes on from there.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from . import (
     bicubic,
@@ -13,18 +15,22 @@ from . import (
     diagram,
     evaluate,
     export,
+    formats,
     network,
     patches,
     photographs,
     quantizing,
     report,
     searching,
+    skeleton,
     training,
     verify,
 )
-from .config import RunConfig
+from .config import ExportConfig, RunConfig
+from .errors import UsageError
 from .phases import Progress
 from .runs import Run, require, to_json, write_text
+from .space import SearchSpace
 from .workspace import architecture, need, photographs_of, quantized
 
 SAMPLE = 768
@@ -32,34 +38,66 @@ SAMPLE = 768
 
 
 def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """The quantized network -> model.onnx, loaded and compared before it gets that name."""
-    yield Progress("export", 0, 2, {})
+    """The quantized network -> model.onnx, loaded and compared before it gets that name.
+
+    What `export.format` names besides is written beside it.
+    """
+    beside = formats.FORMATS.get(config.export.format)
+    parts = 2 if beside is None else 3
+    yield Progress("export", 0, parts, {})
     where, net, totals = quantized(run)
+    _require_sides(where, config.export)
+    samples = _samples(run, config, where.scale)
     target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
-    export.to_onnx(net, totals, where.scale, candidate)
-    yield Progress("export", 1, 2, {"bytes": str(candidate.stat().st_size)})
-    held_out = photographs_of(run, config).held_out
-    samples = [_sample(photo, where.scale).low for photo in held_out[:2]]
-    samples.append(samples[0][: samples[0].shape[0] * 2 // 3 | 1])  # a second size, with odd sides
+    export.to_onnx(net, totals, where.scale, candidate, config.export)
+    yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)})
     found = verify.verify(candidate, net, samples)
     candidate.replace(target)
-    yield Progress("export", 2, 2, {"max difference": f"{found.max_steps} steps"})
-    run.finish(
-        "export",
-        {
-            "file": target.name,
-            "bytes": target.stat().st_size,
-            "sha256": export.sha256(target),
-            "verification": found,
-            "cost": totals,
-        },
-    )
+    yield Progress("export", 2, parts, {"max difference": f"{found.max_steps} steps"})
+    result = {
+        "file": target.name,
+        "bytes": target.stat().st_size,
+        "sha256": export.sha256(target),
+        "verification": found,
+        "cost": totals,
+    }
+    if beside is not None:
+        made = beside(run, config, samples)
+        result["beside"] = made
+        yield Progress("export", 3, parts, {"bytes": str(made.bytes)})
+    run.finish("export", result)
+
+
+def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
+    least = skeleton.smallest(where)
+    if form.sides and min(form.sides) < least:
+        raise UsageError(
+            f"`export.size` is {form.size}, but skeleton '{where.skeleton}' needs {least} pixels.",
+            "Make it larger.",
+        )
+
+
+def _samples(run: Run, config: RunConfig, scale: int) -> formats.Samples:
+    held_out = photographs_of(run, config).held_out
+    found = [_sample(photo, scale).low for photo in held_out[:2]]
+    return [*found, found[0][: found[0].shape[0] * 2 // 3 | 1]]  # a second size, with odd sides
+
+
+def _file_of_any_size(run: Run, config: RunConfig) -> Path:
+    """model.onnx or, where that takes images of one size alone, the same without that limit."""
+    file = need(run.path("model.onnx"), "export")
+    if config.export.sides is None:
+        return file
+    where, net, totals = quantized(run)
+    twin = run.path("checkpoints/any_size.onnx")
+    export.to_onnx(net, totals, where.scale, twin, replace(config.export, size="any"))
+    return twin
 
 
 def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The exported file on photographs that were in no training step, bicubic beside it."""
     where, found = architecture(run)
-    file = evaluate.onnx_upscaler(need(run.path("model.onnx"), "export"))
+    file = evaluate.onnx_upscaler(_file_of_any_size(run, config))
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
     plain = evaluate.torch_upscaler(teacher)
@@ -98,7 +136,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     versions = {
         "bicubic": bicubic.upscale(p.low, where.scale),
         "float": evaluate.torch_upscaler(teacher)(p.low),
-        "quantized file": evaluate.onnx_upscaler(run.path("model.onnx"))(p.low),
+        "quantized file": evaluate.onnx_upscaler(_file_of_any_size(run, config))(p.low),
         "original": p.high,
     }
     crops.crops(versions, where.scale, p.name, run.path("plots/crop.png"))

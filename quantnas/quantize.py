@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from .conv import Conv2d, QuantConv2d
 from .errors import DataError
 from .network import convolutions, hooked
-from .quantizer import calibrating
+from .quantizer import FloatTensor, calibrating
+
+WORDS = {"weight": "weights", "bias": "biases"}
+"""Tensors of a convolution, in words; those of its quantizers are grids."""
 
 
 @torch.no_grad()
@@ -67,12 +70,18 @@ def _mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
 
 
 def require_finite(net: nn.Module) -> None:
-    """Raise DataError, naming the first layer, for a weight or bias that is no finite number."""
-    for name, conv in convolutions(net).items():
-        for what, values in (("weights", conv.weight), ("biases", conv.bias)):
-            if values is not None and not values.isfinite().all():
+    """Raise DataError, naming the first layer, for weights, biases or grids that are no numbers.
+
+    Infinite ones are none. Grids that round nothing are not looked at.
+    """
+    names = {m: conv.name for conv in convolutions(net).values() for m in conv.modules()}
+    for path, module in net.named_modules():
+        tensors = [] if isinstance(module, FloatTensor) else module.named_parameters(recurse=False)
+        for part, values in [*tensors, *module.named_buffers(recurse=False)]:
+            if values.is_floating_point() and not values.isfinite().all():
+                what = WORDS.get(part, "grids") if module in names else f"'{part}'"
                 raise DataError(
-                    f"Layer '{name}' has {what} that are no finite numbers.",
+                    f"Layer '{names.get(module, path)}' has {what} that are no finite numbers.",
                     "Train the network again, with a smaller rate, or give other weights.",
                 )
 

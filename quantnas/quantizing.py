@@ -3,13 +3,15 @@
 import copy
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import (
     baselines,
+    checkpoint,
     closed_form,
     damage_plot,
     network,
@@ -17,22 +19,71 @@ from . import (
     photographs,
     quantize,
     retrain,
+    saliency,
     searching,
     train,
     training,
     widths,
 )
 from .config import RunConfig
+from .genotype import Genotype
 from .patches import Patches
 from .phases import Progress
 from .runs import Run
 from .saliency import Saliency
-from .space import SearchSpace
+from .space import Precision, SearchSpace
 from .training import Lesson
 from .workspace import architecture, device, need
 
 ENDLESS = 10**7
 """Steps of a retraining that only time limits."""
+START = "quantize_start"
+"""Phase whose saved state is the network before the retraining."""
+FEW = 20
+"""Steps of retraining below which a time limit was too short."""
+
+
+@dataclass
+class Facts:
+    """What is known before the retraining; a part of a saved state."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.values
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.values.update(state)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stages of a quantization share."""
+
+    run: Run
+    config: RunConfig
+    where: SearchSpace
+    found: Genotype
+    teacher: nn.Module
+    learn: Patches
+    held: Patches
+    facts: Facts
+    began: float
+
+    @property
+    def low(self) -> Tensor:
+        """(crops, 3, H, W), what everything is calibrated on."""
+        return self.learn.batch(0, self.config.quantize.crops)[0]
+
+    @property
+    def objective(self) -> train.Objective:
+        """Closeness to the float network."""
+        target = quantize.teacher_target(self.teacher)
+        return train.Objective(target, colours=self.where.colours)
+
+    def measure(self, net: nn.Module) -> float:
+        """PSNR to the float network on validation patches, dB."""
+        return train.measure(net, self.held, self.objective)
 
 
 def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
@@ -42,21 +93,14 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     learn, held, counts = yield from _calibration(run, config, where)
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
-    low = learn.batch(0, c.crops)[0]
+    work = Work(run, config, where, found, teacher, learn, held, Facts(), began)
     quantize.require_finite(teacher)
-    quantize.require_finite_outputs(teacher, low)
-    yield Progress("saliency", 0, 1, {})
-    chosen = widths.plan(where, found, config, teacher, low)
-    widths.save(chosen, run.folder)
-    source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels"
-    told = (f"calibration: {source} from {_origin(config)}", *widths.notes(chosen))
-    yield Progress("saliency", 1, 1, {}, told)
-    objective = train.Objective(quantize.teacher_target(teacher), colours=where.colours)
-    net = network.build(where, found, chosen.precision)
-    plainly = _begin(run, config, net, teacher, low)
-    plain = None if plainly is None else train.measure(plainly, held, objective)
-    before = train.measure(net, held, objective)
-    yield from _retrain(run, config, (net, teacher, chosen.saliency), (learn, held), began)
+    quantize.require_finite_outputs(teacher, work.low)
+    source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels from {_origin(config)}"
+    going_on = run.resume_point(START).exists()
+    net, precision, measured = yield from (_again(work) if going_on else _begin(work, source))
+    if c.retrains:
+        yield from _retrain(work, net, measured)
     frozen = quantize.freeze(net)
     quantize.require_finite(frozen)
     network.save(frozen, run.weights("quantized"), where)
@@ -65,16 +109,52 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         {
             "seconds": time.monotonic() - began,
             "bits": c.budget or config.bits or "as searched",
+            "limit": getattr(c, c.budget) if c.budget else None,
             "act_bits": config.act_bits if config.bits else "as searched or chosen",
             "method": c.method,
-            "calibration": f"{source} from {_origin(config)}",
-            "psnr_to_float_predicted": damage_plot.psnr(chosen.mse),
-            "psnr_to_float_plain_rounding": plain,
-            "psnr_to_float_before_training": before,
-            "psnr_to_float": train.measure(frozen, held, objective),
+            "calibration": source,
+            **{key: value for key, value in work.facts.values.items() if key != "seconds"},
+            "psnr_to_float": work.measure(frozen),
+            "reached": widths.reached(where, found, precision),
             "photographs": counts,
         },
     )
+
+
+Begun = tuple[nn.Module, dict[str, Precision], Saliency | None]
+"""A network that was rounded and not yet retrained, its bits, and what `hold` needs."""
+
+
+def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
+    """Choose bits and round; saved, where a retraining follows."""
+    yield Progress("saliency", 0, 1, {})
+    chosen = widths.plan(work.where, work.found, work.config, work.teacher, work.low)
+    widths.save(chosen, work.run.folder)
+    told = (f"calibration: {source}", *widths.notes(chosen))
+    yield Progress("saliency", 1, 1, {}, told)
+    net = network.build(work.where, work.found, chosen.precision)
+    plainly = yield from _round(work, net)
+    work.facts.values.update(
+        psnr_to_float_predicted=damage_plot.psnr(chosen.mse),
+        psnr_to_float_plain_rounding=None if plainly is None else work.measure(plainly),
+        psnr_to_float_before_training=work.measure(net),
+        seconds=time.monotonic() - work.began,
+    )
+    if work.config.quantize.retrains:
+        checkpoint.save(work.run.resume_point(START), 0, {"net": net, "facts": work.facts})
+    return net, chosen.precision, chosen.saliency
+
+
+def _again(work: Work) -> Generator[Progress, None, Begun]:
+    """What `_begin` has saved."""
+    precision, run = widths.load(work.run.folder), work.run
+    net = network.build(work.where, work.found, precision)
+    checkpoint.load(run.resume_point(START), {"net": net, "facts": work.facts})
+    done = checkpoint.load(run.resume_point("quantize"), {})
+    note = f"going on at step {done + 1} of the retraining, with the bits of precision.json"
+    yield Progress("resuming", 1, 1, {}, (note,))
+    hold = work.config.quantize.hold
+    return net, precision, saliency.measure(work.teacher, work.low) if hold else None
 
 
 def _origin(config: RunConfig) -> str:
@@ -99,61 +179,63 @@ def _calibration(
     return learn, held, loaded.counts()
 
 
-def _begin(
-    run: Run, config: RunConfig, net: nn.Module, teacher: nn.Module, low: Tensor
-) -> nn.Module | None:
+def _round(work: Work, net: nn.Module) -> Generator[Progress, None, nn.Module | None]:
     """Weights and grids before retraining, in place; what plain rounding gives, to compare with.
 
     At the bits of the search the network comes as it was trained with rounding.
     """
-    c, where = config.quantize, architecture(run)[0]
-    if config.bits is None and c.budget is None and c.method == "saliency":
-        network.load(net, need(run.weights("trained"), "train"), where)
+    c, teacher, low = work.config.quantize, work.teacher, work.low
+    if work.config.as_searched and c.method == "saliency":
+        network.load(net, need(work.run.weights("trained"), "train"), work.where)
         return None
     network.inherit(net, teacher)
     plainly = copy.deepcopy(net)
     quantize.initialise(plainly, low)
     if c.method == "saliency":
-        closed_form.improve(net, teacher, low)
+        phase, layers = "least squares", closed_form.improve(net, teacher, low)
     else:
-        baselines.apply(c.method, net, teacher, low)
+        phase, layers = c.method, baselines.apply(c.method, net, teacher, low)
+    for done, total in layers:
+        yield Progress(phase, done, total, {})
     return plainly
 
 
-def _retrain(
-    run: Run,
-    config: RunConfig,
-    nets: tuple[nn.Module, nn.Module, Saliency],
-    crops: tuple[Patches, Patches],
-    began: float,
-) -> Iterator[Progress]:
-    """Retraining against the float network, in place, where that is asked for."""
-    (net, teacher, found), (learn, held), c = nets, crops, config.quantize
-    steps = c.steps if c.minutes is None else ENDLESS
-    if c.method != "saliency" or c.train == "none" or not steps:
-        return
+def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Progress]:
+    """Retraining against the float network, in place."""
+    run, config, c, teacher = work.run, work.config, work.config.quantize, work.teacher
     where = device(config)
-    low = learn.batch(0, c.crops)[0].to(where)
+    low = work.low.to(where)
     torch.manual_seed(config.seed)
     retrain.free(net, c.train)
     for module in (net, teacher):
         module.to(where)
-    target = quantize.teacher_target(teacher)
-    objective = train.Objective(target, colours=architecture(run)[0].colours)
     state = retrain.start(net, teacher, low, c.rate)
-    state.best.keep(train.measure(net, held, objective), net)
-    with retrain.penalty(net, teacher, found, low, objective, c) as penalty:
+    state.best.keep(work.measure(net), net)
+    with retrain.penalty(net, teacher, found, low, work.objective, c) as penalty:
         if c.block_steps and not run.resume_point("quantize").exists():
             for done, total in retrain.reconstruct(net, teacher, low, c.block_steps, c.rate):
                 yield Progress("blocks", done, total, {})
-            state.best.keep(train.measure(net, held, objective), net)
-        left = None if c.minutes is None else max(1.0, 60 * c.minutes - time.monotonic() + began)
-        schedule = train.Schedule(steps, c.batch, c.rate, seconds=left)
-        lesson = Lesson(learn, held, schedule, replace(objective, penalty=penalty))
+            state.best.keep(work.measure(net), net)
+        objective = replace(work.objective, penalty=penalty)
+        lesson = Lesson(work.learn, work.held, _schedule(work), objective)
         yield from training.fit(run, where, "quantize", net, lesson, state)
+    if c.minutes is not None and state.pace.steps < FEW:
+        done = state.pace.steps
+        note = f"warning: only {done} steps of retraining fit into {c.minutes:g} minutes; give more"
+        yield Progress("quantize", done, done, {}, (note,))
     teacher.cpu()
     retrain.merge(net)
     corrected = copy.deepcopy(net)
     quantize.correct_biases(corrected, teacher, low.cpu())
-    if train.measure(corrected, held, objective) > train.measure(net, held, objective):
+    if work.measure(corrected) > work.measure(net):
         net.load_state_dict(corrected.state_dict())
+
+
+def _schedule(work: Work) -> train.Schedule:
+    """Of the retraining; within a time limit, what the stages before it have left."""
+    c = work.config.quantize
+    if c.minutes is None:
+        return train.Schedule(c.steps, c.batch, c.rate)
+    spent = max(work.facts.values["seconds"], time.monotonic() - work.began)
+    left = max(1.0, 60 * c.minutes - spent)
+    return train.Schedule(ENDLESS, c.batch, c.rate, seconds=left)

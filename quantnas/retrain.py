@@ -12,7 +12,7 @@ from torch import Tensor, nn, optim
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from .config import QuantizeConfig
+from .config import TRAINED, QuantizeConfig
 from .conv import Conv2d, QuantConv2d
 from .network import convolutions, hooked
 from .saliency import Saliency
@@ -45,12 +45,10 @@ def _deviation(kernel: Tensor) -> float:
 
 def parse(what: str) -> int | None:
     """The rank of `lowrank:8`; none for weights, clip and none. Raises ValueError for others."""
-    found = re.fullmatch(r"lowrank:([1-9]\d*)", what)
-    if found:
-        return int(found[1])
-    if what not in ("weights", "clip", "none"):
+    found = re.fullmatch(TRAINED, what)
+    if not found:
         raise ValueError(f"it is '{what}': one of weights, lowrank:8 (or another rank), clip, none")
-    return None
+    return int(found[1]) if found[1] else None
 
 
 def free(net: nn.Module, what: str) -> None:
@@ -215,18 +213,19 @@ def predicted(ours: Tensor, theirs: Tensor, gains: Tensor) -> Tensor:
 def penalty(
     net: nn.Module,
     teacher: nn.Module,
-    found: Saliency,
+    found: Saliency | None,
     low: Tensor,
     objective: Objective,
     config: QuantizeConfig,
 ) -> Iterator[Callable[[], Tensor] | None]:
     """What is added to the objective while training; none where `hold` and `blocks` are 0.
 
-    low (N, 3, H, W): pixels on which the sizes of both parts are measured. The networks are
-    watched while this is open.
+    found: needed for `hold`; low (N, 3, H, W): pixels on which the sizes of both are measured. The
+    networks are watched while this is open.
     """
     parts: list[Callable[[], Tensor]] = []
     if config.hold:
+        assert found is not None
         found = replace(found, weights={n: f.to(low.device) for n, f in found.weights.items()})
         kernels = {n: c.weight.detach().clone() for n, c in convolutions(teacher).items()}
         pull = Hold(net, found, kernels, 1.0)

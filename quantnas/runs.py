@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ class Run:
     """A folder of one run."""
 
     folder: Path
+    new: bool = field(default=False, compare=False)
+    """Whether this process has made the folder."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether an unfinished step has saved a state."""
+        return any((self.folder / "checkpoints").glob("*.resume"))
 
     def path(self, name: str) -> Path:
         """The file `name` of this run, its folder made."""
@@ -94,8 +101,14 @@ class Run:
 def create(root: Path, verb: str, name: str | None, default: str) -> Run:
     """A new folder `root/verb/name`; without a name, the default with the next free number.
 
-    Raises UsageError when the name is taken, DataError when the folder cannot be made.
+    Raises UsageError for a name that is taken or is no plain one, DataError when the folder cannot
+    be made.
     """
+    if name is not None and (name in ("", ".", "..") or set(name) & set("/\\\0")):
+        raise UsageError(
+            f"--name cannot be '{name}'.",
+            "Give a plain name, without separators; --output says where the folder is made.",
+        )
     folder = root / verb / (name or default)
     if name is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
@@ -112,7 +125,7 @@ def create(root: Path, verb: str, name: str | None, default: str) -> Run:
         raise DataError(
             f"Cannot make the folder {folder}: {error.strerror}.", "Choose another --output."
         ) from error
-    return Run(folder)
+    return Run(folder, new=True)
 
 
 def existing(path: Path) -> Run:

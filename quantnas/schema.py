@@ -6,6 +6,7 @@ imported only when something is checked.
 
 import dataclasses
 import difflib
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -73,7 +74,9 @@ def _explained(cls: type, problem: Any, source: str) -> UsageError:
     reason = problem["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     if problem["type"] == "value_error":  # of a dataclass itself
         place = f"'{where}': " if where else ""
-        return UsageError(f"{source}: {place}{reason.rstrip('.')}.", "Change that.")
+        cause, *must = re.split(r"[,;] (?=it must|one is)", reason.rstrip("."), maxsplit=1)
+        remedy = must[0] if must else "change that"
+        return UsageError(f"{source}: {place}{cause}.", f"{remedy[0].upper()}{remedy[1:]}.")
     return UsageError(
         f"{source}: '{where}' cannot be {problem['input']!r}.", f"{reason.rstrip('.')}."
     )

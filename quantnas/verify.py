@@ -1,10 +1,14 @@
-"""Does the file compute what the network computes? Load it as users do, run it, compare."""
+"""Does the file compute what the network computes? Check it, load it as users do, run it, compare.
+
+It is run as ONNX Runtime optimises it and as it is written. The second computes everything between
+two roundings in float: one more right implementation, held to the same limits.
+"""
 
 import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .errors import VerificationError
-from .evaluate import session
-from .onnx_graph import CONVOLUTIONS
+from . import cost, export, fusion, schema, stored
+from .conv import QuantConv2d
+from .errors import DataError, UsageError, VerificationError
 from .patches import to_tensor
 from .quantizer import ActQuantizer
+from .wiring import wired
 
 LEAST = 55.0
 """dB that the file of a stable network reaches at least."""
@@ -29,29 +34,49 @@ BEYOND = 1e-4
 """Share of its values that may differ by more than 2 steps."""
 NOISE = 1e-4
 """Of a step: what float32 leaves of a sum of some hundred products in front of a rounding."""
+NAMED = 5
+"""Layers that an error names at most."""
 
-INTEGER = ("QLinearConv", "ConvInteger")
-"""What ONNX Runtime runs a convolution as, if not in float."""
+DEFAULT = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+OFF = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between the pixels of the file and those of the network in torch."""
+
+    max_steps: int
+    """The largest one, in 1/255."""
+    psnr: float
+    """dB; infinite = equal."""
+    share_different: float
+    """Share of the values that differ."""
+    share_beyond: float
+    """Share of the values that differ by more than 2 steps."""
+
+    @property
+    def small(self) -> bool:
+        """Whether it is within the limits of a stable network."""
+        return self.share_beyond <= BEYOND and self.psnr >= LEAST
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found."""
+    """What was found. The first differences are those at ONNX Runtime's default level."""
 
     images: int
     max_steps: int
-    """Largest difference to torch, in 1/255."""
     psnr: float
-    """Of the file's pixels against torch's, dB; infinite = equal."""
     share_different: float
     share_beyond: float
-    """Share of the values that differ by more than 2 steps."""
     convolutions: int
     integer_convolutions: int
     """Convolutions that ONNX Runtime runs in integers at its default level."""
     sensitivity: float | None = None
     """PSNR of the network against itself with the noise of float arithmetic in front of every
     rounding, dB; measured when the file is not within the limits of a stable network."""
+    unoptimised: Difference | None = None
+    """The same with optimisation off."""
 
 
 def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]]) -> Verification:
@@ -63,61 +88,126 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
     all behind it, and no two programs agree. A file beyond the limits is compared with what the
     network's own arithmetic noise does, and may differ by twice as much, but have 30 dB at least.
 
-    Raises VerificationError when the file does not load at the default optimisation level, when
-    more than one value in ten thousand differs by more than 2 steps or the whole lies below 55 dB
-    and this is more than the noise explains, or when a convolution stays in float.
+    Raises VerificationError when ONNX's checker refuses the file, when it does not load at the
+    default optimisation level or with optimisation off, when a layer is stored otherwise than the
+    metadata state or with other integers than the network has, when one that shall be rounded
+    stays in float, and when at either level more than one value in ten thousand differs by more
+    than 2 steps or the whole lies below 55 dB and this is more than the noise explains.
     """
+    _require_valid(path)
+    model, runs = onnx.load(path), {level: _session(path, level) for level in (DEFAULT, OFF)}
+    rows = _require_stored(model, network, path)
+    integers = _require_integers(model, rows, path)
+    reference = copy.deepcopy(network).double()  # so that only the file's own rounding counts
+    shown = [_fitting(runs[DEFAULT], image) for image in samples]
+    wanted = [_pixels(reference, image) for image in shown]
+    found = {
+        level: _difference([_file_pixels(run, image) for image in shown], wanted)
+        for level, run in runs.items()
+    }
+    noise = None
+    if not all(difference.small for difference in found.values()):
+        with _noisy(reference):
+            noise = _difference([_pixels(reference, image) for image in shown], wanted)
+        _require_explained(found[DEFAULT], noise, path.name)
+        _require_explained(found[OFF], noise, f"{path.name}, run with optimisation off,")
+    return Verification(
+        images=len(samples),
+        **asdict(found[DEFAULT]),
+        convolutions=len(wired(model).convolutions),
+        integer_convolutions=integers,
+        sensitivity=None if noise is None else noise.psnr,
+        unoptimised=found[OFF],
+    )
+
+
+def _require_valid(path: Path) -> None:
     try:
-        run = session(path)
-    except Exception as error:
+        onnx.checker.check_model(path, full_check=True)
+    except Exception as error:  # of several libraries
         raise VerificationError(
-            f"ONNX Runtime {ort.__version__} does not load {path.name}: {error}.",
+            f"ONNX's own checker refuses {path.name}: {_line(error)}.",
+            "Export it again; if that does not help, please report it, with the run folder.",
+        ) from error
+
+
+def _session(path: Path, level: Any, optimised: Path | None = None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = level
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        off = " with optimisation off" if level == OFF else ""
+        raise VerificationError(
+            f"ONNX Runtime {ort.__version__} does not load {path.name}{off}: {_line(error)}.",
             "Update ONNX Runtime; 2-bit files need 1.24, 3- and 4-bit files 1.23.",
         ) from error
-    reference = copy.deepcopy(network).double()  # so that only the file's own rounding counts
-    wanted = [_pixels(reference, image) for image in samples]
-    theirs = [_file_pixels(run, image) for image in samples]
-    flat = _differences(theirs, wanted)
-    found = Verification(
-        images=len(samples),
-        max_steps=int(np.abs(flat).max()),
-        psnr=_psnr(flat),
-        share_different=float(np.mean(flat != 0)),
-        share_beyond=_beyond(flat),
-        convolutions=_count(onnx.load(path), CONVOLUTIONS),
-        integer_convolutions=_count(optimised(path), INTEGER),
-    )
-    if found.share_beyond > BEYOND or found.psnr < LEAST:
-        with _noisy(reference):
-            noise = _differences([_pixels(reference, image) for image in samples], wanted)
-        found = replace(found, sensitivity=_psnr(noise))
-        _require_explained(found, _beyond(noise), path)
-    _require_integers(found, path)
-    return found
 
 
-def _require_explained(found: Verification, noise_beyond: float, path: Path) -> None:
-    assert found.sensitivity is not None
-    if found.psnr < max(FLOOR, min(LEAST, found.sensitivity - 3)) or found.share_beyond > max(
-        BEYOND, 2 * noise_beyond
-    ):
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _require_stored(
+    model: onnx.ModelProto, network: nn.Module, path: Path
+) -> tuple[cost.Layer, ...]:
+    """The layers that the metadata state, which must be stored like that, with its weights."""
+    try:
+        told = export.read_metadata(path)
+        rows = schema.parse(cost.Cost, told["cost"], path.name).layers
+    except (DataError, UsageError, KeyError, ValueError, TypeError) as error:
         raise VerificationError(
-            f"{path.name} differs from the network: {found.share_beyond:.3%} of the values by more "
+            f"{path.name} does not state its layers: {_line(error)}.", "Export it again."
+        ) from error
+    kernels = {m.name: _integers(m) for m in network.modules() if isinstance(m, QuantConv2d)}
+    found = list(stored.problems(model, rows, int(told["scale"]), kernels))
+    if found:
+        raise VerificationError(
+            f"{path.name} is not stored as it should be: {_some(found)}.",
+            "Please report it, with the run folder.",
+        )
+    return rows
+
+
+def _integers(conv: QuantConv2d) -> NDArray[Any]:
+    """Of the kernel that runs, 0 for a weight of 0."""
+    q, zero = conv.integers()
+    return conv.dense((q - zero).float()).int().numpy()
+
+
+def _require_integers(model: onnx.ModelProto, rows: Sequence[cost.Layer], path: Path) -> int:
+    """How many convolutions run in integers: at least all that have less than 32 bits."""
+    better = optimised(path)
+    why = fusion.in_float(model, better)
+    rounded = {row.name for row in rows if row.weight_bits < 32}
+    left = [f"'{name}' ({why[name]})" for name in why if name in rounded]
+    if left:
+        raise VerificationError(
+            f"{len(left)} of {len(rounded)} convolutions of {path.name} stay in float "
+            f"in ONNX Runtime {ort.__version__}: {_some(left)}.",
+            "Please report it, with the run folder.",
+        )
+    return len(wired(model).convolutions) - len(why)
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+    return ", ".join(texts[:NAMED]) + more
+
+
+def _require_explained(found: Difference, noise: Difference, name: str) -> None:
+    least = max(FLOOR, min(LEAST, noise.psnr - 3))
+    if found.psnr < least or found.share_beyond > max(BEYOND, 2 * noise.share_beyond):
+        raise VerificationError(
+            f"{name} differs from the network: {found.share_beyond:.3%} of the values by more "
             f"than 2 steps, {found.psnr:.1f} dB (allowed: 0.010 %, 55 dB; the network against "
-            f"itself with noise: {noise_beyond:.3%}, {found.sensitivity:.1f} dB; never below "
+            f"itself with noise: {noise.share_beyond:.3%}, {noise.psnr:.1f} dB; never below "
             f"{FLOOR:.0f} dB).",
             "If the network has hardly been trained, train it longer; else please report it, with "
             "the run folder.",
-        )
-
-
-def _require_integers(found: Verification, path: Path) -> None:
-    if found.integer_convolutions < found.convolutions:
-        left = found.convolutions - found.integer_convolutions
-        raise VerificationError(
-            f"{left} of {found.convolutions} convolutions of {path.name} stay in float in ONNX "
-            f"Runtime {ort.__version__}.",
-            "Please report it, with the run folder.",
         )
 
 
@@ -141,43 +231,55 @@ def _noisy(network: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def _differences(
+def _difference(
     some: Sequence[NDArray[np.float64]], others: Sequence[NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """All values, one after the other, in steps of 1/255."""
-    return np.concatenate([(a - b).ravel() for a, b in zip(some, others, strict=True)])
+) -> Difference:
+    """Of all values of several images, in steps of 1/255."""
+    steps = np.concatenate([(a - b).ravel() for a, b in zip(some, others, strict=True)])
+    mse, size = float(np.mean(steps**2)), np.abs(steps)
+    psnr = float("inf") if mse == 0 else float(10 * np.log10(255**2 / mse))
+    return Difference(int(size.max()), psnr, float(np.mean(size > 0)), float(np.mean(size > 2)))
 
 
-def _psnr(differences: NDArray[np.float64]) -> float:
-    mse = float(np.mean(differences**2))
-    return float("inf") if mse == 0 else float(10 * np.log10(255**2 / mse))
-
-
-def _beyond(differences: NDArray[np.float64]) -> float:
-    return float(np.mean(np.abs(differences) > 2))
+def _fitting(run: ort.InferenceSession, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image, cut or repeated to the height and width that the file is fixed to, if it is."""
+    for axis, side in enumerate(run.get_inputs()[0].shape[2:]):
+        if isinstance(side, int):
+            image = image.take(range(side), axis, mode="wrap")
+    return image
 
 
 def _file_pixels(run: ort.InferenceSession, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    (out,) = run.run(None, {"lr": to_tensor(image[None]).numpy()})
-    return np.round(np.asarray(out) * 255.0)
+    """(1, 3, H, W) in steps of 1/255, from a file that takes and gives bytes or float."""
+    (entry,) = run.get_inputs()
+    low = to_tensor(image[None]).numpy()
+    if entry.type == "tensor(uint8)":
+        low = np.ascontiguousarray(image[None].transpose(0, 3, 1, 2))
+    try:
+        (out,) = run.run(None, {entry.name: low})
+    except Exception as error:  # ONNX Runtime has no class for what it cannot run
+        raise VerificationError(
+            f"ONNX Runtime {ort.__version__} cannot run the file: {_line(error)}.",
+            "Please report it, with the run folder.",
+        ) from error
+    high: NDArray[Any] = np.asarray(out)
+    return high.astype(np.float64) if high.dtype == np.uint8 else _stepped(high)
 
 
 @torch.no_grad()
 def _pixels(network: nn.Module, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = network(to_tensor(image[None]).double()).numpy()
-    return np.round(found * 255)
+    return _stepped(network(to_tensor(image[None]).double()).numpy())
+
+
+def _stepped(values: NDArray[Any]) -> NDArray[np.float64]:
+    """[0, 1] -> 0 to 255"""
+    found: NDArray[np.float64] = np.clip(np.round(values.astype(np.float64) * 255), 0, 255)
+    return found
 
 
 def optimised(path: Path) -> onnx.ModelProto:
     """The graph that ONNX Runtime runs at its default level."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "optimised.onnx"
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(target)
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        _session(path, DEFAULT, target)
         return onnx.load(target)
-
-
-def _count(model: onnx.ModelProto, kinds: tuple[str, ...]) -> int:
-    return sum(node.op_type in kinds for node in model.graph.node)

@@ -2,17 +2,17 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from . import allocation, damage_plot, saliency, skeleton
+from . import allocation, cost, damage_plot, saliency, skeleton
 from .allocation import Costs, Damage, Options
 from .config import RunConfig, resolution
 from .errors import UsageError
-from .genotype import Genotype
+from .genotype import Genotype, read_json
 from .runs import to_json, write_text
 from .saliency import Saliency
 from .space import Precision, SearchSpace
@@ -33,6 +33,17 @@ class Plan:
     damage: dict[str, Damage]
     """Of every slot, for its bits and the others that were thought of."""
     saliency: Saliency
+    limit: str | None = None
+    """The setting within which the bits were chosen, if they were."""
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether every slot got the most bits that it may have, in spite of the limit."""
+        most = {
+            n: max((w.weights, w.activations) for w in d.options) for n, d in self.damage.items()
+        }
+        had = {name: (w.weights, w.activations) for name, w in self.precision.items()}
+        return self.limit is not None and had == most
 
     @property
     def mse(self) -> float:
@@ -54,7 +65,7 @@ def plan(
         precision = precision_of(where, found, config)
     else:
         precision = _allocate(where, found, config, given, damage)
-    return Plan(precision, damage, measured)
+    return Plan(precision, damage, measured, config.quantize.budget)
 
 
 def check(where: SearchSpace, found: Genotype | None, config: RunConfig) -> None:
@@ -68,9 +79,8 @@ def check(where: SearchSpace, found: Genotype | None, config: RunConfig) -> None
             "Leave one of them out.",
         )
     if budget is not None and found is not None:
-        given = _options(where, found, config)
-        free = {n: Damage(n, tuple(w), (0.0,) * len(w)) for n, w in given.items()}
-        _allocate(where, found, config, given, free)
+        costs, limit = _costs(where, found, config, _options(where, found, config))
+        _require_room(where, found, config, costs, limit)
 
 
 def _options(where: SearchSpace, found: Genotype, config: RunConfig) -> Options:
@@ -102,18 +112,25 @@ def _allocate(
     damage: dict[str, Damage],
 ) -> dict[str, Precision]:
     costs, limit = _costs(where, found, config, given)
-    try:
-        return allocation.allocate(damage, costs, limit)
-    except UsageError as error:
-        name, least = str(config.quantize.budget), sum(min(each) for each in costs.values())
-        told = f"{least:,}"
-        if name == "average_bits":  # rounded up, so that what is named can be had
-            told = f"{math.ceil(1000 * least / _inner(where, found)) / 1000:g}"
-        raise UsageError(
-            f"No choice of bits is within {getattr(config.quantize, name):,.12g} {UNITS[name]}; "
-            f"the least is {told}.",
-            f"Give `{name}` at least that.",
-        ) from error
+    _require_room(where, found, config, costs, limit)
+    return allocation.allocate(damage, costs, limit)
+
+
+def _require_room(
+    where: SearchSpace, found: Genotype, config: RunConfig, costs: Costs, limit: float
+) -> None:
+    """Raise UsageError, naming the least that can be had, when nothing is within the limit."""
+    name, least = str(config.quantize.budget), sum(min(each) for each in costs.values())
+    if least <= limit:
+        return
+    told = f"{least:,}"
+    if name == "average_bits":  # rounded up, so that what is named can be had
+        told = f"{math.ceil(1000 * least / _inner(where, found)) / 1000:g}"
+    raise UsageError(
+        f"No choice of bits is within {getattr(config.quantize, name):,.12g} {UNITS[name]}; "
+        f"the least is {told}.",
+        f"Give `{name}` at least that.",
+    )
 
 
 def _costs(
@@ -132,6 +149,29 @@ def _costs(
 
 def _inner(where: SearchSpace, found: Genotype) -> int:
     return allocation.inner_weights(skeleton.slots(where), found)
+
+
+def reached(
+    where: SearchSpace, found: Genotype, precision: Mapping[str, Precision]
+) -> dict[str, float | None]:
+    """What these bits cost: `weight_bytes` when packed, `bitops` at LR 32x32, and `average_bits`
+    of the weights between the ends, if there are any.
+    """
+    slots = skeleton.slots(where)
+    rows = cost.layers(slots, found, precision, where.scale)
+    widths = {name: (width,) for name, width in precision.items()}
+    bits, inner = allocation.bit_costs(slots, found, widths), _inner(where, found)
+    return {
+        "weight_bytes": sum(row.weight_bytes for row in rows),
+        "bitops": cost.bitops_at(rows, cost.REFERENCE, where.scale),
+        "average_bits": sum(each[0] for each in bits.values()) / inner if inner else None,
+    }
+
+
+def load(folder: Path) -> dict[str, Precision]:
+    """The bits that `save` wrote. Raises DataError when there are none."""
+    rows = read_json(folder / "precision.json")
+    return {name: Precision(**bits) for name, bits in rows.items()}
 
 
 def save(chosen: Plan, folder: Path) -> None:
@@ -154,6 +194,9 @@ def notes(chosen: Plan, worst: int = 6) -> Iterator[str]:
     for bits, slots in sorted(names.items()):
         few = ", ".join(slots) if len(slots) < 12 else f"{', '.join(slots[:10])}, ..."
         yield f"  {bits}: {len(slots)} of {len(chosen.precision)} layers ({few})"
+    if chosen.unlimited:
+        most = max(w.weights for w in chosen.precision.values())
+        yield f"note: nothing is limited by `{chosen.limit}`: every layer gets {most} bits"
     rows = sorted(chosen.damage.values(), key=lambda d: -d.at(chosen.precision[d.slot]))
     shown = "  ".join(f"{d.slot} {d.at(chosen.precision[d.slot]):.1e}" for d in rows[:worst])
     yield (

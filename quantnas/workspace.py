@@ -152,9 +152,12 @@ def _check_calibration(
     scale = where.scale if config.reduce else 1
     photos = photographs.find(str(config.calib), scale)
     if not store.any_holds(photos, scale, config.patch):
+        side, remedy = photographs.patch_of(photos, scale), "Give larger photographs."
+        if side >= skeleton.smallest(where):
+            remedy = f"Give larger ones, or smaller crops: --set quantize.patch={side}"
         raise DataError(
             f"No photograph in {config.calib} holds a crop of {config.patch * scale} pixels.",
-            "Give larger photographs, or make the crops smaller with --set quantize.patch=...",
+            remedy,
         )
     learned = {photo.high.resolve() for photo in photos}
     photographs.require_apart(measured, learned, f"in {config.calib} too", "--calib")

@@ -205,7 +205,32 @@ def test_what_is_quantized_already_is_refused(tiny, genotype, begin, make_run, t
     run, config = begin("run", tiny, genotype, bits=4)
     with pytest.raises(UsageError, match="is already quantized") as told:
         adopt.adopt(run, config, file)
-    assert told.value.remedy == "Give the float network." and unfinished(run)
+    assert told.value.remedy == f"Give the run folder, {tmp_path / 'source'}." and unfinished(run)
+    alone = shutil.copy(file, tmp_path / "alone.safetensors")
+    open_, config = begin("open", tiny, bits=4)  # told before a genotype is asked for
+    with pytest.raises(UsageError, match="is already quantized") as told:
+        adopt.adopt(open_, config, Path(alone))
+    assert told.value.remedy == "Give the float network."
+
+
+def test_another_scale_is_named(tiny, genotype, begin, weights):
+    other = dataclasses.replace(tiny, scale=4)
+    run, config = begin("run", other, genotype, bits=4)
+    with pytest.raises(UsageError, match="enlarge x2, but x4 is asked for") as told:
+        adopt.adopt(run, config, weights)
+    assert told.value.remedy == "Give --scale 2." and unfinished(run)
+
+
+def test_zero_points_that_round_nothing_may_be_absent(tiny, genotype, begin, weights):
+    whole = load_file(weights)
+    older = {name: tensor for name, tensor in whole.items() if not name.endswith(".zero")}
+    assert len(older) < len(whole)
+    save_file(older, weights)
+    run, config = begin("run", tiny, genotype, bits=4)
+    adopt.adopt(run, config, weights)
+    found = load_file(run.weights("float"))
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
 
 
 def test_open_choices_need_a_genotype(tiny, begin, weights):

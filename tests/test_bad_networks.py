@@ -43,6 +43,25 @@ def test_a_layer_with_numbers_that_are_none_is_named(net, at, part, word, value)
         quantize.require_finite(net)
 
 
+def test_grids_count_where_they_round(tiny, genotype, net, pixels):
+    rounded = network.build(tiny, genotype, uniform_precision(skeleton.slots(tiny), 4))
+    quantize.initialise(rounded, pixels())
+    for name, conv in network.convolutions(rounded).items():
+        with torch.no_grad():
+            before = conv.weight_quantizer.log2_step.clone()
+            conv.weight_quantizer.log2_step[1] = math.nan
+        with pytest.raises(DataError, match=f"'{name}' has grids that are no finite"):
+            quantize.require_finite(rounded)
+        conv.weight_quantizer.log2_step.data.copy_(before)
+    shared = [m for m in rounded.modules() if isinstance(m, ActQuantizer) and not m.fixed]
+    shared[0].log2_step.data.fill_(math.inf)
+    with pytest.raises(DataError, match="no finite"):
+        quantize.require_finite(rounded)
+    for grid in (m for m in net.modules() if isinstance(m, ActQuantizer)):
+        grid.log2_step.data.fill_(math.nan)
+    quantize.require_finite(net)
+
+
 def test_of_two_bad_layers_the_first_is_named(net):
     names = [spoil(net, at, "bias", math.nan) for at in (3, 1)]
     with pytest.raises(DataError, match=f"'{names[1]}'"):

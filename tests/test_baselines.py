@@ -80,7 +80,7 @@ def test_weights_lie_on_their_grids_and_freezing_changes_nothing(couple, low, me
     skip_without_package(method)
     net, teacher = couple(bits)
     given = {k: v.clone() for k, v in teacher.state_dict().items()}
-    baselines.apply(method, net, teacher, low)
+    list(baselines.apply(method, net, teacher, low))
     assert_on_grid(net)
     with torch.no_grad():
         assert torch.equal(quantize.freeze(net)(low), net.eval()(low))
@@ -92,10 +92,10 @@ def test_weights_lie_on_their_grids_and_freezing_changes_nothing(couple, low, me
 def test_what_looks_at_the_inputs_beats_corrected_biases_alone(couple, low, method, bits, at):
     skip_without_package(method)
     net, teacher = couple(bits, at=at)
-    baselines.apply("rtn", net, teacher, low)
+    list(baselines.apply("rtn", net, teacher, low))
     quantize.correct_biases(net, teacher, low)
     simple = error(net, teacher, low)
-    baselines.apply(method, net, teacher, low)
+    list(baselines.apply(method, net, teacher, low))
     assert error(net, teacher, low) < 0.9 * simple
 
 
@@ -103,8 +103,8 @@ def test_what_looks_at_the_inputs_beats_corrected_biases_alone(couple, low, meth
 def test_they_set_weights_and_corrected_biases_on_the_grids_of_rtn(couple, low, method):
     skip_without_package(method)
     (net, teacher), (simple, _) = couple(3), couple(3)
-    baselines.apply(method, net, teacher, low)
-    baselines.apply("rtn", simple, teacher, low)
+    list(baselines.apply(method, net, teacher, low))
+    list(baselines.apply("rtn", simple, teacher, low))
     before = simple.state_dict()
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {k for k in before if k.endswith((".weight", ".bias"))}
@@ -116,7 +116,7 @@ def test_they_set_weights_and_corrected_biases_on_the_grids_of_rtn(couple, low, 
 
 def test_learned_rounding_rounds_up_or_down(couple, low):
     net, teacher = couple(4)
-    baselines.apply("adaround", net, teacher, low)
+    list(baselines.apply("adaround", net, teacher, low))
     originals = network.convolutions(teacher)
     moved = 0
     for name, conv in network.convolutions(net).items():
@@ -133,8 +133,8 @@ def test_learned_rounding_rounds_up_or_down(couple, low):
 @pytest.mark.parametrize("bits", [2, 4])
 def test_minmax_holds_every_value_and_costs_accuracy(couple, low, bits):
     (net, teacher), (best, _) = couple(bits, act_bits=8), couple(bits, act_bits=8)
-    baselines.apply("minmax", net, teacher, low)
-    baselines.apply("rtn", best, teacher, low)
+    list(baselines.apply("minmax", net, teacher, low))
+    list(baselines.apply("rtn", best, teacher, low))
     originals, others = network.convolutions(teacher), network.convolutions(best)
     for name, conv in network.convolutions(net).items():
         off, least = (c.weight - originals[name].weight for c in (conv, others[name]))
@@ -145,7 +145,7 @@ def test_minmax_holds_every_value_and_costs_accuracy(couple, low, bits):
 def test_minmax_holds_every_activation(couple, low):
     net, teacher = couple(4, at=2)
     quantize.initialise(net, low)
-    baselines.apply("minmax", net, teacher, low)
+    list(baselines.apply("minmax", net, teacher, low))
     grids = [m for m in net.modules() if isinstance(m, ActQuantizer) and not m.fixed]
     seen = []
     for grid in grids:
@@ -164,8 +164,8 @@ def test_strided_and_transposed_layers(couple, pixels, small, method):
     skip_without_package(method)
     for where in (small["rfdn"], space.load("fsrcnn")):
         (net, teacher), (simple, _) = couple(4, where), couple(4, where)
-        baselines.apply(method, net, teacher, pixels(1, 15, 16))
-        baselines.apply("rtn", simple, teacher, pixels(1, 15, 16))
+        list(baselines.apply(method, net, teacher, pixels(1, 15, 16)))
+        list(baselines.apply("rtn", simple, teacher, pixels(1, 15, 16)))
         assert_on_grid(net)
         for name, conv in network.convolutions(net).items():
             if conv.up > 1:
@@ -174,11 +174,11 @@ def test_strided_and_transposed_layers(couple, pixels, small, method):
 
 def test_an_unknown_method_names_the_known_ones(couple, low):
     with pytest.raises(UsageError, match=r"'gptx'.*rtn, minmax, gptq, gpfq, qronos, adaround"):
-        baselines.apply("gptx", *couple(4), low)
+        list(baselines.apply("gptx", *couple(4), low))
 
 
 @pytest.mark.parametrize("method", SOLVERS)
 def test_without_the_package_the_error_says_how_to_install_it(couple, low, monkeypatch, method):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"quantnas\[baselines\]"):
-        baselines.apply(method, *couple(4), low)
+        list(baselines.apply(method, *couple(4), low))

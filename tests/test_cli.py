@@ -4,6 +4,7 @@ import io
 import json
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -353,6 +354,26 @@ def test_a_pipe_gets_lines_with_figures_and_speed(capsys):
     assert console.follow(progress(3, FACTS), None) is None
     line = capsys.readouterr().err.strip()
     assert line.startswith("search       3/3  loss 0.0213") and "steps/s" in line
+
+
+def test_the_first_signal_is_answered_at_once(capfd):
+    with console._gentle_interrupt() as asked:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+    assert len(asked) == 2
+    told = "stopping after this step; Ctrl-C again stops at once\n"
+    assert capfd.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("psnr", "words"),
+    [(29.0, None), (27.9, "use more bits"), (27.0, "the float network is, too: train it longer")],
+)
+def test_worse_than_bicubic_comes_with_what_helps(psnr, words):
+    mean = {"psnr": psnr, "bicubic_psnr": 28.0, "ssim": 0.9, "bicubic_ssim": 0.8}
+    group = {"mean": mean, "float_mean": {"psnr": psnr + 0.5}, "file": [1]}
+    _, *warned = console.scores({"sets": {"set5": group}, "scale": 2})
+    assert warned == ([f"warning: worse than bicubic on set5; {words}"] if words else [])
 
 
 def test_what_watches_is_called_after_every_step(capsys):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import threading
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def gain(net, teacher, blurred) -> float:
     usual, low, other = copy.deepcopy(net), blurred(64, 16, 16), blurred(8, 12, 13, 7)
     quantize.initialise(usual, low)
     quantize.correct_biases(usual, teacher, low)
-    closed_form.improve(net, teacher, low)
+    list(closed_form.improve(net, teacher, low))
     return error(net, teacher, other) / error(usual, teacher, other)
 
 
@@ -101,11 +102,32 @@ def test_with_8_bits_it_is_a_little_nearer_on_average(tiny, couple, blurred):
     assert sum(gain(*couple(tiny, 8), blurred) for _ in range(3)) < 3 * 0.99
 
 
+def test_it_can_be_given_up_between_two_layers(tiny, couple, pixels):
+    net, teacher = couple(tiny, 4)
+    steps = closed_form.improve(net, teacher, pixels(2, 9, 8))
+    assert [next(steps)[0] for _ in range(3)] == [0, 1, 2]
+    steps.close()
+    assert not any(c._forward_pre_hooks for c in network.convolutions(net).values())
+    assert not [t for t in threading.enumerate() if t.name.startswith("layers")]
+    convs = (network.convolutions(n).values() for n in (net, teacher))
+    pairs = [(ours.weight, theirs.weight) for ours, theirs in zip(*convs, strict=True)]
+    assert sum(not torch.equal(*pair) for pair in pairs) == 2
+
+
+def test_an_error_in_a_layer_is_raised(tiny, couple, pixels, monkeypatch):
+    net, teacher = couple(tiny, 4)
+    monkeypatch.setattr(closed_form, "_nearest", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(closed_form.improve(net, teacher, pixels(2, 9, 8)))
+    ours, theirs = (network.convolutions(n)["head"].weight for n in (net, teacher))
+    assert torch.equal(ours, theirs)
+
+
 def test_weights_lie_on_their_grids_and_means_are_those_of_the_teacher(tiny, couple, pixels):
     for bits in (2, 4, 8):
         net, teacher = couple(tiny, bits)
         given, low = copy.deepcopy(teacher.state_dict()), pixels(4, 9, 8)
-        closed_form.improve(net, teacher, low)
+        list(closed_form.improve(net, teacher, low))
         require_on_grid(net)
         found, wanted = outputs(net, low), outputs(teacher, low)
         for name, conv in network.convolutions(net).items():
@@ -124,7 +146,7 @@ def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
     usual, low = copy.deepcopy(net), blurred(8, 16, 17)
     quantize.initialise(usual, low)
     quantize.correct_biases(usual, teacher, low)
-    closed_form.improve(net, teacher, low)
+    list(closed_form.improve(net, teacher, low))
     require_finite(net, low)
     require_on_grid(net)
     assert error(net, teacher, low) < error(usual, teacher, low)
@@ -171,7 +193,7 @@ def stack(name: str, signed: bool, bits: int = 3):
 def test_every_operation_is_improved(pixels, name, signed):
     net, teacher = stack(name, signed)
     low = pixels(4, 9, 8)
-    closed_form.improve(net, teacher, low)
+    list(closed_form.improve(net, teacher, low))
     require_finite(net, low)
     require_on_grid(net)
 
@@ -184,7 +206,7 @@ def test_a_transposed_kernel_is_rounded_as_it_is(pixels):
                 torch.logspace(0, -2, 12)[:, None, None, None]
             )
     before = network.convolutions(net)["c1"].weight.clone()
-    closed_form.improve(net, teacher, pixels(4, 9, 8))
+    list(closed_form.improve(net, teacher, pixels(4, 9, 8)))
     conv = network.convolutions(net)["c1"]
     assert torch.equal(conv.weight, before) and conv.input_quantizer.octaves.any()
     found = (conv.rounded_weight() - before) * conv.factors()
@@ -211,7 +233,7 @@ def test_a_strided_convolution_is_improved(blurred, groups):
     usual = copy.deepcopy(net)
     quantize.initialise(usual, low)
     quantize.correct_biases(usual, teacher, low)
-    closed_form.improve(net, teacher, low)
+    list(closed_form.improve(net, teacher, low))
     require_on_grid(net)
     assert error(net, teacher, low) < 0.8 * error(usual, teacher, low)
 
@@ -230,7 +252,7 @@ def test_nothing_becomes_no_number(pixels, name, how):
     low = {"black": low * 0, "constant": low * 0 + 0.2, "one pixel": low[:1, :, :1, :1]}.get(
         how, low
     )
-    closed_form.improve(net, teacher, low)
+    list(closed_form.improve(net, teacher, low))
     require_finite(net, low)
     require_on_grid(net)
     require_finite(quantize.freeze(net), low)
@@ -239,7 +261,7 @@ def test_nothing_becomes_no_number(pixels, name, how):
 def test_without_any_data_a_kernel_stays_what_it_was():
     conv, low = single(8), torch.zeros(2, 4, 5, 5)
     before = conv.weight.detach().clone()
-    closed_form.improve(holder(conv), holder(plain_of(conv)), low)
+    list(closed_form.improve(holder(conv), holder(plain_of(conv)), low))
     with torch.no_grad():
         rounded = conv.weight_quantizer(before)
     torch.testing.assert_close(conv.weight, rounded, rtol=0, atol=1e-6)
@@ -282,7 +304,7 @@ def test_before_it_is_rounded_a_kernel_is_the_solution_of_least_squares(
     monkeypatch.setattr(closed_form, "_rounded", lambda kernel, *_: kernel)
     conv, x = single(8, activations, groups), smooth()
     teacher = plain_of(conv)
-    closed_form.improve(holder(conv), holder(teacher), x)
+    list(closed_form.improve(holder(conv), holder(teacher), x))
     with torch.no_grad():
         seen, wanted = conv.input_quantizer(x).double(), teacher(x).double()
     columns = F.unfold(seen, 3, padding=1).transpose(1, 2).flatten(0, 1)
@@ -300,7 +322,7 @@ def test_the_kernel_is_that_of_the_teacher_whatever_it_was(monkeypatch):
     teacher = plain_of(conv)
     conv.weight.data.normal_()
     conv.bias.data.normal_()
-    closed_form.improve(holder(conv), holder(teacher), x)
+    list(closed_form.improve(holder(conv), holder(teacher), x))
     with torch.no_grad():
         wanted = teacher(x)
         assert (conv(x) - wanted).square().mean() < 1e-3 * wanted.var()

@@ -1,6 +1,7 @@
 """Models measured side by side: the numbers, the folder, the pictures and the command."""
 
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,11 @@ def test_an_image_that_the_network_cannot_take_is_one_clear_sentence(
         upscale(np.zeros((8, 20, 3), np.uint8))
 
     class Broken:
+        def get_inputs(self):
+            return [
+                types.SimpleNamespace(name="lr", type="tensor(float)", shape=["n", 3, "h", "w"])
+            ]
+
         def run(self, *arguments):
             raise RuntimeError("no memory\nat all")
 

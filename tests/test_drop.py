@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from quantnas import drop, evaluate, images, network, pipeline, workspace
+from quantnas.config import QuantizeConfig
 from quantnas.drop import Drop
 from quantnas.errors import DataError, QualityError
 
@@ -70,7 +71,7 @@ def test_a_network_that_is_spoilt_by_quantization_shows(run, config):
     assert held_out.quantized == pytest.approx(next(scored).psnr)
     assert held_out.drop > 3 and held_out.below_bicubic
     with pytest.raises(QualityError):
-        drop.require([held_out], 3)
+        drop.require([held_out], QuantizeConfig(max_drop=3))
 
 
 def test_what_is_not_there_is_a_data_error(run, config):
@@ -84,30 +85,44 @@ def test_what_is_not_there_is_a_data_error(run, config):
 
 def test_the_set_with_the_largest_drop_is_named():
     with pytest.raises(QualityError, match=r"0\.50 dB on set14 .*more than the 0\.05 dB") as told:
-        drop.require([SMALL, LARGE, BETTER], 0.05)
+        drop.require([SMALL, LARGE, BETTER], QuantizeConfig(max_drop=0.05))
     assert told.value.exit_code == 5 and "more bits" in told.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [({"steps": 800}, "longer (--steps 3200)"), ({"minutes": 1.5}, "longer (--minutes 3)"),
+     ({"method": "rtn"}, "take --method saliency"),
+     ({"train": "none"}, "retrain (--train weights"), ({"steps": 0}, "retrain (--train weights")],
+    ids=str,
+)  # fmt: skip
+def test_the_remedy_fits_the_method(how, words):
+    with pytest.raises(QualityError) as told:
+        drop.require([LARGE], QuantizeConfig(max_drop=0.1, **how))
+    assert words in told.value.remedy
 
 
 def test_a_small_drop_is_told_with_enough_digits():
     close = Drop("set5", quantized=31.9988, full=32.0, bicubic=28.0, photographs=5)
     told = r"costs 0\.0012 dB on set5 \(from 32\.0000 to 31\.9988\), more than the 0\.001 dB"
     with pytest.raises(QualityError, match=told):
-        drop.require([close], 0.001)
+        drop.require([close], QuantizeConfig(max_drop=0.001))
     with pytest.raises(QualityError, match=r"costs 0\.001 dB .*than the 0 dB"):
-        drop.require([close], 0)
+        drop.require([close], QuantizeConfig(max_drop=0))
 
 
 @pytest.mark.parametrize("most", [0.51, 3, 100])
 def test_what_is_within_the_limit_passes(most):
-    drop.require([SMALL, LARGE, BETTER], most)
+    drop.require([SMALL, LARGE, BETTER], QuantizeConfig(max_drop=most))
 
 
 def test_a_network_that_became_better_has_no_drop():
     assert BETTER.drop == pytest.approx(-0.2)
-    drop.require([BETTER], 0)
+    drop.require([BETTER], QuantizeConfig(max_drop=0))
     with pytest.raises(QualityError):
-        drop.require([SMALL], 0)
+        drop.require([SMALL], QuantizeConfig(max_drop=0))
 
 
 def test_bicubic_is_compared_with_the_quantized_network():
     assert LARGE.below_bicubic and not SMALL.below_bicubic
+    assert not LARGE.untrained and Drop("worse", 27.0, 27.5, 28.0, 1).untrained

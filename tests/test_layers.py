@@ -18,25 +18,27 @@ LAYERS = [
     {"space", "config"},
     {"genotype"},
     {"runs"},
-    {"quantizer", "metrics", "bicubic", "onnx_weights", "onnx_graph", "ops", "alphas", "team"}
-    | {"tensorboard", "settings"},
+    {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
+    | {"tensorboard", "settings", "litert_graph", "machine", "building", "onnx_source"},
     {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"}
-    | {"layouts", "tracing"},
-    {"ends", "distillation", "rfdn"},
+    | {"layouts", "tracing", "wiring", "onnx_weights", "float_twin"}
+    | {"shape_arithmetic", "translate_resize", "trying"},
+    {"ends", "distillation", "rfdn", "fusion", "picture"}
+    | {"translate_layers", "translate_moves", "translate_pointwise"},
     {"conv", "basic", "edsr", "imdn", "rfdn_deploy", "rfdn_published", "plain"}
-    | {"photographs", "board"},
-    {"skeleton", "train", "store", "onnx_layers"},
-    {"supernet"},
+    | {"photographs", "board", "translations", "patterns"},
+    {"skeleton", "train", "store", "onnx_layers", "litert_layers", "reach"} | {"onnx_import"},
+    {"supernet", "onnx_ops", "litert_operations", "parity", "conventions"},
     {"network", "cost"},
     {"objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}
-    | {"saliency"},
-    {"search", "allocation", "baselines", "retrain"},
+    | {"saliency", "stored"},
+    {"search", "allocation", "baselines", "retrain", "tiles", "litert", "qonnx_export"},
     {"random_search", "contest", "verify", "report", "crops", "diagram", "trajectory"}
     | {"tables", "labels", "parts", "damage_plot"},
     {"workspace", "phases", "difference", "front"},
-    {"searching", "models", "widths"},
-    {"comparison", "training"},
-    {"quantizing", "drop", "adopt"},
+    {"searching", "models", "widths", "enlarging", "formats"},
+    {"comparison", "training", "latency"},
+    {"quantizing", "drop", "adopt", "profiling"},
     {"pipeline"},
 ]
 LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}

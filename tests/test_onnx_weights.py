@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from quantnas import onnx_weights
+from quantnas.onnx_graph import Graph
 from quantnas.quantizer import BITS
 
 RANGE = {2: (0, 3), 3: (0, 7), 4: (0, 15), 8: (-128, 127)}
@@ -64,39 +65,34 @@ def test_integers_that_do_not_fit_are_refused(bits):
             onnx_weights.packed("kernel7", np.array([low, value]), bits)
 
 
-def computed(nodes, tensors, name: str, element: int, bits: int) -> np.ndarray:
-    """What the nodes give, (3, 5, 3, 3)."""
-    out = helper.make_tensor_value_info(name, element, (3, 5, 3, 3))
-    graph = helper.make_graph(nodes, "g", [], [out], tensors)
-    store = onnx_weights.STORAGE[bits]
-    opsets = [helper.make_opsetid("", max(21, store.opset))]  # 21: the reference knows it
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=store.ir_version)
+def computed(graph: Graph, name: str, opset: int, shape, dtype) -> np.ndarray:
+    """What the nodes give."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    out = helper.make_tensor_value_info(name, kind, shape)
+    tensors = list(graph.tensors.values())
+    made = helper.make_graph(graph.nodes, "g", [], [out], tensors)
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(made, opset_imports=opsets, ir_version=13)
     onnx.checker.check_model(model, full_check=True)
     (found,) = ReferenceEvaluator(model).run(None, {})
     return found
 
 
-def kernel(bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """(q, zero points)"""
-    zero = np.random.default_rng(1).integers(0, 2**bits, 3)
-    return integers(bits, (3, 5, 3, 3)), np.zeros(3, int) if bits == 8 else zero
-
-
+@pytest.mark.parametrize("shape", [(3, 5, 3, 3), (4, 2, 3, 3), (1, 3, 1, 1)])
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("bits", BITS)
-def test_the_nodes_give_the_kernel_back(bits):
-    (q, zero), step = kernel(bits), np.random.default_rng(2).random(3).astype(np.float32)
-    nodes, tensors, name = onnx_weights.dequantized("w", q, zero, step, bits)
-    wanted = (q - zero[:, None, None, None]).astype(np.float32) * step[:, None, None, None]
-    assert np.array_equal(computed(nodes, tensors, name, TensorProto.FLOAT, bits), wanted)
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_the_nodes_give_the_kernel_back_in_uint8(bits):
-    q, zero = kernel(bits)
-    nodes, tensors, name = onnx_weights.unsigned("w", q, zero, bits)
-    found = computed(nodes, tensors, name, TensorProto.UINT8, bits)
-    assert found.dtype == np.uint8
-    assert np.array_equal(found.astype(int) - 128, q - zero[:, None, None, None])
+def test_the_nodes_give_the_kernel_back(bits, compat, equal, shape):
+    q, graph = integers(bits, shape), Graph()
+    zero = np.random.default_rng(1).integers(0, 2**bits, shape[0])
+    zero = np.zeros_like(zero) if bits == 8 else np.full_like(zero, 2) if equal else zero
+    opset = 13 if compat else onnx_weights.STORAGE[bits].opset
+    for signed, kind, offset in ((True, np.int8, 0), (False, np.uint8, 128)):
+        args = (q, zero, bits, signed, compat)
+        name = onnx_weights.integers(graph, f"w{kind.__name__}", *args)
+        found = computed(graph, name, opset, shape, kind)
+        assert found.dtype == kind and found.shape == shape
+        assert np.array_equal(found.astype(int) - offset, q - zero[:, None, None, None])
 
 
 @pytest.mark.parametrize("bits", BITS)

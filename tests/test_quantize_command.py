@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from quantnas import (
     space,
     workspace,
 )
+from quantnas.cli import console
 from quantnas.cli.main import main
 from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.genotype import read_json, searched_precision
@@ -191,7 +193,7 @@ def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
     assert f"({-mine.drop:+.2f})" in out and "next:" not in out
     cause, remedy = err.splitlines()[-2:]
     assert cause.startswith("error: Quantization costs ") and "the 1.5 dB that are allowed" in cause
-    assert remedy.strip().startswith("Give more bits, train longer")
+    assert remedy.strip().startswith("Give more bits (--bits, --average-bits), ")
     assert Run(made / "source").weights("quantized").is_file()
     assert type_("--resume", made / "source")[0] == 5
     assert type_(made / "source", "--max-drop", 90)[0] == 0
@@ -205,22 +207,29 @@ def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
     [
         (["--bits", 2, "--average-bits", 3], "--bits and --average-bits are both given"),
         (["--target-size", "9K", "--target-bitops", "1G"], "--target-size are both given"),
-        (["--bits", 5], "'bits' cannot be 5"),
-        (["--bits", "w1a4"], "'bits' cannot be 1"),
-        (["--bits", "w4a5"], "'act_bits' cannot be 5"),
+        (["--bits", 5], "error: --bits cannot be 5"),
+        (["--bits", "w1a4"], "error: --bits cannot be 1"),
+        (["--bits", "w4a5"], "error: --bits cannot be 5"),
         (["--bits", "four"], "Write 2, 3, 4 or 8, or both as in w2a4"),
         (["--average-bits", 1.5], "is within 1.5 bits per weight; the least is "),
         (["--target-size", 100], "is within 100 bytes; the least is "),
         (["--target-bitops", "1K"], "is within 1,000 BitOps; the least is "),
         (["--target-size", "small"], "--target-size cannot be 'small'"),
-        (["--average-bits", -1], "`average_bits` is -1.0"),
+        (["--average-bits", -1], "error: --average-bits is -1.0.\n       It must be a number of"),
+        (["--average-bits", 1], "Give --average-bits at least that."),
         (["--bits", 2, "--set", "quantize.average_bits=3"], "`average_bits`, are both given"),
-        (["--ends", 5], "'quantize.ends' cannot be 5"),
+        (["--ends", 5], "error: --ends cannot be 5"),
         (["--train", "lowrank:0"], "lowrank:8 (any rank)"),
-        (["--method", "best"], "'quantize.method' cannot be 'best'"),
-        (["--minutes", 0], "`minutes` is 0.0"),
-        (["--steps", -1], "`steps` is -1"),
-        (["--max-drop", -1], "`max_drop` is -1.0"),
+        (["--method", "best"], "error: --method cannot be 'best'"),
+        (["--minutes", 0], "--minutes is 0.0.\n       It must be a number of at least 0.001."),
+        (["--steps", -1], "--steps is -1"),
+        (["--set", "quantize.steps=-1"], "configuration: 'quantize': `steps` is -1"),
+        (["--bits", 2, "--steps", 9, "--minutes", 1], "--steps and --minutes are both given"),
+        (["--bits", 2, "--at", "8x8"], "--at is given without --target-bitops"),
+        (["--bits", 2, "--method", "rtn", "--steps", 9], "--method rtn is not retrained"),
+        (["--bits", 2, "--method", "rtn", "--train", "clip"], "--train is given, but"),
+        (["--bits", 2, "--name", "a/b"], "--name cannot be 'a/b'"),
+        (["--max-drop", -1], "--max-drop is -1.0"),
         (["--target-bitops", "1G", "--at", "32"], "height x width"),
         (["--scale", 3], "is x2, but x3 is given"),
     ],
@@ -235,6 +244,7 @@ def test_a_wrong_option_ends_with_2_and_leaves_nothing(type_, source, made, argu
 @pytest.mark.parametrize(
     ("photograph", "words", "alone"),
     [(None, "does not exist", False), ((20, 30), "holds a crop of 24 pixels", False),
+     ((20, 80), "--set quantize.patch=10\n", False), ((2, 3), "Give larger photographs.", False),
      ("held", "Give --calib a folder of other", False), ("none", "holds no images", False),
      ("text", "cannot", False),
      (None, "does not exist", True), ("held", "is in", True)],
@@ -335,6 +345,61 @@ def test_a_whole_run_is_refused_before_it_trains(type_, photos, made, space, bit
     code, _, err = type_(space, *bits, *options, verb="run", fast=True)
     assert code == 2 and words in err, err
     assert nothing(made.parent)
+
+
+def test_photographs_that_cannot_be_decoded_leave_no_folder(type_, source, made, tmp_path):
+    """Their beginnings are sound, so that it shows only when they are read."""
+    images.write(tmp_path / "calib" / "a.png", images.read(images.bundled().train[0]))
+    whole = (tmp_path / "calib" / "a.png").read_bytes()
+    (tmp_path / "calib" / "a.png").write_bytes(whole[: len(whole) // 2])
+    code, _, err = type_(source.folder, "--bits", 4, "--calib", tmp_path / "calib")
+    assert code == 3 and not (made / "source").exists()
+    assert f"removed again, with nothing in it: {made / 'source'}" in err
+    assert type_(source.folder, "--bits", 4)[0] == 0
+    Run(made / "source").weights("quantized").unlink()
+    (made / "source" / "steps" / "quantize.json").unlink()
+    assert type_("--resume", made / "source")[0] == 0, "an old folder is kept"
+
+
+def test_a_stopped_run_as_the_source_gives_its_float_network(type_, source, photos, made):
+    assert type_(source.folder, "--bits", 4, "--calib", photos / "learn")[0] == 0
+    (made / "source" / "steps" / "quantize.json").unlink()
+    code, out, _ = type_(made / "source", "--bits", 3, "--name", "next")
+    assert code == 0 and widths(made / "next") == {3, 8}
+    assert f"note: {made / 'source'} is not quantized to its end; its float network" in out
+    assert f"note: --calib {photos / 'learn'} is that of {made / 'source'}" in out
+    assert "note:" not in type_(source.folder, "--bits", 3, "--name", "plain")[1]
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [("saliency", "nothing had been learned yet in this step"), ("quantize", "the state is saved"),
+     ("evaluate held-out", "the state is saved")],
+)  # fmt: skip
+def test_it_can_be_stopped_anywhere_and_goes_on(type_, source, made, monkeypatch, phase, words):
+    line = console._line
+    monkeypatch.setattr(console, "LINE_EVERY", -1.0)
+
+    def stop(record, pace):
+        if record.phase == phase:
+            signal.raise_signal(signal.SIGINT)
+        return line(record, pace)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "_line", stop)
+        code, _, err = type_(source.folder, "--bits", 4)
+    assert code == 130 and err.endswith(
+        f"interrupted; {words}. Continue with:\n  quantnas quantize --resume {made / 'source'}\n"
+    )
+    assert type_("--resume", made / "source")[0] == 0
+
+
+def test_the_float_network_is_named_where_it_is_worse_than_bicubic(type_, source, made):
+    _, out, _ = type_(source.folder, "--bits", 8)
+    (row,) = drop.load(Run(made / "source"))
+    assert row.below_bicubic == row.untrained == ("the float network is, too" in out)
+    reached = read_json(made / "source" / "steps" / "quantize.json")["reached"]
+    assert f"reached: {reached['weight_bytes']:,} bytes of packed weights, " in out
 
 
 def test_resume_takes_nothing_beside(type_, source, made):

@@ -7,7 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import baselines, damage_plot, images, network, quantizing, space, train, workspace
+from quantnas import (
+    baselines,
+    closed_form,
+    damage_plot,
+    images,
+    network,
+    quantizing,
+    space,
+    train,
+    widths,
+    workspace,
+)
 from quantnas import quantize as quantize_module
 from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError
@@ -91,6 +102,12 @@ def test_every_way_leaves_a_network_and_what_was_reached(begin, how):
     assert {r.phase for r in records} >= ({"saliency", "quantize"} if trains else {"saliency"})
     assert ("quantize" in {r.phase for r in records}) == trains
     assert ("blocks" in {r.phase for r in records}) == ("block_steps" in how)
+    layers = [(r.done, r.total) for r in records if r.phase == "least squares"]
+    count = len(network.convolutions(workspace.checkpoint(run, "float")[1]))
+    assert layers == ([] if first is None else [(i, count) for i in range(count + 1)])
+    assert found["limit"] == (None if first in (None, "bits") else how[first])
+    assert found["reached"]["weight_bytes"] <= how.get("target_size", 1e9)
+    assert found["reached"]["average_bits"] <= how.get("average_bits", 8)
     (told,) = [r.notes for r in records if r.notes]
     assert told[0].startswith("calibration: 4 crops") and "dB to float" in told[-1]
     _, frozen, _ = workspace.quantized(run)  # the weights fit the bits in the folder
@@ -117,6 +134,14 @@ def test_what_it_reports_is_what_its_network_gives(begin):
         error = (frozen(low).clamp(0, 1) - teacher(low).clamp(0, 1)).square().mean()
     found = run.result("quantize")["psnr_to_float"]
     assert found == pytest.approx(-10 * error.log10().item(), abs=1e-3)
+
+
+def test_too_few_minutes_are_warned_of(begin, monkeypatch):
+    monkeypatch.setattr(quantizing, "FEW", 10**6)
+    run, config = begin(bits=2, minutes=0.001)
+    *_, last = [r for r in quantizing.quantize_step(run, config) if r.notes]
+    wanted = f"only {last.done} steps of retraining fit into 0.001 minutes; give more"
+    assert last.notes == (f"warning: {wanted}",) and 0 < last.done < 10**6
 
 
 def test_a_start_that_retraining_spoils_is_kept(begin):
@@ -147,6 +172,8 @@ def test_every_method_is_there_to_compare_with(begin, monkeypatch, method):
     records = list(quantizing.quantize_step(run, config))
     found = run.result("quantize")
     assert found["method"] == method and "quantize" not in {r.phase for r in records}
+    whole = [r.done == r.total for r in records if r.phase == method]
+    assert whole[-1] and len(whole) > (method not in METHODS[:2])
     before = found["psnr_to_float_before_training"]
     assert found["psnr_to_float"] == pytest.approx(before, abs=1e-3)
     assert (before == found["psnr_to_float_plain_rounding"]) == (method == "rtn")
@@ -163,6 +190,8 @@ def test_it_ends_in_time_with_a_result(begin):
     records = list(quantizing.quantize_step(run, config))
     assert time.monotonic() - began < 1.2 + 3
     steps = [r for r in records if r.phase == "quantize"]
+    warned = any("steps of retraining fit into" in line for r in records for line in r.notes)
+    assert warned == (steps[-1].done < quantizing.FEW)
     assert len(steps) > 5 and steps[-1].done == steps[-1].total
     found = run.result("quantize")
     assert found["psnr_to_float"] >= found["psnr_to_float_before_training"] - 1e-3
@@ -173,19 +202,24 @@ def test_it_ends_in_time_with_a_result(begin):
     [{}, {"average_bits": 3.0, "train": "lowrank:2", "hold": 1.0, "blocks": 0.1, "block_steps": 3}],
     ids=str,
 )
-def test_closed_in_the_middle_it_ends_where_it_would_have(begin, how):
+def test_closed_in_the_middle_it_ends_where_it_would_have(begin, monkeypatch, how):
     (whole, config), (cut, _) = (begin(name, steps=12, **how) for name in ("whole", "cut"))
     list(quantizing.quantize_step(whole, config))
     begun = []
-    for phase, after in (("saliency", 1), ("quantize", 4), ("quantize", 3)):
+    early = ("least squares", 3) if "average_bits" in how else ("saliency", 2)
+    for phase, after in (("saliency", 1), early, ("quantize", 4), ("quantize", 3)):
         progress = quantizing.quantize_step(cut, config)
         begun.append(next(r for r in progress if r.phase == phase).done)
         for _ in range(after - 1):
             next(progress)
         progress.close()
         assert cut.result("quantize") is None and not cut.weights("quantized").exists()
-    assert begun == [0, 1, 5]
+    assert begun == [0, 0, 1, 5]
+    monkeypatch.setattr(widths, "plan", None)
+    monkeypatch.setattr(closed_form, "improve", None)
     rest = list(quantizing.quantize_step(cut, config))
+    (note,) = (line for r in rest for line in r.notes)
+    assert note == "going on at step 8 of the retraining, with the bits of precision.json"
     assert [r.done for r in rest if r.phase == "quantize"] == list(range(8, 13))
     assert same(cut, whole) and same(cut, whole, "quantize_last")
     for name in ("metrics.jsonl", "precision.json", "damage.json"):

@@ -22,6 +22,13 @@ def test_a_taken_name_is_refused_and_left_as_it_was(tmp_path):
     assert (run.folder / "log.txt").read_text() == "hello\n"
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\\b", "../a"])
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="--name cannot be"):
+        runs.create(tmp_path / "runs", "run", name, "space")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_root_that_is_a_file_is_named(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(DataError, match="Cannot make the folder"):

@@ -148,7 +148,7 @@ def test_a_run_in_float_has_all_the_time_for_it(tmp_path):
         (["--from", "float"], 2, "from the float network of a run"),
         (["--set", "train.average=1.5"], 2, "at most 1"),
         (["--from", "float", "--float-steps", "9"], 2, "--float-steps is given, but"),
-        (["--max-hours", "0"], 2, "max_hours"),
+        (["--max-hours", "0"], 2, "--max-hours is 0"),
         (["--loss", "l3"], 2, "charbonnier"),
         (["--teacher", "nowhere"], 3, "nowhere is not a run folder"),
         (["--set", "train.patch=4000"], 3, "No photograph is as large"),

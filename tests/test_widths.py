@@ -173,6 +173,23 @@ def test_a_limit_beside_given_bits_is_refused(given):
     widths.check(where, found, settings())
 
 
+@pytest.mark.parametrize(("bits", "free"), [(8, True), (9.5, True), (7.5, False)])
+def test_a_limit_that_limits_nothing_is_said(plan, bits, free):
+    lines = [line for line in widths.notes(plan(settings(average_bits=bits))) if "note:" in line]
+    wanted = ["note: nothing is limited by `average_bits`: every layer gets 8 bits"]
+    assert lines == (wanted if free else [])
+
+
+def test_what_bits_cost_is_counted(plan, given):
+    where, found, *_ = given()
+    config = settings(average_bits=3)
+    precision = plan(config).precision
+    told = widths.reached(where, found, precision)
+    for name, limit in [("average_bits", config), ("weight_bytes", settings(target_size=1)),
+                        ("bitops", settings(target_bitops=1))]:  # fmt: skip
+        assert told[name] == pytest.approx(spent(limit, where, found, precision)), name
+
+
 # What people read
 
 

@@ -1,0 +1,164 @@
+"""`quantnas bench`: how long models take, each beside its own float network."""
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantnas import config
+from quantnas.errors import UsageError
+
+from . import console
+from .columns import columns
+
+if TYPE_CHECKING:
+    from quantnas.latency import Result, Row, Setting, Spread
+    from quantnas.machine import Machine
+    from quantnas.models import Model
+    from quantnas.phases import Progress
+    from quantnas.profiling import Node
+
+SHOWN = 15
+"""Nodes of a model that are listed; all are in the JSON."""
+Nodes = dict[str, list["Node"]]
+
+
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Exported ONNX files, run folders that hold one, or bundled models.",
+            metavar="MODEL",
+        ),
+    ],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Low-resolution height x width.",
+            show_default="180x320, at x4 an output of 1280x720; of a file of one size, that",
+            metavar="HxW",
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="That ONNX Runtime computes with.")] = 1,
+    seconds: Annotated[
+        float, typer.Option(help="For every model, its float network included.")
+    ] = 10.0,
+    rounds: Annotated[
+        int | None, typer.Option(help="Number of rounds, instead of --seconds.")
+    ] = None,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="List what takes the time inside every model.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Time models in ONNX Runtime, each beside the same network in float.
+
+    Example: quantnas bench runs/run/rfdn_small --size 270x480
+
+    The models take turns, so that what else runs on the machine hits all alike. The ratio is that
+    of the times within a round: below 1, the file is faster than its float network.
+    """
+    from quantnas import latency, machine, runs
+    from quantnas import models as names
+
+    setting = _setting(size, threads, seconds, rounds)
+    found = names.resolve_all(models)
+    result, nodes = console.follow(_measured(found, setting, per_layer), None)
+    here = machine.here()
+    notes = latency.notes(result, here)
+    if json:
+        facts = {"machine": here, "result": result, "notes": notes, "layers": nodes}
+        typer.echo(runs.to_json(facts), nl=False)
+        return
+    for line in _lines(result, here, notes, nodes):
+        typer.echo(line)
+
+
+def _setting(size: str | None, threads: int, seconds: float, rounds: int | None) -> "Setting":
+    from quantnas.latency import Setting
+
+    try:
+        pixels = None if size is None else config.resolution(size, "--size")
+        return Setting(pixels, threads, seconds, rounds)
+    except ValueError as error:
+        raise UsageError(f"{error}.", "Leave it out for the usual value.") from error
+
+
+def _measured(
+    found: "Sequence[Model]", setting: "Setting", per_layer: bool
+) -> "Generator[Progress, None, tuple[Result, Nodes]]":
+    from quantnas import latency, profiling
+
+    result = yield from latency.measure(found, setting)
+    nodes: Nodes = {}
+    for model in found if per_layer else ():
+        nodes[model.name] = yield from profiling.measure(model, result.size, result.threads)
+    return result, nodes
+
+
+def _lines(
+    result: "Result", machine: "Machine", notes: Sequence[str], nodes: Nodes
+) -> Iterator[str]:
+    height, width = result.size
+    yield f"low resolution {height}x{width}, median (quartiles) of {result.rounds} rounds"
+    yield ""
+    head = ["model", "weights", "activations", "bytes", "ms", "fps", "float ms", "of float"]
+    yield from columns([[*head, "GBitOps"], *map(_row, result.rows)])
+    for name, rows in nodes.items():
+        yield ""
+        yield f"{name}, with profiling"
+        yield from columns(_layers(rows), left=(0, 1, 4))
+    yield ""
+    yield from _machine(machine, result.threads)
+    yield from notes
+
+
+def _row(row: "Row") -> list[str]:
+    return [
+        row.name,
+        _bits(row.weight_bits),
+        _bits(row.act_bits),
+        f"{row.bytes:,}",
+        _spread(row.times.wall, 1),
+        f"{1000 / row.times.wall.median:.1f}",
+        "-" if row.float_times is None else _spread(row.float_times.wall, 1),
+        "-" if row.ratio is None else _spread(row.ratio.wall, 2),
+        "-" if row.bitops is None else _giga(row.bitops),
+    ]
+
+
+def _giga(number: int) -> str:
+    return f"{number / 1e9:.3g}" if number < 1e11 else f"{number / 1e9:,.0f}"
+
+
+def _bits(ends: tuple[int, int] | None) -> str:
+    return "-" if ends is None else "-".join(str(n) for n in dict.fromkeys(ends)) + " bits"
+
+
+def _spread(found: "Spread", digits: int) -> str:
+    return f"{found.median:.{digits}f} ({found.low:.{digits}f}-{found.high:.{digits}f})"
+
+
+def _layers(rows: "Sequence[Node]") -> list[list[str]]:
+    table = [["layer", "operator", "ms", "share", ""]]
+    for row in rows[:SHOWN]:
+        mark = "in float" if row.layer and row.in_float else ""
+        table.append([row.layer or "-", row.operator, f"{row.ms:.2f}", f"{row.share:.1%}", mark])
+    rest = rows[SHOWN:]
+    if rest:
+        ms, share = sum(row.ms for row in rest), sum(row.share for row in rest)
+        table.append([f"{len(rest)} others", "", f"{ms:.2f}", f"{share:.1%}", ""])
+    return table
+
+
+def _machine(machine: "Machine", threads: int) -> Iterator[str]:
+    able = "what it can is unknown"
+    if machine.features is not None:
+        has = [name for name, there in machine.features.items() if there]
+        lacks = [name for name, there in machine.features.items() if not there]
+        able = f"with {', '.join(has) or 'nothing of note'}"
+        able += f", without {', '.join(lacks)}" if lacks else ""
+    yield f"{machine.processor}: {able}"
+    cores = "core" if machine.cores == 1 else "cores"
+    used = "thread" if threads == 1 else "threads"
+    yield f"{machine.cores} {cores}, {threads} {used} used; ONNX Runtime {machine.onnxruntime}"

@@ -1,0 +1,209 @@
+"""A frozen network as an int8 TFLite file, for LiteRT on phones and small computers.
+
+The wiring is traced with torch.fx. LiteRT multiplies by fixed-point numbers where the network
+divides, so that single values are rounded otherwise. A convolution whose output goes on in float
+has no int8 form in TFLite that gives the same: networks with one are refused.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from . import __version__
+from .conv import QuantConv2d
+from .cost import Cost
+from .errors import DataError, UsageError
+from .evaluate import Upscaler
+from .litert_graph import IDENTIFIER, Graph, Levels, runtime, schema
+from .litert_layers import Ahead, Value, convolution, in_float, laid
+from .litert_operations import OPERATORS, TRANSLATE
+from .quantizer import ActQuantizer
+from .tracing import Tracer
+
+METADATA_KEY = "quantnas"
+CALL = "call_module"
+"""A node of a trace that stands for a module."""
+
+
+@torch.no_grad()
+def translate(network: nn.Module, size: tuple[int, int]) -> tuple[Graph, int, Value]:
+    """(graph, its float input, its output) for images of that (height, width).
+
+    Raises UsageError for a network with tensors that go on in float.
+    """
+    traced = Tracer().trace(network)
+    run = fx.Interpreter(fx.GraphModule(network, traced), garbage_collect_values=False)
+    run.run(torch.zeros(1, 3, *size))
+    modules = {n: network.get_submodule(str(n.target)) for n in traced.nodes if n.op == CALL}
+    shapes = {node: tuple(value.shape) for node, value in run.env.items()}
+    graph, values = Graph(), dict[fx.Node, Any]()
+    low, out = graph.tensor((1, *size, 3), "FLOAT32"), Value(0)
+    for node in traced.nodes:
+        args: Any = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+        module = modules.get(node)
+        if node.op == "placeholder":
+            values[node] = Value(low)
+        elif node.op == "output":
+            out = args[0]
+        elif isinstance(module, QuantConv2d):
+            values[node] = convolution(graph, args[0], module, _ahead(node, modules, shapes[node]))
+        elif isinstance(module, ActQuantizer):
+            values[node] = laid(graph, args[0], module)
+        else:
+            values[node] = _function(node)(
+                graph, _ahead(node, modules, shapes[node]), *args, **kwargs
+            )
+    return graph, low, out
+
+
+def _function(node: fx.Node) -> Callable[..., Value]:
+    target: Any = node.target
+    found = TRANSLATE.get(target) or OPERATORS.get(target.__name__)
+    if found is None:
+        raise UsageError(
+            f"Networks with '{target.__name__}' cannot be written as TFLite.",
+            "Write ONNX, or use a space such as plain, basic, rfdn or rfdn_deploy.",
+        )
+    return found
+
+
+def _ahead(node: fx.Node, modules: dict[fx.Node, nn.Module], shape: tuple[int, ...]) -> Ahead:
+    users, relu = list(node.users), node.target in (torch.relu, F.relu)
+    if len(users) == 1 and users[0].target in (torch.relu, F.relu):
+        users, relu = list(users[0].users), True
+    module = modules.get(users[0]) if len(users) == 1 else None
+    grid = module.input_quantizer if isinstance(module, QuantConv2d) else module
+    if not isinstance(grid, ActQuantizer):
+        return Ahead(shape, block=_block(node, modules))
+    return Ahead(shape, grid, relu, _block(node, modules))
+
+
+def _block(node: fx.Node, modules: dict[fx.Node, nn.Module]) -> int:
+    """The factor of the pixel shuffle that a node alone reaches, through sums and grids; or 0."""
+    if len(node.users) != 1:
+        return 0
+    (user,) = node.users
+    if user.target is F.pixel_shuffle:
+        factor: Any = user.args[1]
+        return int(factor)
+    name = getattr(user.target, "__name__", "")
+    through = isinstance(modules.get(user), ActQuantizer) or name in ("add", "relu")
+    return _block(user, modules) if through else 0
+
+
+def to_tflite(
+    network: nn.Module,
+    cost: Cost,
+    scale: int,
+    size: tuple[int, int],
+    path: Path,
+    pixels: bool = False,
+) -> None:
+    """Write a frozen network (`quantize.freeze`) for images of that (height, width) to `path`.
+
+    Input "lr" (1, H, W, 3), output "sr" (1, scale*H, scale*W, 3): float32 in [0, 1] or, with
+    `pixels`, uint8. Other sizes can be set before it runs, unless the network has attention.
+    Layers, bits and BitOps go into the file as JSON, as in `export.to_onnx`.
+
+    Raises UsageError for a network with tensors that go on in float, and without LiteRT.
+    """
+    graph, low, out = translate(network, size)
+    if pixels:
+        low, high = _in_pixels(graph, low, out)
+    else:
+        high = in_float(graph, out)
+    facts = {"version": __version__, "scale": scale, "cost": asdict(cost)}
+    told = json.dumps(facts, separators=(",", ":")).encode()
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(graph.serialised(low, high, (METADATA_KEY, told)))
+    part.replace(path)
+
+
+def _in_pixels(graph: Graph, low: int, out: Value) -> tuple[int, int]:
+    """(input, output) in uint8, where the graph's own are in float."""
+    step = Levels([1 / 255])
+    source = graph.tensor(graph.shapes[low], "UINT8", step)
+    (first,) = (operator for operator in graph.operators if low in operator.inputs)
+    first.inputs = [source]  # of the QUANTIZE to the grid of the pixels
+    high = graph.tensor(graph.shapes[out.tensor], "UINT8", step)
+    return source, graph.add("QUANTIZE", [out.tensor], high)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What `to_tflite` wrote about the file: version, scale and cost.
+
+    Raises DataError when it is no such file, UsageError without LiteRT.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
+    text = None
+    if data[4:8] == IDENTIFIER:
+        text = _metadata(data)
+    if text is None:
+        raise DataError(
+            f"{path} is no TFLite file of quantnas, or not a complete one.",
+            "Give a file that `quantnas export` wrote.",
+        )
+    facts: dict[str, Any] = json.loads(text)
+    return facts
+
+
+def _metadata(data: bytes) -> bytes | None:
+    try:
+        model = schema().Model.GetRootAs(data, 0)
+        for i in range(model.MetadataLength()):
+            entry = model.Metadata(i)
+            if entry.Name() == METADATA_KEY.encode():
+                return bytes(model.Buffers(entry.Buffer()).DataAsNumpy())
+    except Exception:  # flatbuffers has no class for a file that ends too early
+        return None
+    return None
+
+
+def interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Any:
+    """The file in LiteRT; `delegate`: with XNNPACK, as by default. Raises what LiteRT raises."""
+    module = runtime("interpreter")
+    kinds = module.OpResolverType
+    kind = kinds.AUTO if delegate else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return module.Interpreter(str(path), num_threads=threads, experimental_op_resolver_type=kind)
+
+
+def upscaler(path: Path, threads: int = 1) -> Upscaler:
+    """A file of `to_tflite` as a function. Raises DataError when it cannot be loaded."""
+    read_metadata(path)
+    try:
+        run = interpreter(path, threads)
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"LiteRT cannot load {path}: {error}.", "Export it again.") from error
+    (source,), (target,) = run.get_input_details(), run.get_output_details()
+
+    def upscale(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        pixels = low[None] if source["dtype"] is np.uint8 else low[None].astype(np.float32) / 255
+        try:
+            run.resize_tensor_input(source["index"], pixels.shape)
+            run.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            height, width = low.shape[:2]
+            raise DataError(
+                f"{path.name} cannot enlarge {width}x{height} pixels: {error}.",
+                "Export the network for that size.",
+            ) from error
+        run.set_tensor(source["index"], pixels)
+        run.invoke()
+        (high,) = run.get_tensor(target["index"])
+        if target["dtype"] is np.uint8:
+            return np.asarray(high)
+        return (high * 255).round().clip(0, 255).astype(np.uint8)
+
+    return upscale

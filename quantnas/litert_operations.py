@@ -1,0 +1,155 @@
+"""What is made of each operation of a traced network for LiteRT: one line each in TRANSLATE.
+
+Everything between two grids is one int8 operator; what lies on no grid in the network (luma,
+bilinear enlargement, sigmoid) is in float here too.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .ends import LUMA, enlarge, luma
+from .litert_graph import Array, Graph
+from .litert_layers import (
+    SAME,
+    VALID,
+    Ahead,
+    Value,
+    channels_last,
+    in_float,
+    laid,
+    levels,
+    ordered,
+    rounded,
+)
+from .rfdn import resize_like
+
+SYMMETRIC = 1
+"""Padding by a mirror: of one pixel, it repeats the border."""
+
+
+def _in_float(graph: Graph, ahead: Ahead, kind: str, inputs: list[int], **options: Any) -> Value:
+    """An operator in float."""
+    out = graph.tensor(channels_last(ahead.shape), "FLOAT32")
+    return Value(graph.add(kind, inputs, out, **options))
+
+
+def _pair(kind: str) -> Callable[..., Value]:
+    """A sum or a product: int8 from grids to a grid, else in float."""
+
+    def add(graph: Graph, ahead: Ahead, a: Value, b: Value) -> Value:
+        if ahead.block:
+            a, b = (ordered(graph, v, ahead.block) for v in (a, b))
+        if ahead.even is None or a.grid is None or b.grid is None:
+            return _in_float(graph, ahead, kind, [in_float(graph, a), in_float(graph, b)])
+        out = graph.tensor(channels_last(ahead.shape), "INT8", levels(ahead.even))
+        graph.add(kind, [a.tensor, b.tensor], out, fusedActivationFunction=ahead.fused)
+        return rounded(graph, out, ahead, ahead.even)
+
+    return add
+
+
+def _relu(graph: Graph, ahead: Ahead, x: Value, inplace: bool = False) -> Value:
+    if x.grid is None:
+        return _in_float(graph, ahead, "RELU", [x.tensor])
+    if ahead.grid is not None and (x.grid is ahead.grid or ahead.grid.zero_point == 0):
+        return x  # done already, or the grid clips
+    out = graph.tensor(channels_last(ahead.shape), "INT8", levels(x.grid))
+    return Value(graph.add("RELU", [x.tensor], out), x.grid, x.block)
+
+
+def _cat(graph: Graph, ahead: Ahead, parts: list[Value], dim: int) -> Value:
+    grid = ahead.even
+    if grid is None or (ahead.relu and grid.zero_point > 0):
+        return _in_float(graph, ahead, "CONCATENATION", [in_float(graph, p) for p in parts], axis=3)
+    inputs = [laid(graph, p, grid).tensor for p in parts]
+    out = graph.tensor(channels_last(ahead.shape), "INT8", levels(grid))
+    return Value(graph.add("CONCATENATION", inputs, out, axis=3), grid)
+
+
+def _moved(graph: Graph, ahead: Ahead, kind: str, x: Value, *more: int, **options: Any) -> Value:
+    """An operator that only moves values: it keeps the grid, and with it the integers."""
+    if x.grid is None:
+        return _in_float(graph, ahead, kind, [x.tensor, *more], **options)
+    out = graph.tensor(channels_last(ahead.shape), "INT8", levels(x.grid))
+    return Value(graph.add(kind, [x.tensor, *more], out, **options), x.grid)
+
+
+def _repeat(graph: Graph, ahead: Ahead, x: Value, count: int, dim: int) -> Value:
+    """Every colour `count` times in a row or, for DEPTH_TO_SPACE, all of them `count` times."""
+    if ahead.block**2 == count:
+        return Value(_tile(graph, ahead, x, (1, count, 1, 1)).tensor, x.grid, ahead.block)
+    index = graph.constant(np.repeat(np.arange(graph.shapes[x.tensor][-1]), count), np.int32)
+    return _moved(graph, ahead, "GATHER", x, index, axis=3)
+
+
+def _tile(graph: Graph, ahead: Ahead, x: Value, counts: tuple[int, ...]) -> Value:
+    return _moved(graph, ahead, "TILE", x, graph.constant([1, 1, 1, counts[1]], np.int32))
+
+
+def _shuffle(graph: Graph, ahead: Ahead, x: Value, scale: int) -> Value:
+    return _moved(graph, ahead, "DEPTH_TO_SPACE", ordered(graph, x, scale), blockSize=scale)
+
+
+def _max_pool(graph: Graph, ahead: Ahead, x: Value, side: int, stride: int) -> Value:
+    form = {"filterWidth": side, "filterHeight": side, "strideW": stride, "strideH": stride}
+    return _moved(graph, ahead, "MAX_POOL_2D", x, padding=VALID, **form)
+
+
+def _sigmoid(graph: Graph, ahead: Ahead, x: Value) -> Value:
+    return _in_float(graph, ahead, "LOGISTIC", [in_float(graph, x)])
+
+
+def _luma(graph: Graph, ahead: Ahead, x: Value) -> Value:
+    return _weighted(graph, ahead, in_float(graph, x), np.reshape(LUMA, (1, 1, 1, 3)), SAME)
+
+
+def _enlarge(graph: Graph, ahead: Ahead, x: Value, scale: int) -> Value:
+    """Bilinear, by a factor: a convolution to the parts of every pixel, for any size of image."""
+    n, height, width, c = graph.shapes[x.tensor]
+    spots = F.pad(torch.eye(9).view(9, 1, 3, 3), [1] * 4)
+    parts = enlarge(spots, scale)[:, 0, 2 * scale : 3 * scale, 2 * scale : 3 * scale]
+    taps = parts.reshape(3, 3, scale**2).permute(2, 0, 1)  # (part, height, width)
+    kernel = torch.einsum("pyx,cd->pcyxd", taps, torch.eye(c)).flatten(0, 1)
+    border = graph.constant([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)
+    padded = graph.tensor((n, height + 2, width + 2, c), "FLOAT32")
+    graph.add("MIRROR_PAD", [in_float(graph, x), border], padded, mode=SYMMETRIC)
+    inside = Ahead((n, len(kernel), height, width))
+    wide = _weighted(graph, inside, padded, kernel.numpy(), VALID)
+    return _in_float(graph, ahead, "DEPTH_TO_SPACE", [wide.tensor], blockSize=scale)
+
+
+def _weighted(graph: Graph, ahead: Ahead, x: int, kernel: Array, padding: int) -> Value:
+    """A float convolution; kernel (c_out, height, width, c_in)."""
+    weight = graph.constant(kernel, np.float32)
+    bias = graph.constant(np.zeros(len(kernel)), np.float32)
+    form = {"padding": padding, "strideW": 1, "strideH": 1}
+    return _in_float(graph, ahead, "CONV_2D", [x, weight, bias], **form)
+
+
+def _resize(graph: Graph, ahead: Ahead, x: Value, like: Value) -> Value:
+    sizes = graph.constant(ahead.shape[2:], np.int32)
+    return _in_float(
+        graph, ahead, "RESIZE_BILINEAR", [in_float(graph, x), sizes], halfPixelCenters=True
+    )
+
+
+TRANSLATE: dict[Any, Callable[..., Value]] = {
+    torch.relu: _relu,
+    F.relu: _relu,
+    torch.cat: _cat,
+    torch.repeat_interleave: _repeat,
+    torch.tile: _tile,
+    torch.sigmoid: _sigmoid,
+    torch.max_pool2d: _max_pool,
+    F.pixel_shuffle: _shuffle,
+    resize_like: _resize,
+    luma: _luma,
+    enlarge: _enlarge,
+}
+"""Function of the traced network -> (graph, what follows, *arguments, **keywords) -> Value."""
+OPERATORS: dict[str, Callable[..., Value]] = {"add": _pair("ADD"), "mul": _pair("MUL")}
+"""The same for Python's operators, by name."""

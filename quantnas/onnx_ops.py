@@ -1,0 +1,126 @@
+"""Everything of a network but its convolutions and grids, as nodes of the file.
+
+Attributes that are as ONNX has them by default are left out: Resize counts from half a pixel.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .ends import LUMA, enlarge, luma
+from .imdn import contrast
+from .onnx_graph import Graph
+from .onnx_layers import Value, quantized
+from .rfdn import resize_like
+
+
+def _pointwise(kind: str) -> Callable[..., Value]:
+    """An operator on every number by itself; what it gives lies on no grid."""
+
+    def add(graph: Graph, name: str, *values: Value, inplace: bool = False) -> Value:
+        return Value(graph.add(kind, [v.name for v in values], name), None)
+
+    return add
+
+
+def _cat(graph: Graph, name: str, parts: list[Value], dim: int) -> Value:
+    return Value(graph.add("Concat", [p.name for p in parts], name, axis=dim), None)
+
+
+def _repeat(graph: Graph, name: str, x: Value, count: int, dim: int) -> Value:
+    """Every colour `count` times in a row."""
+    index = graph.constant(f"{name}.index", np.repeat(np.arange(3), count), np.int64)
+    return _kept(graph, name, x, "Gather", index, axis=dim)
+
+
+def _tile(graph: Graph, name: str, x: Value, counts: tuple[int, int, int, int]) -> Value:
+    """All three colours `counts[1]` times, one after the other."""
+    index = graph.constant(f"{name}.index", np.tile(np.arange(3), counts[1]), np.int64)
+    return _kept(graph, name, x, "Gather", index, axis=1)
+
+
+def _shuffle(graph: Graph, name: str, x: Value, scale: int) -> Value:
+    return _kept(graph, name, x, "DepthToSpace", blocksize=scale, mode="CRD")
+
+
+def _max_pool(graph: Graph, name: str, x: Value, side: int, stride: int) -> Value:
+    return _kept(graph, name, x, "MaxPool", kernel_shape=[side] * 2, strides=[stride] * 2)
+
+
+def _kept(graph: Graph, name: str, x: Value, kind: str, *more: str, **attributes: Any) -> Value:
+    """An operator that only moves values: it keeps the grid, and with it the integers."""
+    if x.grid is None:
+        return Value(graph.add(kind, [x.name, *more], name, **attributes), None)
+    moved = graph.add(kind, [x.name, *more], f"{name}.moved", **attributes)
+    return quantized(graph, moved, name, x.grid)
+
+
+def _part(graph: Graph, name: str, x: Value, dim: int, start: int, length: int) -> Value:
+    """`length` of the channels, from `start` on."""
+    ends = (("start", start), ("end", start + length), ("dim", dim))
+    at = [graph.constant(f"{name}.{end}", [n], np.int64) for end, n in ends]
+    return _kept(graph, name, x, "Slice", *at)
+
+
+def _leaky(
+    graph: Graph, name: str, x: Value, negative_slope: float, inplace: bool = False
+) -> Value:
+    return Value(graph.add("LeakyRelu", [x.name], name, alpha=negative_slope), None)
+
+
+def _contrast(graph: Graph, name: str, x: Value) -> Value:
+    """Deviation plus mean over height and width, in float."""
+    mean = graph.add("GlobalAveragePool", [x.name], f"{name}.mean")
+    centred = graph.add("Sub", [x.name, mean], f"{name}.centred")
+    square = graph.add("Mul", [centred, centred], f"{name}.square")
+    variance = graph.add("GlobalAveragePool", [square], f"{name}.variance")
+    deviation = graph.add("Sqrt", [variance], f"{name}.deviation")
+    return Value(graph.add("Add", [deviation, mean], name), None)
+
+
+def _luma(graph: Graph, name: str, x: Value) -> Value:
+    weights = graph.constant("luma.weights", np.reshape(LUMA, (1, 3, 1, 1)), np.float32)
+    parts = graph.add("Mul", [x.name, weights], f"{name}.parts")
+    axis = graph.constant("axis.colours", [1], np.int64)
+    return Value(graph.add("ReduceSum", [parts, axis], name), None)
+
+
+def _enlarge(graph: Graph, name: str, x: Value, scale: int) -> Value:
+    """Bilinear, by a factor."""
+    factors = graph.constant(f"factors{scale}", [1, 1, scale, scale], np.float32)
+    return Value(graph.add("Resize", [x.name, "", factors], name, mode="linear"), None)
+
+
+def _resize(graph: Graph, name: str, x: Value, like: Value) -> Value:
+    """Bilinear, to the height and width of `like`; they stay open in the file."""
+    sides = []
+    for source, ends in ((x, (0, 2)), (like, (2, 4))):
+        shape = graph.add("Shape", [source.name], f"{name}.shape{ends[0]}")
+        at = [graph.constant(f"{name}.at{end}", [end], np.int64) for end in ends]
+        sides.append(graph.add("Slice", [shape, *at], f"{name}.sides{ends[0]}"))
+    sizes = graph.add("Concat", sides, f"{name}.sizes", axis=0)
+    return Value(graph.add("Resize", [x.name, "", "", sizes], name, mode="linear"), None)
+
+
+TRANSLATE: dict[Any, Callable[..., Value]] = {
+    torch.relu: _pointwise("Relu"),
+    F.relu: _pointwise("Relu"),
+    torch.cat: _cat,
+    torch.repeat_interleave: _repeat,
+    torch.tile: _tile,
+    torch.sigmoid: _pointwise("Sigmoid"),
+    torch.max_pool2d: _max_pool,
+    torch.narrow: _part,
+    F.leaky_relu: _leaky,
+    contrast: _contrast,
+    resize_like: _resize,
+    luma: _luma,
+    enlarge: _enlarge,
+    F.pixel_shuffle: _shuffle,
+}
+"""Function of the traced network -> (graph, name, *arguments, **keywords) -> Value."""
+OPERATORS: dict[str, Callable[..., Value]] = {"add": _pointwise("Add"), "mul": _pointwise("Mul")}
+"""The same for Python's operators, by name."""

@@ -1,0 +1,189 @@
+"""A frozen network as QONNX (arXiv 2206.07527): float ONNX with `Quant` nodes, for FPGA toolchains.
+
+Every weight, bias and activation goes through a Quant node that states its true bits; all else is
+ordinary ONNX in float, at one fixed size of image, with the shape of every tensor in the file.
+Operations are written as in the integer file, by `onnx_ops.TRANSLATE`: no value here has a grid, so
+in float.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, shape_inference
+from torch import fx, nn
+
+from . import __version__
+from .conv import QuantConv2d, padding
+from .cost import Cost
+from .export import CALL, METADATA_KEY
+from .onnx_graph import Graph, tidied
+from .onnx_layers import Value
+from .onnx_ops import OPERATORS, TRANSLATE
+from .quantizer import ActQuantizer
+from .rfdn import resize_like
+from .tracing import Tracer
+
+DOMAIN = "qonnx.custom_op.general"
+OPSET, IR_VERSION = 13, 7
+BIAS_BITS = 32
+
+
+@torch.no_grad()
+def translate(network: nn.Module, size: tuple[int, int]) -> Graph:
+    """The network's graph for images of that (height, width); input "lr", output "sr".
+
+    A grid in front of a pixel shuffle stands behind it once more: what reads QONNX does not see
+    through that operator which bits a tensor has.
+    """
+    traced = Tracer().trace(network)
+    run = fx.Interpreter(fx.GraphModule(network, traced), garbage_collect_values=False)
+    run.run(torch.zeros(1, 3, *size))
+    modules = {n: network.get_submodule(str(n.target)) for n in traced.nodes if n.op == CALL}
+    shapes = {node: tuple(value.shape) for node, value in run.env.items()}
+    graph, values = Graph(), dict[fx.Node, Any]()
+    for node in traced.nodes:
+        args: Any = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+        if node.op == "placeholder":
+            values[node] = Value("lr", None)
+        elif node.op == "output":
+            graph.add("Identity", [args[0].name], "sr")
+        elif node.op == CALL:
+            values[node] = Value(_module(graph, node.name, args[0].name, modules[node]), None)
+        elif node.target is resize_like:
+            resized = _resized(graph, node.name, args[0].name, shapes[node])
+            values[node] = Value(resized, None)
+        else:
+            values[node] = Value(_operation(graph, node, args, kwargs), None)
+            grid = modules.get(node.args[0])
+            if node.target is F.pixel_shuffle and isinstance(grid, ActQuantizer):
+                again = _activation(graph, values[node].name, f"{node.name}.again", grid)
+                values[node] = Value(again, None)
+    return tidied(graph)
+
+
+def _operation(graph: Graph, node: fx.Node, args: Any, kwargs: Any) -> str:
+    target: Any = node.target
+    function: Callable[..., Value] = TRANSLATE.get(target) or OPERATORS[target.__name__]
+    return function(graph, node.name, *args, **kwargs).name
+
+
+def _module(graph: Graph, name: str, x: str, module: nn.Module) -> str:
+    if isinstance(module, QuantConv2d):
+        return _convolution(graph, x, module)
+    assert isinstance(module, ActQuantizer)
+    return _activation(graph, x, name, module)
+
+
+def _convolution(graph: Graph, x: str, conv: QuantConv2d) -> str:
+    name, bits = conv.name, conv.precision.weights
+    if conv.input_quantizer is not None:
+        x = _activation(graph, x, f"{name}.in", conv.input_quantizer)
+    q, zero = conv.integers()
+    step = conv.repeated(conv.weight_quantizer.step.flatten())[:, None, None, None]
+    kernel = conv.dense((q - zero).float()) * step
+    zeros = conv.repeated(zero.flatten())[:, None, None, None] - (0 if bits == 8 else middle(bits))
+    weight = graph.constant(f"{name}.weight", kernel.numpy(), np.float32)
+    weight = _quant(graph, weight, f"{name}.w", (step.numpy(), zeros.numpy(), bits), bits == 8)
+    bias_step = conv.repeated(conv.bias_step())
+    assert conv.bias is not None
+    units = (conv.repeated(conv.bias) / bias_step).round()
+    bias = graph.constant(f"{name}.bias", (units * bias_step).numpy(), np.float32)
+    bias = _quant(graph, bias, f"{name}.b", (bias_step.numpy(), 0, BIAS_BITS))
+    sides = padding(kernel, conv.stride[0])
+    return graph.add(
+        "Conv",
+        [x, weight, bias],
+        f"{name}.out",
+        kernel_shape=kernel.shape[-2:],
+        pads=[*sides, *sides],
+        strides=conv.stride,
+        dilations=[1, 1],
+        group=conv.groups,
+    )
+
+
+def _activation(graph: Graph, x: str, name: str, grid: ActQuantizer) -> str:
+    """x on its grid; where the grid has factors of its channels, divided by them.
+
+    The kernel behind is multiplied by them. So every step is one number for the whole tensor.
+    """
+    if grid.factors is not None and (grid.factors != 1).any():
+        gains = graph.constant(f"{name}.gains", 1 / grid.factors.numpy()[None], np.float32)
+        x = graph.add("Mul", [x, gains], f"{name}.even")
+    zero, signed = grid.zero_point, grid.zero_point > 0
+    at = (grid.step.numpy(), zero - middle(grid.bits) if signed else 0, grid.bits)
+    return _quant(graph, x, f"{name}.q", at, signed=signed)
+
+
+def middle(bits: int) -> int:
+    """Of the stored levels: an unsigned grid with this zero point is a signed one with 0."""
+    return 1 << (bits - 1)
+
+
+def _quant(
+    graph: Graph,
+    x: str,
+    output: str,
+    grid: tuple[Any, Any, int],
+    narrow: bool = False,
+    signed: bool = True,
+) -> str:
+    """grid: (step, zero point, bits); narrow: without the lowest level."""
+    names = [
+        graph.constant(f"{output}.{what}", value, np.float32)
+        for what, value in zip(("step", "zero", "bits"), grid, strict=True)
+    ]
+    form = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"}
+    return graph.add("Quant", [x, *names], output, domain=DOMAIN, **form)
+
+
+def _resized(graph: Graph, name: str, x: str, shape: tuple[int, ...]) -> str:
+    """Bilinear, to (N, C, H, W)."""
+    sizes = graph.constant(f"{name}.sizes", shape, np.int64)
+    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return graph.add("Resize", [x, "", "", sizes], name, **how)
+
+
+def to_qonnx(network: nn.Module, cost: Cost, scale: int, size: tuple[int, int], path: Path) -> None:
+    """Write a frozen network (`quantize.freeze`) for images of that (height, width) to `path`.
+
+    Input "lr" (1, 3, H, W), output "sr" (1, 3, scale*H, scale*W), float32 in [0, 1]. Layers, bits
+    and BitOps go into the file's metadata as JSON, as in `export.to_onnx`.
+    """
+    graph, (height, width) = translate(network, size), size
+    low = helper.make_tensor_value_info("lr", TensorProto.FLOAT, [1, 3, height, width])
+    high = helper.make_tensor_value_info(
+        "sr", TensorProto.FLOAT, [1, 3, scale * height, scale * width]
+    )
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "quantnas", [low], [high], list(graph.tensors.values())),
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
+        ir_version=IR_VERSION,
+        producer_name="quantnas",
+        producer_version=__version__,
+    )
+    model.graph.value_info.extend(_shapes(model))
+    facts = {"version": __version__, "scale": scale, "cost": asdict(cost)}
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(facts, separators=(",", ":"))})
+    onnx.checker.check_model(model)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(model.SerializeToString())
+    part.replace(path)
+
+
+def _shapes(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Of every tensor inside; ONNX itself cannot look through a Quant, which changes no shape."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    for node in plain.graph.node:
+        if node.op_type == "Quant":
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output))
+    return list(shape_inference.infer_shapes(plain, strict_mode=True).graph.value_info)

@@ -1,0 +1,162 @@
+"""Does a file store what it should, in the bits that its metadata state? Read layer by layer.
+
+A weight that is off by one level is lost among the roundings of an output, so the integers
+themselves are compared. Every convolution is followed back to what is stored for it: through
+DequantizeLinear, offsets, casts, and the tables that unpack bytes.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from .conv import subpixel
+from .cost import STORED, Layer
+from .onnx_weights import STORAGE
+from .ops import Shape
+from .wiring import Wiring, origin, wired
+
+Kernel = NDArray[Any]
+"""Integers (c_out, c_in / groups, height, width) as they run, 0 for a weight of 0."""
+
+
+def problems(
+    model: onnx.ModelProto,
+    rows: Iterable[Layer],
+    scale: int,
+    kernels: Mapping[str, Kernel] | None = None,
+) -> Iterator[str]:
+    """What a file stores otherwise than its layers state, each with the name of the layer.
+
+    kernels: layer -> what it should hold, where that is known.
+    """
+    wiring, layers = wired(model), {row.name: row for row in rows}
+    for name in wiring.convolutions.keys() ^ layers.keys():
+        yield f"'{name}' is in the {'metadata' if name in layers else 'graph'} only"
+    both = {k: v for k, v in layers.items() if k in wiring.convolutions}
+    rounded = {k: row for k, row in both.items() if row.weight_bits < 32}
+    sound = []
+    for name, row in both.items():
+        found = list(_of_storage(wiring, wiring.convolutions[name], row, kernel_shape(row, scale)))
+        yield from (f"'{name}' {problem}" for problem in found)
+        sound += [name] if name in rounded and not found else []
+    for name, kernel in unpacked(model, wiring, sound).items():
+        row, wanted = rounded[name], (kernels or {}).get(name)
+        for problem in _of_values(kernel, row, kernel_shape(row, scale), wanted):
+            yield f"'{name}' {problem}"
+
+
+def unpacked(model: onnx.ModelProto, wiring: Wiring, names: Iterable[str]) -> dict[str, Kernel]:
+    """Layer -> the integers of its kernel."""
+    convs = {name: wiring.convolutions[name] for name in names}
+    found = evaluated(model, {name: integers(wiring, conv) for name, conv in convs.items()})
+    return {
+        name: values.astype(np.int64) - _zero_point(wiring, convs[name])
+        for name, values in found.items()
+    }
+
+
+def _zero_point(wiring: Wiring, conv: onnx.NodeProto) -> Kernel:
+    """(c_out or 1, 1, 1, 1), the integer that means 0."""
+    name = conv.input[3] if conv.op_type == "ConvInteger" else wiring.makers[conv.input[1]].input[2]
+    return numpy_helper.to_array(wiring.tensors[name]).astype(np.int64).reshape(-1, 1, 1, 1)
+
+
+def kernel_shape(row: Layer, scale: int) -> Shape:
+    """(c_out, c_in / groups, height, width) as it runs: enlarging ones are stored in parts."""
+    if not row.op.startswith("transposed"):
+        return row.shape
+    a, b, c, d = subpixel(torch.empty(row.shape), scale).shape
+    return a, b, c, d
+
+
+def _of_storage(wiring: Wiring, conv: onnx.NodeProto, row: Layer, shape: Shape) -> Iterator[str]:
+    tensor = wiring.tensors.get(origin(wiring, conv.input[1]))
+    if tensor is None:
+        yield "has no stored weights"
+        return
+    found, wanted = (tensor.data_type, math.prod(tensor.dims)), _forms(row.weight_bits, shape)
+    if found not in wanted:
+        first, *_ = wanted
+        yield (
+            f"holds {found[1]} x {_type(found[0])}, but {row.weight_bits} bits per weight are "
+            f"stated: {first[1]} x {_type(first[0])}"
+        )
+    bits = input_bits(wiring, conv)
+    if row.act_bits < 32 and bits != row.act_bits:
+        yield f"reads {bits} bits, but {row.act_bits} bits per activation are stated"
+
+
+def _forms(bits: int, shape: Shape) -> list[tuple[int, int]]:
+    """(element type, elements) that weights of so many bits may be stored as."""
+    count = math.prod(shape)
+    if bits == 32:
+        return [(TensorProto.FLOAT, count)]
+    in_bytes = (TensorProto.UINT8, math.ceil(count * STORED[bits] / 8))
+    return [(STORAGE[bits].element, count), in_bytes]
+
+
+def integers(wiring: Wiring, conv: onnx.NodeProto, at: int = 1) -> str:
+    """The name of the integers behind an input of a convolution (0: activations, 1: weights)."""
+    maker = wiring.makers.get(conv.input[at])
+    float_ = maker is not None and maker.op_type == "DequantizeLinear"
+    return str(maker.input[0] if maker is not None and float_ else conv.input[at])
+
+
+def input_bits(wiring: Wiring, conv: onnx.NodeProto) -> int:
+    """Bits of the activations that a convolution reads: 8, or as a Clip of integers leaves."""
+    name, bits = integers(wiring, conv, 0), 8
+    while (maker := wiring.makers.get(name)) is not None and maker.op_type == "Clip":
+        high = numpy_helper.to_array(wiring.tensors[maker.input[2]])
+        name, bits = maker.input[0], min(bits, int(high).bit_length())
+    return bits
+
+
+def evaluated(model: onnx.ModelProto, names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Key -> the value of a tensor that follows from what is stored, as ONNX Runtime unpacks it."""
+    stored = {t.name: t for t in model.graph.initializer}
+    found = {k: numpy_helper.to_array(stored[name]) for k, name in names.items() if name in stored}
+    rest = {k: name for k, name in names.items() if name not in stored}
+    if rest:
+        part = _part(model, [*rest.values()]).SerializeToString()
+        run = ort.InferenceSession(part, providers=["CPUExecutionProvider"])
+        found |= dict(zip(rest, run.run(None, {}), strict=True))
+    return found
+
+
+def _part(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
+    """What leads to the outputs, as a model of its own."""
+    part, needed, nodes = onnx.ModelProto(), {*outputs}, []
+    part.CopyFrom(model)
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    graph, tensors = part.graph, [t for t in model.graph.initializer if t.name in needed]
+    del graph.node[:], graph.input[:], graph.output[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes[::-1])
+    graph.initializer.extend(tensors)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return part
+
+
+def _of_values(kernel: Kernel, row: Layer, shape: Shape, wanted: Kernel | None) -> Iterator[str]:
+    if kernel.shape != tuple(shape):
+        yield f"unpacks to {kernel.shape}, but {tuple(shape)} is stated"
+        return
+    flat = kernel.reshape(len(kernel), -1)
+    levels = int((flat.max(1) - flat.min(1)).max()) + 1
+    if levels > 2**row.weight_bits:
+        yield f"spans {levels} levels, but {row.weight_bits} bits per weight are stated"
+    elif wanted is not None and not np.array_equal(kernel, wanted):
+        yield f"has {np.sum(kernel != wanted)} of {kernel.size} weights other than the network"
+
+
+def _type(element: int) -> str:
+    return str(TensorProto.DataType.Name(element)).lower()

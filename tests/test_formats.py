@@ -1,0 +1,60 @@
+"""Checks what is written beside model.onnx: that it is there, compared, and what -o gets."""
+
+import json
+
+import numpy as np
+import pytest
+
+from quantnas import formats, images, litert
+from quantnas.cli.main import main
+
+
+def command(*arguments) -> int:
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def source(make_run, tmp_path):
+    """The folder of a run that has everything up to its quantized network."""
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 60, 72, 3), np.uint8)):
+        images.write(tmp_path / "photos" / f"{i}.png", pixels)
+    return make_run(tmp_path / "runs" / "mine", held_out=str(tmp_path / "photos")).folder
+
+
+SUFFIX = {"float": ".float.onnx", "qonnx": ".qonnx.onnx", "tflite": ".tflite"}
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+def test_every_format_is_written_beside_and_is_what_the_option_gets(
+    source, tmp_path, capsys, format
+):
+    if format == "tflite":
+        pytest.importorskip("ai_edge_litert")
+    file = tmp_path / f"m{SUFFIX[format]}"
+    options = ("--format", format, "--size", "24x32", "--output", tmp_path)
+    assert command("export", source, "-o", file, *options) == 0
+    made = tmp_path / "export" / "mine"
+    beside = made / f"model{SUFFIX[format]}"
+    assert file.read_bytes() == beside.read_bytes() and (made / "model.onnx").exists()
+    told = json.loads((made / "steps" / "export.json").read_text())["beside"]
+    assert told["file"] == beside.name and told["bytes"] == beside.stat().st_size
+    assert f"{beside.name}: {told['bytes']:,} bytes, {told['compared']}" in capsys.readouterr().out
+
+
+def test_a_tflite_file_that_computes_something_else_is_rejected(source, tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    right = litert.upscaler
+    monkeypatch.setattr(litert, "upscaler", lambda path: lambda low: 255 - right(path)(low))
+    file = tmp_path / "m.tflite"
+    assert command("export", source, "--format", "tflite", "-o", file, "--output", tmp_path) == 4
+    assert not file.exists() and (tmp_path / "m.rejected.tflite").exists()
+    assert not (tmp_path / "export" / "mine" / "model.tflite").exists()
+
+
+def test_an_unknown_format_is_refused(source, tmp_path, capsys):
+    assert command("export", source, "--format", "coreml", "--output", tmp_path) == 2
+    assert "tflite" in capsys.readouterr().err
