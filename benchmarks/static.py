@@ -24,7 +24,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from quantnas import bicubic, evaluate, images, patches, photographs, verify
+from quantnas import bicubic, evaluate, fusion, images, patches, photographs, verify
 from quantnas.onnx_graph import CONVOLUTIONS
 
 METHODS = {
@@ -61,7 +61,7 @@ def row(name: str, path: Path, minutes: float, args: argparse.Namespace) -> str:
         scores = list(evaluate.score(run, photographs.find(folder, args.scale), args.scale))
         cells.append(f"{evaluate.mean(scores).psnr:.2f}")
     nodes = onnx.load(path).graph.node
-    integers = [n for n in verify.optimised(path).graph.node if n.op_type in verify.INTEGER]
+    integers = [n for n in verify.optimised(path).graph.node if n.op_type in fusion.INTEGER]
     convolutions = sum(n.op_type in CONVOLUTIONS for n in nodes)
     told = f"{len(integers)} of {convolutions}"
     return f"| {name} | {' | '.join(cells)} | {minutes:.1f} | {path.stat().st_size:,} | {told} |"

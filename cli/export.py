@@ -79,6 +79,12 @@ def export(
     assert result is not None
     for line in console.export_lines(result):
         console.say(line, target)
+    psnr = result["psnr"]
+    console.say(
+        f"the file: {psnr['file']:.2f} dB PSNR-Y on the middle of held-out photographs, "
+        f"bicubic {psnr['bicubic']:.2f} dB",
+        target,
+    )
     beside = result.get("beside")
     made = target.folder / (beside or result)["file"]
     if beside:

@@ -4,7 +4,7 @@ Every step is a generator of `Progress`, so that the caller may draw it, or stop
 generator saves the state, and calling the step again goes on from there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from . import (
     evaluate,
     export,
     formats,
+    metrics,
     network,
     patches,
     photographs,
@@ -47,7 +48,9 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     yield Progress("export", 0, parts, {})
     where, net, totals = quantized(run)
     _require_sides(where, config.export)
-    samples = _samples(run, config, where.scale)
+    pairs = [_sample(photo, where.scale) for photo in photographs_of(run, config).held_out[:2]]
+    samples = [p.low for p in pairs]
+    samples.append(samples[0][: len(samples[0]) * 2 // 3 | 1])  # a second size, with odd sides
     target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
     export.to_onnx(net, totals, where.scale, candidate, config.export)
     yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)})
@@ -59,6 +62,7 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         "bytes": target.stat().st_size,
         "sha256": export.sha256(target),
         "verification": found,
+        "psnr": _quality(_file_of_any_size(run, config), pairs, where.scale),
         "cost": totals,
     }
     if beside is not None:
@@ -77,10 +81,12 @@ def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
         )
 
 
-def _samples(run: Run, config: RunConfig, scale: int) -> formats.Samples:
-    held_out = photographs_of(run, config).held_out
-    found = [_sample(photo, scale).low for photo in held_out[:2]]
-    return [*found, found[0][: found[0].shape[0] * 2 // 3 | 1]]  # a second size, with odd sides
+def _quality(file: Path, pairs: Sequence[patches.Pair], scale: int) -> dict[str, float]:
+    """Mean PSNR-Y of a file on the middle of some photographs, dB, and that of bicubic."""
+    upscale = evaluate.onnx_upscaler(file)
+    ours = [metrics.psnr_y(upscale(p.low), p.high, scale) for p in pairs]
+    plain = [metrics.psnr_y(bicubic.upscale(p.low, scale), p.high, scale) for p in pairs]
+    return {"file": sum(ours) / len(ours), "bicubic": sum(plain) / len(plain)}
 
 
 def _file_of_any_size(run: Run, config: RunConfig) -> Path:

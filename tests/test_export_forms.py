@@ -1,6 +1,7 @@
 """Checks the forms of the exported file against its usual one, and the command that writes them."""
 
 import dataclasses
+import json
 
 import numpy as np
 import onnx
@@ -236,6 +237,9 @@ def test_the_command_writes_the_form_that_was_asked_for(source, tmp_path, capsys
     options = ("--compat", "--uint8-io", "--size", "24x32", "--output", tmp_path)
     assert command("export", source, "-o", file, *options) == 0
     made = tmp_path / "export" / "mine"
+    found = json.loads((made / "steps" / "export.json").read_text())["psnr"]
+    told = f"the file: {found['file']:.2f} dB PSNR-Y on the middle of held-out photographs, bicubic"
+    assert f"{told} {found['bicubic']:.2f} dB" in capsys.readouterr().out
     assert file.read_bytes() == (made / "model.onnx").read_bytes()
     graph = onnx.load(file).graph
     assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [1, 3, 24, 32]
