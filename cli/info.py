@@ -132,7 +132,7 @@ def _cost(where: space.SearchSpace, found: genotype.Genotype) -> "Cost":
 
     slots = skeleton.slots(where)
     genotype.check(found, slots, where.name)
-    rows = cost.layers(slots, found, genotype.searched_precision(found), where.scale)
+    rows = cost.network_layers(where, found, genotype.searched_precision(found))
     return cost.total(rows, where.scale)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from .space import Slot
+from .space import Form, Slot
 
 Kernel = int | tuple[int, int]
 Shape = tuple[int, int, int, int]
@@ -33,6 +33,7 @@ class Conv(Protocol):
         stride: int = 1,
         inner: bool = False,
         up: int = 1,
+        form: Form | None = None,
     ) -> nn.Module: ...
 
 
@@ -101,11 +102,18 @@ OPS: dict[str, Callable[[Conv, Slot], Chain]] = {
 
 
 def build(name: str, conv: Conv, slot: Slot) -> Chain:
-    """The operation `name` between the channels of `slot`.
+    """The operation `name` between the channels of `slot`, or the one that the slot states in full.
 
     Raises ValueError for channels that it cannot join, KeyError for an unknown name.
     """
-    return OPS[name](conv, slot)
+    return OPS[name](conv, slot) if slot.form is None else stated(conv, slot, slot.form)
+
+
+def stated(conv: Conv, slot: Slot, form: Form) -> Chain:
+    """The convolution of a network from elsewhere."""
+    if slot.up > 1:
+        return Chain(conv(slot.c_in, slot.c_out, form.kernel, up=slot.up))
+    return Chain(conv(slot.c_in, slot.c_out, form.kernel, form.groups, form=form))
 
 
 @functools.cache
@@ -124,6 +132,7 @@ def shapes(name: str, slot: Slot) -> tuple[Shape, ...]:
         stride: int = 1,
         inner: bool = False,
         up: int = 1,
+        form: Form | None = None,
     ) -> nn.Module:
         if c_in % groups or c_out % groups:
             raise ValueError(f"{c_in} -> {c_out} channels are not divisible by {groups} groups")

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from . import (
     bicubic,
     comparison,
+    cost,
     crops,
     diagram,
     evaluate,
@@ -23,11 +26,13 @@ from . import (
     report,
     searching,
     skeleton,
+    surgery,
     training,
     verify,
 )
 from .config import ExportConfig, RunConfig
 from .errors import UsageError
+from .imported import Imported
 from .phases import Progress
 from .runs import Run, require, to_json, write_text
 from .space import SearchSpace
@@ -49,8 +54,8 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     _require_sides(where, config.export)
     samples = _samples(run, config, where.scale)
     target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
-    export.to_onnx(net, totals, where.scale, candidate, config.export)
-    yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)})
+    notes = _write(net, totals, where, candidate, config.export)
+    yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)}, notes)
     found = verify.verify(candidate, net, samples)
     candidate.replace(target)
     yield Progress("export", 2, parts, {"max difference": f"{found.max_steps} steps"})
@@ -66,6 +71,17 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         result["beside"] = made
         yield Progress("export", 3, parts, {"bytes": str(made.bytes)})
     run.finish("export", result)
+
+
+def _write(
+    net: nn.Module, totals: cost.Cost, where: SearchSpace, path: Path, form: ExportConfig
+) -> tuple[str, ...]:
+    """The file; what is worth knowing of it."""
+    if not isinstance(net, Imported):
+        export.to_onnx(net, totals, where.scale, path, form)
+        return ()
+    found = surgery.to_onnx(net, totals, where, path, form)
+    return (f"note: {found.note}",) if found.note else ()
 
 
 def _require_sides(where: SearchSpace, form: ExportConfig) -> None:

@@ -287,8 +287,7 @@ def checkpoint(run: Run, kind: str) -> tuple[space.SearchSpace, nn.Module, cost.
 def _cost(
     where: space.SearchSpace, found: Genotype, precision: Mapping[str, Precision]
 ) -> cost.Cost:
-    rows = cost.layers(skeleton.slots(where), found, precision, where.scale)
-    return cost.total(rows, where.scale)
+    return cost.total(cost.network_layers(where, found, precision), where.scale)
 
 
 def need(path: Path, step: str) -> Path:
