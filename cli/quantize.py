@@ -1,5 +1,6 @@
 """`quantnas quantize`: a trained network on few bits."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +15,13 @@ from . import console, options, start
 Network = Annotated[
     Path | None,
     typer.Argument(
-        help="Folder of a trained run, or a safetensors file with the weights of a float network.",
+        help="Folder of a trained run, a safetensors file with the weights of a float network, or "
+        "an ONNX file with a float network from elsewhere.",
         metavar="RUN|FILE",
     ),
 ]
+LEFT = 8
+"""Layers in float that are named."""
 TargetBitops = Annotated[
     str | None,
     typer.Option(
@@ -103,6 +107,16 @@ MaxDrop = Annotated[
         "photographs that are measured, against the float network. The files are kept."
     ),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Export too: the verified ONNX file to write. Of an ONNX file it is the same file "
+        "with other convolutions, so it is used in the same way.",
+        metavar="FILE",
+    ),
+]
 Space = Annotated[
     str | None,
     typer.Option(
@@ -133,6 +147,8 @@ def quantize(
     minutes: Minutes = None,
     calib: Calib = None,
     max_drop: MaxDrop = None,
+    out: Out = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file of -o.")] = False,
     space: Space = None,
     scale: options.Scale = None,
     genotype: Genotype = None,
@@ -153,6 +169,8 @@ def quantize(
     Example: quantnas quantize runs/run/rfdn_small --average-bits 3 --minutes 5 --max-drop 0.5
 
     Example: quantnas quantize weights.safetensors --space rfdn50 --bits w4a4
+
+    Example: quantnas quantize theirs.onnx --bits 4 -o small.onnx
 
     Saliency predicts what each layer loses. Least squares sets grids and weights, layer by layer;
     then a short retraining follows the float network. No high resolution is needed.
@@ -185,10 +203,13 @@ def quantize(
     if resume is None and network is not None and not network.exists():
         raise DataError(
             f"There is no {network}.",
-            "Give the folder of a trained run, or a safetensors file of weights.",
+            "Give the folder of a trained run, a safetensors file of weights, or an ONNX file.",
         )
+    if out is not None:
+        console.refuse_existing(out, force)
     if resume is None and network is not None and network.is_file():
-        target, chosen = start.adopted(network, output, name, config, settings, flags)
+        begin = start.imported if network.suffix == ".onnx" else start.adopted
+        target, chosen = begin(network, output, name, config, settings, flags)
     else:
         target, chosen = start.continued(
             "quantize", network, resume, output, name, config, settings, **flags
@@ -197,6 +218,12 @@ def quantize(
         console.say(line, target)
     console.perform(target, chosen, ["quantize"], "quantize")
     _tell(target, chosen)
+    if out is not None:
+        console.perform(target, chosen, ["export"], "export")
+        shutil.copyfile(target.path("model.onnx"), out)
+        for line in console.export_lines(target.result("export")):
+            console.say(line, target)
+    _require(target, chosen, out)
 
 
 def _number(text: str | None, option: str) -> float | None:
@@ -243,8 +270,16 @@ def _remarks(network: Path | None, chosen: RunConfig, calib: str | None) -> Iter
         yield f"note: --calib {before} is that of {network}"
 
 
+def _require(target: Any, chosen: Any, out: Path | None) -> None:
+    """Raise QualityError where too much is lost; what to do next."""
+    from quantnas import drop
+
+    drop.require(drop.load(target), chosen.quantize)
+    console.next_commands(f"export {target.folder}" if out is None else f"evaluate {out}")
+
+
 def _tell(target: Any, chosen: Any) -> None:
-    """What was reached, on which photographs, and whether that is enough."""
+    """What was reached, and on which photographs."""
     from quantnas import drop
 
     result = target.result("quantize")
@@ -258,10 +293,11 @@ def _tell(target: Any, chosen: Any) -> None:
     )
     if "reached" in result:
         console.say(_costs(result["reached"]), target)
+    if result.get("in_float"):
+        console.say(_left(result["in_float"]), target)
     if not (target.folder / drop.FILE).exists():
         _measure(target, chosen)
-    drops = drop.load(target)
-    for found in drops:
+    for found in drop.load(target):
         console.say(
             f"{found.name} ({found.photographs} photographs): bicubic {found.bicubic:.2f} dB, "
             f"float network {found.full:.2f}, quantized {found.quantized:.2f} "
@@ -271,8 +307,6 @@ def _tell(target: Any, chosen: Any) -> None:
         if found.below_bicubic:
             advice = console.ADVICE[found.untrained]
             console.say(f"warning: worse than bicubic on {found.name}; {advice}", target)
-    drop.require(drops, chosen.quantize)
-    console.next_commands(f"export {target.folder}")
 
 
 def _costs(reached: dict[str, Any]) -> str:
@@ -283,6 +317,15 @@ def _costs(reached: dict[str, Any]) -> str:
         f"reached: {reached['weight_bytes']:,} bytes of packed weights, "
         f"{reached['bitops'] / 1e9:.3f} GBitOps at LR 32x32{average}"
     )
+
+
+def _left(rows: list[dict[str, Any]]) -> str:
+    """What stays in float, and its share of the BitOps."""
+    whole = sum(row["share"] for row in rows)
+    costly = sorted(rows, key=lambda row: -row["share"])[:LEFT]
+    named = ", ".join(f"{row['name']} ({row['op']}, {row['share']:.1%})" for row in costly)
+    more = f" and {len(rows) - LEFT} more" if len(rows) > LEFT else ""
+    return f"in float: {len(rows)} layers, {whole:.1%} of the BitOps: {named}{more}"
 
 
 def _measure(target: Any, chosen: Any) -> None:

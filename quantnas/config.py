@@ -261,6 +261,18 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class PixelsConfig:
+    """What a network in an ONNX file from elsewhere takes and gives; none = found out by trying."""
+
+    input_peak: Literal[1, 255] | None = None
+    """Value of white in what it takes."""
+    output_peak: Literal[1, 255] | None = None
+    """The same of what it gives."""
+    order: Literal["RGB", "BGR"] | None = None
+    """Of the colours, in both."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run."""
 
@@ -286,6 +298,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    pixels: PixelsConfig = field(default_factory=PixelsConfig)
 
     @property
     def as_searched(self) -> bool:

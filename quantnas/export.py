@@ -206,19 +206,18 @@ def _untold(facts: Mapping[str, Any]) -> dict[str, Any]:
     return told | {"pixels": facts["pixels"]} if "pixels" in facts else told
 
 
+def exported_here(path: Path) -> bool:
+    """Whether `write` has written the file. Raises DataError when it is no ONNX file."""
+    return _metadata(path) is not None
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """What `to_onnx` wrote about the file: version, scale and cost; of a network from elsewhere
     also `pixels`, a `space.Pixels` as a mapping.
 
     Raises DataError when it is no ONNX file, or none of this project.
     """
-    try:
-        model = onnx.load(path)
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
-    except Exception as error:
-        raise DataError(f"{path} is not a complete ONNX file.", "Export it again.") from error
-    text = {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
+    text = _metadata(path)
     if text is None:
         raise DataError(
             f"{path} was not exported by quantnas: it has no '{METADATA_KEY}' metadata.",
@@ -226,6 +225,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
         )
     facts: dict[str, Any] = json.loads(text)
     return _untold(facts) if "layers" in facts else facts
+
+
+def _metadata(path: Path) -> str | None:
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
+    except Exception as error:
+        raise DataError(f"{path} is not a complete ONNX file.", "Export it again.") from error
+    return {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
 
 
 def sha256(path: Path) -> str:

@@ -12,10 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import cost, evaluate, export, runs, schema, tiles, workspace
+from . import cost, evaluate, export, runs, schema, skeleton, survey, tiles, workspace
 from .errors import DataError, UsageError
 from .genotype import read_json
 from .runs import Run
+from .space import Pixels, Precision
 
 FOLDER = Path(str(resources.files("quantnas") / "data" / "models"))
 KINDS = ("quantized", "trained", "float", "searched")
@@ -39,6 +40,8 @@ class Model:
     """Loads it. Raises DataError when that fails."""
     run: Run | None = None
     """The run that it was taken from; none for a lone file."""
+    pixels: Pixels | None = None
+    """What a network from elsewhere takes and gives."""
 
     def upscaler(self) -> evaluate.Upscaler:
         """Loads it as a function that cuts large photographs into tiles."""
@@ -121,13 +124,29 @@ def _of_run(run: Run) -> Model:
 def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model:
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
+    if not export.exported_here(path):
+        return _foreign(path, name)
     told = export.read_metadata(path)
     try:
         totals = schema.parse(cost.Cost, told["cost"], str(path))
     except (UsageError, KeyError):
         totals = None
     scale = int(told["scale"])
-    return Model(name, what, scale, path, totals, partial(tiles.load, path, scale), run)
+    pixels = schema.parse(Pixels, told["pixels"], str(path)) if "pixels" in told else None
+    load = partial(tiles.load, path, scale, pixels)
+    return Model(name, what, scale, path, totals, load, run, pixels)
+
+
+def _foreign(path: Path, name: str) -> Model:
+    """A file from elsewhere, in float. Raises as `survey.survey`."""
+    where = survey.survey(path).space
+    rows = cost.network_layers(where, survey.genotype(where), {
+        slot.name: Precision(32, 32) for slot in skeleton.slots(where)
+    })  # fmt: skip
+    load = partial(tiles.load, path, where.scale, where.pixels)
+    what = f"ONNX file from elsewhere {path}"
+    totals = cost.total(rows, where.scale)
+    return Model(name, what, where.scale, path, totals, load, pixels=where.pixels)
 
 
 def _place(path: Path) -> tuple[Run, str, str]:

@@ -110,10 +110,15 @@ def _file_of_any_size(run: Run, config: RunConfig) -> Path:
     return twin
 
 
+def _file_upscaler(run: Run, config: RunConfig, where: SearchSpace) -> evaluate.Upscaler:
+    pixels = where.pixels if where.source else None
+    return evaluate.onnx_upscaler(_file_of_any_size(run, config), pixels)
+
+
 def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The exported file on photographs that were in no training step, bicubic beside it."""
     where, found = architecture(run)
-    file = evaluate.onnx_upscaler(_file_of_any_size(run, config))
+    file = _file_upscaler(run, config, where)
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
     plain = evaluate.torch_upscaler(teacher)
@@ -152,7 +157,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     versions = {
         "bicubic": bicubic.upscale(p.low, where.scale),
         "float": evaluate.torch_upscaler(teacher)(p.low),
-        "quantized file": evaluate.onnx_upscaler(_file_of_any_size(run, config))(p.low),
+        "quantized file": _file_upscaler(run, config, where)(p.low),
         "original": p.high,
     }
     crops.crops(versions, where.scale, p.name, run.path("plots/crop.png"))

@@ -16,6 +16,7 @@ from . import (
     genotype,
     images,
     network,
+    onnx_source,
     parts,
     photographs,
     random_search,
@@ -32,6 +33,8 @@ from .parts import Photographs
 from .photographs import Photograph
 from .runs import Run, to_json, write_text
 from .space import Precision
+SOURCE = "source.onnx"
+"""Copy of the file of a network from elsewhere, in the folder of its run."""
 
 
 def choose(config: RunConfig, source: Run | None = None) -> Photographs:
@@ -222,7 +225,11 @@ def begin(
     """
     used = settings.own(source, config) if source else config
     told = settings.plain(settings.settled(config))
-    write_text(run.path("space.yaml"), space.to_yaml(space.load(used.space, used.scale)))
+    where = space.load(used.space, used.scale)
+    if where.source:
+        onnx_source.store(Path(where.source), run.path(SOURCE))
+        where, told["space"] = replace(where, source=SOURCE), where.name
+    write_text(run.path("space.yaml"), space.to_yaml(where))
     if config.genotype is not None:
         write_text(run.path(settings.GIVEN), genotype.load(config.genotype).to_json() + "\n")
     write_text(run.path("config.yaml"), yaml.safe_dump(told, sort_keys=False))
@@ -255,8 +262,9 @@ def precision_of(
 def require_bits(where: space.SearchSpace, bits: int | None) -> None:
     """Raise UsageError when a space in float is to be quantized to nothing in particular."""
     if where.is_float and bits is None:
+        what = "The network is" if where.source else f"Space '{where.name}' is searched"
         raise UsageError(
-            f"Space '{where.name}' is searched in float: it says nothing about bits.",
+            f"{what} in float: it says nothing about bits.",
             "Give --bits 8, 4, 3 or 2, or a limit, as --average-bits 3.",
         )
 

@@ -32,7 +32,7 @@ LAYERS = [
     {"imported"},
     {"skeleton", "train", "store", "onnx_layers", "litert_layers", "reach"},
     {"supernet", "onnx_ops", "litert_operations", "parity", "conventions"},
-    {"network", "cost"},
+    {"network", "cost", "survey"},
     {"objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}
     | {"saliency", "stored"},
     {"search", "allocation", "baselines", "retrain", "tiles", "litert", "qonnx_export"},
