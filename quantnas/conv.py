@@ -20,8 +20,8 @@ class Conv2d(nn.Conv2d):
     """A convolution with zero padding that keeps the size (odd kernels); strided, it has none.
 
     With `up` it is a transposed convolution of that stride, computed as the convolution to up^2
-    times as many channels that a pixel shuffle turns into the same (arXiv 1609.07009). `form`
-    gives strides, padding and dilation of a convolution of elsewhere.
+    times as many channels that a pixel shuffle turns into the same (arXiv 1609.07009). A form
+    for a kernel gives strides, padding and dilation too.
     """
 
     def __init__(
@@ -33,13 +33,12 @@ class Conv2d(nn.Conv2d):
         stride: int = 1,
         inner: bool = False,
         up: int = 1,
-        form: Form | None = None,
     ) -> None:
-        strides, dilation = (form.stride, form.dilation) if form else (stride, 1)
-        super().__init__(
-            c_in, c_out // up**2, sides(kernel), strides, dilation=dilation, groups=groups
-        )
-        self.inner, self.up, self.form = inner, up, form
+        form = kernel if isinstance(kernel, Form) else Form(sides(kernel), groups, (stride, stride))
+        more = {"dilation": form.dilation, "groups": form.groups}
+        super().__init__(c_in, c_out // up**2, form.kernel, form.stride, **more)  # type: ignore[arg-type]
+        self.inner, self.up = inner, up
+        self.form = form if form is kernel else None
         self.name = ""
 
     def dense(self, weight: Tensor) -> Tensor:

@@ -51,7 +51,9 @@ class Layer:
     @property
     def weight_bytes(self) -> int:
         """Of its packed weights; a product of two tensors has none."""
-        return math.ceil(bool(self.parameters) * math.prod(self.shape) * STORED[self.weight_bits] / 8)
+        return math.ceil(
+            bool(self.parameters) * math.prod(self.shape) * STORED[self.weight_bits] / 8
+        )
 
     def macs_at(self, height: int, width: int, scale: int) -> int:
         """Multiply-accumulates for a low-resolution image of that size."""

@@ -5,16 +5,17 @@ it reads. So a network from elsewhere is a space with nothing to choose. Its wei
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from . import elsewhere, layer_forms, onnx_import
+from . import elsewhere, layer_forms, onnx_import, onnx_source
 from .building import MADE, TENSOR
 from .conv import Conv2d
 from .errors import UsageError
@@ -25,6 +26,8 @@ from .space import Beside, Pixels, SearchSpace, Slot
 
 KEPT = 4
 """Files that are kept in memory."""
+SOURCE = "source.onnx"
+"""Copy of a file in the folder of a run."""
 
 
 class Imported(nn.Module):
@@ -68,6 +71,12 @@ class Imported(nn.Module):
 
 def _wider(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
+
+
+def kept(space: SearchSpace, folder: Path) -> SearchSpace:
+    """The space with a copy of its file in that folder, with all data, and named as it is there."""
+    onnx.save(onnx_source.complete(Path(space.source)), folder / SOURCE)
+    return replace(space, source=SOURCE)
 
 
 def read(source: str) -> onnx_import.Imported:

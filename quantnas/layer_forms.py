@@ -49,7 +49,8 @@ def parts(found: Imported, pixels: Pixels) -> tuple[tuple[Slot, ...], tuple[Besi
     """The convolutions that can be rounded, and what else multiplies; both in their order."""
     sizes, shapes = _shapes(found, pixels)
     gates = weighing(found.network)
-    slots, rest = [], []
+    slots: list[Slot] = []
+    rest: list[Beside] = []
     for node in found.network.graph.nodes:
         if node.name not in shapes[0]:
             continue
@@ -122,9 +123,7 @@ def _area(shapes: Sequence[tuple[int, ...]], sizes: Sequence[Size]) -> Area:
     for name in usual:
         if all(outputs(name, *s, 1) == n for s, n in zip(sizes, counts, strict=True)):
             return name
-    sides = [
-        _side([size[k] for size in sizes], [shape[2 + k] for shape in shapes]) for k in (0, 1)
-    ]
+    sides = [_side([size[k] for size in sizes], [shape[2 + k] for shape in shapes]) for k in (0, 1)]
     if None in sides:
         return area(counts, sizes, 1)
     (a, b, c), (d, e, f) = sides  # type: ignore[misc]
@@ -181,11 +180,12 @@ def _up(module: Any) -> int | None:
     """The factor of a transposed convolution that ours can stand for (`conv.subpixel`)."""
     if not isinstance(module, nn.ConvTranspose2d):
         return None
+    pads: Any = module.padding
     up, side = module.stride[0], module.kernel_size[0]
     inset = (side - up + 1) // 2
-    same = {module.stride, module.kernel_size, module.padding, module.output_padding}
+    same = module.stride, module.kernel_size, pads, module.output_padding
     square = all(one == other for one, other in same)
-    fits = module.padding[0] == inset and module.output_padding[0] == up + 2 * inset - side
+    fits = pads[0] == inset and module.output_padding[0] == up + 2 * inset - side
     plain = module.groups == 1 and module.dilation == (1, 1)
     return up if square and fits and plain and up > 1 else None
 
@@ -206,25 +206,25 @@ def _beside(
 
 def _float(node: fx.Node, module: Any, shapes: Sequence[Shapes]) -> Any:
     """(operation, shape, multiply-accumulates at every size), or None."""
-    read = [n.name for n in node.all_input_nodes]
     made = [math.prod(each[node.name]) for each in shapes]
+    read = [each.get(n.name, ()) for n in node.all_input_nodes[:1] for each in shapes]
     if isinstance(module, nn.Linear):
-        shape = (module.out_features, module.in_features, 1, 1)
-        return "linear", shape, [n * module.in_features for n in made]
+        each = module.in_features
+        return "linear", (module.out_features, each, 1, 1), [n * each for n in made]
     if isinstance(module, nn.Conv1d):
-        shape = (module.out_channels, module.weight.shape[1], module.kernel_size[0], 1)
-        return "conv1d", shape, [n * math.prod(shape[1:]) for n in made]
+        c_out, c_in, side = module.weight.shape
+        return "conv1d", (c_out, c_in, side, 1), [n * c_in * side for n in made]
     if isinstance(module, nn.ConvTranspose2d):
-        _, more, *sides = module.weight.shape
-        shape = (module.out_channels, module.in_channels // module.groups, *sides)
-        return "upconv", shape, [math.prod(s[read[0]]) * more * math.prod(sides) for s in shapes]
+        c_in, more, *sides = module.weight.shape
+        shape = (more * module.groups, c_in // module.groups, *sides)
+        return "upconv", shape, [math.prod(s) * more * math.prod(sides) for s in read]
     if node.target is torch.matmul:
-        deep = [each[read[0]][-1] for each in shapes]
-        same = len({*deep}) == 1
-        shape = (1, deep[0] if same else 1, 1, 1)
-        return "product", shape, [n * k for n, k in zip(made, deep, strict=True)]
+        inner = [s[-1] for s in read]
+        same = len({*inner}) == 1
+        macs = [n * k for n, k in zip(made, inner, strict=True)]
+        return "product", (1, inner[0] if same else 1, 1, 1), macs
     if node.target in NORMS:
-        deep = node.args[1] if node.target is F.layer_norm else [shapes[0][node.name][1]]
+        deep: Any = node.args[1] if node.target is F.layer_norm else shapes[0][node.name][1:2]
         return "normalisation", (math.prod(deep), 1, 1, 1), made
     return None
 
@@ -256,9 +256,8 @@ def weighing(network: fx.GraphModule) -> set[fx.Node]:
         users = list(node.users)
         if not users:
             continue
-        if node.target in WEIGHING and all(_weighs(user) for user in users):
-            found.add(node)
-        elif all(user in found for user in users):
+        ends = node.target in WEIGHING and all(map(_weighs, users))
+        if ends or all(user in found for user in users):
             found.add(node)
     return found
 

@@ -12,11 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import cost, evaluate, export, runs, schema, skeleton, survey, tiles, workspace
+from . import cost, evaluate, export, runs, schema, survey, tiles, workspace
 from .errors import DataError, UsageError
 from .genotype import read_json
 from .runs import Run
-from .space import Pixels, Precision
+from .space import Pixels
 
 FOLDER = Path(str(resources.files("quantnas") / "data" / "models"))
 KINDS = ("quantized", "trained", "float", "searched")
@@ -140,12 +140,8 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
 def _foreign(path: Path, name: str) -> Model:
     """A file from elsewhere, in float. Raises as `survey.survey`."""
     where = survey.survey(path).space
-    rows = cost.network_layers(where, survey.genotype(where), {
-        slot.name: Precision(32, 32) for slot in skeleton.slots(where)
-    })  # fmt: skip
-    load = partial(tiles.load, path, where.scale, where.pixels)
-    what = f"ONNX file from elsewhere {path}"
-    totals = cost.total(rows, where.scale)
+    what, load = f"ONNX file {path}", partial(tiles.load, path, where.scale, where.pixels)
+    totals = survey.float_cost(where)
     return Model(name, what, where.scale, path, totals, load, pixels=where.pixels)
 
 

@@ -3,7 +3,6 @@
 Nothing in a file is executed here but what ONNX Runtime computes of constants: a file is data.
 """
 
-import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,14 +115,6 @@ def complete(path: Path) -> onnx.ModelProto:
     except Exception as error:  # of several libraries; places outside the folder are refused here
         raise _damaged(path, error) from error
     return inliner.inline_local_functions(model) if model.functions else model
-
-
-def store(path: Path, target: Path) -> None:
-    """Copy a file, with the data that it keeps elsewhere. Raises as `complete`."""
-    if any(True for _ in _outside(onnx.load(path, load_external_data=False))):
-        onnx.save(complete(path), target)
-    else:
-        shutil.copyfile(path, target)
 
 
 def _outside(model: onnx.ModelProto) -> Iterable[TensorProto]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .space import Form, Slot
 
-Kernel = int | tuple[int, int]
+Kernel = int | tuple[int, int] | Form
+"""Height and width; a form says all else too."""
 Shape = tuple[int, int, int, int]
 
 
@@ -33,7 +34,6 @@ class Conv(Protocol):
         stride: int = 1,
         inner: bool = False,
         up: int = 1,
-        form: Form | None = None,
     ) -> nn.Module: ...
 
 
@@ -113,7 +113,7 @@ def stated(conv: Conv, slot: Slot, form: Form) -> Chain:
     """The convolution of a network from elsewhere."""
     if slot.up > 1:
         return Chain(conv(slot.c_in, slot.c_out, form.kernel, up=slot.up))
-    return Chain(conv(slot.c_in, slot.c_out, form.kernel, form.groups, form=form))
+    return Chain(conv(slot.c_in, slot.c_out, form))
 
 
 @functools.cache
@@ -132,8 +132,8 @@ def shapes(name: str, slot: Slot) -> tuple[Shape, ...]:
         stride: int = 1,
         inner: bool = False,
         up: int = 1,
-        form: Form | None = None,
     ) -> nn.Module:
+        groups = kernel.groups if isinstance(kernel, Form) else groups
         if c_in % groups or c_out % groups:
             raise ValueError(f"{c_in} -> {c_out} channels are not divisible by {groups} groups")
         height, width = sides(kernel)
@@ -146,4 +146,6 @@ def shapes(name: str, slot: Slot) -> tuple[Shape, ...]:
 
 def sides(kernel: Kernel) -> tuple[int, int]:
     """(height, width) of a kernel."""
+    if isinstance(kernel, Form):
+        return kernel.kernel
     return (kernel, kernel) if isinstance(kernel, int) else kernel

@@ -1,6 +1,6 @@
 """SKELETONS: the macro-architectures, each written once; and whether a space fits its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
@@ -17,7 +17,7 @@ from .rfdn_deploy import RfdnDeploy, rfdn_deploy_slots
 from .rfdn_published import RfdnPublished, rfdn_published_slots
 from .space import Beside, SearchSpace, Slot
 
-SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterator[Slot]]]] = {
+SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterable[Slot]]]] = {
     "basic": (Basic, basic_slots),
     "edsr": (Edsr, edsr_slots),
     "imdn": (Imdn, imdn_slots),

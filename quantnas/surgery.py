@@ -76,9 +76,7 @@ def _opset(model: onnx.ModelProto) -> int:
     return next(o.version for o in model.opset_import if o.domain in onnx_source.STANDARD)
 
 
-def _raised(
-    source: str, bits: Iterable[int], form: ExportConfig
-) -> tuple[onnx.ModelProto, bool]:
+def _raised(source: str, bits: Iterable[int], form: ExportConfig) -> tuple[onnx.ModelProto, bool]:
     """The original, at a version of the operators that has what is needed; whether in bytes."""
     model = onnx_source.complete(Path(source))
     stores = [STORAGE[8 if form.compat else b] for b in bits]

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
-from . import conventions, imported, layer_forms, parity, skeleton
+from . import conventions, cost, imported, layer_forms, parity, skeleton
 from .config import PixelsConfig
 from .conventions import Conventions
 from .errors import UsageError
 from .genotype import Genotype
 from .parity import Parity
-from .space import Pixels, Scale, SearchSpace
+from .space import Pixels, Precision, Scale, SearchSpace
 from .supernet import choice_of
 
 ASKED = PixelsConfig()
@@ -78,6 +78,12 @@ def genotype(where: SearchSpace) -> Genotype:
     """The only one there is."""
     slots = skeleton.slots(where)
     return Genotype(where.name, {slot.name: choice_of(slot, 0, 0) for slot in slots})
+
+
+def float_cost(where: SearchSpace) -> cost.Cost:
+    """What the network costs as it is."""
+    bits = {slot.name: Precision(32, 32) for slot in skeleton.slots(where)}
+    return cost.total(cost.network_layers(where, genotype(where), bits), where.scale)
 
 
 def lines(found: Survey) -> Iterator[str]:

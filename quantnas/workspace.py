@@ -15,8 +15,8 @@ from . import (
     evaluate,
     genotype,
     images,
+    imported,
     network,
-    onnx_source,
     parts,
     photographs,
     random_search,
@@ -33,8 +33,6 @@ from .parts import Photographs
 from .photographs import Photograph
 from .runs import Run, to_json, write_text
 from .space import Precision
-SOURCE = "source.onnx"
-"""Copy of the file of a network from elsewhere, in the folder of its run."""
 
 
 def choose(config: RunConfig, source: Run | None = None) -> Photographs:
@@ -227,8 +225,7 @@ def begin(
     told = settings.plain(settings.settled(config))
     where = space.load(used.space, used.scale)
     if where.source:
-        onnx_source.store(Path(where.source), run.path(SOURCE))
-        where, told["space"] = replace(where, source=SOURCE), where.name
+        where, told["space"] = imported.kept(where, run.folder), where.name
     write_text(run.path("space.yaml"), space.to_yaml(where))
     if config.genotype is not None:
         write_text(run.path(settings.GIVEN), genotype.load(config.genotype).to_json() + "\n")

@@ -32,8 +32,8 @@ LAYERS = [
     {"imported"},
     {"skeleton", "train", "store", "onnx_layers", "litert_layers", "reach"},
     {"supernet", "onnx_ops", "litert_operations", "parity", "conventions"},
-    {"network", "cost", "survey"},
-    {"objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}
+    {"network", "cost"},
+    {"survey", "objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}
     | {"saliency", "stored"},
     {"search", "allocation", "baselines", "retrain", "tiles", "litert", "qonnx_export"},
     {"random_search", "contest", "verify", "surgery", "report", "crops", "diagram", "trajectory"}
