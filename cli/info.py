@@ -135,8 +135,7 @@ def _cost(where: space.SearchSpace, found: genotype.Genotype) -> "Cost":
 
     slots = skeleton.slots(where)
     genotype.check(found, slots, where.name)
-    rows = cost.network_layers(where, found, genotype.searched_precision(found))
-    return cost.total(rows, where.scale)
+    return cost.network_cost(where, found, genotype.searched_precision(found))
 
 
 def _space_facts(where: space.SearchSpace) -> dict[str, Any]:

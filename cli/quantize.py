@@ -218,6 +218,7 @@ def quantize(
     outcome.tell(target, chosen)
     if out is not None:
         console.perform(target, chosen, ["export"], "export")
+        out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(target.path("model.onnx"), out)
         for line in console.export_lines(target.result("export") or {}):
             console.say(line, target)

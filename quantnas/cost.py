@@ -132,6 +132,13 @@ def network_layers(
     return rows + beside(skeleton.beside(space), space.scale)
 
 
+def network_cost(
+    space: SearchSpace, genotype: Genotype, precision: Mapping[str, Precision]
+) -> Cost:
+    """Totals of all that."""
+    return total(network_layers(space, genotype, precision), space.scale)
+
+
 def resolutions(scale: int) -> dict[str, tuple[int, int]]:
     """What is reported -> (height, width) of its low-resolution image."""
     return {

@@ -40,8 +40,6 @@ class Model:
     """Loads it. Raises DataError when that fails."""
     run: Run | None = None
     """The run that it was taken from; none for a lone file."""
-    pixels: Pixels | None = None
-    """What a network from elsewhere takes and gives."""
 
     def upscaler(self) -> evaluate.Upscaler:
         """Loads it as a function that cuts large photographs into tiles."""
@@ -133,16 +131,14 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
         totals = None
     scale = int(told["scale"])
     pixels = schema.parse(Pixels, told["pixels"], str(path)) if "pixels" in told else None
-    load = partial(tiles.load, path, scale, pixels)
-    return Model(name, what, scale, path, totals, load, run, pixels)
+    return Model(name, what, scale, path, totals, partial(tiles.load, path, scale, pixels), run)
 
 
 def _foreign(path: Path, name: str) -> Model:
     """A file from elsewhere, in float. Raises as `survey.survey`."""
     where = survey.survey(path).space
-    what, load = f"ONNX file {path}", partial(tiles.load, path, where.scale, where.pixels)
-    totals = survey.float_cost(where)
-    return Model(name, what, where.scale, path, totals, load, pixels=where.pixels)
+    load = partial(tiles.load, path, where.scale, where.pixels)
+    return Model(name, f"ONNX file {path}", where.scale, path, survey.float_cost(where), load)
 
 
 def _place(path: Path) -> tuple[Run, str, str]:

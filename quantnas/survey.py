@@ -83,7 +83,7 @@ def genotype(where: SearchSpace) -> Genotype:
 def float_cost(where: SearchSpace) -> cost.Cost:
     """What the network costs as it is."""
     bits = {slot.name: Precision(32, 32) for slot in skeleton.slots(where)}
-    return cost.total(cost.network_layers(where, genotype(where), bits), where.scale)
+    return cost.network_cost(where, genotype(where), bits)
 
 
 def lines(found: Survey) -> Iterator[str]:

@@ -273,7 +273,7 @@ def quantized(run: Run) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
     precision = {name: Precision(**bits) for name, bits in rows.items()}
     net = network.build(where, found, precision)
     network.load(net, need(run.weights("quantized"), "quantize"), where)
-    return where, net.eval(), _cost(where, found, precision)
+    return where, net.eval(), cost.network_cost(where, found, precision)
 
 
 def checkpoint(run: Run, kind: str) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
@@ -286,13 +286,7 @@ def checkpoint(run: Run, kind: str) -> tuple[space.SearchSpace, nn.Module, cost.
     net = network.build(where, found, precision)
     network.load(net, run.weights(kind), where)
     bits = precision or {slot.name: Precision(32, 32) for slot in skeleton.slots(where)}
-    return where, net.eval(), _cost(where, found, bits)
-
-
-def _cost(
-    where: space.SearchSpace, found: Genotype, precision: Mapping[str, Precision]
-) -> cost.Cost:
-    return cost.total(cost.network_layers(where, found, precision), where.scale)
+    return where, net.eval(), cost.network_cost(where, found, bits)
 
 
 def need(path: Path, step: str) -> Path:
