@@ -137,8 +137,8 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
 def _foreign(path: Path, name: str) -> Model:
     """A file from elsewhere, in float. Raises as `survey.survey`."""
     where = survey.survey(path).space
-    load = partial(tiles.load, path, where.scale, where.pixels)
-    return Model(name, f"ONNX file {path}", where.scale, path, survey.float_cost(where), load)
+    totals, load = survey.float_cost(where), partial(tiles.load, path, where.scale, where.pixels)
+    return Model(name, f"ONNX file {path}", where.scale, path, totals, load)
 
 
 def _place(path: Path) -> tuple[Run, str, str]:
