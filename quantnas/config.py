@@ -163,7 +163,7 @@ class QuantizeConfig:
     method: Literal["saliency", "rtn", "minmax", "gptq", "gpfq", "qronos", "adaround"] = "saliency"
     """How weights find their integers; all but `saliency` are baselines, without retraining."""
     train: str = "weights"
-    """What is retrained: weights (and grids), lowrank:R (a change of rank R), clip (grids), none."""
+    """What is retrained: weights (and grids), lowrank:R (of that rank), clip (grids) or none."""
     steps: int = 400
     """Of retraining on the float network's output; 0 = none."""
     minutes: float | None = None

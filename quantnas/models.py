@@ -16,7 +16,6 @@ from . import cost, evaluate, export, runs, schema, survey, tiles, workspace
 from .errors import DataError, UsageError
 from .genotype import read_json
 from .runs import Run
-from .space import Pixels
 
 FOLDER = Path(str(resources.files("quantnas") / "data" / "models"))
 KINDS = ("quantized", "trained", "float", "searched")
@@ -130,12 +129,11 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
     except (UsageError, KeyError):
         totals = None
     scale = int(told["scale"])
-    pixels = schema.parse(Pixels, told["pixels"], str(path)) if "pixels" in told else None
-    return Model(name, what, scale, path, totals, partial(tiles.load, path, scale, pixels), run)
+    load = partial(tiles.load, path, scale, survey.recorded(told, path))
+    return Model(name, what, scale, path, totals, load, run)
 
 
 def _foreign(path: Path, name: str) -> Model:
-    """A file from elsewhere, in float. Raises as `survey.survey`."""
     where = survey.survey(path).space
     totals, load = survey.float_cost(where), partial(tiles.load, path, where.scale, where.pixels)
     return Model(name, f"ONNX file {path}", where.scale, path, totals, load)

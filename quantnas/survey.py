@@ -5,12 +5,12 @@ nothing to choose (`imported`), which everything else takes like those of this p
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
-from . import conventions, cost, imported, layer_forms, parity, skeleton
+from . import conventions, cost, imported, layer_forms, parity, schema, skeleton
 from .config import PixelsConfig
 from .conventions import Conventions
 from .errors import UsageError
@@ -84,6 +84,11 @@ def float_cost(where: SearchSpace) -> cost.Cost:
     """What the network costs as it is."""
     bits = {slot.name: Precision(32, 32) for slot in skeleton.slots(where)}
     return cost.network_cost(where, genotype(where), bits)
+
+
+def recorded(told: Mapping[str, Any], path: Path) -> Pixels | None:
+    """What the metadata of an exported file say that it takes and gives, if it is from elsewhere."""
+    return schema.parse(Pixels, told["pixels"], str(path)) if "pixels" in told else None
 
 
 def lines(found: Survey) -> Iterator[str]:

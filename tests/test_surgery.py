@@ -60,8 +60,8 @@ def exported(net, path, opset=13):
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def space_of(path, scale=2, pixels=Pixels()):
-    return SearchSpace("it", "onnx", scale, 0, 0, {}, source=str(path), pixels=pixels)
+def space_of(path):
+    return SearchSpace("it", "onnx", 2, 0, 0, {}, source=str(path))
 
 
 def rounded(where, bits, low, powers=False):
@@ -73,6 +73,8 @@ def rounded(where, bits, low, powers=False):
     for grid in net.modules():
         if powers and isinstance(grid, ActQuantizer | WeightQuantizer):
             grid.log2_step.data.round_()
+        if powers and getattr(grid, "octaves", None) is not None:
+            grid.octaves.data.round_()
     return quantize.freeze(net), cost.network_cost(where, found, precision)
 
 
