@@ -88,8 +88,11 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
-    from quantnas import cost, export, schema
+    from quantnas import cost, export, models, schema
 
+    if not export.exported_here(path):
+        model = models.resolve(str(path))
+        return {"what": model.what, "scale": model.scale, "cost": model.cost}
     try:
         facts = export.read_metadata(path)
         facts["cost"] = schema.parse(cost.Cost, facts["cost"], str(path))
@@ -132,8 +135,7 @@ def _cost(where: space.SearchSpace, found: genotype.Genotype) -> "Cost":
 
     slots = skeleton.slots(where)
     genotype.check(found, slots, where.name)
-    rows = cost.layers(slots, found, genotype.searched_precision(found), where.scale)
-    return cost.total(rows, where.scale)
+    return cost.network_cost(where, found, genotype.searched_precision(found))
 
 
 def _space_facts(where: space.SearchSpace) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`quantnas quantize`: a trained network on few bits."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +10,13 @@ import typer
 from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError, UsageError
 
-from . import console, options, start
+from . import console, options, outcome, start
 
 Network = Annotated[
     Path | None,
     typer.Argument(
-        help="Folder of a trained run, or a safetensors file with the weights of a float network.",
+        help="Folder of a trained run, a safetensors file with the weights of a float network, or "
+        "an ONNX file with a float network from elsewhere.",
         metavar="RUN|FILE",
     ),
 ]
@@ -103,6 +105,16 @@ MaxDrop = Annotated[
         "photographs that are measured, against the float network. The files are kept."
     ),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Export too: the verified ONNX file to write. Of an ONNX file it is the same file "
+        "with other convolutions, so it is used in the same way.",
+        metavar="FILE",
+    ),
+]
 Space = Annotated[
     str | None,
     typer.Option(
@@ -133,6 +145,8 @@ def quantize(
     minutes: Minutes = None,
     calib: Calib = None,
     max_drop: MaxDrop = None,
+    out: Out = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file of -o.")] = False,
     space: Space = None,
     scale: options.Scale = None,
     genotype: Genotype = None,
@@ -153,6 +167,8 @@ def quantize(
     Example: quantnas quantize runs/run/rfdn_small --average-bits 3 --minutes 5 --max-drop 0.5
 
     Example: quantnas quantize weights.safetensors --space rfdn50 --bits w4a4
+
+    Example: quantnas quantize theirs.onnx --bits 4 -o small.onnx
 
     Saliency predicts what each layer loses. Least squares sets grids and weights, layer by layer;
     then a short retraining follows the float network. No high resolution is needed.
@@ -185,10 +201,13 @@ def quantize(
     if resume is None and network is not None and not network.exists():
         raise DataError(
             f"There is no {network}.",
-            "Give the folder of a trained run, or a safetensors file of weights.",
+            "Give the folder of a trained run, a safetensors file of weights, or an ONNX file.",
         )
+    if out is not None:
+        console.refuse_existing(out, force)
     if resume is None and network is not None and network.is_file():
-        target, chosen = start.adopted(network, output, name, config, settings, flags)
+        begin = start.imported if network.suffix == ".onnx" else start.adopted
+        target, chosen = begin(network, output, name, config, settings, flags)
     else:
         target, chosen = start.continued(
             "quantize", network, resume, output, name, config, settings, **flags
@@ -196,7 +215,14 @@ def quantize(
     for line in [] if resume else _remarks(network, chosen, calib):
         console.say(line, target)
     console.perform(target, chosen, ["quantize"], "quantize")
-    _tell(target, chosen)
+    outcome.tell(target, chosen)
+    if out is not None:
+        console.perform(target, chosen, ["export"], "export")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(target.path("model.onnx"), out)
+        for line in console.export_lines(target.result("export") or {}):
+            console.say(line, target)
+    outcome.require(target, chosen, out)
 
 
 def _number(text: str | None, option: str) -> float | None:
@@ -241,56 +267,3 @@ def _remarks(network: Path | None, chosen: RunConfig, calib: str | None) -> Iter
     before = settings.written(source).quantize.calib
     if calib is None and before is not None and before == chosen.quantize.calib:
         yield f"note: --calib {before} is that of {network}"
-
-
-def _tell(target: Any, chosen: Any) -> None:
-    """What was reached, on which photographs, and whether that is enough."""
-    from quantnas import drop
-
-    result = target.result("quantize")
-    plain = result["psnr_to_float_plain_rounding"]
-    first = "" if plain is None else f"plain rounding {plain:.2f} dB, "
-    console.say(
-        f"closeness to the float network on validation patches: {first}"
-        f"before retraining {result['psnr_to_float_before_training']:.2f} dB, "
-        f"now {result['psnr_to_float']:.2f} dB",
-        target,
-    )
-    if "reached" in result:
-        console.say(_costs(result["reached"]), target)
-    if not (target.folder / drop.FILE).exists():
-        _measure(target, chosen)
-    drops = drop.load(target)
-    for found in drops:
-        console.say(
-            f"{found.name} ({found.photographs} photographs): bicubic {found.bicubic:.2f} dB, "
-            f"float network {found.full:.2f}, quantized {found.quantized:.2f} "
-            f"({-found.drop:+.2f})",
-            target,
-        )
-        if found.below_bicubic:
-            advice = console.ADVICE[found.untrained]
-            console.say(f"warning: worse than bicubic on {found.name}; {advice}", target)
-    drop.require(drops, chosen.quantize)
-    console.next_commands(f"export {target.folder}")
-
-
-def _costs(reached: dict[str, Any]) -> str:
-    """Of the quantized network, in one line."""
-    bits = reached["average_bits"]
-    average = "" if bits is None else f", {bits:.2f} bits per weight between the ends"
-    return (
-        f"reached: {reached['weight_bytes']:,} bytes of packed weights, "
-        f"{reached['bitops'] / 1e9:.3f} GBitOps at LR 32x32{average}"
-    )
-
-
-def _measure(target: Any, chosen: Any) -> None:
-    """`drop.measure`; when it is interrupted, the quantized network is there."""
-    from quantnas import drop
-
-    resume = f"quantnas quantize --resume {target.folder}"
-    try:
-        console.follow(drop.measure(target, chosen), resume, target)
-    except console.Interrupted as stop:
-        raise console.Interrupted(resume) from stop

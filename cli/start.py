@@ -2,7 +2,9 @@
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from quantnas.genotype import Genotype
 from quantnas.runs import Run
 from quantnas.space import SearchSpace
 
-from . import options
+from . import console, options
 
 SOLVERS = ("gptq", "gpfq", "qronos")
 """Methods that need Brevitas."""
@@ -138,6 +140,39 @@ def adopted(
         run = fresh("quantize", output, name, chosen)
     try:
         adopt.adopt(run, settled(chosen), weights)
+    except BaseException:
+        shutil.rmtree(run.folder)
+        raise
+    return run, workspace.load_config(run)
+
+
+def imported(
+    file: Path,
+    output: Path,
+    name: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    flags: dict[str, Any],
+) -> tuple[Run, RunConfig]:
+    """The same for the network in an ONNX file from elsewhere, after what was found out is told."""
+    from quantnas import adopt, survey, workspace
+    from quantnas.settings import settled
+
+    given = [option for option in ("space", "genotype") if flags[option] is not None]
+    if given:
+        raise UsageError(
+            f"--{given[0]} is given, but {file} brings its own network.", "Leave it out."
+        )
+    chosen = options.configuration({}, config, settings, flags)
+    found = survey.survey(file, chosen.pixels)
+    for line in survey.lines(found):
+        console.say(line)
+    with options.named(flags), tempfile.TemporaryDirectory() as folder:
+        where = Path(folder) / f"{found.space.name}.yaml"
+        where.write_text(space.to_yaml(found.space), encoding="utf-8")
+        run = fresh("quantize", output, name, replace(chosen, space=str(where)))
+    try:
+        adopt.adopt(run, settled(workspace.load_config(run)), file)
     except BaseException:
         shutil.rmtree(run.folder)
         raise

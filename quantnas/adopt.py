@@ -34,8 +34,9 @@ def adopt(run: Run, config: RunConfig, weights: Path) -> None:
     Raises DataError (a file that is missing, or of another network) or UsageError (weights that
     are quantized already or have other shapes, and a space that leaves choices open).
     """
-    require_float(weights)
     where = space.load(str(run.folder / "space.yaml"))
+    if not where.source:  # else it has been refused if it was quantized
+        require_float(weights)
     found = _genotype(run, where)
     nets = {"float": _read(weights, where, found)}
     if config.as_searched:
@@ -85,6 +86,8 @@ def _genotype(run: Run, where: SearchSpace) -> Genotype:
 def _read(weights: Path, where: SearchSpace, found: Genotype) -> nn.Module:
     """The float network with these weights."""
     net = network.build(where, found, None)
+    if where.source:  # it comes with its weights
+        return net
     try:
         training.read_weights(net, weights, where)
     except QuantnasError as error:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import quantize
-from .conv import Conv2d, QuantConv2d, padding
+from .conv import Conv2d, QuantConv2d
 from .errors import UsageError
 from .network import convolutions, hooked, inherit, visited
 from .quantizer import ActQuantizer, weight_grid
@@ -195,14 +195,15 @@ class _Layer(nn.Conv2d):
     """A convolution, its weight shared, with what solvers of Brevitas ask of a quantized layer."""
 
     def __init__(self, conv: QuantConv2d) -> None:
-        (height, width), stride = conv.kernel_size, conv.stride[0]
+        height, width = conv.kernel_size
         super().__init__(
             conv.in_channels,
             conv.out_channels,
             (height, width),
-            stride,
-            padding(conv.weight, stride),
-            groups=conv.groups,
+            (conv.stride[0], conv.stride[1]),
+            conv.pads(conv.weight),
+            (conv.dilation[0], conv.dilation[1]),
+            conv.groups,
             bias=False,
         )
         self.weight, self.grid = conv.weight, conv.weight_quantizer
@@ -277,8 +278,8 @@ def _moments(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> tuple[Tensor, Tens
 
 def _windows(conv: QuantConv2d, x: Tensor) -> Tensor:
     """(groups, n, places), what each kernel is multiplied with."""
-    ends = padding(conv.weight, conv.stride[0])
-    rows = F.unfold(x, conv.weight.shape[-2:], padding=ends, stride=conv.stride)
+    ends = conv.pads(conv.weight)
+    rows = F.unfold(x, conv.weight.shape[-2:], conv.dilation, ends, conv.stride)
     return rows.transpose(0, 1).flatten(1).unflatten(0, (conv.groups, -1))
 
 

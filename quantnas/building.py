@@ -24,8 +24,9 @@ Array = NDArray[Any]
 Value = fx.Node | Array
 Translation = Callable[..., Any]
 """(build, step, *inputs; None where one is left out) -> what the node gives; several: a tuple"""
-TENSOR, NODE = "tensor", "node"
-"""Keys of a node's `meta`: the tensor and the node of the file that it stands for."""
+TENSOR, NODE, MADE = "tensor", "node", "made"
+"""Keys of a node's `meta`: the tensor and the node of the file that it stands for, and the tensor
+that this node gives there, without what is folded into it here."""
 
 
 @dataclass(frozen=True)

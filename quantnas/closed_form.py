@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conv import Conv2d, QuantConv2d, padding
+from .conv import Conv2d, QuantConv2d
 from .network import hooked, visited
 from .quantizer import calibrating, fake_quantize
 
@@ -88,9 +88,8 @@ def _fit_kernel(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> None:
 def _columns(conv: Conv2d, x: Tensor) -> Tensor:
     """(groups, inputs of an output value, places)"""
     kernel = conv.weight
-    unfolded = F.unfold(
-        x, kernel.shape[-2:], padding=padding(kernel, conv.stride[0]), stride=conv.stride
-    )
+    pads = conv.pads(kernel)
+    unfolded = F.unfold(x, kernel.shape[-2:], conv.dilation, pads, conv.stride)
     return unfolded.transpose(0, 1).flatten(1).unflatten(0, (conv.groups, -1))
 
 

@@ -163,8 +163,7 @@ class QuantizeConfig:
     method: Literal["saliency", "rtn", "minmax", "gptq", "gpfq", "qronos", "adaround"] = "saliency"
     """How weights find their integers; all but `saliency` are baselines, without retraining."""
     train: str = "weights"
-    """What is retrained: weights (and grids), lowrank:R (an update of rank R), clip (the grids
-    alone) or none."""
+    """What is retrained: weights (and grids), lowrank:R (of that rank), clip (grids) or none."""
     steps: int = 400
     """Of retraining on the float network's output; 0 = none."""
     minutes: float | None = None
@@ -181,8 +180,7 @@ class QuantizeConfig:
     calib: str | None = None
     """Folder of any photographs to calibrate and retrain on; none = those of the run."""
     reduce: bool = True
-    """Whether photographs of `calib` are made smaller by the scale first; not if they are low
-    resolution already."""
+    """Whether photographs of `calib` are made smaller first; not if they are so already."""
     hold: float = 0.0
     """Saliency-weighted pull of the weights towards the float ones, as a share of the loss at the
     start."""
@@ -195,7 +193,7 @@ class QuantizeConfig:
     target_bitops: float | None = None
     """Instead of the same bits everywhere: those that damage least within so many BitOps."""
     at: str = "32x32"
-    """Low-resolution height x width at which those are counted."""
+    """Low-resolution size at which those are counted."""
     target_size: float | None = None
     """The same within so many bytes of packed weights."""
     average_bits: float | None = None
@@ -248,7 +246,7 @@ class ExportConfig:
     uint8_io: bool = False
     """Pixels in and out: uint8 from 0 to 255, (N, 3, H, W), rounded and clipped in the file."""
     size: str = "any"
-    """Low-resolution height x width, as 180x320, if it takes images of that size alone."""
+    """Low-resolution height x width, as 180x320, if it takes such images alone; see `sides`."""
 
     def __post_init__(self) -> None:
         if self.size != "any":
@@ -256,8 +254,16 @@ class ExportConfig:
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """(height, width) of `size`, if there is one."""
         return None if self.size == "any" else resolution(self.size, "size")
+
+
+@dataclass(frozen=True)
+class PixelsConfig:
+    """White and the order of colours of a network from elsewhere; none = found out by trying."""
+
+    input_peak: Literal[1, 255] | None = None
+    output_peak: Literal[1, 255] | None = None
+    order: Literal["RGB", "BGR"] | None = None
 
 
 @dataclass(frozen=True)
@@ -286,6 +292,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    pixels: PixelsConfig = field(default_factory=PixelsConfig)
 
     @property
     def as_searched(self) -> bool:

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from .ops import Kernel, sides
 from .quantizer import ActQuantizer, WeightQuantizer, round_ste
 from .relax import Relaxation, rounding
-from .space import Precision, Slot
+from .space import Form, Precision, Slot
 
 
 class Conv2d(nn.Conv2d):
     """A convolution with zero padding that keeps the size (odd kernels); strided, it has none.
 
     With `up` it is a transposed convolution of that stride, computed as the convolution to up^2
-    times as many channels that a pixel shuffle turns into the same (arXiv 1609.07009).
+    times as many channels that a pixel shuffle turns into the same (arXiv 1609.07009). A form
+    for a kernel gives strides, padding and dilation too.
     """
 
     def __init__(
@@ -33,8 +34,11 @@ class Conv2d(nn.Conv2d):
         inner: bool = False,
         up: int = 1,
     ) -> None:
-        super().__init__(c_in, c_out // up**2, sides(kernel), stride=stride, groups=groups)
+        form = kernel if isinstance(kernel, Form) else Form(sides(kernel), groups, (stride, stride))
+        more = {"dilation": form.dilation, "groups": form.groups}
+        super().__init__(c_in, c_out // up**2, form.kernel, form.stride, **more)  # type: ignore[arg-type]
         self.inner, self.up = inner, up
+        self.form = form if form is kernel else None
         self.name = ""
 
     def dense(self, weight: Tensor) -> Tensor:
@@ -52,8 +56,12 @@ class Conv2d(nn.Conv2d):
 
     def apply_kernel(self, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         """This convolution with other numbers in it."""
-        stride = self.stride[0]
-        return F.conv2d(x, kernel, bias, stride, padding(kernel, stride), groups=self.groups)
+        pads = self.pads(kernel)
+        return F.conv2d(x, kernel, bias, self.stride, pads, self.dilation, self.groups)
+
+    def pads(self, kernel: Tensor) -> tuple[int, int]:
+        """Zeros above and below, left and right; kernel: the one that runs."""
+        return self.form.pads if self.form else padding(kernel, self.stride[0])
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
@@ -114,6 +122,11 @@ class QuantConv2d(Conv2d):
                 precision.activations, signed, channels=self.in_channels
             )
         self._source = (source,)  # a tuple, so that it is not registered as a submodule
+
+    @property
+    def source(self) -> ActQuantizer:
+        """The grid on which its input is carried."""
+        return self._source[0]
 
     @property
     def grid(self) -> ActQuantizer:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import ops
+from . import ops, skeleton
 from .genotype import Genotype, searched_precision
-from .space import AREAS, Area, Precision, Slot
+from .space import Area, Beside, Precision, SearchSpace, Slot, outputs
 from .supernet import choice_of, choices
 
 STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
@@ -37,7 +37,7 @@ class Layer:
     weight_bits: int
     act_bits: int
     area: Area
-    """Where it runs (`space.AREAS`)."""
+    """Where it runs (`space.outputs`)."""
     macs: int
     """Multiply-accumulates at LR 32x32."""
     parameters: int
@@ -50,12 +50,14 @@ class Layer:
 
     @property
     def weight_bytes(self) -> int:
-        """Of its packed weights."""
-        return math.ceil(math.prod(self.shape) * STORED[self.weight_bits] / 8)
+        """Of its packed weights; a product of two tensors has none."""
+        return math.ceil(
+            bool(self.parameters) * math.prod(self.shape) * STORED[self.weight_bits] / 8
+        )
 
     def macs_at(self, height: int, width: int, scale: int) -> int:
         """Multiply-accumulates for a low-resolution image of that size."""
-        return math.prod(self.shape) * AREAS[self.area](height, width, scale)
+        return math.prod(self.shape) * outputs(self.area, height, width, scale)
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,42 @@ def layers(
     result = []
     for slot in slots:
         op, bits = genotype.choices[slot.name].op, precision[slot.name]
-        found, outputs = ops.shapes(op, slot), AREAS[slot.area](*REFERENCE, scale)
+        found, places = ops.shapes(op, slot), outputs(slot.area, *REFERENCE, scale)
         for i, shape in enumerate(found):
             name = slot.name if len(found) == 1 else f"{slot.name}.{i}"
             n, widths = math.prod(shape), (bits.weights, bits.activations)
-            result.append(Layer(name, op, shape, *widths, slot.area, n * outputs, n + shape[0]))
+            result.append(Layer(name, op, shape, *widths, slot.area, n * places, n + shape[0]))
     return result
+
+
+def beside(rows: Iterable[Beside], scale: int) -> list[Layer]:
+    """What a network from elsewhere computes in float beside its convolutions."""
+    result = []
+    for row in rows:
+        n = math.prod(row.shape)
+        macs, parameters = n * outputs(row.area, *REFERENCE, scale), learned(row.op, row.shape)
+        result.append(Layer(row.name, row.op, row.shape, 32, 32, row.area, macs, parameters))
+    return result
+
+
+def learned(op: str, shape: Sequence[int]) -> int:
+    """Weights and biases of a layer; a product of two tensors has none."""
+    return 0 if op == "product" else math.prod(shape) + shape[0]
+
+
+def network_layers(
+    space: SearchSpace, genotype: Genotype, precision: Mapping[str, Precision]
+) -> list[Layer]:
+    """All that costs something in the decided network of a space."""
+    rows = layers(skeleton.slots(space), genotype, precision, space.scale)
+    return rows + beside(skeleton.beside(space), space.scale)
+
+
+def network_cost(
+    space: SearchSpace, genotype: Genotype, precision: Mapping[str, Precision]
+) -> Cost:
+    """Totals of all that."""
+    return total(network_layers(space, genotype, precision), space.scale)
 
 
 def resolutions(scale: int) -> dict[str, tuple[int, int]]:
@@ -160,8 +192,8 @@ def searched_bitops(
 
 def option_bitops(slot: Slot, size: tuple[int, int], scale: int) -> list[list[int]]:
     """BitOps of every pair of operation and width of a slot, for an LR image of that size."""
-    outputs = AREAS[slot.area](*size, scale)
-    each = [w.weights * w.activations * outputs for w in slot.widths]
+    places = outputs(slot.area, *size, scale)
+    each = [w.weights * w.activations * places for w in slot.widths]
     return [[weights(op, slot) * n for n in each] for op in slot.ops]
 
 

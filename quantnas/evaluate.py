@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from . import bicubic, images, layouts, photographs
+from . import bicubic, elsewhere, images, layouts, photographs
 from .errors import DataError
 from .metrics import psnr_y, ssim_y
 from .patches import to_image, to_tensor
 from .photographs import Photograph
+from .space import Pixels
 
 PROTOCOL = "uint8 bicubic LR, uint8 SR, BT.601 luma, border = scale, mean over images"
 """Where all low resolution is made here; see `protocol`."""
@@ -164,9 +165,10 @@ def session(file: Path | bytes, threads: int = 0) -> ort.InferenceSession:
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def onnx_upscaler(path: Path) -> Upscaler:
+def onnx_upscaler(path: Path, pixels: Pixels | None = None) -> Upscaler:
     """An exported file as a function; it takes and gives floats or bytes.
 
+    pixels: what one from elsewhere takes and gives.
     Raises DataError when it cannot be loaded; the function does for an image that the file cannot
     enlarge, as one of another size than it is fixed to.
     """
@@ -183,7 +185,7 @@ def onnx_upscaler(path: Path) -> Upscaler:
     def upscale(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
         _require_shape(path.name, low, run.get_inputs()[0].shape[2:])
         try:
-            return through(run, low)
+            return through(run, low, pixels=pixels)
         except Exception as error:  # ONNX Runtime has no class for what is wrong with an image
             raise cannot(path.name, low, error) from error
 
@@ -194,16 +196,32 @@ def through(
     run: ort.InferenceSession,
     low: NDArray[np.uint8],
     more: Mapping[str, NDArray[np.float32]] | None = None,
+    pixels: Pixels | None = None,
 ) -> NDArray[np.uint8]:
     """An image through a file in ONNX Runtime, with more inputs by name; raises what that does."""
+    if pixels is not None:
+        return to_image(torch.from_numpy(through_foreign(run, low, pixels))[0])
     entry = run.get_inputs()[0]
-    pixels = entry.type == "tensor(uint8)"
-    image = low.transpose(2, 0, 1)[None] if pixels else to_tensor(low[None]).numpy()
+    in_bytes = entry.type == "tensor(uint8)"
+    image = low.transpose(2, 0, 1)[None] if in_bytes else to_tensor(low[None]).numpy()
     (out,) = run.run(None, {entry.name: np.ascontiguousarray(image), **(more or {})})
     found = np.asarray(out)[0]
     if found.dtype == np.uint8:
         return np.ascontiguousarray(found.transpose(1, 2, 0))
     return to_image(torch.from_numpy(found))
+
+
+def through_foreign(
+    run: ort.InferenceSession, low: NDArray[np.uint8], pixels: Pixels
+) -> NDArray[np.float32]:
+    """(1, 3, scale*H, scale*W), RGB, white is 1: an image through a file from elsewhere."""
+    x, entry = to_tensor(low[None]), run.get_inputs()[0]
+    image = elsewhere.array(x, pixels).numpy()
+    (made,) = run.run(None, {entry.name: np.ascontiguousarray(image)})
+    out = torch.from_numpy(np.asarray(made)).float()
+    scale = out.shape[2] // image.shape[2]
+    found: NDArray[np.float32] = elsewhere.given(out, x, pixels, scale).numpy()
+    return found
 
 
 def _require_shape(name: str, low: NDArray[np.uint8], sides: Sequence[int | str]) -> None:

@@ -23,7 +23,7 @@ from torch import fx, nn
 from . import __version__, onnx_weights
 from .config import ExportConfig
 from .conv import Conv2d, QuantConv2d
-from .cost import REFERENCE, Cost, Layer, total
+from .cost import REFERENCE, Cost, Layer, learned, total
 from .errors import DataError
 from .onnx_graph import Graph, tidied
 from .onnx_layers import Readers, Value, convolution, float_convolution, on_grid, quantized
@@ -31,7 +31,7 @@ from .onnx_ops import OPERATORS, TRANSLATE
 from .ops import Shape
 from .quantizer import ActQuantizer, FloatTensor
 from .runs import plain
-from .space import AREAS, Area
+from .space import Pixels, outputs
 from .tracing import Tracer
 
 METADATA_KEY = "quantnas"
@@ -147,7 +147,18 @@ def to_onnx(
     )
     if form.sides:
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    helper.set_model_props(model, {METADATA_KEY: _told(cost, scale)})
+    write(model, cost, scale, path)
+
+
+def write(
+    model: onnx.ModelProto, cost: Cost, scale: int, path: Path, pixels: Pixels | None = None
+) -> None:
+    """Write a model with its layers, bits and what it takes for an image, whole or not at all.
+
+    Other metadata that it has are kept. Raises what ONNX's own checker does.
+    """
+    kept = {p.key: p.value for p in model.metadata_props}
+    helper.set_model_props(model, {**kept, METADATA_KEY: _told(cost, scale, pixels)})
     onnx.checker.check_model(model, full_check=True)
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(model.SerializeToString())
@@ -168,13 +179,15 @@ def _ends(scale: int, form: ExportConfig) -> list[onnx.ValueInfoProto]:
     return [helper.make_tensor_value_info(n, kind, s) for n, s in (("lr", low), ("sr", high))]
 
 
-def _told(totals: Cost, scale: int) -> str:
+def _told(totals: Cost, scale: int, pixels: Pixels | None = None) -> str:
     """Version, scale and layers as short JSON; the rest of the cost follows from the layers."""
     rows = [
         f"{r.name} {r.op} {'x'.join(map(str, r.shape))} {r.weight_bits} {r.act_bits} {r.area}"
         for r in totals.layers
     ]
-    facts = {"version": __version__, "scale": scale, "layers": ",".join(rows)}
+    facts: dict[str, Any] = {"version": __version__, "scale": scale, "layers": ",".join(rows)}
+    if pixels is not None:
+        facts["pixels"] = plain(pixels)
     return json.dumps(facts, separators=(",", ":"))
 
 
@@ -183,27 +196,28 @@ def _untold(facts: Mapping[str, Any]) -> dict[str, Any]:
     rows, scale = [], int(facts["scale"])
     for text in facts["layers"].split(","):
         name, op, sides, weights, inputs, place = text.split()
-        shape, area = cast(Shape, tuple(map(int, sides.split("x")))), cast(Area, place)
+        shape, area = cast(Shape, tuple(map(int, sides.split("x")))), place
         n = math.prod(shape)
-        macs = n * AREAS[area](*REFERENCE, scale)
+        macs = n * outputs(area, *REFERENCE, scale)
         bits = int(weights), int(inputs)
-        rows.append(Layer(name, op, shape, *bits, area, macs, n + shape[0]))
+        rows.append(Layer(name, op, shape, *bits, area, macs, learned(op, shape)))
     found: dict[str, Any] = plain(total(rows, scale))
-    return {"version": facts["version"], "scale": scale, "cost": found}
+    told = {"version": facts["version"], "scale": scale, "cost": found}
+    return told | {"pixels": facts["pixels"]} if "pixels" in facts else told
+
+
+def exported_here(path: Path) -> bool:
+    """Whether `write` has written the file. Raises DataError when it is no ONNX file."""
+    return _metadata(path) is not None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `to_onnx` wrote about the file: version, scale and cost.
+    """What `to_onnx` wrote about the file: version, scale and cost; of a network from elsewhere
+    also `pixels`, a `space.Pixels` as a mapping.
 
     Raises DataError when it is no ONNX file, or none of this project.
     """
-    try:
-        model = onnx.load(path)
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
-    except Exception as error:
-        raise DataError(f"{path} is not a complete ONNX file.", "Export it again.") from error
-    text = {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
+    text = _metadata(path)
     if text is None:
         raise DataError(
             f"{path} was not exported by quantnas: it has no '{METADATA_KEY}' metadata.",
@@ -211,6 +225,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
         )
     facts: dict[str, Any] = json.loads(text)
     return _untold(facts) if "layers" in facts else facts
+
+
+def _metadata(path: Path) -> str | None:
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
+    except Exception as error:
+        raise DataError(f"{path} is not a complete ONNX file.", "Export it again.") from error
+    return {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import cost, evaluate, export, runs, schema, tiles, workspace
+from . import cost, evaluate, export, runs, schema, survey, tiles, workspace
 from .errors import DataError, UsageError
 from .genotype import read_json
 from .runs import Run
@@ -121,13 +121,22 @@ def _of_run(run: Run) -> Model:
 def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model:
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
+    if not export.exported_here(path):
+        return _foreign(path, name)
     told = export.read_metadata(path)
     try:
         totals = schema.parse(cost.Cost, told["cost"], str(path))
     except (UsageError, KeyError):
         totals = None
     scale = int(told["scale"])
-    return Model(name, what, scale, path, totals, partial(tiles.load, path, scale), run)
+    load = partial(tiles.load, path, scale, survey.recorded(told, path))
+    return Model(name, what, scale, path, totals, load, run)
+
+
+def _foreign(path: Path, name: str) -> Model:
+    where = survey.survey(path).space
+    totals, load = survey.float_cost(where), partial(tiles.load, path, where.scale, where.pixels)
+    return Model(name, f"ONNX file {path}", where.scale, path, totals, load)
 
 
 def _place(path: Path) -> tuple[Run, str, str]:

@@ -1,6 +1,7 @@
 """An ONNX graph under construction, and what is done to it at the end."""
 
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from string import ascii_letters
 from typing import Any
@@ -56,7 +57,7 @@ class Graph:
 
 def tidied(graph: Graph) -> Graph:
     """The same, in the form that ONNX Runtime runs in integers, and short."""
-    return _compact(_apart(_without_relus(_used(graph))))
+    return compact(_apart(_without_relus(_used(graph))))
 
 
 def _used(graph: Graph) -> Graph:
@@ -110,15 +111,15 @@ def _without_relus(graph: Graph) -> Graph:
     return Graph(kept, graph.tensors)
 
 
-def _compact(graph: Graph) -> Graph:
-    """Equal constants once, and short names for everything between "lr" and "sr".
+def compact(graph: Graph, kept: Collection[str] = ENDS, taken: Collection[str] = ENDS) -> Graph:
+    """Equal constants once, and short names, none of them `taken`, for all but those in `kept`.
 
     At these sizes of network, names would be half the file. A convolution keeps the name of its
     layer.
     """
     unique: dict[bytes, str] = {}
-    short = {name: name for name in (*ENDS, "")}  # "": an input left out
-    names = (name for name in map(_letters, itertools.count()) if name not in ENDS)
+    short = {name: name for name in (*kept, "")}  # "": an input left out
+    names = (name for name in map(_letters, itertools.count()) if name not in taken)
     tensors = {}
     for name, tensor in graph.tensors.items():
         content = onnx.TensorProto()

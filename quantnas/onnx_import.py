@@ -15,7 +15,7 @@ from onnx import helper
 from torch import fx
 
 from . import onnx_source
-from .building import NODE, TENSOR, Build, Step
+from .building import MADE, NODE, TENSOR, Build, Step
 from .errors import DataError, UsageError
 from .onnx_source import Entry, Source
 from .patterns import tidy
@@ -124,6 +124,7 @@ def _translate(b: Build, source: Source, values: dict[str, Any]) -> list[str]:
             values[name] = value
             if isinstance(value, fx.Node):
                 value.meta.setdefault(TENSOR, name)
+                value.meta.setdefault(MADE, name)
     return problems
 
 

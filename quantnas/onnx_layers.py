@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from . import onnx_weights
-from .conv import Conv2d, QuantConv2d, padding
+from .conv import Conv2d, QuantConv2d
 from .onnx_graph import Graph
 from .quantizer import ActQuantizer
 
@@ -85,9 +85,16 @@ def quantized(graph: Graph, x: str, name: str, grid: ActQuantizer) -> Value:
 
 
 def convolution(
-    graph: Graph, x: Value, conv: QuantConv2d, readers: Readers, compat: bool = False
+    graph: Graph,
+    x: Value,
+    conv: QuantConv2d,
+    readers: Readers,
+    compat: bool = False,
+    form: Mapping[str, Any] | None = None,
 ) -> Value:
     """A convolution with packed weights and an int32 bias on the accumulator's grid.
+
+    form: the attributes of the node, if not those of `conv`.
 
     ONNX Runtime makes a QLinearConv of one that a grid reads; the others are a ConvInteger.
     """
@@ -103,7 +110,7 @@ def convolution(
         graph, name, *_kernel(conv), conv.precision.weights, reader is not None, compat
     )
     if reader is None:
-        return _summed(graph, source, kernel, conv)
+        return _summed(graph, source, kernel, conv, _form(conv) if form is None else form)
     return _rounded(graph, source, kernel, conv, reader)
 
 
@@ -119,13 +126,15 @@ def float_convolution(graph: Graph, x: Value, conv: Conv2d) -> Value:
     return Value(graph.add("Conv", inputs, f"{conv.name}.out", **_form(conv)), None)
 
 
-def _summed(graph: Graph, source: str, kernel: str, conv: QuantConv2d) -> Value:
+def _summed(
+    graph: Graph, source: str, kernel: str, conv: QuantConv2d, form: Mapping[str, Any]
+) -> Value:
     """In integers, and what the sums stand for in float."""
     name, shape = conv.name, (-1, 1, 1)
     zero = graph.constant(f"{name}.zero_x", conv.grid.zero_point, np.uint8)
     middle = graph.constant("middle", onnx_weights.MIDDLE, np.uint8)
     inputs = [f"{source}.q", kernel, zero, middle]
-    sums = graph.add("ConvInteger", inputs, f"{name}.sums", **_form(conv))
+    sums = graph.add("ConvInteger", inputs, f"{name}.sums", **form)
     bias = graph.int32(f"{name}.b", _bias(conv).reshape(shape))
     sums = graph.add("Add", [sums, bias], f"{name}.biased")
     wide = graph.add("Cast", [sums], f"{name}.float", to=TensorProto.FLOAT)
@@ -171,7 +180,8 @@ def _bias(conv: QuantConv2d) -> Array:
 
 def _form(conv: Conv2d) -> dict[str, Any]:
     """The attributes of the node, without those that it has by default."""
-    pads = padding(conv.dense(conv.weight), conv.stride[0])
+    pads = conv.pads(conv.dense(conv.weight))
     form = {"pads": [*pads, *pads], "group": conv.groups, "strides": conv.stride}
-    none = {"pads": [0] * 4, "group": 1, "strides": (1, 1)}
+    form |= {"dilations": conv.dilation}
+    none = {"pads": [0] * 4, "group": 1, "strides": (1, 1), "dilations": (1, 1)}
     return {key: value for key, value in form.items() if value != none[key]}

@@ -74,9 +74,7 @@ def read(path: Path, known: Collection[str]) -> Source:
     Raises DataError for a file that is missing, damaged, above 2 GB, quantized already, or not of
     one image to one image; UsageError for operators that are not known, all of them at once.
     """
-    model = _complete(path)
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+    model = complete(path)
     opset = _opset(model, path)
     _require_float(model, path)
     _require_known(model, known, path)
@@ -89,8 +87,11 @@ def read(path: Path, known: Collection[str]) -> Source:
     return Source(tuple(rest), constants, frozenset(stored), entry, output, opset)
 
 
-def _complete(path: Path) -> onnx.ModelProto:
-    """The model with its external data."""
+def complete(path: Path) -> onnx.ModelProto:
+    """The model with its external data, and with its functions written out.
+
+    Raises DataError as `read` does for a file that is missing, damaged or too large.
+    """
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
     _require_size(path.stat().st_size, path)
@@ -113,7 +114,7 @@ def _complete(path: Path) -> onnx.ModelProto:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # of several libraries; places outside the folder are refused here
         raise _damaged(path, error) from error
-    return model
+    return inliner.inline_local_functions(model) if model.functions else model
 
 
 def _outside(model: onnx.ModelProto) -> Iterable[TensorProto]:

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from .space import Slot
+from .space import Form, Slot
 
-Kernel = int | tuple[int, int]
+Kernel = int | tuple[int, int] | Form
+"""Height and width; a form says all else too."""
 Shape = tuple[int, int, int, int]
 
 
@@ -101,11 +102,18 @@ OPS: dict[str, Callable[[Conv, Slot], Chain]] = {
 
 
 def build(name: str, conv: Conv, slot: Slot) -> Chain:
-    """The operation `name` between the channels of `slot`.
+    """The operation `name` between the channels of `slot`, or the one that the slot states in full.
 
     Raises ValueError for channels that it cannot join, KeyError for an unknown name.
     """
-    return OPS[name](conv, slot)
+    return OPS[name](conv, slot) if slot.form is None else stated(conv, slot, slot.form)
+
+
+def stated(conv: Conv, slot: Slot, form: Form) -> Chain:
+    """The convolution of a network from elsewhere."""
+    if slot.up > 1:
+        return Chain(conv(slot.c_in, slot.c_out, form.kernel, up=slot.up))
+    return Chain(conv(slot.c_in, slot.c_out, form))
 
 
 @functools.cache
@@ -125,6 +133,7 @@ def shapes(name: str, slot: Slot) -> tuple[Shape, ...]:
         inner: bool = False,
         up: int = 1,
     ) -> nn.Module:
+        groups = kernel.groups if isinstance(kernel, Form) else groups
         if c_in % groups or c_out % groups:
             raise ValueError(f"{c_in} -> {c_out} channels are not divisible by {groups} groups")
         height, width = sides(kernel)
@@ -137,4 +146,6 @@ def shapes(name: str, slot: Slot) -> tuple[Shape, ...]:
 
 def sides(kernel: Kernel) -> tuple[int, int]:
     """(height, width) of a kernel."""
+    if isinstance(kernel, Form):
+        return kernel.kernel
     return (kernel, kernel) if isinstance(kernel, int) else kernel

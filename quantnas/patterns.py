@@ -85,7 +85,7 @@ def _replace(old: fx.Node, new: Any) -> None:
 
 def _norm(b: Build, node: fx.Node) -> None:
     """Batch normalisation behind a convolution."""
-    layer = _layer(b, node.args[0]) if node.target is F.batch_norm else None
+    layer = _layer(b, node.args[0]) if _known(node, F.batch_norm) else None
     if not isinstance(layer, CONVOLUTIONS):
         return
     mean, variance, weight, bias = (_content(b, n).double() for n in node.args[1:5])
@@ -105,7 +105,7 @@ def _norm(b: Build, node: fx.Node) -> None:
 
 def _sum(b: Build, node: fx.Node) -> None:
     """A constant per channel, added behind a layer."""
-    if node.target is not operator.add:
+    if not _known(node, operator.add):
         return
     for x, other in (node.args, node.args[::-1]):
         layer = _layer(b, x)
@@ -132,7 +132,7 @@ def _per_channel(b: Build, x: Any, other: Any, dim: int) -> Tensor | None:
 
 def _order(b: Build, node: fx.Node) -> None:
     """Another order of the channels behind a convolution without groups."""
-    if node.target is not torch.index_select or node.args[1] != 1:
+    if not _known(node, torch.index_select) or node.args[1] != 1:
         return
     layer = _layer(b, node.args[0])
     if isinstance(layer, nn.Conv2d) and layer.groups == 1:
@@ -140,6 +140,14 @@ def _order(b: Build, node: fx.Node) -> None:
         if len(order) == layer.out_channels:
             _set(layer, layer.weight[order], _bias(layer)[order])
             _replace(node, node.args[0])
+
+
+def _known(node: fx.Node, function: Any) -> bool:
+    """Whether it calls that function and is a tensor of the file.
+
+    Others stay apart, so that every layer gives a tensor of the file.
+    """
+    return node.target is function and node.meta.get(TENSOR) is not None
 
 
 def _layer(b: Build, x: Any) -> Any:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from . import (
     bicubic,
     comparison,
+    cost,
     crops,
     diagram,
     evaluate,
@@ -24,11 +27,13 @@ from . import (
     report,
     searching,
     skeleton,
+    surgery,
     training,
     verify,
 )
 from .config import ExportConfig, RunConfig
 from .errors import UsageError
+from .imported import Imported
 from .phases import Progress
 from .runs import Run, require, to_json, write_text
 from .space import SearchSpace
@@ -52,8 +57,8 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     samples = [p.low for p in pairs]
     samples.append(samples[0][: len(samples[0]) * 2 // 3 | 1])  # a second size, with odd sides
     target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
-    export.to_onnx(net, totals, where.scale, candidate, config.export)
-    yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)})
+    notes = _write(net, totals, where, candidate, config.export)
+    yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)}, notes)
     found = verify.verify(candidate, net, samples)
     candidate.replace(target)
     yield Progress("export", 2, parts, {"max difference": f"{found.max_steps} steps"})
@@ -62,7 +67,7 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         "bytes": target.stat().st_size,
         "sha256": export.sha256(target),
         "verification": found,
-        "psnr": _quality(_file_of_any_size(run, config), pairs, where.scale),
+        "psnr": _quality(_file_upscaler(run, config, where), pairs, where.scale),
         "cost": totals,
     }
     if beside is not None:
@@ -70,6 +75,17 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         result["beside"] = made
         yield Progress("export", 3, parts, {"bytes": str(made.bytes)})
     run.finish("export", result)
+
+
+def _write(
+    net: nn.Module, totals: cost.Cost, where: SearchSpace, path: Path, form: ExportConfig
+) -> tuple[str, ...]:
+    """The file; what is worth knowing of it."""
+    if not isinstance(net, Imported):
+        export.to_onnx(net, totals, where.scale, path, form)
+        return ()
+    found = surgery.to_onnx(net, totals, where, path, form)
+    return (f"note: {found.note}",) if found.note else ()
 
 
 def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
@@ -81,9 +97,10 @@ def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
         )
 
 
-def _quality(file: Path, pairs: Sequence[patches.Pair], scale: int) -> dict[str, float]:
+def _quality(
+    upscale: evaluate.Upscaler, pairs: Sequence[patches.Pair], scale: int
+) -> dict[str, float]:
     """Mean PSNR-Y of a file on the middle of some photographs, dB, and that of bicubic."""
-    upscale = evaluate.onnx_upscaler(file)
     ours = [metrics.psnr_y(upscale(p.low), p.high, scale) for p in pairs]
     plain = [metrics.psnr_y(bicubic.upscale(p.low, scale), p.high, scale) for p in pairs]
     return {"file": sum(ours) / len(ours), "bicubic": sum(plain) / len(plain)}
@@ -100,10 +117,15 @@ def _file_of_any_size(run: Run, config: RunConfig) -> Path:
     return twin
 
 
+def _file_upscaler(run: Run, config: RunConfig, where: SearchSpace) -> evaluate.Upscaler:
+    pixels = where.pixels if where.source else None
+    return evaluate.onnx_upscaler(_file_of_any_size(run, config), pixels)
+
+
 def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The exported file on photographs that were in no training step, bicubic beside it."""
     where, found = architecture(run)
-    file = evaluate.onnx_upscaler(_file_of_any_size(run, config))
+    file = _file_upscaler(run, config, where)
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
     plain = evaluate.torch_upscaler(teacher)
@@ -142,7 +164,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     versions = {
         "bicubic": bicubic.upscale(p.low, where.scale),
         "float": evaluate.torch_upscaler(teacher)(p.low),
-        "quantized file": evaluate.onnx_upscaler(_file_of_any_size(run, config))(p.low),
+        "quantized file": _file_upscaler(run, config, where)(p.low),
         "original": p.high,
     }
     crops.crops(versions, where.scale, p.name, run.path("plots/crop.png"))

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, shape_inference
 from torch import fx, nn
 
 from . import __version__
-from .conv import QuantConv2d, padding
+from .conv import QuantConv2d
 from .cost import Cost
 from .export import CALL, METADATA_KEY
 from .onnx_graph import Graph, tidied
@@ -97,7 +97,7 @@ def _convolution(graph: Graph, x: str, conv: QuantConv2d) -> str:
     units = (conv.repeated(conv.bias) / bias_step).round()
     bias = graph.constant(f"{name}.bias", (units * bias_step).numpy(), np.float32)
     bias = _quant(graph, bias, f"{name}.b", (bias_step.numpy(), 0, BIAS_BITS))
-    sides = padding(kernel, conv.stride[0])
+    sides = conv.pads(kernel)
     return graph.add(
         "Conv",
         [x, weight, bias],
@@ -105,7 +105,7 @@ def _convolution(graph: Graph, x: str, conv: QuantConv2d) -> str:
         kernel_shape=kernel.shape[-2:],
         pads=[*sides, *sides],
         strides=conv.stride,
-        dilations=[1, 1],
+        dilations=conv.dilation,
         group=conv.groups,
     )
 

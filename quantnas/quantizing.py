@@ -116,6 +116,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
             **{key: value for key, value in work.facts.values.items() if key != "seconds"},
             "psnr_to_float": work.measure(frozen),
             "reached": widths.reached(where, found, precision),
+            "in_float": widths.in_float(where, found, precision),
             "photographs": counts,
         },
     )

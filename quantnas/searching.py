@@ -48,7 +48,8 @@ def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     There are no weights where the genotype was given, or where the space leaves no choice.
     """
     where = _space(run, config)
-    write_text(run.path("space.yaml"), space.to_yaml(where))
+    if not where.source:  # else it is there, and names the file beside it
+        write_text(run.path("space.yaml"), space.to_yaml(where))
     given = run.folder / GIVEN
     found = known_genotype(where, given if given.exists() else None)
     if found is not None:

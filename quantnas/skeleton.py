@@ -1,25 +1,27 @@
 """SKELETONS: the macro-architectures, each written once; and whether a space fits its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
-from . import ops
+from . import imported, ops
 from .basic import Basic, basic_slots
 from .edsr import Edsr, edsr_slots
 from .errors import UsageError
 from .filling import Filling
 from .imdn import Imdn, imdn_slots
+from .imported import Imported, imported_slots
 from .plain import STACKS, Plain
 from .rfdn import Rfdn, rfdn_slots
 from .rfdn_deploy import RfdnDeploy, rfdn_deploy_slots
 from .rfdn_published import RfdnPublished, rfdn_published_slots
-from .space import SearchSpace, Slot
+from .space import Beside, SearchSpace, Slot
 
-SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterator[Slot]]]] = {
+SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterable[Slot]]]] = {
     "basic": (Basic, basic_slots),
     "edsr": (Edsr, edsr_slots),
     "imdn": (Imdn, imdn_slots),
+    "onnx": (Imported, imported_slots),
     "rfdn": (Rfdn, rfdn_slots),
     "rfdn_deploy": (RfdnDeploy, rfdn_deploy_slots),
     "rfdn_published": (RfdnPublished, rfdn_published_slots),
@@ -97,7 +99,12 @@ def _difference(wanted: set[str], given: set[str]) -> str:
 def smallest(space: SearchSpace) -> int:
     """Low-resolution pixels of the shortest side that the skeleton can work on."""
     side: int = SKELETONS[space.skeleton][0].smallest  # type: ignore[attr-defined]
-    return side
+    return max(side, space.pixels.smallest)
+
+
+def beside(space: SearchSpace) -> tuple[Beside, ...]:
+    """What the network computes in float whatever its slots are: only one from elsewhere does."""
+    return imported.beside(space) if space.source else ()
 
 
 def build(space: SearchSpace, filling: Filling) -> nn.Module:

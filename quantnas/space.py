@@ -1,6 +1,7 @@
 """SearchSpace: what may be chosen, edge by edge. Pure data, read from YAML; no torch."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,7 +16,8 @@ from .errors import UsageError
 
 Scale = Literal[2, 3, 4]
 Bits = Literal[2, 3, 4, 8, 32]
-Area = Literal["low", "double", "high", "strided", "pooled", "single"]
+Area = str
+"""Where a convolution runs: a key of `AREAS`, or a form of `outputs`."""
 
 AREAS: dict[Area, Callable[[int, int, int], int]] = {
     "low": lambda height, width, scale: height * width,
@@ -26,6 +28,26 @@ AREAS: dict[Area, Callable[[int, int, int], int]] = {
     "single": lambda height, width, scale: 1,
 }
 """Where a convolution runs -> (height, width, scale) of the low-resolution image -> its outputs."""
+SIDES = re.compile(r"(\d+)h([+-]\d+)/(\d+)\*(\d+)w([+-]\d+)/(\d+)")
+SHARE = re.compile(r"(\d+)/(\d+)")
+
+
+def outputs(area: Area, height: int, width: int, scale: int) -> int:
+    """Places where a convolution runs, for a low-resolution image of that size.
+
+    Beside the names in `AREAS`: `1h-1/2*1w-1/2`, both sides as (1 * side - 1) // 2, as in networks
+    of elsewhere; `9/16`, a share of the pixels.
+    """
+    if area in AREAS:
+        return AREAS[area](height, width, scale)
+    if found := SHARE.fullmatch(area):
+        part, whole = map(int, found.groups())
+        return height * width * part // whole
+    sides = SIDES.fullmatch(area)
+    if sides is None:
+        raise ValueError(f"there is no area '{area}'")
+    a, b, c, d, e, f = map(int, sides.groups())
+    return max(0, (a * height + b) // c) * max(0, (d * width + e) // f)
 
 
 def strided(side: int) -> int:
@@ -44,6 +66,18 @@ class Precision:
 
     weights: int
     activations: int
+
+
+@dataclass(frozen=True)
+class Form:
+    """A convolution of elsewhere, in full; sides are (height, width)."""
+
+    kernel: tuple[int, int]
+    groups: int = 1
+    stride: tuple[int, int] = (1, 1)
+    pads: tuple[int, int] = (0, 0)
+    """Zeros on either side."""
+    dilation: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -79,6 +113,8 @@ class Slot:
     residual: bool = False
     """Whether its output is added to its input. The operation `identity` then gives nothing, so
     that input and sum are the same."""
+    form: Form | None = None
+    """Its only operation, in a network from elsewhere."""
 
     @property
     def weight_bits(self) -> tuple[int, ...]:
@@ -136,6 +172,34 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """What a network from elsewhere takes for an image, and gives."""
+
+    input_peak: Literal[1, 255] = 1
+    """Value of white."""
+    output_peak: Literal[1, 255] = 1
+    order: Literal["RGB", "BGR", "Y"] = "RGB"
+    """Of the colours; Y: brightness alone."""
+    multiple: int = 1
+    """Both sides must be multiples of it, pixels."""
+    smallest: int = 1
+    """Pixels of a side, at least."""
+    bytes_in: bool = False
+    """Whether it takes uint8."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a network from elsewhere computes beside its convolutions, in float."""
+
+    name: str
+    op: Literal["linear", "conv1d", "upconv", "product", "normalisation"]
+    shape: tuple[int, int, int, int]
+    """Its product is the multiply-accumulates at each place."""
+    area: Area
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """A macro-architecture with its open choices."""
 
@@ -150,8 +214,14 @@ class SearchSpace:
     colours: Literal[1, 3] = 3
     """3: red, green and blue; 1: the network sees and corrects luma alone, and colours are
     enlarged bilinearly."""
+    source: str = ""
+    """With the skeleton `onnx`: the file of the network, beside this one."""
+    pixels: Pixels = Pixels()
+    """What the network in that file takes and gives."""
 
     def __post_init__(self) -> None:
+        if self.source:
+            return
         if self.channels < 2 or self.channels % 2:
             raise ValueError(f"`channels` is {self.channels}; it must be even and at least 2")
         if self.cells < 1:
@@ -162,7 +232,7 @@ class SearchSpace:
     @property
     def is_float(self) -> bool:
         """Whether nothing is rounded: a search over operations alone."""
-        return any(edge.bits == (32,) for edge in self.edges.values())
+        return bool(self.source) or any(edge.bits == (32,) for edge in self.edges.values())
 
     @property
     def fixed_width(self) -> Precision:
@@ -193,6 +263,8 @@ def load(name_or_path: str, scale: int | None = None) -> SearchSpace:
         )
     if scale is not None:
         data["scale"] = scale
+    if isinstance(data.get("source"), str):  # it lies beside the YAML file
+        data["source"] = str(Path(name_or_path).parent / data["source"])
     return schema.parse(SearchSpace, data, f"search space {name_or_path}")
 
 
@@ -203,4 +275,6 @@ def to_yaml(space: SearchSpace) -> str:
         kind: {key: list(value) for key, value in dataclasses.asdict(edge).items() if value}
         for kind, edge in space.edges.items()
     }
+    if not space.source:
+        del plain["source"], plain["pixels"]
     return yaml.safe_dump(plain, sort_keys=False)

@@ -6,6 +6,7 @@ DequantizeLinear, offsets, casts, and the tables that unpack bytes.
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from .onnx_weights import STORAGE
 from .ops import Shape
 from .wiring import Wiring, origin, wired
 
+UNWIRED = ("linear", "upconv", "product", "normalisation")
+"""Operations that cost something and are no Conv in a file."""
 Kernel = NDArray[Any]
 """Integers (c_out, c_in / groups, height, width) as they run, 0 for a weight of 0."""
 
@@ -36,7 +39,8 @@ def problems(
 
     kernels: layer -> what it should hold, where that is known.
     """
-    wiring, layers = wired(model), {row.name: row for row in rows}
+    wiring = wired(model)
+    layers = {row.name: row for row in rows if row.op not in UNWIRED}
     for name in wiring.convolutions.keys() ^ layers.keys():
         yield f"'{name}' is in the {'metadata' if name in layers else 'graph'} only"
     both = {k: v for k, v in layers.items() if k in wiring.convolutions}
@@ -72,7 +76,8 @@ def kernel_shape(row: Layer, scale: int) -> Shape:
     """(c_out, c_in / groups, height, width) as it runs: enlarging ones are stored in parts."""
     if not row.op.startswith("transposed"):
         return row.shape
-    a, b, c, d = subpixel(torch.empty(row.shape), scale).shape
+    told = re.search(r"_up(\d+)$", row.op)
+    a, b, c, d = subpixel(torch.empty(row.shape), int(told[1]) if told else scale).shape
     return a, b, c, d
 
 

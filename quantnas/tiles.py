@@ -18,13 +18,17 @@ from torch import Tensor, nn
 
 from . import evaluate, reach
 from .evaluate import Upscaler
+from .imported import Imported
 from .patches import to_image, to_tensor
 from .reach import Reach
+from .space import Pixels
 
 SIDE = 512
 """Pixels of a tile's side, with its overlap: about 0.7 GB in RFDN in float, less in others."""
 LARGEST = 1024
 """The same where a network looks at the whole image: then it is only cut when it must be."""
+UNKNOWN = 64
+"""Pixels that a tile sees of its neighbours where it is not known how far a network looks."""
 LEAST = 64
 """Pixels of a tile's side without its overlap, at least."""
 
@@ -78,13 +82,27 @@ class Enlarged:
     """Largest difference of neighbouring tiles where they meet, of 255."""
 
 
-def load(source: Path | nn.Module, scale: int) -> Network:
-    """An exported file or a network, ready to run. Raises DataError when it cannot be loaded."""
+def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> Network:
+    """An exported file or a network, ready to run. Raises DataError when it cannot be loaded.
+
+    pixels: what a file from elsewhere takes and gives; how far it looks is not known.
+    """
+    if pixels is not None or isinstance(source, Imported):
+        whole = (
+            evaluate.onnx_upscaler(source, pixels)
+            if isinstance(source, Path)
+            else evaluate.torch_upscaler(source)
+        )
+        return Network(scale, whole, Reach(UNKNOWN, whole=True), _no_parts)
     if isinstance(source, Path):
         whole = evaluate.onnx_upscaler(source)
         return Network(scale, whole, reach.of_file(source), cache(partial(_file_part, source)))
     whole = evaluate.torch_upscaler(source)
     return Network(scale, whole, reach.of_network(source), cache(partial(_network_part, source)))
+
+
+def _no_parts() -> Part:
+    raise NotImplementedError("only an attention of this project needs to know of the rest")
 
 
 def _file_part(path: Path) -> Part:

@@ -19,11 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import cost, export, fusion, schema, stored
+from . import cost, evaluate, export, fusion, schema, stored
 from .conv import QuantConv2d
 from .errors import DataError, UsageError, VerificationError
+from .imported import Imported
 from .patches import to_tensor
 from .quantizer import ActQuantizer
+from .space import Pixels
 from .wiring import wired
 
 LEAST = 55.0
@@ -98,11 +100,12 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
     model, runs = onnx.load(path), {level: _session(path, level) for level in (DEFAULT, OFF)}
     rows = _require_stored(model, network, path)
     integers = _require_integers(model, rows, path)
+    pixels = network.pixels if isinstance(network, Imported) else None
     reference = copy.deepcopy(network).double()  # so that only the file's own rounding counts
     shown = [_fitting(runs[DEFAULT], image) for image in samples]
     wanted = [_pixels(reference, image) for image in shown]
     found = {
-        level: _difference([_file_pixels(run, image) for image in shown], wanted)
+        level: _difference([_file_pixels(run, image, pixels) for image in shown], wanted)
         for level, run in runs.items()
     }
     noise = None
@@ -249,13 +252,17 @@ def _fitting(run: ort.InferenceSession, image: NDArray[np.uint8]) -> NDArray[np.
     return image
 
 
-def _file_pixels(run: ort.InferenceSession, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _file_pixels(
+    run: ort.InferenceSession, image: NDArray[np.uint8], pixels: Pixels | None
+) -> NDArray[np.float64]:
     """(1, 3, H, W) in steps of 1/255, from a file that takes and gives bytes or float."""
     (entry,) = run.get_inputs()
     low = to_tensor(image[None]).numpy()
     if entry.type == "tensor(uint8)":
         low = np.ascontiguousarray(image[None].transpose(0, 3, 1, 2))
     try:
+        if pixels is not None:
+            return _stepped(evaluate.through_foreign(run, image, pixels))
         (out,) = run.run(None, {entry.name: low})
     except Exception as error:  # ONNX Runtime has no class for what it cannot run
         raise VerificationError(

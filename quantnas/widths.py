@@ -140,7 +140,10 @@ def _costs(
     slots, c = skeleton.slots(where), config.quantize
     if c.target_bitops is not None:
         size = resolution(c.at)
-        return allocation.bitops_costs(slots, found, given, where.scale, size), c.target_bitops
+        fixed = cost.bitops_at(cost.beside(skeleton.beside(where), where.scale), size, where.scale)
+        each = allocation.bitops_costs(slots, found, given, where.scale, size)
+        each[slots[0].name] = [n + fixed for n in each[slots[0].name]]
+        return each, c.target_bitops
     if c.target_size is not None:
         return allocation.byte_costs(slots, found, given), c.target_size
     assert c.average_bits is not None
@@ -159,13 +162,24 @@ def reached(
     """
     slots = skeleton.slots(where)
     rows = cost.layers(slots, found, precision, where.scale)
+    beside = cost.beside(skeleton.beside(where), where.scale)
     widths = {name: (width,) for name, width in precision.items()}
     bits, inner = allocation.bit_costs(slots, found, widths), _inner(where, found)
     return {
         "weight_bytes": sum(row.weight_bytes for row in rows),
-        "bitops": cost.bitops_at(rows, cost.REFERENCE, where.scale),
+        "bitops": cost.bitops_at([*rows, *beside], cost.REFERENCE, where.scale),
         "average_bits": sum(each[0] for each in bits.values()) / inner if inner else None,
     }
+
+
+def in_float(
+    where: SearchSpace, found: Genotype, precision: Mapping[str, Precision]
+) -> list[dict[str, str | float]]:
+    """The layers that are not rounded, with their shares of the BitOps at LR 32x32."""
+    rows = cost.network_layers(where, found, precision)
+    parts = cost.parts(rows, cost.REFERENCE, where.scale)
+    left = [part for part in parts if part.weight_bits == part.act_bits == 32]
+    return [{"name": part.name, "op": part.op, "share": part.share} for part in left]
 
 
 def load(folder: Path) -> dict[str, Precision]:

@@ -15,6 +15,7 @@ from . import (
     evaluate,
     genotype,
     images,
+    imported,
     network,
     parts,
     photographs,
@@ -222,7 +223,10 @@ def begin(
     """
     used = settings.own(source, config) if source else config
     told = settings.plain(settings.settled(config))
-    write_text(run.path("space.yaml"), space.to_yaml(space.load(used.space, used.scale)))
+    where = space.load(used.space, used.scale)
+    if where.source:
+        where, told["space"] = imported.kept(where, run.folder), where.name
+    write_text(run.path("space.yaml"), space.to_yaml(where))
     if config.genotype is not None:
         write_text(run.path(settings.GIVEN), genotype.load(config.genotype).to_json() + "\n")
     write_text(run.path("config.yaml"), yaml.safe_dump(told, sort_keys=False))
@@ -255,8 +259,9 @@ def precision_of(
 def require_bits(where: space.SearchSpace, bits: int | None) -> None:
     """Raise UsageError when a space in float is to be quantized to nothing in particular."""
     if where.is_float and bits is None:
+        what = "The network is" if where.source else f"Space '{where.name}' is searched"
         raise UsageError(
-            f"Space '{where.name}' is searched in float: it says nothing about bits.",
+            f"{what} in float: it says nothing about bits.",
             "Give --bits 8, 4, 3 or 2, or a limit, as --average-bits 3.",
         )
 
@@ -268,7 +273,7 @@ def quantized(run: Run) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
     precision = {name: Precision(**bits) for name, bits in rows.items()}
     net = network.build(where, found, precision)
     network.load(net, need(run.weights("quantized"), "quantize"), where)
-    return where, net.eval(), _cost(where, found, precision)
+    return where, net.eval(), cost.network_cost(where, found, precision)
 
 
 def checkpoint(run: Run, kind: str) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
@@ -281,14 +286,7 @@ def checkpoint(run: Run, kind: str) -> tuple[space.SearchSpace, nn.Module, cost.
     net = network.build(where, found, precision)
     network.load(net, run.weights(kind), where)
     bits = precision or {slot.name: Precision(32, 32) for slot in skeleton.slots(where)}
-    return where, net.eval(), _cost(where, found, bits)
-
-
-def _cost(
-    where: space.SearchSpace, found: Genotype, precision: Mapping[str, Precision]
-) -> cost.Cost:
-    rows = cost.layers(skeleton.slots(where), found, precision, where.scale)
-    return cost.total(rows, where.scale)
+    return where, net.eval(), cost.network_cost(where, found, bits)
 
 
 def need(path: Path, step: str) -> Path:

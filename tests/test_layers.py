@@ -26,14 +26,17 @@ LAYERS = [
     {"ends", "distillation", "rfdn", "fusion", "picture"}
     | {"translate_layers", "translate_moves", "translate_pointwise"},
     {"conv", "basic", "edsr", "imdn", "rfdn_deploy", "rfdn_published", "plain"}
-    | {"photographs", "board", "translations", "patterns"},
-    {"skeleton", "train", "store", "onnx_layers", "litert_layers", "reach"} | {"onnx_import"},
+    | {"photographs", "board", "translations", "patterns", "elsewhere"},
+    {"onnx_import"},
+    {"layer_forms"},
+    {"imported"},
+    {"skeleton", "train", "store", "onnx_layers", "litert_layers", "reach"},
     {"supernet", "onnx_ops", "litert_operations", "parity", "conventions"},
     {"network", "cost"},
-    {"objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}
+    {"survey", "objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}
     | {"saliency", "stored"},
     {"search", "allocation", "baselines", "retrain", "tiles", "litert", "qonnx_export"},
-    {"random_search", "contest", "verify", "report", "crops", "diagram", "trajectory"}
+    {"random_search", "contest", "verify", "surgery", "report", "crops", "diagram", "trajectory"}
     | {"tables", "labels", "parts", "damage_plot"},
     {"workspace", "phases", "difference", "front"},
     {"searching", "models", "widths", "enlarging", "formats"},

@@ -98,7 +98,7 @@ def test_a_checkpoint_made_for_another_space_is_refused_with_both_names(run, tin
         ("nothing.safetensors", DataError, "There is no file"),
         ("alone.safetensors", DataError, "no checkpoint in a run folder"),
         ("cut.onnx", DataError, "not a complete ONNX file"),
-        ("foreign.onnx", DataError, "not exported by quantnas"),
+        ("foreign.onnx", DataError, "is quantized already"),
         ("photo.png", DataError, "neither an ONNX file"),
         ("folder", DataError, "not a run folder"),
     ],

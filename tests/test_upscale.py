@@ -113,7 +113,7 @@ def test_jobs_keep_names_and_places(here):
         (["photos/c.png"], 3, "is damaged or not"),
         (["photos/b.png", "-m", "photos/c.onnx"], 3, "is not a complete ONNX file"),
         (["photos/b.png", "-m", "cut.onnx"], 3, "is not a complete ONNX file"),
-        (["photos/b.png", "-m", "foreign.onnx"], 3, "was not exported by quantnas"),
+        (["photos/b.png", "-m", "foreign.onnx"], 3, "is quantized already"),
         (["photos/b.png", "-m", "photos/b.png"], 3, "neither an ONNX file"),
     ],
 )

@@ -1,0 +1,222 @@
+"""Checks networks from elsewhere: the same as a macro-architecture, and in files made of theirs."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import helper, numpy_helper
+from torch import nn
+
+from quantnas import (
+    cost,
+    elsewhere,
+    export,
+    genotype,
+    network,
+    quantize,
+    skeleton,
+    surgery,
+    survey,
+    verify,
+)  # fmt: skip
+from quantnas.cli.main import main
+from quantnas.config import ExportConfig, PixelsConfig
+from quantnas.quantizer import ActQuantizer, WeightQuantizer
+from quantnas.space import Pixels, SearchSpace, outputs
+
+
+class Small(nn.Module):
+    """Groups, dilation and stride, an enlarging convolution, a skip."""
+
+    def __init__(self, peak: int = 1) -> None:
+        super().__init__()
+        self.peak = peak
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.norm.running_mean.normal_()
+        self.deep = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=2)
+        self.strided = nn.Conv2d(8, 4, 3, stride=2)
+        self.up, self.last = nn.ConvTranspose2d(8, 4, 4, 2, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, low: torch.Tensor) -> torch.Tensor:
+        x = low / self.peak
+        y = F.relu(self.norm(self.first(F.pad(x, (1, 0, 0, 2))[:, :, 2:, 1:])))
+        y = y + self.deep(y) * self.strided(y).mean((1, 2, 3), keepdim=True).sigmoid()
+        skip = F.interpolate(x, scale_factor=2, mode="bilinear")
+        return (self.last(F.relu(self.up(y))) * 0.05 + skip) * self.peak
+
+
+def exported(net, path, opset=13):
+    net.eval()
+    axes = {"x": {0: "n", 2: "h", 3: "w"}}
+    torch.onnx.export(
+        net, (torch.rand(1, 3, 24, 20),), path, opset_version=opset, dynamo=False,
+        input_names=["x"], output_names=["y"], dynamic_axes=axes,
+    )  # fmt: skip
+    return path
+
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def space_of(path):
+    return SearchSpace("it", "onnx", 2, 0, 0, {}, source=str(path))
+
+
+def rounded(where, bits, low, powers=False):
+    """A frozen network and its cost; with steps that are powers of two all is exact."""
+    found = survey.genotype(where)
+    precision = genotype.uniform_precision(skeleton.slots(where), bits)
+    net = network.build(where, found, precision)
+    quantize.initialise(net, low)
+    for grid in net.modules():
+        if powers and isinstance(grid, ActQuantizer | WeightQuantizer):
+            grid.log2_step.data.round_()
+        if powers and getattr(grid, "octaves", None) is not None:
+            grid.octaves.data.round_()
+    return quantize.freeze(net), cost.network_cost(where, found, precision)
+
+
+def test_the_network_in_float_is_that_of_the_file(tmp_path):
+    net = Small()
+    where = space_of(exported(net, tmp_path / "m.onnx"))
+    built = network.build(where, survey.genotype(where), None).eval()
+    low = torch.rand(2, 3, 21, 30)
+    torch.testing.assert_close(built(low), net(low), rtol=0, atol=1e-6)
+    assert [slot.name for slot in skeleton.slots(where)][-1] == "last"
+
+
+def test_forms_and_areas_are_read_from_the_file(tmp_path):
+    where = space_of(exported(Small(), tmp_path / "m.onnx"))
+    slots = {slot.name: slot for slot in skeleton.slots(where)}
+    assert slots["deep"].ops == ("conv3x3_groups2_dilation2",)
+    assert slots["strided"].area == "strided" and slots["strided"].gate
+    assert slots["up"].up == 2 and slots["up"].ops == ("transposed4x4_up2",)
+    assert [outputs(slots[n].area, 30, 20, 2) for n in ("up", "last")] == [600, 2400]
+
+
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_file_is_the_network(bits, compat, tmp_path, pixels):
+    where = space_of(exported(Small(), tmp_path / "m.onnx"))
+    net, totals = rounded(where, bits, pixels(4, 20, 24))
+    form = ExportConfig(compat=compat)
+    written = surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", form)
+    images = [np.random.default_rng(k).integers(0, 256, (20 + k, 31, 3), np.uint8) for k in (0, 1)]
+    found = verify.verify(tmp_path / "out.onnx", net, images)
+    assert found.integer_convolutions == found.convolutions == 5
+    assert (written.compat, written.note) == (compat, None)
+
+
+def test_the_file_is_equal_with_steps_that_are_powers_of_two(tmp_path, pixels):
+    class Plain(nn.Sequential):
+        pass
+
+    net = Plain(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 1, 1), nn.PixelShuffle(2))
+    where = space_of(exported(net, tmp_path / "m.onnx"))
+    ours, totals = rounded(where, 4, pixels(4, 20, 24), powers=True)
+    surgery.to_onnx(ours, totals, where, tmp_path / "out.onnx", ExportConfig())
+    low = torch.randint(0, 9, (1, 3, 19, 14)) / 8  # on a grid of powers of two
+    run = ort.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    (got,) = run.run(None, {"x": low.numpy()})
+    assert np.array_equal(got, ours(low).detach().numpy())
+
+
+def uneven(path):
+    """One convolution with padding that differs on both ends, and strides of 1."""
+    rng = np.random.default_rng(0)
+    w = numpy_helper.from_array(rng.normal(size=(12, 3, 3, 2)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[2, 0, 0, 1]),
+        helper.make_node("DepthToSpace", ["c"], ["y"], blocksize=2, mode="DCR"),
+    ]
+    ends = [helper.make_tensor_value_info(n, 1, ["n", 3, None, None]) for n in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [w])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)],
+                                ir_version=8), path)  # fmt: skip
+    return path
+
+
+def test_uneven_padding_and_the_order_of_channels_stay_those_of_the_file(tmp_path, pixels):
+    where = space_of(uneven(tmp_path / "m.onnx"))
+    net, totals = rounded(where, 8, pixels(4, 20, 24))
+    surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", ExportConfig())
+    image = np.random.default_rng(0).integers(0, 256, (20, 31, 3), np.uint8)
+    assert verify.verify(tmp_path / "out.onnx", net, [image]).max_steps <= 1
+    kinds = [n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node]
+    assert "DepthToSpace" in kinds and "Conv" not in kinds
+
+
+def test_a_file_that_cannot_be_converted_gets_bytes_and_a_note(tmp_path, pixels, monkeypatch):
+    where = space_of(exported(Small(), tmp_path / "m.onnx"))
+    net, totals = rounded(where, 2, pixels(4, 20, 24))
+
+    def fail(*_):
+        raise RuntimeError("no adapter")
+
+    monkeypatch.setattr(surgery.version_converter, "convert_version", fail)
+    written = surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", ExportConfig())
+    assert written.compat and written.opset == 13 and "bytes" in written.note
+
+
+# What an image becomes
+
+
+@pytest.mark.parametrize("pixels_", [Pixels(255, 255, "BGR"), Pixels(multiple=8, smallest=24)])
+def test_what_is_taken_is_given_back(pixels_):
+    low = torch.rand(1, 3, 13, 17)
+    there = elsewhere.taken(low, pixels_)
+    back = elsewhere.given(F.interpolate(there, scale_factor=2), low, pixels_, 2)
+    torch.testing.assert_close(back, F.interpolate(low, scale_factor=2), rtol=0, atol=1e-6)
+    assert all(side % pixels_.multiple == 0 for side in there.shape[2:])
+
+
+def test_brightness_alone_leaves_grey_grey():
+    low = torch.full((1, 3, 6, 5), 0.5)
+    y = elsewhere.taken(low, Pixels(order="Y"))
+    assert y.shape == (1, 1, 6, 5)
+    out = elsewhere.given(F.interpolate(y, scale_factor=2), low, Pixels(order="Y"), 2)
+    torch.testing.assert_close(out, torch.full((1, 3, 12, 10), 0.5))
+
+
+def test_ranges_are_found_out_and_can_be_set(tmp_path):
+    path = exported(Small(255), tmp_path / "m.onnx")
+    found = survey.survey(path)
+    assert (found.space.pixels.input_peak, found.space.pixels.output_peak) == (255, 255)
+    assert survey.survey(path, PixelsConfig(order="BGR")).space.pixels.order == "BGR"
+    assert any("0..255" in line for line in survey.lines(found))
+
+
+# The command
+
+
+def command(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, arguments)])
+    return end.value.code
+
+
+def test_a_file_from_elsewhere_from_end_to_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = exported(Small(255), tmp_path / "m.onnx")
+    given = ["--train", "none", "--set", "quantize.crops=4", "-o", "out.onnx"]
+    assert command("quantize", path, "--bits", "w4a8", *given) == 0
+    assert "5 of 5 convolutions in integers" in capsys.readouterr().out
+    told = export.read_metadata(tmp_path / "out.onnx")
+    assert told["scale"] == 2 and told["pixels"]["input_peak"] == 255
+    assert command("info", "out.onnx") == 0 and command("info", path) == 0
+    assert command("evaluate", "out.onnx", path) == 0
+    assert command("quantize", "out.onnx", "--bits", "4") == 3
+    assert command("quantize", path) == 2
+
+
+def test_all_that_cannot_be_imported_is_named(tmp_path, capsys):
+    path = exported(Small(), tmp_path / "m.onnx")
+    model = onnx.load(path)
+    for k, kind in enumerate(("Det", "NonZero")):
+        model.graph.node.insert(0, helper.make_node(kind, ["x"], [f"z{k}"], f"node{k}"))
+    onnx.save(model, path)
+    assert command("quantize", path, "--bits", "4", "--output", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert "node0" in told and "node1" in told
