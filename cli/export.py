@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from quantnas.config import ExportConfig
-from quantnas.errors import DataError, VerificationError
+from quantnas.errors import DataError, UsageError, VerificationError
 
 from . import console, options, start
+
+ELSEWHERE = ("qonnx", "tflite")
+"""Formats that ONNX Runtime does not run."""
 
 
 def export(
@@ -61,8 +64,9 @@ def export(
     if file is not None:
         console.refuse_existing(file, force)
         _require_writable(file)
+    chosen_format = _format(format, float_, file)
     form = {
-        "export.format": "float" if float_ else format,
+        "export.format": chosen_format,
         "export.compat": compat,
         "export.uint8_io": uint8_io,
         "export.size": size,
@@ -81,8 +85,9 @@ def export(
         console.say(line, target)
     psnr = result["psnr"]
     console.say(
-        f"the file: {psnr['file']:.2f} dB PSNR-Y on the middle of held-out photographs, "
-        f"bicubic {psnr['bicubic']:.2f} dB",
+        f"the file: {psnr['file']:.2f} dB PSNR-Y, bicubic {psnr['bicubic']:.2f} dB, on "
+        f"{psnr['photographs']} held-out photographs (at most {psnr['side']} pixels from their "
+        "middle)",
         target,
     )
     beside = result.get("beside")
@@ -91,8 +96,25 @@ def export(
         console.say(f"{made.name}: {beside['bytes']:,} bytes, {beside['compared']}", target)
     if file is not None:
         _copy(made, file)
+    runs_here = made if chosen_format not in ELSEWHERE else target.folder / result["file"]
+    shown = file if file is not None and runs_here is made else runs_here
     console.next_commands(
-        f"evaluate {target.folder}", f"report {target.folder}", f"upscale PHOTO -m {file or made}"
+        f"evaluate {target.folder}", f"report {target.folder}", f"upscale PHOTO -m {shown}"
+    )
+
+
+def _format(format: str | None, float_: bool, file: Path | None) -> str | None:
+    """Of the options; the suffix of -o says it too."""
+    if float_ and format not in (None, "float"):
+        raise UsageError(f"--float and --format {format} are both given.", "Leave one of them out.")
+    found = "float" if float_ else format
+    if file is None or (file.suffix == ".tflite") == (found == "tflite"):
+        return found
+    if file.suffix == ".tflite" and found is None:
+        return "tflite"
+    raise UsageError(
+        f"-o is {file}, but the format is {found or ExportConfig.format}.",
+        "Give -o a name that ends in .tflite for --format tflite, in .onnx for all others.",
     )
 
 

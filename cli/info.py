@@ -76,6 +76,11 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
         raise UsageError(
             f"--scale is given, but {target} has a scale already.", "Leave it out, or give a space."
         )
+    if path.suffix == ".tflite":
+        raise DataError(
+            f"{path} is a TFLite file, which does not say what it costs.",
+            "Give the run that it was exported from.",
+        )
     if path.suffix == ".onnx":
         return _file_facts(path)
     if path.suffix == ".safetensors":

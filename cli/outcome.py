@@ -5,6 +5,7 @@ from typing import Any
 
 from . import console
 
+BEFORE = "psnr_to_float_before_training"
 LEFT = 8
 """Layers in float that are named."""
 
@@ -26,10 +27,12 @@ def tell(target: Any, chosen: Any) -> None:
     first = "" if plain is None else f"plain rounding {plain:.2f} dB, "
     console.say(
         f"closeness to the float network on validation patches: {first}"
-        f"before retraining {result['psnr_to_float_before_training']:.2f} dB, "
+        f"before retraining {result[BEFORE]:.2f} dB, "
         f"now {result['psnr_to_float']:.2f} dB",
         target,
     )
+    if chosen.quantize.retrains and result["psnr_to_float"] <= result[BEFORE]:
+        console.say("note: retraining came no closer, so the network before it is kept", target)
     if "reached" in result:
         console.say(_costs(result["reached"]), target)
     if result.get("in_float"):

@@ -44,6 +44,9 @@ def jobs(photos: Sequence[Path], out: Path | None, kind: str | None, scale: int)
     says another. Raises UsageError or DataError for what cannot be meant, and where two
     photographs would become one file.
     """
+    for photo in photos:
+        if not photo.exists():
+            raise DataError(f"'{photo}' does not exist.", "Check the path.")
     single = len(photos) == 1 and not photos[0].is_dir()
     if out is not None and not out.is_dir() and (single or out.suffix.lower() in images.FORMATS):
         return [_named(photos, out, kind, single)]
@@ -177,6 +180,8 @@ def one(
             f"tiles differ by up to {found.seam} of 255 where they meet; a larger --overlap or "
             "--tile makes it less"
         )
+    elif found.tiles > 1 and tiling.overlap == 0:
+        notes.append("tiles see nothing of their neighbours: seams may show; leave --overlap out")
     return ((height, width), (height * scale, width * scale)), notes
 
 

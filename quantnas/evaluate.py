@@ -35,6 +35,8 @@ MOST = 100.0
 
 SMALL = 32
 """Pixels of a side below which a network that fails is taken to fail because of the size."""
+QONNX = "qonnx.custom_op"
+"""The domain of operators that only QONNX files have."""
 
 Upscaler = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """uint8 RGB (H, W, 3) -> uint8 RGB (scale*H, scale*W, 3)"""
@@ -177,6 +179,11 @@ def onnx_upscaler(path: Path, pixels: Pixels | None = None) -> Upscaler:
     try:
         run = session(path)
     except Exception as error:
+        if QONNX in str(error):
+            raise DataError(
+                f"{path} is a QONNX file, for FPGA toolchains: ONNX Runtime does not run it.",
+                "Give the model.onnx of the same run.",
+            ) from error
         raise DataError(
             f"ONNX Runtime {ort.__version__} cannot load {path}: {error}.",
             "Check that it is a complete ONNX file, or update ONNX Runtime.",
@@ -229,8 +236,8 @@ def _require_shape(name: str, low: NDArray[np.uint8], sides: Sequence[int | str]
     height, width = low.shape[:2]
     if any(isinstance(n, int) and n != m for n, m in zip(sides, (height, width), strict=True)):
         raise DataError(
-            f"{name} takes images of {sides[1]}x{sides[0]} pixels alone; this one has "
-            f"{width}x{height}.",
+            f"{name} takes images of {sides[0]} rows and {sides[1]} columns alone; this one has "
+            f"{height} and {width}.",
             "Use such images, or export the run without a size.",
         )
 

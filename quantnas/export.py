@@ -234,6 +234,8 @@ def _metadata(path: Path) -> str | None:
         raise DataError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
     except Exception as error:
         raise DataError(f"{path} is not a complete ONNX file.", "Export it again.") from error
+    if not model.graph.node:
+        raise DataError(f"{path} is empty: it holds no network.", "Export it again.")
     return {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
 
 

@@ -103,7 +103,8 @@ def _quality(
     """Mean PSNR-Y of a file on the middle of some photographs, dB, and that of bicubic."""
     ours = [metrics.psnr_y(upscale(p.low), p.high, scale) for p in pairs]
     plain = [metrics.psnr_y(bicubic.upscale(p.low, scale), p.high, scale) for p in pairs]
-    return {"file": sum(ours) / len(ours), "bicubic": sum(plain) / len(plain)}
+    means = {"file": sum(ours) / len(ours), "bicubic": sum(plain) / len(plain)}
+    return {**means, "photographs": len(pairs), "side": SAMPLE}
 
 
 def _file_of_any_size(run: Run, config: RunConfig) -> Path:

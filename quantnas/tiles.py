@@ -80,6 +80,7 @@ class Enlarged:
     image: Image
     seam: int = 0
     """Largest difference of neighbouring tiles where they meet, of 255."""
+    tiles: int = 1
 
 
 def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> Network:
@@ -167,7 +168,7 @@ def enlarge(
     else:
         found = yield from _tiled(network, low, tiles)
     cut = found.image[: height * network.scale, : width * network.scale]
-    return Enlarged(np.ascontiguousarray(cut), found.seam)
+    return Enlarged(np.ascontiguousarray(cut), found.seam, len(tiles))
 
 
 def _tiled(network: Network, low: Image, tiles: list[Tile]) -> Generator[int, None, Enlarged]:

@@ -182,7 +182,7 @@ def test_a_file_of_one_size_knows_every_shape_and_refuses_other_images(make, tmp
     image = np.zeros((16, 20, 3), np.uint8)
     assert upscale(image).shape == (16 * scale, 20 * scale, 3)
     for other in (image[:, :19], image[:15], image.transpose(1, 0, 2)):
-        with pytest.raises(DataError, match="takes images of 20x16 pixels alone"):
+        with pytest.raises(DataError, match="takes images of 16 rows and 20 columns alone"):
             upscale(other)
 
 
@@ -238,15 +238,15 @@ def test_the_command_writes_the_form_that_was_asked_for(source, tmp_path, capsys
     assert command("export", source, "-o", file, *options) == 0
     made = tmp_path / "export" / "mine"
     found = json.loads((made / "steps" / "export.json").read_text())["psnr"]
-    told = f"the file: {found['file']:.2f} dB PSNR-Y on the middle of held-out photographs, bicubic"
-    assert f"{told} {found['bicubic']:.2f} dB" in capsys.readouterr().out
+    told = f"the file: {found['file']:.2f} dB PSNR-Y, bicubic {found['bicubic']:.2f} dB, on 2 held"
+    assert told in capsys.readouterr().out
     assert file.read_bytes() == (made / "model.onnx").read_bytes()
     graph = onnx.load(file).graph
     assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [1, 3, 24, 32]
     assert graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert "size: 24x32" in (made / "config.yaml").read_text()
     assert command("evaluate", made, "--output", tmp_path) == 3
-    assert "takes images of 32x24 pixels alone" in capsys.readouterr().err
+    assert "takes images of 24 rows and 32 columns alone" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["m.onnx"]
 
 
@@ -311,3 +311,37 @@ def test_an_evaluated_run_with_a_file_of_one_size_is_measured_at_any(source, tmp
     list(pipeline.export_step(run, config))
     list(pipeline.evaluate_step(run, config))
     assert run.result("evaluate")["sets"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["-o", "m.tflite", "--float"], "but the format is float"),
+        (["-o", "m.onnx", "--format", "tflite"], "but the format is tflite"),
+        (["--format", "qonnx", "--float"], "are both given"),
+    ],
+)
+def test_formats_that_contradict_each_other_are_refused(
+    source, tmp_path, capsys, monkeypatch, arguments, told
+):
+    monkeypatch.chdir(tmp_path)
+    assert command("export", source, *arguments, "--output", "there") == 2
+    assert told in capsys.readouterr().err and not (tmp_path / "there").exists()
+
+
+def test_a_name_that_ends_in_tflite_means_that_format(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("export", source, "-o", "m.tflite", "--size", "24x32", "--output", "there") == 0
+    made = tmp_path / "there" / "export" / "mine"
+    assert (tmp_path / "m.tflite").read_bytes() == (made / "model.tflite").read_bytes()
+    assert (
+        f"upscale PHOTO -m {made.relative_to(tmp_path) / 'model.onnx'}" in capsys.readouterr().out
+    )
+
+
+def test_a_qonnx_file_is_not_taken_for_a_damaged_one(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--format", "qonnx", "--size", "24x32", "--output", "there"]
+    assert command("export", source, "-o", "q.onnx", *options) == 0
+    assert command("evaluate", "q.onnx", "--data", "photos", "--output", "there") == 3
+    assert "is a QONNX file" in capsys.readouterr().err

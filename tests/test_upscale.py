@@ -110,6 +110,7 @@ def test_jobs_keep_names_and_places(here):
         (["photos/b.png", "photos/b.png", "-o", "new"], 2, "would both become"),
         (["photos/b.png", "-o", "photos/c.png/a.png"], 3, "cannot be written into"),
         (["photos/none.png"], 3, "none.png' does not exist"),
+        (["photos/none", "-o", "new"], 3, "none' does not exist"),
         (["photos/c.png"], 3, "is damaged or not"),
         (["photos/b.png", "-m", "photos/c.onnx"], 3, "is not a complete ONNX file"),
         (["photos/b.png", "-m", "cut.onnx"], 3, "is not a complete ONNX file"),
@@ -160,6 +161,8 @@ def test_progress_counts_the_tiles_of_all_photographs(here):
 def test_visible_seams_are_told(here, capsys):
     assert command("upscale", "photos/b.png", "--tile", "10", "--overlap", "1") == 0
     assert "of 255 where they meet" in capsys.readouterr().err
+    assert command("upscale", "photos/b.png", "--tile", "10", "--overlap", "0", "--force") == 0
+    assert "see nothing of their neighbours" in capsys.readouterr().err
     assert command("upscale", "photos/b.png", "--tile", "10", "--force") == 0
     assert "where they meet" not in capsys.readouterr().err
 
