@@ -134,9 +134,9 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
 
 
 def _foreign(path: Path, name: str) -> Model:
-    where = survey.survey(path).space
-    totals, load = survey.float_cost(where), partial(tiles.load, path, where.scale, where.pixels)
-    return Model(name, f"ONNX file {path}", where.scale, path, totals, load)
+    w = survey.survey(path).space
+    load = partial(tiles.load, path, w.scale, w.pixels)
+    return Model(name, f"ONNX file {path}", w.scale, path, survey.float_cost(w), load)
 
 
 def _place(path: Path) -> tuple[Run, str, str]:

@@ -87,7 +87,7 @@ def float_cost(where: SearchSpace) -> cost.Cost:
 
 
 def recorded(told: Mapping[str, Any], path: Path) -> Pixels | None:
-    """What the metadata of an exported file say that it takes and gives, if it is from elsewhere."""
+    """What the metadata of an exported file say of images, if it is a network from elsewhere."""
     return schema.parse(Pixels, told["pixels"], str(path)) if "pixels" in told else None
 
 
