@@ -4,7 +4,9 @@ Every operator is translated by one function (`translations.TABLE`). What depend
 size stays arithmetic in the graph, so it takes images of every size that the file takes.
 """
 
+import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from .translations import TABLE
 from .trying import trial
 
 APART = 16
-"""Times that the second example of an image is larger than what the file was tried with."""
+"""Times that the second example of an image is larger than the first."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,7 @@ def load(path: Path) -> Imported:
     """
     source = onnx_source.read(path, TABLE)
     found = trial(onnx_source.session(path, path), source.entry, path)
-    examples = found.sizes[0], _larger(found.sizes[-1], source.entry)
-    try:
-        network = graph_of(source, examples, path)
-    except UsageError:  # it may be open to several images in name only
-        network = graph_of(source, examples, path, (1, 1))
+    network = _opened(source, found.sizes, path)
     nodes = list(network.graph.nodes)
     names = {str(n.target): n.meta[NODE] for n in nodes if n.op == "call_module"}
     tensors = {n.meta[TENSOR]: n.name for n in nodes if n.meta.get(TENSOR)}
@@ -68,10 +66,29 @@ def load(path: Path) -> Imported:
     )  # fmt: skip
 
 
-def _larger(size: tuple[int, int], entry: Entry) -> tuple[int, int]:
-    """Far from the other example, so that no inner side is the same at both by chance."""
-    height, width = (side * APART for side in size)
-    return entry.height or height, entry.width or width
+def _opened(source: Source, tried: Sequence[tuple[int, int]], path: Path) -> fx.GraphModule:
+    """For several images and for all sizes, even where the file states one image or one size: most
+    networks would take more. Where what it does depends on what it states, as the file says.
+    """
+    entry, count = source.entry, source.entry.batch or 1
+    height, width = (side * APART for side in tried[-1])  # so far that no inner side is the same
+    large, stated = (height, width), (entry.height or height, entry.width or width)
+    for second in dict.fromkeys((large, stated)):
+        with suppress(UsageError):
+            network = graph_of(source, (tried[0], second), path)
+            if _follows(network, entry, (tried[0], second)):
+                return network
+    return graph_of(source, (tried[0], stated), path, (count, count))
+
+
+def _follows(network: fx.GraphModule, entry: Entry, sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether each of several images becomes a larger one, by the same factor at both sizes."""
+    shapes, factors = copy.deepcopy(network).to("meta"), set()
+    for x, (height, width) in zip(_examples(entry, sizes, (2, 3)), sizes, strict=True):
+        with torch.device("meta"), torch.no_grad():
+            count, _, tall, wide = shapes(x).shape
+        factors |= {tall / height, wide / width, 1 if count == len(x) else 0}
+    return len(factors - {1}) == 1 and 0 not in factors
 
 
 def graph_of(
@@ -83,7 +100,7 @@ def graph_of(
     """The translated graph.
 
     sizes: two heights and widths, for which shapes alone are computed; images: how many there are
-    each time, where the file leaves that open.
+    each time.
 
     Raises UsageError for what cannot be translated, all of it.
     """
@@ -140,7 +157,7 @@ def _examples(
     """Of the input, at both sizes."""
     kind = torch.uint8 if entry.dtype == "uint8" else torch.float32
     first, second = (
-        torch.empty((entry.batch or count, entry.channels, *size), dtype=kind, device="meta")
+        torch.empty((count, entry.channels, *size), dtype=kind, device="meta")
         for count, size in zip(images, sizes, strict=True)
     )
     return first, second

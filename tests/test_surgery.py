@@ -47,9 +47,10 @@ class Small(nn.Module):
         return (self.last(F.relu(self.up(y))) * 0.05 + skip) * self.peak
 
 
-def exported(net, path, opset=13):
+def exported(net, path, opset=13, axes=None):
+    """axes: None = open in the number of images and in their size."""
     net.eval()
-    axes = {"x": {0: "n", 2: "h", 3: "w"}}
+    axes = {"x": {0: "n", 2: "h", 3: "w"}} if axes is None else axes
     torch.onnx.export(
         net, (torch.rand(1, 3, 24, 20),), path, opset_version=opset, dynamo=False,
         input_names=["x"], output_names=["y"], dynamic_axes=axes,
@@ -209,6 +210,20 @@ def test_a_file_from_elsewhere_from_end_to_end(tmp_path, capsys, monkeypatch):
     assert command("evaluate", "out.onnx", path) == 0
     assert command("quantize", "out.onnx", "--bits", "4") == 3
     assert command("quantize", path) == 2
+
+
+@pytest.mark.parametrize("axes", [{}, {"x": {2: "h", 3: "w"}, "y": {2: "H", 3: "W"}}])
+def test_a_file_for_one_image_or_one_size_is_calibrated_on_many(
+    tmp_path, capsys, monkeypatch, axes
+):
+    """Nearly all files of elsewhere state one image."""
+    monkeypatch.chdir(tmp_path)
+    path = exported(Small(255), tmp_path / "m.onnx", axes=axes)
+    given = ["--train", "none", "--set", "quantize.crops=4", "-o", "out.onnx"]
+    assert command("quantize", path, "--bits", "w4a8", *given) == 0
+    assert "5 of 5 convolutions in integers" in capsys.readouterr().out
+    before, after = (onnx.load(file).graph for file in (path, "out.onnx"))
+    assert list(before.input) == list(after.input) and list(before.output) == list(after.output)
 
 
 def test_all_that_cannot_be_imported_is_named(tmp_path, capsys):
