@@ -83,13 +83,13 @@ def export(
     assert result is not None
     for line in console.export_lines(result):
         console.say(line, target)
-    psnr = result["psnr"]
-    console.say(
-        f"the file: {psnr['file']:.2f} dB PSNR-Y, bicubic {psnr['bicubic']:.2f} dB, on "
-        f"{psnr['photographs']} held-out photographs (at most {psnr['side']} pixels from their "
-        "middle)",
-        target,
-    )
+    if (psnr := result["psnr"]) is not None:
+        console.say(
+            f"the file: {psnr['file']:.2f} dB PSNR-Y, bicubic {psnr['bicubic']:.2f} dB, on "
+            f"{psnr['photographs']} held-out photographs (at most {psnr['side']} pixels from "
+            "their middle)",
+            target,
+        )
     beside = result.get("beside")
     made = target.folder / (beside or result)["file"]
     if beside:

@@ -33,7 +33,7 @@ from . import (
 )
 from .config import ExportConfig, RunConfig
 from .errors import UsageError
-from .imported import Imported
+from .imported import Imported, read
 from .phases import Progress
 from .runs import Run, require, to_json, write_text
 from .space import SearchSpace
@@ -67,7 +67,9 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         "bytes": target.stat().st_size,
         "sha256": export.sha256(target),
         "verification": found,
-        "psnr": _quality(_file_upscaler(run, config, where), pairs, where.scale),
+        "psnr": None
+        if _of_one_size(where)
+        else _quality(_file_upscaler(run, config, where), pairs, where.scale),
         "cost": totals,
     }
     if beside is not None:
@@ -95,6 +97,11 @@ def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
             f"`export.size` is {form.size}, but skeleton '{where.skeleton}' needs {least} pixels.",
             "Make it larger.",
         )
+
+
+def _of_one_size(where: SearchSpace) -> bool:
+    """Whether it is a network from elsewhere whose file takes images of one size alone."""
+    return bool(where.source) and read(where.source).entry.height is not None
 
 
 def _quality(
