@@ -63,7 +63,7 @@ def export(
     """
     if file is not None:
         console.refuse_existing(file, force)
-        _require_writable(file)
+        require_writable(file)
     chosen_format = _format(format, float_, file)
     form = {
         "export.format": chosen_format,
@@ -77,7 +77,7 @@ def export(
     except VerificationError:
         if file is not None:
             for rejected in target.folder.glob("*.rejected.*"):
-                _copy(rejected, file.with_suffix(f".rejected{rejected.suffix}"))
+                copy(rejected, file.with_suffix(f".rejected{rejected.suffix}"))
         raise
     result = target.result("export")
     assert result is not None
@@ -95,7 +95,7 @@ def export(
     if beside:
         console.say(f"{made.name}: {beside['bytes']:,} bytes, {beside['compared']}", target)
     if file is not None:
-        _copy(made, file)
+        copy(made, file)
     runs_here = made if chosen_format not in ELSEWHERE else target.folder / result["file"]
     shown = file if file is not None and runs_here is made else runs_here
     console.next_commands(
@@ -118,7 +118,7 @@ def _format(format: str | None, float_: bool, file: Path | None) -> str | None:
     )
 
 
-def _require_writable(file: Path) -> None:
+def require_writable(file: Path) -> None:
     """Raise DataError when a file of that name cannot be written."""
     folder = file.parent
     if file.is_dir():
@@ -134,7 +134,7 @@ def _require_writable(file: Path) -> None:
         ) from error
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
     """Whole or not at all."""
     part = target.with_name(f"{target.name}.part")
     shutil.copyfile(source, part)

@@ -1,6 +1,5 @@
 """`quantnas quantize`: a trained network on few bits."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ import typer
 from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError, UsageError
 
-from . import console, options, outcome, start
+from . import console, export, options, outcome, start
 
 Network = Annotated[
     Path | None,
@@ -205,6 +204,7 @@ def quantize(
         )
     if out is not None:
         console.refuse_existing(out, force)
+        export.require_writable(out)
     if resume is None and network is not None and network.is_file():
         begin = start.imported if network.suffix == ".onnx" else start.adopted
         target, chosen = begin(network, output, name, config, settings, flags)
@@ -218,8 +218,7 @@ def quantize(
     outcome.tell(target, chosen)
     if out is not None:
         console.perform(target, chosen, ["export"], "export")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(target.path("model.onnx"), out)
+        export.copy(target.path("model.onnx"), out)
         for line in console.export_lines(target.result("export") or {}):
             console.say(line, target)
     outcome.require(target, chosen, out)
