@@ -35,10 +35,10 @@ smoke: setup  ## the whole pipeline with a tiny configuration, into a temporary 
 		$(BIN)/quantnas run --config tests/smoke.yaml --output "$$out"
 
 test: setup  ## the fast tests
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: setup  ## every test, the slow ones too
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 docs: setup  ## write docs/cli.md anew from the commands' own help
 	$(BIN)/python -m typer quantnas.cli.main utils docs --name quantnas --title Commands --output docs/cli.md

@@ -1,6 +1,7 @@
 """Provides the fixtures that several test modules share."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from quantnas.space import Edge, SearchSpace
 from quantnas.supernet import choice_of
 
 torch.set_num_threads(1)  # for tensors this small, a second thread on a busy core costs 100 times
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for programs that tests start
 
 
 @pytest.fixture(scope="session")

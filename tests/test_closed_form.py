@@ -156,7 +156,9 @@ def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
 
 
 def test_the_spaces_have_every_skeleton():
-    assert {space.load(name).skeleton for name in SPACES} == {*skeleton.SKELETONS}
+    assert {space.load(name).skeleton for name in SPACES} == {*skeleton.SKELETONS} - {
+        "onnx"
+    }  # test_surgery.py
 
 
 # Operations

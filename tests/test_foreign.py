@@ -147,7 +147,9 @@ def test_nothing_of_the_released_file_is_left_out(published):
     assert found == sum(t.numel() for t in load_file(RELEASED).values()) == 433_448
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("set5", 32.16), ("set14", 28.65)])
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("set5", 32.16), pytest.param("set14", 28.65, marks=pytest.mark.slow)]
+)
 def test_the_released_weights_score_as_published(published, shared_data, name, wanted):
     upscale = evaluate.torch_upscaler(published)
     photos = photographs.find(shared_data / "test" / name, 4)

@@ -164,7 +164,9 @@ def require_equal(net: nn.Module, low: Tensor) -> None:
 
 
 def test_the_spaces_below_have_every_skeleton():
-    assert {space.load(name).skeleton for name in SPACES} == {*SKELETONS}
+    assert {space.load(name).skeleton for name in SPACES} == {*SKELETONS} - {
+        "onnx"
+    }  # test_surgery.py
 
 
 @pytest.mark.parametrize("bits", [None, *itertools.product(BITS, BITS)])

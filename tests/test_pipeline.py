@@ -61,9 +61,10 @@ def test_evaluation_is_done_on_photographs_that_were_not_learned_from(done):
     ("bits", "inner"),
     [
         (2, 8),
-        (8, 8),
-        (3, 4),
-        *(pytest.param(*widths, marks=pytest.mark.slow) for widths in ((3, 8), (4, 8), (2, 3))),
+        *(
+            pytest.param(*widths, marks=pytest.mark.slow)
+            for widths in ((8, 8), (3, 4), (3, 8), (4, 8), (2, 3))
+        ),
     ],
 )
 def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys, bits, inner):
@@ -99,6 +100,7 @@ def test_an_old_file_is_never_taken_for_a_new_one(done, tmp_path, capsys):
     assert "'export' has not finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_was_held_out_stays_held_out(tmp_path, capsys):
     """A photograph that comes into the folder later changes nothing; a flat one is measured."""
     folder = tmp_path / "photos"
@@ -134,7 +136,7 @@ def test_the_steps_one_by_one_give_what_the_whole_run_gives(done, tmp_path):
     ("step", "after"),
     [
         pytest.param("search", 7, marks=pytest.mark.slow),  # test_kill.py has one that is killed
-        ("train", 30),
+        pytest.param("train", 30, marks=pytest.mark.slow),
         ("train", 70),
     ],
 )
@@ -233,6 +235,7 @@ def test_evaluate_takes_a_lone_file(done, tmp_path, capsys):
     assert result["mean"] == inside["mean"] and result["images"] == inside["file"]
 
 
+@pytest.mark.slow
 def test_a_user_folder_with_grey_and_transparent_images(done, tmp_path, capsys):
     from PIL import Image
 

@@ -47,6 +47,7 @@ def test_the_genotype_that_was_asked_for_is_used(begin, keep):
     assert plots == {"alphas.png", "search.png", "architecture.png"}
 
 
+@pytest.mark.slow
 def test_the_winner_of_a_trial_is_used_and_an_interrupted_trial_goes_on(begin):
     settings = {"keep": "trial", "trial_steps": 3, "alpha_lr": 0.3}
     run, config = begin("whole", **settings)
