@@ -82,6 +82,12 @@ def find(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
+def others(folder: Path) -> list[Path]:
+    """The files below a folder, hidden ones apart, that `find` leaves out."""
+    seen = (p for p in folder.rglob("*") if p.is_file() and not _is_image(p, folder))
+    return sorted(p for p in seen if not _is_hidden(p, folder))
+
+
 def read(path: str | Path) -> NDArray[np.uint8]:
     """The image in a PNG, JPEG, WebP or BMP file as uint8 RGB of shape (H, W, 3).
 
@@ -170,9 +176,12 @@ def bundled() -> Bundled:
 
 
 def _is_image(path: Path, root: Path) -> bool:
-    if path.suffix.lower() not in FORMATS or not path.is_file():
-        return False
-    return not any(part.startswith(".") for part in path.relative_to(root).parts)
+    known = path.suffix.lower() in FORMATS and path.is_file()
+    return known and not _is_hidden(path, root)
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

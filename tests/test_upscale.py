@@ -294,3 +294,13 @@ def test_a_format_that_cannot_hold_the_size_is_told_before_computing(tmp_path, m
     monkeypatch.setattr(tiles, "enlarge", lambda *a: pytest.fail("computed"))
     with pytest.raises(UsageError, match="60x48 pixels, but a side of WEBP has 50"):
         enlarged(tmp_path / "a.png", "b.webp")
+
+
+def test_files_of_other_kinds_are_named(here, capsys):
+    folder = here / "album"
+    images.write(folder / "a.png", np.zeros((20, 24, 3), np.uint8))
+    (folder / "b.gif").write_bytes(b"GIF89a")
+    (folder / ".hidden").write_bytes(b"")
+    assert command("upscale", folder, "-o", here / "large") == 0
+    told = capsys.readouterr().err
+    assert f"left out, no photographs: {folder / 'b.gif'}\n" in told and ".hidden" not in told
