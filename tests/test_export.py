@@ -31,6 +31,10 @@ from quantnas.space import Edge
 
 BITS = [None, 8, 4, 3, 2]
 WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]
+MAIN = [
+    w if w in ((8, 8), (4, 4), (2, 8), (2, 2)) else pytest.param(*w, marks=pytest.mark.slow)
+    for w in WIDTHS
+]
 LEVELS = [ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL]
 VERSIONS = {None: (25, 13), 8: (13, 7), 4: (21, 10), 3: (21, 10), 2: (25, 13)}
 STORED = {2: TensorProto.UINT2, 3: TensorProto.UINT4, 4: TensorProto.UINT4, 8: TensorProto.INT8}
@@ -205,7 +209,7 @@ def test_every_convolution_of_a_published_space_runs_in_integers(make_published,
         assert kinds.count("Resize") == 2
 
 
-@pytest.mark.parametrize(("weights", "activations"), WIDTHS)
+@pytest.mark.parametrize(("weights", "activations"), MAIN)
 @pytest.mark.parametrize(
     "name", ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published", "fsrcnn"]
 )

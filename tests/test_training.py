@@ -129,6 +129,7 @@ def test_weights_of_another_network_are_refused_for_a_run_and_a_genotype(fixed, 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_float_has_all_the_time_for_it(tmp_path):
     how = TrainConfig(float_steps=1000, qat_steps=400, max_hours=1)
     assert training.schedule(RunConfig(train=how), False, True).seconds == pytest.approx(3600)
@@ -184,6 +185,7 @@ def test_the_time_limit_is_shared_out_by_what_the_steps_cost():
     assert training.schedule(RunConfig(train=alone), True).seconds == pytest.approx(3600)
 
 
+@pytest.mark.slow
 def test_a_time_limit_of_the_command_is_kept(tmp_path):
     settings = ["--set", "train.batch=2", "--set", "train.patch=12"]
     began = time.monotonic()
