@@ -96,8 +96,7 @@ def export(
         console.say(f"{made.name}: {beside['bytes']:,} bytes, {beside['compared']}", target)
     if file is not None:
         copy(made, file)
-    runs_here = made if chosen_format not in ELSEWHERE else target.folder / result["file"]
-    shown = file if file is not None and runs_here is made else runs_here
+    shown = target.folder / result["file"] if chosen_format in ELSEWHERE else file or made
     console.next_commands(
         f"evaluate {target.folder}", f"report {target.folder}", f"upscale PHOTO -m {shown}"
     )

@@ -123,8 +123,7 @@ def adopted(
 
     Without a space among the flags it is the one that the file names.
     """
-    from quantnas import adopt, workspace
-    from quantnas.settings import settled
+    from quantnas import adopt
 
     adopt.require_float(weights)
     named = adopt.space_of(weights)
@@ -138,12 +137,7 @@ def adopted(
         )
     with options.named(flags):
         run = fresh("quantize", output, name, chosen)
-    try:
-        adopt.adopt(run, settled(chosen), weights)
-    except BaseException:
-        shutil.rmtree(run.folder)
-        raise
-    return run, workspace.load_config(run)
+    return _taken(run, weights)
 
 
 def imported(
@@ -155,8 +149,7 @@ def imported(
     flags: dict[str, Any],
 ) -> tuple[Run, RunConfig]:
     """The same for the network in an ONNX file from elsewhere, after what was found out is told."""
-    from quantnas import adopt, survey, workspace
-    from quantnas.settings import settled
+    from quantnas import survey
 
     given = [option for option in ("space", "genotype") if flags[option] is not None]
     if given:
@@ -171,12 +164,20 @@ def imported(
         where = Path(folder) / f"{found.space.name}.yaml"
         where.write_text(space.to_yaml(found.space), encoding="utf-8")
         run = fresh("quantize", output, name, replace(chosen, space=str(where)))
+    return _taken(run, file)
+
+
+def _taken(run: Run, file: Path) -> tuple[Run, RunConfig]:
+    """A run that has begun, with the network in a file; when that fails, no run is left."""
+    from quantnas import adopt, workspace
+
+    config = workspace.load_config(run)
     try:
-        adopt.adopt(run, settled(workspace.load_config(run)), file)
+        adopt.adopt(run, config, file)
     except BaseException:
         shutil.rmtree(run.folder)
         raise
-    return run, workspace.load_config(run)
+    return run, config
 
 
 def resumed(path: Path) -> tuple[Run, RunConfig]:

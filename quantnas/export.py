@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import fx, nn
 
-from . import __version__, onnx_weights
+from . import __version__, onnx_weights, tracing
 from .config import ExportConfig
 from .conv import Conv2d, QuantConv2d
 from .cost import REFERENCE, Cost, Layer, learned, total
@@ -32,19 +32,16 @@ from .ops import Shape
 from .quantizer import ActQuantizer, FloatTensor
 from .runs import plain
 from .space import Pixels, outputs
-from .tracing import Tracer
 
 METADATA_KEY = "quantnas"
-CALL = "call_module"
-"""A node of a trace that stands for a module."""
 USUAL = ExportConfig()
 
 
 @torch.no_grad()
 def translate(network: nn.Module, form: ExportConfig = USUAL) -> Graph:
     """The network's graph with input "lr" and output "sr"."""
-    traced = Tracer().trace(network)
-    modules = {n: network.get_submodule(str(n.target)) for n in traced.nodes if n.op == CALL}
+    traced = tracing.Tracer().trace(network)
+    modules = tracing.modules(network, traced)
     readers = _readers(modules)
     graph, values = Graph(), dict[fx.Node, Any]()
     for node in traced.nodes:

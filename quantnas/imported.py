@@ -20,9 +20,9 @@ from .building import MADE, TENSOR
 from .conv import Conv2d
 from .errors import UsageError
 from .filling import Filling
-from .layer_forms import CALL
 from .quantizer import ActQuantizer
 from .space import Beside, Pixels, SearchSpace, Slot
+from .tracing import CALL
 
 KEPT = 4
 """Files that are kept in memory."""

@@ -20,8 +20,8 @@ from .building import NODE, TENSOR
 from .errors import DataError
 from .onnx_import import Imported
 from .space import AREAS, Area, Beside, Form, Pixels, Precision, Slot, outputs
+from .tracing import CALL
 
-CALL = "call_module"
 FLOAT = (Precision(32, 32),)
 SIZES = ((64, 96), (101, 75), (180, 320), (47, 58))
 """Heights and widths at which shapes are looked at, before they are made to fit."""

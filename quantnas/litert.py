@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from . import __version__
+from . import __version__, tracing
 from .conv import QuantConv2d
 from .cost import Cost
 from .errors import DataError, UsageError
@@ -26,11 +26,8 @@ from .litert_graph import IDENTIFIER, Graph, Levels, runtime, schema
 from .litert_layers import Ahead, Value, convolution, in_float, laid
 from .litert_operations import OPERATORS, TRANSLATE
 from .quantizer import ActQuantizer
-from .tracing import Tracer
 
 METADATA_KEY = "quantnas"
-CALL = "call_module"
-"""A node of a trace that stands for a module."""
 
 
 @torch.no_grad()
@@ -39,11 +36,9 @@ def translate(network: nn.Module, size: tuple[int, int]) -> tuple[Graph, int, Va
 
     Raises UsageError for a network with tensors that go on in float.
     """
-    traced = Tracer().trace(network)
-    run = fx.Interpreter(fx.GraphModule(network, traced), garbage_collect_values=False)
-    run.run(torch.zeros(1, 3, *size))
-    modules = {n: network.get_submodule(str(n.target)) for n in traced.nodes if n.op == CALL}
-    shapes = {node: tuple(value.shape) for node, value in run.env.items()}
+    traced = tracing.Tracer().trace(network)
+    modules = tracing.modules(network, traced)
+    shapes = tracing.shapes(network, traced, size)
     graph, values = Graph(), dict[fx.Node, Any]()
     low, out = graph.tensor((1, *size, 3), "FLOAT32"), Value(0)
     for node in traced.nodes:

@@ -19,16 +19,15 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, shape_inference
 from torch import fx, nn
 
-from . import __version__
+from . import __version__, tracing
 from .conv import QuantConv2d
 from .cost import Cost
-from .export import CALL, METADATA_KEY
+from .export import METADATA_KEY
 from .onnx_graph import Graph, tidied
 from .onnx_layers import Value
 from .onnx_ops import OPERATORS, TRANSLATE
 from .quantizer import ActQuantizer
 from .rfdn import resize_like
-from .tracing import Tracer
 
 DOMAIN = "qonnx.custom_op.general"
 OPSET, IR_VERSION = 13, 7
@@ -42,11 +41,9 @@ def translate(network: nn.Module, size: tuple[int, int]) -> Graph:
     A grid in front of a pixel shuffle stands behind it once more: what reads QONNX does not see
     through that operator which bits a tensor has.
     """
-    traced = Tracer().trace(network)
-    run = fx.Interpreter(fx.GraphModule(network, traced), garbage_collect_values=False)
-    run.run(torch.zeros(1, 3, *size))
-    modules = {n: network.get_submodule(str(n.target)) for n in traced.nodes if n.op == CALL}
-    shapes = {node: tuple(value.shape) for node, value in run.env.items()}
+    traced = tracing.Tracer().trace(network)
+    modules = tracing.modules(network, traced)
+    shapes = tracing.shapes(network, traced, size)
     graph, values = Graph(), dict[fx.Node, Any]()
     for node in traced.nodes:
         args: Any = fx.node.map_arg(node.args, values.__getitem__)
@@ -55,7 +52,7 @@ def translate(network: nn.Module, size: tuple[int, int]) -> Graph:
             values[node] = Value("lr", None)
         elif node.op == "output":
             graph.add("Identity", [args[0].name], "sr")
-        elif node.op == CALL:
+        elif node in modules:
             values[node] = Value(_module(graph, node.name, args[0].name, modules[node]), None)
         elif node.target is resize_like:
             resized = _resized(graph, node.name, args[0].name, shapes[node])

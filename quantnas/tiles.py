@@ -88,22 +88,13 @@ def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> 
 
     pixels: what a file from elsewhere takes and gives; how far it looks is not known.
     """
-    if pixels is not None or isinstance(source, Imported):
-        whole = (
-            evaluate.onnx_upscaler(source, pixels)
-            if isinstance(source, Path)
-            else evaluate.torch_upscaler(source)
-        )
-        return Network(scale, whole, Reach(UNKNOWN, whole=True), _no_parts)
+    foreign = pixels is not None or isinstance(source, Imported)
+    unknown = Reach(UNKNOWN, whole=True)  # never an attention, so it is not asked for its parts
     if isinstance(source, Path):
-        whole = evaluate.onnx_upscaler(source)
-        return Network(scale, whole, reach.of_file(source), cache(partial(_file_part, source)))
-    whole = evaluate.torch_upscaler(source)
-    return Network(scale, whole, reach.of_network(source), cache(partial(_network_part, source)))
-
-
-def _no_parts() -> Part:
-    raise NotImplementedError("only an attention of this project needs to know of the rest")
+        whole, part = evaluate.onnx_upscaler(source, pixels), partial(_file_part, source)
+        return Network(scale, whole, unknown if foreign else reach.of_file(source), cache(part))
+    net, part = evaluate.torch_upscaler(source), partial(_network_part, source)
+    return Network(scale, net, unknown if foreign else reach.of_network(source), cache(part))
 
 
 def _file_part(path: Path) -> Part:

@@ -14,6 +14,7 @@ from quantnas import (
     cost,
     export,
     genotype,
+    images,
     network,
     patches,
     quantize,
@@ -208,3 +209,11 @@ def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
         return run
 
     return make
+
+
+@pytest.fixture
+def source(make_run, tmp_path):
+    """The folder of a run that has everything up to its quantized network."""
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 60, 72, 3), np.uint8)):
+        images.write(tmp_path / "photos" / f"{i}.png", pixels)
+    return make_run(tmp_path / "runs" / "mine", held_out=str(tmp_path / "photos")).folder

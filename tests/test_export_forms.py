@@ -14,7 +14,6 @@ from quantnas import (
     cost,
     evaluate,
     export,
-    images,
     network,
     pipeline,
     quantize,
@@ -222,14 +221,6 @@ def command(*arguments) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
-
-
-@pytest.fixture
-def source(make_run, tmp_path):
-    """The folder of a run that has everything up to its quantized network."""
-    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 60, 72, 3), np.uint8)):
-        images.write(tmp_path / "photos" / f"{i}.png", pixels)
-    return make_run(tmp_path / "runs" / "mine", held_out=str(tmp_path / "photos")).folder
 
 
 def test_the_command_writes_the_form_that_was_asked_for(source, tmp_path, capsys):
