@@ -117,7 +117,7 @@ def follow(
     `watch` is called after every record.
     """
     show = _bars if sys.stderr.isatty() else _lines
-    with _gentle_interrupt() as asked, show(run) as draw:
+    with gentle_interrupt() as asked, show(run) as draw:
         pace = Pace()
         while True:
             try:
@@ -135,7 +135,7 @@ def follow(
 
 
 @contextmanager
-def _gentle_interrupt() -> Iterator[list[int]]:
+def gentle_interrupt() -> Iterator[list[int]]:
     """Collect the first Ctrl-C instead of raising; a second one raises as usual."""
     asked: list[int] = []
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -20,6 +20,7 @@ from .report import report
 from .run import run
 from .search import search
 from .spaces import spaces
+from .sweep import sweep
 from .train import train
 from .upscale import upscale
 
@@ -50,7 +51,8 @@ def _common(
 
 
 for command in (
-    run, search, train, quantize, export, evaluate, bench, report, spaces, models, info, upscale,
+    run, sweep, search, train, quantize, export, evaluate, bench, report, spaces, models, info,
+    upscale,
 ):  # fmt: skip
     app.command()(command)
 
@@ -59,8 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit.
 
     0 ok, 1 unexpected, 2 usage, 3 data, 4 verification, 5 a result worse than was asked for (it is
-    kept), 6 a search that diverged (its last sound state is kept), 130 interrupted with the state
-    saved.
+    kept), 6 a search that diverged (its last sound state is kept), 7 a sweep of which some points
+    failed, 130 interrupted with the state saved.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantnas import schema
+from quantnas import notation, schema
 from quantnas.config import RunConfig, SearchConfig
 from quantnas.errors import UsageError
 
@@ -140,32 +140,11 @@ SETTER = {"act_bits": "bits", "train.start": "from", "benchmarks": "benchmark"}
 """Setting -> its option, where that has another name."""
 SOURCE = "configuration"
 """What errors call settings that come from no file."""
-UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
-def number(text: str, option: str = "--target-bitops") -> float:
-    """2.0G -> 2e9. Raises UsageError for what is no number of that form."""
-    found = re.fullmatch(r"(\d+\.?\d*(?:e\+?\d+)?|\.\d+)([kmgt]?)", text.strip(), re.IGNORECASE)
-    value = float(found[1]) * UNITS[found[2].upper()] if found else 0.0
-    if not 0 < value < float("inf"):
-        raise UsageError(
-            f"{option} cannot be '{text}'.",
-            "Write a number above 0, with K, M, G or T behind it if you like: 2.0G, 500M, 2e9.",
-        )
-    return value
-
-
-def widths(text: str | None) -> dict[str, int | None]:
+def widths(text: str | None) -> dict[str, int] | dict[str, None]:
     """2 or w2a4 -> settings. Raises UsageError for what is no number of that form."""
-    if text is None:
-        return {"bits": None}
-    found = re.fullmatch(r"(\d)|w(\d)a(\d)", text.strip(), re.IGNORECASE)
-    if not found:
-        raise UsageError(
-            f"--bits cannot be '{text}'.", "Write 2, 3, 4 or 8, or both as in w2a4 (2, 3, 4, 8)."
-        )
-    weights, activations = int(found[1] or found[2]), int(found[3] or 8)
-    return {"bits": weights, "act_bits": activations}
+    return {"bits": None} if text is None else notation.widths(text, "--bits")
 
 
 def searching(
@@ -184,7 +163,9 @@ def searching(
             "Give one: a target finds its own penalty.",
         )
     return {
-        "search.target_bitops": None if target_bitops is None else number(target_bitops),
+        "search.target_bitops": None
+        if target_bitops is None
+        else notation.number(target_bitops, "--target-bitops"),
         "search.at": at,
         "search.penalty": penalty,
         "search.strategy": strategy,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quantnas import notation
 from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError, UsageError
 
@@ -225,7 +226,7 @@ def quantize(
 
 
 def _number(text: str | None, option: str) -> float | None:
-    return None if text is None else options.number(text, option)
+    return None if text is None else notation.number(text, option)
 
 
 def _require_one(flags: dict[str, Any]) -> None:

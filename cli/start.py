@@ -11,54 +11,12 @@ from typing import Any
 from quantnas import space
 from quantnas.config import BUDGETS, RunConfig
 from quantnas.errors import UsageError
-from quantnas.genotype import Genotype
 from quantnas.runs import Run
-from quantnas.space import SearchSpace
 
 from . import console, options
 
-SOLVERS = ("gptq", "gpfq", "qronos")
-"""Methods that need Brevitas."""
 WIDTHS = ("bits", "quantize.target_bitops", "quantize.target_size", "quantize.average_bits")
 """Settings that decide on bits, one of them at a time."""
-
-
-def fresh(
-    verb: str, output: Path, name: str | None, config: RunConfig, source: Run | None = None
-) -> Run:
-    """A new run folder; with a source, holding what the steps before `verb` made there."""
-    from quantnas import baselines, runs, settings, training, widths, workspace
-
-    used = settings.own(source, config) if source else config
-    chosen = workspace.inherited(source, used) if source else workspace.choose(used)
-    workspace.check(used, chosen, verb)
-    given = None
-    if verb in ("run", "quantize") and used.quantize.method in SOLVERS:
-        baselines.require()
-    if verb in ("run", "quantize"):
-        widths.check(*_architecture(source, used), used)
-    if verb in ("train", "run"):
-        training.require_teacher(used)
-        given = training.given_weights(used, source)
-    default = source.folder.resolve().name if source else Path(config.space).stem
-    run = runs.create(output, verb, name, default)
-    workspace.begin(run, config, chosen, runs.environment(), source)
-    if source is not None:
-        runs.carry(source, run, until=verb)
-    if given is not None:
-        shutil.copyfile(given, run.weights("given"))
-    return run
-
-
-def _architecture(source: Run | None, config: RunConfig) -> tuple[SearchSpace, Genotype | None]:
-    """The space, and the genotype as far as it is known by now."""
-    from quantnas import searching, workspace
-
-    if source is not None:
-        return workspace.architecture(source)
-    where = space.load(config.space, config.scale)
-    given = None if config.genotype is None else Path(config.genotype)
-    return where, searching.known_genotype(where, given)
 
 
 def begun(
@@ -82,12 +40,13 @@ def begun(
     if resume is not None:
         options.only_resume({"name": name, "config": config, "set": settings, **flags})
         return together(lambda: resumed(resume)[0], resumed(resume)[1])
+    from quantnas import beginning
     from quantnas.settings import settled
 
     named = {"space" if key == "SPACE" else key: value for key, value in flags.items()}
     chosen = options.configuration({}, config, settings, named)
     with options.named(named):
-        return together(lambda: fresh(verb, output, name, chosen), settled(chosen))
+        return together(lambda: beginning.fresh(verb, output, name, chosen), settled(chosen))
 
 
 def together(begin: Callable[[], Run], config: RunConfig) -> tuple[Run, RunConfig]:
@@ -123,7 +82,7 @@ def adopted(
 
     Without a space among the flags it is the one that the file names.
     """
-    from quantnas import adopt
+    from quantnas import adopt, beginning
 
     adopt.require_float(weights)
     named = adopt.space_of(weights)
@@ -136,7 +95,7 @@ def adopted(
             adopt.instead(weights, "Give --space, and --genotype where it leaves choices open."),
         )
     with options.named(flags):
-        run = fresh("quantize", output, name, chosen)
+        run = beginning.fresh("quantize", output, name, chosen)
     return _taken(run, weights)
 
 
@@ -149,7 +108,7 @@ def imported(
     flags: dict[str, Any],
 ) -> tuple[Run, RunConfig]:
     """The same for the network in an ONNX file from elsewhere, after what was found out is told."""
-    from quantnas import survey
+    from quantnas import beginning, survey
 
     given = [option for option in ("space", "genotype") if flags[option] is not None]
     if given:
@@ -163,7 +122,7 @@ def imported(
     with options.named(flags), tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / f"{found.space.name}.yaml"
         where.write_text(space.to_yaml(found.space), encoding="utf-8")
-        run = fresh("quantize", output, name, replace(chosen, space=str(where)))
+        run = beginning.fresh("quantize", output, name, replace(chosen, space=str(where)))
     return _taken(run, file)
 
 
@@ -211,7 +170,7 @@ def continued(
             f"`quantnas {verb}` needs a run to go on from.",
             f"Give its folder, as in: quantnas {verb} runs/run/rfdn_small",
         )
-    from quantnas import runs, workspace
+    from quantnas import beginning, runs, workspace
     from quantnas import settings as kept
 
     before = runs.existing(source)
@@ -222,5 +181,5 @@ def continued(
         base["quantize"] |= dict.fromkeys(BUDGETS)
     told = options.configuration(base, config, settings, flags)
     with options.named(flags):
-        run = fresh(verb, output, name, kept.continued(before, told), before)
+        run = beginning.fresh(verb, output, name, kept.continued(before, told), before)
     return run, workspace.load_config(run)

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from . import checkpoint
-from .runs import Run
+from .runs import Run, write_text
 
 SAVE_EVERY = 20.0
 """Seconds between two saved states of an unfinished phase."""
@@ -51,6 +52,9 @@ class Phase(Generic[S]):
     show: Callable[[S], dict[str, str]]
     notable: Callable[[S], bool] = lambda step: False
     """Whether a record goes into the metrics though it is not its turn."""
+    kept: Mapping[int, Path] = field(default_factory=dict)
+    """Steps done -> file for the state at that moment, for other runs to go on from, with the
+    records up to then beside it (`records_of`)."""
 
 
 def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
@@ -63,6 +67,8 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
             done = step.step
             if done % RECORD_EVERY == 0 or done == phase.total() or phase.notable(step):
                 run.record(phase.name, asdict(step))  # type: ignore[call-overload]
+            if done in phase.kept:
+                _keep(run, phase.kept[done], done, phase)
             yield Progress(phase.name, done, phase.total(), phase.show(step))
             if time.monotonic() - saved > SAVE_EVERY:
                 checkpoint.save(path, done, phase.parts)
@@ -71,3 +77,15 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
         checkpoint.save(path, done, phase.parts)
         raise
     checkpoint.save(path, done, phase.parts)
+
+
+def _keep(run: Run, path: Path, done: int, phase: Phase[S]) -> None:
+    """The state, and beside it the records up to now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(records_of(path), run.path("metrics.jsonl").read_text(encoding="utf-8"))
+    checkpoint.save(path, done, phase.parts)
+
+
+def records_of(state: Path) -> Path:
+    """Where the records are that belong to a kept state."""
+    return state.with_suffix(".jsonl")

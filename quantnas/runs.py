@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,28 +75,35 @@ class Run:
         with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain({"phase": phase, **values})) + "\n")
 
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, without what a kill has torn."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [row for row in map(_row, lines) if row is not None]
+
     def forget(self, phase: str, after: int) -> None:
         """Leave out of `metrics.jsonl` what a phase did after that step, and a torn last line.
 
         A killed run had gone on from its last saved state; it will do those steps again.
         """
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
+        if not (self.folder / "metrics.jsonl").exists():
             return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if row["phase"] != phase or row["step"] <= after:
-                kept.append(line + "\n")
-        write_text(path, "".join(kept))
+        kept = [row for row in self.records() if row["phase"] != phase or row["step"] <= after]
+        lines = [json.dumps(row) + "\n" for row in kept]
+        write_text(self.path("metrics.jsonl"), "".join(lines))
 
     def log(self, line: str) -> None:
         """Append a line to `log.txt`."""
         with self.path("log.txt").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return row
 
 
 def create(root: Path, verb: str, name: str | None, default: str) -> Run:
@@ -157,8 +165,8 @@ def carry(source: Run, target: Run, until: str) -> None:
         target.finish(step, source.result(step) or {})
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and command line."""
+def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
+    """Versions, machine and command line, that of this process where none is given."""
     packages = ("quantnas", "torch", "numpy", "onnx", "onnxruntime")
     versions = {}
     for package in packages:
@@ -171,7 +179,7 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "command": ["quantnas", *sys.argv[1:]],
+        "command": list(command or ["quantnas", *sys.argv[1:]]),
     }
 
 

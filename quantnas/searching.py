@@ -1,5 +1,6 @@
 """The search as a step of a run: what it reads, shows, keeps and leaves in the folder."""
 
+import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -42,10 +43,12 @@ LEFT_OUT = "photographs left out"
 """Phase of the record that counts them."""
 
 
-def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
+def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterator[Progress]:
     """Photographs -> genotype.json and the chosen candidates' weights.
 
     There are no weights where the genotype was given, or where the space leaves no choice.
+    `warm`: a state after the warm-up, which a search by gradient goes on from when it is there,
+    and leaves there otherwise; whatever budget another search has, it is the same until then.
     """
     where = _space(run, config)
     if not where.source:  # else it is there, and names the file beside it
@@ -57,10 +60,13 @@ def search_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         facts = {"seconds": 0.0, "kept": "nothing to choose", "share_decided": 1.0}
         _finish(run, config, where, found, facts)
         return
-    strategy = _random if config.search.strategy == "random" else _gradient
     loaded = yield from reading(run, config, where.scale, config.search.patch)
     counts = {"photographs": loaded.counts()}
-    yield from strategy(run, config, where, _material(config, loaded), counts)
+    material = _material(config, loaded)
+    if config.search.strategy == "random":
+        yield from _random(run, config, where, material, counts)
+    else:
+        yield from _gradient(run, config, where, material, counts, warm)
 
 
 def known_genotype(where: SearchSpace, given: Path | None) -> Genotype | None:
@@ -145,12 +151,14 @@ def _gradient(
     where: SearchSpace,
     material: search.Material,
     counts: Mapping[str, object],
+    warm: Path | None,
 ) -> Iterator[Progress]:
     began, c = time.monotonic(), config.search
     net, loop = _loop(config, where, material)
     total, parts, show = c.epochs * c.steps_per_epoch, loop.state.parts(), Show(c.at)
+    kept = {} if warm is None or _warmed(run, warm) else {c.warmup_epochs * c.steps_per_epoch: warm}
     phase = Phase(
-        "search", lambda: total, parts, loop.steps, show, lambda step: step.check is not None
+        "search", lambda: total, parts, loop.steps, show, lambda step: step.check is not None, kept
     )
     yield from phases.perform(run, phase)
     found, tried = yield from _chosen(run, config, loop)
@@ -172,6 +180,17 @@ def _gradient(
     network.save(decided, run.weights("searched"), where)
     trajectory.draw(run.folder, where)
     _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result, **counts})
+
+
+def _warmed(run: Run, warm: Path) -> bool:
+    """Let a search that has not begun go on from the state in `warm`; false without the file."""
+    if not warm.exists():
+        return False
+    point = run.resume_point("search")
+    if not point.exists():
+        shutil.copyfile(phases.records_of(warm), run.path("metrics.jsonl"))
+        shutil.copyfile(warm, point)
+    return True
 
 
 def _chosen(

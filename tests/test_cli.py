@@ -19,7 +19,7 @@ from quantnas.cli import console, options, panel
 from quantnas.cli.main import app, main
 from quantnas.cli.pace import Pace
 from quantnas.config import RunConfig, SearchConfig
-from quantnas.errors import DivergedError, UsageError
+from quantnas.errors import DivergedError
 from quantnas.phases import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -190,23 +190,6 @@ def test_settings_win_in_the_order_base_file_set_flag(tmp_path):
     assert (made.seed, made.search.epochs, made.search.batch) == (9, 9, 5)
     assert made.search.at == "8x8"
     assert made.search.patch == 24
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("2.0G", 2e9), ("500m", 5e8), ("3k", 3e3), ("1T", 1e12), ("12345", 12345), ("2e9", 2e9),
-     (".5G", 5e8), ("2.g", 2e9)],
-)  # fmt: skip
-def test_limits_are_numbers_with_a_suffix(text, value):
-    assert options.number(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "G", "-1G", "1GB", "two", "nan", "inf", "1e999", "0.0M"])
-def test_other_limits_are_an_error_that_names_the_form(text):
-    with pytest.raises(UsageError, match=r"2\.0G"):
-        options.number(text)
-    with pytest.raises(UsageError, match="--target-size cannot be"):
-        options.number(text, "--target-size")
 
 
 def test_the_options_of_a_search_are_settings(here, monkeypatch):

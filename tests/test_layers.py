@@ -14,13 +14,13 @@ CLI = ROOT / "cli"
 
 LAYERS = [
     {"errors"},
-    {"schema"},
+    {"schema", "notation"},
     {"space", "config"},
     {"genotype"},
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
     | {"tensorboard", "settings", "litert_graph", "machine", "building", "onnx_source"},
-    {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"}
+    {"plan", "filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"}
     | {"layouts", "tracing", "wiring", "onnx_weights", "float_twin"}
     | {"shape_arithmetic", "translate_resize", "trying"},
     {"ends", "distillation", "rfdn", "fusion", "picture"}
@@ -39,10 +39,14 @@ LAYERS = [
     {"random_search", "contest", "verify", "surgery", "report", "crops", "diagram", "trajectory"}
     | {"tables", "labels", "parts", "damage_plot"},
     {"workspace", "phases", "difference", "front"},
-    {"searching", "models", "widths", "enlarging", "formats"},
+    {"searching", "models", "widths", "enlarging", "formats", "branching"},
     {"comparison", "training", "latency"},
-    {"quantizing", "drop", "adopt", "profiling"},
+    {"quantizing", "drop", "adopt", "profiling", "beginning"},
     {"pipeline"},
+    {"point"},
+    {"workers", "cluster"},
+    {"sweeping"},
+    {"overview"},
 ]
 LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}
 PURE_DATA = 4  # up to this level: no tensors, no arrays, no graphs

@@ -1,0 +1,270 @@
+"""`quantnas sweep`: many runs, for the trade-off between quality and cost."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quantnas import notation, schema
+from quantnas.config import RunConfig
+from quantnas.errors import UsageError
+
+from . import console, options, standings
+
+if TYPE_CHECKING:
+    from quantnas.plan import Point, Sweep
+    from quantnas.workers import Engine
+
+INCOMPLETE = 7
+"""Exit code when points failed."""
+EACH = " Repeatable, or several with commas."
+
+
+def sweep(
+    space: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Search spaces: built-in ones or YAML files.",
+            show_default=RunConfig.space,
+            metavar="SPACE...",
+        ),
+    ] = None,
+    target_bitops: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="BitOps that the found networks shall have at --at: 0.5G,1G,2G." + EACH,
+            metavar="NUMBERS",
+        ),
+    ] = None,
+    penalty: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of targets: weights of the BitOps." + EACH, metavar="NUMBERS"),
+    ] = None,
+    bits: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="As `run` takes them, and `searched` for those found by the search." + EACH,
+            metavar="BITS",
+        ),
+    ] = None,
+    seed: Annotated[
+        list[str] | None,
+        typer.Option(help="Of weights, patches and noise." + EACH, metavar="SEEDS"),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Any other setting, as train.float_steps=1000,3000; repeatable.",
+            metavar="KEY=VALUE,...",
+        ),
+    ] = None,
+    at: options.At = None,
+    epochs: options.Epochs = None,
+    scale: options.Scale = None,
+    data: options.Data = None,
+    eval_data: options.EvalData = None,
+    benchmark: options.Benchmark = None,
+    device: options.Device = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file: the settings of a run, with `vary: {setting: [values]}` or "
+            "`points: [{setting: value}]`; options win over it."
+        ),
+    ] = None,
+    settings: options.Set = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Points at a time on this machine, each with its share.")
+    ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: a Ray cluster that shares the folder, auto or its address; needs the "
+            "extra `ray`.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    cores: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="For each point.", show_default="the machine's / --workers; 1 with --ray"
+        ),
+    ] = None,
+    output: options.Output = options.ROOT,
+    name: options.Name = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Continue the sweep in this folder; failed points are tried again.",
+            metavar="SWEEP",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the points, and do nothing.")
+    ] = False,
+) -> None:
+    """Search, train, quantize, export and evaluate one network per point of a grid.
+
+    Example: quantnas sweep rfdn_small --target-bitops 0.3G,0.6G,1.2G --bits searched,2 --workers 2
+
+    Every point is a run folder. What points have in common is computed once: the warm-up of the
+    supernet for all targets, the search for all --bits. Ctrl-C, or even a kill, loses nothing:
+    --resume goes on.
+
+    Exit code 7: some points failed; the others are done.
+    """
+    from quantnas import sweeping
+
+    varied = {
+        "target_bitops": target_bitops, "penalty": penalty, "bits": bits, "seed": seed,
+    }  # fmt: skip
+    flags = {
+        "scale": scale, "data": data, "eval_data": eval_data, "benchmarks": benchmark or None,
+        "device": device, "search.at": at, "search.epochs": epochs,
+    }  # fmt: skip
+    if resume is not None:
+        options.only_resume(
+            {"SPACE": space, "name": name, "config": config, "set": settings, "vary": vary}
+            | varied
+            | flags
+        )
+        folder = sweeping.existing(resume)
+    else:
+        asked = _asked(config, settings, flags)
+        with options.named(flags):
+            points = _points(asked, space, vary, config, varied)
+        if dry_run:
+            return _list(points)
+        console.say(f"{len(points)} points; checking their settings", progress=True)
+        folder = sweeping.begin(output, name, points)
+    with_gpu = _wants_gpu(folder)
+    _perform(folder, _engine(folder, workers, ray, cores, with_gpu), _again(folder, workers, ray))
+
+
+def _asked(config: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> "Sweep":
+    """The file, then --set, then the flags that were given."""
+    from quantnas import plan
+
+    asked = plan.read(config) if config is not None else plan.Sweep({}, {})
+    for setting in settings or ():
+        schema.assign(asked.base, setting)
+    for name, value in flags.items():
+        if value is not None:
+            section, _, key = name.rpartition(".")
+            where = asked.base.setdefault(section, {}) if section else asked.base
+            where[key] = value
+    return asked
+
+
+def _points(
+    asked: "Sweep",
+    space: list[str] | None,
+    vary: list[str] | None,
+    config: Path | None,
+    varied: dict[str, list[str] | None],
+) -> "list[Point]":
+    from quantnas import plan
+
+    if varied["target_bitops"] and varied["penalty"]:
+        raise UsageError(
+            "--penalty and --target-bitops are both given.",
+            "Give one: a target finds its own penalty.",
+        )
+    values: dict[str, list[Any]] = {"space": list(space or ())}
+    values["search.target_bitops"] = [
+        notation.number(text, "--target-bitops") for text in _each(varied["target_bitops"])
+    ]
+    values["search.penalty"] = [_number(t, "--penalty", float) for t in _each(varied["penalty"])]
+    for setting in vary or ():
+        key, _, text = setting.partition("=")
+        found: dict[str, Any] = {}
+        schema.assign(found, f"values=[{text}]")
+        values[key.strip()] = found["values"]
+    values["bits"] = [None if t == "searched" else _bits(t) for t in _each(varied["bits"])]
+    values["seed"] = [_number(t, "--seed", int) for t in _each(varied["seed"])]
+    grid = asked.vary | {key: each for key, each in values.items() if each}
+    source = str(config or options.SOURCE)
+    return plan.points(plan.Sweep(asked.base, grid, asked.points), source)
+
+
+def _each(given: list[str] | None) -> list[str]:
+    return [part.strip() for text in given or () for part in text.split(",") if part.strip()]
+
+
+def _bits(text: str) -> str:
+    notation.widths(text, "--bits")
+    return text
+
+
+def _number(text: str, option: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(f"{option} cannot be '{text}'.", "Write numbers, as 0,1,2.") from error
+
+
+def _list(points: "list[Point]") -> None:
+    for point in points:
+        varied = "  ".join(f"{key}={value}" for key, value in point.varied.items())
+        console.say(f"{point.name}:  {varied}")
+
+
+def _wants_gpu(folder: Path) -> bool:
+    """Whether a point may use one."""
+    from quantnas import runs, settings, sweeping
+
+    found = (folder / "points" / name for name in sweeping.names(folder))
+    there = [runs.existing(point) for point in found if (point / "config.yaml").exists()]
+    return any(settings.written(run).device != "cpu" for run in there)
+
+
+def _engine(folder: Path, workers: int, ray: str | None, cores: int | None, gpu: bool) -> "Engine":
+    if ray is not None:
+        from quantnas.cluster import Cluster
+
+        return Cluster(ray, cores or 1, folder, gpu)
+    import torch
+
+    from quantnas import workers as local
+
+    return local.Workers(
+        workers, cores or max(1, local.cores() // workers), torch.cuda.device_count() if gpu else 0
+    )
+
+
+def _again(folder: Path, workers: int, ray: str | None) -> str:
+    how = f" --ray {ray}" if ray else f" --workers {workers}" if workers > 1 else ""
+    return f"quantnas sweep --resume {folder}{how}"
+
+
+def _perform(folder: Path, engine: "Engine", again: str) -> None:
+    from quantnas import overview, sweeping
+
+    console.say(f"sweep folder: {folder}", progress=True)
+    last = standings.follow(sweeping.perform(folder, engine), folder, again)
+    for line in _found(overview.rows(folder)):
+        console.say(line)
+    console.say(f"table: {overview.write(folder)}")
+    failed = [point for point in last.points if point.state == "failed"]
+    if failed:
+        for point in failed:
+            typer.echo(f"failed: {point.name}: {point.cause}", err=True)
+        typer.echo(
+            f"{len(failed)} of {len(last.points)} points failed; to try them again:", err=True
+        )
+        typer.echo(f"  {again}", err=True)
+        sys.exit(INCOMPLETE)
+    console.next_commands(f"report {folder}")
+
+
+def _found(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The finished points by cost."""
+    done = sorted((row for row in rows if "psnr" in row), key=lambda row: row["gbitops"])
+    for row in done:
+        scores = "  ".join(
+            f"{name} {psnr['file']:.2f} ({psnr['file'] - psnr['bicubic']:+.2f})"
+            for name, psnr in row["psnr"].items()
+        )
+        yield f"{row['name']}: {row['gbitops']:.2f} GBitOps, {row['bytes']:,} bytes, {scores}"

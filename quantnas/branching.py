@@ -1,0 +1,66 @@
+"""What runs have in common, so that it is computed once: a warm-up, a search, a training.
+
+A run that has the settings of another one, as far as a step depends on them, would come to the
+same result: everything random is a function of the seed. So it takes what the other one has made.
+The warm-up of a supernet does not even depend on the budget: only weights learn in it.
+"""
+
+import hashlib
+import shutil
+from dataclasses import asdict, replace
+
+from . import parts, runs, settings
+from .config import RunConfig, SearchConfig
+from .runs import Run, to_json
+from .workspace import load_config
+
+AFTER_WARMUP = ("target_bitops", "penalty", "entropy", "alpha_lr", "keep", "trial_steps", "samples")
+"""Settings of a search that mean nothing before the alphas learn."""
+PHASES = {"search": ("search", "trial"), "train": ("float", "rounded")}
+"""Step -> the phases whose records it leaves."""
+PLOTS = ("search", "alphas", "architecture")
+"""Pictures that the search leaves."""
+
+
+def keys(run: Run) -> dict[str, str | None]:
+    """Step -> a digest of all that it depends on: equal ones give equal results.
+
+    Of `warmup` none, where the search has none or is no search by gradient.
+    """
+    config = load_config(run)
+    c = config.search
+    searched = _digest(run, config, asdict(c))
+    fresh = {name: getattr(SearchConfig, name) for name in AFTER_WARMUP}
+    warm = c.strategy == "gradient" and c.warmup_epochs > 0 and config.genotype is None
+    trained = [searched, asdict(config.train), config.quantize.crops]
+    return {
+        "warmup": _digest(run, config, asdict(replace(c, **fresh))) if warm else None,
+        "search": searched,
+        "train": hashlib.sha256(to_json(trained).encode()).hexdigest()[:16],
+    }
+
+
+def _digest(run: Run, config: RunConfig, section: object) -> str:
+    files = [run.folder / name for name in ("space.yaml", settings.GIVEN, parts.FILE)]
+    texts = [file.read_text(encoding="utf-8") if file.exists() else None for file in files]
+    given = [texts, config.seed, config.device, section]
+    return hashlib.sha256(to_json(given).encode()).hexdigest()[:16]
+
+
+def take(source: Run, target: Run, until: str) -> None:
+    """Copy what the steps before `until` made, with their records and pictures, if `target` has
+    not begun."""
+    if target.result("search") is not None or target.resumable:
+        return
+    (target.folder / "plots").mkdir(exist_ok=True)
+    for name in PLOTS:
+        picture = source.folder / "plots" / f"{name}.png"
+        if picture.exists():
+            shutil.copy2(picture, target.folder / "plots" / picture.name)
+    before = runs.STEPS[: runs.STEPS.index(until)]
+    known = {phase for step in before for phase in PHASES.get(step, ())}
+    for row in source.records():
+        if row["phase"] in known:
+            target.record(row["phase"], row)
+    target.log(f"taken from {source.folder}: all before the step '{until}'")
+    runs.carry(source, target, until)

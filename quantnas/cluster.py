@@ -1,0 +1,105 @@
+"""The points of a sweep as tasks of a Ray cluster, whose machines share the sweep's folder.
+
+Ray (the extra `quantnas[ray]`) places and watches the tasks; what they make is collected through
+the folder. A point whose machine dies is begun again elsewhere, from its last saved state.
+"""
+
+import importlib
+import importlib.util
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, UsageError
+from .point import Job, perform
+
+PATIENCE = 120.0
+"""Seconds in which a task may save its state before it is ended."""
+LOST = -1
+"""How a point has ended whose process or machine has gone."""
+LOOK = 2.0
+"""Seconds between two counts of the machines."""
+
+
+def require() -> None:
+    """Raise UsageError when Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError(
+            "--ray needs Ray, which is not installed.",
+            "Install it on every machine with: pip install 'quantnas[ray]', or give --workers.",
+        )
+
+
+def task(job: Job, stop: Path, cores: int) -> int:
+    """What a machine of the cluster does: a point, until the file `stop` is there."""
+    import torch
+
+    torch.set_num_threads(cores)
+    if not job.run.is_dir():
+        raise FileNotFoundError(f"{job.run} is not there: this machine does not share the folder")
+    return perform(job, stop.exists)
+
+
+class Cluster:
+    """A running Ray cluster; `address` as `ray.init` takes it, `auto` for the one of this machine.
+
+    `cores` for each point, and one GPU where the cluster has any and `gpu` is not false. Raises
+    UsageError without Ray, DataError when there is no such cluster.
+    """
+
+    def __init__(self, address: str, cores: int, folder: Path, gpu: bool = True) -> None:
+        require()
+        ray: Any = importlib.import_module("ray")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"There is no Ray cluster at '{address}': {str(error).splitlines()[0]}",
+                "Start one with `ray start --head`, and on the other machines with "
+                "`ray start --address HOST:6379`.",
+            ) from error
+        self.ray, self.cores, self.stopping = ray, cores, folder.resolve() / "stop"
+        self.stopping.unlink(missing_ok=True)
+        self.needs: dict[str, float] = {"CPU": cores}
+        if gpu and ray.cluster_resources().get("GPU"):
+            self.needs["GPU"] = 1
+        options = {"num_cpus": cores, "num_gpus": self.needs.get("GPU", 0), "max_retries": 0}
+        self.remote = ray.remote(**options, scheduling_strategy="SPREAD")(task)
+        self.tasks: dict[Any, Job] = {}
+        self.places, self.looked = 0, -LOOK
+
+    def room(self) -> bool:
+        if time.monotonic() - self.looked > LOOK:
+            nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+            each = [min(n.get(k, 0) // v for k, v in self.needs.items()) for n in nodes]
+            self.places, self.looked = int(sum(each)), time.monotonic()
+        return len(self.tasks) < self.places
+
+    def start(self, job: Job) -> None:
+        self.tasks[self.remote.remote(job, self.stopping, self.cores)] = job
+
+    def ended(self) -> Iterator[tuple[Job, int]]:
+        if not self.tasks:
+            return
+        ready, _ = self.ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0)
+        for reference in ready:
+            job, code = self.tasks.pop(reference), LOST
+            try:
+                code = self.ray.get(reference)
+            except self.ray.exceptions.RayError as error:
+                line = str(error).strip().splitlines()[-1]
+                with (job.run / "errors.txt").open("a", encoding="utf-8") as errors:
+                    errors.write(f"{type(error).__name__}: {line}\n")
+            yield job, code
+
+    def stop(self) -> None:
+        if self.tasks:
+            self.stopping.touch()
+            running = list(self.tasks)
+            _, late = self.ray.wait(running, num_returns=len(running), timeout=PATIENCE)
+            for reference in late:
+                self.ray.cancel(reference, force=True)
+            self.stopping.unlink(missing_ok=True)
+        self.ray.shutdown()

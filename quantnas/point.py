@@ -1,0 +1,145 @@
+"""One point of a sweep: its run, from wherever it is to the end, by a process of its own.
+
+`python -m quantnas.point RUN [WARM]` is such a process. It stops, with its state saved, when its
+standard input ends, which it does when whoever started it is gone.
+"""
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from . import runs
+from .errors import DataError, QuantnasError
+from .genotype import read_json
+from .runs import Run, to_json, write_text
+
+DONE, FAILED, STOPPED = 0, 3, 130
+"""How it ends: with the run finished, with the reason in `failed/`, or with a saved state."""
+EVERY = 0.5
+"""Seconds between two records of where it is."""
+PATIENCE = 120.0
+"""Seconds to wait for another process on the same run, which is about to stop."""
+FILE = "progress.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does."""
+
+    run: Path
+    warm: Path | None = None
+    """State after the warm-up of its search, shared with other points."""
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+
+def failure(run: Path) -> Path:
+    """Where it is written why a point failed."""
+    return run.parent.parent / "failed" / f"{run.name}.json"
+
+
+def fail(run: Path, cause: str, remedy: str) -> None:
+    """Write why a point failed."""
+    path = failure(run)
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, to_json({"cause": cause, "remedy": remedy}))
+
+
+def perform(job: Job, stopped: Callable[[], bool]) -> int:
+    """Do the steps that the run has not finished; one of the numbers above.
+
+    `stopped` is asked after every record whether to stop there.
+    """
+    run = runs.existing(job.run)
+    try:
+        lock = FileLock(run.folder / "lock", timeout=PATIENCE)
+        with lock, closing(_steps(run, job.warm)) as steps:
+            for _ in steps:
+                if stopped():
+                    return STOPPED
+    except Timeout:
+        fail(job.run, f"Another process is at work in {job.run}.", "Stop it, and start again.")
+        return FAILED
+    except QuantnasError as error:
+        fail(job.run, error.cause, error.remedy)
+        return FAILED
+    except Exception as error:
+        run.log(traceback.format_exc())
+        cause = f"Something unexpected happened: {type(error).__name__}: {error}"
+        fail(job.run, cause, f"The traceback is in {run.folder / 'log.txt'}.")
+        return FAILED
+    return DONE
+
+
+def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
+    """Every step, with a record of where it is; closing this saves the state."""
+    from . import pipeline, searching
+    from .workspace import load_config
+
+    config, spent = load_config(run), seconds(run.folder)
+    for step in runs.STEPS:
+        if run.result(step) is not None:
+            continue
+        before, began, shown = spent.get(step, 0.0), time.monotonic(), 0.0
+        work = pipeline.STEPS[step]
+        steps = searching.search_step(run, config, warm) if step == "search" else work(run, config)
+        try:
+            for record in steps:
+                now = time.monotonic()
+                spent[step] = before + now - began
+                if now - shown > EVERY:
+                    shown = now
+                    where = {"phase": record.phase, "done": record.done, "total": record.total}
+                    _show(run, {"step": step, **where, "facts": record.facts, "seconds": spent})
+                yield
+        finally:
+            steps.close()  # type: ignore[attr-defined]  # a generator
+            spent[step] = before + time.monotonic() - began
+            _show(run, {"step": step, "seconds": spent})
+        run.log(f"{step}: done in {spent[step]:.0f} s")
+
+
+def _show(run: Run, data: dict[str, Any]) -> None:
+    write_text(run.path(FILE), to_json(data))
+
+
+def progress(run: Path) -> dict[str, Any]:
+    """Where a point is, as far as it has told: step, phase, done, total, facts, seconds."""
+    try:
+        return read_json(run / FILE)
+    except DataError:  # not begun
+        return {}
+
+
+def seconds(run: Path) -> dict[str, float]:
+    """Step -> seconds spent on it, those before an interruption included; none for a step that
+    was taken over from another run."""
+    return dict(progress(run).get("seconds", {}))
+
+
+def main(arguments: list[str]) -> int:
+    """The process of one point."""
+    folder, *rest = map(Path, arguments)
+    gone = threading.Event()
+
+    def listen() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        gone.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    return perform(Job(folder, rest[0] if rest else None), gone.is_set)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

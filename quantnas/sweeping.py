@@ -1,0 +1,295 @@
+"""A sweep: its folder, which point may start when, and how far all of them are.
+
+Everything is read off the folder, so a sweep that was killed goes on from what it finds there.
+"""
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+
+from . import beginning, branching, point, runs, schema
+from .beginning import Prepared
+from .errors import DataError, QuantnasError, UsageError
+from .genotype import read_json
+from .plan import Point
+from .point import Job
+from .runs import Run, to_json, write_text
+from .workers import Engine
+
+FILE = "sweep.yaml"
+TRIES = 3
+"""Times a point is begun whose process was killed."""
+SHARES = {
+    "search": 0.3, "train": 0.5, "quantize": 0.07, "export": 0.03, "evaluate": 0.06, "report": 0.04
+}  # fmt: skip
+"""Of the time of a point, until some have been measured."""
+TICK = 0.3
+"""Seconds between two looks at the processes."""
+State = Literal["waiting", "running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a point is."""
+
+    name: str
+    state: State
+    share: float
+    """Of its own work that is done."""
+    told: Mapping[str, Any]
+    """Of a running one: step, phase, done, total, facts, seconds."""
+    cause: str | None = None
+    """Of a failed one."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Where a sweep is."""
+
+    points: tuple[Standing, ...]
+    share: float
+    """Of all work that is done."""
+    left: float | None
+    """Seconds; none while unknown."""
+
+    def count(self, state: State) -> int:
+        return sum(each.state == state for each in self.points)
+
+
+def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
+    """The folder `root/sweep/name` of a sweep, with a folder for every point that can be done.
+
+    What is wrong with a single point is kept as its failure; when none can be done, the first
+    reason is raised. Raises as `runs.create` too.
+    """
+    ready: dict[str, Prepared] = {}
+    wrong: dict[str, QuantnasError] = {}
+    for each in points:
+        try:
+            ready[each.name] = beginning.prepare("run", each.config)
+        except QuantnasError as error:
+            wrong[each.name] = error
+    if not ready:
+        first = points[0].name
+        many = f" (none of the {len(points)} points can be done)" if len(points) > 1 else ""
+        raise type(wrong[first])(f"{wrong[first].cause}{many}", wrong[first].remedy)
+    folder = runs.create(root, "sweep", name, "sweep").folder
+    write_text(folder / "env.json", to_json(runs.environment()))
+    for name, prepared in ready.items():
+        run = runs.create(folder, "points", name, name)
+        prepared.write(run, ["quantnas", "run", "--config", str(run.folder / "config.yaml")])
+    for name, reason in wrong.items():
+        point.fail(folder / "points" / name, reason.cause, reason.remedy)
+    told = [{"name": each.name, **each.varied} for each in points]
+    write_text(folder / FILE, yaml.safe_dump({"points": told}, sort_keys=False))  # last: whole
+    return folder.resolve()
+
+
+def existing(path: Path) -> Path:
+    """The folder of a sweep. Raises DataError when it is none."""
+    if not (path / FILE).is_file():
+        raise DataError(
+            f"{path} is no folder of a sweep (it has no {FILE}).",
+            "Give the folder that `quantnas sweep` wrote, such as runs/sweep/sweep.",
+        )
+    return path.resolve()
+
+
+def names(folder: Path) -> dict[str, dict[str, Any]]:
+    """Point -> what varies, in the order of the sweep."""
+    rows = schema.read_yaml(existing(folder) / FILE)["points"]
+    return {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in rows}
+
+
+def perform(folder: Path, engine: Engine) -> Iterator[Overview]:
+    """Do all points that are not finished, those that failed included; closing this stops them
+    with their states saved.
+
+    Raises UsageError while another process is at work on the sweep.
+    """
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(
+            f"Another `quantnas sweep` is at work in {folder}.", "Wait for it, or stop it."
+        ) from error
+    try:
+        yield from _Sweep(folder, engine).steps()
+    finally:
+        engine.stop()
+        lock.release()
+
+
+@dataclass
+class _Sweep:
+    """The points of a sweep while they are done."""
+
+    folder: Path
+    engine: Engine
+    runs: dict[str, Run] = field(default_factory=dict)
+    keys: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    running: dict[str, Job] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in names(self.folder):
+            folder = self.folder / "points" / name
+            if not (folder / "config.yaml").exists():  # what could not be done from the start
+                continue
+            self.runs[name] = Run(folder)
+            self.keys[name] = branching.keys(self.runs[name])
+            point.failure(folder).unlink(missing_ok=True)
+
+    def steps(self) -> Generator[Overview, None, None]:
+        pace = _Pace()
+        while True:
+            for job, code in self.engine.ended():
+                self._note(job, code)
+            for name in self.runs:
+                if self.engine.room() and self._ready(name):
+                    self._start(name)
+            yield self.overview(pace)
+            if not self.running:
+                return
+            time.sleep(TICK)
+
+    def _note(self, job: Job, code: int) -> None:
+        """Take note of a process that has ended; one that was killed is begun again."""
+        del self.running[job.name]
+        if code in (point.DONE, point.FAILED):
+            return
+        if self.tries[job.name] >= TRIES:
+            cause = (
+                f"Its process ended {TRIES} times without finishing (the last time with {code})."
+            )
+            remedy = f"Read {job.run / 'errors.txt'}; fewer --workers need less memory."
+            point.fail(job.run, cause, remedy)
+
+    def _over(self, name: str) -> bool:
+        run = self.runs[name]
+        return run.result(runs.STEPS[-1]) is not None or point.failure(run.folder).exists()
+
+    def _ready(self, name: str) -> bool:
+        """Whether it may start: not while a running point makes what it will take over."""
+        if name in self.running or self._over(name):
+            return False
+        return not any(
+            self._common(name, other) and not self._made(name, other) for other in self.running
+        )
+
+    def _common(self, name: str, other: str) -> str | None:
+        """The last step that both have in common."""
+        mine, theirs = self.keys[name], self.keys[other]
+        same = [step for step in mine if mine[step] is not None and mine[step] == theirs[step]]
+        return same[-1] if same else None
+
+    def _made(self, name: str, other: str) -> bool:
+        """Whether `other` has finished what both have in common, or `name` needs it no more."""
+        mine, common = self.runs[name], self._common(name, other)
+        if common == "warmup":
+            warm = self._warm(name)
+            begun = mine.resumable or mine.result("search") is not None
+            return begun or (warm is not None and warm.exists())
+        assert common is not None
+        return any(run.result(common) is not None for run in (mine, self.runs[other]))
+
+    def _warm(self, name: str) -> Path | None:
+        """The state that it shares with others after the warm-up, if there are others."""
+        key = self.keys[name]["warmup"]
+        searches = {keys["search"] for keys in self.keys.values() if keys["warmup"] == key}
+        return self.folder / "warm" / f"{key}.pt" if key and len(searches) > 1 else None
+
+    def _start(self, name: str) -> None:
+        run = self.runs[name]
+        for step, until in (("train", "quantize"), ("search", "train")):
+            source = self._source(name, step)
+            if source is not None:
+                branching.take(source, run, until)
+        job = Job(run.folder, self._warm(name))
+        self.tries[name] = self.tries.get(name, 0) + 1
+        self.engine.start(job)
+        self.running[name] = job
+
+    def _source(self, name: str, step: str) -> Run | None:
+        key = self.keys[name][step]
+        for other, keys in self.keys.items():
+            if other != name and keys[step] == key and self.runs[other].result(step) is not None:
+                return self.runs[other]
+        return None
+
+    def overview(self, pace: "_Pace") -> Overview:
+        """Where all are now."""
+        told = {name: point.progress(run.folder) for name, run in self.runs.items()}
+        weights = _weights(told.values())
+        work, done, rows = 0.0, 0.0, []
+        for name in names(self.folder):
+            if name not in self.runs:
+                why = read_json(point.failure(self.folder / "points" / name))
+                rows.append(Standing(name, "failed", 0.0, {}, why["cause"]))
+                continue
+            mine = sum(weights[step] for step in self._own(name))
+            row = self._standing(name, told[name], weights, mine)
+            rows.append(row)
+            if row.state != "failed":
+                work, done = work + mine, done + mine * row.share
+        share = done / work if work else 1.0
+        return Overview(tuple(rows), share, pace.left(done, work))
+
+    def _standing(
+        self, name: str, told: Mapping[str, Any], weights: Mapping[str, float], mine: float
+    ) -> Standing:
+        run = self.runs[name]
+        if run.result(runs.STEPS[-1]) is not None:
+            return Standing(name, "done", 1.0, told)
+        why = point.failure(run.folder)
+        if why.exists():
+            return Standing(name, "failed", 0.0, told, read_json(why)["cause"])
+        own = self._own(name)
+        done = sum(weights[step] for step in own if run.result(step) is not None)
+        if told.get("total") and run.result(told["step"]) is None and told["step"] in own:
+            done += weights[told["step"]] * told["done"] / told["total"]
+        state: State = "running" if name in self.running else "waiting"
+        return Standing(name, state, done / mine, told)
+
+    def _own(self, name: str) -> list[str]:
+        """The steps that it does itself: of those with equal keys, the first point does them."""
+        taken = set()
+        for step in ("search", "train"):
+            alike = [n for n, keys in self.keys.items() if keys[step] == self.keys[name][step]]
+            if alike[0] != name:
+                taken.add(step)
+        return [step for step in runs.STEPS if step not in taken]
+
+
+def _weights(told: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Step -> seconds that it takes, measured where a point has done it."""
+    found: dict[str, list[float]] = {}
+    for row in told:
+        for step, spent in row.get("seconds", {}).items():
+            if step != row["step"] or "phase" not in row:  # else it is not finished
+                found.setdefault(step, []).append(spent)
+    known = {step: mean(each) for step, each in found.items()}
+    unit = sum(known.values()) / sum(SHARES[step] for step in known) if known else 1.0
+    return {step: max(known.get(step, share * unit), 1e-3) for step, share in SHARES.items()}
+
+
+class _Pace:
+    """How long the rest will take, from what was done since this process began."""
+
+    def __init__(self) -> None:
+        self.began, self.first = time.monotonic(), -1.0
+
+    def left(self, done: float, work: float) -> float | None:
+        """Seconds, where `work` is all there is to do."""
+        if self.first < 0:
+            self.first = done / work if work else 0.0
+        share = done / work - self.first if work else 0.0
+        spent = time.monotonic() - self.began
+        return spent * (1 - done / work) / share if share > 1e-3 and spent > 1 else None
