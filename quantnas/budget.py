@@ -80,6 +80,8 @@ def decide(
     """
     unit = target / BINS
     least = sum(float(table.min()) for table in costs.values())
+    if least > 1.5 * target:  # nothing is near: the cheapest
+        return {name: _cheapest(table) for name, table in costs.items()}
     limit = math.ceil(max(1.5 * BINS, least / unit + len(costs) + 1))
     best = np.full(limit + 1, -np.inf)
     true = np.zeros(limit + 1)
@@ -98,6 +100,11 @@ def decide(
         picks[name] = (row, column)
         at = int(origin[at])
     return dict(reversed(picks.items()))
+
+
+def _cheapest(table: Table) -> Pick:
+    row, column = np.unravel_index(int(table.argmin()), table.shape)
+    return int(row), int(column)
 
 
 def _extend(

@@ -81,7 +81,8 @@ def points(sweep: Sweep, source: str) -> list[Point]:
             "Nothing varies in this sweep.",
             "Give several --target-bitops, --bits, --seed or SPACE, or --vary KEY=VALUE,VALUE.",
         )
-    names = _names(rows)
+    order = [key for given in sweep.points for key in _flat(given)] + list(sweep.vary)
+    names = _names(rows, list(dict.fromkeys(order)))
     made = [
         Point(name, row, _config(sweep.base, row, source))
         for name, row in zip(names, rows, strict=True)
@@ -122,13 +123,9 @@ def _meant(name: str, value: Any) -> dict[str, Any]:
     return {name: value}
 
 
-def _names(rows: Sequence[Settings]) -> list[str]:
+def _names(rows: Sequence[Settings], order: Sequence[str]) -> list[str]:
     """Short, of what differs, and unique."""
-    shown = [
-        key
-        for key in dict.fromkeys(key for row in rows for key in row)
-        if len({to_json(row.get(key)) for row in rows}) > 1
-    ]
+    shown = [key for key in order if len({to_json(row.get(key)) for row in rows}) > 1]
     names = [_plain("-".join(_label(k, row[k]) for k in shown if k in row)) for row in rows]
     names = [name or "point" for name in names]
     seen: Counter[str] = Counter()
@@ -148,7 +145,8 @@ def _label(key: str, value: Any) -> str:
         return f"w{value}" if str(value).isdigit() else str(value or "searched")
     if key in QUANTITIES and value is not None:
         number = float(notation.number(value, key) if isinstance(value, str) else value)
-        return f"{number / 1e9:g}G" if number >= 1e8 else f"{number / 1e3:g}K"
+        unit, size = ("G", 1e9) if number >= 1e8 else ("M", 1e6) if number >= 1e5 else ("", 1.0)
+        return f"{number / size:.12g}{unit}"
     return f"{last}{value}" if isinstance(value, int | float) else f"{last}-{value}"
 
 

@@ -139,3 +139,12 @@ def test_a_target_in_a_gap_is_answered_with_the_nearest_network():
     with pytest.raises(UsageError, match=r"within 5% of 2 GBitOps") as caught:
         budget.check({"edge": np.array([[1e9, 1.8e9, 4e9]])}, 2e9, "32x32")
     assert "nearest one 1.8G" in caught.value.remedy
+
+
+def test_a_target_far_below_everything_is_answered_with_the_cheapest_at_once():
+    costs = {"a": np.array([[3.0, 2.0], [5.0, 7.0]]) * 1e9, "b": np.array([[4.0, 1.0]]) * 1e9}
+    scores = {name: np.zeros_like(table) for name, table in costs.items()}
+    assert budget.decide(scores, costs, 1.0) == {"a": (0, 1), "b": (0, 1)}
+    with pytest.raises(UsageError) as caught:
+        budget.check(costs, 1.0, "32x32")
+    assert "3G" in caught.value.remedy

@@ -114,3 +114,22 @@ def test_the_reading_ends_with_its_last_record_when_any_was_shown(begin, tmp_pat
     assert shown(1.0, 0.0) == []
     assert shown(1.0, 0.9) == [2, 4, 6]
     assert shown(1.0, 0.4) == [3, 6]
+
+
+def test_a_search_from_a_shared_warm_up_ends_as_one_by_itself(begin, tmp_path):
+    """With another budget than the search whose warm-up it was."""
+    settings = {"warmup_epochs": 2, "alpha_lr": 0.3}
+    warm = tmp_path / "warm" / "key.pt"
+    first, config = begin("first", target_bitops=150e6, **settings)
+    for _ in searching.search_step(first, config, warm):
+        pass
+    alone, config = begin("alone", target_bitops=300e6, **settings)
+    finished(alone, config)
+    branch, _ = begin("branch", target_bitops=300e6, **settings)
+    seen = [p.done for p in searching.search_step(branch, config, warm) if p.phase == "search"]
+    assert seen[0] == 2 * SEARCH["steps_per_epoch"] + 1
+    assert found(branch) == found(alone) != found(first)
+    names = [run.weights("searched").read_bytes() for run in (branch, alone)]
+    assert names[0] == names[1]
+    rows = [[row for row in run.records() if row["phase"] == "search"] for run in (branch, alone)]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]

@@ -1,0 +1,90 @@
+"""Checks which points a sweep has, and what it says of those it cannot have."""
+
+import pytest
+
+from quantnas import plan
+from quantnas.errors import DataError, UsageError
+from quantnas.plan import Sweep
+
+
+def test_every_combination_is_a_point_named_after_what_differs():
+    vary = {"search.target_bitops": ["0.3G", 1.2e9], "bits": [None, "w2a4"], "seed": [0]}
+    found = plan.points(Sweep({"scale": 3, "train": {"batch": 4}}, vary), "here")
+    assert [p.name for p in found] == ["0.3G-searched", "0.3G-w2a4", "1.2G-searched", "1.2G-w2a4"]
+    last = found[-1].config
+    assert (last.search.target_bitops, last.bits, last.act_bits) == (1.2e9, 2, 4)
+    assert (last.scale, last.train.batch, last.seed) == (3, 4, 0)
+    assert found[0].config.bits is None
+    assert found[1].varied == {"search.target_bitops": "0.3G", "bits": "w2a4", "seed": 0}
+
+
+def test_points_are_given_one_by_one_with_all_that_varies():
+    given = ({"space": "basic", "search": {"penalty": 1e-3}}, {"space": "espcn", "bits": 8})
+    found = plan.points(Sweep({}, {"seed": [1, 2]}, given), "here")
+    assert [p.name for p in found] == [
+        "basic-penalty0.001-seed1", "basic-penalty0.001-seed2", "espcn-w8-seed1", "espcn-w8-seed2",
+    ]  # fmt: skip
+    assert found[0].config.search.penalty == 1e-3
+    assert found[2].config.search.penalty == plan.RunConfig().search.penalty
+
+
+def test_a_point_changes_no_other_ones_section():
+    base = {"train": {"batch": 4}}
+    found = plan.points(Sweep(base, {"train.float_steps": [1, 2]}), "here")
+    assert [p.config.train.float_steps for p in found] == [1, 2]
+    assert base == {"train": {"batch": 4}}
+
+
+def test_names_are_unique_and_plain():
+    spaces = ["one/rfdn_small.yaml", "two/rfdn_small.yaml", "../a b.yaml"]
+    found = plan.points(Sweep({}, {"space": spaces}), "here")
+    assert [p.name for p in found] == ["rfdn_small", "rfdn_small-2", "a_b"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        (Sweep({}, {}), "Nothing varies"),
+        (Sweep({}, {"seed": [1, 1]}), "are the same"),
+        (Sweep({}, {"seed": [1]}, ({"seed": 2},)), "'seed' stands in"),
+        (Sweep({}, {"serch.penalty": [1]}), "unknown key 'serch"),
+        (Sweep({}, {"search.penaltee": [1]}), "unknown key 'search.penaltee'"),
+        (Sweep({}, {"bits": ["w2"]}), "bits cannot be"),
+        (Sweep({}, {"search.target_bitops": ["much"]}), "cannot be 'much'"),
+        (Sweep({"scale": 3}, {"scale.x": [1]}), "'scale' is no section"),
+        (Sweep({}, {"bits": [5, 8]}), "'bits' cannot be 5"),
+    ],
+)
+def test_what_cannot_be_is_told(sweep, said):
+    with pytest.raises(UsageError) as caught:
+        plan.points(sweep, "here")
+    assert said in caught.value.cause
+
+
+def test_a_file_holds_settings_and_what_varies(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("scale: 2\nvary: {seed: [0, 1]}\npoints: [{space: basic}]\n")
+    assert plan.read(path) == Sweep({"scale": 2}, {"seed": [0, 1]}, ({"space": "basic"},))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("vary: [seed]", "`vary` is no mapping"),
+        ("vary: {seed: 3}", "`vary.seed` is no list"),
+        ("vary: {seed: []}", "`vary.seed` is no list"),
+        ("points: {seed: 3}", "`points` is no list"),
+        ("points: [seed]", "`points` is no list"),
+    ],
+)
+def test_a_file_of_another_form_is_an_error_with_its_name(tmp_path, text, said):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(UsageError) as caught:
+        plan.read(path)
+    assert said in caught.value.cause and str(path) in caught.value.cause
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="Cannot read"):
+        plan.read(tmp_path / "none.yaml")

@@ -1,0 +1,300 @@
+"""Checks when the points of a sweep may start, what they take over, and what a kill leaves.
+
+The engine here computes nothing: it leaves what a step would have left, when it is told to.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from quantnas import branching, overview, plan, point, runs, space, sweeping
+from quantnas.errors import DataError, UsageError
+from quantnas.plan import Sweep
+from quantnas.point import DONE, FAILED, Job
+from quantnas.runs import Run
+
+BASE = {
+    "search": {"epochs": 2, "steps_per_epoch": 2, "warmup_epochs": 1, "batch": 2, "patch": 12},
+    "train": {"float_steps": 4, "qat_steps": 4, "batch": 2, "patch": 12, "check": 2},
+    "quantize": {"steps": 2, "batch": 2, "patch": 12, "crops": 2},
+}
+
+
+class Engine:
+    """Runs that are finished step by step by the test."""
+
+    def __init__(self, places: int) -> None:
+        self.places, self.jobs, self.log, self.over = places, {}, [], []
+        self.stopped = False
+
+    def room(self) -> bool:
+        return len(self.jobs) < self.places
+
+    def start(self, job: Job) -> None:
+        taken = [step for step in runs.STEPS if Run(job.run).result(step) is not None]
+        self.jobs[job.name] = job
+        self.log.append((job.name, *taken))
+
+    def ended(self) -> Iterator[tuple[Job, int]]:
+        while self.over:
+            yield self.over.pop()
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def step(self, name: str, step: str) -> None:
+        """Let a running point finish a step."""
+        run = Run(self.jobs[name].run)
+        for made in runs.MADE[step]:
+            run.path(made).write_text(name)
+        run.finish(step, {"seconds": 1.0})
+
+    def end(self, name: str, code: int = DONE) -> None:
+        """Let a point end; with DONE, all its steps are finished."""
+        job = self.jobs.pop(name)
+        if code == DONE:
+            for step in runs.STEPS:
+                if Run(job.run).result(step) is None:
+                    Run(job.run).finish(step, {"seconds": 1.0})
+        self.over.append((job, code))
+
+
+@pytest.fixture
+def begin(tiny, tmp_path, monkeypatch):
+    """(what varies, places) -> engine, and the overviews of a sweep that has begun."""
+    monkeypatch.setattr(sweeping, "TICK", 0.0)
+    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
+
+    def make(vary: dict, places: int = 9) -> tuple[Engine, Iterator[sweeping.Overview], Path]:
+        base = {**BASE, "space": str(tmp_path / "tiny.yaml")}
+        folder = sweeping.begin(tmp_path, "s", plan.points(Sweep(base, vary), "test"))
+        engine = Engine(places)
+        return engine, sweeping.perform(folder, engine), folder
+
+    return make
+
+
+def test_points_start_when_there_is_room_and_end_the_sweep(begin):
+    engine, seen, _ = begin({"seed": [0, 1, 2]}, places=2)
+    first = next(seen)
+    assert [p.state for p in first.points] == ["running", "running", "waiting"]
+    assert first.share == 0 and not engine.stopped
+    engine.end("seed1")
+    assert [p.state for p in next(seen).points] == ["running", "done", "running"]
+    engine.end("seed0")
+    engine.end("seed2")
+    last = list(seen)[-1]
+    assert last.count("done") == 3 and last.share == 1.0 and engine.stopped
+    assert [row[0] for row in engine.log] == ["seed0", "seed1", "seed2"]
+
+
+def test_bits_wait_for_the_training_that_they_have_in_common(begin):
+    engine, seen, folder = begin({"bits": [None, "w2a8", "w4a4"]})
+    assert next(seen).count("running") == 1
+    engine.step("searched", "search")
+    assert next(seen).count("running") == 1
+    engine.step("searched", "train")
+    assert next(seen).count("running") == 3
+    assert engine.log[1:] == [("w2a8", "search", "train"), ("w4a4", "search", "train")]
+    taken = folder / "points" / "w2a8" / "checkpoints" / "float.safetensors"
+    assert taken.read_text() == "searched"
+
+
+def test_trainings_wait_for_the_search_that_they_have_in_common(begin):
+    engine, seen, _ = begin({"train.float_steps": [4, 6]})
+    assert next(seen).count("running") == 1
+    engine.step("float_steps4", "search")
+    assert next(seen).count("running") == 2
+    assert engine.log[1] == ("float_steps6", "search")
+
+
+def test_targets_wait_for_the_warm_up_alone(begin):
+    engine, seen, folder = begin({"search.target_bitops": [150e6, 300e6], "seed": [0, 1]})
+    assert {p.name for p in next(seen).points if p.state == "running"} == {
+        "0.15G-seed0", "0.15G-seed1"
+    }  # fmt: skip
+    jobs = {name.partition("-")[2]: job for name, job in engine.jobs.items()}
+    assert jobs["seed0"].warm != jobs["seed1"].warm and jobs["seed0"].warm.parent.parent == folder
+    jobs["seed0"].warm.parent.mkdir()
+    jobs["seed0"].warm.touch()
+    assert next(seen).count("running") == 3
+    assert engine.jobs["0.3G-seed0"].warm == jobs["seed0"].warm
+
+
+def test_a_warm_up_that_nobody_shares_is_not_kept(begin):
+    engine, seen, _ = begin({"seed": [0, 1]})
+    next(seen)
+    assert [job.warm for job in engine.jobs.values()] == [None, None]
+
+
+def test_when_the_first_fails_the_next_does_what_they_have_in_common(begin):
+    engine, seen, folder = begin({"bits": [2, 3]})
+    next(seen)
+    point.fail(folder / "points" / "w2", "It broke.", "Mend it.")
+    engine.end("w2", FAILED)
+    found = next(seen)
+    assert [(p.state, p.cause) for p in found.points] == [("failed", "It broke."), ("running", None)]
+    assert overview.rows(folder)[0] == {"name": "w2", "varied": {"bits": 2}, "cause": "It broke."}
+    assert overview.rows(folder)[1]["cause"] == "not finished"
+    engine.end("w3")
+    last = list(seen)[-1]
+    assert (last.count("failed"), last.count("done"), last.share) == (1, 1, 1.0)
+
+
+def test_a_failed_point_is_tried_again_and_a_finished_one_is_not(begin):
+    engine, seen, folder = begin({"seed": [0, 1]})
+    next(seen)
+    point.fail(folder / "points" / "seed0", "It broke.", "Mend it.")
+    engine.end("seed0", FAILED)
+    engine.end("seed1")
+    list(seen)
+    again = Engine(9)
+    seen = sweeping.perform(folder, again)
+    assert [p.state for p in next(seen).points] == ["running", "done"]
+    again.end("seed0")
+    assert list(seen)[-1].count("done") == 2
+
+
+def test_a_killed_process_is_begun_again_a_few_times(begin):
+    engine, seen, folder = begin({"seed": [0, 1]}, places=1)
+    for _ in range(sweeping.TRIES):
+        next(seen)
+        engine.end("seed0", -9)
+    assert [p.state for p in next(seen).points] == ["failed", "running"]
+    told = json.loads((folder / "failed" / "seed0.json").read_text())
+    assert "-9" in told["cause"] and "errors.txt" in told["remedy"]
+
+
+def test_progress_counts_the_work_of_each_point_and_what_is_measured(begin):
+    engine, seen, folder = begin({"bits": [2, 3]})
+    next(seen)
+    engine.step("w2", "search")
+    shown = {"step": "train", "phase": "float", "done": 1, "total": 2, "facts": {}}
+    (folder / "points" / "w2" / point.FILE).write_text(
+        json.dumps({**shown, "seconds": {"search": 60.0, "train": 20.0}})
+    )
+    found = next(seen)
+    s = sweeping.SHARES
+    own = sum(s.values())  # in units of search = 0.3 = 60 s
+    assert found.points[0].share == pytest.approx((s["search"] + s["train"] / 2) / own)
+    rest = own - s["search"] - s["train"]
+    assert found.share == pytest.approx((s["search"] + s["train"] / 2) / (own + rest))
+
+
+def test_what_cannot_be_done_does_not_stop_the_rest(begin):
+    engine, seen, folder = begin({"search.target_bitops": [1.0, 300e6]})
+    found = next(seen).points
+    assert [p.state for p in found] == ["failed", "running"]
+    assert "No network of this space" in found[0].cause
+    assert not (folder / "points" / found[0].name).exists()
+    engine.end(found[1].name)
+    assert list(seen)[-1].share == 1.0
+
+
+def test_when_nothing_can_be_done_the_reason_is_raised_and_no_folder_is_left(begin, tmp_path):
+    with pytest.raises(UsageError, match="none of the 2 points"):
+        begin({"search.target_bitops": [1.0, 2.0]})
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_one_process_at_a_time_is_at_work_on_a_sweep(begin):
+    _, seen, folder = begin({"seed": [0, 1]})
+    with FileLock(folder / "lock"), pytest.raises(UsageError, match="at work"):
+        next(seen)
+
+
+def test_closing_stops_the_processes(begin):
+    engine, seen, _ = begin({"seed": [0, 1]})
+    next(seen)
+    seen.close()
+    assert engine.stopped
+
+
+def test_a_folder_of_something_else_is_no_sweep(tmp_path):
+    with pytest.raises(DataError, match=r"no sweep\.yaml"):
+        sweeping.existing(tmp_path)
+
+
+def test_the_digests_tell_what_matters_to_a_step(begin):
+    _, _, folder = begin(
+        {"search.target_bitops": [150e6, 300e6], "train.float_steps": [4, 6], "bits": [2, 3]}
+    )
+    keys = [branching.keys(Run(folder / "points" / name)) for name in sweeping.names(folder)]
+    count = {step: len({each[step] for each in keys}) for step in ("warmup", "search", "train")}
+    assert count == {"warmup": 1, "search": 2, "train": 4}
+
+
+def test_a_point_runs_to_its_end_by_itself(begin):
+    _, _, folder = begin({"seed": [0, 1]})
+    run = Run(folder / "points" / "seed1")
+    assert point.perform(Job(run.folder), lambda: False) == DONE
+    assert run.result("report") is not None and set(point.seconds(run.folder)) == set(runs.STEPS)
+    assert overview.rows(folder)[1]["psnr"]["held-out"]["file"] > 10
+    command = json.loads((run.folder / "env.json").read_text())["command"]
+    assert command == ["quantnas", "run", "--config", str(run.folder / "config.yaml")]
+
+
+def test_a_point_that_is_stopped_saves_its_state(begin):
+    _, _, folder = begin({"seed": [0, 1]})
+    run = Run(folder / "points" / "seed0")
+    asked = iter([False, False, True])
+    assert point.perform(Job(run.folder), lambda: next(asked)) == point.STOPPED
+    assert run.resume_point("search").exists() and run.result("search") is None
+
+
+def test_a_point_that_goes_wrong_says_why(begin):
+    _, _, folder = begin({"seed": [0, 1]})
+    run = Run(folder / "points" / "seed0")
+    run.resume_point("search").write_text("no state")
+    assert point.perform(Job(run.folder), lambda: False) == FAILED
+    told = json.loads((folder / "failed" / "seed0.json").read_text())
+    assert "cannot be restored" in told["cause"] and told["remedy"]
+
+
+def command(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "quantnas.cli", "sweep", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_killed_or_stopped_goes_on_where_it_was(tiny, tmp_path, how):
+    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
+    (tmp_path / "sweep.yaml").write_text(json.dumps({**BASE, "vary": {"seed": [0, 1, 2]}}))
+    process = command(
+        str(tmp_path / "tiny.yaml"), "--config", str(tmp_path / "sweep.yaml"), "--workers", "2",
+        "--output", str(tmp_path), "--name", "s", "--set", "train.float_steps=400",
+    )  # fmt: skip
+    folder = tmp_path / "sweep" / "s"
+    points = folder / "points"
+    wait_for(points / "seed0" / "steps" / "search.json")
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=130)
+    assert process.returncode == (130 if how == signal.SIGINT else -how), errors
+    before = (points / "seed0" / "steps" / "search.json").stat().st_mtime_ns
+    assert not (points / "seed2" / "steps" / "report.json").exists()
+    again = command("--resume", str(folder), "--workers", "2")
+    out, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert (points / "seed0" / "steps" / "search.json").stat().st_mtime_ns == before
+    rows = json.loads((folder / "sweep.json").read_text())
+    assert len(rows) == 3 and all("psnr" in row for row in rows)
+    assert out.count("GBitOps") == 3
