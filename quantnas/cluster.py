@@ -7,6 +7,7 @@ the folder. A point whose machine dies is begun again elsewhere, from its last s
 import importlib
 import importlib.util
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,13 @@ def task(job: Job, stop: Path, cores: int) -> int:
     return perform(job, stop.exists)
 
 
+def _knock(address: str) -> None:
+    """Raise OSError when nobody answers there; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 class Cluster:
     """A running Ray cluster; `address` as `ray.init` takes it, `auto` for the one of this machine.
 
@@ -53,8 +61,9 @@ class Cluster:
         require()
         ray: Any = importlib.import_module("ray")
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"There is no Ray cluster at '{address}': {str(error).splitlines()[0]}",
                 "Start one with `ray start --head`, and on the other machines with "

@@ -141,7 +141,10 @@ def test_when_the_first_fails_the_next_does_what_they_have_in_common(begin):
     point.fail(folder / "points" / "w2", "It broke.", "Mend it.")
     engine.end("w2", FAILED)
     found = next(seen)
-    assert [(p.state, p.cause) for p in found.points] == [("failed", "It broke."), ("running", None)]
+    assert [(p.state, p.cause) for p in found.points] == [
+        ("failed", "It broke."),
+        ("running", None),
+    ]
     assert overview.rows(folder)[0] == {"name": "w2", "varied": {"bits": 2}, "cause": "It broke."}
     assert overview.rows(folder)[1]["cause"] == "not finished"
     engine.end("w3")
