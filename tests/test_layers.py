@@ -13,13 +13,14 @@ PACKAGE = ROOT / "quantnas"
 CLI = ROOT / "cli"
 
 LAYERS = [
-    {"errors"},
-    {"schema"},
+    {"errors", "checks"},
+    {"schema", "requirements"},
     {"space", "config"},
     {"genotype"},
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
-    | {"tensorboard", "settings", "litert_graph", "machine", "building", "onnx_source"},
+    | {"tensorboard", "settings", "litert_graph", "machine", "resources"}
+    | {"building", "onnx_source"},
     {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"}
     | {"layouts", "tracing", "wiring", "onnx_weights", "float_twin"}
     | {"shape_arithmetic", "translate_resize", "trying"},
