@@ -41,7 +41,7 @@ LAYERS = [
     | {"tables", "labels", "parts", "damage_plot"},
     {"workspace", "phases", "difference", "front"},
     {"searching", "models", "widths", "enlarging", "formats"},
-    {"comparison", "training", "latency"},
+    {"comparison", "training", "latency", "runnable"},
     {"quantizing", "drop", "adopt", "profiling"},
     {"pipeline"},
 ]
