@@ -43,7 +43,7 @@ LAYERS = [
     {"searching", "models", "widths", "enlarging", "formats"},
     {"comparison", "training", "latency", "runnable"},
     {"quantizing", "drop", "adopt", "profiling"},
-    {"pipeline"},
+    {"pipeline", "doctor"},
 ]
 LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}
 PURE_DATA = 4  # up to this level: no tensors, no arrays, no graphs
