@@ -77,6 +77,11 @@ def _check(check: "Check") -> Iterator[str]:
         head = inside
     for text in filter(None, (check.finding, check.remedy)):
         yield from textwrap.wrap(
-            text, WIDTH, initial_indent=head, subsequent_indent=inside, break_on_hyphens=False
+            text,
+            WIDTH,
+            initial_indent=head,
+            subsequent_indent=inside,
+            break_on_hyphens=False,
+            break_long_words=False,
         )
         head = inside

@@ -184,20 +184,26 @@ def _extra(name: str, found: Sequence[Package]) -> Check:
     return Check(topic, "ok", f"{', '.join(f'{p.name} {p.version}' for p in found)}.")
 
 
-def broken(names: Iterable[str] = LOADED) -> Iterator[Check]:
-    """Packages that are there and cannot be imported."""
-    for name in names:
+def broken(found: Iterable[Package]) -> Iterator[Check]:
+    """Packages of `LOADED` that are there and cannot be imported."""
+    there = {p.name: p.wanted for p in found if p.name in LOADED and p.version is not None}
+    for name, wanted in there.items():
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever a package raises that does not fit the others
-            told = " ".join(str(error).split())[:200].rstrip(".")
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".: ")
             yield Check(
                 name,
                 "problem",
-                f"{name} cannot be imported: {type(error).__name__}: {told}.",
-                f"Install it again with: pip install --force-reinstall {name}",
+                f"{name} cannot be imported: {told}.",
+                f"Try: pip install --force-reinstall '{name}{wanted}'",
                 fatal=True,
             )
+
+
+def unknown(name: str) -> Package:
+    """One of which nothing is declared, taken as there."""
+    return Package(name, "", "", True)
 
 
 def examine() -> tuple[list[Package], list[Check]]:
@@ -210,7 +216,5 @@ def examine() -> tuple[list[Package], list[Check]]:
         return [], [Check("packages", "problem", cause, remedy, fatal=True)]
     told = declared()
     found = packages(told) if told else []
-    missing = {p.name for p in found if p.version is None}
-    checks = judged(told, found)
-    checks += broken(name for name in LOADED if name not in missing)
+    checks = [*judged(told, found), *broken(found or map(unknown, LOADED))]
     return found, checks + ([REST] if fatal(checks) else [])

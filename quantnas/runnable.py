@@ -5,6 +5,7 @@ by `verify`. The networks have random weights.
 """
 
 import dataclasses
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ OPTIONS: dict[str, tuple[ExportConfig, tuple[int, ...]]] = {
 """Option of `quantnas export` -> what it sets, and the bits at which it is tried."""
 
 ELSEWHERE = "for other toolchains, since ONNX Runtime cannot run it"
+PLACE = re.compile(r":/onnxruntime_src/\S+ [\w:]+\([^)]*\) ")
+"""A line of ONNX Runtime's source and its function, inside a message."""
 REPORT = (
     "Install the versions of constraints.txt; if that does not help, report it with the output of "
     "`quantnas doctor --json`."
@@ -123,11 +126,12 @@ def refused(case: Case, error: Exception) -> Check:
         text = " ".join(str(error).split())[:300].rstrip(".")
         finding = f"It fails unexpectedly: {type(error).__name__}: {text}."
         return Check(topic, "problem", finding, REPORT, case.main)
-    if "does not load" in error.cause:
+    cause = PLACE.sub(": ", error.cause)
+    if "does not load" in cause:
         packed = case.bits < 8 and not case.form.compat
         other = ", or export with --compat" if packed else ""
-        return Check(topic, "problem", error.cause, f"{error.remedy[:-1]}{other}.", case.main)
-    return Check(topic, "problem", error.cause, REPORT, case.main)
+        return Check(topic, "problem", cause, f"{error.remedy[:-1]}{other}.", case.main)
+    return Check(topic, "problem", cause, REPORT, case.main)
 
 
 def _verified(case: Case, name: str, path: Path) -> Verification:

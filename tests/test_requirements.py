@@ -11,7 +11,7 @@ import pytest
 import quantnas
 from quantnas import requirements
 from quantnas.checks import Check, fatal, summary
-from quantnas.requirements import Declared
+from quantnas.requirements import Declared, Package
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -118,21 +118,32 @@ def test_what_is_declared_is_read_from_what_is_installed():
     assert {p.name for p in packages} >= {"torch", "onnxruntime", "lightning-fabric"}
 
 
-@pytest.mark.parametrize("error", [OSError("libgomp.so.1: cannot open"), ImportError("no symbol")])
-def test_a_package_that_is_there_and_broken(monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("libgomp.so.1: cannot open\n"), "imported: OSError: libgomp.so.1: cannot open."),
+        (ImportError(), "imported: ImportError."),
+    ],
+)
+def test_a_package_that_is_there_and_broken(monkeypatch, error, words):
     def refuse(name: str) -> None:
         if name == "onnx":
             raise error
 
     monkeypatch.setattr(importlib, "import_module", refuse)
-    (check,) = requirements.broken()
-    assert check.topic == "onnx" and check.fatal and str(error) in check.finding
+    rows = [Package("onnx", ">=1.20", "1.23.2", True), Package("torch", "", None, False)]
+    (check,) = requirements.broken([*rows, Package("numpy", "", "2", True)])
+    assert check.topic == "onnx" and check.fatal and check.finding.endswith(words)
+    assert check.remedy == "Try: pip install --force-reinstall 'onnx>=1.20'"
 
 
 def test_nothing_else_is_looked_at_when_something_is_broken(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     _, checks = requirements.examine()
     assert fatal(checks) and checks[-1] == requirements.REST
+    monkeypatch.setattr(requirements, "declared", lambda: None)
+    _, checks = requirements.examine()
+    assert fatal(checks) and "is not installed, so" in checks[0].finding
     monkeypatch.setitem(sys.modules, "packaging", None)
     _, (check,) = requirements.examine()
     assert check.fatal and "packaging" in check.finding

@@ -63,6 +63,12 @@ def test_a_file_that_computes_something_else_is_seen(space, tmp_path, monkeypatc
 LOADS = VerificationError(
     "ONNX Runtime 1.20.0 does not load model.onnx: INVALID_GRAPH.", "Update ONNX Runtime."
 )
+LONG = VerificationError(
+    "ONNX Runtime 1.23.2 does not load model.onnx: 1 : FAIL : Load model from /tmp/model.onnx "
+    "failed:/onnxruntime_src/onnxruntime/core/graph/model.cc:181 onnxruntime::Model::Model("
+    "onnx::ModelProto&&, const onnxruntime::PathString&) Unsupported model IR version: 13.",
+    "Update ONNX Runtime.",
+)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +77,7 @@ LOADS = VerificationError(
         ("8-bit file", LOADS, "problem", True, "INVALID_GRAPH.", "Update ONNX Runtime."),
         ("4-bit file", LOADS, "problem", True, "1.20.0", "or export with --compat."),
         ("2-bit file", LOADS, "problem", False, "1.20.0", "or export with --compat."),
+        ("2-bit file", LONG, "problem", False, "failed: Unsupported model IR", "--compat."),
         ("2-bit --compat", LOADS, "problem", False, "1.20.0", "Update ONNX Runtime."),
         ("--format tflite", UsageError("No LiteRT.", "Get it."), "note", False, "No L", "Get it."),
         ("3-bit file", RuntimeError("odd\n thing."), "problem", False, "odd thing.", "report it"),
