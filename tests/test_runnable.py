@@ -100,3 +100,19 @@ def test_what_does_not_run_is_told_with_its_reason(
 def test_what_a_usual_run_writes_is_the_main_job():
     assert {case.name for case in CASES.values() if case.main} == {"8-bit file", "4-bit file"}
     assert not Case("x", 8, ExportConfig(compat=True)).main
+
+
+def test_a_trial_computes_with_one_thread_and_leaves_the_number_as_it_was(monkeypatch):
+    seen, before = [], torch.get_num_threads()
+
+    def refuse(*arguments):
+        seen.append(torch.get_num_threads())
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(verify, "verify", refuse)
+    torch.set_num_threads(2)
+    try:
+        assert runnable.tried(CASES["8-bit file"]).verdict == "problem"
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
