@@ -11,6 +11,7 @@ from quantnas.errors import DataError, QuantnasError
 
 from . import console
 from .bench import bench
+from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
 from .info import info
@@ -52,7 +53,7 @@ def _common(
 
 for command in (
     run, sweep, search, train, quantize, export, evaluate, bench, report, spaces, models, info,
-    upscale,
+    upscale, doctor,
 ):  # fmt: skip
     app.command()(command)
 
@@ -60,9 +61,10 @@ for command in (
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit.
 
-    0 ok, 1 unexpected, 2 usage, 3 data, 4 verification, 5 a result worse than was asked for (it is
-    kept), 6 a search that diverged (its last sound state is kept), 7 a sweep of which some points
-    failed, 130 interrupted with the state saved.
+    0 ok, 1 unexpected, 2 usage, 3 data, or a machine on which `doctor` finds that `run` cannot
+    work, 4 verification, 5 a result worse than was asked for (it is kept), 6 a search that diverged
+    (its last sound state is kept), 7 a sweep of which some points failed, 130 interrupted with the
+    state saved.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments

@@ -13,13 +13,14 @@ PACKAGE = ROOT / "quantnas"
 CLI = ROOT / "cli"
 
 LAYERS = [
-    {"errors"},
-    {"schema", "notation"},
+    {"errors", "checks"},
+    {"schema", "notation", "requirements"},
     {"space", "config"},
     {"genotype"},
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
-    | {"tensorboard", "settings", "litert_graph", "machine", "building", "onnx_source"},
+    | {"tensorboard", "settings", "litert_graph", "machine", "resources"}
+    | {"building", "onnx_source"},
     {"plan", "filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"}
     | {"layouts", "tracing", "wiring", "onnx_weights", "float_twin"}
     | {"shape_arithmetic", "translate_resize", "trying"},
@@ -40,9 +41,9 @@ LAYERS = [
     | {"tables", "labels", "parts", "damage_plot"},
     {"workspace", "phases", "difference", "front"},
     {"searching", "models", "widths", "enlarging", "formats", "branching"},
-    {"comparison", "training", "latency"},
+    {"comparison", "training", "latency", "runnable"},
     {"quantizing", "drop", "adopt", "profiling", "beginning"},
-    {"pipeline"},
+    {"pipeline", "doctor"},
     {"point"},
     {"workers", "cluster"},
     {"sweeping"},

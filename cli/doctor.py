@@ -1,0 +1,87 @@
+"""`quantnas doctor`: whether this machine can do what is offered, and what to do where not."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quantnas.errors import DataError
+
+from . import console, options
+
+if TYPE_CHECKING:
+    from quantnas.checks import Check
+
+WIDTH = 80
+"""Columns of the output."""
+TOPICS = 18
+"""Columns of the topics; longer ones get a line of their own."""
+
+
+def doctor(
+    output: Annotated[
+        Path, typer.Option(help="Where run folders shall be made: is there room?")
+    ] = options.ROOT,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Check this machine: packages, processor, memory, disk, GPU, and every form of file.
+
+    Example: quantnas doctor
+
+    Small networks are exported in every form, run in the installed ONNX Runtime and compared with
+    torch. Everything that is not ok comes with its cause and what helps. Exit code 3 when
+    `quantnas run` cannot work here, else 0, whatever else is wrong.
+    """
+    from quantnas import checks, requirements, runs
+
+    packages, found = requirements.examine()
+    facts: dict[str, Any] = {"environment": runs.environment(), "packages": packages}
+    if not checks.fatal(found):
+        from quantnas import doctor as library
+
+        read, more = console.follow(library.examine(output), None)
+        facts, found = facts | {"read": read}, [*found, *more]
+    summary = checks.summary(found)
+    if json:
+        typer.echo(runs.to_json({"summary": summary, "checks": found, **facts}), nl=False)
+    else:
+        for line in [*_lines(found), "", summary]:
+            typer.echo(line)
+    if checks.fatal(found):
+        raise typer.Exit(DataError.exit_code)
+
+
+def _lines(found: "Sequence[Check]") -> Iterator[str]:
+    """All checks, grouped by what came out."""
+    from quantnas.checks import VERDICTS
+
+    first = True
+    for verdict in VERDICTS:
+        group = [check for check in found if check.verdict == verdict]
+        if group:
+            yield from ([] if first else [""])
+            yield verdict
+            first = False
+        for check in group:
+            yield from _check(check)
+
+
+def _check(check: "Check") -> Iterator[str]:
+    """The topic, beside it the finding and the remedy."""
+    inside = " " * (TOPICS + 4)
+    head = f"  {check.topic:<{TOPICS}}  "
+    if len(check.topic) > TOPICS:
+        yield f"  {check.topic}"
+        head = inside
+    for text in filter(None, (check.finding, check.remedy)):
+        yield from textwrap.wrap(
+            text,
+            WIDTH,
+            initial_indent=head,
+            subsequent_indent=inside,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        head = inside

@@ -1,0 +1,118 @@
+"""Checks that every form of file is tried, and that what does not run is told with its reason."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from quantnas import export, formats, network, runnable, verify
+from quantnas.config import ExportConfig
+from quantnas.errors import UsageError, VerificationError
+from quantnas.onnx_weights import STORAGE
+from quantnas.runnable import Case
+
+CASES = {case.name: case for case in runnable.cases()}
+
+
+def test_every_form_of_file_is_tried():
+    """A new option, width or format must appear; see `runnable.OPTIONS`."""
+    options = {field.name for field in dataclasses.fields(ExportConfig)} - {"format"}
+    assert {"--" + name.replace("_", "-") for name in options} == {*runnable.OPTIONS}
+    usual = [case for case in CASES.values() if case.form == export.USUAL]
+    assert {case.bits for case in usual} == {*STORAGE}
+    for option, (form, widths) in runnable.OPTIONS.items():
+        changed = {f for f in options if getattr(form, f) != getattr(export.USUAL, f)}
+        assert {"--" + name.replace("_", "-") for name in changed} == {option} and widths
+    assert {case.form.format for case in CASES.values()} == {"onnx", *formats.FORMATS}
+    assert len(CASES) == len(runnable.cases())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_form_of_file_runs_here(name):
+    if name.endswith("tflite"):
+        pytest.importorskip("ai_edge_litert")
+    state = torch.get_rng_state()
+    check = runnable.tried(CASES[name])
+    assert check.topic == name and check.verdict == "ok", check
+    assert torch.equal(torch.get_rng_state(), state)
+    if CASES[name].form.format == "onnx":
+        assert check.finding.startswith("runs; 19 of 19 convolutions in integers, ")
+    if name.endswith("qonnx"):
+        assert "ONNX Runtime cannot run it" in check.finding
+
+
+@pytest.mark.parametrize("space", [runnable.CARRIED, runnable.FREE])
+def test_a_file_that_computes_something_else_is_seen(space, tmp_path, monkeypatch):
+    """One bias inside is off by a tenth: no stored kernel tells, only the pixels."""
+    write = export.to_onnx
+
+    def altered(net, *rest) -> None:
+        name = next(name for name in network.convolutions(net) if "body" in name)
+        network.convolutions(net)[name].bias.data.add_(0.1)
+        write(net, *rest)
+        network.convolutions(net)[name].bias.data.sub_(0.1)
+
+    monkeypatch.setattr(export, "to_onnx", altered)
+    with pytest.raises(VerificationError, match="differs from the network"):
+        runnable._verified(CASES["8-bit file"], space, tmp_path / "m.onnx")
+    check = runnable.tried(CASES["8-bit file"])
+    assert (check.verdict, check.fatal) == ("problem", True)
+    assert "differs" in check.finding and check.remedy == runnable.REPORT
+
+
+LOADS = VerificationError(
+    "ONNX Runtime 1.20.0 does not load model.onnx: INVALID_GRAPH.", "Update ONNX Runtime."
+)
+LONG = VerificationError(
+    "ONNX Runtime 1.23.2 does not load model.onnx: 1 : FAIL : Load model from /tmp/model.onnx "
+    "failed:/onnxruntime_src/onnxruntime/core/graph/model.cc:181 onnxruntime::Model::Model("
+    "onnx::ModelProto&&, const onnxruntime::PathString&) Unsupported model IR version: 13.",
+    "Update ONNX Runtime.",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "verdict", "fatal", "finding", "remedy"),
+    [
+        ("8-bit file", LOADS, "problem", True, "INVALID_GRAPH.", "Update ONNX Runtime."),
+        ("4-bit file", LOADS, "problem", True, "1.20.0", "or export with --compat."),
+        ("2-bit file", LOADS, "problem", False, "1.20.0", "or export with --compat."),
+        ("2-bit file", LONG, "problem", False, "failed: Unsupported model IR", "--compat."),
+        ("2-bit --compat", LOADS, "problem", False, "1.20.0", "Update ONNX Runtime."),
+        ("--format tflite", UsageError("No LiteRT.", "Get it."), "note", False, "No L", "Get it."),
+        ("3-bit file", RuntimeError("odd\n thing."), "problem", False, "odd thing.", "report it"),
+        ("8-bit file", OSError(28, "No space"), "problem", True, "No space.", "TMPDIR"),
+    ],
+)
+def test_what_does_not_run_is_told_with_its_reason(
+    monkeypatch, name, error, verdict, fatal, finding, remedy
+):
+    def refuse(*arguments):
+        raise error
+
+    monkeypatch.setattr(verify, "verify", refuse)
+    monkeypatch.setitem(formats.FORMATS, "tflite", refuse)
+    check = runnable.tried(CASES[name])
+    assert (check.topic, check.verdict, check.fatal) == (name, verdict, fatal)
+    assert finding in check.finding and remedy in check.remedy
+
+
+def test_what_a_usual_run_writes_is_the_main_job():
+    assert {case.name for case in CASES.values() if case.main} == {"8-bit file", "4-bit file"}
+    assert not Case("x", 8, ExportConfig(compat=True)).main
+
+
+def test_a_trial_computes_with_one_thread_and_leaves_the_number_as_it_was(monkeypatch):
+    seen, before = [], torch.get_num_threads()
+
+    def refuse(*arguments):
+        seen.append(torch.get_num_threads())
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(verify, "verify", refuse)
+    torch.set_num_threads(2)
+    try:
+        assert runnable.tried(CASES["8-bit file"]).verdict == "problem"
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
