@@ -67,6 +67,13 @@ class Adq(nn.Module):
         return gain * deviation, (norm.bias - norm.running_mean * gain) * deviation
 
 
+class PlainNorm(Adq):
+    """BN(branch), without regard to the deviation of the skip: what ADQ is compared with."""
+
+    def deviation(self, std: Tensor) -> Tensor:
+        return torch.ones_like(std)
+
+
 class PlainSum(nn.Module):
     """The branch as it is: residuals without normalisation, or with it folded."""
 

@@ -71,8 +71,8 @@ class SearchConfig:
     probabilities: Literal["joint", "factorised"] = "joint"
     """One probability for every pair of operation and bits as published, or operation and bits
     apart."""
-    deviation: Literal["adq", "adadm", "none"] = "adq"
-    """Batch norm with adaptive deviation around every cell, or its older form, or none."""
+    deviation: Literal["adq", "adadm", "batchnorm", "none"] = "adq"
+    """Batch norm with adaptive deviation around every cell, its older form, plain, or none."""
     draw: bool = True
     """Of candidates with several convolutions run one per step, drawn by their probabilities; with
     the relaxation noise."""

@@ -1,7 +1,7 @@
 """Supernet: the skeleton with every candidate of every edge alive at once."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, reduce
 from typing import cast
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops, skeleton
-from .adq import Adq, PlainSum
+from .adq import Adq, PlainNorm, PlainSum
 from .alphas import Alphas
 from .config import SearchConfig
 from .conv import InputGrids, Mix, SearchConv2d, embed, padding, see, start_as_identity
@@ -148,6 +148,15 @@ class Carrier(ActQuantizer):
         return x if self.training else super().forward(x)
 
 
+RESIDUALS: dict[str, Callable[[int], nn.Module]] = {
+    "adq": Adq,
+    "adadm": partial(Adq, logarithmic=True),
+    "batchnorm": PlainNorm,
+    "none": lambda channels: PlainSum(),
+}
+"""`search.deviation` -> what stands around a cell of so many channels."""
+
+
 class Filling:
     """Fills a skeleton with all candidates (`filling.Filling`)."""
 
@@ -168,9 +177,7 @@ class Filling:
         return FloatTensor(32, signed)
 
     def residual(self, channels: int) -> nn.Module:
-        if self.how.deviation == "none":
-            return PlainSum()
-        return Adq(channels, logarithmic=self.how.deviation == "adadm")
+        return RESIDUALS[self.how.deviation](channels)
 
 
 def build(space: SearchSpace, how: SearchConfig | None = None) -> nn.Module:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas.adq import Adq, PlainSum
+from quantnas.adq import Adq, PlainNorm, PlainSum
 
 BOTH = pytest.mark.parametrize("logarithmic", [False, True])
 
@@ -54,6 +54,18 @@ def test_folding_is_exact_for_the_mean_deviation(logarithmic):
         factor, shift = adq.folded()
         wanted = branch * factor[:, None, None] + shift[:, None, None]
         torch.testing.assert_close(adq(branch, skip), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_plain_batch_norm_does_not_look_at_the_skip_and_folds_exactly():
+    plain, (branch, skip) = PlainNorm(3).eval(), (torch.randn(2, 3, 4, 5) for _ in range(2))
+    with torch.no_grad():
+        for p in plain.parameters():
+            p.normal_()
+        plain.norm.running_mean.normal_()
+        factor, shift = plain.folded()
+        found = plain(branch, skip)
+        torch.testing.assert_close(found, plain(branch, 9 * skip))
+        torch.testing.assert_close(found, branch * factor[:, None, None] + shift[:, None, None])
 
 
 @pytest.mark.parametrize(("logarithmic", "start"), [(False, 1.5), (True, 1.0)])

@@ -16,7 +16,7 @@ from quantnas.quantizer import ActQuantizer, WeightQuantizer
 from quantnas.space import Edge, Precision
 
 MANY = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))]
-VARIANTS = list(itertools.product(("factorised", "joint"), ("none", "adq", "adadm")))
+VARIANTS = list(itertools.product(("factorised", "joint"), ("none", "batchnorm", "adq", "adadm")))
 
 
 def scramble(net, genotype=None) -> None:

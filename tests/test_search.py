@@ -126,7 +126,7 @@ def test_grids_are_fitted_often_at_the_start_and_then_regularly(tiny, material, 
 
 
 @pytest.mark.parametrize("probabilities", ["factorised", "joint"])
-@pytest.mark.parametrize("deviation", ["adq", "adadm", "none"])
+@pytest.mark.parametrize("deviation", ["adq", "adadm", "batchnorm", "none"])
 @pytest.mark.parametrize("relaxation", ["noise", "direct", "authors"])
 def test_every_relaxation_trains(apart, material, relaxation, deviation, probabilities):
     how = {"relaxation": relaxation, "deviation": deviation, "probabilities": probabilities}

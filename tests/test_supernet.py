@@ -28,7 +28,7 @@ def adqs(net) -> list[Adq]:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("deviation", ["none", "adq", "adadm"])
+@pytest.mark.parametrize("deviation", ["none", "batchnorm", "adq", "adadm"])
 @pytest.mark.parametrize("name", SPACES)
 def test_the_supernet_keeps_sizes_and_pixels(small, pixels, name, deviation, training):
     where = dataclasses.replace(small[name], cells=2)
