@@ -1,0 +1,337 @@
+"""The study: each claim of the method, tested; and quality over cost beside fixed networks.
+
+    python benchmarks/study.py entropy --output runs/study --test SET5 --test SET14
+    python benchmarks/study.py all --data TRAIN --test SET5 --test SET14 --write docs/study.md
+
+Every part is a sweep (`quantnas sweep`) that goes on where it was, so a part that is finished is
+only printed again. Claims learn from the bundled photographs; the fronts x2 and x4 from --data.
+Prints Markdown; `--write` puts all parts that are finished into a page.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweeps import Row, Settings, mean, measured, quantnas, table, verdict
+
+from quantnas import cost, front, genotype, skeleton, space
+from quantnas.genotype import Genotype
+from quantnas.space import SearchSpace
+
+CLAIM: dict[str, Any] = {
+    "space": "rfdn_small",
+    "search": {"target_bitops": 1.0e9, "steps_per_epoch": 24},
+    "train": {"float_steps": 1500, "qat_steps": 300},
+    "quantize": {"train": "none"},
+}
+"""Settings of all claims: 480 steps of search, 1.0 GBitOps, the network as it was trained."""
+FRONT: dict[str, Any] = {
+    "train": {
+        "float_steps": 3000, "qat_steps": 600, "patch": 24, "lr": 0.003, "qat_lr": 0.001,
+        "warmup": 100, "average": 0.999, "check": 500,
+    },
+    "search": {"steps_per_epoch": 24},
+}  # fmt: skip
+"""Settings of all networks on a front."""
+TARGETS = {0.3e9: "plain", 0.6e9: "plain", 1.2e9: "plain", 2.4e9: "plain", 4.8e9: "plain_wide",
+           9.6e9: "plain_wide"}  # fmt: skip
+"""BitOps wanted -> the space that is searched for them."""
+FIXED = ("fsrcnn", "espcn", "quicksrnet_small", "quicksrnet_medium")
+"""What fronts are compared with."""
+WIDTHS = (8, 4, 2)
+
+# Claims
+
+
+def arms(ways: dict[str, Settings], args: argparse.Namespace) -> list[Row]:
+    return [
+        Row(name, tuple({**settings, "seed": seed} for seed in range(args.seeds)))
+        for name, settings in ways.items()
+    ]
+
+
+WAYS: dict[str, Settings] = {
+    "noise": {},
+    "direct": {"search.relaxation": "direct"},
+    "no entropy": {"search.entropy": 0.0},
+    "batch norm": {"search.deviation": "batchnorm"},
+    "no normalisation": {"search.deviation": "none"},
+}
+"""Arms whose search differs; the first is the default."""
+
+
+def searches(args: argparse.Namespace) -> list[Row]:
+    return measured("searches", CLAIM, arms(WAYS, args), args)
+
+
+def names(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
+    """The sets that verdicts are about: those of --test, or what was held out."""
+    sets = list(rows[0].found[0]["psnr"])
+    return sets[1:] or sets
+
+
+def noise(args: argparse.Namespace) -> list[str]:
+    """Noise in place of rounding while searching is as good as rounding, and faster."""
+    rows = searches(args)[:2]
+    speed = [statistics.mean(row.values("search minutes")) for row in rows]
+    return [
+        *table(rows, ["search minutes", "decided"]), "",
+        verdict("Noise finds better networks than direct quantization", *rows, names(rows, args)),
+        f"Its search takes {speed[0] / speed[1]:.2f} of the time, in the same sweep.",
+    ]  # fmt: skip
+
+
+def entropy(args: argparse.Namespace) -> list[str]:
+    """Entropy regularisation drives every edge to one operation."""
+    found = searches(args)
+    rows = [found[0], found[2]]
+    decided = [mean(row.values("decided")) for row in rows]
+    gap = [mean(row.values("gap")) for row in rows]
+    word = (
+        "confirmed"
+        if min(rows[0].values("decided")) > max(rows[1].values("decided"))
+        else "not confirmed"
+    )
+    return [
+        *table(rows, ["decided", "gap"]), "",
+        f"**Entropy decides the edges: {word}.** {decided[0]} of them against {decided[1]} "
+        f"without; the supernet is {gap[0]} dB above the decided network on patches, against "
+        f"{gap[1]}.",
+        verdict("Entropy gives better networks", *rows, names(rows, args)),
+    ]  # fmt: skip
+
+
+def adq(args: argparse.Namespace) -> list[str]:
+    """ADQ against plain batch norm and against none."""
+    found = searches(args)
+    rows = [found[0], *found[3:]]
+    rows[0] = replace(rows[0], name="ADQ")
+    return [
+        *table(rows), "",
+        verdict("ADQ is better than plain batch norm", rows[0], rows[1], names(rows, args)),
+        verdict("ADQ is better than no normalisation", rows[0], rows[2], names(rows, args)),
+    ]  # fmt: skip
+
+
+def with_bits(
+    name: str, bits: int, args: argparse.Namespace, act: int | None = None
+) -> SearchSpace:
+    """A built-in space with one width between the ends (32: everywhere), and its file."""
+    where = space.load(name)
+    width = {"bits": (bits,)} if act is None else {"weight_bits": (bits,), "act_bits": (act,)}
+    none = {"bits": (), "weight_bits": (), "act_bits": ()}
+    edges = {
+        edge: given if edge in ENDS and bits < 32 else replace(given, **{**none, **width})
+        for edge, given in where.edges.items()
+    }
+    label = f"{name}_{bits}" + ("" if act is None else f"a{act}")
+    made = replace(where, name=label, edges=edges)
+    path = file_of(made, args)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(space.to_yaml(made))
+    return made
+
+
+ENDS = ("head", "upsample")
+"""Edges that stay at 8 bits."""
+
+
+def file_of(where: SearchSpace, args: argparse.Namespace) -> Path:
+    path: Path = args.output / "spaces" / f"{where.name}.yaml"
+    return path
+
+
+def mixed(args: argparse.Namespace) -> list[str]:
+    """Bits searched edge by edge against one width for all, at the same BitOps."""
+    ways = {
+        f"{bits} bits everywhere": {
+            "space": str(file_of(with_bits("rfdn_small", bits, args), args))
+        }
+        for bits in (8, 4)
+    }
+    found = measured("uniform", CLAIM, arms(ways, args), args)
+    rows = [replace(searches(args)[0], name="mixed 4 and 8"), *found]
+    return [
+        *table(rows), "",
+        verdict("Mixed bits are better than 8 everywhere", *rows[:2], names(rows, args)),
+        verdict("Mixed bits are better than 4 everywhere", *rows[::2], names(rows, args)),
+    ]  # fmt: skip
+
+
+def aware(args: argparse.Namespace) -> list[str]:
+    """Search with quantization against a search in float whose network is rounded afterwards."""
+    rows = []
+    for bits in (8, 4):
+        where, made = with_bits("rfdn_small", bits, args), []
+        for seed in range(args.seeds):
+            found = _float_search(where, bits, seed, args)
+            made.append({"space": str(file_of(where, args)), "genotype": found, "seed": seed})
+        rows.append(Row(f"search in float, then {bits} bits", tuple(made)))
+    base = {**CLAIM, "search": {"steps_per_epoch": 24}}
+    found = measured("afterwards", base, rows, args)
+    rows = [replace(searches(args)[0], name="search with quantization"), *found]
+    best = max(found, key=lambda row: sum(row.values(names(rows, args)[0])))
+    claim = "Search with quantization beats search, then quantize"
+    return [*table(rows), "", verdict(claim, rows[0], best, names(rows, args))]
+
+
+def _float_search(where: SearchSpace, bits: int, seed: int, args: argparse.Namespace) -> str:
+    """A genotype with the bits of `where`, and 1.0 GBitOps with them, found in float; its file."""
+    slots = skeleton.slots(where)
+    tables = cost.choice_bitops(slots, where.scale, (32, 32))
+    fixed = sum(float(t.min()) for name, t in tables.items() if not _inner(name))
+    goal = CLAIM["search"]["target_bitops"]
+    target = (goal - fixed) * (32 / bits) ** 2 + fixed * 16
+    folder = args.output / "search" / f"float-for-{bits}-{seed}"
+    if not (folder / "steps" / "search.json").exists():
+        wide = file_of(with_bits("rfdn_small", 32, args), args)
+        begin = [wide, "--output", args.output, "--name", folder.name, "--seed", seed]
+        begin += ["--target-bitops", f"{target:.0f}", "--set", "search.steps_per_epoch=24"]
+        quantnas("search", *(["--resume", folder] if folder.exists() else begin))
+    found = genotype.load(folder / "genotype.json")
+    choices = {
+        name: replace(choice, weights=width, activations=width)
+        for name, choice in found.choices.items()
+        for width in [bits if _inner(name) else 8]
+    }
+    path: Path = args.output / "genotypes" / f"{folder.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(Genotype(where.name, choices).to_json())
+    return str(path)
+
+
+def _inner(slot: str) -> bool:
+    return "body" in slot or "distill" in slot
+
+
+def qat(args: argparse.Namespace) -> list[str]:
+    """Post-training quantization against training with rounding, from the same float networks."""
+    net, bits = "quicksrnet_medium", (4, 3, 2)
+    after = {f"PTQ, {b} bits": {"space": net, "bits": b, "quantize.train": "weights"} for b in bits}
+    base = {**CLAIM, "search": {}, "train": {"float_steps": 3000, "qat_steps": 0}}
+    ptq = measured("ptq", base, arms(after, args), args)
+    rows = []
+    for b in bits:
+        where, made = with_bits(net, b, args, act=8), []
+        for seed, one in enumerate(ptq[0].found):
+            run = args.output / "sweep" / "ptq" / "points" / one["name"]
+            start = str((run / "checkpoints" / "float.safetensors").resolve())
+            made.append({"space": str(file_of(where, args)), "seed": seed, "train.start": start})
+        rows.append(Row(f"QAT, {b} bits", tuple(made)))
+    base = {**base, "train": {"float_steps": 0, "qat_steps": 1500}}
+    found = measured("qat", base, rows, args)
+    sets, lines = names(ptq, args), table([*ptq, *found], ["train minutes", "quantize minutes"])
+    pairs = zip(ptq, found, strict=True)
+    return [*lines, "", *(verdict("PTQ is better than QAT", *pair, sets) for pair in pairs)]
+
+
+# Fronts
+
+
+def x4(args: argparse.Namespace) -> list[str]:
+    """Quality over cost at x4, beside fixed networks and published points."""
+    return compared(4, args)
+
+
+def x2(args: argparse.Namespace) -> list[str]:
+    """Quality over cost at x2, beside fixed networks."""
+    return compared(2, args)
+
+
+def compared(scale: int, args: argparse.Namespace) -> list[str]:
+    """Found networks of every size against fixed ones, with the same recipe."""
+    base = {**FRONT, "scale": scale, "data": args.data}
+    ours = [
+        Row(
+            f"{name}, found for {target / 1e9:g}",
+            ({"space": name, "search.target_bitops": target},),
+        )
+        for target, name in TARGETS.items()
+    ]
+    fixed = [
+        Row(f"{name}, {bits} bits", ({"space": name, **({} if bits == 8 else {"bits": bits})},))
+        for name in FIXED
+        for bits in WIDTHS
+    ]
+    rows = measured(f"x{scale}", base, [*ours, *fixed], args)
+    ours, fixed = rows[: len(ours)], rows[len(ours) :]
+    sets = list(rows[0].found[0]["psnr"])
+    beaten = [_beaten(each, ours, sets[-1]) for each in fixed if each.found]
+    lines = [*table(ours), *table(fixed)[3:], ""]
+    share = f"{sum(beaten)} of {len(beaten)} fixed ones are beaten"
+    lines.append(f"{share} on {sets[-1]} by a found one of no more BitOps.")
+    if scale == front.PUBLISHED_SCALE and front.PUBLISHED_SET in sets:
+        points = [point for each in front.PUBLISHED.values() for point in each]
+        lower = [_above(point, ours) for point in points]
+        lines.append(f"{sum(lower)} of {len(points)} published points are beaten. {front.SOURCE}")
+    return lines
+
+
+def _beaten(one: Row, ours: Sequence[Row], on: str) -> bool:
+    return _above((one.values("gbitops")[0], one.values(on)[0]), ours, on)
+
+
+def _above(point: tuple[float, float], ours: Sequence[Row], on: str = front.PUBLISHED_SET) -> bool:
+    near = [row for row in ours if row.found and row.values("gbitops")[0] <= point[0]]
+    return any(row.values(on)[0] > point[1] for row in near)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "x4": x4,
+    "x2": x2,
+    "aware": aware,
+    "noise": noise,
+    "entropy": entropy,
+    "adq": adq,
+    "mixed": mixed,
+    "qat": qat,
+}
+
+
+def page(args: argparse.Namespace) -> str:
+    """All parts that are finished, as a page."""
+    lines = ["# Study", "", *INTRODUCTION]
+    args.finished = True
+    for name, part in PARTS.items():
+        try:
+            found = part(args)
+        except (OSError, StopIteration, ValueError, IndexError):  # not begun, or not finished
+            continue
+        lines += ["", f"## {(part.__doc__ or name).splitlines()[0].rstrip('.')}", ""]
+        lines += [f"`python benchmarks/study.py {name}`", "", *found]
+    return "\n".join(lines) + "\n"
+
+
+INTRODUCTION = [
+    "What each claim of the method is worth in this project's own numbers. Made by",
+    "`python benchmarks/study.py all --write docs/study.md`; each part by the command below its",
+    "heading, with `--data`, `--test` and `--output` as described there (`--help`). PSNR-Y of the",
+    "exported file in dB by the protocol of [results](results.md); GBitOps at LR 32x32. A claim is",
+    "confirmed, or reversed, when the mean difference is more than twice its standard error over",
+    "the seeds, else not confirmed.",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("parts", nargs="+", choices=[*PARTS, "all"])
+    parser.add_argument("--output", type=Path, default=Path("runs/study"))
+    parser.add_argument("--data", help="folder of photographs to learn from, for the fronts")
+    parser.add_argument("--test", action="append", default=[], help="folder, repeatable")
+    parser.add_argument("--seeds", type=int, default=3, help="of the claims")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--write", type=Path, help="page to put the finished parts into")
+    parser.add_argument("--finished", action="store_true", help="print, and compute nothing")
+    args = parser.parse_args()
+    args.output = args.output.resolve()
+    for name in PARTS if "all" in args.parts else args.parts:
+        print("\n".join(["", f"## {name}", "", *PARTS[name](args)]))
+    if args.write is not None:
+        args.write.write_text(page(args))
+
+
+if __name__ == "__main__":
+    main()
