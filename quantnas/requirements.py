@@ -21,6 +21,7 @@ PURPOSES = {
     "several": "`--processes`",
     "tensorboard": "`--tensorboard`",
     "litert": "`export --format tflite`",
+    "ray": "`sweep --ray`",
     "baselines": "`quantize --method` gptq, gpfq and qronos",
 }
 """Extra -> what needs it, where that is worth a word."""
