@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from sweeps import Row, Settings, mean, measured, quantnas, table, verdict
 
 from quantnas import cost, front, genotype, skeleton, space
@@ -28,14 +29,8 @@ CLAIM: dict[str, Any] = {
     "quantize": {"train": "none"},
 }
 """Settings of all claims: 480 steps of search, 1.0 GBitOps, the network as it was trained."""
-FRONT: dict[str, Any] = {
-    "train": {
-        "float_steps": 3000, "qat_steps": 600, "patch": 24, "lr": 0.003, "qat_lr": 0.001,
-        "warmup": 100, "average": 0.999, "check": 500,
-    },
-    "search": {"steps_per_epoch": 24},
-}  # fmt: skip
-"""Settings of all networks on a front."""
+RECIPE = Path(__file__).parent / "recipe.yaml"
+"""Of the training of all networks on a front, which gets --hours for each."""
 TARGETS = {0.3e9: "plain", 0.6e9: "plain", 1.2e9: "plain", 2.4e9: "plain", 4.8e9: "plain_wide",
            9.6e9: "plain_wide"}  # fmt: skip
 """BitOps wanted -> the space that is searched for them."""
@@ -243,7 +238,9 @@ def x2(args: argparse.Namespace) -> list[str]:
 
 def compared(scale: int, args: argparse.Namespace) -> list[str]:
     """Found networks of every size against fixed ones, with the same recipe."""
-    base = {**FRONT, "scale": scale, "data": args.data}
+    recipe = yaml.safe_load(RECIPE.read_text())["train"] | {"max_hours": args.hours}
+    search = {"steps_per_epoch": 24}
+    base = {"train": recipe, "search": search, "scale": scale, "data": args.data}
     ours = [
         Row(
             f"{name}, found for {target / 1e9:g}",
@@ -321,6 +318,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/study"))
     parser.add_argument("--data", help="folder of photographs to learn from, for the fronts")
     parser.add_argument("--test", action="append", default=[], help="folder, repeatable")
+    parser.add_argument("--hours", type=float, default=0.1, help="of training, on the fronts")
     parser.add_argument("--seeds", type=int, default=3, help="of the claims")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", type=Path, help="page to put the finished parts into")

@@ -178,7 +178,9 @@ def _points(
     ]
     values["search.penalty"] = [_number(t, "--penalty", float) for t in _each(varied["penalty"])]
     for setting in vary or ():
-        key, _, text = setting.partition("=")
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"'{setting}' is not a setting.", "Write it as KEY=VALUE,VALUE.")
         found: dict[str, Any] = {}
         schema.assign(found, f"values=[{text}]")
         values[key.strip()] = found["values"]

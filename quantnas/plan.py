@@ -63,7 +63,7 @@ def read(path: Path) -> Sweep:
 def points(sweep: Sweep, source: str) -> list[Point]:
     """Every point, the setting that varies first being the slowest to change.
 
-    Raises UsageError for a setting that cannot be, for none or one that varies in two ways, and
+    Raises UsageError for a setting that cannot be, for one that varies in two ways or none, and
     for two points that are the same.
     """
     rows = []
@@ -76,9 +76,9 @@ def points(sweep: Sweep, source: str) -> list[Point]:
             )
         for values in itertools.product(*sweep.vary.values()):
             rows.append(flat | dict(zip(sweep.vary, values, strict=True)))
-    if not any(rows):
+    if len(rows) < 2:
         raise UsageError(
-            "Nothing varies in this sweep.",
+            "Nothing varies in this sweep: it is a single run.",
             "Give several --target-bitops, --bits, --seed or SPACE, or --vary KEY=VALUE,VALUE.",
         )
     order = [key for given in sweep.points for key in _flat(given)] + list(sweep.vary)
