@@ -40,8 +40,9 @@ LAYERS = [
     | {"tables", "labels", "parts", "damage_plot"},
     {"workspace", "phases", "difference", "front"},
     {"searching", "models", "widths", "enlarging", "formats"},
-    {"comparison", "training", "latency"},
-    {"quantizing", "drop", "adopt", "profiling"},
+    {"comparison", "training", "latency", "damage_measured", "slider"},
+    {"quantizing", "drop", "adopt", "profiling", "page_data"},
+    {"page"},
     {"pipeline"},
 ]
 LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}
