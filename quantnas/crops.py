@@ -48,9 +48,7 @@ def crops_figure(versions: dict[str, Image], scale: int, name: str, side: int = 
     return board.figure
 
 
-def region(
-    image: Image, original: Image, side: int, width: int | None = None
-) -> tuple[int, int]:
+def region(image: Image, original: Image, side: int, width: int | None = None) -> tuple[int, int]:
     """Top and left of the rectangle in which the luma of the two differs most.
 
     It has `side` rows and `width` columns; without a width it is a square.

@@ -77,7 +77,7 @@ def measure(
     agreement = rank_correlation(
         [row.predicted or 0.0 for row in known], [row.measured for row in known]
     )
-    damages = Damages(len(low), *low.shape[2:], rows, agreement)
+    damages = Damages(len(low), low.shape[2], low.shape[3], rows, agreement)
     write_text(run.path(FILE), to_json(damages))
     return damages
 

@@ -4,17 +4,15 @@ A template gives the text, and a little script the charts, from what is embedded
 in the page itself keeps browsers from loading anything.
 """
 
-import base64
 import hashlib
 import json
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import __version__, damage_measured, front, page_data, report, runs, slider
+from . import __version__, front, page_data, page_text, runs, slider, tables
 from .errors import DataError
 from .page_data import AT, Scores, Shown, Source
 from .runs import Run
@@ -35,7 +33,9 @@ def write(source: Source, path: Path) -> None:
     try:
         runs.write_text(path, text)
     except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror}.", "Choose another file.") from error
+        raise DataError(
+            f"Cannot write {path}: {error.strerror}.", "Choose another file."
+        ) from error
 
 
 def of_run(run: Run) -> Source:
@@ -64,7 +64,7 @@ def html(source: Source, shown: Sequence[Shown]) -> str:
     template = environment.get_template("page.html")
     words = {
         "source": source,
-        "runs": [_texts(one) for one in shown],
+        "runs": [page_text.of(one) for one in shown],
         "sets": [group.label for group in sets],
         "published": front.SOURCE if any(map(_beside, sets)) else None,
         "data": embedded(data),
@@ -73,6 +73,7 @@ def html(source: Source, shown: Sequence[Shown]) -> str:
         "at": AT,
         "version": __version__,
         "size": None,
+        "beside": tables.beside_bicubic,
     }
     bytes_ = len(template.render(words).encode())
     return template.render(words | {"size": size(bytes_)})
@@ -143,12 +144,8 @@ class _Store:
         key = hashlib.sha256(content).hexdigest()
         if key not in self.seen:
             self.seen[key] = len(self.images)
-            self.images.append(_uri(content))
+            self.images.append(page_text.uri(content))
         return self.seen[key]
-
-
-def _uri(content: bytes) -> str:
-    return "data:image/webp;base64," + base64.b64encode(content).decode("ascii")
 
 
 def _within(shown: Sequence[Shown]) -> list[Shown]:
@@ -190,8 +187,8 @@ def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
         "bytes": one.bytes,
         "parameters": one.data["export"]["cost"]["parameters"],
         "scale": one.scale,
-        "bits": report.bits(one.data),
-        "seconds": sum(seconds for _, seconds, _ in _steps(one.data)),
+        "bits": page_text.bits(one.data),
+        "seconds": sum(seconds for _, seconds, _ in page_text.steps(one.data)),
         "sets": found,
         "views": [_view(one, view, store) for view in (one.views.views if one.views else ())],
         "damages": one.damages and [
@@ -212,94 +209,3 @@ def _view(one: Shown, view: Any, store: _Store) -> dict[str, Any]:
             for v in view.versions
         ],
     }
-
-
-# What the template says
-
-
-def _texts(one: Shown) -> dict[str, Any]:
-    """Words and tables of a run."""
-    data, config = one.data, one.data["config"]
-    cost, found = data["export"]["cost"], data["export"]["verification"]
-    picture = one.folder / "plots" / "architecture.png"
-    return {
-        "name": one.name,
-        "space": config["space"],
-        "scale": one.scale,
-        "seed": config["seed"],
-        "bits": report.bits(data),
-        "scores": one.scores,
-        "bitops": one.bitops / 1e9,
-        "kilobytes": one.bytes / 1000,
-        "parameters": cost["parameters"],
-        "integers": f"{found['integer_convolutions']} of {found['convolutions']}",
-        "weight_bytes": cost["weight_bytes"],
-        "costs": [(at, macs / 1e9, cost["bitops"][at] / 1e9) for at, macs in cost["macs"].items()],
-        "layers": list(_layers(one)),
-        "steps": list(_steps(data)),
-        "verification": list(report.verification(data)),
-        "protocol": data["evaluate"]["protocol"],
-        "environment": _environment(data["environment"]),
-        "commands": list(commands(one.folder, data["environment"])),
-        "sha256": data["export"].get("sha256"),
-        "architecture": _webp(picture) if picture.exists() else None,
-        "damages": one.damages and damage_measured.sentence(one.damages),
-        "crops": one.damages,
-        "views": bool(one.views and one.views.views),
-        "search": one.search,
-        "best": data.get("search", {}).get("best"),
-        "kept": data.get("search", {}).get("kept"),
-    }
-
-
-def _webp(picture: Path) -> str:
-    """A picture as a data URI, smaller than as PNG and the same."""
-    import io
-
-    from PIL import Image
-
-    content = io.BytesIO()
-    with Image.open(picture) as image:
-        image.save(content, "WEBP", lossless=True)
-    return _uri(content.getvalue())
-
-
-def _layers(one: Shown) -> Iterator[dict[str, Any]]:
-    """Rows of the table of layers; what a slot does to the output stands at its first layer."""
-    rows = one.data["export"]["cost"]["layers"]
-    bitops = [row["macs"] * row["weight_bits"] * row["act_bits"] for row in rows]
-    damages = {row.slot: row for row in one.damages.slots} if one.damages else {}
-    for row, each in zip(rows, bitops, strict=True):
-        name = row["name"]
-        slot = name if name in damages else name.removesuffix(".0")
-        damage = damages.get(slot)
-        yield {
-            **row,
-            "kernel": "x".join(map(str, row["shape"])),
-            "share": each / max(1, sum(bitops)),
-            "predicted": damage and damage.predicted,
-            "measured": damage and damage.measured,
-        }
-
-
-def _steps(data: Mapping[str, Any]) -> Iterator[tuple[str, float, list[str]]]:
-    for step in ("search", "train", "quantize"):
-        result = data.get(step)
-        if result is not None and "seconds" in result:
-            yield step, result["seconds"], list(report.facts(result))
-
-
-def _environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = [("Python", found.get("python")), ("machine", found.get("platform"))]
-    rows += [("processor cores", found.get("cpu_count")), *found.get("versions", {}).items()]
-    return [(name, str(value)) for name, value in rows if value is not None]
-
-
-def commands(folder: Path, environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What makes the run again, and what has made it: (in words, command line)."""
-    told = [str(part) for part in environment.get("command", [])]
-    if told[1:2] == ["run"]:
-        config = shlex.quote((folder / "config.yaml").as_posix())
-        yield "the same settings, all in one file", f"quantnas run --config {config}"
-    if told:
-        yield "as it was typed", shlex.join(told)

@@ -237,7 +237,9 @@ def _search(run: Run, config: dict[str, Any]) -> Search | None:
         steps=tuple(row["step"] for row in kept),
         curves={name: tuple(_rounded(row[name]) for row in kept) for name in names},
         checks=tuple(
-            (row["step"], _rounded(row["check"]["psnr"])) for row in rows if row["check"] is not None
+            (row["step"], _rounded(row["check"]["psnr"]))
+            for row in rows
+            if row["check"] is not None
         ),
         begins=begins or None,
         target=config.get("target_bitops"),

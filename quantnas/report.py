@@ -167,16 +167,36 @@ def _steps(data: dict[str, Any]) -> Iterator[str]:
 
 def facts(result: dict[str, Any]) -> Iterator[str]:
     """What a step left, without what is shown elsewhere or means nothing here."""
-    skip = {"step", "seconds", "bitops", "bitops_at", "best", "samples", "trial", "photographs"}
+    skip = {
+        "step",
+        "sha256",
+        "seconds",
+        "bitops",
+        "bitops_at",
+        "best",
+        "samples",
+        "trial",
+        "photographs",
+    }
     if result.get("kept") in ("nothing to choose", "best of random"):
         skip.add("share_decided")
     for key, value in result.items():
-        if key not in skip and value is not None:
-            shown = round(value, 3) if isinstance(value, float) else value
-            yield f"{key.replace('_', ' ')} {shown}"
+        if key == "reached":
+            yield from facts(value)
+        elif key not in skip and value not in (None, []):
+            yield f"{key.replace('_', ' ')} {_shown(value)}"
     counts = result.get("photographs")
     if counts is not None:
         yield (
             f"{counts['used']} photographs ({counts['too_small']} too small, "
             f"{len(counts['damaged'])} damaged)"
         )
+
+
+def _shown(value: Any) -> str:
+    """Numbers short, rows as how many there are."""
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, list):
+        return f"{len(value)} layers"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -42,6 +42,7 @@ LAYERS = [
     {"searching", "models", "widths", "enlarging", "formats"},
     {"comparison", "training", "latency", "damage_measured", "slider"},
     {"quantizing", "drop", "adopt", "profiling", "page_data"},
+    {"page_text"},
     {"page"},
     {"pipeline"},
 ]

@@ -1,6 +1,7 @@
 // Two versions of a photograph over each other, with a divider between them.
 function compare(box, run, number) {
   const state = { view: 0, left: 0, right: 0, zoom: 1, at: 50 };
+  if (box.clientWidth >= 2 * run.views[0].width) state.zoom = 2;
   const names = run.views[0].versions.map((version) => version.name);
   state.right = Math.max(0, names.indexOf("quantized"));
 
@@ -8,7 +9,7 @@ function compare(box, run, number) {
   const sides = ["left", "right"].map((side) => html("select", { "aria-label": `Version on the ${side}`, class: `side-${side}` }));
   const zoom = html("fieldset", { class: "switch" }, html("legend", { class: "hidden" }, "Zoom"), ...[1, 2].map((n) => {
     const input = html("input", { type: "radio", name: `zoom-${number}`, value: n });
-    input.checked = n === 1;
+    input.checked = n === state.zoom;
     input.addEventListener("change", () => { state.zoom = n; show(); });
     return html("label", {}, input, html("span", {}, `x${n}`));
   }));

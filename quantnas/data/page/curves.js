@@ -20,7 +20,7 @@ function lines(box, title, found, { fixed, unit = "", begins, target, height = 1
     for (const value of ticks(low, high, height > 150 ? 4 : 2)) root.append(
       svg("line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }),
       svg("text", { x: margin.left - 7, y: y(value) + 4, "text-anchor": "end" }, String(Number(value.toPrecision(4)))));
-    for (const value of ticks(first, last, Math.max(2, Math.floor(width / 110)))) if (Number.isInteger(value)) root.append(svg("text", { x: x(value), y: height - 5, "text-anchor": value > last * 0.95 ? "end" : "middle" }, String(value)));
+    for (const value of ticks(first, last, Math.max(3, Math.floor(width / 90)))) if (Number.isInteger(value)) root.append(svg("text", { x: x(value), y: height - 5, "text-anchor": value > last * 0.95 ? "end" : "middle" }, String(value)));
     if (begins && begins > first && begins < last) root.append(svg("line", { x1: x(begins), x2: x(begins), y1: margin.top, y2: height - margin.bottom, stroke: "var(--soft)", "stroke-width": 1, "stroke-dasharray": "1.5 3" }));
     if (target) root.append(svg("line", { x1: margin.left, x2: width - margin.right, y1: y(target), y2: y(target), stroke: "var(--c2)", "stroke-width": 1.5, "stroke-dasharray": "5 4" }));
     for (const line of found) {

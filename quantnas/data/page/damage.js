@@ -1,7 +1,8 @@
 // Predicted and measured damage of every slot: two dots in a row, on a logarithmic axis.
 function damage(box, run) {
   const rows = run.damages.map(([slot, weights, inputs, predicted, found]) => ({ slot, weights, inputs, predicted, found }));
-  drawn(box, (width) => {
+  drawn(box, (whole) => {
+    const width = Math.min(whole, 860);
     const values = rows.flatMap((row) => [row.predicted, row.found]).filter((value) => value > 0);
     const least = values.length ? Math.min(...values) / 2 : 1e-9, most = values.length ? Math.max(...values) * 2 : 1;
     const long = Math.max(...rows.map((row) => row.slot.length));

@@ -24,7 +24,7 @@ function drawFront(width) {
   const bicubic = runs[0].score.bicubic;
   const spread = Math.max(...ys) - Math.min(...ys);
   const far = Math.min(...ys) - bicubic > Math.max(0.4, 0.5 * spread);
-  const height = Math.round(Math.max(300, Math.min(430, width * 0.62)));
+  const height = Math.round(Math.max(data.runs.length > 1 ? 300 : 250, Math.min(data.runs.length > 1 ? 430 : 300, width * 0.62)));
   const margin = { left: 50, right: 14, top: 16, bottom: 46 };
   const strip = far ? 44 : 0;
   const bottom = height - margin.bottom - strip;
@@ -100,7 +100,7 @@ function point(one, x, y, axis) {
 function label(group, one, cx, cy, taken, width) {
   const name = one.run.name.length > 26 ? `${one.run.name.slice(0, 25)}…` : one.run.name;
   const long = name.length * 6.6;
-  const places = [[12, 4, "start"], [-12, 4, "end"], [0, -15, "middle"], [0, 24, "middle"]];
+  const places = [[16, 4, "start"], [-16, 4, "end"], [0, -17, "middle"], [0, 26, "middle"]];
   for (const [dx, dy, anchor] of places) {
     const left = cx + dx - (anchor === "end" ? long : anchor === "middle" ? long / 2 : 0);
     const box = [left, cy + dy - 11, left + long, cy + dy + 4];
@@ -115,6 +115,7 @@ function label(group, one, cx, cy, taken, width) {
 // What is chosen, beside the chart.
 function drawChosen() {
   const box = document.getElementById("chosen"), run = data.runs[front.selected], score = measured(run);
+  if (!box) return;
   const rows = score
     ? [["file", decibel(score.psnr)], ["float network", decibel(score.float)], ["bicubic", decibel(score.bicubic)]]
     : [["not measured on", data.sets[front.set].label]];

@@ -52,7 +52,7 @@ function powers(low, high, most) {
 }
 
 const short = (value) => String(Number(value.toPrecision(3)));
-const tiny = (value) => value.toExponential(1).replace("e+0", "").replace("e", "e");
+const tiny = (value) => value.toExponential(1).replace(".0e", "e").replace("e+0", "");
 const decibel = (value) => `${value.toFixed(2)} dB`;
 
 function path(xs, ys, x, y) {
