@@ -20,7 +20,7 @@ def report(
         typer.Argument(
             help="Folder of an exported run, of its evaluation, or of a sweep; several are shown "
             "on one page.",
-            metavar="RUN|SWEEP...",
+            metavar="RUN|SWEEP",
         ),
     ],
     output: Annotated[
@@ -40,6 +40,9 @@ def report(
     Example: quantnas report runs/export/rfdn_small
 
     Example: quantnas report runs/run/rfdn_small runs/run/rfdn_small-2 -o both.html
+
+    The page opens in any browser, without a network. Runs of a sweep that are unfinished or have
+    failed are listed on it.
 
     A run that has not been evaluated is evaluated first, on the photographs that it held out. Given
     the folder of an evaluation, the report is that of the run, with the folders measured there.

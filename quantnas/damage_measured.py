@@ -67,17 +67,15 @@ def measure(
     """
     where, found = architecture(run)
     precision = widths.load(run.folder)
-    macs = sum(row.macs for row in cost.layers(skeleton.slots(where), found, precision, 1))
-    area = side * side / math.prod(cost.REFERENCE)
-    count = int(max(1, min(MOST, WORK / (macs * area * (len(precision) + 1)))))
+    layers = cost.layers(skeleton.slots(where), found, precision, where.scale)
+    each = sum(row.macs for row in layers) * side**2 / math.prod(cost.REFERENCE)
+    count = int(max(1, min(MOST, WORK / (each * (len(precision) + 1)))))
     low = crops(photos, where, side, count)
     network.inherit(net, teacher)
-    rows = tuple(_rows(teacher, net, low, precision, predictions(run)))
-    known = [row for row in rows if row.predicted is not None]
-    agreement = rank_correlation(
-        [row.predicted or 0.0 for row in known], [row.measured for row in known]
-    )
-    damages = Damages(len(low), low.shape[2], low.shape[3], rows, agreement)
+    slots = tuple(rows(teacher, net, low, precision, predictions(run)))
+    pairs = [(row.predicted, row.measured) for row in slots if row.predicted is not None]
+    agreement = rank_correlation([p for p, _ in pairs], [m for _, m in pairs])
+    damages = Damages(len(low), low.shape[2], low.shape[3], slots, agreement)
     write_text(run.path(FILE), to_json(damages))
     return damages
 
@@ -123,14 +121,17 @@ def _places(room: int, count: int) -> list[int]:
 
 
 @torch.no_grad()
-def _rows(
+def rows(
     teacher: nn.Module,
     net: nn.Module,
     low: Tensor,
     precision: Mapping[str, Precision],
     predicted: Mapping[str, Mapping[Precision, float]],
 ) -> Iterator[Measured]:
-    """Every slot with a convolution, one after the other."""
+    """Every rounded slot, one after the other.
+
+    teacher: in float; net: the same weights with grids; low (N, 3, H, W) in [0, 1].
+    """
     plain, wanted = teacher.eval()(low), quantize.mean_outputs(teacher, low)
     rounded = network.convolutions(net.eval())
     for slot, width in precision.items():

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import damage_measured, network, photographs, quantize, runs, widths, workspace
-from quantnas.damage_measured import Damages, Measured
+from quantnas import (
+    damage_measured,
+    network,
+    photographs,
+    quantize,
+    runs,
+    skeleton,
+    widths,
+    workspace,
+)
+from quantnas.damage_measured import Damages, Measured, rows
 from quantnas.space import Precision
 
 
@@ -63,6 +72,24 @@ def test_the_networks_stay_what_they_were(measured):
     assert torch.equal(fresh.eval()(low), teacher(low))
 
 
+@pytest.mark.parametrize("name", ["tiny", "apart", "basic", "edsr", "imdn", "rfdn_published"])
+def test_every_skeleton_can_be_measured(small, random_genotype, pixels, name):
+    """Each rounded layer is seen: on 2 bits it does much more than on 8."""
+    where, low = small[name], pixels(2, 24, 26)
+    found = random_genotype(where, 1)
+    teacher = network.build(where, found, None)
+    slots, errors = skeleton.slots(where), []
+    for bits in (2, 8):
+        precision = {slot.name: Precision(bits, 8) for slot in slots}
+        net = network.build(where, found, precision)
+        network.inherit(net, teacher)
+        quantize.initialise(net, low)
+        errors.append([row.measured for row in rows(teacher, net, low, precision, {})])
+    coarse, fine = map(np.asarray, errors)
+    assert len(coarse) == len({layer.partition(".")[0] for layer in network.convolutions(teacher)})
+    assert np.isfinite(coarse).all() and (coarse > 5 * fine)[coarse > 1e-12].all()  # above noise
+
+
 def test_predictions_stand_beside(source):
     run = runs.existing(source)
     (slot, width), *_ = widths.load(source).items()
@@ -94,8 +121,7 @@ def test_the_rank_correlation_is_spearmans(first, second, expected):
 
 
 def test_the_sentence_says_how_well_they_agree():
-    rows = tuple(Measured(f"s{i}", 4, 4, 10.0**-i, 2 * 10.0**-i) for i in range(5))
-    words = damage_measured.sentence(Damages(2, 8, 8, rows, 1.0))
+    slots = tuple(Measured(f"s{i}", 4, 4, 10.0**-i, 2 * 10.0**-i) for i in range(5))
+    words = damage_measured.sentence(Damages(2, 8, 8, slots, 1.0))
     assert "over 5 layers: 1.00" in words and "2 times" in words
-    assert "too few" in damage_measured.sentence(Damages(2, 8, 8, rows[:2], None))
-    assert np.isfinite([row.measured for row in rows]).all()
+    assert "too few" in damage_measured.sentence(Damages(2, 8, 8, slots[:2], None))
