@@ -66,6 +66,7 @@ def html(source: Source, shown: Sequence[Shown]) -> str:
         "source": source,
         "runs": [page_text.of(one) for one in shown],
         "sets": [group.label for group in sets],
+        "columns": _columns(sets),
         "published": front.SOURCE if any(map(_beside, sets)) else None,
         "data": embedded(data),
         "style": _file("style.css"),
@@ -121,6 +122,12 @@ def _sets(shown: Sequence[Shown]) -> list[_Group]:
             label += f", others {labels[label]}"
         groups.append(_Group(label, name, scale, images))
     return groups
+
+
+def _columns(sets: Sequence[_Group]) -> list[str]:
+    """Their names alone, where these are enough."""
+    names = [group.name for group in sets]
+    return names if len(set(names)) == len(names) else [group.label for group in sets]
 
 
 def _beside(group: _Group) -> bool:
@@ -192,7 +199,7 @@ def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
         "sets": found,
         "views": [_view(one, view, store) for view in (one.views.views if one.views else ())],
         "damages": one.damages and [
-            [row.slot, row.weights, row.activations, row.predicted, row.measured]
+            [row.slot, row.weights, row.activations, row.predicted, row.measured, row.fitted]
             for row in one.damages.slots
         ],
         "search": one.search,

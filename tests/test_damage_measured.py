@@ -36,7 +36,7 @@ def test_every_slot_is_measured_and_kept(measured):
     run, _, found = measured
     precision = widths.load(run.folder)
     assert [row.slot for row in found.slots] == list(precision)
-    assert all(row.measured > 0 and row.predicted is None for row in found.slots)
+    assert all(row.measured > 0 and row.fitted > 0 and row.predicted is None for row in found.slots)
     assert (found.crops, found.height, found.width) == (8, 16, 16)
     assert damage_measured.load(run) == found
     bits = {row.slot: Precision(row.weights, row.activations) for row in found.slots}
@@ -84,7 +84,7 @@ def test_every_skeleton_can_be_measured(small, random_genotype, pixels, name):
         net = network.build(where, found, precision)
         network.inherit(net, teacher)
         quantize.initialise(net, low)
-        errors.append([row.measured for row in rows(teacher, net, low, precision, {})])
+        errors.append([row.fitted for row in rows(teacher, net, low, precision, {})])
     coarse, fine = map(np.asarray, errors)
     assert len(coarse) == len({layer.partition(".")[0] for layer in network.convolutions(teacher)})
     assert np.isfinite(coarse).all() and (coarse > 5 * fine)[coarse > 1e-12].all()  # above noise
@@ -121,7 +121,7 @@ def test_the_rank_correlation_is_spearmans(first, second, expected):
 
 
 def test_the_sentence_says_how_well_they_agree():
-    slots = tuple(Measured(f"s{i}", 4, 4, 10.0**-i, 2 * 10.0**-i) for i in range(5))
-    words = damage_measured.sentence(Damages(2, 8, 8, slots, 1.0))
-    assert "over 5 layers: 1.00" in words and "2 times" in words
-    assert "too few" in damage_measured.sentence(Damages(2, 8, 8, slots[:2], None))
+    slots = tuple(Measured(f"s{i}", 4, 4, 10.0**-i, 2 * 10.0**-i, 10.0**-i) for i in range(5))
+    words = damage_measured.sentence(Damages(2, 8, 8, slots, 1.0, 0.5))
+    assert "over 5 layers: 1.00 on" in words and "0.50 on grids fitted" in words
+    assert "too few" in damage_measured.sentence(Damages(2, 8, 8, slots[:2], None, None))

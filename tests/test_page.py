@@ -85,8 +85,11 @@ def finished(
     environment = {"command": ["quantnas", "run", "tiny"], "versions": {"onnxruntime": "1.32.0"}}
     run.path("env.json").write_text(json.dumps(environment))
     run.path("metrics.jsonl").write_text(_metrics(where))
-    rows = (Measured("head", 4, 8, 1e-6, 2e-6), Measured("cell0_body0", 4, 8, None, 3e-5))
-    run.path(FILE).write_text(to_json(Damages(2, 32, 32, rows, None)))
+    rows = (
+        Measured("head", 4, 8, 1e-6, 2e-6, 1e-6),
+        Measured("cell0_body0", 4, 8, None, 3e-5, 2e-5),
+    )
+    run.path(FILE).write_text(to_json(Damages(2, 32, 32, rows, None, None)))
     _crops(run)
     images.write(run.path("plots/architecture.png"), np.zeros((30, 40, 3), np.uint8))
     results = {
@@ -190,7 +193,10 @@ def test_a_page_of_one_run_has_all_its_parts(tmp_path, tiny):
     (run,) = data_of(text)["runs"]
     assert run["bitops"] == 5e8 and run["bytes"] == 5000
     assert [view["name"] for view in run["views"]] == ["waves", "dunes"]
-    assert run["damages"] == [["head", 4, 8, 1e-6, 2e-6], ["cell0_body0", 4, 8, None, 3e-5]]
+    assert run["damages"] == [
+        ["head", 4, 8, 1e-6, 2e-6, 1e-6],
+        ["cell0_body0", 4, 8, None, 3e-5, 2e-5],
+    ]
     assert [choice["name"] for choice in run["search"]["choices"]] == ["cell0_body0", "upsample"]
     assert run["search"]["curves"]["psnr"] == [30.0, None, 30.0, 30.0]
 
@@ -421,19 +427,34 @@ def test_nothing_goes_wrong_and_nothing_is_asked_for(opened):
 
 @pytest.mark.slow
 def test_a_point_selects_its_run_by_mouse_and_by_key(opened):
-    assert shown_run(opened) == ["run-0"]
+    assert shown_run(opened) == ["run-1"], "the best one on the first set"
     points = all_of(opened, ".point")
     assert len(points) == 3 and len(all_of(opened, ".bicubic")) == 1
-    points[1].click()
-    assert shown_run(opened) == ["run-1"]
+    points[0].click()
+    assert shown_run(opened) == ["run-0"]
     pressed = [p.get_attribute("data-point") for p in all_of(opened, ".point[aria-pressed=true]")]
-    assert pressed == ["1"] and "p1" in all_of(opened, "#chosen")[0].text
+    assert pressed == ["0"] and "p0" in all_of(opened, "#chosen")[0].text
     last = all_of(opened, ".point")[2]
     opened.execute_script("arguments[0].focus()", last)
     last.send_keys("\ue007")  # the Enter key
     assert shown_run(opened) == ["run-2"]
     focused = opened.execute_script("return document.activeElement.dataset.point")
     assert focused == "2", "the chart is drawn anew and the focus stays"
+
+
+@pytest.mark.slow
+def test_the_page_opens_at_its_top_and_points_tell_what_they_are(opened):
+    from selenium.webdriver import ActionChains
+
+    assert opened.execute_script("return scrollY") == 0 and "#" not in opened.current_url
+    ActionChains(opened).move_to_element(all_of(opened, ".point")[1]).perform()
+    told = all_of(opened, "#tip")[0]
+    assert told.is_displayed() and told.text.startswith("p1\n32.00 dB (bicubic 30.00 dB")
+    ActionChains(opened).send_keys("\ue00c").perform()  # Escape
+    assert not told.is_displayed()
+    opened.get(f"{opened.current_url}#run-2")
+    opened.refresh()
+    assert shown_run(opened) == ["run-2"]
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ function compare(box, run, number) {
   const frame = html("div", { class: "frame" },
     html("div", { class: "sides" }, ...sides.map((select, i) => html("label", {}, html("span", {}, ["left", "right"][i]), select))),
     html("div", { class: "view" }, layers), range, values);
-  const choice = run.views.length > 1 ? html("label", { class: "field" }, "Photograph", photos) : html("span", { class: "note" }, run.views[0].name);
+  const choice = run.views.length > 1 ? html("label", { class: "field" }, html("span", {}, "Photograph"), photos) : html("span", { class: "note" }, run.views[0].name);
   box.replaceChildren(html("div", { class: "bar" }, choice, zoom), frame);
 
   function move(at) {
@@ -36,7 +36,7 @@ function compare(box, run, number) {
     const view = run.views[state.view];
     sides.forEach((select, i) => {
       const chosen = i ? state.right : state.left;
-      select.replaceChildren(...view.versions.map((version, k) => html("option", { value: k }, version.psnr === null ? version.name : `${version.name}, ${decibel(version.psnr)}`)));
+      select.replaceChildren(...view.versions.map((version, k) => html("option", { value: k }, version.psnr === null ? version.name : `${version.name} ${decibel(version.psnr)}`)));
       select.value = chosen;
     });
     for (const side of ["left", "right"]) {

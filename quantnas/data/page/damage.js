@@ -1,9 +1,9 @@
 // Predicted and measured damage of every slot: two dots in a row, on a logarithmic axis.
 function damage(box, run) {
-  const rows = run.damages.map(([slot, weights, inputs, predicted, found]) => ({ slot, weights, inputs, predicted, found }));
+  const rows = run.damages.map(([slot, weights, inputs, predicted, found, fitted]) => ({ slot, weights, inputs, predicted, found, fitted }));
   drawn(box, (whole) => {
     const width = Math.min(whole, 860);
-    const values = rows.flatMap((row) => [row.predicted, row.found]).filter((value) => value > 0);
+    const values = rows.flatMap((row) => [row.predicted, row.found, row.fitted]).filter((value) => value > 0);
     const least = values.length ? Math.min(...values) / 2 : 1e-9, most = values.length ? Math.max(...values) * 2 : 1;
     const long = Math.max(...rows.map((row) => row.slot.length));
     const narrow = width < 520;
@@ -22,7 +22,8 @@ function damage(box, run) {
     const key = (draw, text) => html("li", {}, svg("svg", { viewBox: "0 0 26 12", "aria-hidden": "true" }, draw), text);
     box.replaceChildren(html("ul", { class: "legend" },
       key(svg("circle", { cx: 13, cy: 6, r: 4.5, fill: "var(--paper)", stroke: "var(--c0)", "stroke-width": 2 }), "predicted"),
-      key(svg("circle", { cx: 13, cy: 6, r: 5, fill: "var(--c1)" }), "measured")), root);
+      key(svg("circle", { cx: 13, cy: 6, r: 5, fill: "var(--c1)" }), "measured"),
+      key(svg("line", { x1: 13, x2: 13, y1: 0, y2: 12, stroke: "var(--c1)", "stroke-width": 2.5 }), "measured on fitted grids")), root);
   });
 }
 
@@ -35,7 +36,8 @@ function pair(row, x, y, margin, width, least) {
   if (row.predicted !== null) group.append(
     svg("line", { x1: place(row.predicted), x2: place(row.found), y1: y, y2: y, stroke: "var(--soft)", "stroke-width": 1.5, opacity: 0.6 }),
     svg("circle", { cx: place(row.predicted), cy: y, r: 4.5, fill: "var(--paper)", stroke: "var(--c0)", "stroke-width": 2 }));
+  group.append(svg("line", { x1: place(row.fitted), x2: place(row.fitted), y1: y - 6, y2: y + 6, stroke: "var(--c1)", "stroke-width": 2.5 }));
   group.append(svg("circle", { cx: place(row.found), cy: y, r: 5, fill: "var(--c1)" }));
-  tooltip(group, () => `${row.slot}, weights ${row.weights} bits, inputs ${row.inputs}\n${row.predicted === null ? "" : `predicted ${tiny(row.predicted)}, `}measured ${tiny(row.found)}`);
+  tooltip(group, () => `${row.slot}, weights ${row.weights} bits, inputs ${row.inputs}\n${row.predicted === null ? "" : `predicted ${tiny(row.predicted)}, `}measured ${tiny(row.found)}, on fitted grids ${tiny(row.fitted)}`);
   return group;
 }

@@ -69,6 +69,14 @@ function drawFront(width) {
   const best = unbeaten(runs, front.axis);
   root.append(svg("path", { class: "joined", d: path(best.map((one) => one.run[front.axis] / axis.unit), best.map((one) => one.score.psnr), x, y), fill: "none", stroke: "var(--c0)", "stroke-width": 2, opacity: 0.55 }));
   const taken = runs.map((one) => { const cx = x(one.run[front.axis] / axis.unit), cy = y(one.score.psnr); return [cx - 9, cy - 9, cx + 9, cy + 9]; });
+  for (let k = 1; k < best.length; k++) { // names keep away from the line too
+    const [a, b] = [best[k - 1], best[k]].map((one) => [x(one.run[front.axis] / axis.unit), y(one.score.psnr)]);
+    const parts = Math.ceil(Math.hypot(b[0] - a[0], b[1] - a[1]) / 8);
+    for (let n = 1; n < parts; n++) {
+      const [px, py] = [0, 1].map((i) => a[i] + ((b[i] - a[i]) * n) / parts);
+      taken.push([px - 2, py - 2, px + 2, py + 2]);
+    }
+  }
   const names = svg("g", { "aria-hidden": "true" });
   const rank = (one) => (one.i === front.selected ? 2 : 0) + (best.includes(one) ? 1 : 0);
   for (const one of [...runs].sort((a, b) => rank(b) - rank(a))) label(names, one, x(one.run[front.axis] / axis.unit), y(one.score.psnr), taken, width);
@@ -99,8 +107,8 @@ function point(one, x, y, axis) {
 // A name beside its point where nothing is yet; left out where there is no room.
 function label(group, one, cx, cy, taken, width) {
   const name = one.run.name.length > 26 ? `${one.run.name.slice(0, 25)}…` : one.run.name;
-  const long = name.length * 6.6;
-  const places = [[16, 4, "start"], [-16, 4, "end"], [0, -17, "middle"], [0, 26, "middle"]];
+  const long = name.length * (one.i === front.selected ? 7.4 : 6.6);
+  const places = [[16, 4, "start"], [-16, 4, "end"], [0, -17, "middle"], [0, 26, "middle"], [12, 20, "start"], [-12, -12, "end"]];
   for (const [dx, dy, anchor] of places) {
     const left = cx + dx - (anchor === "end" ? long : anchor === "middle" ? long / 2 : 0);
     const box = [left, cy + dy - 11, left + long, cy + dy + 4];

@@ -15,14 +15,14 @@ function begin(index) { // the charts of a run are drawn when it is first shown
   }
 }
 
-function select(index) {
+function select(index, linked = true) {
   front.selected = index;
   articles.forEach((article, i) => { article.hidden = i !== index; });
   begin(index);
   for (const box of document.querySelectorAll("select.choose")) box.value = index;
   for (const row of document.querySelectorAll("#all-runs tbody tr")) row.setAttribute("aria-current", String(Number(row.dataset.run) === index));
   redraw();
-  if (articles.length > 1) history.replaceState(null, "", `#run-${index}`);
+  if (linked && articles.length > 1) history.replaceState(null, "", `#run-${index}`);
 }
 
 function redraw() {
@@ -30,15 +30,23 @@ function redraw() {
   drawChosen();
 }
 
+const fixed = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+function scored(score) {
+  if (!score) return html("td", {});
+  const gain = score.psnr - score.bicubic;
+  return html("td", {}, `${fixed(score.psnr, 2)} `, html("span", { class: "soft" }, `${gain < 0 ? "−" : "+"}${fixed(Math.abs(gain), 2)}`));
+}
+
 function table() {
   const box = document.getElementById("all-runs");
   if (!box) return;
   const rows = data.runs.map((run, i) => {
     const name = html("button", { type: "button" }, run.name);
-    const scores = data.sets.flatMap((_, k) => (run.sets[k] ? [run.sets[k].psnr, run.sets[k].psnr - run.sets[k].bicubic] : [null, null]));
-    const values = [run.name, run.scale, run.bits, ...scores, run.bitops / 1e9, run.bytes / 1e3, run.parameters, run.seconds / 60];
-    const digits = [...scores.map(() => 2), 3, 1, 0, 1];
-    const cells = values.slice(3).map((value, k) => html("td", {}, value === null ? "" : value.toLocaleString("en", { minimumFractionDigits: digits[k], maximumFractionDigits: digits[k], signDisplay: k < scores.length && k % 2 ? "exceptZero" : "auto" })));
+    const scores = data.sets.map((_, k) => run.sets[k] ?? null);
+    const costs = [run.bitops / 1e9, run.bytes / 1e3, run.parameters, run.seconds / 60];
+    const values = [run.name, run.scale, run.bits, ...scores.map((score) => score && score.psnr), ...costs];
+    const cells = [...scores.map(scored), ...costs.map((value, k) => html("td", {}, fixed(value, [3, 1, 0, 1][k])))];
     const row = html("tr", { "data-run": i }, html("th", { scope: "row" }, name), html("td", {}, `x${run.scale}`), html("td", { class: "text" }, run.bits), ...cells);
     row.addEventListener("click", () => select(i));
     return { row, values };
@@ -73,6 +81,7 @@ const asked = () => {
 };
 addEventListener("hashchange", () => { const index = asked(); if (index !== null && index !== front.selected) select(index); });
 addEventListener("beforeprint", () => { for (const box of articles[front.selected].querySelectorAll("details")) box.open = true; });
+const quality = (run) => run.sets[front.set]?.psnr ?? -Infinity;
 drawn(front.box, drawFront);
 table();
-select(asked() ?? 0);
+select(asked() ?? data.runs.reduce((best, run, i) => (quality(run) > quality(data.runs[best]) ? i : best), 0), false);
