@@ -46,14 +46,14 @@ def of(one: Shown) -> dict[str, Any]:
     }
 
 
-def _webp(picture: Path) -> str:
-    """A picture as a data URI, smaller than as PNG and the same."""
+def _webp(picture: Path) -> dict[str, Any]:
+    """A picture as a data URI, smaller than as PNG and the same, with its sides."""
     from PIL import Image
 
     content = io.BytesIO()
     with Image.open(picture) as image:
         image.save(content, "WEBP", lossless=True)
-    return uri(content.getvalue())
+        return {"uri": uri(content.getvalue()), "width": image.width, "height": image.height}
 
 
 def _layers(one: Shown) -> Iterator[dict[str, Any]]:
