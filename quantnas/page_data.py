@@ -153,7 +153,7 @@ def find(folders: Sequence[Path]) -> Source:
             f"No run in {what} has finished: there is nothing to show.",
             "Let one finish, or do its steps up to `quantnas export` and `quantnas report`.",
         )
-    title = folders[0].resolve().name if len(folders) == 1 else f"{len(named)} runs"
+    title = folders[0].resolve().name if len(folders) == 1 else "Runs side by side"
     return Source(title, done, rest, tuple(failed))
 
 

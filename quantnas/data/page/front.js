@@ -54,12 +54,13 @@ function drawFront(width) {
   if (far) for (const at of [bottom + 2, bottom + 9]) // the axis is broken
     root.append(svg("line", { x1: margin.left - 6, x2: margin.left + 6, y1: at + 3, y2: at - 3, stroke: "var(--soft)", "stroke-width": 1.3 }));
 
+  const sign = (k, at) => svg("path", { d: signs[k], transform: `translate(${at})`, fill: k % 2 ? "var(--paper)" : "var(--soft)", stroke: "var(--soft)" });
   const signs = ["M-4 -4H4V4H-4Z", "M0 -5L5 0L0 5L-5 0Z", "M0 -5L5 4H-5Z", "M0 5L5 -4H-5Z"];
   published.forEach(([name, points], k) => {
     const group = svg("g", { class: "published", opacity: 0.85 });
     group.append(svg("path", { d: path(points.map((p) => p[0]), points.map((p) => p[1]), x, y), fill: "none", stroke: "var(--soft)", "stroke-width": 1, "stroke-dasharray": k % 2 ? "3 3" : "none" }));
     for (const [cost, psnr] of points) {
-      const mark = svg("path", { d: signs[k], transform: `translate(${x(cost)} ${y(psnr)})`, fill: k % 2 ? "var(--paper)" : "var(--soft)", stroke: "var(--soft)" });
+      const mark = sign(k, `${x(cost)} ${y(psnr)}`);
       tooltip(mark, () => `published: ${name}\n${decibel(psnr)} at ${short(cost)} GBitOps`);
       group.append(mark);
     }
@@ -77,13 +78,15 @@ function drawFront(width) {
       taken.push([px - 2, py - 2, px + 2, py + 2]);
     }
   }
+  for (const [, points] of published) for (const p of points) taken.push([x(p[0]) - 6, y(p[1]) - 6, x(p[0]) + 6, y(p[1]) + 6]);
   const names = svg("g", { "aria-hidden": "true" });
   const rank = (one) => (one.i === front.selected ? 2 : 0) + (best.includes(one) ? 1 : 0);
   for (const one of [...runs].sort((a, b) => rank(b) - rank(a))) label(names, one, x(one.run[front.axis] / axis.unit), y(one.score.psnr), taken, width);
   root.append(names);
   for (const one of [...runs].sort((a, b) => a.run[front.axis] - b.run[front.axis])) root.append(point(one, x, y, axis));
   const kept = document.activeElement?.dataset?.point;
-  front.box.replaceChildren(root);
+  const key = published.map(([name], k) => html("li", {}, svg("svg", { viewBox: "0 0 26 12", "aria-hidden": "true" }, sign(k, "13 6")), `published: ${name}`));
+  front.box.replaceChildren(root, ...(key.length ? [html("ul", { class: "legend" }, ...key)] : []));
   if (kept !== undefined) front.box.querySelector(`[data-point="${kept}"]`)?.focus();
   const note = document.getElementById("published-note");
   if (note) note.hidden = !published.length;
