@@ -1,27 +1,93 @@
-"""`quantnas report`: the report of a run, made anew."""
+"""`quantnas report`: the report of a run made anew, or one page of many runs."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantnas.errors import UsageError
+
 from . import console, start
+
+if TYPE_CHECKING:
+    from quantnas.runs import Run
 
 
 def report(
-    source: Annotated[
-        Path,
-        typer.Argument(help="Folder of an exported run, or of its evaluation.", metavar="RUN"),
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folder of an exported run, of its evaluation, or of a sweep; several are shown "
+            "on one page.",
+            metavar="RUN|SWEEP",
+        ),
     ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the page is written.",
+            show_default="report.html, in the folder of a run or a sweep given alone",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file of that name.")] = False,
 ) -> None:
-    """Write report.json, report.md and the pictures of a run into its folder.
+    """Write one HTML page about runs, with everything in it; and a run's report.json and .md.
 
     Example: quantnas report runs/export/rfdn_small
+
+    Example: quantnas report runs/run/rfdn_small runs/run/rfdn_small-2 -o both.html
+
+    The page opens in any browser, without a network. Runs of a sweep that are unfinished or have
+    failed are listed on it.
 
     A run that has not been evaluated is evaluated first, on the photographs that it held out. Given
     the folder of an evaluation, the report is that of the run, with the folders measured there.
     """
+    from quantnas import page, page_data
+
+    alone = sources[0] if len(sources) == 1 else None
+    if output is not None or alone is None:
+        _refuse(output or Path(page.FILE), force)
+    if alone is not None and not page_data.is_sweep(alone):
+        run = _made_anew(alone)
+        console.say(f"report: {run.folder / 'report.md'}", run)
+        if output is None:
+            return _say(run.folder / page.FILE)
+        sources = [run.folder]
+    source = page_data.find([_evaluated(folder) for folder in sources])
+    for _, run in source.done:
+        if not page_data.is_whole(run):
+            _made_anew(run.folder)
+    target = output or (alone / page.FILE if alone else Path(page.FILE))
+    page.write(source, target)
+    return _say(target)
+
+
+def _say(target: Path) -> None:
+    from quantnas import page
+
+    console.say(f"page: {target} ({page.size(target.stat().st_size)})")
+
+
+def _evaluated(folder: Path) -> Path:
+    """A folder of a run or a sweep; of a run that is exported and has no report yet, after that."""
+    from quantnas import comparison, page_data, runs
+
+    if page_data.is_sweep(folder):
+        return folder
+    found, _ = comparison.of_run(folder) or (folder, [])
+    run = runs.existing(found)
+    if run.result("export") is not None and not page_data.is_finished(run):
+        _made_anew(folder)
+    return found
+
+
+def _made_anew(source: Path) -> "Run":
+    """The run in a folder, or of an evaluation, after its last steps."""
     from quantnas import comparison, evaluate, pipeline, runs
 
     folder, further = comparison.of_run(source) or (source, [])
@@ -34,4 +100,13 @@ def report(
         wanted = dataclasses.replace(config, benchmarks=benchmarks)
         console.follow(pipeline.evaluate_step(run, wanted), None, run)
     console.follow(pipeline.report_step(run, config), None, run)
-    console.say(f"report: {run.folder / 'report.md'}", run)
+    return run
+
+
+def _refuse(target: Path, force: bool) -> None:
+    """Raise UsageError for a file that is there, unless it is a page in the folder of a run."""
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--output {target} is no page.", "Let its name end in .html.")
+    ours = any((target.parent / name).is_file() for name in ("config.yaml", "sweep.yaml"))
+    if not (ours and target.name == "report.html"):
+        console.refuse_existing(target, force, "--output")

@@ -60,7 +60,7 @@ def summary(target: Run) -> None:
     assert evaluated is not None and exported is not None
     for line in [*console.scores(evaluated), *console.export_lines(exported)]:
         console.say(line, target)
-    console.say(f"report: {target.folder / 'report.md'}", target)
+    console.say(f"report: {target.folder / 'report.md'}, {target.folder / 'report.html'}", target)
     console.next_commands(
         f"upscale PHOTO -m {target.folder / 'model.onnx'} -o LARGER.png",
         f"quantize {target.folder} --bits 2",

@@ -48,11 +48,15 @@ def crops_figure(versions: dict[str, Image], scale: int, name: str, side: int = 
     return board.figure
 
 
-def region(image: Image, original: Image, side: int) -> tuple[int, int]:
-    """Top and left of the square of `side` pixels in which the luma of the two differs most."""
+def region(image: Image, original: Image, side: int, width: int | None = None) -> tuple[int, int]:
+    """Top and left of the rectangle in which the luma of the two differs most.
+
+    It has `side` rows and `width` columns; without a width it is a square.
+    """
+    width = side if width is None else width
     error = np.square(metrics.luma(image) - metrics.luma(original))
     sums = np.pad(error.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    box = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    box = sums[side:, width:] - sums[:-side, width:] - sums[side:, :-width] + sums[:-side, :-width]
     top, left = np.unravel_index(np.argmax(box), box.shape)
     return int(top), int(left)
 

@@ -15,18 +15,21 @@ from . import (
     comparison,
     cost,
     crops,
+    damage_measured,
     diagram,
     evaluate,
     export,
     formats,
     metrics,
     network,
+    page,
     patches,
     photographs,
     quantizing,
     report,
     searching,
     skeleton,
+    slider,
     surgery,
     training,
     verify,
@@ -159,29 +162,39 @@ def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
 
 
 def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """report.json, report.md and the pictures."""
+    """report.json, report.md, report.html and the pictures."""
     require(run, until="report")
-    yield Progress("report", 0, 3, {})
+    yield Progress("report", 0, 5, {})
     where, found = architecture(run)
-    totals = quantized(run)[2]
+    net, totals = quantized(run)[1:]
     diagram.architecture(where, totals.layers, run.path("plots/architecture.png"))
-    yield Progress("report", 1, 3, {})
+    yield Progress("report", 1, 5, {})
     teacher = network.build(where, found, None)
     network.load(teacher, run.weights("float"), where)
-    p = _sample(photographs_of(run, config).held_out[-1], where.scale)
+    photos = photographs_of(run, config).held_out
+    p = _sample(photos[-1], where.scale)
+    plain, file = evaluate.torch_upscaler(teacher), _file_upscaler(run, config, where)
     versions = {
         "bicubic": bicubic.upscale(p.low, where.scale),
-        "float": evaluate.torch_upscaler(teacher)(p.low),
-        "quantized file": _file_upscaler(run, config, where)(p.low),
+        "float": plain(p.low),
+        "quantized file": file(p.low),
         "original": p.high,
     }
     crops.crops(versions, where.scale, p.name, run.path("plots/crop.png"))
-    yield Progress("report", 2, 3, {})
+    yield Progress("report", 2, 5, {})
+    upscalers = {"float": plain, "quantized": file}
+    slider.make(run, photos, upscalers, where.scale, whole=_of_one_size(where))
+    yield Progress("report", 3, 5, {})
+    if not _of_one_size(where):
+        damage_measured.measure(run, photos, teacher, net, config.quantize.patch)
+    yield Progress("report", 4, 5, {})
     data = report.collect(run)
     write_text(run.path("report.json"), to_json(data))
     write_text(run.path("report.md"), report.markdown(data))
-    run.finish("report", {"files": ["report.json", "report.md", "plots"]})
-    yield Progress("report", 3, 3, {})
+    page.write(page.of_run(run), run.path(page.FILE))
+    made = ["report.json", "report.md", page.FILE, "plots", slider.FOLDER]
+    run.finish("report", {"files": made})
+    yield Progress("report", 5, 5, {})
 
 
 Step = Callable[[Run, RunConfig], Iterator[Progress]]

@@ -46,7 +46,7 @@ def correct_biases(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
 
     low (N, 3, H, W). In one pass: each convolution is corrected before the next ones run.
     """
-    wanted = _mean_outputs(teacher.eval(), low)
+    wanted = mean_outputs(teacher.eval(), low)
 
     def correct(conv: Any, args: tuple[Tensor], out: Tensor) -> Tensor:
         missing = wanted[conv.name] - out.mean((0, 2, 3))
@@ -57,7 +57,7 @@ def correct_biases(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
         net.eval()(low)
 
 
-def _mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
+def mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
     """Layer name -> (c_out,), the mean output of the convolution."""
     means: dict[str, Tensor] = {}
 

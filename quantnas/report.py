@@ -28,7 +28,7 @@ def markdown(data: dict[str, Any]) -> str:
         f"# {data['run']}",
         "",
         f"x{evaluated['scale']} super-resolution, space `{config['space']}`, "
-        f"seed {config['seed']}, weights {_bits(data)}.",
+        f"seed {config['seed']}, weights {bits(data)}.",
         "",
         "## Quality of the exported file",
         "",
@@ -40,7 +40,9 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         *_cost(data["export"]),
         "",
-        *_verification(data),
+        "## Verification",
+        "",
+        "\n\n".join(verification(data)),
         "",
         *_search(data),
         "## Steps",
@@ -77,10 +79,9 @@ def _cost(export: dict[str, Any]) -> Iterator[str]:
     yield from _layers(cost["layers"])
 
 
-def _verification(data: dict[str, Any]) -> Iterator[str]:
+def verification(data: dict[str, Any]) -> Iterator[str]:
+    """Sentences about the file beside the network."""
     found, versions = data["export"]["verification"], data["environment"]["versions"]
-    yield "## Verification"
-    yield ""
     yield (
         f"{found['integer_convolutions']} of {found['convolutions']} convolutions run in integers "
         f"in ONNX Runtime {versions['onnxruntime']}. Against the network in torch, on "
@@ -88,7 +89,6 @@ def _verification(data: dict[str, Any]) -> Iterator[str]:
         f"{found['share_different']:.3%} of the values differ, {_db(found['psnr'])}."
     )
     if found.get("sensitivity") is not None:
-        yield ""
         yield (
             "This deep network is sensitive to rounding, and the file was accepted because it "
             f"differs no more than that explains: file and torch by {_db(found['psnr'])}, the "
@@ -114,7 +114,8 @@ def _search(data: dict[str, Any]) -> Iterator[str]:
             yield ""
 
 
-def _bits(data: dict[str, Any]) -> str:
+def bits(data: dict[str, Any]) -> str:
+    """Those of the weights, in words."""
     told = data.get("quantize", {})
     if not isinstance(told.get("bits"), int):
         return "as searched"
@@ -161,21 +162,41 @@ def _steps(data: dict[str, Any]) -> Iterator[str]:
     for step in ("search", "train", "quantize"):
         result = data.get(step)
         if result is not None:
-            yield f"| {step} | {result['seconds']:.0f} | {', '.join(_facts(result))} |"
+            yield f"| {step} | {result['seconds']:.0f} | {', '.join(facts(result))} |"
 
 
-def _facts(result: dict[str, Any]) -> Iterator[str]:
+def facts(result: dict[str, Any]) -> Iterator[str]:
     """What a step left, without what is shown elsewhere or means nothing here."""
-    skip = {"step", "seconds", "bitops", "bitops_at", "best", "samples", "trial", "photographs"}
+    skip = {
+        "step",
+        "sha256",
+        "seconds",
+        "bitops",
+        "bitops_at",
+        "best",
+        "samples",
+        "trial",
+        "photographs",
+    }
     if result.get("kept") in ("nothing to choose", "best of random"):
         skip.add("share_decided")
     for key, value in result.items():
-        if key not in skip and value is not None:
-            shown = round(value, 3) if isinstance(value, float) else value
-            yield f"{key.replace('_', ' ')} {shown}"
+        if key == "reached":
+            yield from facts(value)
+        elif key not in skip and value not in (None, []):
+            yield f"{key.replace('_', ' ')} {_shown(value)}"
     counts = result.get("photographs")
     if counts is not None:
         yield (
             f"{counts['used']} photographs ({counts['too_small']} too small, "
             f"{len(counts['damaged'])} damaged)"
         )
+
+
+def _shown(value: Any) -> str:
+    """Numbers short, rows as how many there are."""
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, list):
+        return f"{len(value)} layers"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -42,13 +42,18 @@ def same_weights(a: Path, b: Path) -> bool:
 def test_the_run_folder_holds_what_the_documentation_says(done):
     files = "config.yaml env.json space.yaml genotype.json precision.json model.onnx report.json"
     files += " report.md metrics.jsonl log.txt plots/architecture.png plots/crop.png"
-    files += " damage.json damage.md plots/damage.png"
+    files += (
+        " damage.json damage.md plots/damage.png damage_measured.json crops/crops.json report.html"
+    )
     assert [name for name in files.split() if not (done / name).is_file()] == []
     report = json.loads((done / "report.json").read_text())
     rows = report["evaluate"]["sets"]["held-out"]["file"]
     assert [row["image"] for row in rows] == [p.stem for p in images.bundled().held_out]
     assert report["export"]["verification"]["integer_convolutions"] == 20
     markdown = (done / "report.md").read_text()
+    assert (done / "report.html").stat().st_size < 4_000_000
+    slots = json.loads((done / "damage_measured.json").read_text())["slots"]
+    assert len(slots) == 20 and all(row["predicted"] and row["measured"] > 0 for row in slots)
     assert "| chelsea |" in markdown and "BitOps" in markdown and "plots/alphas.png" in markdown
 
 

@@ -1,0 +1,218 @@
+"""Runs as one HTML page that needs nothing else: pictures, style and script are in it.
+
+A template gives the text, and a little script the charts, from what is embedded as JSON. A policy
+in the page itself keeps browsers from loading anything.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from . import __version__, front, page_data, page_text, runs, slider, tables
+from .errors import DataError
+from .page_data import AT, Scores, Shown, Source
+from .runs import Run
+
+FILE = "report.html"
+SCRIPTS = ("svg.js", "front.js", "compare.js", "damage.js", "curves.js", "page.js")
+"""In the order in which they run."""
+ONE, SEVERAL = 3_600_000, 20_000_000
+"""Bytes that a page of one run, or of several, should have at most; photographs are left out."""
+
+
+def write(source: Source, path: Path) -> None:
+    """Write the page of these runs.
+
+    Raises DataError where a run lacks a part, and when the file cannot be written.
+    """
+    text = html(source, [page_data.collect(name, run) for name, run in source.done])
+    try:
+        runs.write_text(path, text)
+    except OSError as error:
+        raise DataError(
+            f"Cannot write {path}: {error.strerror}.", "Choose another file."
+        ) from error
+
+
+def of_run(run: Run) -> Source:
+    """A page of one run alone, also one whose report is being made."""
+    name = run.folder.resolve().name
+    return Source(name, ((name, run),), (), ())
+
+
+def html(source: Source, shown: Sequence[Shown]) -> str:
+    """The page."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=FunctionLoader(_file),
+    )  # fmt: skip
+    store = _Store()
+    sets = _sets(shown)
+    data = {
+        "at": AT,
+        "sets": [{"label": group.label, "published": _beside(group)} for group in sets],
+        "runs": [_run(one, sets, store) for one in _within(shown)],
+        "published": {name: list(points) for name, points in front.PUBLISHED.items()},
+        "images": store.images,
+    }
+    template = environment.get_template("page.html")
+    words = {
+        "source": source,
+        "runs": [page_text.of(one) for one in shown],
+        "sets": [group.label for group in sets],
+        "columns": _columns(sets),
+        "published": front.SOURCE if any(map(_beside, sets)) else None,
+        "data": embedded(data),
+        "style": _file("style.css"),
+        "script": "\n".join(map(_file, SCRIPTS)),
+        "at": AT,
+        "version": __version__,
+        "size": None,
+        "beside": tables.beside_bicubic,
+    }
+    bytes_ = len(template.render(words).encode())
+    return template.render(words | {"size": size(bytes_)})
+
+
+def size(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+
+
+def _file(name: str) -> str:
+    return (resources.files("quantnas") / "data" / "page" / name).read_text(encoding="utf-8")
+
+
+def embedded(data: Any) -> str:
+    """JSON that can stand in a script element: nothing in it ends the element or begins another."""
+    text = json.dumps(runs.plain(data), separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+# Sets of photographs: the same in two runs only where scale and photographs are the same
+
+
+@dataclass(frozen=True)
+class _Group:
+    label: str
+    name: str
+    scale: int
+    images: tuple[str, ...]
+
+
+def _key(one: Shown, scores: Scores) -> tuple[str, int, tuple[str, ...]]:
+    return scores.name, one.scale, tuple(row[0] for row in scores.rows)
+
+
+def _sets(shown: Sequence[Shown]) -> list[_Group]:
+    keys = list(dict.fromkeys(_key(one, scores) for one in shown for scores in one.scores))
+    groups, labels = [], dict[str, int]()
+    for name, scale, images in keys:
+        label = f"{name}, x{scale} ({len(images)})"
+        labels[label] = labels.get(label, 0) + 1
+        if labels[label] > 1:
+            label += f", others {labels[label]}"
+        groups.append(_Group(label, name, scale, images))
+    return groups
+
+
+def _columns(sets: Sequence[_Group]) -> list[str]:
+    """Their names alone, where these are enough."""
+    names = [group.name for group in sets]
+    return names if len(set(names)) == len(names) else [group.label for group in sets]
+
+
+def _beside(group: _Group) -> bool:
+    """Whether the published points can stand beside it."""
+    known = front.PUBLISHED_SET, front.PUBLISHED_SCALE
+    return (group.name.lower(), group.scale) == known
+
+
+# What the script draws
+
+
+@dataclass
+class _Store:
+    """Pictures as data URIs; the same bytes are there once."""
+
+    images: list[str] = field(default_factory=list)
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def add(self, content: bytes) -> int:
+        """Its place among the images."""
+        key = hashlib.sha256(content).hexdigest()
+        if key not in self.seen:
+            self.seen[key] = len(self.images)
+            self.images.append(page_text.uri(content))
+        return self.seen[key]
+
+
+def _within(shown: Sequence[Shown]) -> list[Shown]:
+    """The runs with as many photographs each as the page has room for; one at least."""
+    limit = ONE if len(shown) == 1 else SEVERAL
+    for count in (3, 2, 1):
+        cut = [
+            replace(one, views=one.views and replace(one.views, views=one.views.views[:count]))
+            for one in shown
+        ]
+        if sum(dict(_crops(cut)).values()) * 4 / 3 < limit:
+            break
+    return cut
+
+
+def _crops(shown: Sequence[Shown]) -> Iterator[tuple[str, int]]:
+    """What is in the files of their photographs, as a hash, and its bytes."""
+    for one in shown:
+        for view in one.views.views if one.views else ():
+            for version in view.versions:
+                content = _crop(one, version.file).read_bytes()
+                yield hashlib.sha256(content).hexdigest(), len(content)
+
+
+def _crop(one: Shown, file: str) -> Path:
+    return one.folder / slider.FOLDER / file
+
+
+def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
+    """Numbers of a run, for its charts."""
+    found: dict[int, dict[str, float]] = {}
+    for scores in one.scores:
+        at = [(g.name, g.scale, g.images) for g in sets].index(_key(one, scores))
+        plain, full, ours = scores.mean
+        found[at] = {"psnr": ours[0], "float": full[0], "bicubic": plain[0], "ssim": ours[1]}
+    return {
+        "name": one.name,
+        "bitops": one.bitops,
+        "bytes": one.bytes,
+        "parameters": one.data["export"]["cost"]["parameters"],
+        "scale": one.scale,
+        "bits": page_text.bits(one.data),
+        "seconds": sum(seconds for _, seconds, _ in page_text.steps(one.data)),
+        "sets": found,
+        "views": [_view(one, view, store) for view in (one.views.views if one.views else ())],
+        "damages": one.damages and [
+            [row.slot, row.weights, row.activations, row.predicted, row.measured, row.fitted]
+            for row in one.damages.slots
+        ],
+        "search": one.search,
+    }  # fmt: skip
+
+
+def _view(one: Shown, view: Any, store: _Store) -> dict[str, Any]:
+    return {
+        "name": view.photograph,
+        "width": view.width,
+        "height": view.height,
+        "versions": [
+            {"name": v.name, "psnr": v.psnr, "image": store.add(_crop(one, v.file).read_bytes())}
+            for v in view.versions
+        ],
+    }

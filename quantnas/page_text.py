@@ -1,0 +1,116 @@
+"""The words and tables of a page: what its template says about one run."""
+
+import base64
+import io
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import damage_measured, report
+from .page_data import Shown
+
+
+def of(one: Shown) -> dict[str, Any]:
+    """Words and tables of a run."""
+    data, config = one.data, one.data["config"]
+    cost, found = data["export"]["cost"], data["export"]["verification"]
+    picture = one.folder / "plots" / "architecture.png"
+    return {
+        "name": one.name,
+        "space": config["space"],
+        "scale": one.scale,
+        "seed": config["seed"],
+        "bits": report.bits(data),
+        "scores": one.scores,
+        "bitops": one.bitops / 1e9,
+        "kilobytes": one.bytes / 1000,
+        "parameters": cost["parameters"],
+        "integers": f"{found['integer_convolutions']} of {found['convolutions']}",
+        "weight_bytes": cost["weight_bytes"],
+        "costs": [(at, macs / 1e9, cost["bitops"][at] / 1e9) for at, macs in cost["macs"].items()],
+        "layers": list(_layers(one)),
+        "steps": list(steps(data)),
+        "verification": list(report.verification(data)),
+        "protocol": data["evaluate"]["protocol"],
+        "environment": _environment(data["environment"]),
+        "commands": list(commands(one.folder, data)),
+        "sha256": data["export"].get("sha256"),
+        "architecture": _webp(picture) if picture.exists() else None,
+        "damages": one.damages and damage_measured.sentence(one.damages),
+        "crops": one.damages,
+        "views": bool(one.views and one.views.views),
+        "search": one.search,
+        "best": data.get("search", {}).get("best"),
+        "kept": data.get("search", {}).get("kept"),
+    }
+
+
+def _webp(picture: Path) -> dict[str, Any]:
+    """A picture as a data URI, smaller than as PNG and the same, with its sides."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    with Image.open(picture) as image:
+        image.save(content, "WEBP", lossless=True)
+        return {"uri": uri(content.getvalue()), "width": image.width, "height": image.height}
+
+
+def _layers(one: Shown) -> Iterator[dict[str, Any]]:
+    """Rows of the table of layers; what a slot does to the output stands at its first layer."""
+    rows = one.data["export"]["cost"]["layers"]
+    bitops = [row["macs"] * row["weight_bits"] * row["act_bits"] for row in rows]
+    damages = {row.slot: row for row in one.damages.slots} if one.damages else {}
+    for row, each in zip(rows, bitops, strict=True):
+        name = row["name"]
+        slot = name if name in damages else name.removesuffix(".0")
+        damage = damages.get(slot)
+        yield {
+            **row,
+            "kernel": "x".join(map(str, row["shape"])),
+            "share": each / max(1, sum(bitops)),
+            "predicted": damage and damage.predicted,
+            "measured": damage and damage.measured,
+        }
+
+
+def steps(data: Mapping[str, Any]) -> Iterator[tuple[str, float, list[str]]]:
+    """Step, seconds, what it left."""
+    for step in ("search", "train", "quantize"):
+        result = data.get(step)
+        if result is not None and "seconds" in result:
+            yield step, result["seconds"], list(report.facts(result))
+
+
+def _environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [("Python", found.get("python")), ("machine", found.get("platform"))]
+    rows += [("processor cores", found.get("cpu_count")), *found.get("versions", {}).items()]
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def commands(folder: Path, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What makes the run again, and what has made it: (in words, command line).
+
+    A network whose weights came from elsewhere is not made again by its settings.
+    """
+    start = data["config"].get("train", {}).get("start")
+    if "adopted" not in data.get("train", {}) and start != "float":
+        config = shlex.quote((folder / "config.yaml").as_posix())
+        yield "all steps, with the settings that it has", f"quantnas run --config {config}"
+    told = [str(part) for part in data["environment"].get("command", [])]
+    if told:
+        yield "as it was typed", shlex.join(told)
+
+
+def bits(data: Mapping[str, Any]) -> str:
+    """Those of the weights, in a few letters."""
+    told = data.get("quantize", {})
+    found, limit = told.get("bits"), told.get("limit")
+    if isinstance(found, int):
+        return f"w{found}a{told['act_bits']}"
+    return "as searched" if limit is None else f"{str(found).replace('_', ' ')} {limit:g}"
+
+
+def uri(content: bytes) -> str:
+    """A picture in WebP as a data URI."""
+    return "data:image/webp;base64," + base64.b64encode(content).decode("ascii")

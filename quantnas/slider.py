@@ -1,0 +1,136 @@
+"""Parts of held-out photographs in several versions, to be laid over each other.
+
+They are kept in the run folder as lossless WebP, with the PSNR of what is shown.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import bicubic, crops, images, metrics, photographs, schema
+from .board import Image
+from .evaluate import MOST, Upscaler
+from .genotype import read_json
+from .photographs import Photograph
+from .runs import Run, to_json, write_text
+
+FOLDER, FILE = "crops", "crops.json"
+WIDTH, HEIGHT = 512, 384
+"""Of a part, at most, high-resolution pixels."""
+COUNT = 3
+"""Photographs."""
+MARGIN = 16
+"""Low-resolution pixels around a part that are enlarged with it, so that its edge is not one."""
+BICUBIC, ORIGINAL = "bicubic", "original"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a part."""
+
+    name: str
+    file: str
+    """In the folder of the crops."""
+    psnr: float | None
+    """PSNR-Y of the part, dB; none for the original."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of one photograph."""
+
+    photograph: str
+    width: int
+    height: int
+    """High-resolution pixels."""
+    versions: tuple[Version, ...]
+
+
+@dataclass(frozen=True)
+class Views:
+    """All of a run."""
+
+    scale: int
+    views: tuple[View, ...]
+
+
+def make(
+    run: Run,
+    photos: Sequence[Photograph],
+    upscalers: Mapping[str, Upscaler],
+    scale: int,
+    whole: bool = False,
+) -> Views:
+    """Write the parts of some photographs, as bicubic, every upscaler and the original have them.
+
+    whole: enlarge whole photographs, for a file that takes images of one size alone.
+    """
+    folder = run.path(FOLDER)
+    for old in folder.glob("*.webp"):
+        old.unlink()
+    chosen = photos[:: max(1, len(photos) // COUNT)][:COUNT]
+    views = Views(
+        scale, tuple(_view(folder, i, p, upscalers, scale, whole) for i, p in enumerate(chosen))
+    )
+    write_text(run.path(f"{FOLDER}/{FILE}"), to_json(views))
+    return views
+
+
+def load(run: Run) -> Views | None:
+    """What `make` wrote; none where it has not."""
+    path = run.folder / FOLDER / FILE
+    return schema.parse(Views, read_json(path), str(path)) if path.exists() else None
+
+
+def _view(
+    folder: Path,
+    number: int,
+    photo: Photograph,
+    upscalers: Mapping[str, Upscaler],
+    scale: int,
+    whole: bool,
+) -> View:
+    pair = photographs.read(photo, scale)
+    plain = bicubic.upscale(pair.low, scale)
+    height, width = (
+        min(most // scale, side)
+        for most, side in zip((HEIGHT, WIDTH), pair.low.shape[:2], strict=True)
+    )
+    place = crops.region(plain, pair.high, height * scale, width * scale)
+    top, left = (at // scale for at in place)
+    inside = (top, left, height, width)
+    margin = max(pair.low.shape) if whole else MARGIN
+    found = {BICUBIC: plain, ORIGINAL: pair.high}
+    parts = {name: _cut(image, inside, scale) for name, image in found.items()}
+    for name, upscale in upscalers.items():
+        parts[name] = _enlarged(upscale, pair.low, inside, margin, scale)
+    order = [BICUBIC, *upscalers, ORIGINAL]
+    versions = tuple(
+        _version(folder, f"{number}-{i}.webp", name, parts[name], parts[ORIGINAL], scale)
+        for i, name in enumerate(order)
+    )
+    return View(pair.name, width * scale, height * scale, versions)
+
+
+def _version(
+    folder: Path, file: str, name: str, image: Image, original: Image, scale: int
+) -> Version:
+    images.write(folder / file, image)
+    if name == ORIGINAL:
+        return Version(name, file, None)
+    return Version(name, file, min(metrics.psnr_y(image, original, scale), MOST))
+
+
+def _enlarged(
+    upscale: Upscaler, low: Image, inside: tuple[int, int, int, int], margin: int, scale: int
+) -> Image:
+    """The part of what an upscaler makes of it and of a margin around it."""
+    top, left, height, width = inside
+    y, x = max(0, top - margin), max(0, left - margin)
+    made = upscale(low[y : top + height + margin, x : left + width + margin])
+    return _cut(made, (top - y, left - x, height, width), scale)
+
+
+def _cut(image: Image, inside: tuple[int, int, int, int], scale: int) -> Image:
+    top, left, height, width = (n * scale for n in inside)
+    return image[top : top + height, left : left + width]

@@ -1,0 +1,127 @@
+"""Checks the damage of one rounded layer against a second way to measure it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from quantnas import (
+    damage_measured,
+    network,
+    photographs,
+    quantize,
+    runs,
+    skeleton,
+    widths,
+    workspace,
+)
+from quantnas.damage_measured import Damages, Measured, rows
+from quantnas.space import Precision
+
+
+@pytest.fixture
+def measured(source):
+    """(run, float network, what was measured)"""
+    run = runs.existing(source)
+    where, found = workspace.architecture(run)
+    teacher = network.build(where, found, None)
+    network.load(teacher, run.weights("float"), where)
+    photos = photographs.find(str(source.parents[1] / "photos"), where.scale)
+    net = workspace.quantized(run)[1]
+    return run, teacher, damage_measured.measure(run, photos, teacher, net, side=16)
+
+
+def test_every_slot_is_measured_and_kept(measured):
+    run, _, found = measured
+    precision = widths.load(run.folder)
+    assert [row.slot for row in found.slots] == list(precision)
+    assert all(row.measured > 0 and row.fitted > 0 and row.predicted is None for row in found.slots)
+    assert (found.crops, found.height, found.width) == (8, 16, 16)
+    assert damage_measured.load(run) == found
+    bits = {row.slot: Precision(row.weights, row.activations) for row in found.slots}
+    assert bits == precision
+
+
+def test_one_slot_alone_is_rounded(measured):
+    """The same by hand: the weights of that layer in the float network replaced by rounded ones."""
+    run, teacher, found = measured
+    where, _ = workspace.architecture(run)
+    photos = photographs.find(str(run.folder.parents[1] / "photos"), where.scale)
+    low = damage_measured.crops(photos, where, 16, 8)
+    net = workspace.quantized(run)[1]
+    network.inherit(net, teacher)
+    part = network.convolutions(net)["head"]
+    with torch.no_grad():
+        wanted, plain = quantize.mean_outputs(teacher, low)["head"], teacher(low)
+        conv = network.convolutions(teacher)["head"]
+        conv.weight.copy_(part.rounded_weight())  # pixels lie on their grid already
+        conv.bias.copy_(part.bias)
+        conv.bias.add_(wanted - quantize.mean_outputs(teacher, low)["head"])
+        error = float((teacher(low) - plain).square().mean())
+    head = next(row for row in found.slots if row.slot == "head")
+    assert head.measured == pytest.approx(error, rel=1e-3)
+
+
+def test_the_networks_stay_what_they_were(measured):
+    run, teacher, _ = measured
+    where, genotype = workspace.architecture(run)
+    fresh = network.build(where, genotype, None)
+    network.load(fresh, run.weights("float"), where)
+    low = torch.rand(1, 3, 9, 11)
+    assert torch.equal(fresh.eval()(low), teacher(low))
+
+
+@pytest.mark.parametrize("name", ["tiny", "apart", "basic", "edsr", "imdn", "rfdn_published"])
+def test_every_skeleton_can_be_measured(small, random_genotype, pixels, name):
+    """Each rounded layer is seen: on 2 bits it does much more than on 8."""
+    where, low = small[name], pixels(2, 24, 26)
+    found = random_genotype(where, 1)
+    teacher = network.build(where, found, None)
+    slots, errors = skeleton.slots(where), []
+    for bits in (2, 8):
+        precision = {slot.name: Precision(bits, 8) for slot in slots}
+        net = network.build(where, found, precision)
+        network.inherit(net, teacher)
+        quantize.initialise(net, low)
+        errors.append([row.fitted for row in rows(teacher, net, low, precision, {})])
+    coarse, fine = map(np.asarray, errors)
+    assert len(coarse) == len({layer.partition(".")[0] for layer in network.convolutions(teacher)})
+    assert np.isfinite(coarse).all() and (coarse > 5 * fine)[coarse > 1e-12].all()  # above noise
+
+
+def test_predictions_stand_beside(source):
+    run = runs.existing(source)
+    (slot, width), *_ = widths.load(source).items()
+    options = [{"weights": b, "activations": width.activations} for b in (2, width.weights)]
+    row = {"slot": slot, "options": options, "mse": [1.0, 0.25]}
+    (source / "damage.json").write_text(json.dumps([row]))
+    assert damage_measured.predictions(run)[slot][width] == 0.25
+
+
+def test_crops_are_no_larger_than_the_photographs(source, tiny):
+    photos = photographs.find(str(source.parents[1] / "photos"), 2)
+    low = damage_measured.crops(photos, tiny, 512, 5)
+    assert low.shape == (4, 3, 30, 36) or low.shape == (5, 3, 30, 36)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 99], 1.0),
+        ([1, 2, 3, 4], [9, 7, 5, 1], -1.0),
+        ([1, 2, 2, 3], [1, 3, 2, 4], 0.9487),
+        ([1, 1, 1], [1, 2, 3], None),
+        ([1, 2], [1, 2], None),
+    ],
+)
+def test_the_rank_correlation_is_spearmans(first, second, expected):
+    found = damage_measured.rank_correlation(first, second)
+    assert found == (expected and pytest.approx(expected, abs=1e-4))
+
+
+def test_the_sentence_says_how_well_they_agree():
+    slots = tuple(Measured(f"s{i}", 4, 4, 10.0**-i, 2 * 10.0**-i, 10.0**-i) for i in range(5))
+    words = damage_measured.sentence(Damages(2, 8, 8, slots, 1.0, 0.5))
+    assert "over 5 layers: 1.00 on" in words and "0.50 on grids fitted" in words
+    assert "too few" in damage_measured.sentence(Damages(2, 8, 8, slots[:2], None, None))
