@@ -242,13 +242,17 @@ def _again(folder: Path, workers: int, ray: str | None) -> str:
 
 
 def _perform(folder: Path, engine: "Engine", again: str) -> None:
-    from quantnas import overview, sweeping
+    from quantnas import overview, page, page_data, sweeping
 
     console.say(f"sweep folder: {folder}", progress=True)
     last = standings.follow(sweeping.perform(folder, engine), folder, again)
-    for line in _found(overview.rows(folder)):
+    rows = overview.rows(folder)
+    for line in _found(rows):
         console.say(line)
     console.say(f"table: {overview.write(folder)}")
+    if last.count("done"):
+        page.write(page_data.find([folder]), folder / page.FILE)
+        console.say(f"page: {folder / page.FILE}")
     failed = [point for point in last.points if point.state == "failed"]
     if failed:
         for point in failed:
@@ -258,7 +262,13 @@ def _perform(folder: Path, engine: "Engine", again: str) -> None:
         )
         typer.echo(f"  {again}", err=True)
         sys.exit(INCOMPLETE)
-    console.next_commands(f"report {folder}")
+    best = folder / "points" / max(rows, key=_quality)["name"]
+    console.next_commands(f"export {best} -o model.onnx", f"quantize {best} --bits 2")
+
+
+def _quality(row: dict[str, Any]) -> float:
+    """PSNR of the file on the first set."""
+    return float(next(iter(row["psnr"].values()))["file"])
 
 
 def _found(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from . import beginning, branching, point, runs, schema
+from . import beginning, branching, page_data, point, runs, schema
 from .beginning import Prepared
 from .errors import DataError, QuantnasError, UsageError
 from .genotype import read_json
@@ -22,7 +22,6 @@ from .point import Job
 from .runs import Run, to_json, write_text
 from .workers import Engine
 
-FILE = "sweep.yaml"
 TRIES = 3
 """Times a point is begun whose process was killed."""
 SHARES = {
@@ -87,15 +86,17 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
     for name, reason in wrong.items():
         point.fail(folder / "points" / name, reason.cause, reason.remedy)
     told = [{"name": each.name, **each.varied} for each in points]
-    write_text(folder / FILE, yaml.safe_dump({"points": told}, sort_keys=False))  # last: whole
+    write_text(
+        folder / page_data.SWEEP, yaml.safe_dump({"points": told}, sort_keys=False)
+    )  # last: whole
     return folder.resolve()
 
 
 def existing(path: Path) -> Path:
     """The folder of a sweep. Raises DataError when it is none."""
-    if not (path / FILE).is_file():
+    if not (path / page_data.SWEEP).is_file():
         raise DataError(
-            f"{path} is no folder of a sweep (it has no {FILE}).",
+            f"{path} is no folder of a sweep (it has no {page_data.SWEEP}).",
             "Give the folder that `quantnas sweep` wrote, such as runs/sweep/sweep.",
         )
     return path.resolve()
@@ -103,7 +104,7 @@ def existing(path: Path) -> Path:
 
 def names(folder: Path) -> dict[str, dict[str, Any]]:
     """Point -> what varies, in the order of the sweep."""
-    rows = schema.read_yaml(existing(folder) / FILE)["points"]
+    rows = schema.read_yaml(existing(folder) / page_data.SWEEP)["points"]
     return {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in rows}
 
 
