@@ -13,14 +13,14 @@ PACKAGE = ROOT / "quantnas"
 CLI = ROOT / "cli"
 
 LAYERS = [
-    {"errors"},
+    {"errors", "bounds"},
     {"schema"},
     {"space", "config"},
     {"genotype"},
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
     | {"tensorboard", "settings", "litert_graph", "machine", "building", "onnx_source"},
-    {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"}
+    {"filling", "fitting", "adq", "relax", "images", "patches", "checkpoint", "crew", "checks"}
     | {"layouts", "tracing", "wiring", "onnx_weights", "float_twin"}
     | {"shape_arithmetic", "translate_resize", "trying"},
     {"ends", "distillation", "rfdn", "fusion", "picture"}
@@ -39,9 +39,11 @@ LAYERS = [
     {"random_search", "contest", "verify", "surgery", "report", "crops", "diagram", "trajectory"}
     | {"tables", "labels", "parts", "damage_plot"},
     {"workspace", "phases", "difference", "front"},
-    {"searching", "models", "widths", "enlarging", "formats"},
-    {"comparison", "training", "latency"},
-    {"quantizing", "drop", "adopt", "profiling"},
+    {"tasks", "models", "widths", "enlarging", "formats"},
+    {"searching"},
+    {"comparison", "origins", "latency"},
+    {"training"},
+    {"quantizing", "drop", "adopt", "profiling", "assisting"},
     {"pipeline"},
 ]
 LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}
