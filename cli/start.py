@@ -95,17 +95,24 @@ def begun(
 
 
 def assist() -> None:
-    """In a process that was started to help another one, do so, and exit."""
+    """In a process that was started to help another one, do so, and exit.
+
+    Where torchrun has started all, the first one joins here: whatever goes wrong after this, the
+    others are let go.
+    """
     if "WORLD_SIZE" not in os.environ:
         return
     from quantnas import assisting, crew
 
+    world = int(os.environ["WORLD_SIZE"])
     if crew.called():
         try:
-            assisting.assist(int(os.environ["WORLD_SIZE"]))
+            assisting.assist(world)
         except LostError:  # the first process has failed, and says so
             sys.exit(1)
         sys.exit(0)
+    if crew.launched():
+        crew.launch(world)
 
 
 def together(

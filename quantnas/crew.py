@@ -67,9 +67,11 @@ def check(processes: int, cuda: bool) -> None:
     """
     world = int(os.environ["WORLD_SIZE"]) if launched() else processes
     if world != processes:
+        asked = f"but --processes is {processes}" if processes > 1 else "but one does this"
         raise UsageError(
-            f"torchrun has started {world} processes, but --processes is {processes}.",
-            "Both must be the same: --nnodes times --nproc-per-node of torchrun.",
+            f"torchrun has started {world} processes, {asked}.",
+            f"Give --processes {world} where the command has it, or change --nnodes and "
+            "--nproc-per-node, whose product it is.",
         )
     if processes > 1 and importlib.util.find_spec("lightning_fabric") is None:
         raise UsageError(
