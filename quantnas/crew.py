@@ -125,8 +125,8 @@ def launch(processes: int, cuda: bool = False) -> None:
     )
     team.exchange(fabric.launch)
     _control.append(dist.new_group(backend="gloo", timeout=PATIENCE))
-    atexit.register(part)
     if team.rank() == 0:
+        atexit.register(part)
         for name in [name for name, value in before.items() if value is None]:
             os.environ.pop(name, None)  # not for programs that this one starts
     else:
