@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantnas import config
+from quantnas import bounds
 from quantnas.errors import UsageError
 
 from . import console
@@ -78,7 +78,7 @@ def _setting(size: str | None, threads: int, seconds: float, rounds: int | None)
     from quantnas.latency import Setting
 
     try:
-        pixels = None if size is None else config.resolution(size, "--size")
+        pixels = None if size is None else bounds.resolution(size, "--size")
         return Setting(pixels, threads, seconds, rounds)
     except ValueError as error:
         raise UsageError(f"{error}.", "Leave it out for the usual value.") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantnas import config, genotype, space
+from quantnas import bounds, genotype, space
 from quantnas.errors import DataError, UsageError
 
 from . import options, start
@@ -60,7 +60,7 @@ def info(
 
 def _size(at: str) -> tuple[int, int]:
     try:
-        return config.resolution(at)
+        return bounds.resolution(at)
     except ValueError as error:
         raise UsageError(f"--at cannot be '{at}'.", "Give height x width, as 180x320.") from error
 

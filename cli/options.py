@@ -110,7 +110,8 @@ Epochs = Annotated[
 Processes = Annotated[
     int | None,
     typer.Option(
-        help="Processes that share every batch, on cores or GPUs; needs the extra `several`.",
+        help="Processes that share every batch, on cores or GPUs, of several machines with "
+        "torchrun; needs the extra `several`.",
         show_default=str(SearchConfig.processes),
     ),
 ]

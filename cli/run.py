@@ -38,6 +38,7 @@ def run(
     """
     from quantnas import runs
 
+    start.assist()
     flags = {
         "SPACE": space,
         "scale": scale,
@@ -49,6 +50,7 @@ def run(
         "device": device,
     }
     flags |= options.searching(target_bitops, at, penalty, strategy, keep, epochs, processes)
+    flags["train.processes"] = processes
     target, chosen = start.begun("run", resume, output, name, config, settings, flags, tensorboard)
     console.perform(target, chosen, list(runs.STEPS), "run", tensorboard)
     summary(target)

@@ -34,6 +34,7 @@ def search(
 
     It leaves genotype.json, metrics.jsonl and pictures of the search (plots/).
     """
+    start.assist()
     flags = {"SPACE": space, "scale": scale, "data": data, "seed": seed, "device": device}
     flags |= options.searching(target_bitops, at, penalty, strategy, keep, epochs, processes)
     target, chosen = start.begun(

@@ -1,5 +1,6 @@
 """How every step command begins: a new run folder, or an old one to continue."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -10,13 +11,15 @@ from typing import Any
 
 from quantnas import space
 from quantnas.config import BUDGETS, RunConfig
-from quantnas.errors import UsageError
+from quantnas.errors import LostError, UsageError
 from quantnas.runs import Run
 
 from . import console, options
 
 WIDTHS = ("bits", "quantize.target_bitops", "quantize.target_size", "quantize.average_bits")
 """Settings that decide on bits, one of them at a time."""
+SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
+"""Command -> its steps that several processes may share."""
 
 
 def begun(
@@ -39,35 +42,57 @@ def begun(
         extra.require()
     if resume is not None:
         options.only_resume({"name": name, "config": config, "set": settings, **flags})
-        return together(lambda: resumed(resume)[0], resumed(resume)[1])
+        return going_on(verb, resume)
     from quantnas import beginning
     from quantnas.settings import settled
 
     named = {"space" if key == "SPACE" else key: value for key, value in flags.items()}
     chosen = options.configuration({}, config, settings, named)
     with options.named(named):
-        return together(lambda: beginning.fresh(verb, output, name, chosen), settled(chosen))
+        run = together(verb, chosen, lambda: beginning.fresh(verb, output, name, chosen))
+    return run, settled(chosen)
 
 
-def together(begin: Callable[[], Run], config: RunConfig) -> tuple[Run, RunConfig]:
-    """Begin the run, with the other processes at work on its search where there are several.
+def assist() -> None:
+    """In a process that was started to help another one, do so, and exit.
 
-    They run the same command line up to here, learn the folder, help, and exit.
+    Where torchrun has started all, the first one joins here: whatever goes wrong after this, the
+    others are let go.
     """
-    if config.search.processes < 2:
-        return begin(), config
-    from quantnas import searching, team, workspace
+    if "WORLD_SIZE" not in os.environ:
+        return
+    from quantnas import assisting, crew
 
-    team.launch(config.search.processes, workspace.device(config).type == "cuda")
-    if team.rank() == 0:
-        run = begin()
-        team.broadcast(str(run.folder))
-        return run, config
-    try:
-        searching.assist(Run(Path(team.broadcast(None))), config)
-    except Exception:  # the first process has failed or stopped, and says so
-        sys.exit(1)
-    sys.exit(0)
+    world = int(os.environ["WORLD_SIZE"])
+    if crew.called():
+        try:
+            assisting.assist(world)
+        except LostError:  # the first process has failed, and says so
+            sys.exit(1)
+        sys.exit(0)
+    if crew.launched():
+        crew.launch(world)
+
+
+def together(
+    verb: str, config: RunConfig, begin: Callable[[], Run], before: Run | None = None
+) -> Run:
+    """What `begin` gives, with the other processes there where several share a step of the run.
+
+    before: the run itself, if it was interrupted. Raises UsageError as `crew.check`, and for
+    steps that want different numbers of processes.
+    """
+    from quantnas import crew, workspace
+
+    left = [step for step in SHARED.get(verb, ()) if before is None or not before.result(step)]
+    wanted = {step: getattr(config, step).processes for step in left}
+    several = {step: number for step, number in wanted.items() if number > 1}
+    if len(set(several.values())) > 1:
+        told = " and ".join(f"`{step}.processes` is {n}" for step, n in several.items())
+        raise UsageError(f"{told}.", "Give both the same number, or one of them 1.")
+    number = max(wanted.values(), default=1)
+    crew.launch(number, number > 1 and workspace.device(config).type == "cuda")
+    return begin()
 
 
 def adopted(
@@ -147,6 +172,12 @@ def resumed(path: Path) -> tuple[Run, RunConfig]:
     return run, workspace.load_config(run)
 
 
+def going_on(verb: str, path: Path) -> tuple[Run, RunConfig]:
+    """The same of a run to be finished, with the other processes there where it has several."""
+    run, config = resumed(path)
+    return together(verb, config, lambda: run, run), config
+
+
 def continued(
     verb: str,
     source: Path | None,
@@ -164,7 +195,7 @@ def continued(
     if resume is not None:
         others = {"RUN": source, "name": name, "config": config, "set": settings}
         options.only_resume(others | flags)
-        return resumed(resume)
+        return going_on(verb, resume)
     if source is None:
         raise UsageError(
             f"`quantnas {verb}` needs a run to go on from.",
@@ -181,5 +212,6 @@ def continued(
         base["quantize"] |= dict.fromkeys(BUDGETS)
     told = options.configuration(base, config, settings, flags)
     with options.named(flags):
-        run = beginning.fresh(verb, output, name, kept.continued(before, told), before)
+        chosen = kept.continued(before, told)
+        run = together(verb, chosen, lambda: beginning.fresh(verb, output, name, chosen, before))
     return run, workspace.load_config(run)

@@ -66,6 +66,7 @@ def train(
     max_hours: MaxHours = None,
     loss: Loss = None,
     teacher: Teacher = None,
+    processes: options.Processes = None,
     space_name: Annotated[
         str | None,
         typer.Option("--space", help="Space of a genotype.", show_default="beside it, or named"),
@@ -84,6 +85,7 @@ def train(
 
     Example: quantnas train quicksrnet_small --scale 2 --data my_photographs
     """
+    start.assist()
     flags = {
         "scale": scale,
         "data": data,
@@ -94,6 +96,7 @@ def train(
         "train.max_hours": max_hours,
         "train.loss": loss,
         "train.teacher": teacher,
+        "train.processes": processes,
         "seed": seed,
         "device": device,
     }
@@ -133,7 +136,7 @@ def _begin(
     if resume is not None:
         others = {"RUN|GENOTYPE|SPACE": source, "space": space_name, **flags}
         options.only_resume({**others, "name": name, "config": config, "set": settings})
-        return start.resumed(resume)
+        return start.going_on("train", resume)
     if source is None:
         raise UsageError(
             "`quantnas train` needs a run that has searched, a genotype or a fixed network.",

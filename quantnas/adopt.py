@@ -11,7 +11,7 @@ from typing import get_args
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from . import export, network, patches, quantize, searching, space, store, training
+from . import export, network, origins, patches, quantize, searching, space, store, training
 from .config import RunConfig
 from .errors import DataError, QuantnasError, UsageError
 from .genotype import Genotype
@@ -89,7 +89,7 @@ def _read(weights: Path, where: SearchSpace, found: Genotype) -> nn.Module:
     if where.source:  # it comes with its weights
         return net
     try:
-        training.read_weights(net, weights, where)
+        origins.read_weights(net, weights, where)
     except QuantnasError as error:
         _require_scale(weights, where, found)
         remedy = "Give float weights of this network, or the --space and --genotype of the weights."
@@ -102,7 +102,7 @@ def _require_scale(weights: Path, where: SearchSpace, found: Genotype) -> None:
     for scale in {*get_args(space.Scale)} - {where.scale}:
         other = replace(where, scale=scale)
         try:
-            training.read_weights(network.build(other, found, None), weights, other)
+            origins.read_weights(network.build(other, found, None), weights, other)
         except QuantnasError:
             continue
         raise UsageError(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import baselines, runs, searching, settings, space, training, widths, workspace
+from . import baselines, origins, runs, searching, settings, space, widths, workspace
 from .config import RunConfig
 from .genotype import Genotype
 from .parts import Photographs
@@ -64,8 +64,8 @@ def prepare(verb: str, config: RunConfig, source: Run | None = None) -> Prepared
     if verb in ("run", "quantize"):
         widths.check(*_architecture(source, used), used)
     if verb in ("train", "run"):
-        training.require_teacher(used)
-        given = training.given_weights(used, source)
+        origins.require_teacher(used)
+        given = origins.given_weights(used, source)
     return Prepared(verb, config, source, chosen, given)
 
 

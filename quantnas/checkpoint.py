@@ -17,13 +17,24 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
+def states(parts: Mapping[str, Stateful]) -> dict[str, dict[str, Any]]:
+    """The state of every part."""
+    return {name: part.state_dict() for name, part in parts.items()}
+
+
+def restore(parts: Mapping[str, Stateful], states: Mapping[str, Any]) -> None:
+    """Give every part its state."""
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+
+
 def save(path: Path, step: int, parts: Mapping[str, Stateful]) -> None:
     """Write the state of every part after `step` updates.
 
     Raises DataError when it cannot be written; the state saved before is then still there.
     """
     part = path.with_suffix(".part")
-    state = {"step": step, **{name: p.state_dict() for name, p in parts.items()}}
+    state = {"step": step, **states(parts)}
     try:
         torch.save(state, part)
         part.replace(path)
@@ -45,8 +56,7 @@ def load(path: Path, parts: Mapping[str, Stateful]) -> int:
         return 0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        restore(parts, state)
         return int(state["step"])
     except Exception as error:
         raise DataError(

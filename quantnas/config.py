@@ -4,28 +4,13 @@ The string under a field is its help. Defaults suit `rfdn_small`, a dozen photog
 cores; `quantnas run --config FILE` and `--set section.key=value` change them.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from .bounds import require, require_shares, resolution
 
 Device = Literal["auto", "cpu", "cuda"]
-
-
-def _require(config: Any, least: float, *names: str) -> None:
-    """Raise ValueError for a field below `least`, or for what is no number."""
-    for name in names:
-        value = getattr(config, name)
-        if not (value >= least and math.isfinite(value)):
-            raise ValueError(f"`{name}` is {value}, it must be a number of at least {least:g}")
-
-
-def resolution(at: str, name: str = "at") -> tuple[int, int]:
-    """32x48 -> (height, width). Raises ValueError, with the setting's name, for what is none."""
-    height, cross, width = at.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
-        raise ValueError(f"`{name}` is height x width; it must be written as 32x32")
-    return int(height), int(width)
 
 
 @dataclass(frozen=True)
@@ -79,22 +64,18 @@ class SearchConfig:
     floor: float = 0.005
     """Candidates less probable than this are left out of a step."""
     processes: int = 1
-    """That share every batch: on the cores of this machine, or on its GPUs."""
+    """That share every batch: on the cores of one machine or of several, or on their GPUs."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "epochs", "steps_per_epoch", "batch", "patch", "refresh", "samples")
-        _require(self, 3, "trial_steps")
-        _require(self, 1, "processes")
-        _require(self, 0, "warmup_epochs", "weight_lr", "alpha_lr", "penalty", "entropy", "floor")
+        require(self, 1, "epochs", "steps_per_epoch", "batch", "patch", "refresh", "samples")
+        require(self, 3, "trial_steps")
+        require(self, 0, "warmup_epochs", "weight_lr", "alpha_lr", "penalty", "entropy", "floor")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"`warmup_epochs` is {self.warmup_epochs} and `epochs` is {self.epochs}; it must "
                 "be smaller, or nothing is searched"
             )
-        if self.batch % self.processes:
-            raise ValueError(
-                f"`batch` is {self.batch}, no multiple of {self.processes} `processes`"
-            )
+        require_shares(self)
         if self.strategy == "random" and self.processes > 1:
             raise ValueError("`processes` is 1 for the random strategy")
         if self.strategy == "random" and 3 * self.samples > self.epochs * self.steps_per_epoch:
@@ -144,14 +125,17 @@ class TrainConfig:
     """Steps between two measurements on validation patches, the best of which is kept."""
     max_hours: float | None = None
     """Both trainings end by then, what was computed before an interruption included."""
+    processes: int = 1
+    """As `search.processes`: that share every batch, in float and with rounding."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "batch", "patch", "warmup", "check")
-        _require(self, 0, "float_steps", "qat_steps", "lr", "qat_lr", "average", "teacher_share")
+        require(self, 1, "batch", "patch", "warmup", "check")
+        require(self, 0, "float_steps", "qat_steps", "lr", "qat_lr", "average", "teacher_share")
+        require_shares(self)
         if max(self.average, self.teacher_share) > 1:
             raise ValueError("`average` and `teacher_share` are at most 1")
         if self.max_hours is not None:
-            _require(self, 1e-4, "max_hours")
+            require(self, 1e-4, "max_hours")
         if self.start == "float" and not self.qat_steps:
             raise ValueError("nothing is left to be done with `start: float` and `qat_steps: 0`")
 
@@ -202,15 +186,15 @@ class QuantizeConfig:
     """dB below the float network on any set of photographs that are still accepted."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, "batch", "patch", "crops")
-        _require(self, 0, "steps", "rate", "hold", "blocks", "block_steps")
+        require(self, 1, "batch", "patch", "crops")
+        require(self, 0, "steps", "rate", "hold", "blocks", "block_steps")
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"`{given[0]}` and `{given[1]}` are both given; one is enough")
         bounds = {"minutes": 1e-3, "max_drop": 0.0, **dict.fromkeys(given, 1e-3)}
         for name, least in bounds.items():
             if getattr(self, name) is not None:
-                _require(self, least, name)
+                require(self, least, name)
         if not re.fullmatch(TRAINED, self.train):
             raise ValueError(
                 f"`train` is '{self.train}', it must be weights, clip, none or lowrank:8 (any rank)"

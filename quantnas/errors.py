@@ -45,3 +45,7 @@ class DivergedError(QuantnasError):
     """A loss that is no number any more; the last state in which it was one is kept."""
 
     exit_code = 6
+
+
+class LostError(QuantnasError):
+    """Another process of the same work has ended before its time; a saved state is intact."""

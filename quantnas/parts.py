@@ -1,6 +1,6 @@
 """The two parts of the photographs of a run: what is learned from, and what is held out."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from .runs import to_json, write_text
 
 FILE = "photographs.json"
 """Where a run keeps them; it is not there when they are the bundled ones."""
+
+HOME = Path(__file__).resolve().parent
+"""The package."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,21 @@ def save(path: Path, chosen: Photographs) -> None:
     both = {"train": chosen.train, "held_out": chosen.held_out}
     rows = {part: [_row(photo) for photo in photos] for part, photos in both.items()}
     write_text(path, to_json({**rows, "known": [str(known) for known in chosen.known]}))
+
+
+def sent(photos: Sequence[Photograph]) -> list[dict[str, str | None]]:
+    """For another machine: those of the package by their place in it, which may differ there."""
+    return [{part: path and _place(path) for part, path in _row(p).items()} for p in photos]
+
+
+def received(rows: Sequence[Mapping[str, str | None]]) -> list[Photograph]:
+    """What `sent` means here."""
+    return [_photograph({k: path and str(HOME / path) for k, path in row.items()}) for row in rows]
+
+
+def _place(path: str) -> str:
+    found = Path(path)
+    return str(found.relative_to(HOME)) if found.is_relative_to(HOME) else path
 
 
 def _row(photo: Photograph) -> dict[str, str | None]:

@@ -1,5 +1,6 @@
 """Aligned patches of low and high resolution, cut from photographs held as uint8."""
 
+import hashlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,27 +46,42 @@ class Patches:
     """Side of a low-resolution patch, pixels."""
     seed: int
 
-    def batch(self, step: int, count: int) -> tuple[Tensor, Tensor]:
-        """(count, 3, size, size) and (count, 3, scale*size, scale*size), in [0, 1]."""
+    def batch(self, step: int, count: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """(count, 3, size, size) and (count, 3, scale*size, scale*size), in [0, 1].
+
+        `rows`: those of the whole batch that are wanted; the others are not copied.
+        """
         rng = np.random.default_rng((self.seed, step))
         n, first = self.size, self.pairs[0]
         s = first.high.shape[0] // first.low.shape[0]
-        low = np.empty((count, n, n, 3), np.uint8)
-        high = np.empty((count, s * n, s * n, 3), np.uint8)
-        for i in range(count):
-            for target, patch in zip((low[i], high[i]), self._cut(rng), strict=True):
-                _put(target, patch)
+        wanted = range(count)[rows]
+        low = np.empty((len(wanted), n, n, 3), np.uint8)
+        high = np.empty((len(wanted), s * n, s * n, 3), np.uint8)
+        for i in range(wanted.stop):
+            cut = self._cut(rng)  # of all before, too: they are drawn one after the other
+            if i >= wanted.start:
+                for target, patch in zip((low, high), cut, strict=True):
+                    _put(target[i - wanted.start], patch)
         return to_tensor(low), to_tensor(high)
 
+    def fingerprint(self) -> str:
+        """Equal, but for chance, where the patches are: of names, sizes and one batch."""
+        found = hashlib.sha256(repr(self.regions).encode())
+        for pair in self.pairs:
+            found.update(f"{pair.name} {pair.low.shape} {pair.high.shape}".encode())
+        for part in self.batch(0, 16):
+            found.update(part.numpy().tobytes())
+        return found.hexdigest()
+
     def batches(
-        self, first: int, last: int, count: int
+        self, first: int, last: int, count: int, rows: slice = slice(None)
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """`batch` of every step from `first` until before `last`.
 
         A thread makes the next one while one is in use; it ends when this is closed or let go.
         """
         with ThreadPoolExecutor(1, "patches") as thread:
-            begun = (thread.submit(self.batch, step, count) for step in range(first, last))
+            begun = (thread.submit(self.batch, step, count, rows) for step in range(first, last))
             ahead = next(begun, None)
             while ahead is not None:
                 ready, ahead = ahead.result(), next(begun, None)

@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from . import budget, cost, genotype, network, quantize, quantizer, skeleton, su
 from .adq import Adq
 from .checkpoint import Stateful
 from .config import SearchConfig
+from .decisions import Check, Checks
 from .genotype import Genotype
 from .objective import entropy, entropy_weight, require_finite
 from .patches import Patches
@@ -26,19 +26,6 @@ from .space import SearchSpace
 
 CLIP = 5.0
 """Norm to which gradients of the supernet are cut, as published."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """The decided network, with the supernet's weights and rounded, on patches of its own."""
-
-    epoch: int
-    """Epochs done."""
-    psnr: float
-    """RGB, dB."""
-    bitops: int
-    """At the resolution of the search."""
-    genotype: Genotype
 
 
 @dataclass(frozen=True)
@@ -62,35 +49,6 @@ class Step:
     """What is decided -> p of every pair of operation and width, operations first."""
     check: Check | None
     """At the end of an epoch."""
-
-
-@dataclass
-class Checks:
-    """What was decided after every epoch in which the alphas learned."""
-
-    rows: list[Check] = field(default_factory=list)
-
-    @property
-    def best(self) -> Check | None:
-        """The one with the best PSNR."""
-        return max(self.rows, key=lambda check: check.psnr, default=None)
-
-    def distinct(self, most: int) -> list[Genotype]:
-        """Up to so many different genotypes, the latest first."""
-        found: list[Genotype] = []
-        for check in reversed(self.rows):
-            if check.genotype not in found:
-                found.append(check.genotype)
-        return found[:most]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": [{**vars(c), "genotype": c.genotype.to_json()} for c in self.rows]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = [
-            Check(**{**row, "genotype": genotype.from_json(row["genotype"], "checkpoint")})
-            for row in state["rows"]
-        ]
 
 
 @dataclass(frozen=True)
@@ -165,7 +123,8 @@ class Searching:
                 self.alpha_step(step, epoch)
             loss, error = self.weight_step(step, *mine)
             ends = (step + 1) % c.steps_per_epoch == 0
-            yield self._record(step + 1, loss, error, self._check(epoch) if ends else None)
+            check = self._check(epoch) if ends and team.rank() == 0 else None
+            yield self._record(step + 1, loss, error, check)
 
     def batch(self, patches: Patches, step: int) -> list[Tensor]:
         return [t.to(self.like).contiguous() for t in patches.batch(step, self.config.batch)]
@@ -204,9 +163,10 @@ class Searching:
         parameters: list[nn.Parameter],
         terms: Mapping[str, Tensor],
     ) -> None:
-        for name, term in terms.items():
-            require_finite(term, name, step)
-        loss = torch.stack(list(terms.values())).sum()
+        values = torch.stack(list(terms.values()))
+        for name, value in zip(terms, team.mean(values.detach()), strict=True):
+            require_finite(value, name, step)
+        loss = values.sum()
         grads = team.average(torch.autograd.grad(loss, parameters, allow_unused=True))
         for p, grad in zip(parameters, grads, strict=True):
             p.grad = grad

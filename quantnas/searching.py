@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from . import (
     space,
     store,
     supernet,
+    tasks,
     train,
     trajectory,
 )
@@ -33,6 +35,7 @@ from .photographs import Photograph
 from .runs import Run, write_text
 from .settings import GIVEN
 from .space import SearchSpace
+from .tasks import Shared
 from .workspace import device, photographs_of
 
 SHARES = (0.45, 0.45, 0.1)
@@ -84,15 +87,12 @@ def known_genotype(where: SearchSpace, given: Path | None) -> Genotype | None:
     return Genotype(where.name, {slot.name: supernet.choice_of(slot, 0, 0) for slot in slots})
 
 
-def assist(run: Run, config: RunConfig) -> None:
-    """What all processes but the first do (`team`): the same steps on their rows, no files."""
-    where = _space(run, config)
-    photos = photographs_of(run, config).train
-    loaded = store.load(photos, where.scale, config.search.patch)
-    _, loop = _loop(config, where, _material(config, loaded))
-    done = checkpoint.load(run.resume_point("search"), loop.state.parts())
-    for _ in loop.steps(done):
-        pass
+def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[search.Step]:
+    """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
+    where, found = tasks.material(task, config, config.search.patch, SHARES)
+    _, loop = _loop(config, where, search.Material(*found))
+    checkpoint.restore(loop.state.parts(), task["state"])
+    return loop.steps(task["first"])
 
 
 def _space(run: Run, config: RunConfig) -> SearchSpace:
@@ -157,9 +157,12 @@ def _gradient(
     net, loop = _loop(config, where, material)
     total, parts, show = c.epochs * c.steps_per_epoch, loop.state.parts(), Show(c.at)
     kept = {} if warm is None or _warmed(run, warm) else {c.warmup_epochs * c.steps_per_epoch: warm}
-    phase = Phase(
-        "search", lambda: total, parts, loop.steps, show, lambda step: step.check is not None, kept
-    )
+    shared = Shared("search", run, config, where, material.weights)
+
+    def steps(first: int) -> Iterator[search.Step]:
+        return shared.lead(loop.steps(first), first, parts)
+
+    phase = Phase("search", lambda: total, parts, steps, show, lambda s: s.check is not None, kept)
     yield from phases.perform(run, phase)
     found, tried = yield from _chosen(run, config, loop)
     sure, best = loop.share_decided(), loop.state.checks.best

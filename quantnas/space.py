@@ -268,6 +268,11 @@ def load(name_or_path: str, scale: int | None = None) -> SearchSpace:
     return schema.parse(SearchSpace, data, f"search space {name_or_path}")
 
 
+def from_yaml(text: str) -> SearchSpace:
+    """What `to_yaml` has written. Raises UsageError."""
+    return schema.parse(SearchSpace, yaml.safe_load(text), "search space")
+
+
 def to_yaml(space: SearchSpace) -> str:
     """Text that `load` reads back to an equal space."""
     plain = dataclasses.asdict(space)

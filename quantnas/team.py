@@ -1,15 +1,9 @@
-"""Several processes on one search: each sees its rows of every batch, and all draw one noise.
+"""What several processes compute together: each its rows of every batch, all with one noise.
 
-What they compute together is what one process computes on the whole batch. Alone, every function
-here does nothing. Launching and the collective operations come from Lightning Fabric; imported
-only when there is more than one process.
+It is what one process computes on the whole batch. Outside of `sharing`, and with one process,
+every function here does nothing. How processes find each other: `crew`.
 """
 
-import atexit
-import importlib.util
-import logging
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,84 +12,65 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import UsageError
+from .errors import LostError
 
-_alone: list[bool] = []
+broken: list[bool] = []
+"""Not empty when another process has gone, or does not do the same any more."""
+
+_modes: list[bool] = []  # whether batches are shared, the present mode last
 
 
 def size() -> int:
     """Number of processes that share the batches."""
-    together = dist.is_available() and dist.is_initialized() and not _alone
-    return dist.get_world_size() if together else 1
+    return dist.get_world_size() if _modes and _modes[-1] and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0; only the first one writes."""
+    """Number of this process, from 0; only the first one measures, decides and writes."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """While this is open, all processes do the same on their rows."""
+    with _mode(True):
+        yield
 
 
 @contextmanager
 def alone() -> Iterator[None]:
     """While this is open, every process computes on whole batches by itself."""
-    _alone.append(True)
+    with _mode(False):
+        yield
+
+
+@contextmanager
+def _mode(shared: bool) -> Iterator[None]:
+    _modes.append(shared)
     try:
         yield
     finally:
-        _alone.pop()
+        _modes.pop()
 
 
-def launch(processes: int, cuda: bool) -> None:
-    """Start the others, which run the same command line, and join them.
-
-    Does nothing for one process, and when it has been done. Raises UsageError when Fabric is not
-    installed, or when there are fewer GPUs.
-    """
-    if processes < 2 or dist.is_initialized():
-        return
-    if importlib.util.find_spec("lightning_fabric") is None:
-        raise UsageError(
-            "Several processes need Lightning Fabric, which is not installed.",
-            "Install it with: pip install 'quantnas[several]', or leave out --processes.",
-        )
-    if cuda and processes > torch.cuda.device_count():
-        raise UsageError(
-            f"There are {torch.cuda.device_count()} GPUs for {processes} processes.",
-            "Ask for fewer, or use --device cpu.",
-        )
-    from lightning_fabric import Fabric
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), _cores() // processes)))
-    kind = "cuda" if cuda else "cpu"
-    Fabric(accelerator=kind, devices=processes, strategy="ddp").launch()
-    atexit.register(leave)
-    if rank() > 0:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides when to stop
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
-def leave() -> None:
-    """Give up the connection to the others."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def broadcast(value: Any) -> Any:
-    """What the first process holds, for all."""
-    if size() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
+def rows(count: int) -> slice:
+    """Those of a batch of `count` that belong to this process."""
+    mine = count // size()
+    return slice(rank() * mine, (rank() + 1) * mine) if size() > 1 else slice(None)
 
 
 def share(batch: Tensor) -> Tensor:
     """The rows (N / size, ...) of a batch (N, ...) that belong to this process."""
-    rows = len(batch) // size()
-    return batch[rank() * rows : (rank() + 1) * rows] if size() > 1 else batch
+    return batch[rows(len(batch))]
+
+
+def told(values: Sequence[float]) -> list[float]:
+    """The numbers that the first process holds, for all."""
+    if size() == 1:
+        return list(values)
+    box = torch.tensor(values, dtype=torch.float64)
+    exchange(dist.broadcast, box, 0)
+    return box.tolist()
 
 
 def rand_like(t: Tensor, batch: bool) -> Tensor:
@@ -119,7 +94,7 @@ def largest(value: Tensor) -> Tensor:
     """(), the maximum over all processes; no gradient."""
     value = value.detach().clone()
     if size() > 1:
-        dist.all_reduce(value, dist.ReduceOp.MAX)
+        exchange(dist.all_reduce, value, dist.ReduceOp.MAX)
     return value
 
 
@@ -128,15 +103,16 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        value = value.clone()
-        dist.all_reduce(value)
-        return value / dist.get_world_size()
+        return _mean(value.clone())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous().clone()
-        dist.all_reduce(grad)
-        return grad / dist.get_world_size()
+        return _mean(grads[0].contiguous().clone())
+
+
+def _mean(value: Tensor) -> Tensor:
+    exchange(dist.all_reduce, value)
+    return value / dist.get_world_size()
 
 
 def mean(value: Tensor) -> Tensor:
@@ -145,11 +121,23 @@ def mean(value: Tensor) -> Tensor:
 
 
 def average(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The mean of every gradient over processes, in one exchange; all have the same ones."""
+    """The mean of every tensor over processes, in one exchange; all have the same ones."""
     there = [g for g in grads if g is not None]
     if size() == 1 or not there:
         return list(grads)
-    flat = torch.cat([g.flatten() for g in there])
-    dist.all_reduce(flat)
-    parts = iter((flat / size()).split([g.numel() for g in there]))
+    flat = _mean(torch.cat([g.flatten() for g in there]))
+    parts = iter(flat.split([g.numel() for g in there]))
     return [None if g is None else next(parts).view_as(g) for g in grads]
+
+
+def exchange(what: Callable[..., Any], *arguments: Any, **more: Any) -> None:
+    """A collective operation of torch. Raises LostError when another process has gone."""
+    try:
+        what(*arguments, **more)
+    except (RuntimeError, ValueError) as error:
+        broken.append(True)
+        raise LostError(
+            "Another process of this run has ended, or its machine cannot be reached.",
+            "What it says stands above, or on its machine. A state that was saved is intact: "
+            "continue with --resume.",
+        ) from error

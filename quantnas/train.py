@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from . import team
 from .checkpoint import Stateful
 from .ends import luma
 from .patches import Patches
@@ -136,7 +137,7 @@ class Pace:
         """After update number `step`, which took `seconds` with the measurement after it, if any.
 
         They count when there is a limit: then the plan follows the pace so far, and ends at once
-        when the time is over.
+        when the time is over. Of several processes, the first one's clock counts.
         """
         if schedule.seconds is None:
             self.steps, self.done = schedule.steps, step / schedule.steps
@@ -146,6 +147,8 @@ class Pace:
             fit = step + int((schedule.seconds - self.seconds) * step / self.seconds)
             self.steps = max(step, min(schedule.steps, fit))
         self.done += (1 - self.done) / max(1, self.steps - step + 1)
+        steps, self.done, self.seconds = team.told((self.steps, self.done, self.seconds))
+        self.steps = int(steps)
 
     def state_dict(self) -> dict[str, object]:
         return {"steps": self.steps, "done": self.done, "seconds": self.seconds}
@@ -207,7 +210,8 @@ def fit(
     """Train from step `first`; at the end the network holds its best state."""
     net, pace, device = state.net, state.pace, next(state.net.parameters()).device
     pace.steps = pace.steps or schedule.steps
-    with closing(patches.batches(first, schedule.steps, schedule.batch)) as batches:
+    rows = team.rows(schedule.batch)
+    with closing(patches.batches(first, schedule.steps, schedule.batch, rows)) as batches:
         done = first
         while done < pace.steps:
             began = time.monotonic()
@@ -228,8 +232,10 @@ def fit(
     net.eval()
 
 
-def _check(state: State, validation: Patches, objective: Objective) -> float:
-    """PSNR on the validation patches; the best state is kept."""
+def _check(state: State, validation: Patches, objective: Objective) -> float | None:
+    """PSNR on the validation patches, if this is the first process; the best state is kept."""
+    if team.rank() > 0:
+        return None
     psnr = measure(state.average, validation, objective)
     state.best.keep(psnr, state.average)
     return psnr
@@ -240,6 +246,7 @@ def _cosine(done: float) -> float:
 
 
 def _update(state: State, objective: Objective, low: Tensor, high: Tensor) -> float:
+    """One step on the rows of this process; the loss is that of the whole batch."""
     net = state.net
     net.train()
     loss = objective(net(low), low, high)
@@ -247,9 +254,13 @@ def _update(state: State, objective: Objective, low: Tensor, high: Tensor) -> fl
         loss = loss + objective.penalty()
     net.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+    parameters = list(net.parameters())
+    *grads, whole = team.average([*(p.grad for p in parameters), loss.detach()])
+    for p, grad in zip(parameters, grads, strict=True):
+        p.grad = grad
+    nn.utils.clip_grad_norm_(parameters, CLIP)
     state.optimizer.step()
-    return loss.item()
+    return whole.item()  # type: ignore[union-attr]
 
 
 @torch.no_grad()

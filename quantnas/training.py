@@ -1,20 +1,33 @@
 """The training as a step of a run: where weights come from, how long it takes, what it leaves."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
-from . import foreign, genotype, network, patches, phases, quantize, searching, train
+from . import (
+    checkpoint,
+    crew,
+    genotype,
+    network,
+    origins,
+    patches,
+    phases,
+    quantize,
+    searching,
+    tasks,
+    train,
+)
 from .config import RunConfig
-from .errors import DataError, QuantnasError, UsageError
+from .genotype import Genotype
 from .phases import Phase, Progress
-from .runs import Run, existing
-from .space import SearchSpace, load
-from .workspace import architecture, device, need
+from .runs import Run
+from .space import SearchSpace
+from .tasks import Shared
+from .workspace import architecture, device
 
 SHARES = (0.9, 0.1)
 """Of the patches for learning, and for measuring meanwhile."""
@@ -30,6 +43,8 @@ class Lesson:
     held: patches.Patches
     schedule: train.Schedule
     objective: train.Objective = field(default_factory=train.Objective)
+    shared: Shared | None = None
+    """What other processes need to take the same steps; none: they do not."""
 
 
 def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
@@ -40,32 +55,81 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     learn, held = patches.split(loaded.pairs, c.patch, config.seed, SHARES)
     torch.manual_seed(config.seed)
     net = network.build(where, found, None)
-    origin = _begin_with(net, run, config, where)
-    objective = train.Objective(loss=c.loss, colours=where.colours, share=c.teacher_share)
-    teacher = _teacher(run, config) if c.teacher not in (None, "own") else None
+    origin = origins.begin_with(net, run, config, where)
+    teacher = origins.teacher_of(run, config) if c.teacher not in (None, "own") else None
+    pupil = _Pupil(run, config, where, found, learn, held)
     if c.start != "float":
-        plan = schedule(config, False, where.is_float)
-        lesson = Lesson(learn, held, plan, replace(objective, teacher=teacher))
-        yield from fit(run, device(config), "float", net, lesson)
+        yield from fit(run, device(config), "float", net, pupil.lesson(False, teacher))
     network.save(net, run.weights("float"), where)
     rounded, precision = net, genotype.searched_precision(found)
     if not where.is_float:
         rounded = network.build(where, found, precision)
         network.inherit(rounded, net)
         quantize.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
-        teacher = _teacher(run, config) if c.teacher == "own" else teacher
-        lesson = Lesson(learn, held, schedule(config, True), replace(objective, teacher=teacher))
-        yield from fit(run, device(config), "rounded", rounded, lesson)
+        teacher = origins.teacher_of(run, config) if c.teacher == "own" else teacher
+        yield from fit(run, device(config), "rounded", rounded, pupil.lesson(True, teacher))
+    crew.part()  # nothing after this is shared
     network.save(rounded, run.weights("trained"), where)
     run.finish(
         "train",
         {
             "seconds": time.monotonic() - began,
             "began_with": origin,
-            "psnr_patches_float": train.measure(net, held, objective),
-            "psnr_patches_rounded": train.measure(rounded, held, objective),
+            "psnr_patches_float": train.measure(net, held, objective(config, where)),
+            "psnr_patches_rounded": train.measure(rounded, held, objective(config, where)),
             "photographs": loaded.counts(),
         },
+    )
+
+
+@dataclass(frozen=True)
+class _Pupil:
+    """What both trainings of a step have in common."""
+
+    run: Run
+    config: RunConfig
+    space: SearchSpace
+    genotype: Genotype
+    learn: patches.Patches
+    held: patches.Patches
+
+    def lesson(self, rounded: bool, teacher: origins.Teacher | None) -> Lesson:
+        """For the float network, or the one with rounding."""
+        more = {
+            "genotype": self.genotype.to_json(),
+            "rounded": rounded,
+            "teacher": None if teacher is None else teacher.sent(),
+        }
+        return Lesson(
+            self.learn,
+            self.held,
+            schedule(self.config, rounded, self.space.is_float),
+            objective(self.config, self.space, teacher),
+            Shared("train", self.run, self.config, self.space, self.learn, more),
+        )
+
+
+def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[train.Step]:
+    """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
+    where, (learn, held) = tasks.material(task, config, config.train.patch, SHARES)
+    found, rounded = genotype.from_json(task["genotype"], "the first process"), task["rounded"]
+    net = network.build(where, found, genotype.searched_precision(found) if rounded else None)
+    plan, teacher = schedule(config, rounded, where.is_float), None
+    if task["teacher"] is not None:
+        teacher = origins.received(task["teacher"])
+    state = train.start(net.to(device(config)), plan.lr, plan.average > 0)
+    checkpoint.restore(state.parts(), task["state"])
+    goal = objective(config, where, teacher)
+    return train.fit(state, learn, held, plan, goal, task["first"])
+
+
+def objective(
+    config: RunConfig, where: SearchSpace, teacher: origins.Teacher | None = None
+) -> train.Objective:
+    """What is learned in a training step."""
+    c, target = config.train, None if teacher is None else teacher.target(device(config))
+    return train.Objective(
+        loss=c.loss, colours=where.colours, share=c.teacher_share, teacher=target
     )
 
 
@@ -88,75 +152,6 @@ def schedule(config: RunConfig, rounded: bool, is_float: bool = False) -> train.
     )
 
 
-def require_teacher(config: RunConfig) -> None:
-    """Raise unless the teacher is there and enlarges as much."""
-    if config.train.teacher not in (None, "own"):
-        where = load(config.space, config.scale)
-        source = existing(Path(str(config.train.teacher)))
-        theirs, _ = architecture(source)
-        need(source.weights("float"), "train")
-        if theirs.scale != where.scale:
-            raise UsageError(
-                f"The teacher {source.folder} enlarges x{theirs.scale}, the network "
-                f"x{where.scale}.",
-                "Give a teacher of the same scale.",
-            )
-
-
-def given_weights(config: RunConfig, source: Run | None) -> Path | None:
-    """The file that `train.start` means, if it means one.
-
-    Raises DataError or UsageError when it is missing, or when it is of another network than the
-    one that is known before a search.
-    """
-    start = config.train.start
-    if start in ("searched", "scratch"):
-        return None
-    if start != "float":
-        if not Path(start).is_file():
-            raise DataError(
-                f"There is no file {start} to begin with.",
-                "Give searched, scratch, float, or the path of a safetensors file.",
-            )
-        _require_weights(Path(start), config, source)
-        return Path(start)
-    if source is None:
-        raise UsageError(
-            "Training starts from the float network of a run, but none is given.",
-            "Give the folder of a trained run.",
-        )
-    return need(source.weights("float"), "train")
-
-
-def _require_weights(path: Path, config: RunConfig, source: Run | None) -> None:
-    """Raise unless the file has the weights of the network, if that is known already."""
-    if source is not None:
-        where, found = architecture(source)
-    else:
-        where = load(config.space, config.scale)
-        given = None if config.genotype is None else Path(config.genotype)
-        known = searching.known_genotype(where, given)
-        if known is None:
-            return
-        found = known
-    try:
-        read_weights(network.build(where, found, None), path, where)
-    except QuantnasError as error:
-        remedy = "Give weights of this network in float, or --from scratch."
-        raise type(error)(error.cause, remedy) from error
-
-
-def read_weights(net: nn.Module, path: Path, where: SearchSpace) -> None:
-    """Load weights in float, of this project or of another one, into a network of `where`.
-
-    Raises as `foreign.load` and `network.load`.
-    """
-    if foreign.known(path):
-        foreign.load(net, path)
-    else:
-        network.load(net, path, where)
-
-
 def fit(
     run: Run,
     where: torch.device,
@@ -175,7 +170,9 @@ def fit(
     show = Show(plan.batch)
 
     def steps(first: int) -> Iterator[train.Step]:
-        yield from train.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
+        mine = train.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
+        shared = lesson.shared
+        return mine if shared is None else shared.lead(mine, first, state.parts())
 
     def total() -> int:
         return state.pace.steps or plan.steps
@@ -204,25 +201,3 @@ class Show:
             "PSNR": self.psnr,
             "patches/s": "-" if step.step == self.first else f"{speed:.0f}",
         }
-
-
-def _begin_with(net: nn.Module, run: Run, config: RunConfig, where: SearchSpace) -> str:
-    """Load the weights to begin with, if there are any; where they come from."""
-    given, searched = run.weights("given"), run.weights("searched")
-    if given.exists():
-        read_weights(net, given, where)
-        return config.train.start
-    if config.train.start == "searched" and searched.exists():
-        network.load(net, searched, where)
-        return "searched"
-    return "scratch"
-
-
-def _teacher(run: Run, config: RunConfig) -> train.Target:
-    """The output of the float network that `train.teacher` names."""
-    name = config.train.teacher
-    source = run if name == "own" else existing(Path(str(name)))
-    theirs, found = architecture(source)
-    teacher = network.build(theirs, found, None)
-    network.load(teacher, need(source.weights("float"), "train"), theirs)
-    return quantize.teacher_target(teacher.to(device(config)))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from . import allocation, cost, damage_plot, saliency, skeleton
 from .allocation import Costs, Damage, Options
-from .config import RunConfig, resolution
+from .bounds import resolution
+from .config import RunConfig
 from .errors import UsageError
 from .genotype import Genotype, read_json
 from .runs import to_json, write_text

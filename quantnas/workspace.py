@@ -12,6 +12,7 @@ from torch import nn
 from . import (
     budget,
     cost,
+    crew,
     evaluate,
     genotype,
     images,
@@ -24,7 +25,6 @@ from . import (
     skeleton,
     space,
     store,
-    team,
 )
 from .config import QuantizeConfig, RunConfig, SearchConfig
 from .errors import DataError, UsageError
@@ -103,7 +103,7 @@ def device(config: RunConfig) -> torch.device:
         raise UsageError("There is no CUDA device here.", "Use --device cpu or auto.")
     if not available or config.device == "cpu":
         return torch.device("cpu")
-    return torch.device("cuda", team.rank() if team.size() > 1 else 0)
+    return torch.device("cuda", crew.local_rank())
 
 
 def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "quantnas"
 CLI = ROOT / "cli"
 
 LAYERS = [
-    {"errors", "checks"},
+    {"errors", "checks", "bounds"},
     {"schema", "notation", "requirements"},
     {"space", "config"},
     {"genotype"},
@@ -21,7 +21,8 @@ LAYERS = [
     {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
     | {"tensorboard", "settings", "litert_graph", "machine", "resources"}
     | {"building", "onnx_source"},
-    {"plan", "filling", "fitting", "adq", "relax", "images", "patches", "checkpoint"}
+    {"plan", "filling", "fitting", "adq", "relax", "images", "patches", "checkpoint", "crew"}
+    | {"decisions"}
     | {"layouts", "tracing", "wiring", "onnx_weights", "float_twin"}
     | {"shape_arithmetic", "translate_resize", "trying"},
     {"ends", "distillation", "rfdn", "fusion", "picture"}
@@ -40,9 +41,11 @@ LAYERS = [
     {"random_search", "contest", "verify", "surgery", "report", "crops", "diagram", "trajectory"}
     | {"tables", "labels", "parts", "damage_plot"},
     {"workspace", "phases", "difference", "front"},
-    {"searching", "models", "widths", "enlarging", "formats", "branching"},
-    {"comparison", "training", "latency", "runnable", "damage_measured", "slider"},
-    {"quantizing", "drop", "adopt", "profiling", "beginning", "page_data"},
+    {"tasks", "models", "widths", "enlarging", "formats", "branching"},
+    {"searching"},
+    {"comparison", "origins", "latency", "runnable", "damage_measured", "slider"},
+    {"training"},
+    {"quantizing", "drop", "adopt", "profiling", "assisting", "beginning", "page_data"},
     {"page_text"},
     {"page"},
     {"pipeline", "doctor"},

@@ -9,23 +9,42 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import config, errors, patches, search, supernet, team
-
-STEPS = 5
-SEARCH = config.SearchConfig(
-    epochs=STEPS, steps_per_epoch=1, warmup_epochs=1, batch=4, patch=6, refresh=2
+from quantnas import (
+    config,
+    crew,
+    genotype,
+    network,
+    patches,
+    quantize,
+    search,
+    supernet,
+    team,
+    train,
 )
 
+ROOT = Path(__file__).parents[1]
+SEARCH = config.SearchConfig(
+    epochs=5, steps_per_epoch=1, warmup_epochs=1, batch=4, patch=6, refresh=2
+)
+PLAN = train.Schedule(steps=6, batch=4, lr=5e-3, check=2)
+TRAININGS = {
+    "float": (False, PLAN, train.Objective()),
+    "rounded": (True, PLAN, train.Objective()),
+    "average": (True, dataclasses.replace(PLAN, average=0.9), train.Objective(loss="charbonnier")),
+    "teacher": (True, PLAN, train.Objective(share=0.3, colours=1)),
+}
+"""Name -> with rounding or not, how long, towards what."""
+SHORT = dataclasses.replace(PLAN, steps=10**6, check=10**6, seconds=0.5)
 
-def outcome(space, material, how) -> dict[str, torch.Tensor]:
-    """Parameters and buffers after a short search in double precision."""
+
+def searched(space, material, how) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and losses of a short search in double precision."""
     torch.manual_seed(0)
     net = supernet.build(space, how).double()
     state = search.start(net, how)
     loop = search.Searching(space, state, material, how)
     with pytest.MonkeyPatch.context() as patch:
-        to_tensor = patches.to_tensor
-        patch.setattr(patches, "to_tensor", lambda batch: to_tensor(batch).double())
+        in_double(patch)
         patch.setattr(search, "decided_network", lambda space, found, net, batches: net)
         fit = search.fit_grids  # later fits choose among candidates that may tie
         patch.setattr(search, "fit_grids", lambda *args, learned: learned or fit(*args))
@@ -33,53 +52,125 @@ def outcome(space, material, how) -> dict[str, torch.Tensor]:
     return {**net.state_dict(), "losses": torch.tensor(losses)}
 
 
+def trained(space, found, material, name) -> dict[str, torch.Tensor]:
+    """The same of a short training; the weights are the last ones."""
+    rounded, plan, objective = TRAININGS.get(name, (False, SHORT, train.Objective()))
+    torch.manual_seed(0)
+    bits = genotype.searched_precision(found)
+    with pytest.MonkeyPatch.context() as patch:
+        in_double(patch)
+        net = network.build(space, found, bits if rounded else None).double()
+        if rounded:
+            quantize.initialise(net, material.weights.batch(0, 4)[0])
+        if name == "teacher":
+            teacher = network.build(space, found, None).double()
+            objective = dataclasses.replace(objective, teacher=quantize.teacher_target(teacher))
+        state = train.start(net, plan.lr, plan.average > 0)
+        records = list(train.fit(state, material.weights, material.held, plan, objective))
+    losses = torch.tensor([r.loss for r in records])
+    measured = torch.tensor([r.psnr for r in records if r.psnr is not None])
+    return {**state.last, "losses": losses, "measured": measured}
+
+
+def in_double(patch) -> None:
+    to_tensor = patches.to_tensor
+    patch.setattr(patches, "to_tensor", lambda batch: to_tensor(batch).double())
+
+
 def work(folder: Path) -> None:
-    """What every process of the test does; the first one saves what came out."""
-    space, material, how = torch.load(folder / "task.pt", weights_only=False)
-    team.launch(2, cuda=False)
-    found = outcome(space, material, how)
-    assert team.size() == 2
-    torch.save(found, folder / f"outcome{team.rank()}.pt")
+    """What every process of the tests does, in both the same; each saves what came out."""
+    space, found, material, relaxations = torch.load(folder / "task.pt", weights_only=False)
+    crew.launch(2)
+    assert crew.size() == 2 and team.size() == 1
+    with team.sharing():
+        assert team.size() == 2
+        outcomes = {
+            name: searched(space, material, dataclasses.replace(SEARCH, relaxation=name))
+            for name in relaxations
+        }
+        for name in (*TRAININGS, "short") if "noise" in relaxations else ():
+            outcomes[name] = trained(space, found, material, name)
+    torch.save(outcomes, folder / f"outcome{team.rank()}.pt")
+    if team.rank() > 0:
+        assert not list(crew.tasks())
+    crew.part()
+    assert crew.size() == 1
 
 
-@pytest.mark.parametrize("relaxation", ["noise", pytest.param("authors", marks=pytest.mark.slow)])
-def test_two_processes_end_where_one_does(tiny, halves, tmp_path, relaxation):
-    how = dataclasses.replace(SEARCH, relaxation=relaxation)
-    material = search.Material(*halves, halves[0])
-    torch.save((tiny, material, how), tmp_path / "task.pt")
-    command = [sys.executable, __file__, str(tmp_path)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, timeout=120, env=env, capture_output=True)
-    wanted = outcome(tiny, material, how)
-    losses = wanted["losses"]
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"outcome{rank}.pt")
-        assert found.keys() == wanted.keys()
-        torch.testing.assert_close(found.pop("losses"), losses, rtol=1e-4, atol=0)
-        for name, value in found.items():  # Adam enlarges what rounding does to tiny gradients
-            torch.testing.assert_close(value, wanted[name], rtol=1e-3, atol=5e-4, msg=name)
+def together(folder: Path, task) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """What each of two processes has computed."""
+    torch.save(task, folder / "task.pt")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, __file__, str(folder)]
+    subprocess.run(command, check=True, timeout=180, env=env, capture_output=True)
+    return [torch.load(folder / f"outcome{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, request):
+    """Cached: what two processes have computed of the tasks that this is given."""
+    found = []
+
+    def compute(*task):
+        if not found:
+            found.extend(together(tmp_path_factory.mktemp("both"), task))
+        return found
+
+    return compute
+
+
+def require_equal(outcomes, name, wanted, **tolerance) -> None:
+    """Adam enlarges what rounding does to tiny gradients."""
+    for outcome in outcomes:
+        found = {k: v for k, v in outcome[name].items() if k != "measured"}
+        assert found.keys() == wanted.keys() - {"measured"}
+        torch.testing.assert_close(found["losses"], wanted["losses"], rtol=1e-4, atol=0)
+        for key, value in found.items():
+            torch.testing.assert_close(value, wanted[key], msg=f"{name}: {key}", **tolerance)
+
+
+def test_two_processes_find_what_one_does(tiny, random_genotype, material, both):
+    outcomes = both(tiny, random_genotype(tiny, 1), material, ["noise"])
+    require_equal(outcomes, "noise", searched(tiny, material, SEARCH), rtol=1e-3, atol=5e-4)
+
+
+@pytest.mark.slow
+def test_so_they_do_with_the_authors_relaxation(tiny, random_genotype, material, tmp_path):
+    how = dataclasses.replace(SEARCH, relaxation="authors")
+    outcomes = together(tmp_path, (tiny, random_genotype(tiny, 1), material, ["authors"]))
+    require_equal(outcomes, "authors", searched(tiny, material, how), rtol=1e-3, atol=5e-4)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_processes_train_as_one_does(tiny, random_genotype, material, both, name):
+    found = random_genotype(tiny, 1)
+    wanted = trained(tiny, found, material, name)
+    outcomes = both(tiny, found, material, ["noise"])
+    require_equal(outcomes, name, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(outcomes[0][name]["measured"], wanted["measured"])
+    assert len(wanted["measured"]) == 3 and not len(outcomes[1][name]["measured"])
+
+
+def test_the_clock_of_the_first_process_ends_both(tiny, random_genotype, material, both):
+    first, second = both(tiny, random_genotype(tiny, 1), material, ["noise"])
+    assert 5 <= len(first["short"]["losses"]) == len(second["short"]["losses"]) < 10**4
+    require_equal([second], "short", first["short"], rtol=0, atol=0)
 
 
 def test_alone_nothing_is_shared_out():
     t = torch.rand(4, 3)
     assert team.size() == 1 and team.rank() == 0
-    assert team.share(t) is t and team.mean(t) is t and team.broadcast("x") == "x"
+    assert torch.equal(team.share(t), t) and team.mean(t) is t and team.told([1, 0.5]) == [1, 0.5]
     assert team.average([t, None]) == [t, None]
-    team.launch(1, cuda=False)
-    assert team.size() == 1
+    with team.sharing():
+        assert team.size() == 1 and team.rows(4) == slice(None)
 
 
-def test_more_processes_than_gpus_are_refused():
-    if torch.cuda.device_count() >= 64:
-        pytest.skip("this machine has them")
-    with pytest.raises(errors.UsageError, match="GPUs for 64 processes"):
-        team.launch(64, cuda=True)
-
-
-def test_without_fabric_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(errors.UsageError, match=r"quantnas\[several\]"):
-        team.launch(2, cuda=False)
+def test_rows_of_a_batch_are_those_of_the_whole(halves):
+    low, high = halves[0].batch(3, 6)
+    part = halves[0].batch(3, 6, slice(2, 4))
+    assert torch.equal(part[0], low[2:4]) and torch.equal(part[1], high[2:4])
+    assert halves[0].fingerprint() == halves[0].fingerprint() != halves[1].fingerprint()
 
 
 if __name__ == "__main__":

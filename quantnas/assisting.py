@@ -1,0 +1,47 @@
+"""What all processes but the first one do: its loops, on their rows of every batch."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from . import crew, schema, searching, training
+from .config import RunConfig
+from .errors import QuantnasError
+from .workspace import device
+
+STEPS: dict[str, Callable[[Mapping[str, Any], RunConfig], Iterator[Any]]] = {
+    "search": searching.assist,
+    "train": training.assist,
+}
+
+
+def assist(processes: int) -> None:
+    """Help the first process until it lets this one go.
+
+    Writes nothing, and leaves Ctrl-C to the first one. Raises LostError when that is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    crew.launch(processes)
+    for task in crew.tasks():
+        problem, steps = "", iter(())
+        try:
+            steps = _steps(task)
+        except QuantnasError as error:
+            problem = f"{error.cause} {error.remedy}"
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        if crew.agree(problem):
+            crew.follow(steps)
+    crew.part()
+
+
+def _steps(task: Mapping[str, Any]) -> Iterator[Any]:
+    """The loop of a task, its network on the device of this process."""
+    config = schema.parse(RunConfig, task["config"], "the first process")
+    where = device(config)
+    if where.type == "cuda":
+        crew.require_gpus(crew.size())
+        torch.cuda.set_device(where)
+    return STEPS[task["step"]](task, config)

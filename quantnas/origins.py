@@ -1,0 +1,135 @@
+"""What a training begins with: weights of elsewhere, and the float network that teaches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import foreign, genotype, network, quantize, searching, space, train
+from .config import RunConfig
+from .errors import DataError, QuantnasError, UsageError
+from .genotype import Genotype
+from .runs import Run, existing
+from .space import SearchSpace, load
+from .workspace import architecture, need
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A float network that is learned from, too."""
+
+    space: SearchSpace
+    genotype: Genotype
+    net: nn.Module
+
+    def target(self, where: torch.device) -> train.Target:
+        """What it makes of the pixels."""
+        return quantize.teacher_target(self.net.to(where))
+
+    def sent(self) -> dict[str, Any]:
+        """All that another process needs to build it."""
+        told = {"space": space.to_yaml(self.space), "genotype": self.genotype.to_json()}
+        return {**told, "weights": self.net.state_dict()}
+
+
+def teacher_of(run: Run, config: RunConfig) -> Teacher:
+    """The float network that `train.teacher` names."""
+    name = config.train.teacher
+    source = run if name == "own" else existing(Path(str(name)))
+    theirs, found = architecture(source)
+    teacher = network.build(theirs, found, None)
+    network.load(teacher, need(source.weights("float"), "train"), theirs)
+    return Teacher(theirs, found, teacher)
+
+
+def received(sent: Mapping[str, Any]) -> Teacher:
+    """What `Teacher.sent` describes."""
+    where = space.from_yaml(sent["space"])
+    found = genotype.from_json(sent["genotype"], "the first process")
+    net = network.build(where, found, None)
+    net.load_state_dict(sent["weights"])
+    return Teacher(where, found, net)
+
+
+def require_teacher(config: RunConfig) -> None:
+    """Raise unless the teacher is there and enlarges as much."""
+    if config.train.teacher not in (None, "own"):
+        where = load(config.space, config.scale)
+        source = existing(Path(str(config.train.teacher)))
+        theirs, _ = architecture(source)
+        need(source.weights("float"), "train")
+        if theirs.scale != where.scale:
+            raise UsageError(
+                f"The teacher {source.folder} enlarges x{theirs.scale}, the network "
+                f"x{where.scale}.",
+                "Give a teacher of the same scale.",
+            )
+
+
+def given_weights(config: RunConfig, source: Run | None) -> Path | None:
+    """The file that `train.start` means, if it means one.
+
+    Raises DataError or UsageError when it is missing, or when it is of another network than the
+    one that is known before a search.
+    """
+    start = config.train.start
+    if start in ("searched", "scratch"):
+        return None
+    if start != "float":
+        if not Path(start).is_file():
+            raise DataError(
+                f"There is no file {start} to begin with.",
+                "Give searched, scratch, float, or the path of a safetensors file.",
+            )
+        _require_weights(Path(start), config, source)
+        return Path(start)
+    if source is None:
+        raise UsageError(
+            "Training starts from the float network of a run, but none is given.",
+            "Give the folder of a trained run.",
+        )
+    return need(source.weights("float"), "train")
+
+
+def _require_weights(path: Path, config: RunConfig, source: Run | None) -> None:
+    """Raise unless the file has the weights of the network, if that is known already."""
+    if source is not None:
+        where, found = architecture(source)
+    else:
+        where = load(config.space, config.scale)
+        given = None if config.genotype is None else Path(config.genotype)
+        known = searching.known_genotype(where, given)
+        if known is None:
+            return
+        found = known
+    try:
+        read_weights(network.build(where, found, None), path, where)
+    except QuantnasError as error:
+        remedy = "Give weights of this network in float, or --from scratch."
+        raise type(error)(error.cause, remedy) from error
+
+
+def read_weights(net: nn.Module, path: Path, where: SearchSpace) -> None:
+    """Load weights in float, of this project or of another one, into a network of `where`.
+
+    Raises as `foreign.load` and `network.load`.
+    """
+    if foreign.known(path):
+        foreign.load(net, path)
+    else:
+        network.load(net, path, where)
+
+
+def begin_with(net: nn.Module, run: Run, config: RunConfig, where: SearchSpace) -> str:
+    """Load the weights to begin with, if there are any; where they come from."""
+    given, searched = run.weights("given"), run.weights("searched")
+    if given.exists():
+        read_weights(net, given, where)
+        return config.train.start
+    if config.train.start == "searched" and searched.exists():
+        network.load(net, searched, where)
+        return "searched"
+    return "scratch"
