@@ -340,7 +340,7 @@ def test_a_pipe_gets_lines_with_figures_and_speed(capsys):
 
 
 def test_the_first_signal_is_answered_at_once(capfd):
-    with console._gentle_interrupt() as asked:
+    with console.gentle_interrupt() as asked:
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
     assert len(asked) == 2
