@@ -229,10 +229,11 @@ def _engine(folder: Path, workers: int, ray: str | None, cores: int | None, gpu:
         return Cluster(ray, cores or 1, folder, gpu)
     import torch
 
+    from quantnas import runs
     from quantnas import workers as local
 
     return local.Workers(
-        workers, cores or max(1, local.cores() // workers), torch.cuda.device_count() if gpu else 0
+        workers, cores or max(1, runs.cores() // workers), torch.cuda.device_count() if gpu else 0
     )
 
 

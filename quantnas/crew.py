@@ -25,6 +25,7 @@ from torch import Tensor
 
 from . import team
 from .errors import DataError, DivergedError, LostError, UsageError
+from .runs import cores
 
 S = TypeVar("S")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -113,7 +114,7 @@ def launch(processes: int, cuda: bool = False) -> None:
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     here, joins = _here(processes), launched()
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // here)))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // here)))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     before = {name: os.environ.get(name) for name in (*LAUNCHED, "NODE_RANK")}
     fabric = Fabric(  # of the CPU: the GPU is known when there is a task

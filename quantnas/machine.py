@@ -1,12 +1,13 @@
 """What of this machine decides how fast ONNX Runtime is: processor, cores, instructions."""
 
-import os
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime as ort
+
+from .runs import cores
 
 CPUINFO = Path("/proc/cpuinfo")
 X86: dict[str, tuple[str, ...]] = {
@@ -47,9 +48,7 @@ def here() -> Machine:
     except OSError:
         text = ""
     name, features = processor(text)
-    able = getattr(os, "sched_getaffinity", None)
-    cores = len(able(0)) if able else os.cpu_count() or 1
-    return Machine(name or platform.processor() or "unknown", cores, features, ort.__version__)
+    return Machine(name or platform.processor() or "unknown", cores(), features, ort.__version__)
 
 
 def processor(text: str) -> tuple[str, dict[str, bool] | None]:

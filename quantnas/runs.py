@@ -178,9 +178,15 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": cores(),
         "command": list(command or ["quantnas", *sys.argv[1:]]),
     }
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    able = getattr(os, "sched_getaffinity", None)
+    return len(able(0)) if able else os.cpu_count() or 1
 
 
 def write_text(path: Path, text: str) -> None:

@@ -77,9 +77,3 @@ class Workers:
                 process.kill()
                 process.wait()
         self.places.clear()
-
-
-def cores() -> int:
-    """That this process may use."""
-    able = getattr(os, "sched_getaffinity", None)
-    return len(able(0)) if able else os.cpu_count() or 1
