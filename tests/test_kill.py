@@ -62,6 +62,7 @@ def kill_and_resume(run: Path, verb: str, process: subprocess.Popen[bytes], phas
     assert start(verb, "--resume", str(run)).wait(120) == 0
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_where_it_would_have(tmp_path):
     """Weights, their average, the best state and the record of the way."""
     how = ["float_steps=200", "qat_steps=6", "batch=2", "patch=12", "check=4", "average=0.9"]

@@ -95,6 +95,7 @@ def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys,
         assert list(sets) == ["held-out", "photos"]
 
 
+@pytest.mark.slow
 def test_an_old_file_is_never_taken_for_a_new_one(done, tmp_path, capsys):
     assert command("quantize", done, "--bits", 3, "--output", tmp_path) == 0
     new = tmp_path / "quantize" / "rfdn_small"
@@ -123,6 +124,7 @@ def test_what_was_held_out_stays_held_out(tmp_path, capsys):
     assert result["bicubic"]["psnr"] == 100.0
 
 
+@pytest.mark.slow
 def test_the_steps_one_by_one_give_what_the_whole_run_gives(done, tmp_path):
     root = ["--output", tmp_path]
     assert command("search", "--config", SMOKE, *root) == 0

@@ -104,7 +104,9 @@ def counted(path) -> dict[str, float]:
     return found["total_cost"]
 
 
-@pytest.mark.parametrize("name", ["apart", "plain", "edsr", "rfdn_published"])
+@pytest.mark.parametrize(
+    "name", ["apart", "plain", "edsr", pytest.param("rfdn_published", marks=pytest.mark.slow)]
+)
 def test_qonnx_counts_the_same_bitops(make, name):
     _, totals, path = make(name, 3, 4)
     found = counted(path)

@@ -326,7 +326,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(v, marks=[pytest.mark.slow] * (v in ("adadm", "authors"))) for v in VARIANTS],
+)
 def test_a_search_continues_exactly_where_it_stopped(
     tiny, material, tmp_path, variant, equal_states
 ):

@@ -54,6 +54,7 @@ def test_a_space_without_choices_is_trained_as_it_is(fixed):
     assert search["kept"] == "nothing to choose" and search["bitops_at"]["32x32"] > 1e9
 
 
+@pytest.mark.slow
 def test_a_trained_fixed_network_goes_through_the_rest_of_the_chain(fixed, tmp_path):
     quick = ["--set", "quantize.steps=4", "--set", "quantize.batch=2", "--set", "quantize.crops=4"]
     assert command("quantize", fixed, *quick, "--output", tmp_path) == 0
