@@ -71,11 +71,11 @@ def names(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
 def noise(args: argparse.Namespace) -> list[str]:
     """Noise in place of rounding while searching is as good as rounding, and faster."""
     rows = searches(args)[:2]
-    speed = [statistics.mean(row.values("search minutes")) for row in rows]
     return [
-        *table(rows, ["search minutes", "decided"]), "",
+        *table(rows, ["decided"]), "",
         verdict("Noise finds better networks than direct quantization", *rows, names(rows, args)),
-        f"Its search takes {speed[0] / speed[1]:.2f} of the time, in the same sweep.",
+        "Time, which a sweep beside other work does not tell: `benchmarks/search_speed.py`, in "
+        "[results](results.md#speed).",
     ]  # fmt: skip
 
 
