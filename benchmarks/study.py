@@ -9,7 +9,6 @@ Prints Markdown; `--write` puts all parts that are finished into a page.
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

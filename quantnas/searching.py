@@ -192,7 +192,9 @@ def _warmed(run: Run, warm: Path) -> bool:
     point = run.resume_point("search")
     if not point.exists():
         shutil.copyfile(phases.records_of(warm), run.path("metrics.jsonl"))
-        shutil.copyfile(warm, point)
+        part = point.with_suffix(".part")
+        shutil.copyfile(warm, part)
+        part.replace(point)  # whole, or not at all
     return True
 
 
