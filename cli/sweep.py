@@ -246,11 +246,14 @@ def _perform(folder: Path, engine: "Engine", again: str) -> None:
     from quantnas import overview, page, page_data, sweeping
 
     console.say(f"sweep folder: {folder}", progress=True)
-    last = standings.follow(sweeping.perform(folder, engine), folder, again)
+    try:
+        last = standings.follow(sweeping.perform(folder, engine), folder, again)
+    finally:  # of what there is, when it was interrupted
+        table = overview.write(folder)
     rows = overview.rows(folder)
     for line in _found(rows):
         console.say(line)
-    console.say(f"table: {overview.write(folder)}")
+    console.say(f"table: {table}")
     if last.count("done"):
         page.write(page_data.find([folder]), folder / page.FILE)
         console.say(f"page: {folder / page.FILE}")

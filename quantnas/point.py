@@ -4,6 +4,7 @@
 standard input ends, which it does when whoever started it is gone.
 """
 
+import os
 import sys
 import threading
 import time
@@ -133,7 +134,7 @@ def main(arguments: list[str]) -> int:
     gone = threading.Event()
 
     def listen() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(sys.stdin.fileno(), 1):  # not by Python's buffer, whose lock the end wants
             pass
         gone.set()
 

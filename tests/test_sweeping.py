@@ -262,6 +262,18 @@ def test_a_point_that_goes_wrong_says_why(begin):
     assert "cannot be restored" in told["cause"] and told["remedy"]
 
 
+def test_the_process_of_a_point_ends_with_a_number_and_without_noise(begin):
+    """Also while its standard input is open."""
+    _, _, folder = begin({"seed": [0, 1]})
+    run = Run(folder / "points" / "seed0")
+    for step in runs.STEPS:
+        run.finish(step, {})
+    words = [sys.executable, "-m", "quantnas.point", str(run.folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.wait(60) == DONE
+        assert process.stderr.read() == b""
+
+
 def command(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "quantnas.cli", "sweep", *arguments],
