@@ -81,7 +81,7 @@ def noise(args: argparse.Namespace) -> list[str]:
 def entropy(args: argparse.Namespace) -> list[str]:
     """Entropy regularisation drives every edge to one operation."""
     found = searches(args)
-    rows = [found[0], found[2]]
+    rows = [replace(found[0], name="entropy"), found[2]]
     decided = [mean(row.values("decided")) for row in rows]
     gap = [mean(row.values("gap")) for row in rows]
     word = (
