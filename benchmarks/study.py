@@ -182,6 +182,8 @@ def _float_search(where: SearchSpace, bits: int, seed: int, args: argparse.Names
     folder = args.output / "search" / f"float-for-{bits}-{seed}"
     if not (folder / "steps" / "search.json").exists():
         wide = file_of(with_bits("rfdn_small", 32, args), args)
+        if args.finished:
+            raise SystemExit(f"The search {folder.name} is not finished.")
         begin = [wide, "--output", args.output, "--name", folder.name, "--seed", seed]
         begin += ["--target-bitops", f"{target:.0f}", "--set", "search.steps_per_epoch=24"]
         quantnas("search", *(["--resume", folder] if folder.exists() else begin))
@@ -213,7 +215,8 @@ def qat(args: argparse.Namespace) -> list[str]:
         if (bits, act) not in ((4, 8), (3, 8), (2, 8)):
             continue
         where, made = with_bits(net, bits, args, act), []
-        for seed, one in enumerate(row.found):
+        for one in row.found:
+            seed = one["varied"]["seed"]
             run = args.output / "sweep" / "ptq" / "points" / one["name"]
             start = str((run / "checkpoints" / "float.safetensors").resolve())
             made.append({"space": str(file_of(where, args)), "seed": seed, "train.start": start})
@@ -298,7 +301,7 @@ def page(args: argparse.Namespace) -> str:
     for name, part in PARTS.items():
         try:
             found = part(args)
-        except (OSError, StopIteration, ValueError, IndexError):  # not begun, or not finished
+        except (OSError, SystemExit, ValueError, IndexError):  # not begun, or not finished
             continue
         lines += ["", f"## {(part.__doc__ or name).splitlines()[0].rstrip('.')}", ""]
         lines += [f"`python benchmarks/study.py {name}`", "", *found]

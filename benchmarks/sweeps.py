@@ -44,17 +44,19 @@ def measured(part: str, base: Settings, rows: Sequence[Row], args: argparse.Name
     """The rows with what their points have come to."""
     folder = args.output / "sweep" / part
     data = {**base, "benchmarks": args.test, "points": [p for row in rows for p in row.points]}
+    file = args.output / f"{part}.yaml"
     if not (folder / "sweep.yaml").exists():
-        file = args.output / f"{part}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(data, sort_keys=False))
         begin = ["--config", file, "--name", part, "--output", args.output]
     else:
         begin = ["--resume", folder]
+        if yaml.safe_load(file.read_text()) != data:
+            raise SystemExit(f"{file} has other settings. Choose another --output.")
     if not args.finished:
         quantnas("sweep", *begin, "--workers", args.workers, ok=(0, 7))
-    found = iter(_results(folder))
-    filled = [replace(row, found=tuple(next(found) for _ in row.points)) for row in rows]
+    each = iter(_results(folder))
+    filled = [replace(row, found=tuple(next(each) for _ in row.points)) for row in rows]
     return [replace(row, found=tuple(one for one in row.found if "psnr" in one)) for row in filled]
 
 
@@ -103,6 +105,8 @@ def verdict(claim: str, better: Row, worse: Row, what: Sequence[str]) -> str:
     sides = [[statistics.mean(v) for v in zip(*map(row.values, what), strict=True)]
              for row in (better, worse)]  # fmt: skip
     difference = statistics.mean(sides[0]) - statistics.mean(sides[1])
+    if min(map(len, sides)) < 2:
+        return f"**{claim}: not tested**, which takes two seeds at least."
     error = sum(statistics.variance(side) / len(side) for side in sides) ** 0.5
     word = "not confirmed"
     if abs(difference) > 2 * error:

@@ -126,21 +126,30 @@ def sweep(
     }  # fmt: skip
     if resume is not None:
         options.only_resume(
-            {"SPACE": space, "name": name, "config": config, "set": settings, "vary": vary}
+            {
+                "SPACE": space,
+                "name": name,
+                "config": config,
+                "set": settings,
+                "vary": vary,
+                "dry_run": dry_run or None,
+            }
             | varied
             | flags
         )
         folder = sweeping.existing(resume)
+        engine = _engine(workers, ray, cores, _wants_gpu(folder))
     else:
         asked = _asked(config, settings, flags)
         with options.named(flags):
             points = _points(asked, space, vary, config, varied)
         if dry_run:
             return _list(points)
+        gpu = any(point.config.device != "cpu" for point in points)
+        engine = _engine(workers, ray, cores, gpu)
         console.say(f"{len(points)} points; checking their settings", progress=True)
         folder = sweeping.begin(output, name, points)
-    with_gpu = _wants_gpu(folder)
-    _perform(folder, _engine(folder, workers, ray, cores, with_gpu), _again(folder, workers, ray))
+    _perform(folder, engine, _again(folder, workers, ray, cores))
 
 
 def _asked(config: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> "Sweep":
@@ -150,8 +159,10 @@ def _asked(config: Path | None, settings: list[str] | None, flags: dict[str, Any
     asked = plan.read(config) if config is not None else plan.Sweep({}, {})
     for setting in settings or ():
         schema.assign(asked.base, setting)
+        asked.vary.pop(setting.partition("=")[0], None)
     for name, value in flags.items():
         if value is not None:
+            asked.vary.pop(name, None)
             section, _, key = name.rpartition(".")
             where = asked.base.setdefault(section, {}) if section else asked.base
             where[key] = value
@@ -172,7 +183,7 @@ def _points(
             "--penalty and --target-bitops are both given.",
             "Give one: a target finds its own penalty.",
         )
-    values: dict[str, list[Any]] = {"space": list(space or ())}
+    values: dict[str, list[Any]] = {"space": _each(space)}
     values["search.target_bitops"] = [
         notation.number(text, "--target-bitops") for text in _each(varied["target_bitops"])
     ]
@@ -208,7 +219,10 @@ def _number(text: str, option: str, kind: type) -> Any:
 
 
 def _list(points: "list[Point]") -> None:
+    from quantnas.space import load
+
     for point in points:
+        load(point.config.space, point.config.scale)
         varied = "  ".join(f"{key}={value}" for key, value in point.varied.items())
         console.say(f"{point.name}:  {varied}")
 
@@ -222,23 +236,23 @@ def _wants_gpu(folder: Path) -> bool:
     return any(settings.written(run).device != "cpu" for run in there)
 
 
-def _engine(folder: Path, workers: int, ray: str | None, cores: int | None, gpu: bool) -> "Engine":
+def _engine(workers: int, ray: str | None, cores: int | None, gpu: bool) -> "Engine":
     if ray is not None:
         from quantnas.cluster import Cluster
 
-        return Cluster(ray, cores or 1, folder, gpu)
+        return Cluster(ray, cores or 1, gpu)
     import torch
 
     from quantnas import runs
     from quantnas import workers as local
 
-    return local.Workers(
-        workers, cores or max(1, runs.cores() // workers), torch.cuda.device_count() if gpu else 0
-    )
+    share = max(1, min(torch.get_num_threads(), runs.cores() // workers))
+    return local.Workers(workers, cores or share, torch.cuda.device_count() if gpu else 0)
 
 
-def _again(folder: Path, workers: int, ray: str | None) -> str:
+def _again(folder: Path, workers: int, ray: str | None, cores: int | None) -> str:
     how = f" --ray {ray}" if ray else f" --workers {workers}" if workers > 1 else ""
+    how += f" --cores {cores}" if cores else ""
     return f"quantnas sweep --resume {folder}{how}"
 
 
@@ -258,13 +272,12 @@ def _perform(folder: Path, engine: "Engine", again: str) -> None:
         page.write(page_data.find([folder]), folder / page.FILE)
         console.say(f"page: {folder / page.FILE}")
     failed = [point for point in last.points if point.state == "failed"]
+    for point in failed:
+        typer.echo(f"failed: {point.name}: {point.cause} {point.remedy or ''}", err=True)
     if failed:
-        for point in failed:
-            typer.echo(f"failed: {point.name}: {point.cause}", err=True)
-        typer.echo(
-            f"{len(failed)} of {len(last.points)} points failed; to try them again:", err=True
-        )
-        typer.echo(f"  {again}", err=True)
+        typer.echo(f"{len(failed)} of {len(last.points)} points failed.", err=True)
+        if any((folder / "points" / point.name).exists() for point in failed):
+            typer.echo(f"To try again those that began:\n  {again}", err=True)
         sys.exit(INCOMPLETE)
     best = folder / "points" / max(rows, key=_quality)["name"]
     console.next_commands(f"export {best} -o model.onnx", f"quantize {best} --bits 2")

@@ -6,20 +6,30 @@ The warm-up of a supernet does not even depend on the budget: only weights learn
 """
 
 import hashlib
+import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from . import parts, runs, settings
 from .config import RunConfig, SearchConfig
-from .runs import Run, to_json
+from .runs import Run, to_json, write_text
 from .workspace import load_config
 
-AFTER_WARMUP = ("target_bitops", "penalty", "entropy", "alpha_lr", "keep", "trial_steps", "samples")
-"""Settings of a search that mean nothing before the alphas learn."""
+AFTER_WARMUP = ("target_bitops", "penalty", "entropy", "keep", "trial_steps", "samples")
+"""Settings of a search that mean nothing before the alphas learn, and are in no saved state."""
 PHASES = {"search": ("search", "trial"), "train": ("float", "rounded")}
 """Step -> the phases whose records it leaves."""
-PLOTS = ("search", "alphas", "architecture")
-"""Pictures that the search leaves."""
+BESIDE = {
+    "search": (
+        "genotype_last.json", "genotype_best.json", "plots/search.png", "plots/alphas.png",
+        "plots/architecture.png",
+    ),
+    "train": ("checkpoints/float_last.safetensors", "checkpoints/rounded_last.safetensors"),
+}  # fmt: skip
+"""Step -> the files that it leaves for people."""
+DATA = ("source.onnx", "checkpoints/given.safetensors")
+"""Files that a run begins with, and that a digest holds as they are."""
 
 
 def keys(run: Run) -> dict[str, str | None]:
@@ -43,8 +53,13 @@ def keys(run: Run) -> dict[str, str | None]:
 def _digest(run: Run, config: RunConfig, section: object) -> str:
     files = [run.folder / name for name in ("space.yaml", settings.GIVEN, parts.FILE)]
     texts = [file.read_text(encoding="utf-8") if file.exists() else None for file in files]
-    given = [texts, config.seed, config.device, section]
+    data = [_content(run.folder / name) for name in DATA]
+    given = [texts, data, config.seed, config.device, section]
     return hashlib.sha256(to_json(given).encode()).hexdigest()[:16]
+
+
+def _content(file: Path) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
 
 
 def take(source: Run, target: Run, until: str) -> None:
@@ -52,15 +67,12 @@ def take(source: Run, target: Run, until: str) -> None:
     not begun."""
     if target.result("search") is not None or target.resumable:
         return
-    (target.folder / "plots").mkdir(exist_ok=True)
-    for name in PLOTS:
-        picture = source.folder / "plots" / f"{name}.png"
-        if picture.exists():
-            shutil.copy2(picture, target.folder / "plots" / picture.name)
     before = runs.STEPS[: runs.STEPS.index(until)]
+    for name in (name for step in before for name in BESIDE.get(step, ())):
+        if (source.folder / name).exists():
+            shutil.copy2(source.folder / name, target.path(name))
     known = {phase for step in before for phase in PHASES.get(step, ())}
-    for row in source.records():
-        if row["phase"] in known:
-            target.record(row["phase"], row)
+    lines = [json.dumps(row) + "\n" for row in source.records() if row["phase"] in known]
+    write_text(target.path("metrics.jsonl"), "".join(lines))
     target.log(f"taken from {source.folder}: all before the step '{until}'")
     runs.carry(source, target, until)

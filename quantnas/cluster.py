@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, UsageError
-from .point import Job, perform
+from .point import STOP, Job, perform
 
 PATIENCE = 120.0
 """Seconds in which a task may save its state before it is ended."""
@@ -33,14 +33,18 @@ def require() -> None:
         )
 
 
-def task(job: Job, stop: Path, cores: int) -> int:
-    """What a machine of the cluster does: a point, until the file `stop` is there."""
+def task(job: Job, cores: int) -> int:
+    """What a machine of the cluster does: a point, until its sweep is to stop."""
     import torch
 
     torch.set_num_threads(cores)
     if not job.run.is_dir():
         raise FileNotFoundError(f"{job.run} is not there: this machine does not share the folder")
-    return perform(job, stop.exists)
+    return perform(job, _stop(job).exists)
+
+
+def _stop(job: Job) -> Path:
+    return job.run.parent.parent / STOP
 
 
 def _knock(address: str) -> None:
@@ -54,10 +58,10 @@ class Cluster:
     """A running Ray cluster; `address` as `ray.init` takes it, `auto` for the one of this machine.
 
     `cores` for each point, and one GPU where the cluster has any and `gpu` is not false. Raises
-    UsageError without Ray, DataError when there is no such cluster.
+    UsageError without Ray, DataError when there is no such cluster, or no machine with as much.
     """
 
-    def __init__(self, address: str, cores: int, folder: Path, gpu: bool = True) -> None:
+    def __init__(self, address: str, cores: int, gpu: bool = True) -> None:
         require()
         ray: Any = importlib.import_module("ray")
         try:
@@ -69,8 +73,7 @@ class Cluster:
                 "Start one with `ray start --head`, and on the other machines with "
                 "`ray start --address HOST:6379`.",
             ) from error
-        self.ray, self.cores, self.stopping = ray, cores, folder.resolve() / "stop"
-        self.stopping.unlink(missing_ok=True)
+        self.ray, self.cores = ray, cores
         self.needs: dict[str, float] = {"CPU": cores}
         if gpu and ray.cluster_resources().get("GPU"):
             self.needs["GPU"] = 1
@@ -78,6 +81,13 @@ class Cluster:
         self.remote = ray.remote(**options, scheduling_strategy="SPREAD")(task)
         self.tasks: dict[Any, Job] = {}
         self.places, self.looked = 0, -LOOK
+        if not self.room():
+            ray.shutdown()
+            needs = " and ".join(f"{v:g} {k}" for k, v in self.needs.items())
+            raise DataError(
+                f"No machine of the Ray cluster at '{address}' has {needs} for a point.",
+                "Give fewer --cores, or start Ray on larger machines.",
+            )
 
     def room(self) -> bool:
         if time.monotonic() - self.looked > LOOK:
@@ -87,7 +97,7 @@ class Cluster:
         return len(self.tasks) < self.places
 
     def start(self, job: Job) -> None:
-        self.tasks[self.remote.remote(job, self.stopping, self.cores)] = job
+        self.tasks[self.remote.remote(job, self.cores)] = job
 
     def ended(self) -> Iterator[tuple[Job, int]]:
         if not self.tasks:
@@ -105,10 +115,11 @@ class Cluster:
 
     def stop(self) -> None:
         if self.tasks:
-            self.stopping.touch()
+            stop = _stop(next(iter(self.tasks.values())))
+            stop.touch()
             running = list(self.tasks)
             _, late = self.ray.wait(running, num_returns=len(running), timeout=PATIENCE)
             for reference in late:
                 self.ray.cancel(reference, force=True)
-            self.stopping.unlink(missing_ok=True)
+            stop.unlink(missing_ok=True)
         self.ray.shutdown()

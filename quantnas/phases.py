@@ -1,5 +1,6 @@
 """Phases: long loops that show their progress, save their state, and go on from it."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -82,8 +83,11 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
 def _keep(run: Run, path: Path, done: int, phase: Phase[S]) -> None:
     """The state, and beside it the records up to now."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(records_of(path), run.path("metrics.jsonl").read_text(encoding="utf-8"))
-    checkpoint.save(path, done, phase.parts)
+    mine = path.with_name(f"{path.stem}-{os.getpid()}{path.suffix}")  # another run may write, too
+    write_text(records_of(mine), run.path("metrics.jsonl").read_text(encoding="utf-8"))
+    checkpoint.save(mine, done, phase.parts)
+    records_of(mine).replace(records_of(path))
+    mine.replace(path)
 
 
 def records_of(state: Path) -> Path:

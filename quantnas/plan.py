@@ -1,7 +1,6 @@
 """What a sweep does: its points, each with the settings of a whole run."""
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ from .runs import to_json
 
 QUANTITIES = ("search.target_bitops", "quantize.target_bitops", "quantize.target_size")
 """Settings that may be written as 1.0G."""
-KEYS = ("vary", "points")
-"""Of the file of a sweep, beside the settings of a run."""
+SEARCHED = "searched"
+"""Instead of bits: those that the search has found."""
+LONGEST = 120
+"""Characters of a point's name, without a number behind it."""
 Settings = Mapping[str, Any]
 
 
@@ -72,11 +73,12 @@ def points(sweep: Sweep, source: str) -> list[Point]:
         double = sorted(flat.keys() & sweep.vary.keys())
         if double:
             raise UsageError(
-                f"{source}: '{double[0]}' stands in `vary` and in a point.", "Leave one out."
+                f"{source}: '{double[0]}' varies, and stands in a point too.", "Leave one out."
             )
         for values in itertools.product(*sweep.vary.values()):
             rows.append(flat | dict(zip(sweep.vary, values, strict=True)))
     if len(rows) < 2:
+        _config(sweep.base, rows[0], source)  # says what is misspelt
         raise UsageError(
             "Nothing varies in this sweep: it is a single run.",
             "Give several --target-bitops, --bits, --seed or SPACE, or --vary KEY=VALUE,VALUE.",
@@ -104,7 +106,7 @@ def _flat(given: Settings, section: str = "") -> dict[str, Any]:
 
 def _config(base: Settings, row: Settings, source: str) -> RunConfig:
     data = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
-    for name, value in row.items():
+    for name, value in {**_written(data), **row}.items():
         for setting, meant in _meant(name, value).items():
             section, _, key = setting.rpartition(".")
             where = data.setdefault(section, {}) if section else data
@@ -114,8 +116,16 @@ def _config(base: Settings, row: Settings, source: str) -> RunConfig:
     return settings.settled(schema.parse(RunConfig, data, source))
 
 
+def _written(data: Settings) -> dict[str, Any]:
+    """Those of the settings that are written as text, and mean something else."""
+    flat = _flat(data)
+    return {name: flat[name] for name in ("bits", *QUANTITIES) if isinstance(flat.get(name), str)}
+
+
 def _meant(name: str, value: Any) -> dict[str, Any]:
     """A setting as it may be written in a sweep -> settings of a run."""
+    if name == "bits" and value == SEARCHED:
+        return {name: None}
     if name == "bits" and isinstance(value, str):
         return dict(notation.widths(value, name))
     if name in QUANTITIES and isinstance(value, str):
@@ -127,12 +137,10 @@ def _names(rows: Sequence[Settings], order: Sequence[str]) -> list[str]:
     """Short, of what differs, and unique."""
     shown = [key for key in order if len({to_json(row.get(key)) for row in rows}) > 1]
     names = [_plain("-".join(_label(k, row[k]) for k in shown if k in row)) for row in rows]
-    names = [name or "point" for name in names]
-    seen: Counter[str] = Counter()
-    found = []
-    for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    found: list[str] = []
+    for name in (name[:LONGEST] or "point" for name in names):
+        free = (f"{name}-{number}" for number in itertools.count(2))
+        found.append(name if name not in found else next(n for n in free if n not in found))
     return found
 
 
@@ -142,7 +150,7 @@ def _label(key: str, value: Any) -> str:
     if key == "space":
         return Path(str(value)).stem
     if key == "bits":
-        return f"w{value}" if str(value).isdigit() else str(value or "searched")
+        return f"w{value}" if str(value).isdigit() else str(value or SEARCHED)
     if key in QUANTITIES and value is not None:
         number = float(notation.number(value, key) if isinstance(value, str) else value)
         unit, size = ("G", 1e9) if number >= 1e8 else ("M", 1e6) if number >= 1e5 else ("", 1.0)

@@ -29,6 +29,8 @@ EVERY = 0.5
 PATIENCE = 120.0
 """Seconds to wait for another process on the same run, which is about to stop."""
 FILE = "progress.json"
+STOP = "stop"
+"""File in the folder of a sweep, at which points of a cluster stop."""
 
 
 @dataclass(frozen=True)

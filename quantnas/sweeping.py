@@ -45,6 +45,7 @@ class Standing:
     """Of a running one: step, phase, done, total, facts, seconds."""
     cause: str | None = None
     """Of a failed one."""
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
     What is wrong with a single point is kept as its failure; when none can be done, the first
     reason is raised. Raises as `runs.create` too.
     """
+    _require_alone(points)
     ready: dict[str, Prepared] = {}
     wrong: dict[str, QuantnasError] = {}
     for each in points:
@@ -92,11 +94,20 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
     return folder.resolve()
 
 
+def _require_alone(points: Sequence[Point]) -> None:
+    for each in points:
+        if max(each.config.search.processes, each.config.train.processes) > 1:
+            raise UsageError(
+                f"Point {each.name} wants several processes, but a point of a sweep is one.",
+                "Leave `processes` out, and do several points at a time (--workers).",
+            )
+
+
 def existing(path: Path) -> Path:
     """The folder of a sweep. Raises DataError when it is none."""
-    if not (path / page_data.SWEEP).is_file():
+    if not ((path / page_data.SWEEP).is_file() and (path / "points").is_dir()):
         raise DataError(
-            f"{path} is no folder of a sweep (it has no {page_data.SWEEP}).",
+            f"{path} is no folder of a sweep (it has no {page_data.SWEEP} and points/).",
             "Give the folder that `quantnas sweep` wrote, such as runs/sweep/sweep.",
         )
     return path.resolve()
@@ -122,6 +133,7 @@ def perform(folder: Path, engine: Engine) -> Iterator[Overview]:
             f"Another `quantnas sweep` is at work in {folder}.", "Wait for it, or stop it."
         ) from error
     try:
+        (folder / point.STOP).unlink(missing_ok=True)
         yield from _Sweep(folder, engine).steps()
     finally:
         engine.stop()
@@ -138,15 +150,18 @@ class _Sweep:
     keys: dict[str, dict[str, str | None]] = field(default_factory=dict)
     running: dict[str, Job] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in names(self.folder):
+        self.names = list(names(self.folder))
+        for name in self.names:
             folder = self.folder / "points" / name
             if not (folder / "config.yaml").exists():  # what could not be done from the start
                 continue
             self.runs[name] = Run(folder)
             self.keys[name] = branching.keys(self.runs[name])
             point.failure(folder).unlink(missing_ok=True)
+        self.own = {name: self._own(name) for name in self.runs}
 
     def steps(self) -> Generator[Overview, None, None]:
         pace = _Pace()
@@ -157,20 +172,20 @@ class _Sweep:
                 if self.engine.room() and self._ready(name):
                     self._start(name)
             yield self.overview(pace)
-            if not self.running:
+            if all(map(self._over, self.runs)) and not self.running:
                 return
             time.sleep(TICK)
 
     def _note(self, job: Job, code: int) -> None:
         """Take note of a process that has ended; one that was killed is begun again."""
         del self.running[job.name]
-        if code in (point.DONE, point.FAILED):
+        if self._over(job.name):
             return
         if self.tries[job.name] >= TRIES:
             cause = (
                 f"Its process ended {TRIES} times without finishing (the last time with {code})."
             )
-            remedy = f"Read {job.run / 'errors.txt'}; fewer --workers need less memory."
+            remedy = f"Read {job.run / 'errors.txt'}; fewer points at a time need less memory."
             point.fail(job.run, cause, remedy)
 
     def _over(self, name: str) -> bool:
@@ -230,12 +245,12 @@ class _Sweep:
         told = {name: point.progress(run.folder) for name, run in self.runs.items()}
         weights = _weights(told.values())
         work, done, rows = 0.0, 0.0, []
-        for name in names(self.folder):
+        for name in self.names:
             if name not in self.runs:
                 why = read_json(point.failure(self.folder / "points" / name))
-                rows.append(Standing(name, "failed", 0.0, {}, why["cause"]))
+                rows.append(Standing(name, "failed", 0.0, {}, why["cause"], why["remedy"]))
                 continue
-            mine = sum(weights[step] for step in self._own(name))
+            mine = sum(weights[step] for step in self.own[name])
             row = self._standing(name, told[name], weights, mine)
             rows.append(row)
             if row.state != "failed":
@@ -251,8 +266,9 @@ class _Sweep:
             return Standing(name, "done", 1.0, told)
         why = point.failure(run.folder)
         if why.exists():
-            return Standing(name, "failed", 0.0, told, read_json(why)["cause"])
-        own = self._own(name)
+            said = read_json(why)
+            return Standing(name, "failed", 0.0, told, said["cause"], said["remedy"])
+        own = self.own[name]
         done = sum(weights[step] for step in own if run.result(step) is not None)
         if told.get("total") and run.result(told["step"]) is None and told["step"] in own:
             done += weights[told["step"]] * told["done"] / told["total"]

@@ -47,7 +47,9 @@ class Workers:
         place = min(set(range(self.count)) - set(self.places))
         env = {**os.environ, "OMP_NUM_THREADS": str(self.cores)}
         if self.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = str(place % self.gpus)
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            known = visible.split(",") if visible else [str(n) for n in range(self.gpus)]
+            env["CUDA_VISIBLE_DEVICES"] = known[place % self.gpus]
         words = [sys.executable, "-m", point.__name__, str(job.run)]
         words += [str(job.warm)] if job.warm else []
         with (job.run / "errors.txt").open("ab") as errors:  # what libraries say, a crash above all

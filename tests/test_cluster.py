@@ -17,10 +17,10 @@ BASE = {
 }
 
 
-def test_without_ray_the_error_says_how_to_get_it(monkeypatch, tmp_path):
+def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError) as caught:
-        cluster.Cluster("auto", 1, tmp_path)
+        cluster.Cluster("auto", 1)
     assert "quantnas[ray]" in caught.value.remedy
 
 
@@ -38,8 +38,10 @@ def test_a_sweep_survives_the_death_of_a_node(tiny, tmp_path):
     try:
         second = nodes.add_node(num_cpus=1)
         nodes.wait_for_nodes()
+        with pytest.raises(DataError, match="has 2 CPU"):
+            cluster.Cluster(nodes.address, 2)
         killed, most, last = False, 0, None
-        for last in sweeping.perform(folder, cluster.Cluster(nodes.address, 1, folder)):
+        for last in sweeping.perform(folder, cluster.Cluster(nodes.address, 1)):
             most = max(most, last.count("running"))
             if not killed and most == 2 and _training(folder) == 2:
                 nodes.remove_node(second, allow_graceful=False)
@@ -60,8 +62,8 @@ def _training(folder: Path) -> int:
     return sum(run.result("search") is not None and run.result("train") is None for run in found)
 
 
-def test_a_cluster_that_is_not_there_is_an_error(tmp_path):
+def test_a_cluster_that_is_not_there_is_an_error():
     pytest.importorskip("ray")
     with pytest.raises(DataError) as caught:
-        cluster.Cluster("127.0.0.1:1", 1, tmp_path)
+        cluster.Cluster("127.0.0.1:1", 1)
     assert "ray start --head" in caught.value.remedy

@@ -36,9 +36,17 @@ def test_a_point_changes_no_other_ones_section():
 
 
 def test_names_are_unique_and_plain():
-    spaces = ["one/rfdn_small.yaml", "two/rfdn_small.yaml", "../a b.yaml"]
+    spaces = ["one/rfdn.yaml", "two/rfdn.yaml", "rfdn-2.yaml", "../a b.yaml", 300 * "c"]
     found = plan.points(Sweep({}, {"space": spaces}), "here")
-    assert [p.name for p in found] == ["rfdn_small", "rfdn_small-2", "a_b"]
+    assert [p.name for p in found] == ["rfdn", "rfdn-2", "rfdn-2-2", "a_b", plan.LONGEST * "c"]
+
+
+def test_settings_of_all_points_are_written_as_those_that_vary():
+    base = {"bits": "w2a4", "search": {"target_bitops": "0.5G"}}
+    found = plan.points(Sweep(base, {"seed": [0, 1]}), "here")[0].config
+    assert (found.bits, found.act_bits, found.search.target_bitops) == (2, 4, 5e8)
+    found = plan.points(Sweep({}, {"bits": ["searched", 2]}), "here")
+    assert [p.config.bits for p in found] == [None, 2] and found[0].name == "searched"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +55,8 @@ def test_names_are_unique_and_plain():
         (Sweep({}, {}), "Nothing varies"),
         (Sweep({}, {"space": ["basic"]}), "Nothing varies"),
         (Sweep({}, {"seed": [1, 1]}), "are the same"),
-        (Sweep({}, {"seed": [1, 2]}, ({"seed": 2},)), "'seed' stands in"),
+        (Sweep({}, {"seed": [1, 2]}, ({"seed": 2},)), "'seed' varies, and stands"),
+        (Sweep({"varry": {"seed": [0, 1]}}, {}), "unknown key 'varry'"),
         (Sweep({}, {"serch.penalty": [1, 2]}), "unknown key 'serch"),
         (Sweep({}, {"search.penaltee": [1, 2]}), "unknown key 'search.penaltee'"),
         (Sweep({}, {"bits": ["w2", 3]}), "bits cannot be"),

@@ -43,8 +43,9 @@ def test_options_take_several_values_each(sweep, tmp_path):
 
 def test_options_win_over_the_file(sweep, tmp_path):
     (tmp_path / "s.yaml").write_text("vary: {seed: [0, 1, 2], bits: [2, 3]}\n")
-    _, out, _ = sweep("--config", "s.yaml", "--seed", "7", "--dry-run")
-    assert [line.split(":")[0] for line in out.splitlines()] == ["w2", "w3"]
+    for words in (["--seed", "7"], ["--set", "seed=7"]):
+        _, out, _ = sweep("--config", "s.yaml", *words, "--dry-run")
+        assert [line.split(":")[0] for line in out.splitlines()] == ["w2", "w3"]
 
 
 @pytest.mark.parametrize(
@@ -61,11 +62,13 @@ def test_options_win_over_the_file(sweep, tmp_path):
         (["--seed", "0,1", "--scale", "7"], "--scale"),
         (["--seed", "0,1", "--data", "nowhere"], "nowhere"),
         (["--seed", "0,1", "--ray", "127.0.0.1:1", "--name", "r"], "no Ray cluster"),
+        (["nothing", "--seed", "0,1", "--dry-run"], "no search space called 'nothing'"),
     ],
 )
-def test_what_cannot_be_is_told(sweep, words, said):
+def test_what_cannot_be_is_told(sweep, words, said, tmp_path):
     code, _, errors = sweep("tiny.yaml", *words)
     assert code in (2, 3) and said in errors
+    assert not list(tmp_path.glob("runs/*/*"))
 
 
 def test_a_sweep_goes_on_with_its_own_settings(sweep, tmp_path):
@@ -75,6 +78,8 @@ def test_a_sweep_goes_on_with_its_own_settings(sweep, tmp_path):
     assert code == 3 and "sweep.yaml" in errors
     code, _, errors = sweep("--resume", str(folder), "--seed", "1,2")
     assert code == 2 and "--seed" in errors
+    code, _, errors = sweep("--resume", str(folder), "--dry-run")
+    assert code == 2 and "--dry-run" in errors
 
 
 def test_failed_points_are_named_and_give_an_exit_code_of_their_own(sweep, tmp_path, monkeypatch):
@@ -82,7 +87,8 @@ def test_failed_points_are_named_and_give_an_exit_code_of_their_own(sweep, tmp_p
     monkeypatch.setattr(sweeping, "perform", _nothing)
     code, out, errors = sweep("tiny.yaml", "--seed", "0,1", "--workers", "2")
     assert code == command.INCOMPLETE
-    assert "failed: seed1: It is odd." in errors and "--resume" in errors and "sweep.md" in out
+    assert "failed: seed1: It is odd. Take an even one." in errors and "sweep.md" in out
+    assert "--resume" not in errors  # it has not begun
     found = json.loads((tmp_path / "runs" / "sweep" / "sweep" / "sweep.json").read_text())
     assert [row["cause"] for row in found] == ["not finished", "It is odd."]
 
@@ -97,7 +103,8 @@ def _refuse_seed_1(verb, config):
 
 
 def _nothing(folder, engine):
-    rows = Standing("seed0", "waiting", 0.0, {}), Standing("seed1", "failed", 0.0, {}, "It is odd.")
+    failed = Standing("seed1", "failed", 0.0, {}, "It is odd.", "Take an even one.")
+    rows = Standing("seed0", "waiting", 0.0, {}), failed
     yield Overview(rows, 0.0, None)
 
 

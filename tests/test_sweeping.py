@@ -176,6 +176,18 @@ def test_a_killed_process_is_begun_again_a_few_times(begin):
     assert "-9" in told["cause"] and "errors.txt" in told["remedy"]
 
 
+def test_a_finished_point_whose_process_was_killed_at_its_end_is_no_failure(begin):
+    engine, seen, folder = begin({"seed": [0, 1]}, places=1)
+    for code in (-9, -9):
+        next(seen)
+        engine.end("seed0", code)
+    next(seen)
+    engine.end("seed0")
+    engine.over[-1] = engine.over[-1][0], -6
+    assert [p.state for p in next(seen).points] == ["done", "running"]
+    assert not (folder / "failed").exists()
+
+
 def test_progress_counts_the_work_of_each_point_and_what_is_measured(begin):
     engine, seen, folder = begin({"bits": [2, 3]})
     next(seen)
@@ -208,6 +220,22 @@ def test_when_nothing_can_be_done_the_reason_is_raised_and_no_folder_is_left(beg
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_point_of_several_processes_is_refused(begin):
+    with pytest.raises(UsageError, match="several processes"):
+        begin({"train.processes": [1, 2]})
+
+
+def test_networks_in_other_files_have_other_digests(begin):
+    _, _, folder = begin({"bits": [2, 3]})
+    one, two = (Run(folder / "points" / name) for name in ("w2", "w3"))
+    assert branching.keys(one) == branching.keys(two)
+    for name in branching.DATA:
+        one.path(name).write_bytes(b"1")
+        two.path(name).write_bytes(b"2")
+        assert not {*branching.keys(one).values()} & {*branching.keys(two).values()}
+        one.path(name).unlink(), two.path(name).unlink()
+
+
 def test_one_process_at_a_time_is_at_work_on_a_sweep(begin):
     _, seen, folder = begin({"seed": [0, 1]})
     with FileLock(folder / "lock"), pytest.raises(UsageError, match="at work"):
@@ -222,7 +250,8 @@ def test_closing_stops_the_processes(begin):
 
 
 def test_a_folder_of_something_else_is_no_sweep(tmp_path):
-    with pytest.raises(DataError, match=r"no sweep\.yaml"):
+    (tmp_path / "sweep.yaml").write_text("vary: {seed: [0, 1]}")  # as somebody may call his own
+    with pytest.raises(DataError, match=r"no folder of a sweep"):
         sweeping.existing(tmp_path)
 
 
