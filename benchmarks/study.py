@@ -297,14 +297,18 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
 def page(args: argparse.Namespace) -> str:
     """All parts that are finished, as a page."""
     lines = ["# Study", "", *INTRODUCTION]
-    args.finished = True
+    args.finished, missing = True, []
     for name, part in PARTS.items():
         try:
             found = part(args)
         except (OSError, SystemExit, ValueError, IndexError):  # not begun, or not finished
+            missing.append(f"`{name}`")
             continue
         lines += ["", f"## {(part.__doc__ or name).splitlines()[0].rstrip('.')}", ""]
-        lines += [f"`python benchmarks/study.py {name}`", "", *found]
+        how = f" --hours {args.hours:g}" if part in (x4, x2) else ""
+        lines += [f"`python benchmarks/study.py {name}{how}`", "", *found]
+    if missing:
+        lines += ["", "## Not measured yet", "", f"{', '.join(missing)}: see `--help`."]
     return "\n".join(lines) + "\n"
 
 
