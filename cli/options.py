@@ -148,6 +148,15 @@ def widths(text: str | None) -> dict[str, int] | dict[str, None]:
     return {"bits": None} if text is None else notation.widths(text, "--bits")
 
 
+def require_one(target_bitops: object, penalty: object) -> None:
+    """Raise UsageError where a target and a penalty are both given."""
+    if target_bitops is not None and penalty is not None:
+        raise UsageError(
+            "--penalty and --target-bitops are both given.",
+            "Give one: a target finds its own penalty.",
+        )
+
+
 def searching(
     target_bitops: str | None,
     at: str | None,
@@ -158,11 +167,7 @@ def searching(
     processes: int | None,
 ) -> dict[str, Any]:
     """The options of a search as settings. Raises UsageError for what excludes each other."""
-    if target_bitops is not None and penalty is not None:
-        raise UsageError(
-            "--penalty and --target-bitops are both given.",
-            "Give one: a target finds its own penalty.",
-        )
+    require_one(target_bitops, penalty)
     return {
         "search.target_bitops": None
         if target_bitops is None

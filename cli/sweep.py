@@ -178,11 +178,7 @@ def _points(
 ) -> "list[Point]":
     from quantnas import plan
 
-    if varied["target_bitops"] and varied["penalty"]:
-        raise UsageError(
-            "--penalty and --target-bitops are both given.",
-            "Give one: a target finds its own penalty.",
-        )
+    options.require_one(varied["target_bitops"] or None, varied["penalty"] or None)
     values: dict[str, list[Any]] = {"space": _each(space)}
     values["search.target_bitops"] = [
         notation.number(text, "--target-bitops") for text in _each(varied["target_bitops"])

@@ -6,14 +6,13 @@ The warm-up of a supernet does not even depend on the budget: only weights learn
 """
 
 import hashlib
-import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from . import parts, runs, settings
 from .config import RunConfig, SearchConfig
-from .runs import Run, to_json, write_text
+from .runs import Run, to_json
 from .workspace import load_config
 
 AFTER_WARMUP = ("target_bitops", "penalty", "entropy", "keep", "trial_steps", "samples")
@@ -72,7 +71,6 @@ def take(source: Run, target: Run, until: str) -> None:
         if (source.folder / name).exists():
             shutil.copy2(source.folder / name, target.path(name))
     known = {phase for step in before for phase in PHASES.get(step, ())}
-    lines = [json.dumps(row) + "\n" for row in source.records() if row["phase"] in known]
-    write_text(target.path("metrics.jsonl"), "".join(lines))
+    target.replace_records(row for row in source.records() if row["phase"] in known)
     target.log(f"taken from {source.folder}: all before the step '{until}'")
     runs.carry(source, target, until)

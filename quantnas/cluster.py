@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, UsageError
-from .point import STOP, Job, perform
+from .point import PATIENCE, STOP, Job, perform
 
-PATIENCE = 120.0
-"""Seconds in which a task may save its state before it is ended."""
 LOST = -1
 """How a point has ended whose process or machine has gone."""
 LOOK = 2.0

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import sweeping
-from .genotype import read_json
+from . import point, sweeping
 from .runs import Run, to_json, write_text
 
 
@@ -21,8 +20,8 @@ def _row(folder: Path, name: str, varied: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "varied": dict(varied)}
     found, exported = run.result("evaluate"), run.result("export")
     if found is None or exported is None:
-        failed = folder / "failed" / f"{name}.json"
-        return {**row, "cause": read_json(failed)["cause"] if failed.exists() else "not finished"}
+        why = point.why(run.folder)
+        return {**row, "cause": why["cause"] if why else "not finished"}
     steps = {step: (run.result(step) or {}).get("seconds") for step in ("search", "train")}
     return {
         **row,

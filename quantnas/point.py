@@ -27,7 +27,7 @@ DONE, FAILED, STOPPED = 0, 3, 130
 EVERY = 0.5
 """Seconds between two records of where it is."""
 PATIENCE = 120.0
-"""Seconds to wait for another process on the same run, which is about to stop."""
+"""Seconds in which a process that was asked to stop may save its state."""
 FILE = "progress.json"
 STOP = "stop"
 """File in the folder of a sweep, at which points of a cluster stop."""
@@ -49,6 +49,12 @@ class Job:
 def failure(run: Path) -> Path:
     """Where it is written why a point failed."""
     return run.parent.parent / "failed" / f"{run.name}.json"
+
+
+def why(run: Path) -> dict[str, str] | None:
+    """Cause and remedy of a point that failed; none where it has not."""
+    path = failure(run)
+    return read_json(path) if path.exists() else None
 
 
 def fail(run: Path, cause: str, remedy: str) -> None:

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,11 @@ class Run:
         if not (self.folder / "metrics.jsonl").exists():
             return
         kept = [row for row in self.records() if row["phase"] != phase or row["step"] <= after]
-        lines = [json.dumps(row) + "\n" for row in kept]
+        self.replace_records(kept)
+
+    def replace_records(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Let these be the lines of `metrics.jsonl`."""
+        lines = [json.dumps(row) + "\n" for row in rows]
         write_text(self.path("metrics.jsonl"), "".join(lines))
 
     def log(self, line: str) -> None:

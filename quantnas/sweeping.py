@@ -4,11 +4,10 @@ Everything is read off the folder, so a sweep that was killed goes on from what 
 """
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -16,50 +15,16 @@ from filelock import FileLock, Timeout
 from . import beginning, branching, page_data, point, runs, schema
 from .beginning import Prepared
 from .errors import DataError, QuantnasError, UsageError
-from .genotype import read_json
 from .plan import Point
 from .point import Job
 from .runs import Run, to_json, write_text
+from .standing import Overview, Pace, Standing, State, measured
 from .workers import Engine
 
 TRIES = 3
 """Times a point is begun whose process was killed."""
-SHARES = {
-    "search": 0.3, "train": 0.5, "quantize": 0.07, "export": 0.03, "evaluate": 0.06, "report": 0.04
-}  # fmt: skip
-"""Of the time of a point, until some have been measured."""
 TICK = 0.3
 """Seconds between two looks at the processes."""
-State = Literal["waiting", "running", "done", "failed"]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a point is."""
-
-    name: str
-    state: State
-    share: float
-    """Of its own work that is done."""
-    told: Mapping[str, Any]
-    """Of a running one: step, phase, done, total, facts, seconds."""
-    cause: str | None = None
-    """Of a failed one."""
-    remedy: str | None = None
-
-
-@dataclass(frozen=True)
-class Overview:
-    """Where a sweep is."""
-
-    points: tuple[Standing, ...]
-    share: float
-    """Of all work that is done."""
-    left: float | None
-    """Seconds; none while unknown."""
-
-    def count(self, state: State) -> int:
-        return sum(each.state == state for each in self.points)
 
 
 def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
@@ -164,7 +129,7 @@ class _Sweep:
         self.own = {name: self._own(name) for name in self.runs}
 
     def steps(self) -> Generator[Overview, None, None]:
-        pace = _Pace()
+        pace = Pace()
         while True:
             for job, code in self.engine.ended():
                 self._note(job, code)
@@ -240,15 +205,15 @@ class _Sweep:
                 return self.runs[other]
         return None
 
-    def overview(self, pace: "_Pace") -> Overview:
+    def overview(self, pace: Pace) -> Overview:
         """Where all are now."""
         told = {name: point.progress(run.folder) for name, run in self.runs.items()}
-        weights = _weights(told.values())
+        weights = measured(told.values())
         work, done, rows = 0.0, 0.0, []
         for name in self.names:
             if name not in self.runs:
-                why = read_json(point.failure(self.folder / "points" / name))
-                rows.append(Standing(name, "failed", 0.0, {}, why["cause"], why["remedy"]))
+                why = point.why(self.folder / "points" / name) or {}
+                rows.append(Standing(name, "failed", 0.0, {}, **why))
                 continue
             mine = sum(weights[step] for step in self.own[name])
             row = self._standing(name, told[name], weights, mine)
@@ -264,10 +229,9 @@ class _Sweep:
         run = self.runs[name]
         if run.result(runs.STEPS[-1]) is not None:
             return Standing(name, "done", 1.0, told)
-        why = point.failure(run.folder)
-        if why.exists():
-            said = read_json(why)
-            return Standing(name, "failed", 0.0, told, said["cause"], said["remedy"])
+        why = point.why(run.folder)
+        if why is not None:
+            return Standing(name, "failed", 0.0, told, **why)
         own = self.own[name]
         done = sum(weights[step] for step in own if run.result(step) is not None)
         if told.get("total") and run.result(told["step"]) is None and told["step"] in own:
@@ -283,30 +247,3 @@ class _Sweep:
             if alike[0] != name:
                 taken.add(step)
         return [step for step in runs.STEPS if step not in taken]
-
-
-def _weights(told: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Step -> seconds that it takes, measured where a point has done it."""
-    found: dict[str, list[float]] = {}
-    for row in told:
-        for step, spent in row.get("seconds", {}).items():
-            if step != row["step"] or "phase" not in row:  # else it is not finished
-                found.setdefault(step, []).append(spent)
-    known = {step: mean(each) for step, each in found.items()}
-    unit = sum(known.values()) / sum(SHARES[step] for step in known) if known else 1.0
-    return {step: max(known.get(step, share * unit), 1e-3) for step, share in SHARES.items()}
-
-
-class _Pace:
-    """How long the rest will take, from what was done since this process began."""
-
-    def __init__(self) -> None:
-        self.began, self.first = time.monotonic(), -1.0
-
-    def left(self, done: float, work: float) -> float | None:
-        """Seconds, where `work` is all there is to do."""
-        if self.first < 0:
-            self.first = done / work if work else 0.0
-        share = done / work - self.first if work else 0.0
-        spent = time.monotonic() - self.began
-        return spent * (1 - done / work) / share if share > 1e-3 and spent > 1 else None

@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from . import point
-from .point import Job
-
-PATIENCE = 120.0
-"""Seconds in which a process may save its state before it is ended."""
+from .point import PATIENCE, Job
 
 
 class Engine(Protocol):

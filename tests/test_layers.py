@@ -14,7 +14,7 @@ CLI = ROOT / "cli"
 
 LAYERS = [
     {"errors", "checks", "bounds"},
-    {"schema", "notation", "requirements"},
+    {"schema", "notation", "requirements", "standing"},
     {"space", "config"},
     {"genotype"},
     {"runs"},

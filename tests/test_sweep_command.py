@@ -8,7 +8,7 @@ from quantnas import space, sweeping
 from quantnas.cli import standings
 from quantnas.cli import sweep as command
 from quantnas.cli.main import main
-from quantnas.sweeping import Overview, Standing
+from quantnas.standing import Overview, Standing
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from quantnas import branching, overview, plan, point, runs, space, sweeping
+from quantnas import branching, overview, plan, point, runs, space, standing, sweeping
 from quantnas.errors import DataError, UsageError
 from quantnas.plan import Sweep
 from quantnas.point import DONE, FAILED, Job
@@ -73,7 +73,7 @@ def begin(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "TICK", 0.0)
     (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
 
-    def make(vary: dict, places: int = 9) -> tuple[Engine, Iterator[sweeping.Overview], Path]:
+    def make(vary: dict, places: int = 9) -> tuple[Engine, Iterator[standing.Overview], Path]:
         base = {**BASE, "space": str(tmp_path / "tiny.yaml")}
         folder = sweeping.begin(tmp_path, "s", plan.points(Sweep(base, vary), "test"))
         engine = Engine(places)
@@ -197,7 +197,7 @@ def test_progress_counts_the_work_of_each_point_and_what_is_measured(begin):
         json.dumps({**shown, "seconds": {"search": 60.0, "train": 20.0}})
     )
     found = next(seen)
-    s = sweeping.SHARES
+    s = standing.SHARES
     own = sum(s.values())  # in units of search = 0.3 = 60 s
     assert found.points[0].share == pytest.approx((s["search"] + s["train"] / 2) / own)
     rest = own - s["search"] - s["train"]
