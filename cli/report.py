@@ -107,6 +107,8 @@ def _refuse(target: Path, force: bool) -> None:
     """Raise UsageError for a file that is there, unless it is a page in the folder of a run."""
     if target.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {target} is no page.", "Let its name end in .html.")
-    ours = any((target.parent / name).is_file() for name in ("config.yaml", "sweep.yaml"))
-    if not (ours and target.name == "report.html"):
+    from quantnas import page, page_data
+
+    ours = (target.parent / "config.yaml").is_file() or page_data.is_sweep(target.parent)
+    if not (ours and target.name == page.FILE):
         console.refuse_existing(target, force, "--output")
