@@ -10,18 +10,12 @@ rounding, bicubic above; GBitOps at LR 32x32.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from command import quantnas
+
 RECIPE = Path(__file__).parent / "recipe.yaml"
-
-
-def quantnas(*arguments: object) -> str:
-    """What a command prints; its progress goes to standard error as usual."""
-    command = [sys.executable, "-m", "quantnas.cli", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def name_of(network: str) -> str:

@@ -8,11 +8,11 @@ that are CC0 or in the public domain: the card says so.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from command import quantnas
 
 from quantnas import models
 
@@ -27,11 +27,8 @@ def evaluation(run: Path, tests: list[str]) -> dict[str, Any]:
     """What `quantnas evaluate` says about the exported file of a run."""
     data = [word for folder in tests for word in ("--data", folder)]
     with tempfile.TemporaryDirectory() as folder:
-        file = str(run / "model.onnx")
-        words = ["evaluate", file, *data, "--json", "--output", folder]
-        command = [sys.executable, "-m", "quantnas.cli", *words]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout)
+        told = quantnas("evaluate", run / "model.onnx", *data, "--json", "--output", folder)
+    found: dict[str, Any] = json.loads(told)
     return found
 
 

@@ -11,19 +11,19 @@ held-out photographs in dB, D = largest difference between file and torch in 1/2
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from command import quantnas
 
-def quantnas(*arguments: str) -> float:
-    """Run a command; its wall seconds."""
+
+def seconds(*words: object) -> float:
+    """Wall time of a command."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "quantnas.cli", *arguments]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    quantnas(*words)
     return time.monotonic() - began
 
 
@@ -44,15 +44,15 @@ def gains(folder: Path) -> dict[str, tuple[float, float]]:
 
 def one_seed(seed: int, output: Path, extra: list[str]) -> dict[str, Any]:
     """The main job and, from its trained network, a 2-bit file."""
-    seconds = quantnas("run", "--seed", str(seed), "--output", str(output), *extra)
+    took = seconds("run", "--seed", seed, "--output", output, *extra)
     run = output / "run" / "rfdn_small"
-    quantnas("quantize", str(run), "--bits", "2", "--output", str(output))
-    quantnas("export", str(output / "quantize" / "rfdn_small"), "--output", str(output))
-    quantnas("evaluate", str(output / "export" / "rfdn_small"), "--output", str(output))
+    quantnas("quantize", run, "--bits", "2", "--output", output)
+    quantnas("export", output / "quantize" / "rfdn_small", "--output", output)
+    quantnas("evaluate", output / "export" / "rfdn_small", "--output", output)
     low = output / "evaluate" / "rfdn_small"
     return {
         "seed": seed,
-        "seconds": seconds,
+        "seconds": took,
         "sets": gains(run),
         "sets_2bit": gains(low),
         "gbitops": next(iter(step(run, "search")["bitops"].values())) / 1e9,
@@ -106,7 +106,7 @@ def main() -> None:
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         print(f"{name}: mean {statistics.mean(values):.3f}, deviation {deviation:.3f}")
     most = max(max(row["steps"], row["steps_2bit"]) for row in rows)
-    help_seconds = min(quantnas("--help") for _ in range(5))
+    help_seconds = min(seconds("--help") for _ in range(5))
     means = " ".join(f"{name}={statistics.mean(values):.2f}" for name, values in spread.items())
     print(f"{means} agreement_steps={most} help_seconds={help_seconds:.2f}")
 

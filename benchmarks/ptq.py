@@ -12,11 +12,12 @@ first set's means in one line.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from command import quantnas
 
 BASELINES = ("rtn", "minmax", "gptq", "gpfq", "qronos", "adaround")
 FORMS = {
@@ -50,12 +51,6 @@ class Row:
         """Of its run folder."""
         plain = f"{self.bits}-{self.method}-{seed}"
         return "".join(c if c.isalnum() or c in "-." else "_" for c in plain)
-
-
-def quantnas(*arguments: object) -> str:
-    """What a command prints; its progress goes to standard error as usual."""
-    command = [sys.executable, "-m", "quantnas.cli", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def duration(args: argparse.Namespace) -> list[object]:

@@ -13,7 +13,6 @@ Prints a Markdown table of means and standard deviations over the seeds, and as 
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command import quantnas
 
 from quantnas import (
     evaluate,
@@ -66,14 +66,10 @@ def searched(way: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         return {"genotype": found, "seconds": 0.0, "decided": 1.0}
     if not (folder / "steps" / "search.json").exists():
         settings = [*WAYS[way], f"search.steps_per_epoch={args.steps_per_epoch}"]
-        command = [sys.executable, "-m", "quantnas.cli", "search"]
-        if folder.exists():
-            command += ["--resume", str(folder)]
-        else:
-            command += [args.space, "--seed", str(seed), "--target-bitops", str(args.target)]
-            command += ["--output", str(args.output), "--name", name]
-            command += [part for s in settings for part in ("--set", s)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        begin = [args.space, "--seed", seed, "--target-bitops", args.target]
+        begin += ["--output", args.output, "--name", name]
+        begin += [part for s in settings for part in ("--set", s)]
+        quantnas("search", *(["--resume", folder] if folder.exists() else begin))
     result = json.loads((folder / "steps" / "search.json").read_text())
     return {
         "genotype": genotype.load(folder / "genotype.json"),

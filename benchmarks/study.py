@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from sweeps import Row, Settings, mean, measured, quantnas, table, verdict
+from command import quantnas
+from sweeps import Row, Settings, mean, measured, table, verdict
 
 from quantnas import cost, front, genotype, skeleton, space
 from quantnas.genotype import Genotype

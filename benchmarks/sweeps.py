@@ -3,14 +3,13 @@
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from command import quantnas
 
 Settings = dict[str, Any]
 
@@ -30,14 +29,6 @@ class Row:
         return [
             row["psnr"][what]["file"] if what in row["psnr"] else row[what] for row in self.found
         ]
-
-
-def quantnas(*words: object, ok: Iterable[int] = (0,)) -> None:
-    """Run a command; its progress goes to standard error as usual."""
-    command = [sys.executable, "-m", "quantnas.cli", *map(str, words)]
-    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
-    if code not in ok:
-        raise SystemExit(f"`{' '.join(command[2:])}` has ended with {code}")
 
 
 def measured(part: str, base: Settings, rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:

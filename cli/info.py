@@ -68,9 +68,9 @@ def _size(at: str) -> tuple[int, int]:
 def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, Any]:
     path = Path(target)
     if target not in space.builtin():
-        from quantnas import models
+        from quantnas import cards
 
-        path = models.bundled().get(target, path)
+        path = cards.bundled().get(target, path)
     network = path.suffix in (".onnx", ".safetensors", ".json") or path.is_dir()
     if network and scale is not None:
         raise UsageError(

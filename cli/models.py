@@ -9,7 +9,7 @@ import typer
 from .columns import columns
 
 if TYPE_CHECKING:
-    from quantnas.models import Card
+    from quantnas.cards import Card
 
 SETS = ("set5", "set14", "b100")
 AT = "LR 32x32"
@@ -28,17 +28,16 @@ def models(
 
     The names can be used with upscale, evaluate and info. PSNR-Y in dB, bicubic in brackets.
     """
-    from quantnas import models as library
-    from quantnas import runs
+    from quantnas import cards, runs
 
     if name is not None:
-        card = library.card(name)
+        card = cards.read(name)
         lines = _card(card)
         facts = runs.to_json(card)
     else:
-        cards = {key: library.card(key) for key in library.bundled()}
-        lines = columns(_rows(cards), left=(0, 8)) if cards else iter(["no model is bundled"])
-        facts = runs.to_json(cards)
+        found = {key: cards.read(key) for key in cards.bundled()}
+        lines = columns(_rows(found), left=(0, 8)) if found else iter(["no model is bundled"])
+        facts = runs.to_json(found)
     if json:
         typer.echo(facts, nl=False)
         return
@@ -46,9 +45,9 @@ def models(
         typer.echo(line)
 
 
-def _rows(cards: "dict[str, Card]") -> list[list[str]]:
+def _rows(found: "dict[str, Card]") -> list[list[str]]:
     rows = [["model", "scale", "parameters", "kB", "GBitOps", *SETS, "terms of the photographs"]]
-    for name, card in cards.items():
+    for name, card in found.items():
         scores = [card.scores.get(key) for key in SETS]
         rows.append(
             [

@@ -191,7 +191,7 @@ def _points(
         found: dict[str, Any] = {}
         schema.assign(found, f"values=[{text}]")
         values[key.strip()] = found["values"]
-    values["bits"] = [None if t == "searched" else _bits(t) for t in _each(varied["bits"])]
+    values["bits"] = [None if t == plan.SEARCHED else _bits(t) for t in _each(varied["bits"])]
     values["seed"] = [_number(t, "--seed", int) for t in _each(varied["seed"])]
     grid = asked.vary | {key: each for key, each in values.items() if each}
     source = str(config or options.SOURCE)

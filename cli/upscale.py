@@ -123,9 +123,9 @@ def _again() -> str:
 
 
 def _chosen(name: str | None, scale: int | None) -> "Model":
-    from quantnas import models
+    from quantnas import cards, models
 
-    found = models.resolve(name or models.best(scale or SCALE))
+    found = models.resolve(name or cards.best(scale or SCALE))
     if scale is not None and scale != found.scale:
         raise UsageError(
             f"--scale is {scale}, but {found.what} enlarges x{found.scale}.",

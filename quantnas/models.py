@@ -1,27 +1,23 @@
 """What can be measured and used: runs, their checkpoints, exported files, and bundled models.
 
-A bundled model is `<name>.onnx` with its card `<name>.json`; a card is made here too, so that
-what it says of a file is read from that file.
+The card of a bundled model is made here, so that what it says of a file is read from that file.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import cost, evaluate, export, runs, schema, survey, tiles, workspace
+from . import cards, cost, evaluate, export, runs, schema, survey, tiles, workspace
+from .cards import Card, Scores
 from .errors import DataError, UsageError
 from .genotype import read_json
 from .runs import Run
 
-FOLDER = Path(str(resources.files("quantnas") / "data" / "models"))
 KINDS = ("quantized", "trained", "float", "searched")
 """Checkpoints of a run, the most finished first; the last one is no network to be used as it is."""
-PREFERRED = ("set14", "set5", "b100")
-"""Sets by which bundled models are compared, the first that is in the card."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def resolve(text: str) -> Model:
     Of a run, its exported file is taken, else its quantized, trained or float checkpoint. Raises
     UsageError for what names nothing, DataError for a file that is not what it should be.
     """
-    path, shipped = Path(text), bundled()
+    path, shipped = Path(text), cards.bundled()
     if path.suffix == ".onnx":
         inside = path.stem == "model" and (path.parent / "config.yaml").is_file()
         name = path.resolve().parent.name if inside else path.stem
@@ -73,7 +69,8 @@ def resolve(text: str) -> Model:
             f"{path} is neither an ONNX file (.onnx) nor a checkpoint (.safetensors).",
             "Give one of these, a run folder, or a bundled model.",
         )
-    raise UsageError(f"There is no run folder, file or bundled model '{text}'.", _offer(shipped))
+    what = f"There is no run folder, file or bundled model '{text}'."
+    raise UsageError(what, cards.offer(shipped))
 
 
 def resolve_all(texts: Sequence[str]) -> list[Model]:
@@ -162,86 +159,6 @@ def _checkpoint(run: Run, kind: str, name: str) -> Model:
 # Bundled models
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Means over a set of photographs: PSNR-Y in dB, SSIM-Y."""
-
-    psnr: float
-    ssim: float
-    bicubic_psnr: float
-    bicubic_ssim: float
-
-
-@dataclass(frozen=True)
-class Card:
-    """What is to be known about a bundled model."""
-
-    name: str
-    file: str
-    sha256: str
-    bytes: int
-    scale: int
-    space: str
-    """Search space that it was found in."""
-    luma_only: bool
-    """Whether the network sees and corrects brightness only; colours are enlarged without it."""
-    parameters: int
-    bitops: dict[str, int]
-    """Resolution -> BitOps."""
-    bits: dict[str, tuple[int, int]]
-    """Layer -> bits of its weights and of its input."""
-    trained_on: str
-    terms: str
-    """Of the photographs that it was trained on."""
-    recipe: str
-    """How it was trained, in words."""
-    minutes: float
-    """That it took."""
-    seed: int
-    scores: dict[str, Scores]
-    """Set of photographs -> means."""
-    protocol: str
-    """How they were measured."""
-    made_by: str
-    """The command."""
-
-
-def bundled() -> dict[str, Path]:
-    """Name -> ONNX file of every model that comes with the package."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.onnx"))}
-
-
-def card(name: str) -> Card:
-    """The card of a bundled model. Raises UsageError when there is no such model."""
-    names = bundled()
-    if name not in names:
-        raise UsageError(f"There is no bundled model called '{name}'.", _offer(names))
-    path = names[name].with_suffix(".json")
-    return schema.parse(Card, read_json(path), str(path))
-
-
-def _offer(names: Collection[str]) -> str:
-    return (
-        f"Bundled are {', '.join(names)}."
-        if names
-        else "No model is bundled; give a run or a file."
-    )
-
-
-def best(scale: int) -> str:
-    """The bundled model of a scale with the best PSNR. Raises UsageError when there is none."""
-    cards = [card(name) for name in bundled()]
-    fitting = [found for found in cards if found.scale == scale]
-    if not fitting:
-        raise UsageError(f"There is no bundled model of x{scale}.", _offer(bundled()))
-    return max(fitting, key=_quality).name
-
-
-def _quality(found: Card) -> float:
-    sets = [name for name in PREFERRED if name in found.scores] or list(found.scores)
-    return found.scores[sets[0]].psnr if sets else 0.0
-
-
 def facts(file: Path) -> dict[str, Any]:
     """The part of a card that an exported file tells itself; DataError for an older version's."""
     found = _exported(file, file.stem, str(file))
@@ -292,7 +209,7 @@ def _known(run: Run) -> dict[str, Any]:
     }
 
 
-def bundle(found: Card, file: Path, folder: Path = FOLDER) -> Path:
+def bundle(found: Card, file: Path, folder: Path = cards.FOLDER) -> Path:
     """Put a file and its card among the bundled models; where the file is now."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / found.file

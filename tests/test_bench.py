@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import cost, export, models, network, quantize, skeleton
+from quantnas import cards, cost, export, models, network, quantize, skeleton
 from quantnas.cli.main import main
 from quantnas.config import ExportConfig
 from quantnas.genotype import uniform_precision
@@ -27,7 +27,7 @@ def test_a_bundled_model_beside_its_float_network(capsys):
     assert lines[0] == "low resolution 12x20, median (quartiles) of 2 rounds"
     head, row = lines[2], lines[3].split()
     assert "of float" in head and "GBitOps" in head
-    size = models.bundled()["plain-x4"].stat().st_size
+    size = cards.bundled()["plain-x4"].stat().st_size
     assert row[:6] == ["plain-x4", "4-8", "bits", "4-8", "bits", f"{size:,}"]
     assert any("ONNX Runtime 1." in line and "1 thread used" in line for line in lines)
     assert lines[-1].startswith("Below 8 bits ONNX Runtime computes in 8-bit integers")
@@ -114,7 +114,7 @@ def test_of_a_run_its_file_is_measured_and_no_checkpoint(make_run, tmp_path, cap
 )
 def test_bad_input(arguments, code, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(models.bundled()["plain-x4"], "torn.onnx")
+    shutil.copy(cards.bundled()["plain-x4"], "torn.onnx")
     Path("torn.onnx").write_bytes(Path("torn.onnx").read_bytes()[:20000])
     Path("text.onnx").write_text("no network")
     assert command("bench", *arguments) == code

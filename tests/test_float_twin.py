@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cost, export, float_twin, images, models, network, quantize, skeleton
+from quantnas import cards, cost, export, float_twin, images, network, quantize, skeleton
 from quantnas.config import ExportConfig
 from quantnas.errors import DataError
 from quantnas.genotype import uniform_precision
@@ -70,7 +70,7 @@ def write(random_genotype, photo, tmp_path):
 
 @pytest.mark.parametrize("name", ["plain-x2", "plain-x4"])
 def test_of_a_bundled_model_only_the_noise_of_rounding_is_left_out(name, photo, tmp_path):
-    model = onnx.load(models.bundled()[name])
+    model = onnx.load(cards.bundled()[name])
     made, pixels = twin_of(model), (photo / 255).astype(np.float32)
     assert psnr(run(made, pixels), run(model, pixels)) > 45
     options = ort.SessionOptions()

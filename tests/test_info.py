@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from quantnas import cost, export, models, network, quantize, skeleton, space
+from quantnas import cards, cost, export, network, quantize, skeleton, space
 from quantnas.cli import info
 from quantnas.cli.main import main
 from quantnas.genotype import Choice, Genotype, searched_precision
@@ -95,7 +95,7 @@ def test_the_printed_report_has_the_same_numbers(known, capsys):
 
 @pytest.mark.parametrize("target", ["plain-x4", "rfdn50", "rfdn_small", "rfdn", "edsr_baseline"])
 def test_lines_are_short_and_the_cells_of_a_table_aligned(target, capsys):
-    assert target in {**models.bundled(), **space.builtin()}
+    assert target in {**cards.bundled(), **space.builtin()}
     assert command("info", target, "--at", "1080x1920") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100

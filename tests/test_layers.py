@@ -22,7 +22,7 @@ LAYERS = [
     | {"tensorboard", "settings", "litert_graph", "machine", "resources"}
     | {"building", "onnx_source"},
     {"plan", "filling", "fitting", "adq", "relax", "images", "patches", "checkpoint", "crew"}
-    | {"decisions"}
+    | {"decisions", "cards"}
     | {"layouts", "tracing", "wiring", "onnx_weights", "float_twin"}
     | {"shape_arithmetic", "translate_resize", "trying"},
     {"ends", "distillation", "rfdn", "fusion", "picture"}

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from quantnas import comparison, evaluate, export, images, models, network, phases
+from quantnas import cards, comparison, evaluate, export, images, models, network, phases
 from quantnas.cli.main import main
 from quantnas.cost import Cost
 from quantnas.errors import DataError, QuantnasError, UsageError
@@ -169,16 +169,16 @@ def test_info_tells_the_cost_of_that_very_checkpoint(run, tmp_path, capsys):
 @pytest.fixture
 def shipped(run, tmp_path, monkeypatch):
     """A folder of bundled models that holds one."""
-    monkeypatch.setattr(models, "FOLDER", tmp_path / "models")
+    monkeypatch.setattr(cards, "FOLDER", tmp_path / "models")
     found = models.resolve(str(run.folder))
     made = models.make_card(run.folder, "tiny-x2", measured(found), TEXTS)
-    models.bundle(made, found.file, models.FOLDER)
+    models.bundle(made, found.file, cards.FOLDER)
     return made
 
 
 def test_a_card_is_made_of_a_run_its_evaluation_and_texts(run, shipped):
-    assert models.bundled() == {"tiny-x2": models.FOLDER / "tiny-x2.onnx"}
-    assert models.card("tiny-x2") == shipped
+    assert cards.bundled() == {"tiny-x2": cards.FOLDER / "tiny-x2.onnx"}
+    assert cards.read("tiny-x2") == shipped
     facts = {"name": "tiny-x2", "file": "tiny-x2.onnx", "scale": 2, "space": "tiny", "seed": 0}
     facts |= {"minutes": 3.0, "made_by": "quantnas run tiny", "luma_only": False, **TEXTS}
     assert {key: getattr(shipped, key) for key in facts} == facts
@@ -187,9 +187,9 @@ def test_a_card_is_made_of_a_run_its_evaluation_and_texts(run, shipped):
     assert shipped.scores["set5"].bicubic_psnr > 20
     found = models.resolve("tiny-x2")
     assert (found.name, found.what) == ("tiny-x2", "bundled model tiny-x2")
-    assert models.best(2) == "tiny-x2"
+    assert cards.best(2) == "tiny-x2"
     with pytest.raises(UsageError, match="no bundled model of x3"):
-        models.best(3)
+        cards.best(3)
     with pytest.raises(UsageError, match="Bundled are tiny-x2"):
         models.resolve("tiny-x3")
 
@@ -208,14 +208,14 @@ def test_a_card_of_a_lone_file_needs_every_text(run, tmp_path):
 
 
 def test_a_card_is_read_strictly(shipped):
-    path = models.FOLDER / "tiny-x2.json"
+    path = cards.FOLDER / "tiny-x2.json"
     facts = json.loads(path.read_text())
     path.write_text(json.dumps(facts | {"colour": "blue"}))
     with pytest.raises(UsageError, match="unknown key 'colour'"):
-        models.card("tiny-x2")
+        cards.read("tiny-x2")
     path.unlink()
     with pytest.raises(DataError, match="Cannot read"):
-        models.card("tiny-x2")
+        cards.read("tiny-x2")
 
 
 def test_a_bundled_model_is_used_by_its_name(shipped, tmp_path, monkeypatch, capsys):
@@ -263,7 +263,7 @@ def test_models_lists_the_bundled_ones_and_prints_a_card(shipped, capsys):
 
 
 def test_without_bundled_models_every_command_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(models, "FOLDER", tmp_path)
+    monkeypatch.setattr(cards, "FOLDER", tmp_path)
     assert command("models") == 0
     assert capsys.readouterr().out == "no model is bundled\n"
     assert command("models", "--json") == 0
@@ -272,9 +272,9 @@ def test_without_bundled_models_every_command_says_so(tmp_path, monkeypatch, cap
     assert "No model is bundled; give a run or a file." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", models.bundled())
+@pytest.mark.parametrize("name", cards.bundled())
 def test_a_bundled_model_is_what_its_card_says_and_beats_bicubic(name):
-    file, card = models.bundled()[name], models.card(name)
+    file, card = cards.bundled()[name], cards.read(name)
     told = models.facts(file)
     assert {key: getattr(card, key) for key in told} == told
     assert (card.name, card.file) == (name, file.name)

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from quantnas import (
+    cards,
     cost,
     export,
     genotype,
     images,
-    models,
     network,
     patches,
     quantize,
@@ -126,7 +126,7 @@ def test_spans_cover_an_axis_once(length, side, overlap, attention):
 
 
 def test_tiled_equals_whole_for_a_bundled_model():
-    found = tiles.load(models.bundled()["plain-x4"], 4)
+    found = tiles.load(cards.bundled()["plain-x4"], 4)
     assert off(found, PHOTO[:97, :121], 40) == 0
     result = run(found, PHOTO[:97, :121], 40, 1)
     assert result.seam > 0  # it tells when the overlap is too small

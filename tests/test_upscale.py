@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from quantnas import bicubic, enlarging, images, models, picture, tiles
+from quantnas import bicubic, cards, enlarging, images, models, picture, tiles
 from quantnas.cli import console
 from quantnas.cli.main import main
 from quantnas.errors import DataError, UsageError
@@ -122,7 +122,7 @@ def test_bad_input_is_told_before_anything_is_written(here, capsys, arguments, c
     import onnx
 
     Path("photos/c.onnx").write_bytes(b"not a model")
-    whole = models.bundled()["plain-x2"].read_bytes()
+    whole = cards.bundled()["plain-x2"].read_bytes()
     Path("cut.onnx").write_bytes(whole[: len(whole) // 2])
     foreign = onnx.load_from_string(whole)
     del foreign.metadata_props[:]
