@@ -1,11 +1,14 @@
 """What a sweep has found: every point's cost and quality, as a table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import point, sweeping
+from . import point, seeds, sweeping
 from .runs import Run, to_json, write_text
+
+COSTS = {"gbitops": 3, "bytes": 0}
+"""Key -> digits that are shown."""
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -60,10 +63,25 @@ def markdown(found: list[dict[str, Any]]) -> Iterator[str]:
             yield f"| {row['name']} | {row['gbitops']:.3f} | {row['bytes']:,} | {scores} |"
         yield ""
         yield "PSNR-Y of the file in dB, in parentheses over bicubic."
+        yield from _means(done, sets)
     for row in found:
         if "cause" in row:
             yield ""
             yield f"{row['name']}: {row['cause']}"
+
+
+def _means(done: Sequence[dict[str, Any]], sets: Sequence[str]) -> Iterator[str]:
+    """Points that differ in their seed alone, where there are any."""
+    groups = seeds.groups([r["name"] for r in done], [{"seed": 0} | r["varied"] for r in done])
+    if groups:
+        yield ""
+        yield "| mean over seeds | seeds | GBitOps at LR 32x32 | bytes | " + " | ".join(sets) + " |"
+        yield "|---" * (4 + len(sets)) + "|"
+    for group in groups:
+        rows = [done[at] for at in group.members]
+        costs = [seeds.spread([row[key] for row in rows], n) for key, n in COSTS.items()]
+        scores = [seeds.spread([row["psnr"][name]["file"] for row in rows], 2) for name in sets]
+        yield "| " + " | ".join([group.name, str(len(rows)), *costs, *scores]) + " |"
 
 
 def _scores(psnr: Mapping[str, float] | None) -> str:

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import __version__, front, page_data, page_text, runs, slider, tables
+from . import __version__, front, page_data, page_text, runs, seeds, slider, tables
 from .errors import DataError
 from .page_data import AT, Scores, Shown, Source
 from .runs import Run
@@ -20,6 +20,8 @@ from .runs import Run
 FILE = "report.html"
 SCRIPTS = ("svg.js", "front.js", "compare.js", "damage.js", "curves.js", "page.js")
 """In the order in which they run."""
+SIZE = "\ue000"
+"""Stands in the page until its size is known."""
 ONE, SEVERAL = 3_600_000, 20_000_000
 """Bytes that a page of one run, or of several, should have at most; photographs are left out."""
 
@@ -67,17 +69,18 @@ def html(source: Source, shown: Sequence[Shown]) -> str:
         "runs": [page_text.of(one) for one in shown],
         "sets": [group.label for group in sets],
         "columns": _columns(sets),
+        "groups": list(_groups(shown, sets)),
         "published": front.SOURCE if any(map(_beside, sets)) else None,
         "data": embedded(data),
         "style": _file("style.css"),
         "script": "\n".join(map(_file, SCRIPTS)),
         "at": AT,
         "version": __version__,
-        "size": None,
+        "size": SIZE,
         "beside": tables.beside_bicubic,
     }
-    bytes_ = len(template.render(words).encode())
-    return template.render(words | {"size": size(bytes_)})
+    text = template.render(words)
+    return text.replace(SIZE, size(len(text.encode())))
 
 
 def size(count: int) -> str:
@@ -128,6 +131,22 @@ def _columns(sets: Sequence[_Group]) -> list[str]:
     """Their names alone, where these are enough."""
     names = [group.name for group in sets]
     return names if len(set(names)) == len(names) else [group.label for group in sets]
+
+
+def _groups(shown: Sequence[Shown], sets: Sequence[_Group]) -> Iterator[dict[str, Any]]:
+    """Means and deviations of runs that differ in their seed alone."""
+    keys = [(group.name, group.scale, group.images) for group in sets]
+    scores = [{_key(one, s): s.mean[2][0] for s in one.scores} for one in shown]
+    for found in seeds.groups([s.name for s in shown], [s.data["config"] for s in shown]):
+        these = [shown[at] for at in found.members]
+        psnr = [[scores[at][key] for at in found.members if key in scores[at]] for key in keys]
+        yield {
+            "name": found.name,
+            "runs": len(these),
+            "psnr": [seeds.spread(values, 2) if len(values) > 1 else "" for values in psnr],
+            "bitops": seeds.spread([one.bitops / 1e9 for one in these], 3),
+            "kilobytes": seeds.spread([one.bytes / 1e3 for one in these], 1),
+        }
 
 
 def _beside(group: _Group) -> bool:

@@ -39,7 +39,7 @@ LAYERS = [
     | {"saliency", "stored"},
     {"search", "allocation", "baselines", "retrain", "tiles", "litert", "qonnx_export"},
     {"random_search", "contest", "verify", "surgery", "report", "crops", "diagram", "trajectory"}
-    | {"tables", "labels", "parts", "damage_plot"},
+    | {"tables", "labels", "parts", "damage_plot", "seeds"},
     {"workspace", "phases", "difference", "front"},
     {"tasks", "models", "widths", "enlarging", "formats", "branching"},
     {"searching"},

@@ -74,11 +74,11 @@ def _metrics(where: SearchSpace) -> str:
 
 def finished(
     folder: Path, where: SearchSpace, psnr: float = 31.0, bitops: float = 5e8, scale: int = 2,
-    sets: dict[str, tuple[str, ...]] | None = None,
+    sets: dict[str, tuple[str, ...]] | None = None, seed: int = 0,
 ) -> Run:  # fmt: skip
     """A run whose steps are all done."""
     run = Run(folder)
-    config = {"space": "tiny", "seed": 0, "search": {"warmup_epochs": 1, "steps_per_epoch": 1}}
+    config = {"space": "tiny", "seed": seed, "search": {"warmup_epochs": 1, "steps_per_epoch": 1}}
     run.path("config.yaml").write_text(yaml.safe_dump(config))
     run.path("space.yaml").write_text(space.to_yaml(where))
     run.path("genotype.json").write_text("{}")
@@ -273,6 +273,19 @@ def test_a_sweep_lists_what_is_unfinished_and_what_failed(tmp_path, tiny):
     assert "begun (next step: train), waiting (next step: search)." in words
     assert "Too few BitOps <b>here</b>. Give more." in words
     assert found.values("article", "id") == ["run-0", "run-1", "run-2"]
+
+
+def test_runs_that_differ_in_their_seed_alone_have_means(tmp_path, tiny):
+    some = {"held-out": SETS["held-out"]}
+    folders = [
+        finished(tmp_path / f"w4-seed{seed}", tiny, psnr, 1e8 * (seed + 1), 2, sets, seed).folder
+        for seed, psnr, sets in ((0, 31.0, SETS), (1, 31.4, some), (2, 31.2, some))
+    ]
+    again = finished(tmp_path / "again", tiny, 40.0).folder  # seed 0 once more
+    cells = ("3", "31.20 ± 0.20", "", "0.200 ± 0.100", "2.0 ± 1.0")
+    row = '<th scope="row">w4</th>' + "".join(f"<td>{cell}</td>" for cell in cells)
+    assert row in made([*folders, again])
+    assert "Means over seeds" not in Parsed(made([folders[0], again])).text
 
 
 def test_what_an_earlier_version_did_not_keep_is_left_out(tmp_path, tiny):

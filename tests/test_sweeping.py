@@ -269,7 +269,12 @@ def test_a_point_runs_to_its_end_by_itself(begin):
     run = Run(folder / "points" / "seed1")
     assert point.perform(Job(run.folder), lambda: False) == DONE
     assert run.result("report") is not None and set(point.seconds(run.folder)) == set(runs.STEPS)
-    assert overview.rows(folder)[1]["psnr"]["held-out"]["file"] > 10
+    one = overview.rows(folder)[1]
+    assert one["psnr"]["held-out"]["file"] > 10
+    assert not any("over seeds" in line for line in overview.markdown([one]))
+    twin = one | {"varied": {"seed": 0}, "gbitops": one["gbitops"] + 0.2}
+    *_, last = overview.markdown([one, twin])
+    assert last.startswith(f"| all | 2 | {one['gbitops'] + 0.1:.3f} ± 0.141 | {one['bytes']} ± 0 |")
     command = json.loads((run.folder / "env.json").read_text())["command"]
     assert command == ["quantnas", "run", "--config", str(run.folder / "config.yaml")]
 

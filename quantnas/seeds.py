@@ -1,0 +1,44 @@
+"""Runs that differ in their seed alone, and how far they are apart."""
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .runs import to_json
+
+OWN = re.compile(r"(^|-)seed\d+(?=-|$)|-\d+$")
+"""The part of a run's name that is of its seed alone."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Two runs or more with the same settings, but for the seed."""
+
+    name: str
+    members: tuple[int, ...]
+    """Their places among the runs."""
+
+
+def groups(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Those there are among runs of these names and settings, in order.
+
+    `seed` is one of the settings; of two runs with the same one, the first counts.
+    """
+    found: dict[str, dict[int, int]] = {}
+    for at, each in enumerate(settings):
+        same = to_json({key: value for key, value in each.items() if key != "seed"})
+        found.setdefault(same, {}).setdefault(each["seed"], at)
+    several = [tuple(seeds.values()) for seeds in found.values() if len(seeds) > 1]
+    return [Group(_name(names[members[0]]), members) for members in several]
+
+
+def _name(one: str) -> str:
+    return OWN.sub("", one).strip("-") or "all"
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation of two values or more."""
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
