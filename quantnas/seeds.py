@@ -17,6 +17,7 @@ class Group:
     """Two runs or more with the same settings, but for the seed."""
 
     name: str
+    """What their names have in common; `base` where that is nothing."""
     members: tuple[int, ...]
     """Their places among the runs."""
 
@@ -35,7 +36,7 @@ def groups(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _name(one: str) -> str:
-    return OWN.sub("", one).strip("-") or "all"
+    return OWN.sub("", one).strip("-") or "base"
 
 
 def spread(values: Sequence[float], digits: int) -> str:
