@@ -70,6 +70,8 @@ def quantized(row: Row, seed: int, args: argparse.Namespace) -> Path:
             space += ["--genotype", args.genotype] if args.genotype else []
             tests = [word for folder in args.test for word in ("--benchmark", folder)]
             long = [] if row.method in BASELINES else duration(args)
+            if row.method not in BASELINES and "--train" not in row.options:
+                long += ["--train", "weights"]  # whatever the run itself was done with
             calib = ["--calib", args.calib] if args.calib else []
             how = [*row.width(), *row.options, *long, *calib, *tests]
             quantnas("quantize", args.network, *space, *how, *where)

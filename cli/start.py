@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantnas import space
-from quantnas.config import BUDGETS, RunConfig
+from quantnas.config import BUDGETS, QuantizeConfig, RunConfig
 from quantnas.errors import LostError, UsageError
 from quantnas.runs import Run
 
@@ -18,6 +18,8 @@ from . import console, options
 
 WIDTHS = ("bits", "quantize.target_bitops", "quantize.target_size", "quantize.average_bits")
 """Settings that decide on bits, one of them at a time."""
+LENGTHS = ("quantize.steps", "quantize.minutes")
+"""Settings that say how long is retrained, one of them at a time."""
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
 """Command -> its steps that several processes may share."""
 
@@ -206,12 +208,22 @@ def continued(
 
     before = runs.existing(source)
     runs.require(before, until=verb)
-    base = kept.inherit(before, verb)
-    if any(flags.get(setting) is not None for setting in WIDTHS):  # not beside what was before
-        base |= {"bits": None, "act_bits": RunConfig.act_bits}
-        base["quantize"] |= dict.fromkeys(BUDGETS)
+    base = _without_rivals(kept.inherit(before, verb), flags)
     told = options.configuration(base, config, settings, flags)
     with options.named(flags):
         chosen = kept.continued(before, told)
         run = together(verb, chosen, lambda: beginning.fresh(verb, output, name, chosen, before))
     return run, workspace.load_config(run)
+
+
+def _without_rivals(base: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run before, without those that would stand beside what is asked for now."""
+    quantize = dict(base["quantize"])
+    if any(flags.get(setting) is not None for setting in WIDTHS):
+        base = base | {"bits": None, "act_bits": RunConfig.act_bits}
+        quantize |= dict.fromkeys(BUDGETS)
+    if any(flags.get(setting) is not None for setting in LENGTHS):
+        quantize["minutes"] = None
+        if quantize["train"] == "none":
+            quantize["train"] = QuantizeConfig.train
+    return base | {"quantize": quantize}

@@ -174,6 +174,18 @@ def test_another_way_to_choose_bits_replaces_that_of_the_run(type_, source, made
     assert acts == {8}, "the 4 of the run before are not kept"
 
 
+def test_another_length_of_retraining_replaces_that_of_the_run(type_, source, made):
+    before = source.folder
+    lengths = [("--train", "none"), ("--minutes", 0.01), ("--steps", 2), ("--steps", 0)]
+    for i, length in enumerate(lengths):
+        assert type_(before, "--bits", 2, *length, "--name", f"n{i}")[0] == 0
+        before = made / f"n{i}"
+    asked = [workspace.load_config(runs.existing(made / f"n{i}")).quantize for i in range(4)]
+    assert [each.train for each in asked] == ["none", "weights", "weights", "weights"]
+    assert [each.minutes for each in asked] == [None, 0.01, None, None]
+    assert [each.steps for each in asked[2:]] == [2, 0] and not asked[3].retrains
+
+
 # What is too bad
 
 
