@@ -222,12 +222,13 @@ def qat(args: argparse.Namespace) -> list[str]:
         bits, act = int(row.name[-3]), int(row.name[-1])
         if (bits, act) not in ((4, 8), (3, 8), (2, 8)):
             continue
-        where, made = with_bits(net, bits, args, act), []
+        file, made = file_of(with_bits(net, bits, args, act), args), []
+        file.write_text(space.to_yaml(replace(space.load(str(file)), name=net)))  # of its weights
         for one in row.found:
             seed = one["varied"]["seed"]
             run = args.output / "sweep" / "ptq" / "points" / one["name"]
             start = str((run / "checkpoints" / "float.safetensors").resolve())
-            made.append({"space": str(file_of(where, args)), "seed": seed, "train.start": start})
+            made.append({"space": str(file), "seed": seed, "train.start": start})
         rows.append(Row(f"QAT, w{bits}a{act}", tuple(made)))
         pairs.append(row)
     base = {**base, "train": {"float_steps": 0, "qat_steps": 1500}}
