@@ -13,5 +13,7 @@ def quantnas(*words: object, ok: Iterable[int] = (0,)) -> str:
     command = [sys.executable, "-m", "quantnas.cli", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode not in ok:
-        raise SystemExit(f"`{' '.join(command[2:])}` has ended with {done.returncode}")
+        raise SystemExit(
+            f"`{' '.join(['quantnas', *command[3:]])}` has ended with {done.returncode}"
+        )
     return done.stdout

@@ -174,9 +174,9 @@ def aware(args: argparse.Namespace) -> list[str]:
     return [
         *table(rows), "",
         verdict(claim, rows[0], best, names(rows, args)),
-        f"That is at {costs[0]} against {costs[1]} GBitOps: a search in float was given the target "
-        "in BitOps of 32 x 32 bits, in which the last convolution, which stays at 8 bits, weighs "
-        "less beside the others than it does afterwards.",
+        f"That is at {costs[0]} against {costs[1]} GBitOps, which favours the search in float: its "
+        "target assumed the smallest last convolution, which stays at 8 bits; the searches took a "
+        "larger one.",
     ]  # fmt: skip
 
 

@@ -143,7 +143,9 @@ def _groups(shown: Sequence[Shown], sets: Sequence[_Group]) -> Iterator[dict[str
         yield {
             "name": found.name,
             "runs": len(these),
-            "psnr": [seeds.spread(values, 2) if len(values) > 1 else "" for values in psnr],
+            "psnr": [
+                seeds.spread(values, 2) if len(values) == len(these) else "-" for values in psnr
+            ],
             "bitops": seeds.spread([one.bitops / 1e9 for one in these], 3),
             "kilobytes": seeds.spread([one.bytes / 1e3 for one in these], 1),
         }

@@ -17,7 +17,7 @@ class Group:
     """Two runs or more with the same settings, but for the seed."""
 
     name: str
-    """What their names have in common; `base` where that is nothing."""
+    """That of the first one, without its seed; `base` where nothing is left."""
     members: tuple[int, ...]
     """Their places among the runs."""
 

@@ -282,7 +282,7 @@ def test_runs_that_differ_in_their_seed_alone_have_means(tmp_path, tiny):
         for seed, psnr, sets in ((0, 31.0, SETS), (1, 31.4, some), (2, 31.2, some))
     ]
     again = finished(tmp_path / "again", tiny, 40.0).folder  # seed 0 once more
-    cells = ("3", "31.20 ± 0.20", "", "0.200 ± 0.100", "2.0 ± 1.0")
+    cells = ("3", "31.20 ± 0.20", "-", "0.200 ± 0.100", "2.0 ± 1.0")
     row = '<th scope="row">w4</th>' + "".join(f"<td>{cell}</td>" for cell in cells)
     assert row in made([*folders, again])
     assert "Means over seeds" not in Parsed(made([folders[0], again])).text

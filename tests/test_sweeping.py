@@ -273,6 +273,10 @@ def test_a_point_runs_to_its_end_by_itself(begin):
     assert one["psnr"]["held-out"]["file"] > 10
     assert not any("over seeds" in line for line in overview.markdown([one]))
     twin = one | {"varied": {"seed": 0}, "gbitops": one["gbitops"] + 0.2}
+    *_, last = overview.markdown(
+        [one, twin | {"psnr": one["psnr"] | {"more": {"file": 1.0, "bicubic": 0.0}}}]
+    )
+    assert last.endswith(" | - |")
     *_, last = overview.markdown([one, twin])
     assert last.startswith(
         f"| base | 2 | {one['gbitops'] + 0.1:.3f} ± 0.141 | {one['bytes']} ± 0 |"
