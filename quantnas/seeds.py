@@ -8,8 +8,8 @@ from typing import Any
 
 from .runs import to_json
 
-OWN = re.compile(r"(^|-)seed\d+(?=-|$)|-\d+$")
-"""The part of a run's name that is of its seed alone."""
+OWN = (re.compile(r"(?:(?<=/)|^|-)seed\d+(?=-|/|$)"), re.compile(r"-\d+$"))
+"""Parts of names that are of the seed alone: what a sweep writes, or the number of a free name."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Group:
     """Two runs or more with the same settings, but for the seed."""
 
     name: str
-    """That of the first one, without its seed; `base` where nothing is left."""
+    """What their names have beside the seed; `base` where that is nothing."""
     members: tuple[int, ...]
     """Their places among the runs."""
 
@@ -32,11 +32,15 @@ def groups(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[
         same = to_json({key: value for key, value in each.items() if key != "seed"})
         found.setdefault(same, {}).setdefault(each["seed"], at)
     several = [tuple(seeds.values()) for seeds in found.values() if len(seeds) > 1]
-    return [Group(_name(names[members[0]]), members) for members in several]
+    return [Group(_name([names[at] for at in members]), members) for members in several]
 
 
-def _name(one: str) -> str:
-    return OWN.sub("", one).strip("-") or "base"
+def _name(names: Sequence[str]) -> str:
+    for part in OWN:
+        rest = {part.sub("", name).strip("-/") for name in names}
+        if len(rest) == 1:
+            return rest.pop() or "base"
+    return f"{names[0]} and others"
 
 
 def spread(values: Sequence[float], digits: int) -> str:
