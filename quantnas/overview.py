@@ -80,8 +80,8 @@ def _means(done: Sequence[dict[str, Any]], sets: Sequence[str]) -> Iterator[str]
     for group in groups:
         rows = [done[at] for at in group.members]
         costs = [seeds.spread([row[key] for row in rows], n) for key, n in COSTS.items()]
-        found = [[r["psnr"][name]["file"] for r in rows if name in r["psnr"]] for name in sets]
-        scores = [seeds.spread(each, 2) if len(each) == len(rows) else "-" for each in found]
+        found = [[r["psnr"].get(name, {}).get("file") for r in rows] for name in sets]
+        scores = [seeds.spread(each, 2) for each in found]
         yield "| " + " | ".join([group.name, str(len(rows)), *costs, *scores]) + " |"
 
 

@@ -110,6 +110,11 @@ class _Group:
     scale: int
     images: tuple[str, ...]
 
+    @property
+    def key(self) -> tuple[str, int, tuple[str, ...]]:
+        """As `_key` of the scores that belong to it."""
+        return self.name, self.scale, self.images
+
 
 def _key(one: Shown, scores: Scores) -> tuple[str, int, tuple[str, ...]]:
     return scores.name, one.scale, tuple(row[0] for row in scores.rows)
@@ -135,16 +140,15 @@ def _columns(sets: Sequence[_Group]) -> list[str]:
 
 def _groups(shown: Sequence[Shown], sets: Sequence[_Group]) -> Iterator[dict[str, Any]]:
     """Means and deviations of runs that differ in their seed alone."""
-    keys = [(group.name, group.scale, group.images) for group in sets]
     scores = [{_key(one, s): s.mean[2][0] for s in one.scores} for one in shown]
     for found in seeds.groups([s.name for s in shown], [s.data["config"] for s in shown]):
         these = [shown[at] for at in found.members]
-        psnr = [[scores[at][key] for at in found.members if key in scores[at]] for key in keys]
         yield {
             "name": found.name,
             "runs": len(these),
             "psnr": [
-                seeds.spread(values, 2) if len(values) == len(these) else "-" for values in psnr
+                seeds.spread([scores[at].get(group.key) for at in found.members], 2)
+                for group in sets
             ],
             "bitops": seeds.spread([one.bitops / 1e9 for one in these], 3),
             "kilobytes": seeds.spread([one.bytes / 1e3 for one in these], 1),
@@ -206,7 +210,7 @@ def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
     """Numbers of a run, for its charts."""
     found: dict[int, dict[str, float]] = {}
     for scores in one.scores:
-        at = [(g.name, g.scale, g.images) for g in sets].index(_key(one, scores))
+        at = [group.key for group in sets].index(_key(one, scores))
         plain, full, ours = scores.mean
         found[at] = {"psnr": ours[0], "float": full[0], "bicubic": plain[0], "ssim": ours[1]}
     return {

@@ -43,7 +43,9 @@ def _name(names: Sequence[str]) -> str:
     return f"{names[0]} and others"
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation of two values or more."""
-    mean, deviation = statistics.mean(values), statistics.stdev(values)
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+def spread(values: Sequence[float | None], digits: int) -> str:
+    """Mean and standard deviation of two values or more; `-` where one is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "-"
+    return f"{statistics.mean(known):.{digits}f} ± {statistics.stdev(known):.{digits}f}"
