@@ -253,7 +253,8 @@ def x2(args: argparse.Namespace) -> list[str]:
 
 def compared(scale: int, args: argparse.Namespace) -> list[str]:
     """Found networks of every size against fixed ones, with the same recipe."""
-    recipe = yaml.safe_load(RECIPE.read_text())["train"] | {"max_hours": args.hours}
+    recipe = yaml.safe_load(RECIPE.read_text())["train"]
+    recipe |= {"max_hours": args.hours, "start": "scratch"}  # worth more than the supernet's
     search = {"steps_per_epoch": 24}
     base = {"train": recipe, "search": search, "scale": scale, "data": args.data}
     ours = [

@@ -222,8 +222,13 @@ def _without_rivals(base: dict[str, Any], flags: dict[str, Any]) -> dict[str, An
     if any(flags.get(setting) is not None for setting in WIDTHS):
         base = base | {"bits": None, "act_bits": RunConfig.act_bits}
         quantize |= dict.fromkeys(BUDGETS)
-    if any(flags.get(setting) is not None for setting in LENGTHS):
+    lengths, learning = [flags.get(setting) for setting in LENGTHS], flags.get("quantize.train")
+    if lengths != [None, None]:
         quantize["minutes"] = None
         if quantize["train"] == "none":
             quantize["train"] = QuantizeConfig.train
+    elif learning not in (None, "none") and quantize["minutes"] is None:
+        quantize["steps"] = quantize["steps"] or QuantizeConfig.steps
+    if any(lengths) or learning not in (None, "none"):  # baselines are not retrained
+        quantize["method"] = QuantizeConfig.method
     return base | {"quantize": quantize}

@@ -63,6 +63,12 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
     path, saved = run.resume_point(phase.name), time.monotonic()
     done = checkpoint.load(path, phase.parts)
     run.forget(phase.name, done)
+    began = saved - run.spent
+
+    def save() -> None:
+        checkpoint.save(path, done, phase.parts)
+        run.spend(time.monotonic() - began)
+
     try:
         for step in phase.steps(done):
             done = step.step
@@ -72,12 +78,12 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
                 _keep(run, phase.kept[done], done, phase)
             yield Progress(phase.name, done, phase.total(), phase.show(step))
             if time.monotonic() - saved > SAVE_EVERY:
-                checkpoint.save(path, done, phase.parts)
+                save()
                 saved = time.monotonic()
     except GeneratorExit:  # the caller closes this generator, always between two steps
-        checkpoint.save(path, done, phase.parts)
+        save()
         raise
-    checkpoint.save(path, done, phase.parts)
+    save()
 
 
 def _keep(run: Run, path: Path, done: int, phase: Phase[S]) -> None:

@@ -89,7 +89,7 @@ class Work:
 def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The float network -> one on integers, at the bits that are given, searched or chosen."""
     where, found = architecture(run)
-    c, began = config.quantize, time.monotonic()
+    c, began, before = config.quantize, time.monotonic(), run.spent
     learn, held, counts = yield from _calibration(run, config, where)
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
@@ -107,7 +107,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     run.finish(
         "quantize",
         {
-            "seconds": time.monotonic() - began,
+            "seconds": before + time.monotonic() - began,
             "bits": c.budget or config.bits or "as searched",
             "limit": getattr(c, c.budget) if c.budget else None,
             "act_bits": config.act_bits if config.bits else "as searched or chosen",

@@ -30,6 +30,8 @@ MADE: dict[str, tuple[str, ...]] = {
 }
 """Step -> the files that it leaves for later ones; a search that had no choice has no weights."""
 STEPS = tuple(MADE)
+SPENT = "spent"
+"""Name of the state that says how long an unfinished step has taken."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,16 @@ class Run:
     def resume_point(self, phase: str) -> Path:
         """Where an unfinished phase keeps its state."""
         return self.path(f"checkpoints/{phase}.resume")
+
+    @property
+    def spent(self) -> float:
+        """Seconds that loops of the unfinished step had taken when it was saved last."""
+        path = self.resume_point(SPENT)
+        return float(read_json(path)["seconds"]) if path.exists() else 0.0
+
+    def spend(self, seconds: float) -> None:
+        """Keep that figure."""
+        write_text(self.resume_point(SPENT), to_json({"seconds": seconds}))
 
     def result(self, step: str) -> dict[str, Any] | None:
         """What a finished step left; none when it has not finished."""

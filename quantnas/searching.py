@@ -153,7 +153,7 @@ def _gradient(
     counts: Mapping[str, object],
     warm: Path | None,
 ) -> Iterator[Progress]:
-    began, c = time.monotonic(), config.search
+    began, c = time.monotonic() - run.spent, config.search
     net, loop = _loop(config, where, material)
     total, parts, show = c.epochs * c.steps_per_epoch, loop.state.parts(), Show(c.at)
     kept = {} if warm is None or _warmed(run, warm) else {c.warmup_epochs * c.steps_per_epoch: warm}
@@ -222,7 +222,7 @@ def _random(
     material: search.Material,
     counts: Mapping[str, object],
 ) -> Iterator[Progress]:
-    began, c = time.monotonic(), config.search
+    began, c = time.monotonic() - run.spent, config.search
     drawn = random_search.draw(skeleton.slots(where), where, c, c.samples, config.seed)
     contest = Contest(where, c, drawn, c.epochs * c.steps_per_epoch, device(config))
     yield from _hold(run, "search", contest, material)

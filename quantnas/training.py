@@ -50,7 +50,7 @@ class Lesson:
 def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The genotype -> a float network and one trained with rounding, both saved."""
     where, found = architecture(run)
-    c, began = config.train, time.monotonic()
+    c, began = config.train, time.monotonic() - run.spent
     loaded = yield from searching.reading(run, config, where.scale, c.patch)
     learn, held = patches.split(loaded.pairs, c.patch, config.seed, SHARES)
     torch.manual_seed(config.seed)

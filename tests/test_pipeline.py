@@ -159,9 +159,11 @@ def test_a_killed_step_goes_on_bit_for_bit(done, tmp_path, monkeypatch, step, af
     for _ in range(after):
         next(progress)
     shutil.copytree(killed.folder, resumed.folder)  # what a kill would have left
-    assert list(resumed.folder.rglob("*.resume"))
+    assert list(resumed.folder.rglob("*.resume")) and 0 < resumed.spent < 100
+    resumed.spend(1000.0)
     records = list(pipeline.STEPS[step](resumed, config))
     assert len(records) < {"search": 12, "train": 80}[step]
+    assert 1000 < resumed.result(step)["seconds"] < 1100
     name = {"search": "searched", "train": "trained"}[step]
     assert same_weights(resumed.weights(name), source.weights(name))
     assert (resumed.folder / "genotype.json").read_text() == (done / "genotype.json").read_text()

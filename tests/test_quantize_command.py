@@ -20,7 +20,7 @@ from quantnas import (
     space,
     workspace,
 )
-from quantnas.cli import console
+from quantnas.cli import console, start
 from quantnas.cli.main import main
 from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.genotype import read_json, searched_precision
@@ -184,6 +184,19 @@ def test_another_length_of_retraining_replaces_that_of_the_run(type_, source, ma
     assert [each.train for each in asked] == ["none", "weights", "weights", "weights"]
     assert [each.minutes for each in asked] == [None, 0.01, None, None]
     assert [each.steps for each in asked[2:]] == [2, 0] and not asked[3].retrains
+
+
+def test_what_is_to_be_retrained_is_retrained_whatever_the_run_was(type_, source, made):
+    """Neither a baseline nor 0 steps of the run before stands in the way."""
+    assert type_(source.folder, "--bits", 2, "--method", "rtn", "--name", "rtn")[0] == 0
+    assert type_(made / "rtn", "--steps", 2, "--name", "again")[0] == 0
+    again = workspace.load_config(runs.existing(made / "again")).quantize
+    assert (again.method, again.steps, again.retrains) == ("saliency", 2, True)
+    base = {"quantize": {"method": "rtn", "train": "weights", "steps": 0, "minutes": None}}
+    for part, steps in (("clip", 400), ("none", 0)):
+        found = start._without_rivals(base, {"quantize.train": part})["quantize"]
+        assert found["steps"] == steps
+        assert found["method"] == ("saliency" if steps else "rtn")
 
 
 # What is too bad
