@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from command import quantnas
 
+from quantnas import point
+
 Settings = dict[str, Any]
 
 
@@ -55,21 +57,21 @@ def _results(folder: Path) -> list[Settings]:
     """The rows of sweep.json, with what the searches say of themselves."""
     rows: list[Settings] = json.loads((folder / "sweep.json").read_text())
     for row in rows:
-        steps = folder / "points" / row["name"] / "steps"
+        run = folder / "points" / row["name"]
+        steps, spent = run / "steps", point.seconds(run)
         if "psnr" in row:
             said = json.loads((steps / "search.json").read_text())
             row["decided"] = said.get("share_decided", 1.0)
             gap = ("psnr_patches_supernet", "psnr_patches_rounded")
             row["gap"] = said[gap[0]] - said[gap[1]] if gap[0] in said else 0.0
-            for step in ("search", "train", "quantize"):
-                row[f"{step} minutes"] = (
-                    json.loads((steps / f"{step}.json").read_text())["seconds"] / 60
-                )
+            for step in ("search", "train", "quantize"):  # those taken over have not told
+                taken = json.loads((steps / f"{step}.json").read_text())["seconds"]
+                row[f"{step} minutes"] = spent.get(step, taken) / 60
     return rows
 
 
 def table(rows: Sequence[Row], further: Sequence[str] = ()) -> list[str]:
-    """Markdown: means and deviations over the seeds."""
+    """Markdown: means and deviations over the seeds; of minutes the median."""
     sets = list(next(row.found[0]["psnr"] for row in rows if row.found))
     base = next(row.found[0]["psnr"] for row in rows if row.found)
     lines = ["| | GBitOps | bytes | " + " | ".join([*sets, *further]) + " |"]
@@ -78,10 +80,16 @@ def table(rows: Sequence[Row], further: Sequence[str] = ()) -> list[str]:
     lines += [f"| bicubic | | | {bicubic} |" + " |" * len(further)]
     for row in rows:
         if row.found:
-            cells = [mean(row.values(key)) for key in ("gbitops", *sets, *further)]
+            cells = [middle(row, key) for key in ("gbitops", *sets, *further)]
             bytes_ = f"{statistics.mean(row.values('bytes')):,.0f}"
             lines += [f"| {row.name} | " + " | ".join([cells[0], bytes_, *cells[1:]]) + " |"]
     return lines
+
+
+def middle(row: Row, what: str) -> str:
+    """The median of minutes, which other work may prolong; of other figures mean and deviation."""
+    values = row.values(what)
+    return f"{statistics.median(values):.1f}" if "minutes" in what else mean(values)
 
 
 def mean(values: Sequence[float]) -> str:
