@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 from torch.nn.utils import parametrize
-from torch.utils.hooks import RemovableHandle
 
+from . import cells
 from .config import TRAINED, QuantizeConfig
 from .conv import Conv2d, QuantConv2d
 from .network import convolutions, hooked
@@ -109,31 +109,22 @@ def reconstruct(
     """Train cell after cell, front to back, to give what it gives in the float network; in place.
 
     Every cell reads what the rounded ones before it give (arXiv 2102.05426, 2402.05147), on
-    batches of 8 of low (N, 3, H, W). The error is weighted as in `Blocks`. Yields (done, all) of
-    the updates; `steps` are those of one cell.
+    batches of 8 of low (N, 3, H, W). The error is weighted as in `cells.Blocks`. Yields (done, all)
+    of the updates; `steps` are those of one cell.
     """
-    cells, spreads, weights = cells_of(net), deviations(teacher, low), gains(teacher, low[:16])
-    theirs = _seen(teacher, low)
-    for k, cell in enumerate(cells):
-        inputs, wanted = _seen(net, low).inputs[k], theirs.outputs[k]
+    parts, theirs = cells.of(net), cells.seen(teacher, low)
+    spreads, weights = deviations(teacher, low), cells.gains(teacher, low[:16])
+    for k, cell in enumerate(parts):
+        inputs, wanted = cells.seen(net, low).inputs[k], theirs.outputs[k]
         optimizer = _adam(cell, spreads, rate)
         for step in range(steps):
             set_rate(optimizer, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
             at = torch.randint(len(low), (8,))
-            error = predicted(cell(*(x[at] for x in inputs)), wanted[at], weights[k])
+            error = cells.predicted(cell(*(x[at] for x in inputs)), wanted[at], weights[k])
             optimizer.zero_grad()
             error.sqrt().backward()
             optimizer.step()
-            yield k * steps + step + 1, len(cells) * steps
-
-
-@torch.no_grad()
-def _seen(net: nn.Module, low: Tensor) -> "Kept":
-    """What every cell reads and gives on low (N, 3, H, W)."""
-    kept = kept_outputs(net.eval())
-    net(low)
-    kept.close()
-    return kept
+            yield k * steps + step + 1, len(parts) * steps
 
 
 def _factor(module: nn.Module, name: str, value: Tensor, spreads: dict[str, float]) -> float:
@@ -180,35 +171,6 @@ class Hold:
         return self.weight * torch.stack([part.sum() for part in parts]).sum()
 
 
-class Blocks:
-    """Distance of what the cells give from what they give in the float network.
-
-    weight * the root of the output error that is predicted from the squared error of every channel
-    and its saliency (Fisher weighting of arXiv 2102.05426, without labels). Call it after both
-    networks have run on the same pixels, and `close` it at the end.
-    """
-
-    def __init__(
-        self, net: nn.Module, teacher: nn.Module, gains: Sequence[Tensor], weight: float
-    ) -> None:
-        self.gains, self.weight = gains, weight
-        self.ours, self.theirs = kept_outputs(net), kept_outputs(teacher)
-
-    def __call__(self) -> Tensor:
-        pairs = zip(self.ours.outputs, self.theirs.outputs, self.gains, strict=True)
-        return self.weight * torch.stack([predicted(a, b, g) for a, b, g in pairs]).sum().sqrt()
-
-    def close(self) -> None:
-        """Let both networks go."""
-        self.ours.close()
-        self.theirs.close()
-
-
-def predicted(ours: Tensor, theirs: Tensor, gains: Tensor) -> Tensor:
-    """(), the squared error of the output for an error of a tensor (N, C, H, W)."""
-    return ((ours - theirs).square().mean((0, 2, 3)) * gains).sum()
-
-
 @contextmanager
 def penalty(
     net: nn.Module,
@@ -233,62 +195,12 @@ def penalty(
             loss = objective(net.eval()(low), low, low)
             weight = float(config.hold * loss / pull().clamp_min(1e-12))
             parts.append(replace(pull, weight=weight))
-    watching = Blocks(net, teacher, gains(teacher, low), config.blocks) if config.blocks else None
-    if watching is not None and cells_of(net):
+    watching = None
+    if config.blocks and cells.of(net):
+        watching = cells.Blocks(net, teacher, cells.gains(teacher, low), config.blocks)
         parts.append(watching)
     try:
         yield (lambda: torch.stack([part() for part in parts]).sum()) if parts else None
     finally:
         if watching is not None:
             watching.close()
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What the cells of a network have read and given last."""
-
-    inputs: list[tuple[Tensor, ...]]
-    outputs: list[Tensor]
-    handles: list[RemovableHandle]
-
-    def close(self) -> None:
-        """Keep no more."""
-        for handle in self.handles:
-            handle.remove()
-
-
-def kept_outputs(net: nn.Module) -> Kept:
-    """From now on, of every cell of the network."""
-    cells = cells_of(net)
-    kept = Kept([()] * len(cells), [torch.empty(0)] * len(cells), [])
-    for k, cell in enumerate(cells):
-
-        def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor, k: int = k) -> None:
-            kept.inputs[k], kept.outputs[k] = args, out
-
-        kept.handles.append(cell.register_forward_hook(hook))
-    return kept
-
-
-def cells_of(net: nn.Module) -> list[nn.Module]:
-    """The repeated parts of a network, in order; none where it has none."""
-    return list(getattr(net, "cells", ()))
-
-
-@torch.enable_grad()
-def gains(teacher: nn.Module, low: Tensor, draws: int = 4) -> list[Tensor]:
-    """For every cell, (C,): mean squared error of the output per squared error of a channel.
-
-    low (N, 3, H, W). Over random signs v, (d<v, f> / dz)^2 as in `saliency.measure`.
-    """
-    kept = kept_outputs(teacher.eval())
-    found = [torch.zeros(())] * len(kept.outputs)
-    for image in low.split(1) if kept.outputs else ():
-        out = teacher(image.detach().requires_grad_())
-        for _ in range(draws):
-            signs = torch.randint_like(out, 2) * 2 - 1
-            slopes = torch.autograd.grad(out, kept.outputs, signs, retain_graph=True)
-            squares = [g.square().sum((0, 2, 3)) for g in slopes]
-            found = [a + b for a, b in zip(found, squares, strict=True)]
-    kept.close()
-    return [total / (draws * len(low) * out[0].numel()) for total in found]

@@ -36,7 +36,7 @@ LAYERS = [
     {"supernet", "onnx_ops", "litert_operations", "parity", "conventions"},
     {"network", "cost"},
     {"survey", "objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}
-    | {"saliency", "stored"},
+    | {"saliency", "stored", "cells"},
     {"search", "allocation", "baselines", "retrain", "tiles", "litert", "qonnx_export"},
     {"random_search", "contest", "verify", "surgery", "report", "crops", "diagram", "trajectory"}
     | {"tables", "labels", "parts", "damage_plot", "seeds"},

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import network, quantize, retrain, saliency, skeleton, train
+from quantnas import cells, network, quantize, retrain, saliency, skeleton, train
 from quantnas.config import QuantizeConfig
 from quantnas.conv import QuantConv2d
 from quantnas.genotype import searched_precision, uniform_precision
@@ -30,19 +30,6 @@ def couple(tiny, random_genotype, pixels):
         return net, teacher
 
     return build
-
-
-class Chain(nn.Module):
-    """Cells of a 1x1 convolution each: 3 -> 2 -> 3 channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cells = nn.ModuleList([nn.Conv2d(3, 2, 1), nn.Conv2d(2, 3, 1)])
-
-    def forward(self, x):
-        for cell in self.cells:
-            x = cell(x)
-        return x
 
 
 def learning(net) -> set[str]:
@@ -221,56 +208,6 @@ def test_hold_is_the_weighted_squared_change_and_pulls_towards_the_float_weights
     assert torch.cat([*pulled.values()]).float().mean() > 0.5
 
 
-def test_blocks_is_the_error_that_the_cells_are_predicted_to_make(pixels):
-    net, teacher, low = Chain(), Chain(), pixels(2, 3, 4)
-    gains = [torch.tensor([0.5, 2.0]), torch.tensor([1.0, 0.0, 3.0])]
-    blocks = retrain.Blocks(net, teacher, gains, 0.7)
-    net(low), teacher(low)
-    total = 0.0
-    ours, theirs = low, low
-    for k, gain in enumerate(gains):
-        ours, theirs = net.cells[k](ours), teacher.cells[k](theirs)
-        total += sum(
-            g.item() * (ours[:, c] - theirs[:, c]).square().mean().item()
-            for c, g in enumerate(gain)
-        )
-    assert blocks().item() == pytest.approx(0.7 * total**0.5, rel=1e-5)
-    blocks.close()
-    net(2 * low), teacher(3 * low)
-    assert blocks().item() == pytest.approx(0.7 * total**0.5, rel=1e-5), "it sees no more"
-
-
-def test_gains_of_a_linear_network_are_known(pixels):
-    net = Chain()
-    first, last = retrain.gains(net, pixels(2, 3, 4), draws=200)
-    wanted = net.cells[1].weight.square().sum((0, 2, 3)) / 3  # of three outputs
-    torch.testing.assert_close(first, wanted.detach(), rtol=0.1, atol=0)
-    torch.testing.assert_close(last, torch.full((3,), 1 / 3))
-
-
-def test_gains_are_the_squared_jacobian(couple, pixels):
-    (_, teacher), low = couple(), pixels(2, 3, 4)
-    wanted = []
-    for cell in teacher.cells:
-        shift = torch.zeros(1, 8, 3, 4)
-        total = torch.zeros(8)
-        for image in low.split(1):
-
-            def shifted(z, cell=cell, image=image):
-                handle = cell.register_forward_hook(lambda m, args, out: out + z)
-                out = teacher(image)
-                handle.remove()
-                return out.flatten()
-
-            jacobian = torch.autograd.functional.jacobian(shifted, shift)
-            total += jacobian.square().sum((0, 1, 3, 4)) / (len(jacobian) * len(low))
-        wanted.append(total)
-    found = retrain.gains(teacher, low, draws=40)
-    for mine, exact in zip(found, wanted, strict=True):
-        assert (mine - exact).norm() < 0.2 * exact.norm()
-    assert not any(cell._forward_hooks for cell in teacher.cells)
-
-
 @pytest.fixture
 def penalty(couple, pixels):
     """(hold, blocks) -> what is added to the loss, its networks, and the loss, at the start."""
@@ -321,18 +258,18 @@ def test_nothing_is_added_without_weights_or_without_cells(penalty, pixels):
 
 
 def cell_errors(net, teacher, low, gains) -> list[float]:
-    blocks = retrain.Blocks(net, teacher, gains, 1.0)
+    blocks = cells.Blocks(net, teacher, gains, 1.0)
     with torch.no_grad():
         net.eval()(low), teacher(low)
     pairs = zip(blocks.ours.outputs, blocks.theirs.outputs, gains, strict=True)
     blocks.close()
-    return [retrain.predicted(a, b, g).item() for a, b, g in pairs]
+    return [cells.predicted(a, b, g).item() for a, b, g in pairs]
 
 
 @pytest.mark.parametrize("what", ["weights", "lowrank:2", "clip"])
 def test_reconstruction_brings_the_cells_nearer_and_touches_nothing_else(couple, pixels, what):
     (net, teacher), low = couple(2), pixels(8, 8, 8)
-    gains = retrain.gains(teacher, low)
+    gains = cells.gains(teacher, low)
     before, errors = copy.deepcopy(net), cell_errors(net, teacher, low, gains)
     retrain.free(net, what)
     records = list(retrain.reconstruct(net, teacher, low, 20, 1e-2))

@@ -1,0 +1,73 @@
+"""Checks what is known of the cells of a network: what they give, and what their errors do."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from quantnas import cells, network
+
+
+class Chain(nn.Module):
+    """Cells of a 1x1 convolution each: 3 -> 2 -> 3 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.Conv2d(3, 2, 1), nn.Conv2d(2, 3, 1)])
+
+    def forward(self, x):
+        for cell in self.cells:
+            x = cell(x)
+        return x
+
+
+def test_blocks_is_the_error_that_the_cells_are_predicted_to_make(pixels):
+    net, teacher, low = Chain(), Chain(), pixels(2, 3, 4)
+    gains = [torch.tensor([0.5, 2.0]), torch.tensor([1.0, 0.0, 3.0])]
+    blocks = cells.Blocks(net, teacher, gains, 0.7)
+    net(low), teacher(low)
+    total = 0.0
+    ours, theirs = low, low
+    for k, gain in enumerate(gains):
+        ours, theirs = net.cells[k](ours), teacher.cells[k](theirs)
+        total += sum(
+            g.item() * (ours[:, c] - theirs[:, c]).square().mean().item()
+            for c, g in enumerate(gain)
+        )
+    assert blocks().item() == pytest.approx(0.7 * total**0.5, rel=1e-5)
+    blocks.close()
+    net(2 * low), teacher(3 * low)
+    assert blocks().item() == pytest.approx(0.7 * total**0.5, rel=1e-5), "it sees no more"
+
+
+def test_gains_of_a_linear_network_are_known(pixels):
+    net = Chain()
+    first, last = cells.gains(net, pixels(2, 3, 4), draws=200)
+    wanted = net.cells[1].weight.square().sum((0, 2, 3)) / 3  # of three outputs
+    torch.testing.assert_close(first, wanted.detach(), rtol=0.1, atol=0)
+    torch.testing.assert_close(last, torch.full((3,), 1 / 3))
+
+
+def test_gains_are_the_squared_jacobian(tiny, random_genotype, pixels):
+    where, low = dataclasses.replace(tiny, cells=2), pixels(2, 3, 4)
+    teacher = network.build(where, random_genotype(where, 4), None).eval()
+    wanted = []
+    for cell in teacher.cells:
+        shift = torch.zeros(1, 8, 3, 4)
+        total = torch.zeros(8)
+        for image in low.split(1):
+
+            def shifted(z, cell=cell, image=image):
+                handle = cell.register_forward_hook(lambda m, args, out: out + z)
+                out = teacher(image)
+                handle.remove()
+                return out.flatten()
+
+            jacobian = torch.autograd.functional.jacobian(shifted, shift)
+            total += jacobian.square().sum((0, 1, 3, 4)) / (len(jacobian) * len(low))
+        wanted.append(total)
+    found = cells.gains(teacher, low, draws=40)
+    for mine, exact in zip(found, wanted, strict=True):
+        assert (mine - exact).norm() < 0.2 * exact.norm()
+    assert not any(cell._forward_hooks for cell in teacher.cells)
