@@ -10,6 +10,11 @@ SHARES = {
     "search": 0.3, "train": 0.5, "quantize": 0.07, "export": 0.03, "evaluate": 0.06, "report": 0.04
 }  # fmt: skip
 """Of the time of a point, until some have been measured."""
+PHASES = {
+    "photographs": (0.0, 0.0), "float": (0.0, 0.7), "rounded": (0.7, 0.3),
+    "saliency": (0.0, 0.1), "least squares": (0.1, 0.2), "quantize": (0.3, 0.7),
+}  # fmt: skip
+"""Where in its step a phase begins, and its part of it; others are all of a step."""
 State = Literal["waiting", "running", "done", "failed"]
 
 
@@ -52,6 +57,14 @@ def measured(told: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     known = {step: mean(each) for step, each in found.items()}
     unit = sum(known.values()) / sum(SHARES[step] for step in known) if known else 1.0
     return {step: max(known.get(step, share * unit), 1e-3) for step, share in SHARES.items()}
+
+
+def within(told: Mapping[str, Any]) -> float:
+    """The share of a running step that is done; 0 before it has told."""
+    if not told.get("total"):
+        return 0.0
+    begins, part = PHASES.get(told["phase"], (0.0, 1.0))
+    return begins + part * float(told["done"]) / float(told["total"])
 
 
 class Pace:

@@ -18,7 +18,7 @@ from .errors import DataError, QuantnasError, UsageError
 from .plan import Point
 from .point import Job
 from .runs import Run, to_json, write_text
-from .standing import Overview, Pace, Standing, State, measured
+from .standing import Overview, Pace, Standing, State, measured, within
 from .workers import Engine
 
 TRIES = 3
@@ -234,8 +234,8 @@ class _Sweep:
             return Standing(name, "failed", 0.0, told, **why)
         own = self.own[name]
         done = sum(weights[step] for step in own if run.result(step) is not None)
-        if told.get("total") and run.result(told["step"]) is None and told["step"] in own:
-            done += weights[told["step"]] * told["done"] / told["total"]
+        if told.get("step") in own and run.result(told["step"]) is None:
+            done += weights[told["step"]] * within(told)
         state: State = "running" if name in self.running else "waiting"
         return Standing(name, state, done / mine, told)
 

@@ -199,9 +199,26 @@ def test_progress_counts_the_work_of_each_point_and_what_is_measured(begin):
     found = next(seen)
     s = standing.SHARES
     own = sum(s.values())  # in units of search = 0.3 = 60 s
-    assert found.points[0].share == pytest.approx((s["search"] + s["train"] / 2) / own)
+    half = s["train"] * standing.PHASES["float"][1] / 2
+    assert found.points[0].share == pytest.approx((s["search"] + half) / own)
     rest = own - s["search"] - s["train"]
-    assert found.share == pytest.approx((s["search"] + s["train"] / 2) / (own + rest))
+    assert found.share == pytest.approx((s["search"] + half) / (own + rest))
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        ["photographs", "search"],
+        ["photographs", "float", "rounded"],
+        ["photographs", "saliency", "least squares", "quantize"],
+        ["export"],
+    ],
+)
+def test_progress_within_a_step_never_goes_back(phases):
+    told = [{"phase": phase, "done": i, "total": 4} for phase in phases for i in range(5)]
+    shares = [round(standing.within(each), 9) for each in told]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1)
+    assert standing.within({}) == 0
 
 
 def test_what_cannot_be_done_does_not_stop_the_rest(begin):
