@@ -223,12 +223,13 @@ def _without_rivals(base: dict[str, Any], flags: dict[str, Any]) -> dict[str, An
         base = base | {"bits": None, "act_bits": RunConfig.act_bits}
         quantize |= dict.fromkeys(BUDGETS)
     lengths, learning = [flags.get(setting) for setting in LENGTHS], flags.get("quantize.train")
-    if lengths != [None, None]:
+    timed = lengths != [None, None]
+    if timed:
         quantize["minutes"] = None
         if quantize["train"] == "none":
             quantize["train"] = QuantizeConfig.train
-    elif learning not in (None, "none") and quantize["minutes"] is None:
-        quantize["steps"] = quantize["steps"] or QuantizeConfig.steps
-    if any(lengths) or learning not in (None, "none"):  # baselines are not retrained
-        quantize["method"] = QuantizeConfig.method
+    if learning != "none" and (any(lengths) if timed else learning):  # it is to be retrained
+        quantize["method"] = QuantizeConfig.method  # baselines are not
+        if not timed and quantize["minutes"] is None:
+            quantize["steps"] = quantize["steps"] or QuantizeConfig.steps
     return base | {"quantize": quantize}

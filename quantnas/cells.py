@@ -42,7 +42,7 @@ def kept_outputs(net: nn.Module) -> Kept:
 
 @torch.no_grad()
 def seen(net: nn.Module, low: Tensor) -> Kept:
-    """What every cell reads and gives on low (N, 3, H, W)."""
+    """What every cell reads and gives on low (N, 3, H, W); the network stays in evaluation mode."""
     kept = kept_outputs(net.eval())
     net(low)
     kept.close()
@@ -53,7 +53,8 @@ def seen(net: nn.Module, low: Tensor) -> Kept:
 def gains(teacher: nn.Module, low: Tensor, draws: int = 4) -> list[Tensor]:
     """For every cell, (C,): mean squared error of the output per squared error of a channel.
 
-    low (N, 3, H, W). Over random signs v, (d<v, f> / dz)^2 as in `saliency.measure`.
+    low (N, 3, H, W). Over random signs v, (d<v, f> / dz)^2 as in `saliency.measure`. The network
+    stays in evaluation mode.
     """
     kept = kept_outputs(teacher.eval())
     found = [torch.zeros(())] * len(kept.outputs)

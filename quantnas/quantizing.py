@@ -69,6 +69,7 @@ class Work:
     held: Patches
     facts: Facts
     began: float
+    """When this process began the step: a time limit counts what was done before by itself."""
 
     @property
     def low(self) -> Tensor:
@@ -143,6 +144,7 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     )
     if work.config.quantize.retrains:
         checkpoint.save(work.run.resume_point(START), 0, {"net": net, "facts": work.facts})
+        work.run.spend(time.monotonic() - work.began)
     return net, chosen.precision, chosen.saliency
 
 
@@ -217,6 +219,7 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
             for done, total in retrain.reconstruct(net, teacher, low, c.block_steps, c.rate):
                 yield Progress("blocks", done, total, {})
             state.best.keep(work.measure(net), net)
+            run.spend(time.monotonic() - work.began)
         objective = replace(work.objective, penalty=penalty)
         lesson = Lesson(work.learn, work.held, _schedule(work), objective)
         yield from training.fit(run, where, "quantize", net, lesson, state)

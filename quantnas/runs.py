@@ -30,8 +30,8 @@ MADE: dict[str, tuple[str, ...]] = {
 }
 """Step -> the files that it leaves for later ones; a search that had no choice has no weights."""
 STEPS = tuple(MADE)
-SPENT = "spent"
-"""Name of the state that says how long an unfinished step has taken."""
+SPENT = "checkpoints/spent.json"
+"""How long an unfinished step has taken."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,18 @@ class Run:
 
     @property
     def spent(self) -> float:
-        """Seconds that loops of the unfinished step had taken when it was saved last."""
-        path = self.resume_point(SPENT)
-        return float(read_json(path)["seconds"]) if path.exists() else 0.0
+        """Seconds that the unfinished step had taken when its state was saved last, without what
+        it reads; 0 where there is no state."""
+        if not self.resumable:
+            return 0.0
+        try:
+            return float(read_json(self.folder / SPENT).get("seconds", 0.0))
+        except DataError:  # of an older version, or damaged: the state is worth more
+            return 0.0
 
     def spend(self, seconds: float) -> None:
-        """Keep that figure."""
-        write_text(self.resume_point(SPENT), to_json({"seconds": seconds}))
+        """Keep that figure, beside a state."""
+        write_text(self.path(SPENT), to_json({"seconds": seconds}))
 
     def result(self, step: str) -> dict[str, Any] | None:
         """What a finished step left; none when it has not finished."""
@@ -78,6 +83,7 @@ class Run:
 
     def finish(self, step: str, result: dict[str, Any]) -> None:
         """Mark a step as finished; the saved states of its phases are not needed any more."""
+        (self.folder / SPENT).unlink(missing_ok=True)  # first: the next step has another time
         write_text(self.path(f"steps/{step}.json"), to_json({"step": step, **result}))
         for state in (self.folder / "checkpoints").glob("*.resume"):
             state.unlink()

@@ -11,8 +11,10 @@ SHARES = {
 }  # fmt: skip
 """Of the time of a point, until some have been measured."""
 PHASES = {
-    "photographs": (0.0, 0.0), "float": (0.0, 0.7), "rounded": (0.7, 0.3),
-    "saliency": (0.0, 0.1), "least squares": (0.1, 0.2), "quantize": (0.3, 0.7),
+    "photographs": (0.0, 0.0), "photographs left out": (0.0, 0.0), "resuming": (0.0, 0.0),
+    "float": (0.0, 0.7), "rounded": (0.7, 0.3),
+    "saliency": (0.0, 0.1), "least squares": (0.1, 0.2), "blocks": (0.3, 0.0),
+    "quantize": (0.3, 0.7),
 }  # fmt: skip
 """Where in its step a phase begins, and its part of it; others are all of a step."""
 State = Literal["waiting", "running", "done", "failed"]
@@ -60,7 +62,7 @@ def measured(told: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def within(told: Mapping[str, Any]) -> float:
-    """The share of a running step that is done; 0 before it has told."""
+    """The share of a running step that is done, as far as its phase tells; 0 before that."""
     if not told.get("total"):
         return 0.0
     begins, part = PHASES.get(told["phase"], (0.0, 1.0))

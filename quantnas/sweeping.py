@@ -116,6 +116,8 @@ class _Sweep:
     running: dict[str, Job] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
+    furthest: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Share that was reached of a step of a point."""
 
     def __post_init__(self) -> None:
         self.names = list(names(self.folder))
@@ -234,8 +236,11 @@ class _Sweep:
             return Standing(name, "failed", 0.0, told, **why)
         own = self.own[name]
         done = sum(weights[step] for step in own if run.result(step) is not None)
-        if told.get("step") in own and run.result(told["step"]) is None:
-            done += weights[told["step"]] * within(told)
+        step = told.get("step")
+        if step in own and run.result(step) is None:
+            far = max(self.furthest.get((name, step), 0.0), within(told))
+            self.furthest[name, step] = far  # a step of several rounds does not go back
+            done += weights[step] * far
         state: State = "running" if name in self.running else "waiting"
         return Standing(name, state, done / mine, told)
 

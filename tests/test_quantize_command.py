@@ -193,10 +193,16 @@ def test_what_is_to_be_retrained_is_retrained_whatever_the_run_was(type_, source
     again = workspace.load_config(runs.existing(made / "again")).quantize
     assert (again.method, again.steps, again.retrains) == ("saliency", 2, True)
     base = {"quantize": {"method": "rtn", "train": "weights", "steps": 0, "minutes": None}}
-    for part, steps in (("clip", 400), ("none", 0)):
-        found = start._without_rivals(base, {"quantize.train": part})["quantize"]
-        assert found["steps"] == steps
-        assert found["method"] == ("saliency" if steps else "rtn")
+    asked = {
+        "saliency": [{"train": "clip"}, {"train": "clip", "steps": 9}, {"minutes": 1.0}],
+        "rtn": [{"train": "none"}, {"train": "none", "steps": 9}, {"train": "clip", "steps": 0}],
+    }
+    for method, ways in asked.items():
+        for way in ways:
+            flags = {f"quantize.{name}": value for name, value in way.items()}
+            found = start._without_rivals(base, flags)["quantize"]
+            assert found["method"] == method
+            assert found["steps"] == (400 if way == {"train": "clip"} else 0), "or as it is told"
 
 
 # What is too bad

@@ -217,6 +217,7 @@ def test_closed_in_the_middle_it_ends_where_it_would_have(begin, monkeypatch, ho
     assert begun == [0, 0, 1, 5]
     monkeypatch.setattr(widths, "plan", None)
     monkeypatch.setattr(closed_form, "improve", None)
+    assert cut.spent > 0
     cut.spend(1000.0)
     rest = list(quantizing.quantize_step(cut, config))
     (note,) = (line for r in rest for line in r.notes)

@@ -209,8 +209,8 @@ def test_progress_counts_the_work_of_each_point_and_what_is_measured(begin):
     "phases",
     [
         ["photographs", "search"],
-        ["photographs", "float", "rounded"],
-        ["photographs", "saliency", "least squares", "quantize"],
+        ["photographs", "photographs left out", "float", "rounded"],
+        ["photographs", "saliency", "least squares", "blocks", "quantize"],
         ["export"],
     ],
 )
@@ -219,6 +219,19 @@ def test_progress_within_a_step_never_goes_back(phases):
     shares = [round(standing.within(each), 9) for each in told]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1)
     assert standing.within({}) == 0
+
+
+def test_progress_does_not_go_back_where_a_phase_begins_again(begin):
+    engine, seen, folder = begin({"bits": [2, 3]})
+    next(seen)
+    for step in ("search", "train", "quantize", "export"):
+        engine.step("w2", step)
+    shares = []
+    for label, done in (("set5", 1), ("set5", 4), ("set14", 1), ("set14", 4)):
+        shown = {"step": "evaluate", "phase": f"evaluate {label}", "done": done, "total": 4}
+        (folder / "points" / "w2" / point.FILE).write_text(json.dumps(shown | {"seconds": {}}))
+        shares.append(next(seen).points[0].share)
+    assert shares == sorted(shares) and shares[0] < shares[-1] < 1
 
 
 def test_what_cannot_be_done_does_not_stop_the_rest(begin):
