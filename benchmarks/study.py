@@ -19,7 +19,7 @@ import yaml
 from command import quantnas
 from sweeps import Row, Settings, mean, measured, table, verdict
 
-from quantnas import cost, front, genotype, skeleton, space
+from quantnas import cost, evaluate, front, genotype, skeleton, space
 from quantnas.genotype import Genotype
 from quantnas.space import SearchSpace
 
@@ -289,11 +289,29 @@ def compared(scale: int, args: argparse.Namespace) -> list[str]:
     lines = [*table(ours), *table(fixed)[3:], ""]
     share = f"{sum(beaten)} of {len(beaten)} fixed ones are beaten"
     lines.append(f"{share} on {sets[-1]} by a found one of no more BitOps.")
+    if args.write is not None:
+        drawn = Path("images") / f"study-x{scale}.png"
+        shown = [_panel(rows, sets[-1], scale)]
+        front.draw(shown, evaluate.PROTOCOL, args.write.parent / drawn)
+        lines[:0] = [f"![PSNR over BitOps on {sets[-1]}, x{scale}]({drawn})", ""]
     if scale == front.PUBLISHED_SCALE and front.PUBLISHED_SET in sets:
         points = [point for each in front.PUBLISHED.values() for point in each]
         lower = [_above(point, ours) for point in points]
         lines.append(f"{sum(lower)} of {len(points)} published points are beaten. {front.SOURCE}")
     return lines
+
+
+def _panel(rows: Sequence[Row], on: str, scale: int) -> front.Panel:
+    points = tuple(
+        front.Point(
+            row.name.replace(", found for ", " "),
+            row.values("gbitops")[0] * 1e9, row.values(on)[0], False,
+        )
+        for row in rows if row.found
+    )  # fmt: skip
+    bicubic = rows[0].found[0]["psnr"][on]["bicubic"]
+    known = scale == front.PUBLISHED_SCALE and on == front.PUBLISHED_SET
+    return front.Panel(f"{on}, x{scale}", bicubic, points, known)
 
 
 def _beaten(one: Row, ours: Sequence[Row], on: str) -> bool:
