@@ -23,13 +23,15 @@ def follow(progress: "Iterator[Overview]", folder: Path, again: str) -> "Overvie
     Raises console.Interrupted after Ctrl-C, with all states saved; `again` goes on from them.
     """
     show = _live if sys.stderr.isatty() else _lines
-    last, over = None, set[str]()
+    last: Overview | None = None
+    over: set[str] | None = None
     with console.gentle_interrupt() as asked, show() as draw:
         for last in progress:
+            if over is None:  # those of an earlier time are not told again
+                over = {point.name for point in last.points if point.state == "done"}
             for point in last.points:
                 if point.state in ("done", "failed") and point.name not in over:
-                    if over or point.state == "failed" or last.count("running"):
-                        _tell(point, folder)
+                    _tell(point, folder)
                     over.add(point.name)
             draw(last)
             if asked:

@@ -158,7 +158,8 @@ class QuantizeConfig:
     patch: int = 32
     """Side of a crop, low-resolution pixels."""
     rate: float = 1e-2
-    """Adam, cosine to 0: change per step, as a share of the distance between a kernel's levels."""
+    """Adam, cosine to 0: change per step, in deviations of a kernel, of a network whose output is
+    at 42 dB to the float one; in proportion to the error of others."""
     crops: int = 32
     """Crops for saliency, grids and least squares."""
     calib: str | None = None

@@ -212,11 +212,12 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
     retrain.free(net, c.train)
     for module in (net, teacher):
         module.to(where)
-    state = retrain.start(net, teacher, low, c.rate)
+    rate = _rate(work)
+    state = retrain.start(net, teacher, low, rate)
     state.best.keep(work.measure(net), net)
     with retrain.penalty(net, teacher, found, low, work.objective, c) as penalty:
         if c.block_steps and not run.resume_point("quantize").exists():
-            for done, total in retrain.reconstruct(net, teacher, low, c.block_steps, c.rate):
+            for done, total in retrain.reconstruct(net, teacher, low, c.block_steps, rate):
                 yield Progress("blocks", done, total, {})
             state.best.keep(work.measure(net), net)
             run.spend(time.monotonic() - work.began)
@@ -235,11 +236,17 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
         net.load_state_dict(corrected.state_dict())
 
 
+def _rate(work: Work) -> float:
+    """Of the retraining, in deviations of a kernel."""
+    lost = work.facts.values["psnr_to_float_before_training"]
+    return retrain.in_proportion(work.config.quantize.rate, lost)
+
+
 def _schedule(work: Work) -> train.Schedule:
     """Of the retraining; within a time limit, what the stages before it have left."""
-    c = work.config.quantize
+    c, rate = work.config.quantize, _rate(work)
     if c.minutes is None:
-        return train.Schedule(c.steps, c.batch, c.rate)
+        return train.Schedule(c.steps, c.batch, rate)
     spent = max(work.facts.values["seconds"], time.monotonic() - work.began)
     left = max(1.0, 60 * c.minutes - spent)
-    return train.Schedule(ENDLESS, c.batch, c.rate, seconds=left)
+    return train.Schedule(ENDLESS, c.batch, rate, seconds=left)

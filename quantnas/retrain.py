@@ -21,7 +21,12 @@ from .train import LOGS, Objective, State, set_rate
 BIAS, STEP, ZERO = 0.3, 0.3, 2.0
 """Rates of biases (in deviations of the output), of log2 of steps and of zero points (in levels),
 as multiples of the rate of weights (in deviations of the kernel); for all of a layer alike they
-are smaller the finer its levels are."""
+are smaller the finer its levels are, beside those of the coarsest one."""
+
+OFF = 0.008
+"""Root mean squared error of the output, of [0, 1], at which a rate is as it is given: 42 dB."""
+MOST = 3.0
+"""Times the given rate, however large the error is."""
 
 
 class LowRank(nn.Module):
@@ -73,17 +78,26 @@ def merge(net: nn.Module) -> None:
             parametrize.remove_parametrizations(conv, "weight")
 
 
+def in_proportion(rate: float, psnr: float) -> float:
+    """The rate for a network at that PSNR to the float one, dB: what lost more has further to go.
+
+    rate: where the output is off by `OFF`.
+    """
+    return rate * min(MOST, 10 ** (-psnr / 20) / OFF)
+
+
 def start(net: nn.Module, teacher: nn.Module, low: Tensor, rate: float) -> State:
     """Adam with a rate for every tensor, in its own units: layers differ by orders of magnitude.
 
     low (N, 3, H, W): pixels on which the deviations of the outputs are measured.
     """
-    return State(net, _adam(net, deviations(teacher, low), rate), net)
+    return State(net, _adam(net, _units(net), deviations(teacher, low), rate), net)
 
 
-def _adam(net: nn.Module, spreads: dict[str, float], rate: float) -> optim.Adam:
+def _adam(
+    net: nn.Module, units: dict[nn.Module, float], spreads: dict[str, float], rate: float
+) -> optim.Adam:
     """For all that learns; spreads: layer name -> deviation of what the convolution gives."""
-    units = {m: _unit(conv) for conv in convolutions(net).values() for m in conv.modules()}
     usual = sum(units.values()) / max(1, len(units))
     groups = []
     for module in net.modules():
@@ -92,6 +106,13 @@ def _adam(net: nn.Module, spreads: dict[str, float], rate: float) -> optim.Adam:
                 factor = units.get(module, usual) * _factor(module, name, parameter, spreads)
                 groups.append({"params": [parameter], "lr": rate * factor, "factor": factor})
     return optim.Adam(groups, fused=True)
+
+
+def _units(net: nn.Module) -> dict[nn.Module, float]:
+    """For convolutions and what is in them: how coarse their levels are, the coarsest 1."""
+    units = {m: _unit(conv) for conv in convolutions(net).values() for m in conv.modules()}
+    coarsest = max(units.values(), default=1.0)
+    return {module: unit / coarsest for module, unit in units.items()}
 
 
 def _unit(conv: Conv2d) -> float:
@@ -114,9 +135,10 @@ def reconstruct(
     """
     parts, theirs = cells.of(net), cells.seen(teacher, low)
     spreads, weights = deviations(teacher, low), cells.gains(teacher, low[:16])
+    units = _units(net)
     for k, cell in enumerate(parts):
         inputs, wanted = cells.seen(net, low).inputs[k], theirs.outputs[k]
-        optimizer = _adam(cell, spreads, rate)
+        optimizer = _adam(cell, units, spreads, rate)
         for step in range(steps):
             set_rate(optimizer, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
             at = torch.randint(len(low), (8,))

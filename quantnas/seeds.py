@@ -48,4 +48,4 @@ def spread(values: Sequence[float | None], digits: int) -> str:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "-"
-    return f"{statistics.mean(known):.{digits}f} ± {statistics.stdev(known):.{digits}f}"
+    return f"{statistics.mean(known):,.{digits}f} ± {statistics.stdev(known):,.{digits}f}"

@@ -118,6 +118,8 @@ class _Sweep:
     names: list[str] = field(default_factory=list)
     furthest: dict[tuple[str, str], float] = field(default_factory=dict)
     """Share that was reached of a step of a point."""
+    share: float = 0.0
+    """Of all work; what has been shown is not taken back."""
 
     def __post_init__(self) -> None:
         self.names = list(names(self.folder))
@@ -222,8 +224,8 @@ class _Sweep:
             rows.append(row)
             if row.state != "failed":
                 work, done = work + mine, done + mine * row.share
-        share = done / work if work else 1.0
-        return Overview(tuple(rows), share, pace.left(done, work))
+        self.share = max(self.share, done / work if work else 1.0)  # weights change on the way
+        return Overview(tuple(rows), self.share, pace.left(done, work))
 
     def _standing(
         self, name: str, told: Mapping[str, Any], weights: Mapping[str, float], mine: float

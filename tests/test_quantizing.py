@@ -156,7 +156,7 @@ def test_a_start_that_retraining_spoils_is_kept(begin):
 
 
 def test_retraining_helps(begin):
-    run, config = begin(bits=2, steps=40, rate=0.02)
+    run, config = begin(bits=2, steps=40, rate=0.05)
     list(quantizing.quantize_step(run, config))
     found = run.result("quantize")
     assert found["psnr_to_float"] > found["psnr_to_float_before_training"] + 0.2

@@ -165,17 +165,38 @@ def test_every_tensor_has_a_rate_in_its_own_units(couple, pixels):
 
 
 def test_all_of_a_layer_learns_the_slower_the_finer_its_levels_are(couple, pixels):
-    (net, teacher), low = couple(8), pixels(1)
+    (net, teacher), low = couple(4), pixels(1)
     conv = net.head[0]
     spread = retrain.deviations(teacher, low)["head"]
     retrain.free(net, "weights")
     groups = retrain.start(net, teacher, low, 1.0).optimizer.param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    unit = conv.weight_quantizer.step.mean().item() / conv.weight.std().item()
-    assert unit < 0.1
+    levels = {c: c.weight_quantizer.step.mean().item() for c in network.convolutions(net).values()}
+    kernels = {c: c.weight * (c.factors() if c.factors() is not None else 1) for c in levels}
+    coarse = {c: min(1.0, level / kernels[c].std().item()) for c, level in levels.items()}
+    unit = coarse[conv] / max(coarse.values())
+    assert unit < 0.1, "the first layer has 8 bits"
     assert rates[id(conv.weight)] == pytest.approx(unit * conv.weight.std().item(), rel=1e-4)
     assert rates[id(conv.bias)] == pytest.approx(unit * 0.3 * spread, rel=1e-4)
     assert rates[id(conv.weight_quantizer.log2_step)] == pytest.approx(unit * 0.3, rel=1e-4)
+
+
+def test_the_coarsest_layer_learns_at_the_rate_itself(couple, pixels):
+    """Whatever its bits are: how far there is to go is known from the output."""
+    for bits in (2, 8):
+        net, teacher = couple(bits)
+        retrain.free(net, "weights")
+        groups = retrain.start(net, teacher, pixels(1), 0.5).optimizer.param_groups
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        kernels = [conv.weight for conv in network.convolutions(net).values()]
+        shares = [rates[id(kernel)] / kernel.std().item() for kernel in kernels]
+        assert max(shares) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_the_rate_is_in_proportion_to_the_error_up_to_a_limit():
+    assert retrain.in_proportion(0.01, 41.938) == pytest.approx(0.01, rel=1e-3)
+    assert retrain.in_proportion(0.01, 47.959) == pytest.approx(0.005, rel=1e-3)
+    assert retrain.in_proportion(0.01, 10) == pytest.approx(0.03)
 
 
 def test_kernels_of_one_weight_and_of_zeros_have_a_rate():

@@ -31,3 +31,4 @@ def test_only_the_seed_may_differ_and_must():
 
 def test_a_spread_is_mean_and_deviation():
     assert seeds.spread([1.0, 3.0], 2) == "2.00 ± 1.41"
+    assert seeds.spread([21000, 23000], 0) == "22,000 ± 1,414"

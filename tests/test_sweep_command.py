@@ -108,6 +108,17 @@ def _nothing(folder, engine):
     yield Overview(rows, 0.0, None)
 
 
+def test_every_point_that_ends_now_is_told_once(tmp_path, capsys):
+    def overview(*states):
+        rows = [Standing(name, state, 0.0, {}) for name, state in zip("abc", states, strict=True)]
+        return Overview(tuple(rows), 0.5, None)
+
+    seen = [("done", "running", "waiting"), ("done", "done", "running"), ("done", "done", "done")]
+    standings.follow((overview(*states) for states in seen), tmp_path, "again")
+    assert (tmp_path / "log.txt").read_text() == "b: done in 0 s\nc: done in 0 s\n"
+    assert "a: done" not in capsys.readouterr().err, "it was done before"
+
+
 def test_the_line_about_all_points_has_counts_and_time_left():
     rows = [Standing("a", "done", 1.0, {}), Standing("b", "failed", 0.0, {}, "x")]
     shown = standings.summary(Overview((*rows, Standing("c", "running", 0.5, {})), 0.75, 90.0))
