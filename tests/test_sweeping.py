@@ -309,7 +309,7 @@ def test_a_point_runs_to_its_end_by_itself(begin):
     assert last.endswith(" | - |")
     *_, last = overview.markdown([one, twin])
     assert last.startswith(
-        f"| base | 2 | {one['gbitops'] + 0.1:.3f} ± 0.141 | {one['bytes']} ± 0 |"
+        f"| base | 2 | {one['gbitops'] + 0.1:.3f} ± 0.141 | {one['bytes']:,} ± 0 |"
     )
     command = json.loads((run.folder / "env.json").read_text())["command"]
     assert command == ["quantnas", "run", "--config", str(run.folder / "config.yaml")]
