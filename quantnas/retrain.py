@@ -25,7 +25,7 @@ are smaller the finer its levels are, beside those of the coarsest one."""
 
 OFF = 0.008
 """Root mean squared error of the output, of [0, 1], at which a rate is as it is given: 42 dB."""
-MOST = 3.0
+MOST = 1.25
 """Times the given rate, however large the error is."""
 
 

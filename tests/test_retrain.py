@@ -196,7 +196,7 @@ def test_the_coarsest_layer_learns_at_the_rate_itself(couple, pixels):
 def test_the_rate_is_in_proportion_to_the_error_up_to_a_limit():
     assert retrain.in_proportion(0.01, 41.938) == pytest.approx(0.01, rel=1e-3)
     assert retrain.in_proportion(0.01, 47.959) == pytest.approx(0.005, rel=1e-3)
-    assert retrain.in_proportion(0.01, 10) == pytest.approx(0.03)
+    assert retrain.in_proportion(0.01, 10) == pytest.approx(0.0125)
 
 
 def test_kernels_of_one_weight_and_of_zeros_have_a_rate():
