@@ -9,7 +9,6 @@ Prints Markdown; `--write` puts all parts that are finished into a page.
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import yaml
 from command import quantnas
-from sweeps import Row, Settings, mean, measured, table, verdict
+from sweeps import Row, Settings, mean, measured, middle, table, verdict
 
 from quantnas import cost, evaluate, front, genotype, skeleton, space
 from quantnas.genotype import Genotype
@@ -224,8 +223,9 @@ def qat(args: argparse.Namespace) -> list[str]:
         bits, act = int(row.name[-3]), int(row.name[-1])
         if (bits, act) not in ((4, 8), (3, 8), (2, 8)):
             continue
-        file, made = file_of(with_bits(net, bits, args, act), args), []
-        file.write_text(space.to_yaml(replace(space.load(str(file)), name=net)))  # of its weights
+        where, made = with_bits(net, bits, args, act), []
+        file = file_of(where, args)
+        file.write_text(space.to_yaml(replace(where, name=net)))  # that of the weights
         for one in row.found:
             seed = one["varied"]["seed"]
             run = args.output / "sweep" / "ptq" / "points" / one["name"]
@@ -239,9 +239,8 @@ def qat(args: argparse.Namespace) -> list[str]:
     told = []
     for one, other in zip(pairs, found, strict=True):
         claim = f"PTQ is better than QAT at {one.name[-4:]}"
-        spent = [statistics.median(row.values(key)) for row, key in
-                 ((one, "quantize minutes"), (other, "train minutes"))]  # fmt: skip
-        took = "It took {:.1f} instead of {:.1f} minutes, beside other work.".format(*spent)
+        mine, theirs = middle(one, "quantize minutes"), middle(other, "train minutes")
+        took = f"It took {mine} instead of {theirs} minutes, beside other work."
         told.append(f"{verdict(claim, one, other, sets)} {took}")
     note = (
         "All begin with the same float network, whose training took the minutes beside PTQ. QAT: "
@@ -301,8 +300,8 @@ def compared(scale: int, args: argparse.Namespace) -> list[str]:
             f"{name}: " + ", ".join(f"{psnr} at {cost}" for cost, psnr in each)
             for name, each in front.PUBLISHED.items()
         )
-        lines.append(f"{sum(lower)} of {len(points)} published points are beaten ({told}). ")
-        lines[-1] += front.SOURCE
+        share = f"{sum(lower)} of {len(points)} published points are beaten"
+        lines.append(f"{share} ({told}). {front.SOURCE}")
     return lines
 
 

@@ -223,7 +223,7 @@ def _without_rivals(base: dict[str, Any], flags: dict[str, Any]) -> dict[str, An
         base = base | {"bits": None, "act_bits": RunConfig.act_bits}
         quantize |= dict.fromkeys(BUDGETS)
     lengths, learning = [flags.get(setting) for setting in LENGTHS], flags.get("quantize.train")
-    timed = lengths != [None, None]
+    timed = any(length is not None for length in lengths)
     if timed:
         quantize["minutes"] = None
         if quantize["train"] == "none":

@@ -222,7 +222,7 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
             state.best.keep(work.measure(net), net)
             run.spend(time.monotonic() - work.began)
         objective = replace(work.objective, penalty=penalty)
-        lesson = Lesson(work.learn, work.held, _schedule(work), objective)
+        lesson = Lesson(work.learn, work.held, _schedule(work, rate), objective)
         yield from training.fit(run, where, "quantize", net, lesson, state)
     if c.minutes is not None and state.pace.steps < FEW:
         done = state.pace.steps
@@ -242,9 +242,9 @@ def _rate(work: Work) -> float:
     return retrain.in_proportion(work.config.quantize.rate, lost)
 
 
-def _schedule(work: Work) -> train.Schedule:
+def _schedule(work: Work, rate: float) -> train.Schedule:
     """Of the retraining; within a time limit, what the stages before it have left."""
-    c, rate = work.config.quantize, _rate(work)
+    c = work.config.quantize
     if c.minutes is None:
         return train.Schedule(c.steps, c.batch, rate)
     spent = max(work.facts.values["seconds"], time.monotonic() - work.began)
