@@ -9,7 +9,7 @@ Prints Markdown; `--write` puts all parts that are finished into a page.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -293,9 +293,10 @@ def compared(scale: int, args: argparse.Namespace) -> list[str]:
         shown = [_panel(rows, sets[-1], scale)]
         front.draw(shown, evaluate.PROTOCOL, args.write.parent / drawn)
         lines[:0] = [f"![PSNR over BitOps on {sets[-1]}, x{scale}]({drawn})", ""]
-    if scale == front.PUBLISHED_SCALE and front.PUBLISHED_SET in sets:
+    beside = [name for name in sets if front.beside_published(name, scale)]
+    if beside:
         points = [point for each in front.PUBLISHED.values() for point in each]
-        lower = [_above(point, ours) for point in points]
+        lower = [_above(point, ours, beside[0]) for point in points]
         told = "; ".join(
             f"{name}: " + ", ".join(f"{psnr} at {cost}" for cost, psnr in each)
             for name, each in front.PUBLISHED.items()
@@ -314,15 +315,15 @@ def _panel(rows: Sequence[Row], on: str, scale: int) -> front.Panel:
         for row in rows if row.found
     )  # fmt: skip
     bicubic = rows[0].found[0]["psnr"][on]["bicubic"]
-    known = scale == front.PUBLISHED_SCALE and on == front.PUBLISHED_SET
-    return front.Panel(f"{on}, x{scale}", bicubic, points, known)
+    beside = front.beside_published(on, scale)
+    return front.Panel(f"{on}, x{scale}", bicubic, points, beside)
 
 
 def _beaten(one: Row, ours: Sequence[Row], on: str) -> bool:
     return _above((one.values("gbitops")[0], one.values(on)[0]), ours, on)
 
 
-def _above(point: tuple[float, float], ours: Sequence[Row], on: str = front.PUBLISHED_SET) -> bool:
+def _above(point: tuple[float, float], ours: Sequence[Row], on: str) -> bool:
     near = [row for row in ours if row.found and row.values("gbitops")[0] <= point[0]]
     return any(row.values(on)[0] > point[1] for row in near)
 
@@ -339,20 +340,20 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
 }
 
 
-def page(args: argparse.Namespace) -> str:
-    """All parts that are finished, as a page."""
+def page(args: argparse.Namespace, found: Mapping[str, list[str]]) -> str:
+    """All parts that are finished, as a page; found: those that were made just now."""
     lines = ["# Study", "", *INTRODUCTION]
     args.finished, missing = True, []
     for name, part in PARTS.items():
         try:
-            found = part(args)
+            told = found.get(name) or part(args)
         except (OSError, SystemExit, ValueError, IndexError):  # not begun, or not finished
             missing.append(f"`{name}`")
             continue
         lines += ["", f"## {(part.__doc__ or name).splitlines()[0].rstrip('.')}", ""]
         how = f" --hours {args.hours:g}" if part in (x4, x2) else ""
         lines += [f"`python benchmarks/study.py {name}{how}`", ""]
-        for line in found:
+        for line in told:
             lines += ["", line] if line.startswith("**") and lines[-1] else [line]
     if missing:
         lines += ["", "## Not measured yet", "", f"{', '.join(missing)}: see `--help`."]
@@ -384,10 +385,12 @@ def main() -> None:
     parser.add_argument("--finished", action="store_true", help="print, and compute nothing")
     args = parser.parse_args()
     args.output = args.output.resolve()
+    found = {}
     for name in PARTS if "all" in args.parts else args.parts:
-        print("\n".join(["", f"## {name}", "", *PARTS[name](args)]))
+        found[name] = PARTS[name](args)
+        print("\n".join(["", f"## {name}", "", *found[name]]))
     if args.write is not None:
-        args.write.write_text(page(args))
+        args.write.write_text(page(args, found))
 
 
 if __name__ == "__main__":

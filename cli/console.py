@@ -56,7 +56,7 @@ def perform(
             if run.result(step) is not None:
                 say(f"{step}: finished before", run, progress=True)
                 continue
-            started = time.monotonic()
+            started = time.monotonic() - run.spent
             follow(pipeline.STEPS[step](run, config), resume, run, mirror)
             say(f"{step}: done in {duration(time.monotonic() - started)}", run, progress=True)
 

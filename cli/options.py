@@ -191,20 +191,30 @@ def configuration(
 
     Raises UsageError for what cannot be.
     """
-    data = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
-    if config is not None:
-        for key, value in schema.read_yaml(config).items():
-            both = isinstance(value, dict) and isinstance(data.get(key), dict)
-            data[key] = {**data[key], **value} if both else value
+    data = dict(base)
+    for key, value in asked(config, settings, flags).items():
+        both = isinstance(value, dict) and isinstance(data.get(key), dict)
+        data[key] = {**data[key], **value} if both else value
+    with named(flags or {}):
+        return schema.parse(RunConfig, data, str(config) if config else SOURCE)
+
+
+def asked(
+    config: Path | None, settings: list[str] | None, flags: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the file, then --set, then the flags say: key -> value, section -> key -> value.
+
+    Raises UsageError for what cannot be read.
+    """
+    data = {} if config is None else schema.read_yaml(config)
     for setting in settings or ():
         schema.assign(data, setting)
     for name, value in (flags or {}).items():
         section, _, key = name.rpartition(".")
-        where = data.setdefault(section, {}) if section else data
+        where = data.setdefault(section, {}) if section and value is not None else data
         if value is not None and isinstance(where, dict):  # else schema.parse says what is wrong
             where[key] = value
-    with named(flags or {}):
-        return schema.parse(RunConfig, data, str(config) if config else SOURCE)
+    return data
 
 
 def option(name: str) -> str:

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from quantnas import notation
-from quantnas.config import QuantizeConfig, RunConfig
+from quantnas.config import BUDGETS, QuantizeConfig, RunConfig
 from quantnas.errors import DataError, UsageError
 
 from . import console, export, options, outcome, start
 
+WIDTHS = ("bits", *(f"quantize.{budget}" for budget in BUDGETS))
+"""Settings that decide on bits, one of them at a time."""
 Network = Annotated[
     Path | None,
     typer.Argument(
@@ -213,7 +215,7 @@ def quantize(
         target, chosen = start.continued(
             "quantize", network, resume, output, name, config, settings, **flags
         )
-    for line in [] if resume else _remarks(network, chosen, calib):
+    for line in [] if resume else _remarks(network, chosen, flags):
         console.say(line, target)
     console.perform(target, chosen, ["quantize"], "quantize")
     outcome.tell(target, chosen)
@@ -231,7 +233,7 @@ def _number(text: str | None, option: str) -> float | None:
 
 def _require_one(flags: dict[str, Any]) -> None:
     """Raise UsageError when bits are given in two ways."""
-    found = [name for name in start.WIDTHS if flags[name] is not None]
+    found = [name for name in WIDTHS if flags[name] is not None]
     given = [f"--{name.rpartition('.')[2].replace('_', '-')}" for name in found]
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} are both given.", "Give one of them.")
@@ -252,7 +254,7 @@ def _require_used(flags: dict[str, Any]) -> None:
         raise UsageError("--at is given without --target-bitops.", "Give both, or neither.")
 
 
-def _remarks(network: Path | None, chosen: RunConfig, calib: str | None) -> Iterator[str]:
+def _remarks(network: Path | None, chosen: RunConfig, flags: dict[str, Any]) -> Iterator[str]:
     """What is worth knowing before it begins."""
     from quantnas import runs, settings
 
@@ -264,6 +266,8 @@ def _remarks(network: Path | None, chosen: RunConfig, calib: str | None) -> Iter
     begun = source.resumable or (source.folder / "precision.json").exists()
     if begun and source.result("quantize") is None:
         yield f"note: {network} is not quantized to its end; its float network is taken"
-    before = settings.written(source).quantize.calib
-    if calib is None and before is not None and before == chosen.quantize.calib:
-        yield f"note: --calib {before} is that of {network}"
+    before, now = settings.written(source).quantize, chosen.quantize
+    if flags["quantize.calib"] is None and before.calib and before.calib == now.calib:
+        yield f"note: --calib {before.calib} is that of {network}"
+    if flags["quantize.method"] is None and before.method != now.method:
+        yield f"note: --method {before.method} of {network} is not retrained; {now.method} is taken"

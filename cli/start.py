@@ -16,10 +16,8 @@ from quantnas.runs import Run
 
 from . import console, options
 
-WIDTHS = ("bits", "quantize.target_bitops", "quantize.target_size", "quantize.average_bits")
-"""Settings that decide on bits, one of them at a time."""
-LENGTHS = ("quantize.steps", "quantize.minutes")
-"""Settings that say how long is retrained, one of them at a time."""
+LENGTHS = ("steps", "minutes")
+"""Settings of the quantization that say how long is retrained, one of them at a time."""
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
 """Command -> its steps that several processes may share."""
 
@@ -208,7 +206,8 @@ def continued(
 
     before = runs.existing(source)
     runs.require(before, until=verb)
-    base = _without_rivals(kept.inherit(before, verb), flags)
+    asked = options.asked(config, settings, flags)
+    base = _without_rivals(kept.inherit(before, verb), asked)
     told = options.configuration(base, config, settings, flags)
     with options.named(flags):
         chosen = kept.continued(before, told)
@@ -216,13 +215,14 @@ def continued(
     return run, workspace.load_config(run)
 
 
-def _without_rivals(base: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+def _without_rivals(base: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """Settings of a run before, without those that would stand beside what is asked for now."""
-    quantize = dict(base["quantize"])
-    if any(flags.get(setting) is not None for setting in WIDTHS):
+    quantize, now = dict(base["quantize"]), asked.get("quantize")
+    now = now if isinstance(now, dict) else {}  # else schema.parse says what is wrong
+    if any(value is not None for value in (asked.get("bits"), *map(now.get, BUDGETS))):
         base = base | {"bits": None, "act_bits": RunConfig.act_bits}
         quantize |= dict.fromkeys(BUDGETS)
-    lengths, learning = [flags.get(setting) for setting in LENGTHS], flags.get("quantize.train")
+    lengths, learning = [now.get(setting) for setting in LENGTHS], now.get("train")
     timed = any(length is not None for length in lengths)
     if timed:
         quantize["minutes"] = None

@@ -293,3 +293,7 @@ def _found(rows: list[dict[str, Any]]) -> Iterator[str]:
             for name, psnr in row["psnr"].items()
         )
         yield f"{row['name']}: {row['gbitops']:.2f} GBitOps, {row['bytes']:,} bytes, {scores}"
+        for name, psnr in row["psnr"].items():
+            if psnr["file"] < psnr["bicubic"]:
+                advice = console.ADVICE[psnr["float"] < psnr["bicubic"]]
+                yield f"warning: {row['name']} is worse than bicubic on {name}; {advice}"

@@ -207,7 +207,7 @@ def _panels(found: Mapping[str, Any], published: bool) -> list[front.Panel]:
             for label, model in found["models"].items()
         )  # fmt: skip
         title = f"{name} ({tables.photos(group)}), x{found['scale']}"
-        beside = published and name.lower() == front.PUBLISHED_SET
+        beside = published and front.beside_published(name, found["scale"])
         panels.append(front.Panel(title, group["bicubic"]["psnr"], points, beside))
     return panels
 

@@ -31,6 +31,7 @@ SOURCE = (
     "(about 0.03 GBitOps and 0.003 dB uncertain); that it shows Set14 is inferred."
 )
 PUBLISHED_SET, PUBLISHED_SCALE = "set14", 4
+"""Name of the set, in small letters, and enlargement."""
 SHADES = ("#4d4d4d", "#7a7a7a", "#9c9c9c", "#b8b8b8")
 MARKERS = ("s", "D", "^", "v")
 SIDES = (5.6, 4.3)
@@ -42,6 +43,11 @@ NEAR = 7.0
 """Pixels between two markers, below which the second one is drawn around the first."""
 STRIP, GAP = 0.62, 0.1
 """Inches below a broken axis, and between its parts."""
+
+
+def beside_published(name: str, scale: int) -> bool:
+    """Whether the published points can stand beside scores on a set of that name."""
+    return (name.lower(), scale) == (PUBLISHED_SET, PUBLISHED_SCALE)
 
 
 @dataclass(frozen=True)

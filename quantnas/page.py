@@ -157,8 +157,7 @@ def _groups(shown: Sequence[Shown], sets: Sequence[_Group]) -> Iterator[dict[str
 
 def _beside(group: _Group) -> bool:
     """Whether the published points can stand beside it."""
-    known = front.PUBLISHED_SET, front.PUBLISHED_SCALE
-    return (group.name.lower(), group.scale) == known
+    return front.beside_published(group.name, group.scale)
 
 
 # What the script draws

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantnas import genotype, images, skeleton, space
+from quantnas import genotype, images, pipeline, skeleton, space
 from quantnas.cli import console, options, panel
 from quantnas.cli.main import app, main
 from quantnas.cli.pace import Pace
 from quantnas.config import RunConfig, SearchConfig
 from quantnas.errors import DivergedError
 from quantnas.phases import Progress
+from quantnas.runs import Run
 
 ROOT = Path(__file__).parents[1]
 VERBS = sorted(command.callback.__name__ for command in app.registered_commands)
@@ -374,6 +375,15 @@ def test_the_pace_is_that_of_the_phase(monkeypatch):
     assert pace.rate == 2 and pace.left == 1 and pace.speed() == "2.00"
     pace.update(Progress("b", 1, 10, {}))
     assert pace.rate is None and pace.left is None and pace.speed() == "-"
+
+
+def test_the_time_of_a_resumed_step_is_that_of_all_its_parts(tmp_path, monkeypatch, capsys):
+    run = Run(tmp_path)
+    run.resume_point("float").touch()
+    run.spend(90.0)
+    monkeypatch.setattr(pipeline, "STEPS", {"train": lambda run, config: iter(())})
+    console.perform(run, RunConfig(), ["train"], "train")
+    assert "train: done in 1 min 30 s\n" in capsys.readouterr().err
 
 
 def test_a_search_that_diverged_ends_with_6(here, monkeypatch, capsys):

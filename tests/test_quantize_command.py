@@ -189,9 +189,13 @@ def test_another_length_of_retraining_replaces_that_of_the_run(type_, source, ma
 def test_what_is_to_be_retrained_is_retrained_whatever_the_run_was(type_, source, made):
     """Neither a baseline nor 0 steps of the run before stands in the way."""
     assert type_(source.folder, "--bits", 2, "--method", "rtn", "--name", "rtn")[0] == 0
-    assert type_(made / "rtn", "--steps", 2, "--name", "again")[0] == 0
-    again = workspace.load_config(runs.existing(made / "again")).quantize
-    assert (again.method, again.steps, again.retrains) == ("saliency", 2, True)
+    for name, way in {"option": ("--steps", 2), "set": ("--set", "quantize.steps=2")}.items():
+        code, out, _ = type_(made / "rtn", *way, "--name", name)
+        again = workspace.load_config(runs.existing(made / name)).quantize
+        assert (again.method, again.steps, again.retrains) == ("saliency", 2, True)
+        told = f"note: --method rtn of {made / 'rtn'} is not retrained; saliency is taken\n"
+        assert code == 0 and told in out
+    assert "note:" not in type_(made / "rtn", "--bits", 3, "--name", "baseline")[1]
     base = {"quantize": {"method": "rtn", "train": "weights", "steps": 0, "minutes": None}}
     asked = {
         "saliency": [{"train": "clip"}, {"train": "clip", "steps": 9}, {"minutes": 1.0}],
@@ -199,8 +203,7 @@ def test_what_is_to_be_retrained_is_retrained_whatever_the_run_was(type_, source
     }
     for method, ways in asked.items():
         for way in ways:
-            flags = {f"quantize.{name}": value for name, value in way.items()}
-            found = start._without_rivals(base, flags)["quantize"]
+            found = start._without_rivals(base, {"quantize": way})["quantize"]
             assert found["method"] == method
             assert found["steps"] == (400 if way == {"train": "clip"} else 0), "or as it is told"
 
