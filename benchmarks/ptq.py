@@ -109,12 +109,11 @@ def cell(values: list[float]) -> str:
 
 def rows_of(args: argparse.Namespace) -> list[Row]:
     """What is asked for."""
-    rows = []
+    rows, settings = [], tuple(word for setting in args.set for word in ("--set", setting))
+    ours = {name: FORMS[name] for name in args.form} if args.form else {"saliency": ()}
     for bits in args.bits:
-        if args.form:
-            rows += [Row(bits, name, FORMS[name]) for name in args.form]
-        else:
-            rows.append(Row(bits, "saliency"))
+        for name, options in ours.items():
+            rows.append(Row(bits, " ".join([name, *args.set]), (*options, *settings)))
         if args.baselines:
             rows += [Row(bits, name, ("--method", name)) for name in BASELINES]
     return rows
@@ -127,13 +126,17 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--genotype", help="architecture, where the space leaves a choice")
     parser.add_argument("--bits", action="append", required=True, help="repeatable")
-    parser.add_argument("--minutes", type=float, default=15, help="per row of our own method")
-    parser.add_argument("--steps", type=int, help="instead, the same on a busy machine")
-    parser.add_argument("--seeds", type=int, default=1, help="the same")
+    parser.add_argument("--minutes", type=float, default=15, help="of each row of our own method")
+    parser.add_argument("--steps", type=int, help="instead; as many on a busy machine, too")
+    parser.add_argument("--seeds", type=int, default=1, help="of each row of our own method")
     parser.add_argument("--baselines", action="store_true", help="other methods too")
     parser.add_argument(
         "--form", action="append", choices=FORMS, help="of our own method instead, repeatable"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="for our own method, as quantize.rate=0.02, repeatable",
+    )  # fmt: skip
     parser.add_argument("--calib", help="folder of photographs to calibrate on")
     parser.add_argument("--test", action="append", required=True, help="folder, repeatable")
     parser.add_argument("--output", type=Path, default=Path("runs/ptq"))
