@@ -3,8 +3,9 @@
     python benchmarks/ptq.py WEIGHTS.safetensors --space rfdn50 --scale 4 --calib TRAIN \
         --test SET5 --test SET14 --bits w8a8 --bits w2a8 --minutes 15 --seeds 3 --baselines
 
-WEIGHTS may be the folder of a trained run, then without --space and --scale. What has been
-quantized into --output is not quantized again. Prints a Markdown table: PSNR-Y in dB per set, with
+WEIGHTS may be the folder of a trained run, then without --space and --scale. Every --form of our
+own method is a row; every --set holds for all of them. What has been quantized into --output is
+not quantized again. Prints a Markdown table: PSNR-Y in dB per set, with
 its deviation over the seeds; minutes; bytes of the ONNX file; GBitOps at LR 32x32; and at last the
 first set's means in one line.
 """
@@ -30,6 +31,9 @@ FORMS = {
     "no retraining": ("--train", "none"),
 }
 """What --form compares: name -> options."""
+OWN = ("method", "train", "steps", "minutes", "calib")
+TAKEN = ("bits", "seed", "benchmarks", *(f"quantize.{name}" for name in OWN))
+"""Settings that this script gives itself."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,8 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--genotype", help="architecture, where the space leaves a choice")
     parser.add_argument("--bits", action="append", required=True, help="repeatable")
-    parser.add_argument("--minutes", type=float, default=15, help="of each row of our own method")
-    parser.add_argument("--steps", type=int, help="instead; as many on a busy machine, too")
+    parser.add_argument("--minutes", type=float, default=15, help="of one seed of our own method")
+    parser.add_argument("--steps", type=int, help="instead: a length that needs no quiet machine")
     parser.add_argument("--seeds", type=int, default=1, help="of each row of our own method")
     parser.add_argument("--baselines", action="store_true", help="other methods too")
     parser.add_argument(
@@ -141,6 +145,9 @@ def main() -> None:
     parser.add_argument("--test", action="append", required=True, help="folder, repeatable")
     parser.add_argument("--output", type=Path, default=Path("runs/ptq"))
     args = parser.parse_args()
+    for setting in args.set:
+        if setting.partition("=")[0] in TAKEN:
+            parser.error(f"--set {setting}: there is an option for that, or --form")
     means, lines = [], []
     for row in rows_of(args):
         found = measured(row, args)

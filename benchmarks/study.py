@@ -340,14 +340,21 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
 }
 
 
+def finished(name: str, args: argparse.Namespace) -> list[str] | None:
+    """What a part has found, where all of it is there."""
+    try:
+        return PARTS[name](args)
+    except (OSError, SystemExit, ValueError, IndexError):
+        return None
+
+
 def page(args: argparse.Namespace, found: Mapping[str, list[str]]) -> str:
     """All parts that are finished, as a page; found: those that were made just now."""
     lines = ["# Study", "", *INTRODUCTION]
     args.finished, missing = True, []
     for name, part in PARTS.items():
-        try:
-            told = found.get(name) or part(args)
-        except (OSError, SystemExit, ValueError, IndexError):  # not begun, or not finished
+        told = found.get(name) or finished(name, args)
+        if told is None:
             missing.append(f"`{name}`")
             continue
         lines += ["", f"## {(part.__doc__ or name).splitlines()[0].rstrip('.')}", ""]
@@ -387,8 +394,10 @@ def main() -> None:
     args.output = args.output.resolve()
     found = {}
     for name in PARTS if "all" in args.parts else args.parts:
-        found[name] = PARTS[name](args)
-        print("\n".join(["", f"## {name}", "", *found[name]]))
+        told = finished(name, args) if args.finished else PARTS[name](args)
+        if told is not None:
+            found[name] = told
+            print("\n".join(["", f"## {name}", "", *told]))
     if args.write is not None:
         args.write.write_text(page(args, found))
 

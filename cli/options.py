@@ -182,39 +182,41 @@ def searching(
 
 
 def configuration(
-    base: dict[str, Any],
+    base: Mapping[str, Any],
     config: Path | None,
     settings: list[str] | None,
     flags: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """`base`, then the file, then --set, then the flags that were given (key or section.key).
+    """`base`, over it the file, then --set, then the flags that were given (key or section.key).
 
-    Raises UsageError for what cannot be.
+    What one of them asks for replaces its rivals below, as `settings.over` says. Raises UsageError
+    for what cannot be, DataError for a file that cannot be read.
     """
+    from quantnas.settings import over
+
     data = dict(base)
-    for key, value in asked(config, settings, flags).items():
-        both = isinstance(value, dict) and isinstance(data.get(key), dict)
-        data[key] = {**data[key], **value} if both else value
+    for layer in _layers(config, settings, flags or {}):
+        data = over(data, layer)
     with named(flags or {}):
         return schema.parse(RunConfig, data, str(config) if config else SOURCE)
 
 
-def asked(
-    config: Path | None, settings: list[str] | None, flags: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What the file, then --set, then the flags say: key -> value, section -> key -> value.
-
-    Raises UsageError for what cannot be read.
-    """
-    data = {} if config is None else schema.read_yaml(config)
+def _layers(
+    config: Path | None, settings: list[str] | None, flags: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """What each of them says: key -> value, section -> key -> value."""
+    if config is not None:
+        yield schema.read_yaml(config)
+    told: dict[str, Any] = {}
     for setting in settings or ():
-        schema.assign(data, setting)
-    for name, value in (flags or {}).items():
+        schema.assign(told, setting)
+    yield told
+    given: dict[str, Any] = {}
+    for name, value in flags.items():
         section, _, key = name.rpartition(".")
-        where = data.setdefault(section, {}) if section and value is not None else data
-        if value is not None and isinstance(where, dict):  # else schema.parse says what is wrong
-            where[key] = value
-    return data
+        if value is not None:
+            (given.setdefault(section, {}) if section else given)[key] = value
+    yield given
 
 
 def option(name: str) -> str:

@@ -49,7 +49,7 @@ At = Annotated[
     str | None,
     typer.Option(
         help="Low-resolution size at which the BitOps of --target-bitops are counted.",
-        show_default=QuantizeConfig.at,
+        show_default=f"that of RUN, else {QuantizeConfig.at}",
         metavar="HEIGHTxWIDTH",
     ),
 ]
@@ -58,7 +58,7 @@ Ends = Annotated[
     typer.Option(
         help="Bits of the ends, the first and the last convolution, for weights and activations: "
         "2, 3, 4 or 8. Fewer than 8 cost much.",
-        show_default=str(QuantizeConfig.ends),
+        show_default=f"those of RUN, else {QuantizeConfig.ends}",
     ),
 ]
 Method = Annotated[
@@ -66,7 +66,7 @@ Method = Annotated[
     typer.Option(
         help="saliency, or a baseline to compare with, which is not retrained: rtn, minmax, "
         "adaround and, with the extra `baselines`, gptq, gpfq and qronos.",
-        show_default=QuantizeConfig.method,
+        show_default=f"that of RUN, else {QuantizeConfig.method}",
     ),
 ]
 Train = Annotated[
@@ -74,14 +74,14 @@ Train = Annotated[
     typer.Option(
         help="What is retrained after rounding: weights (with the grids), lowrank:8 (an update of "
         "that rank, any), clip (the grids alone) or none.",
-        show_default=QuantizeConfig.train,
+        show_default=f"that of RUN, else {QuantizeConfig.train}",
     ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
         help=f"Steps of retraining, {QuantizeConfig.batch} crops each; 0 = none.",
-        show_default=str(QuantizeConfig.steps),
+        show_default=f"those of RUN, else {QuantizeConfig.steps}",
     ),
 ]
 Minutes = Annotated[
@@ -269,5 +269,7 @@ def _remarks(network: Path | None, chosen: RunConfig, flags: dict[str, Any]) -> 
     before, now = settings.written(source).quantize, chosen.quantize
     if flags["quantize.calib"] is None and before.calib and before.calib == now.calib:
         yield f"note: --calib {before.calib} is that of {network}"
-    if flags["quantize.method"] is None and before.method != now.method:
-        yield f"note: --method {before.method} of {network} is not retrained; {now.method} is taken"
+    for name in ("method", "train"):
+        old, new = getattr(before, name), getattr(now, name)
+        if flags[f"quantize.{name}"] is None and old != new:
+            yield f"note: --{name} is {new} here; for {network} it was {old}"

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from quantnas import space
-from quantnas.config import BUDGETS, QuantizeConfig, RunConfig
+from quantnas.config import RunConfig
 from quantnas.errors import LostError, UsageError
 from quantnas.runs import Run
 
 from . import console, options
 
-LENGTHS = ("steps", "minutes")
-"""Settings of the quantization that say how long is retrained, one of them at a time."""
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
 """Command -> its steps that several processes may share."""
 
@@ -206,30 +204,8 @@ def continued(
 
     before = runs.existing(source)
     runs.require(before, until=verb)
-    asked = options.asked(config, settings, flags)
-    base = _without_rivals(kept.inherit(before, verb), asked)
-    told = options.configuration(base, config, settings, flags)
+    told = options.configuration(kept.inherit(before, verb), config, settings, flags)
     with options.named(flags):
         chosen = kept.continued(before, told)
         run = together(verb, chosen, lambda: beginning.fresh(verb, output, name, chosen, before))
     return run, workspace.load_config(run)
-
-
-def _without_rivals(base: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run before, without those that would stand beside what is asked for now."""
-    quantize, now = dict(base["quantize"]), asked.get("quantize")
-    now = now if isinstance(now, dict) else {}  # else schema.parse says what is wrong
-    if any(value is not None for value in (asked.get("bits"), *map(now.get, BUDGETS))):
-        base = base | {"bits": None, "act_bits": RunConfig.act_bits}
-        quantize |= dict.fromkeys(BUDGETS)
-    lengths, learning = [now.get(setting) for setting in LENGTHS], now.get("train")
-    timed = any(length is not None for length in lengths)
-    if timed:
-        quantize["minutes"] = None
-        if quantize["train"] == "none":
-            quantize["train"] = QuantizeConfig.train
-    if learning != "none" and (any(lengths) if timed else learning):  # it is to be retrained
-        quantize["method"] = QuantizeConfig.method  # baselines are not
-        if not timed and quantize["minutes"] is None:
-            quantize["steps"] = quantize["steps"] or QuantizeConfig.steps
-    return base | {"quantize": quantize}

@@ -70,7 +70,7 @@ def sweep(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="YAML file: the settings of a run, with `vary: {setting: [values]}` or "
+            help="YAML file: the settings of a run, with `vary: {setting: \\[values]}` or "
             "`points: [{setting: value}]`; options win over it."
         ),
     ] = None,
@@ -285,7 +285,7 @@ def _quality(row: dict[str, Any]) -> float:
 
 
 def _found(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The finished points by cost."""
+    """The finished points by cost, and warnings about those worse than bicubic."""
     done = sorted((row for row in rows if "psnr" in row), key=lambda row: row["gbitops"])
     for row in done:
         scores = "  ".join(

@@ -68,8 +68,15 @@ class Work:
     learn: Patches
     held: Patches
     facts: Facts
+    before: float
+    """Seconds that the step took before it was interrupted."""
     began: float
     """When this process began the step: a time limit counts what was done before by itself."""
+
+    @property
+    def seconds(self) -> float:
+        """That the step has taken so far."""
+        return self.before + time.monotonic() - self.began
 
     @property
     def low(self) -> Tensor:
@@ -94,7 +101,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     learn, held, counts = yield from _calibration(run, config, where)
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
-    work = Work(run, config, where, found, teacher, learn, held, Facts(), began)
+    work = Work(run, config, where, found, teacher, learn, held, Facts(), before, began)
     quantize.require_finite(teacher)
     quantize.require_finite_outputs(teacher, work.low)
     source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels from {_origin(config)}"
@@ -108,7 +115,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     run.finish(
         "quantize",
         {
-            "seconds": before + time.monotonic() - began,
+            "seconds": work.seconds,
             "bits": c.budget or config.bits or "as searched",
             "limit": getattr(c, c.budget) if c.budget else None,
             "act_bits": config.act_bits if config.bits else "as searched or chosen",
@@ -144,7 +151,7 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     )
     if work.config.quantize.retrains:
         checkpoint.save(work.run.resume_point(START), 0, {"net": net, "facts": work.facts})
-        work.run.spend(time.monotonic() - work.began)
+        work.run.spend(work.seconds)
     return net, chosen.precision, chosen.saliency
 
 
@@ -220,7 +227,7 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
             for done, total in retrain.reconstruct(net, teacher, low, c.block_steps, rate):
                 yield Progress("blocks", done, total, {})
             state.best.keep(work.measure(net), net)
-            run.spend(time.monotonic() - work.began)
+            run.spend(work.seconds)
         objective = replace(work.objective, penalty=penalty)
         lesson = Lesson(work.learn, work.held, _schedule(work, rate), objective)
         yield from training.fit(run, where, "quantize", net, lesson, state)

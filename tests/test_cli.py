@@ -377,7 +377,7 @@ def test_the_pace_is_that_of_the_phase(monkeypatch):
     assert pace.rate is None and pace.left is None and pace.speed() == "-"
 
 
-def test_the_time_of_a_resumed_step_is_that_of_all_its_parts(tmp_path, monkeypatch, capsys):
+def test_the_time_of_a_resumed_step_counts_what_its_saved_state_took(tmp_path, monkeypatch, capsys):
     run = Run(tmp_path)
     run.resume_point("float").touch()
     run.spend(90.0)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from quantnas import settings, space
-from quantnas.cli import console
+from quantnas.cli import console, options
 from quantnas.cli.main import main
 from quantnas.config import RunConfig, TrainConfig
 from quantnas.errors import UsageError
@@ -139,3 +139,58 @@ def test_a_run_needs_nothing_of_what_it_was_begun_with(run, tmp_path, monkeypatc
     fast = ["--set", "quantize.steps=1", "--set", "quantize.crops=2", "--set", "quantize.batch=2"]
     assert command("quantize", "runs/train/first", *fast) == 0, capsys.readouterr().err
     assert command("info", "runs/quantize/first") == 0
+
+
+@pytest.mark.parametrize(
+    ("below", "layer", "found"),
+    [
+        ({"minutes": 5}, {"steps": 300}, {"steps": 300}),
+        ({"minutes": 5}, {"steps": 0}, {"steps": 0}),
+        ({"steps": 0}, {"train": "clip"}, {"train": "clip"}),
+        ({"minutes": 5}, {"train": "none"}, {"minutes": 5, "train": "none"}),
+        ({"train": "none"}, {"minutes": 1}, {"minutes": 1}),
+        ({"train": "none"}, {"steps": 9, "train": "none"}, {"steps": 9, "train": "none"}),
+        ({"method": "rtn"}, {"steps": 300}, {"steps": 300}),
+        ({"method": "rtn"}, {"steps": 0}, {"method": "rtn", "steps": 0}),
+        ({"method": "rtn", "steps": 0}, {"train": "clip", "steps": 0},
+         {"method": "rtn", "train": "clip", "steps": 0}),
+        ({"method": "rtn"}, {"train": "none"}, {"method": "rtn", "train": "none"}),
+        ({"method": "rtn"}, {"method": "minmax", "steps": 9}, {"method": "minmax", "steps": 9}),
+        ({"average_bits": 3, "rate": 0.1}, {"target_size": 9}, {"target_size": 9, "rate": 0.1}),
+        ({"steps": 7}, {"rate": 0.1}, {"steps": 7, "rate": 0.1}),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_replaces_its_rivals_below(below, layer, found):
+    below, kept = {"seed": 1, "quantize": below}, {"seed": 1, "quantize": dict(below)}
+    assert settings.over(below, {"quantize": layer}) == {"seed": 1, "quantize": found}
+    assert below == kept, "it is not changed"
+
+
+@pytest.mark.parametrize("layer", [{"bits": 2}, {"bits": None}, {"quantize": {"average_bits": 3}}])
+def test_one_way_to_choose_bits_replaces_another(layer):
+    below = {"bits": 4, "act_bits": 4, "quantize": {"target_bitops": 1e9, "at": "64x64"}}
+    quantize = {"at": "64x64", **layer.get("quantize", {})}
+    assert settings.over(below, layer) == {**layer, "quantize": quantize}
+
+
+def test_a_section_that_is_none_is_left_to_the_schema():
+    assert settings.over({"quantize": 3}, {"quantize": {"steps": 1}}) == {"quantize": {"steps": 1}}
+    assert settings.over({}, {"quantize": 3}) == {"quantize": 3}
+
+
+def test_options_win_over_set_and_set_over_the_file(tmp_path):
+    file = tmp_path / "file.yaml"
+    file.write_text("seed: 3\nbits: 2\nquantize: {minutes: 5, train: none, rate: 0.1}\n")
+    told = options.configuration(
+        {"scale": 2}, file, ["quantize.average_bits=3", "seed=4"], {"seed": 5, "quantize.steps": 9}
+    )
+    c = told.quantize
+    assert (told.scale, told.seed, told.bits, c.average_bits) == (2, 5, None, 3)
+    assert (c.minutes, c.steps, c.train, c.rate) == (None, 9, "weights", 0.1)
+
+
+def test_sections_of_a_file_that_are_one_in_yaml_are_set_apart(tmp_path):
+    file = tmp_path / "file.yaml"
+    file.write_text("search: &s {batch: 4, patch: 16}\ntrain: *s\nquantize: *s\n")
+    told = options.configuration({}, file, None, {"quantize.steps": 9})
+    assert (told.search.batch, told.train.batch, told.quantize.steps) == (4, 4, 9)
