@@ -187,9 +187,9 @@ def configuration(
     settings: list[str] | None,
     flags: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """`base`, over it the file, then --set, then the flags that were given (key or section.key).
+    """`base`, over it the file, over both --set with the flags that were given (key or section.key).
 
-    What one of them asks for replaces its rivals below, as `settings.over` says. Raises UsageError
+    What a layer asks for replaces its rivals below, as `settings.over` says. Raises UsageError
     for what cannot be, DataError for a file that cannot be read.
     """
     from quantnas.settings import over
@@ -204,19 +204,18 @@ def configuration(
 def _layers(
     config: Path | None, settings: list[str] | None, flags: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """What each of them says: key -> value, section -> key -> value."""
+    """The file, and what was typed: key -> value, section -> key -> value."""
     if config is not None:
         yield schema.read_yaml(config)
     told: dict[str, Any] = {}
     for setting in settings or ():
         schema.assign(told, setting)
-    yield told
-    given: dict[str, Any] = {}
     for name, value in flags.items():
         section, _, key = name.rpartition(".")
-        if value is not None:
-            (given.setdefault(section, {}) if section else given)[key] = value
-    yield given
+        where = told.setdefault(section, {}) if section and value is not None else told
+        if value is not None and isinstance(where, dict):  # else schema.parse says what is wrong
+            where[key] = value
+    yield told
 
 
 def option(name: str) -> str:

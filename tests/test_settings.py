@@ -178,7 +178,7 @@ def test_a_section_that_is_none_is_left_to_the_schema():
     assert settings.over({}, {"quantize": 3}) == {"quantize": 3}
 
 
-def test_options_win_over_set_and_set_over_the_file(tmp_path):
+def test_options_win_over_set_and_both_over_the_file(tmp_path):
     file = tmp_path / "file.yaml"
     file.write_text("seed: 3\nbits: 2\nquantize: {minutes: 5, train: none, rate: 0.1}\n")
     told = options.configuration(
