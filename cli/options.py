@@ -187,7 +187,7 @@ def configuration(
     settings: list[str] | None,
     flags: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """`base`, over it the file, over both --set with the flags that were given (key or section.key).
+    """`base`, over it the file, over both --set and the flags given (key or section.key).
 
     What a layer asks for replaces its rivals below, as `settings.over` says. Raises UsageError
     for what cannot be, DataError for a file that cannot be read.
