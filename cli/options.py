@@ -41,7 +41,7 @@ Bits = Annotated[
     str | None,
     typer.Option(
         help="Between first and last convolution, which stay at 8 as attention does: 2, 3, 4 or 8 "
-        "for the weights alone, or w2a4 for 2-bit weights and 4-bit activations.",
+        "for weights, with activations at 8, or w2a4 for 2-bit weights and 4-bit activations.",
         show_default="the bits that the search found",
         metavar="BITS",
     ),
@@ -126,7 +126,8 @@ Output = Annotated[Path, typer.Option(help="Where run folders are made.")]
 Name = Annotated[
     str | None,
     typer.Option(
-        help="Name of the run folder; must be new.", show_default="the space, with a free number"
+        help="Name of the run folder; must be new.",
+        show_default="that of RUN, else the space, with a free number",
     ),
 ]
 Resume = Annotated[

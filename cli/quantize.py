@@ -248,6 +248,11 @@ def _require_used(flags: dict[str, Any]) -> None:
             f"{told[0]} is given, but --method {flags['quantize.method']} is not retrained.",
             "Leave one of them out.",
         )
+    if flags["quantize.train"] == "none" and {"steps", "minutes"} & given:
+        raise UsageError(
+            f"{told[1]} is given, but with --train none nothing is retrained.",
+            "Leave one of them out.",
+        )
     if {"steps", "minutes"} <= given:
         raise UsageError("--steps and --minutes are both given.", "Give one of them.")
     if "at" in given and "target_bitops" not in given:
@@ -269,7 +274,8 @@ def _remarks(network: Path | None, chosen: RunConfig, flags: dict[str, Any]) -> 
     before, now = settings.written(source).quantize, chosen.quantize
     if flags["quantize.calib"] is None and before.calib and before.calib == now.calib:
         yield f"note: --calib {before.calib} is that of {network}"
-    for name in ("method", "train"):
+    quantized = begun or source.result("quantize") is not None
+    for name in ("method", "train") if now.method == before.method else ("method",):
         old, new = getattr(before, name), getattr(now, name)
-        if flags[f"quantize.{name}"] is None and old != new:
+        if quantized and flags[f"quantize.{name}"] is None and old != new:
             yield f"note: --{name} is {new} here; for {network} it was {old}"

@@ -18,6 +18,8 @@ from . import console, options
 
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
 """Command -> its steps that several processes may share."""
+CHAIN = ("search", "train", "quantize", "run")
+"""Commands that go on from each other's runs."""
 
 
 def begun(
@@ -173,7 +175,23 @@ def resumed(path: Path) -> tuple[Run, RunConfig]:
 def going_on(verb: str, path: Path) -> tuple[Run, RunConfig]:
     """The same of a run to be finished, with the other processes there where it has several."""
     run, config = resumed(path)
+    _require_own(verb, run)
     return together(verb, config, lambda: run, run), config
+
+
+def _require_own(verb: str, run: Run) -> None:
+    """Raise UsageError for the run of another command, where it is known which one made it."""
+    from quantnas.genotype import read_json
+
+    path = run.folder / "env.json"
+    words = read_json(path).get("command", []) if path.exists() else []
+    made_by = next((word for word in words[1:2] if word in CHAIN), verb)
+    if made_by not in (verb, "run"):
+        raise UsageError(
+            f"{run.folder} is a run of `quantnas {made_by}`, not one of `quantnas {verb}`.",
+            f"Continue it with: quantnas {made_by} --resume {run.folder}; or go on from it in a "
+            f"folder of its own: quantnas {verb} {run.folder}",
+        )
 
 
 def continued(

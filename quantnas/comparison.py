@@ -94,7 +94,8 @@ def _held_out(model: Model) -> tuple[Photograph, ...] | None:
 def measure(
     upscalers: Mapping[str, Upscaler], sets: Sequence[PhotoSet], scale: int
 ) -> Generator[Progress, None, Table]:
-    """Progress over the photographs of every set; the scores as the generator's result."""
+    """Progress over the photographs of every set, with the mean of the first model so far; the
+    scores as the generator's result."""
     table: Table = {}
     for group in sets:
         scores: dict[str, list[Score]] = {name: [] for name in upscalers}
@@ -102,8 +103,8 @@ def measure(
         for done, found in enumerate(evaluate.compare(upscalers, group.photos, scale), 1):
             for name, row in found.items():
                 scores[name].append(row)
-            first = next(iter(found.values()))
-            facts = {"PSNR-Y": f"{first.psnr:.2f}", "over bicubic": f"{first.gain:+.2f}"}
+            so_far = evaluate.mean(next(iter(scores.values())))
+            facts = {"PSNR-Y": f"{so_far.psnr:.2f}", "over bicubic": f"{so_far.gain:+.2f}"}
             yield Progress(f"evaluate {group.name}", done, len(group.photos), facts)
     return table
 

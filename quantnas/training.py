@@ -167,7 +167,8 @@ def fit(
     plan, net = lesson.schedule, net.to(where)
     if state is None:
         state = train.start(net, plan.lr, plan.average > 0)
-    show = Show(plan.batch)
+    alone = lesson.objective.target is train.truth
+    show = Show(plan.batch, "PSNR" if alone else "PSNR to float")
 
     def steps(first: int) -> Iterator[train.Step]:
         mine = train.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
@@ -186,8 +187,8 @@ def fit(
 class Show:
     """What is shown of a step; the last measurement stays visible until the next one."""
 
-    def __init__(self, batch: int) -> None:
-        self.batch, self.psnr = batch, "-"
+    def __init__(self, batch: int, label: str = "PSNR") -> None:
+        self.batch, self.label, self.psnr = batch, label, "-"
         self.began, self.first = time.monotonic(), 0
 
     def __call__(self, step: train.Step) -> dict[str, str]:
@@ -198,6 +199,6 @@ class Show:
         speed = self.batch * (step.step - self.first) / max(1e-9, time.monotonic() - self.began)
         return {
             "loss": f"{step.loss:.4f}",
-            "PSNR": self.psnr,
+            self.label: self.psnr,
             "patches/s": "-" if step.step == self.first else f"{speed:.0f}",
         }

@@ -215,6 +215,6 @@ def notes(chosen: Plan, worst: int = 6) -> Iterator[str]:
     rows = sorted(chosen.damage.values(), key=lambda d: -d.at(chosen.precision[d.slot]))
     shown = "  ".join(f"{d.slot} {d.at(chosen.precision[d.slot]):.1e}" for d in rows[:worst])
     yield (
-        f"predicted output error of plain rounding: {chosen.mse:.1e} "
+        f"predicted output error of rounding, biases corrected: {chosen.mse:.1e} "
         f"({damage_plot.psnr(chosen.mse):.1f} dB to float); most of it from: {shown}"
     )

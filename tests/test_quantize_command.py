@@ -24,7 +24,7 @@ from quantnas.cli import console
 from quantnas.cli.main import main
 from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.genotype import read_json, searched_precision
-from quantnas.runs import Run
+from quantnas.runs import Run, to_json, write_text
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=4)
 FAST = ["steps=3", "batch=2", "patch=12", "crops=4"]
@@ -252,6 +252,7 @@ def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
         (["--bits", 2, "--at", "8x8"], "--at is given without --target-bitops"),
         (["--bits", 2, "--method", "rtn", "--steps", 9], "--method rtn is not retrained"),
         (["--bits", 2, "--method", "rtn", "--train", "clip"], "--train is given, but"),
+        (["--train", "none", "--steps", 9], "with --train none nothing is retrained"),
         (["--bits", 2, "--name", "a/b"], "--name cannot be 'a/b'"),
         (["--max-drop", -1], "--max-drop is -1.0"),
         (["--target-bitops", "1G", "--at", "32"], "height x width"),
@@ -432,3 +433,13 @@ def test_resume_takes_nothing_beside(type_, source, made):
     code, _, err = type_("--resume", made / "source", "--average-bits", 3, "--max-drop", 1)
     assert code == 2 and "--average-bits, --max-drop is given" in err
     assert type_("--resume", made / "nowhere")[0] == 3
+
+
+@pytest.mark.parametrize(("made_by", "code"), [("train", 2), ("search", 2), ("run", 0), ("", 0)])
+def test_only_an_own_run_is_resumed(type_, source, made_by, code):
+    write_text(source.path("env.json"), to_json({"command": ["quantnas", made_by, "x"]}))
+    found, _, err = type_("--resume", source.folder)
+    assert found == code and (source.folder / "precision.json").exists() == (code == 0)
+    if code:
+        assert f"is a run of `quantnas {made_by}`, not one of `quantnas quantize`" in err
+        assert f"in a folder of its own: quantnas quantize {source.folder}" in err
