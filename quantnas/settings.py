@@ -123,9 +123,11 @@ def _without_rivals(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[
     old, new = below.get("quantize", {}), layer.get("quantize", {})
     if not (isinstance(old, dict) and isinstance(new, dict)):  # schema.parse says what is wrong
         return dict(below)
-    gone: set[str] = set()
+    left, gone = dict(below), set[str]()
     if "bits" in layer or any(new.get(name) is not None for name in BUDGETS):
-        gone |= {"bits", "act_bits", *BUDGETS}
+        left.pop("bits", None)
+        left.pop("act_bits", None)
+        gone |= {*BUDGETS}
     timed = any(new.get(name) is not None for name in LENGTHS)
     if timed:
         gone |= {"minutes"} | ({"train"} if old.get("train") == "none" else set())
@@ -134,5 +136,4 @@ def _without_rivals(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[
         gone.add("method")  # baselines are not retrained
         if old.get("steps") == 0 and not timed:
             gone.add("steps")
-    left = {key: value for key, value in below.items() if key not in gone}
-    return {**left, "quantize": {key: value for key, value in old.items() if key not in gone}}
+    return left | {"quantize": {key: value for key, value in old.items() if key not in gone}}

@@ -161,8 +161,9 @@ def test_a_run_needs_nothing_of_what_it_was_begun_with(run, tmp_path, monkeypatc
     ],
 )  # fmt: skip
 def test_what_is_asked_for_replaces_its_rivals_below(below, layer, found):
-    below, kept = {"seed": 1, "quantize": below}, {"seed": 1, "quantize": dict(below)}
-    assert settings.over(below, {"quantize": layer}) == {"seed": 1, "quantize": found}
+    others = {"seed": 1, "train": {"lr": 0.1}, "search": {"steps": 9, "minutes": 1}}
+    below, kept = {**others, "quantize": below}, {**others, "quantize": dict(below)}
+    assert settings.over(below, {"quantize": layer}) == {**others, "quantize": found}
     assert below == kept, "it is not changed"
 
 
