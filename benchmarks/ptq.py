@@ -5,9 +5,9 @@
 
 WEIGHTS may be the folder of a trained run, then without --space and --scale. Every --form of our
 own method is a row; every --set holds for all of them. What has been quantized into --output is
-not quantized again. Prints a Markdown table: PSNR-Y in dB per set, with
-its deviation over the seeds; minutes; bytes of the ONNX file; GBitOps at LR 32x32; and at last the
-first set's means in one line.
+not quantized again. Prints a Markdown table: PSNR-Y in dB per set, with its deviation over the
+seeds; minutes; bytes of the ONNX file; GBitOps at LR 32x32; and at last the first set's means in
+one line.
 """
 
 import argparse

@@ -348,17 +348,16 @@ def finished(name: str, args: argparse.Namespace) -> list[str] | None:
         return None
 
 
-def page(args: argparse.Namespace, found: Mapping[str, list[str]]) -> str:
-    """All parts that are finished, as a page; found: those that were made just now."""
-    lines = ["# Study", "", *INTRODUCTION]
-    args.finished, missing = True, []
+def page(found: Mapping[str, list[str] | None], hours: float) -> str:
+    """All parts as a page; found: what each has found, none where it is not finished."""
+    lines, missing = ["# Study", "", *INTRODUCTION], []
     for name, part in PARTS.items():
-        told = found.get(name) or finished(name, args)
+        told = found[name]
         if told is None:
             missing.append(f"`{name}`")
             continue
         lines += ["", f"## {(part.__doc__ or name).splitlines()[0].rstrip('.')}", ""]
-        how = f" --hours {args.hours:g}" if part in (x4, x2) else ""
+        how = f" --hours {hours:g}" if part in (x4, x2) else ""
         lines += [f"`python benchmarks/study.py {name}{how}`", ""]
         for line in told:
             lines += ["", line] if line.startswith("**") and lines[-1] else [line]
@@ -392,14 +391,15 @@ def main() -> None:
     parser.add_argument("--finished", action="store_true", help="print, and compute nothing")
     args = parser.parse_args()
     args.output = args.output.resolve()
-    found = {}
+    found: dict[str, list[str] | None] = {}
     for name in PARTS if "all" in args.parts else args.parts:
-        told = finished(name, args) if args.finished else PARTS[name](args)
+        found[name] = told = finished(name, args) if args.finished else PARTS[name](args)
         if told is not None:
-            found[name] = told
             print("\n".join(["", f"## {name}", "", *told]))
     if args.write is not None:
-        args.write.write_text(page(args, found))
+        args.finished = True
+        found |= {name: finished(name, args) for name in PARTS if name not in found}
+        args.write.write_text(page(found, args.hours))
 
 
 if __name__ == "__main__":

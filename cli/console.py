@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quantnas.runs import Run
 
 RESUMABLE = ("run", "search", "train", "quantize")
+"""Commands whose runs can be continued."""
 ADVICE = {False: "use more bits", True: "the float network is, too: train it longer"}
 """Whether the float network is worse than bicubic -> what to do when the quantized one is."""
 LINE_EVERY = 10.0
@@ -212,9 +213,18 @@ def scores(result: dict[str, Any]) -> Iterator[str]:
             f"({mean['psnr'] - mean['bicubic_psnr']:+.2f}), "
             f"SSIM {mean['bicubic_ssim']:.4f} -> {mean['ssim']:.4f}"
         )
-        if mean["psnr"] < mean["bicubic_psnr"]:
-            untrained = base is not None and base["psnr"] < mean["bicubic_psnr"]
-            yield f"warning: worse than bicubic on {name}; {ADVICE[untrained]}"
+        full = None if base is None else base["psnr"]
+        told = f"worse than bicubic on {name}"
+        yield from below_bicubic(told, mean["psnr"], mean["bicubic_psnr"], full)
+
+
+def below_bicubic(told: str, psnr: float, bicubic: float, full: float | None) -> Iterator[str]:
+    """The warning `told` with what to do, where PSNR is below that of bicubic.
+
+    full: PSNR of the float network, where there is one.
+    """
+    if psnr < bicubic:
+        yield f"warning: {told}; {ADVICE[full is not None and full < bicubic]}"
 
 
 def export_lines(result: dict[str, Any]) -> Iterator[str]:

@@ -211,11 +211,11 @@ def _layers(
     told: dict[str, Any] = {}
     for setting in settings or ():
         schema.assign(told, setting)
-    for name, value in flags.items():
+    for name in (name for name, value in flags.items() if value is not None):
         section, _, key = name.rpartition(".")
-        where = told.setdefault(section, {}) if section and value is not None else told
-        if value is not None and isinstance(where, dict):  # else schema.parse says what is wrong
-            where[key] = value
+        where = told.setdefault(section, {}) if section else told
+        if isinstance(where, dict):  # else schema.parse says what is wrong
+            where[key] = flags[name]
     yield told
 
 

@@ -274,8 +274,7 @@ def _remarks(network: Path | None, chosen: RunConfig, flags: dict[str, Any]) -> 
     before, now = settings.written(source).quantize, chosen.quantize
     if flags["quantize.calib"] is None and before.calib and before.calib == now.calib:
         yield f"note: --calib {before.calib} is that of {network}"
-    quantized = begun or source.result("quantize") is not None
-    for name in ("method", "train") if now.method == before.method else ("method",):
-        old, new = getattr(before, name), getattr(now, name)
-        if quantized and flags[f"quantize.{name}"] is None and old != new:
-            yield f"note: --{name} is {new} here; for {network} it was {old}"
+    changed = "train" if before.method == now.method else "method"
+    old, new = getattr(before, changed), getattr(now, changed)
+    if begun and flags[f"quantize.{changed}"] is None and old != new:
+        yield f"note: --{changed} is {new} here; for {network} it was {old}"

@@ -18,8 +18,6 @@ from . import console, options
 
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
 """Command -> its steps that several processes may share."""
-CHAIN = ("search", "train", "quantize", "run")
-"""Commands that go on from each other's runs."""
 
 
 def begun(
@@ -185,8 +183,8 @@ def _require_own(verb: str, run: Run) -> None:
 
     path = run.folder / "env.json"
     words = read_json(path).get("command", []) if path.exists() else []
-    made_by = next((word for word in words[1:2] if word in CHAIN), verb)
-    if made_by not in (verb, "run"):
+    made_by = words[1] if len(words) > 1 else verb
+    if made_by in console.RESUMABLE and made_by not in (verb, "run"):
         raise UsageError(
             f"{run.folder} is a run of `quantnas {made_by}`, not one of `quantnas {verb}`.",
             f"Continue it with: quantnas {made_by} --resume {run.folder}; or go on from it in a "

@@ -294,6 +294,5 @@ def _found(rows: list[dict[str, Any]]) -> Iterator[str]:
         )
         yield f"{row['name']}: {row['gbitops']:.2f} GBitOps, {row['bytes']:,} bytes, {scores}"
         for name, psnr in row["psnr"].items():
-            if psnr["file"] < psnr["bicubic"]:
-                advice = console.ADVICE[psnr["float"] < psnr["bicubic"]]
-                yield f"warning: {row['name']} is worse than bicubic on {name}; {advice}"
+            told = f"{row['name']} is worse than bicubic on {name}"
+            yield from console.below_bicubic(told, psnr["file"], psnr["bicubic"], psnr["float"])

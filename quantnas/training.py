@@ -167,8 +167,8 @@ def fit(
     plan, net = lesson.schedule, net.to(where)
     if state is None:
         state = train.start(net, plan.lr, plan.average > 0)
-    alone = lesson.objective.target is train.truth
-    show = Show(plan.batch, "PSNR" if alone else "PSNR to float")
+    label = "PSNR" if lesson.objective.target is train.truth else "PSNR to float"
+    show = Show(plan.batch, label)
 
     def steps(first: int) -> Iterator[train.Step]:
         mine = train.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
@@ -187,7 +187,7 @@ def fit(
 class Show:
     """What is shown of a step; the last measurement stays visible until the next one."""
 
-    def __init__(self, batch: int, label: str = "PSNR") -> None:
+    def __init__(self, batch: int, label: str) -> None:
         self.batch, self.label, self.psnr = batch, label, "-"
         self.began, self.first = time.monotonic(), 0
 
