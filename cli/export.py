@@ -1,12 +1,12 @@
 """`quantnas export`: an integer ONNX file, compared with torch before it is called done."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from quantnas import files
 from quantnas.config import ExportConfig
 from quantnas.errors import DataError, UsageError, VerificationError
 
@@ -77,7 +77,7 @@ def export(
     except VerificationError:
         if file is not None:
             for rejected in target.folder.glob("*.rejected.*"):
-                copy(rejected, file.with_suffix(f".rejected{rejected.suffix}"))
+                files.copy(rejected, file.with_suffix(f".rejected{rejected.suffix}"))
         raise
     result = target.result("export")
     assert result is not None
@@ -95,7 +95,7 @@ def export(
     if beside:
         console.say(f"{made.name}: {beside['bytes']:,} bytes, {beside['compared']}", target)
     if file is not None:
-        copy(made, file)
+        files.copy(made, file)
     shown = target.folder / result["file"] if chosen_format in ELSEWHERE else file or made
     console.next_commands(
         f"evaluate {target.folder}", f"report {target.folder}", f"upscale PHOTO -m {shown}"
@@ -131,10 +131,3 @@ def require_writable(file: Path) -> None:
         raise DataError(
             f"Nothing can be written into {folder}: {error.strerror}.", "Choose another -o."
         ) from error
-
-
-def copy(source: Path, target: Path) -> None:
-    """Whole or not at all."""
-    part = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, part)
-    part.replace(target)

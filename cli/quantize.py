@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantnas import notation
+from quantnas import files, notation
 from quantnas.config import BUDGETS, QuantizeConfig, RunConfig
 from quantnas.errors import DataError, UsageError
 
@@ -221,7 +221,7 @@ def quantize(
     outcome.tell(target, chosen)
     if out is not None:
         console.perform(target, chosen, ["export"], "export")
-        export.copy(target.path("model.onnx"), out)
+        files.copy(target.path("model.onnx"), out)
         for line in console.export_lines(target.result("export") or {}):
             console.say(line, target)
     outcome.require(target, chosen, out)

@@ -1,11 +1,10 @@
 """The beginning of a run: what is wrong with its settings is said before anything is written."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import baselines, origins, runs, searching, settings, space, widths, workspace
+from . import baselines, files, origins, runs, searching, settings, space, widths, workspace
 from .config import RunConfig
 from .genotype import Genotype
 from .parts import Photographs
@@ -38,7 +37,7 @@ class Prepared:
         if self.source is not None:
             runs.carry(self.source, run, until=self.verb)
         if self.given is not None:
-            shutil.copyfile(self.given, run.weights("given"))
+            files.copy(self.given, run.weights("given"))
         return run
 
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from . import files
 from .errors import DataError
 
 
@@ -33,13 +34,11 @@ def save(path: Path, step: int, parts: Mapping[str, Stateful]) -> None:
 
     Raises DataError when it cannot be written; the state saved before is then still there.
     """
-    part = path.with_suffix(".part")
     state = {"step": step, **states(parts)}
     try:
-        torch.save(state, part)
-        part.replace(path)
+        with files.replacing(path) as part:
+            torch.save(state, part)
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-        part.unlink(missing_ok=True)
         kept = "The last saved state is intact" if path.exists() else "Nothing was saved before"
         raise DataError(
             f"The state of this step cannot be written to {path}: {error}.",

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import fx, nn
 
-from . import __version__, onnx_weights, tracing
+from . import __version__, files, onnx_weights, tracing
 from .config import ExportConfig
 from .conv import Conv2d, QuantConv2d
 from .cost import REFERENCE, Cost, Layer, learned, total
@@ -157,9 +157,7 @@ def write(
     kept = {p.key: p.value for p in model.metadata_props}
     helper.set_model_props(model, {**kept, METADATA_KEY: _told(cost, scale, pixels)})
     onnx.checker.check_model(model, full_check=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(model.SerializeToString())
-    part.replace(path)
+    files.write_bytes(path, model.SerializeToString())
 
 
 STORED = {**onnx_weights.STORAGE, 32: onnx_weights.STORAGE[8]}

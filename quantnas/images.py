@@ -5,8 +5,6 @@ An image is a uint8 array of shape (H, W, 3) in RGB order everywhere in the pack
 
 from __future__ import annotations
 
-import os
-import secrets
 import struct
 import warnings
 import zlib
@@ -21,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from . import bicubic
+from . import bicubic, files
 from .errors import DataError, UsageError
 
 FORMATS: dict[str, str] = {
@@ -146,7 +144,8 @@ def save(path: Path, image: Image.Image, kept: Mapping[str, Any]) -> None:
     kind = format_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, image, kind, kept)
+        with files.replacing(path) as part:
+            image.save(part, format=kind, **_SAVE_OPTIONS[kind], **kept)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
@@ -214,13 +213,3 @@ def _grey16_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     grey = bicubic.to_uint8(values / 257)
     grey[values == image.info.get("transparency", -1)] = 255
     return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _replace(path: Path, image: Image.Image, kind: str, kept: Mapping[str, Any]) -> None:
-    """Write next to `path` under another name, then put it in place in one step."""
-    partial = path.with_name(f".{secrets.token_hex(6)}.partial")
-    try:
-        image.save(partial, format=kind, **_SAVE_OPTIONS[kind], **kept)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from . import __version__, tracing
+from . import __version__, files, tracing
 from .conv import QuantConv2d
 from .cost import Cost
 from .errors import DataError, UsageError
@@ -118,9 +118,7 @@ def to_tflite(
         high = in_float(graph, out)
     facts = {"version": __version__, "scale": scale, "cost": asdict(cost)}
     told = json.dumps(facts, separators=(",", ":")).encode()
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(graph.serialised(low, high, (METADATA_KEY, told)))
-    part.replace(path)
+    files.write_bytes(path, graph.serialised(low, high, (METADATA_KEY, told)))
 
 
 def _in_pixels(graph: Graph, low: int, out: Value) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import cards, cost, evaluate, export, runs, schema, survey, tiles, workspace
+from . import cards, cost, evaluate, export, files, runs, schema, survey, tiles, workspace
 from .cards import Card, Scores
 from .errors import DataError, UsageError
 from .genotype import read_json
@@ -213,6 +213,6 @@ def bundle(found: Card, file: Path, folder: Path = cards.FOLDER) -> Path:
     """Put a file and its card among the bundled models; where the file is now."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / found.file
-    target.write_bytes(file.read_bytes())
+    files.copy(file, target)
     runs.write_text(target.with_suffix(".json"), runs.to_json(asdict(found)))
     return target

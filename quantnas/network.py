@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import files, ops, skeleton
 from . import genotype as genotypes
-from . import ops, skeleton
 from .adq import Adq, PlainSum
 from .conv import Conv2d, QuantConv2d, SearchConv2d, start_as_identity
 from .errors import DataError
@@ -214,10 +214,9 @@ def save(network: nn.Module, path: Path, space: SearchSpace | None = None) -> No
 
 def save_tensors(found: Mapping[str, Tensor], path: Path, space: SearchSpace | None = None) -> None:
     """The same for what a network's `state_dict` gave."""
-    part = path.with_suffix(".part")
     tensors = {k: v.detach().cpu().contiguous() for k, v in found.items()}
-    save_file(tensors, part, None if space is None else {SPACE_KEY: _title(space)})
-    part.replace(path)
+    with files.replacing(path) as part:
+        save_file(tensors, part, None if space is None else {SPACE_KEY: _title(space)})
 
 
 def load(network: nn.Module, path: Path, space: SearchSpace | None = None) -> None:

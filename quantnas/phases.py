@@ -1,14 +1,13 @@
 """Phases: long loops that show their progress, save their state, and go on from it."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from . import checkpoint
-from .runs import Run, write_text
+from . import checkpoint, files
+from .runs import Run
 
 SAVE_EVERY = 20.0
 """Seconds between two saved states of an unfinished phase."""
@@ -89,11 +88,8 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
 def _keep(run: Run, path: Path, done: int, phase: Phase[S]) -> None:
     """The state, and beside it the records up to now."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = path.with_name(f"{path.stem}-{os.getpid()}{path.suffix}")  # another run may write, too
-    write_text(records_of(mine), run.path("metrics.jsonl").read_text(encoding="utf-8"))
-    checkpoint.save(mine, done, phase.parts)
-    records_of(mine).replace(records_of(path))
-    mine.replace(path)
+    files.copy(run.path("metrics.jsonl"), records_of(path))
+    checkpoint.save(path, done, phase.parts)
 
 
 def records_of(state: Path) -> Path:

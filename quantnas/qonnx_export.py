@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, shape_inference
 from torch import fx, nn
 
-from . import __version__, tracing
+from . import __version__, files, tracing
 from .conv import QuantConv2d
 from .cost import Cost
 from .export import METADATA_KEY
@@ -171,9 +171,7 @@ def to_qonnx(network: nn.Module, cost: Cost, scale: int, size: tuple[int, int], 
     facts = {"version": __version__, "scale": scale, "cost": asdict(cost)}
     helper.set_model_props(model, {METADATA_KEY: json.dumps(facts, separators=(",", ":"))})
     onnx.checker.check_model(model)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(model.SerializeToString())
-    part.replace(path)
+    files.write_bytes(path, model.SerializeToString())
 
 
 def _shapes(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

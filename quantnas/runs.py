@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import files
 from .errors import DataError, UsageError
 from .genotype import read_json
 
@@ -213,9 +214,8 @@ def cores() -> int:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with files.replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def to_json(data: Any) -> str:

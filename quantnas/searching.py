@@ -1,6 +1,5 @@
 """The search as a step of a run: what it reads, shows, keeps and leaves in the folder."""
 
-import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from . import (
     checkpoint,
     cost,
     diagram,
+    files,
     genotype,
     network,
     patches,
@@ -191,10 +191,8 @@ def _warmed(run: Run, warm: Path) -> bool:
         return False
     point = run.resume_point("search")
     if not point.exists():
-        shutil.copyfile(phases.records_of(warm), run.path("metrics.jsonl"))
-        part = point.with_suffix(".part")
-        shutil.copyfile(warm, part)
-        part.replace(point)  # whole, or not at all
+        files.copy(phases.records_of(warm), run.path("metrics.jsonl"))
+        files.copy(warm, point)
     return True
 
 

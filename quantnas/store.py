@@ -8,7 +8,6 @@ cleaned here.
 import hashlib
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import photographs
+from . import files, photographs
 from .errors import DataError
 from .patches import Pair
 from .photographs import LONGEST, Photograph
@@ -226,10 +225,5 @@ def _write(path: Path, array: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < array.nbytes + FREE:
         raise OSError(f"no space for {path}")
-    partial = path.with_name(f".{secrets.token_hex(6)}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.replacing(path) as part, part.open("wb") as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0))

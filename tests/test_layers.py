@@ -13,7 +13,7 @@ PACKAGE = ROOT / "quantnas"
 CLI = ROOT / "cli"
 
 LAYERS = [
-    {"errors", "checks", "bounds"},
+    {"errors", "checks", "bounds", "files"},
     {"schema", "notation", "requirements", "standing"},
     {"space", "config"},
     {"genotype"},

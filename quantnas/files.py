@@ -1,0 +1,34 @@
+"""Files that are written whole or not at all: an interrupted write leaves what was there before."""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The path of a new, hidden file beside `path`, which takes its place when the block ends.
+
+    When the block raises, the new file is removed and `path` stays as it was. Several processes
+    may replace the same file at the same time. Raises OSError when the file cannot be put there.
+    """
+    part = path.with_name(f".{secrets.token_hex(6)}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises OSError."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy the content of a file whole or not at all. Raises OSError."""
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
