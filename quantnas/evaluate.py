@@ -20,6 +20,7 @@ from torch import nn
 from . import bicubic, elsewhere, images, layouts, photographs
 from .errors import DataError
 from .metrics import psnr_y, ssim_y
+from .onnx_session import cannot_load, open_session
 from .patches import to_image, to_tensor
 from .photographs import Photograph
 from .space import Pixels
@@ -158,15 +159,6 @@ def mean(scores: Sequence[Score]) -> Score:
     return Score("mean", *(float(np.mean([getattr(s, n) for s in scores])) for n in names))
 
 
-def session(file: Path | bytes, threads: int = 0) -> ort.InferenceSession:
-    """A file in ONNX Runtime at its default optimisation level. Raises what it raises."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    content = file if isinstance(file, bytes) else str(file)
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def onnx_upscaler(path: Path, pixels: Pixels | None = None) -> Upscaler:
     """An exported file as a function; it takes and gives floats or bytes.
 
@@ -177,17 +169,14 @@ def onnx_upscaler(path: Path, pixels: Pixels | None = None) -> Upscaler:
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
     try:
-        run = session(path)
+        run = open_session(path)
     except Exception as error:
         if QONNX in str(error):
             raise DataError(
                 f"{path} is a QONNX file, for FPGA toolchains: ONNX Runtime does not run it.",
                 "Give the model.onnx of the same run.",
             ) from error
-        raise DataError(
-            f"ONNX Runtime {ort.__version__} cannot load {path}: {error}.",
-            "Check that it is a complete ONNX file, or update ONNX Runtime.",
-        ) from error
+        raise cannot_load(path, error) from error
 
     def upscale(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
         _require_shape(path.name, low, run.get_inputs()[0].shape[2:])

@@ -4,16 +4,15 @@ Weights are what the file's integers mean; nothing is rounded any more. A grid t
 taken the place of a ReLU, which is put back where it does something.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from . import subgraphs
 from .errors import DataError
 from .onnx_graph import Graph
 
@@ -99,43 +98,11 @@ def make(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 def _folded(model: onnx.ModelProto) -> tuple[dict[str, Array], list[onnx.NodeProto]]:
     """(what is constant and read by the other nodes, the other nodes)."""
-    stored = {t.name: t for t in model.graph.initializer}
-    known, fixed, rest = set(stored), list[onnx.NodeProto](), list[onnx.NodeProto]()
-    for node in model.graph.node:
-        if known.issuperset(filter(None, node.input)):
-            known.update(node.output)
-            fixed.append(node)
-        else:
-            rest.append(node)
-    read = {name for node in rest for name in node.input if name in known}
-    found = {name: numpy_helper.to_array(stored[name]) for name in read & set(stored)}
-    wanted = sorted(read - set(stored))
-    return found | _computed(model, fixed, stored, wanted), rest
-
-
-def _computed(
-    model: onnx.ModelProto,
-    nodes: Sequence[onnx.NodeProto],
-    stored: dict[str, onnx.TensorProto],
-    wanted: list[str],
-) -> dict[str, Array]:
-    """The values that constant nodes give."""
-    if not wanted:
-        return {}
-    used = {name for node in nodes for name in node.input}
-    outputs = [onnx.ValueInfoProto(name=name) for name in wanted]
-    tensors = [tensor for name, tensor in stored.items() if name in used]
-    part = helper.make_model(
-        helper.make_graph(nodes, "constants", [], outputs, tensors),
-        opset_imports=model.opset_import,
-        ir_version=model.ir_version,
-    )
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    providers = ["CPUExecutionProvider"]
-    session = ort.InferenceSession(part.SerializeToString(), options, providers=providers)
-    return dict(zip(wanted, map(np.asarray, session.run(wanted, {})), strict=True))
+    stored = {tensor.name for tensor in model.graph.initializer}
+    constant, others = subgraphs.parted(model.graph.node, stored)
+    known = stored.union(*(node.output for node in constant))
+    read = {name for node in others for name in node.input if name in known}
+    return subgraphs.constants(model, sorted(read)), others
 
 
 def _translate(twin: Twin, node: onnx.NodeProto) -> None:

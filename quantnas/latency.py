@@ -19,6 +19,7 @@ from .errors import DataError, UsageError
 from .evaluate import SMALL
 from .machine import Machine
 from .models import Model
+from .onnx_session import cannot_load, open_session
 from .phases import Progress
 
 SIZE = (180, 320)
@@ -166,21 +167,10 @@ def by_turns(runs: Runs, seconds: float, rounds: int | None) -> Generator[Progre
 
 def session(file: Path | bytes, threads: int, what: str, **options: Any) -> ort.InferenceSession:
     """A file at the default optimisation level; DataError when it does not load."""
-    chosen = ort.SessionOptions()
-    chosen.log_severity_level = 3
-    chosen.intra_op_num_threads = threads
-    # Threads that wait for the next run would take the cores from the next model.
-    chosen.add_session_config_entry("session.force_spinning_stop", "1")
-    for name, value in options.items():
-        setattr(chosen, name, value)
-    source = file if isinstance(file, bytes) else str(file)
-    try:
-        return ort.InferenceSession(source, chosen, providers=["CPUExecutionProvider"])
+    try:  # threads that wait for the next run would take the cores from the next model
+        return open_session(file, threads=threads, spinning=False, **options)
     except Exception as error:
-        raise DataError(
-            f"ONNX Runtime {ort.__version__} cannot load {what}: {error}.",
-            "Check that it is a complete ONNX file, or update ONNX Runtime.",
-        ) from error
+        raise cannot_load(what, error) from error
 
 
 def runner(run: ort.InferenceSession, size: tuple[int, int], what: str) -> Callable[[], object]:

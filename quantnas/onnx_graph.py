@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from . import subgraphs
+
 CONVOLUTIONS = ("Conv", "ConvInteger")
 """Names of nodes."""
 SUMS = ("out", "sums")
@@ -62,12 +64,8 @@ def tidied(graph: Graph) -> Graph:
 
 def _used(graph: Graph) -> Graph:
     """Leave out what does not reach "sr"."""
-    needed, kept = {ENDS[1]}, []
-    for node in reversed(graph.nodes):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    return Graph(kept[::-1], {k: t for k, t in graph.tensors.items() if k in needed})
+    nodes, names = subgraphs.needed(graph.nodes, [ENDS[1]])
+    return Graph(nodes, {k: t for k, t in graph.tensors.items() if k in names})
 
 
 def _readers(graph: Graph) -> dict[str, list[onnx.NodeProto]]:

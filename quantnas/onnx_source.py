@@ -12,9 +12,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, external_data_helper, helper, inliner, numpy_helper
+from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
+from . import subgraphs
 from .errors import DataError, UsageError
+from .onnx_session import open_session
 
 LARGEST = 2**31 - 1
 """Bytes of a file with its external data: more does not fit in one message of protobuf."""
@@ -81,9 +83,9 @@ def read(path: Path, known: Collection[str]) -> Source:
     stored = {t.name: _array(t, path) for t in model.graph.initializer}
     entry = _entry(model, stored, path)
     nodes, output = _shortened(model)
-    fixed, rest = _parted(nodes, stored)
+    constant, rest = subgraphs.parted(nodes, stored)
     read = {name for node in rest for name in node.input}
-    constants = stored | _folded(model, fixed, read, path)
+    constants = stored | _computed(model, constant, read, path)
     return Source(tuple(rest), constants, frozenset(stored), entry, output, opset)
 
 
@@ -238,40 +240,18 @@ def _shortened(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], str]:
         else:
             nodes.append(node)
     output = renamed.get(model.graph.output[0].name, model.graph.output[0].name)
-    needed, kept = {output}, []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    return kept[::-1], output
+    return subgraphs.needed(nodes, [output])[0], output
 
 
-def _parted(
-    nodes: Iterable[onnx.NodeProto], stored: Collection[str]
-) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """The nodes that depend on stored tensors alone, and the others."""
-    known, fixed, rest = {"", *stored}, list[onnx.NodeProto](), list[onnx.NodeProto]()
-    for node in nodes:
-        is_fixed = known.issuperset(node.input)
-        known.update(node.output if is_fixed else ())
-        (fixed if is_fixed else rest).append(node)
-    return fixed, rest
-
-
-def _folded(
-    model: onnx.ModelProto, fixed: list[onnx.NodeProto], read: Collection[str], path: Path
+def _computed(
+    model: onnx.ModelProto, constant: list[onnx.NodeProto], read: Collection[str], path: Path
 ) -> dict[str, NDArray[Any]]:
-    """Those of the tensors `read` that constant nodes give, by ONNX Runtime."""
-    names = [name for node in fixed for name in node.output if name and name in read]
-    if not names:
-        return {}
-    inputs = {name for node in fixed for name in node.input}
-    tensors = [t for t in model.graph.initializer if t.name in inputs]
-    outputs = [onnx.ValueInfoProto(name=name) for name in names]
-    graph = helper.make_graph(fixed, "constants", [], outputs, tensors)
-    part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    values = session(part.SerializeToString(), path).run(None, {})
-    return dict(zip(names, map(np.asarray, values), strict=True))
+    """Those of the tensors `read` that constant nodes give."""
+    names = [name for node in constant for name in node.output if name and name in read]
+    try:
+        return subgraphs.constants(model, names)
+    except Exception as error:  # ONNX Runtime has no class for them all
+        raise _not_loaded(path, error) from error
 
 
 def _array(tensor: TensorProto, path: Path) -> NDArray[Any]:
@@ -283,14 +263,14 @@ def _array(tensor: TensorProto, path: Path) -> NDArray[Any]:
 
 def session(model: Path | bytes, path: Path) -> ort.InferenceSession:
     """A model in ONNX Runtime as it is written. Raises DataError where that does not load it."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = model if isinstance(model, bytes) else str(model)
     try:
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return open_session(model, optimise=False, log_severity_level=4)
     except Exception as error:  # ONNX Runtime has no class for them all
-        raise DataError(
-            f"ONNX Runtime {ort.__version__} does not load {path}: {line(error)}.",
-            "Check that the file is complete, or update ONNX Runtime.",
-        ) from error
+        raise _not_loaded(path, error) from error
+
+
+def _not_loaded(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"ONNX Runtime {ort.__version__} does not load {path}: {line(error)}.",
+        "Check that the file is complete, or update ONNX Runtime.",
+    )

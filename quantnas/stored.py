@@ -7,16 +7,16 @@ DequantizeLinear, offsets, casts, and the tables that unpack bytes.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from . import subgraphs
 from .conv import subpixel
 from .cost import STORED, Layer
 from .onnx_weights import STORAGE
@@ -59,10 +59,11 @@ def problems(
 def unpacked(model: onnx.ModelProto, wiring: Wiring, names: Iterable[str]) -> dict[str, Kernel]:
     """Layer -> the integers of its kernel."""
     convs = {name: wiring.convolutions[name] for name in names}
-    found = evaluated(model, {name: integers(wiring, conv) for name, conv in convs.items()})
+    tensors = {name: integers(wiring, conv) for name, conv in convs.items()}
+    found = subgraphs.constants(model, tensors.values())
     return {
-        name: values.astype(np.int64) - _zero_point(wiring, convs[name])
-        for name, values in found.items()
+        name: found[tensors[name]].astype(np.int64) - _zero_point(wiring, conv)
+        for name, conv in convs.items()
     }
 
 
@@ -121,34 +122,6 @@ def input_bits(wiring: Wiring, conv: onnx.NodeProto) -> int:
         high = numpy_helper.to_array(wiring.tensors[maker.input[2]])
         name, bits = maker.input[0], min(bits, int(high).bit_length())
     return bits
-
-
-def evaluated(model: onnx.ModelProto, names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    """Key -> the value of a tensor that follows from what is stored, as ONNX Runtime unpacks it."""
-    stored = {t.name: t for t in model.graph.initializer}
-    found = {k: numpy_helper.to_array(stored[name]) for k, name in names.items() if name in stored}
-    rest = {k: name for k, name in names.items() if name not in stored}
-    if rest:
-        part = _part(model, [*rest.values()]).SerializeToString()
-        run = ort.InferenceSession(part, providers=["CPUExecutionProvider"])
-        found |= dict(zip(rest, run.run(None, {}), strict=True))
-    return found
-
-
-def _part(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
-    """What leads to the outputs, as a model of its own."""
-    part, needed, nodes = onnx.ModelProto(), {*outputs}, []
-    part.CopyFrom(model)
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            nodes.append(node)
-    graph, tensors = part.graph, [t for t in model.graph.initializer if t.name in needed]
-    del graph.node[:], graph.input[:], graph.output[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend(nodes[::-1])
-    graph.initializer.extend(tensors)
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    return part
 
 
 def _of_values(kernel: Kernel, row: Layer, shape: Shape, wanted: Kernel | None) -> Iterator[str]:

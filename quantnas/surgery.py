@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import helper, version_converter
 
-from . import export, imported, onnx_source
+from . import export, imported, onnx_source, subgraphs
 from .config import ExportConfig
 from .conv import QuantConv2d
 from .cost import Cost
@@ -169,17 +169,13 @@ def _keep_used(
 ) -> None:
     """Leave out what does not reach the output any more."""
     graph = model.graph
-    needed, kept = {value.name for value in graph.output}, []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            needed.update(_read(node))
-            kept.append(node)
-    tensors = [t for t in (*graph.initializer, *tensors) if t.name in needed]
+    kept, names = subgraphs.needed(nodes, [value.name for value in graph.output])
+    tensors = [t for t in (*graph.initializer, *tensors) if t.name in names]
     stored = {t.name for t in graph.initializer}
-    inputs = [v for v in graph.input if v.name in needed or v.name not in stored]
+    inputs = [v for v in graph.input if v.name in names or v.name not in stored]
     known: list[Any] = []  # shapes that the converter has found would be a large part of the file
     for field, values in (
-        (graph.node, kept[::-1]),
+        (graph.node, kept),
         (graph.initializer, tensors),
         (graph.input, inputs),
         (graph.value_info, known),
@@ -193,9 +189,3 @@ def _same(value: Any) -> Any:
     found = type(value)()
     found.CopyFrom(value)
     return found
-
-
-def _read(node: onnx.NodeProto) -> set[str]:
-    """What a node reads, inside of its own graphs too."""
-    inner = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    return {*node.input, *(name for g in inner for n in g.node for name in _read(n))}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import evaluate, reach
 from .evaluate import Upscaler
 from .imported import Imported
+from .onnx_session import open_session
 from .patches import to_image, to_tensor
 from .reach import Reach
 from .space import Pixels
@@ -98,7 +99,7 @@ def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> 
 
 
 def _file_part(path: Path) -> Part:
-    run = evaluate.session(reach.file_for_parts(path))
+    run = open_session(reach.file_for_parts(path))
 
     def enlarge(low: Image, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Image:
         return evaluate.through(run, low, {"rows": rows, "columns": columns})

@@ -23,6 +23,7 @@ from . import cost, evaluate, export, fusion, schema, stored
 from .conv import QuantConv2d
 from .errors import DataError, UsageError, VerificationError
 from .imported import Imported
+from .onnx_session import open_session
 from .patches import to_tensor
 from .quantizer import ActQuantizer
 from .space import Pixels
@@ -134,14 +135,9 @@ def _require_valid(path: Path) -> None:
         ) from error
 
 
-def _session(path: Path, level: Any, optimised: Path | None = None) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = level
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
+def _session(path: Path, level: Any, **options: Any) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return open_session(path, optimise=level == DEFAULT, **options)
     except Exception as error:
         off = " with optimisation off" if level == OFF else ""
         raise VerificationError(
@@ -288,5 +284,5 @@ def optimised(path: Path) -> onnx.ModelProto:
     """The graph that ONNX Runtime runs at its default level."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "optimised.onnx"
-        _session(path, DEFAULT, target)
+        _session(path, DEFAULT, optimized_model_filepath=str(target))
         return onnx.load(target)

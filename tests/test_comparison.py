@@ -249,7 +249,7 @@ def test_an_image_that_the_network_cannot_take_is_one_clear_sentence(
 
     file = tmp_path / "a.onnx"
     file.write_bytes(b"")
-    monkeypatch.setattr(evaluate, "session", lambda path: Broken())
+    monkeypatch.setattr(evaluate, "open_session", lambda path: Broken())
     with pytest.raises(DataError, match=r"a.onnx cannot enlarge 64x40 pixels: no memory at all"):
         evaluate.onnx_upscaler(file)(np.zeros((40, 64, 3), np.uint8))
 

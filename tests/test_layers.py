@@ -18,6 +18,8 @@ LAYERS = [
     {"space", "config"},
     {"genotype"},
     {"runs"},
+    {"onnx_session"},
+    {"subgraphs"},
     {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
     | {"tensorboard", "settings", "litert_graph", "machine", "resources"}
     | {"building", "onnx_source"},
