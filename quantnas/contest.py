@@ -108,7 +108,7 @@ class Contest:
         quantize.initialise(self.net, low.to(self.device))
 
     def _update(self, material: Material, step: int, share: float) -> float:
-        rate = 0.5 * (1 + math.cos(math.pi * share)) * (0.25 if self.rounded else 1.0)
+        rate = train.cosine(share) * (0.25 if self.rounded else 1.0)
         train.set_rate(self.training.optimizer, self.config.weight_lr * rate)
         half = material.weights if step % 2 else material.alphas  # all that the search learns from
         low, high = (t.to(self.device) for t in half.batch(step, self.config.batch))

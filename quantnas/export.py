@@ -27,7 +27,7 @@ from .cost import REFERENCE, Cost, Layer, learned, total
 from .errors import DataError
 from .onnx_graph import Graph, tidied
 from .onnx_layers import Readers, Value, convolution, float_convolution, on_grid, quantized
-from .onnx_ops import OPERATORS, TRANSLATE
+from .onnx_ops import translation
 from .ops import Shape
 from .quantizer import ActQuantizer, FloatTensor
 from .runs import plain
@@ -42,27 +42,22 @@ def translate(network: nn.Module, form: ExportConfig = USUAL) -> Graph:
     """The network's graph with input "lr" and output "sr"."""
     traced = tracing.Tracer().trace(network)
     modules = tracing.modules(network, traced)
-    readers = _readers(modules)
-    graph, values = Graph(), dict[fx.Node, Any]()
-    for node in traced.nodes:
-        args: Any = fx.node.map_arg(node.args, values.__getitem__)
-        kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
-        module = modules.get(node)
-        if node.op == "placeholder":
-            values[node] = _entrance(graph, form)
-        elif node.op == "output":
-            _exit(graph, args[0], form)
-        elif isinstance(module, QuantConv2d):
-            values[node] = convolution(graph, args[0], module, readers, form.compat)
-        elif isinstance(module, Conv2d):
-            values[node] = float_convolution(graph, args[0], module)
-        elif isinstance(module, FloatTensor):
-            values[node] = args[0]
-        elif isinstance(module, ActQuantizer):
-            values[node] = _laid(graph, args[0], node.name, module)
-        else:
-            function = TRANSLATE.get(node.target) or OPERATORS[node.target.__name__]
-            values[node] = function(graph, node.name, *args, **kwargs)
+    graph, readers = Graph(), _readers(modules)
+
+    def of_module(node: fx.Node, module: nn.Module, x: Value) -> Value:
+        if isinstance(module, QuantConv2d):
+            return convolution(graph, x, module, readers, form.compat)
+        if isinstance(module, Conv2d):
+            return float_convolution(graph, x, module)
+        assert isinstance(module, ActQuantizer)
+        is_float = isinstance(module, FloatTensor)
+        return x if is_float else _laid(graph, x, node.name, module)
+
+    def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> Value:
+        return translation(node)(graph, node.name, *args, **kwargs)
+
+    image = _entrance(graph, form)
+    _exit(graph, tracing.translate(traced, modules, image, of_module, of_function), form)
     return tidied(graph)
 
 

@@ -20,7 +20,7 @@ from .building import NODE, TENSOR
 from .errors import DataError
 from .onnx_import import Imported
 from .space import AREAS, Area, Beside, Form, Pixels, Precision, Slot, outputs
-from .tracing import CALL
+from .tracing import CALL, watch
 
 FLOAT = (Precision(32, 32),)
 SIZES = ((64, 96), (101, 75), (180, 320), (47, 58))
@@ -94,16 +94,12 @@ def _at(network: fx.GraphModule, found: Imported, size: Any, images: int) -> Sha
     """For several images: they are quantized on many at once."""
     shapes = {}
 
-    class Noting(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor):
-                shapes[n.name] = tuple(value.shape)
-            return value
+    def see(node: fx.Node, value: Tensor) -> None:
+        shapes[node.name] = tuple(value.shape)
 
     kind = torch.uint8 if found.entry.dtype == "uint8" else torch.float32
-    with torch.device("meta"), torch.no_grad():
-        Noting(network).run(torch.empty((images, found.entry.channels, *size), dtype=kind))
+    with torch.device("meta"):
+        watch(network, torch.empty((images, found.entry.channels, *size), dtype=kind), see)
     return shapes
 
 

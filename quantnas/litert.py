@@ -39,24 +39,19 @@ def translate(network: nn.Module, size: tuple[int, int]) -> tuple[Graph, int, Va
     traced = tracing.Tracer().trace(network)
     modules = tracing.modules(network, traced)
     shapes = tracing.shapes(network, traced, size)
-    graph, values = Graph(), dict[fx.Node, Any]()
-    low, out = graph.tensor((1, *size, 3), "FLOAT32"), Value(0)
-    for node in traced.nodes:
-        args: Any = fx.node.map_arg(node.args, values.__getitem__)
-        kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
-        module = modules.get(node)
-        if node.op == "placeholder":
-            values[node] = Value(low)
-        elif node.op == "output":
-            out = args[0]
-        elif isinstance(module, QuantConv2d):
-            values[node] = convolution(graph, args[0], module, _ahead(node, modules, shapes[node]))
-        elif isinstance(module, ActQuantizer):
-            values[node] = laid(graph, args[0], module)
-        else:
-            values[node] = _function(node)(
-                graph, _ahead(node, modules, shapes[node]), *args, **kwargs
-            )
+    graph = Graph()
+
+    def of_module(node: fx.Node, module: nn.Module, x: Value) -> Value:
+        if isinstance(module, QuantConv2d):
+            return convolution(graph, x, module, _ahead(node, modules, shapes[node]))
+        assert isinstance(module, ActQuantizer)
+        return laid(graph, x, module)
+
+    def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> Value:
+        return _function(node)(graph, _ahead(node, modules, shapes[node]), *args, **kwargs)
+
+    low = graph.tensor((1, *size, 3), "FLOAT32")
+    out = tracing.translate(traced, modules, Value(low), of_module, of_function)
     return graph, low, out
 
 

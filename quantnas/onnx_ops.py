@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import fx
 
 from .ends import LUMA, enlarge, luma
 from .imdn import contrast
@@ -124,3 +125,9 @@ TRANSLATE: dict[Any, Callable[..., Value]] = {
 """Function of the traced network -> (graph, name, *arguments, **keywords) -> Value."""
 OPERATORS: dict[str, Callable[..., Value]] = {"add": _pointwise("Add"), "mul": _pointwise("Mul")}
 """The same for Python's operators, by name."""
+
+
+def translation(node: fx.Node) -> Callable[..., Value]:
+    """The function that writes the operation of a node, as in `TRANSLATE`."""
+    target: Any = node.target
+    return TRANSLATE.get(target) or OPERATORS[target.__name__]

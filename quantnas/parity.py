@@ -1,6 +1,7 @@
 """Does an imported network compute what ONNX Runtime computes of the file that it was made of?"""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from . import onnx_source
+from . import onnx_source, tracing
 from .errors import DataError
 from .onnx_import import Imported
 
@@ -108,16 +109,9 @@ def _computed(network: fx.GraphModule, image: torch.Tensor) -> dict[str, Array]:
     """Node -> what it gives, up to the first that cannot be computed."""
     found: dict[str, Array] = {}
 
-    class Keeping(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, torch.Tensor):
-                found[n.name] = value.numpy()
-            return value
+    def see(node: fx.Node, value: torch.Tensor) -> None:
+        found[node.name] = value.numpy()
 
-    try:
-        with torch.no_grad():
-            Keeping(network).run(image)
-    except RuntimeError:
-        pass
+    with suppress(RuntimeError):
+        tracing.watch(network, image, see)
     return found

@@ -49,7 +49,8 @@ class Phase(Generic[S]):
     """All that changes while it runs."""
     steps: Callable[[int], Iterator[S]]
     """Number of steps done -> the records of the others."""
-    show: Callable[[S], dict[str, str]]
+    show: Callable[[S], Mapping[str, str | None]]
+    """The figures of a record; one that is None stays as it was last, "-" at first."""
     notable: Callable[[S], bool] = lambda step: False
     """Whether a record goes into the metrics though it is not its turn."""
     kept: Mapping[int, Path] = field(default_factory=dict)
@@ -62,7 +63,7 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
     path, saved = run.resume_point(phase.name), time.monotonic()
     done = checkpoint.load(path, phase.parts)
     run.forget(phase.name, done)
-    began = saved - run.spent
+    began, shown = saved - run.spent, dict[str, str]()
 
     def save() -> None:
         checkpoint.save(path, done, phase.parts)
@@ -75,7 +76,9 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
                 run.record(phase.name, asdict(step))  # type: ignore[call-overload]
             if done in phase.kept:
                 _keep(run, phase.kept[done], done, phase)
-            yield Progress(phase.name, done, phase.total(), phase.show(step))
+            for name, figure in phase.show(step).items():
+                shown[name] = shown.get(name, "-") if figure is None else figure
+            yield Progress(phase.name, done, phase.total(), {**shown})
             if time.monotonic() - saved > SAVE_EVERY:
                 save()
                 saved = time.monotonic()

@@ -7,7 +7,6 @@ in float.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from .cost import Cost
 from .export import METADATA_KEY
 from .onnx_graph import Graph, tidied
 from .onnx_layers import Value
-from .onnx_ops import OPERATORS, TRANSLATE
+from .onnx_ops import translation
 from .quantizer import ActQuantizer
 from .rfdn import resize_like
 
@@ -44,32 +43,24 @@ def translate(network: nn.Module, size: tuple[int, int]) -> Graph:
     traced = tracing.Tracer().trace(network)
     modules = tracing.modules(network, traced)
     shapes = tracing.shapes(network, traced, size)
-    graph, values = Graph(), dict[fx.Node, Any]()
-    for node in traced.nodes:
-        args: Any = fx.node.map_arg(node.args, values.__getitem__)
-        kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
-        if node.op == "placeholder":
-            values[node] = Value("lr", None)
-        elif node.op == "output":
-            graph.add("Identity", [args[0].name], "sr")
-        elif node in modules:
-            values[node] = Value(_module(graph, node.name, args[0].name, modules[node]), None)
-        elif node.target is resize_like:
-            resized = _resized(graph, node.name, args[0].name, shapes[node])
-            values[node] = Value(resized, None)
-        else:
-            values[node] = Value(_operation(graph, node, args, kwargs), None)
-            grid = modules.get(node.args[0])
-            if node.target is F.pixel_shuffle and isinstance(grid, ActQuantizer):
-                again = _activation(graph, values[node].name, f"{node.name}.again", grid)
-                values[node] = Value(again, None)
+    graph = Graph()
+
+    def of_module(node: fx.Node, module: nn.Module, x: Value) -> Value:
+        return Value(_module(graph, node.name, x.name, module), None)
+
+    def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> Value:
+        if node.target is resize_like:
+            return Value(_resized(graph, node.name, args[0].name, shapes[node]), None)
+        name = translation(node)(graph, node.name, *args, **kwargs).name
+        first: Any = node.args[0]
+        grid = modules.get(first)
+        if node.target is F.pixel_shuffle and isinstance(grid, ActQuantizer):
+            name = _activation(graph, name, f"{node.name}.again", grid)
+        return Value(name, None)
+
+    out = tracing.translate(traced, modules, Value("lr", None), of_module, of_function)
+    graph.add("Identity", [out.name], "sr")
     return tidied(graph)
-
-
-def _operation(graph: Graph, node: fx.Node, args: Any, kwargs: Any) -> str:
-    target: Any = node.target
-    function: Callable[..., Value] = TRANSLATE.get(target) or OPERATORS[target.__name__]
-    return function(graph, node.name, *args, **kwargs).name
 
 
 def _module(graph: Graph, name: str, x: str, module: nn.Module) -> str:

@@ -1,6 +1,5 @@
 """Partial retraining of a rounded network: what may learn, how fast, and what holds it back."""
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from .config import TRAINED, QuantizeConfig
 from .conv import Conv2d, QuantConv2d
 from .network import convolutions, hooked
 from .saliency import Saliency
-from .train import LOGS, Objective, State, set_rate
+from .train import LOGS, Objective, State, cosine, set_rate
 
 BIAS, STEP, ZERO = 0.3, 0.3, 2.0
 """Rates of biases (in deviations of the output), of log2 of steps and of zero points (in levels),
@@ -140,7 +139,7 @@ def reconstruct(
         inputs, wanted = cells.seen(net, low).inputs[k], theirs.outputs[k]
         optimizer = _adam(cell, units, spreads, rate)
         for step in range(steps):
-            set_rate(optimizer, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            set_rate(optimizer, rate * cosine(step, steps))
             at = torch.randint(len(low), (8,))
             error = cells.predicted(cell(*(x[at] for x in inputs)), wanted[at], weights[k])
             optimizer.zero_grad()

@@ -147,8 +147,8 @@ class Searching:
     def weight_step(self, step: int, low: Tensor, high: Tensor) -> tuple[float, float]:
         """L1 and squared error."""
         c = self.config
-        rate = 0.5 * (1 + math.cos(math.pi * step / (c.epochs * c.steps_per_epoch)))
-        train.set_rate(self.state.by_weight, c.weight_lr * rate)
+        rate = c.weight_lr * train.cosine(step, c.epochs * c.steps_per_epoch)
+        train.set_rate(self.state.by_weight, rate)
         out = self.net(low)
         loss = F.l1_loss(out, high)
         self._update(step, self.state.by_weight, self.weights, {"L1 of the weights": loss})

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,11 @@ def _gradient(
 ) -> Iterator[Progress]:
     began, c = time.monotonic() - run.spent, config.search
     net, loop = _loop(config, where, material)
-    total, parts, show = c.epochs * c.steps_per_epoch, loop.state.parts(), Show(c.at)
+    total, parts, show = (
+        c.epochs * c.steps_per_epoch,
+        loop.state.parts(),
+        partial(_figures, at=c.at),
+    )
     kept = {} if warm is None or _warmed(run, warm) else {c.warmup_epochs * c.steps_per_epoch: warm}
     shared = Shared("search", run, config, where, material.weights)
 
@@ -237,36 +242,29 @@ def _hold(run: Run, phase: str, contest: Contest, material: search.Material) -> 
     def steps(first: int) -> Iterator[Trial]:
         return contest.steps(material, first)
 
-    def show(step: Trial) -> dict[str, str]:
+    def show(step: Trial) -> dict[str, str | None]:
         return {
             "architecture": f"{step.sample}/{len(contest.genotypes)}",
             "loss": f"{step.loss:.4f}",
             "GBitOps": f"{step.bitops / 1e9:.2f}",
-            "best PSNR": "-" if step.best is None else f"{step.best:.2f}",
+            "best PSNR": None if step.best is None else f"{step.best:.2f}",
         }
 
     parts = {"contest": contest}
     yield from phases.perform(run, Phase(phase, lambda: contest.total, parts, steps, show))
 
 
-class Show:
-    """What is shown of a step; the last check stays visible until the next one."""
-
-    def __init__(self, at: str) -> None:
-        self.at, self.checked = at, "-"
-
-    def __call__(self, step: search.Step) -> dict[str, str]:
-        if step.check is not None:
-            self.checked = f"{step.check.psnr:.2f}"
-        return {
-            "loss": f"{step.loss:.4f}",
-            "PSNR": f"{step.psnr:.2f}",
-            "decided PSNR": self.checked,
-            "entropy": f"{step.entropy:.2f}",
-            "decided": f"{step.decided:.0%}",
-            f"GBitOps@{self.at}": f"{step.bitops / 1e9:.2f}",
-            "decided GBitOps": f"{step.decided_bitops / 1e9:.2f}",
-        }
+def _figures(step: search.Step, at: str) -> dict[str, str | None]:
+    """What is shown of a step; at: the resolution of its BitOps."""
+    return {
+        "loss": f"{step.loss:.4f}",
+        "PSNR": f"{step.psnr:.2f}",
+        "decided PSNR": None if step.check is None else f"{step.check.psnr:.2f}",
+        "entropy": f"{step.entropy:.2f}",
+        "decided": f"{step.decided:.0%}",
+        f"GBitOps@{at}": f"{step.bitops / 1e9:.2f}",
+        "decided GBitOps": f"{step.decided_bitops / 1e9:.2f}",
+    }
 
 
 def _keep(run: Run, name: str, found: Genotype) -> None:

@@ -215,7 +215,7 @@ def fit(
         done = first
         while done < pace.steps:
             began = time.monotonic()
-            rate = min(1.0, (done + 1) / schedule.warmup) * _cosine(pace.done)
+            rate = min(1.0, (done + 1) / schedule.warmup) * cosine(pace.done)
             set_rate(state.optimizer, schedule.lr * rate)
             low, high = (t.to(device) for t in next(batches))
             loss = _update(state, objective, low, high)
@@ -241,8 +241,9 @@ def _check(state: State, validation: Patches, objective: Objective) -> float | N
     return psnr
 
 
-def _cosine(done: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+def cosine(done: float, total: float = 1.0) -> float:
+    """The factor of a learning rate that falls from 1 to 0 while `done` rises to `total`."""
+    return 0.5 * (1 + math.cos(math.pi * min(total, done) / total))
 
 
 def _update(state: State, objective: Objective, low: Tensor, high: Tensor) -> float:

@@ -1,7 +1,7 @@
 """The training as a step of a run: where weights come from, how long it takes, what it leaves."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,7 +168,7 @@ def fit(
     if state is None:
         state = train.start(net, plan.lr, plan.average > 0)
     label = "PSNR" if lesson.objective.target is train.truth else "PSNR to float"
-    show = Show(plan.batch, label)
+    show = _figures(plan.batch, label)
 
     def steps(first: int) -> Iterator[train.Step]:
         mine = train.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
@@ -184,21 +184,18 @@ def fit(
     net.cpu()
 
 
-class Show:
-    """What is shown of a step; the last measurement stays visible until the next one."""
+def _figures(batch: int, label: str) -> Callable[[train.Step], dict[str, str | None]]:
+    """What is shown of a step, with the speed since the first one; label: of the PSNR."""
+    seen: list[tuple[int, float]] = []  # the first step and the last one, with their times
 
-    def __init__(self, batch: int, label: str) -> None:
-        self.batch, self.label, self.psnr = batch, label, "-"
-        self.began, self.first = time.monotonic(), 0
-
-    def __call__(self, step: train.Step) -> dict[str, str]:
-        if step.psnr is not None:
-            self.psnr = f"{step.psnr:.2f}"
-        if not self.first:
-            self.first, self.began = step.step, time.monotonic()
-        speed = self.batch * (step.step - self.first) / max(1e-9, time.monotonic() - self.began)
+    def show(step: train.Step) -> dict[str, str | None]:
+        seen[1:] = [(step.step, time.monotonic())]
+        (first, began), (last, now) = seen[0], seen[-1]
+        speed = batch * (last - first) / max(1e-9, now - began)
         return {
             "loss": f"{step.loss:.4f}",
-            self.label: self.psnr,
-            "patches/s": "-" if step.step == self.first else f"{speed:.0f}",
+            label: None if step.psnr is None else f"{step.psnr:.2f}",
+            "patches/s": "-" if last == first else f"{speed:.0f}",
         }
+
+    return show

@@ -57,3 +57,11 @@ def test_without_its_state_a_step_begins_at_0_and_a_damaged_figure_does_no_harm(
     assert run.spent == 70
     run.resume_point("float").unlink()  # as a message about a damaged one advises
     assert run.spent == 0
+
+
+def test_a_figure_that_is_none_stays_as_it_was(tmp_path):
+    psnr = {1: None, 2: "31.00", 3: None}
+    steps = lambda first: map(Done, range(first + 1, 4))  # noqa: E731
+    phase = Phase("float", lambda: 3, {}, steps, lambda step: {"PSNR": psnr[step.step]})
+    shown = [record.facts for record in phases.perform(Run(tmp_path), phase)]
+    assert shown == [{"PSNR": "-"}, {"PSNR": "31.00"}, {"PSNR": "31.00"}]
