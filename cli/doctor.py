@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 """Columns of the output."""
 TOPICS = 18
-"""Columns of the topics; longer ones get a line of their own."""
+"""Columns of the topics."""
 
 
 def doctor(
@@ -30,7 +30,7 @@ def doctor(
 
     Example: quantnas doctor
 
-    Small networks are exported in every form, run in the installed ONNX Runtime and compared with
+    A small network is exported in every form, run in the installed ONNX Runtime and compared with
     torch. Everything that is not ok comes with its cause and what helps. Exit code 3 when
     `quantnas run` cannot work here, else 0, whatever else is wrong.
     """
@@ -57,13 +57,10 @@ def _lines(found: "Sequence[Check]") -> Iterator[str]:
     """All checks, grouped by what came out."""
     from quantnas.checks import VERDICTS
 
-    first = True
-    for verdict in VERDICTS:
-        group = [check for check in found if check.verdict == verdict]
-        if group:
-            yield from ([] if first else [""])
-            yield verdict
-            first = False
+    groups = {verdict: [c for c in found if c.verdict == verdict] for verdict in VERDICTS}
+    for number, (verdict, group) in enumerate((v, g) for v, g in groups.items() if g):
+        yield from [""] * bool(number)
+        yield verdict
         for check in group:
             yield from _check(check)
 
@@ -72,9 +69,6 @@ def _check(check: "Check") -> Iterator[str]:
     """The topic, beside it the finding and the remedy."""
     inside = " " * (TOPICS + 4)
     head = f"  {check.topic:<{TOPICS}}  "
-    if len(check.topic) > TOPICS:
-        yield f"  {check.topic}"
-        head = inside
     for text in filter(None, (check.finding, check.remedy)):
         yield from textwrap.wrap(
             text,

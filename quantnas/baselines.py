@@ -2,16 +2,14 @@
 
 rtn: grids of least squared error, every weight to the nearest level. minmax: the same with grids
 from the smallest to the largest value. gptq (arXiv 2210.17323), gpfq (arXiv 2201.11113) and qronos
-(arXiv 2505.11695): the solvers of Brevitas, the extra `quantnas[baselines]`. adaround
-(arXiv 2004.10568): learned rounding. The last four start from the grids of rtn, go through the
-layers from front to back, and end with bias correction; transposed convolutions stay as rtn
-rounds them.
+(arXiv 2505.11695): the solvers of Brevitas. adaround (arXiv 2004.10568): learned rounding. The
+last four start from the grids of rtn, go through the layers from front to back, and end with bias
+correction; transposed convolutions stay as rtn rounds them.
 
 Brevitas chooses the level of each weight only. Its own layers and grids are left out, so that
 every method rounds to the same grids and its result freezes and exports like any other network.
 """
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -48,7 +46,7 @@ def apply(method: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layer
 
     teacher: the float network of the same genotype, whose weights are taken; low: (N, 3, H, W) in
     [0, 1]. Yields (done, all) of the layers, or of the network where it is set as a whole. Raises
-    UsageError for an unknown method, or when Brevitas is needed and absent.
+    UsageError for an unknown method.
     """
     if method not in METHODS:
         raise UsageError(f"There is no method '{method}'.", f"Known are: {', '.join(METHODS)}.")
@@ -57,15 +55,6 @@ def apply(method: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layer
     for conv in convolutions(net).values():
         assert isinstance(conv, QuantConv2d)
         conv.weight.copy_(conv.rounded_weight())
-
-
-def require() -> None:
-    """Raise UsageError when Brevitas is not installed."""
-    if importlib.util.find_spec("brevitas") is None:
-        raise UsageError(
-            "Brevitas is not installed.",
-            "Install it with: pip install 'quantnas[baselines]', or use rtn, minmax or adaround.",
-        )
 
 
 def rtn(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
@@ -151,8 +140,7 @@ def _trace(net: nn.Module, low: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _brevitas(name: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
-    """One of the solvers of Brevitas 0.13."""
-    require()
+    """One of the solvers of Brevitas 0.13, which takes seconds to import."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it misses kernels for rotations
         from brevitas.graph.gpfq import GPFQ

@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import baselines, files, origins, runs, searching, settings, space, widths, workspace
+from . import files, origins, runs, searching, settings, space, widths, workspace
 from .config import RunConfig
 from .genotype import Genotype
 from .parts import Photographs
 from .runs import Run
 from .space import SearchSpace
-
-SOLVERS = ("gptq", "gpfq", "qronos")
-"""Methods that need Brevitas."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,6 @@ def prepare(verb: str, config: RunConfig, source: Run | None = None) -> Prepared
     chosen = workspace.inherited(source, used) if source else workspace.choose(used)
     workspace.check(used, chosen, verb)
     given = None
-    if verb in ("run", "quantize") and used.quantize.method in SOLVERS:
-        baselines.require()
     if verb in ("run", "quantize"):
         widths.check(*_architecture(source, used), used)
     if verb in ("train", "run"):

@@ -1,24 +1,24 @@
 """What of this machine decides how fast ONNX Runtime is: processor, cores, instructions."""
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
+import torch
 
 from .runs import cores
 
-CPUINFO = Path("/proc/cpuinfo")
 X86: dict[str, tuple[str, ...]] = {
     "avx2": ("avx2",),
-    "avx512": ("avx512f",),
+    "avx512": ("avx512_f",),
     "vnni": ("avx512_vnni", "avx_vnni"),
     "bf16": ("avx512_bf16",),
     "amx": ("amx_int8",),
 }
-ARM: dict[str, tuple[str, ...]] = {"asimd": ("asimd",), "dotprod": ("asimddp",), "i8mm": ("i8mm",)}
-"""Feature -> the flags of the system, of which one is enough."""
+ARM: dict[str, tuple[str, ...]] = {"asimd": ("neon",), "dotprod": ("dot",), "i8mm": ("i8mm",)}
+"""Feature -> the capabilities by torch's names, of which one is enough."""
 DOT = {"vnni": "VNNI", "dotprod": "dot product instructions"}
 """The feature that multiplies and adds 8-bit integers in one instruction -> in words."""
 
@@ -29,9 +29,9 @@ class Machine:
 
     processor: str
     cores: int
-    """That this program may use."""
+    """Processor cores that this program may use."""
     features: dict[str, bool] | None
-    """Those that matter on this kind of processor; none where the system does not tell."""
+    """Instruction sets that matter on this kind of processor; None where torch knows none."""
     onnxruntime: str
 
     @property
@@ -43,27 +43,18 @@ class Machine:
 
 def here() -> Machine:
     """This machine."""
-    try:
-        text = CPUINFO.read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    name, features = processor(text)
+    read = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch lack it
+    name, features = processor(read())
     return Machine(name or platform.processor() or "unknown", cores(), features, ort.__version__)
 
 
-def processor(text: str) -> tuple[str, dict[str, bool] | None]:
-    """(name, features) as /proc/cpuinfo states them for the first core."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        found.setdefault(key.strip(), value.strip())
-    name = found.get("model name", "")
-    for key, table in (("flags", X86), ("Features", ARM)):
-        if key in found:
-            return name, _present(found[key].split(), table)
+def processor(capabilities: Mapping[str, Any]) -> tuple[str, dict[str, bool] | None]:
+    """The processor's (name, features) among the capabilities that torch lists."""
+    name = str(capabilities.get("cpu_name", ""))
+    for table in (X86, ARM):
+        if any(key in capabilities for keys in table.values() for key in keys):
+            return name, {
+                feature: any(capabilities.get(key, False) for key in keys)
+                for feature, keys in table.items()
+            }
     return name, None
-
-
-def _present(flags: Iterable[str], table: dict[str, tuple[str, ...]]) -> dict[str, bool]:
-    there = {*flags}
-    return {name: not there.isdisjoint(names) for name, names in table.items()}

@@ -1,183 +1,122 @@
-"""What this process may use of the machine: time of cores, memory, disk, GPUs; read, not judged.
+"""The share of this machine that this process may use: cores, memory, disk and GPUs.
 
-Parsing stands apart from reading, and takes the texts that Linux gives. Other systems tell less:
-there, what is not known is None.
+psutil tells what the machine has. The limits of a container, which psutil does not know, are read
+from Linux control groups of both versions.
 """
 
 import os
 import shutil
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+import psutil
 import torch
+
+from .runs import cores
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
-MEMINFO = Path("/proc/meminfo")
-DRIVER = Path("/proc/driver/nvidia")
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 
 @dataclass(frozen=True)
-class Threads:
-    """What a process computes with, and what it gets."""
+class Resources:
+    """What this process may use. All sizes are in bytes."""
 
-    torch: int
-    """Threads that torch computes one operation with."""
-    wanted: str | None
-    """OMP_NUM_THREADS."""
+    threads: int
+    """Threads with which torch computes one operation."""
     cores: int
-    """That this process may run on."""
-    limit: float | None
-    """Cores' worth of time that a container leaves to it."""
-    load: float | None
+    """Processor cores on which this process may run."""
+    cores_limit: float | None
+    """Cores' worth of processor time that a container grants; None = no limit."""
+    load: float
     """Processes that wanted a core, on average over the last minute."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """In bytes."""
-
-    total: int
-    available: int | None
-    limit: int | None = None
-    """What a container leaves."""
-
-
-@dataclass(frozen=True)
-class Disk:
-    """Where a folder is, or will be."""
-
-    folder: str
-    free: int
-    """Bytes."""
-    writable: bool
-
-
-@dataclass(frozen=True)
-class Gpus:
-    """What torch can compute on, and whether there is more."""
-
-    build: str | None
-    """What torch was built for, as CUDA 12.8; none = processors alone."""
-    devices: tuple[tuple[str, int], ...]
-    """(name, bytes of memory)"""
-    driver: bool
+    memory: int
+    memory_free: int
+    memory_limit: int | None
+    """Memory that a container grants; None = no limit."""
+    output: str
+    """The folder in which run folders are made."""
+    output_free: int
+    output_writable: bool
+    gpus: tuple[tuple[str, int], ...]
+    """(name, memory) of every GPU that torch can use."""
+    gpu_build: str | None
+    """The GPU platform for which torch is built, such as CUDA 12.8; None = processors only."""
+    gpu_driver: bool
     """Whether a driver of NVIDIA is installed."""
-    visible: str | None = None
-    """CUDA_VISIBLE_DEVICES."""
-    trouble: str = ""
-    """What torch says where it finds none."""
 
 
-def threads(cores: int) -> Threads:
-    """Of this process."""
-    limit = cores_allowed(_text(MEMBERSHIP))
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return Threads(torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"), cores, limit, load)
-
-
-def cores_allowed(membership: str, root: Path = CGROUPS) -> float | None:
-    """Cores' worth of time that the groups of a process have, those around them included.
-
-    membership: /proc/self/cgroup; both versions of control groups are understood.
-    """
-    found = []
-    for folder in _folders(membership, "cpu", root):
-        found.append(quota(_text(folder / "cpu.max")))
-        v1 = (_text(folder / f"cpu.cfs_{what}_us") for what in ("quota", "period"))
-        found.append(quota(" ".join(v1)))
-    return min((cores for cores in found if cores is not None), default=None)
-
-
-def quota(text: str) -> float | None:
-    """Cores' worth of time in "quota period"; none where there is no limit."""
-    parts = text.split()
-    try:
-        used, period = (int(part) for part in parts)
-    except ValueError:  # max, or nothing at all
-        return None
-    return used / period if used > 0 and period > 0 else None
-
-
-def memory_allowed(membership: str, root: Path = CGROUPS) -> int | None:
-    """The least limit of the groups of a process, in bytes."""
-    names = ("memory.max", "memory.limit_in_bytes")
-    folders = _folders(membership, "memory", root)
-    texts = [_text(folder / name).strip() for folder in folders for name in names]
-    return min((int(text) for text in texts if text.isdecimal()), default=None)
-
-
-def _folders(membership: str, controller: str, root: Path) -> Iterator[Path]:
-    """Where the limits of a process may stand, from its own group outwards."""
-    for line in membership.splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and controller not in controllers.split(","):
-            continue
-        mounts = [root / controllers, root / controller] if controllers else [root]
-        parts = [] if ".." in path else [part for part in path.split("/") if part]
-        for mount in mounts:
-            for depth in range(len(parts), -1, -1):
-                yield mount.joinpath(*parts[:depth])
-
-
-def memory() -> Memory | None:
-    """Of this machine; none where the system does not tell."""
-    limit = memory_allowed(_text(MEMBERSHIP))
-    found = in_meminfo(_text(MEMINFO))
-    if "MemTotal" in found:
-        total, available = found["MemTotal"], found.get("MemAvailable")
-    else:
-        try:
-            total, available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
-        except (AttributeError, ValueError, OSError):
-            return None
-    if limit is None or limit >= total:  # v1 states a huge number where there is no limit
-        return Memory(total, available)
-    return Memory(total, available, limit)
-
-
-def in_meminfo(text: str) -> dict[str, int]:
-    """Name -> bytes, of /proc/meminfo."""
-    found = {}
-    for line in text.splitlines():
-        name, _, rest = line.partition(":")
-        number, _, unit = rest.strip().partition(" ")
-        if number.isdecimal() and unit == "kB":
-            found[name] = 1024 * int(number)
-    return found
-
-
-def disk(folder: Path) -> Disk:
-    """Of a folder, or of where it will be made."""
-    place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    able = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return Disk(str(folder), shutil.disk_usage(place).free, able)
-
-
-def gpus() -> Gpus:
-    """That torch sees."""
-    cuda, hip = torch.version.cuda, getattr(torch.version, "hip", None)
-    build = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else None
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    devices = [torch.cuda.get_device_properties(i) for i in range(seen)]
-    return Gpus(
-        build,
-        tuple((str(device.name), int(device.total_memory)) for device in devices),
-        shutil.which("nvidia-smi") is not None or DRIVER.exists(),
-        os.environ.get("CUDA_VISIBLE_DEVICES"),
-        " ".join(str(told[0].message).split()) if told else "",
+def read(output: Path) -> Resources:
+    """The resources of this process; run folders are made in `output`, which need not exist."""
+    memory, limit = psutil.virtual_memory(), memory_limit(control_groups("memory"))
+    place = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = [torch.cuda.get_device_properties(i) for i in range(count)]
+    cuda, hip = torch.version.cuda, torch.version.hip
+    return Resources(
+        threads=torch.get_num_threads(),
+        cores=cores(),
+        cores_limit=cores_limit(control_groups("cpu")),
+        load=psutil.getloadavg()[0],
+        memory=memory.total,
+        memory_free=memory.available,
+        # version 1 states a huge number where there is no limit
+        memory_limit=limit if limit is not None and limit < memory.total else None,
+        output=str(output),
+        output_free=shutil.disk_usage(place).free,
+        output_writable=place.is_dir() and os.access(place, os.W_OK | os.X_OK),
+        gpus=tuple((str(device.name), int(device.total_memory)) for device in devices),
+        gpu_build=f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else None,
+        gpu_driver=shutil.which("nvidia-smi") is not None or NVIDIA_DRIVER.exists(),
     )
 
 
+def control_groups(
+    controller: str, membership: str | None = None, root: Path = CGROUPS
+) -> list[Path]:
+    """Folders that may limit this process, from its own control group outwards.
+
+    controller: cpu or memory. membership: the text of /proc/self/cgroup, which is read where it is
+    None. A container may not see its own group's path; its limits then stand in the root.
+    """
+    found = []
+    for line in (_text(MEMBERSHIP) if membership is None else membership).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            mounts = [root]
+        elif controller in controllers.split(","):
+            mounts = [root / controllers, root / controller]
+        else:
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        found += [mount / part for mount in mounts for part in (group, *group.parents)]
+    return found
+
+
+def cores_limit(groups: Iterable[Path]) -> float | None:
+    """Cores' worth of processor time that these control groups grant; None without a limit."""
+    found = []
+    for group in groups:
+        v1 = (_text(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        for text in (_text(group / "cpu.max"), " ".join(v1)):
+            quota, period = [*text.split(), "", ""][:2]
+            if quota.isdecimal():  # neither max nor -1
+                found.append(int(quota) / int(period))
+    return min(found, default=None)
+
+
+def memory_limit(groups: Iterable[Path]) -> int | None:
+    """Bytes of memory that these control groups grant; None without a limit."""
+    names = ("memory.max", "memory.limit_in_bytes")
+    texts = [_text(group / name).strip() for group in groups for name in names]
+    return min((int(text) for text in texts if text.isdecimal()), default=None)
+
+
 def _text(path: Path) -> str:
+    """The text of a file, empty where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return ""

@@ -1,7 +1,5 @@
 """Checks the post-training baselines: what they leave, and that each is better than the simpler."""
 
-import importlib.util
-
 import pytest
 import torch
 
@@ -11,8 +9,7 @@ from quantnas.genotype import Genotype, uniform_precision
 from quantnas.quantizer import ActQuantizer
 from quantnas.supernet import choice_of
 
-SOLVERS = ("gptq", "gpfq", "qronos")
-LEARNED = (*SOLVERS, "adaround")
+LEARNED = ("gptq", "gpfq", "qronos", "adaround")
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +37,6 @@ def couple(tiny):
         ), teacher
 
     return build
-
-
-def skip_without_package(method: str) -> None:
-    if method in SOLVERS:
-        pytest.importorskip("brevitas")
 
 
 def layer_outputs(net, low) -> dict[str, torch.Tensor]:
@@ -77,7 +69,6 @@ def assert_on_grid(net) -> None:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("method", baselines.METHODS)
 def test_weights_lie_on_their_grids_and_freezing_changes_nothing(couple, low, method, bits):
-    skip_without_package(method)
     net, teacher = couple(bits)
     given = {k: v.clone() for k, v in teacher.state_dict().items()}
     list(baselines.apply(method, net, teacher, low))
@@ -90,7 +81,6 @@ def test_weights_lie_on_their_grids_and_freezing_changes_nothing(couple, low, me
 @pytest.mark.parametrize(("bits", "at"), [(2, 0), (4, 1), (3, 2)], ids=["plain", "groups", "two"])
 @pytest.mark.parametrize("method", LEARNED)
 def test_what_looks_at_the_inputs_beats_corrected_biases_alone(couple, low, method, bits, at):
-    skip_without_package(method)
     net, teacher = couple(bits, at=at)
     list(baselines.apply("rtn", net, teacher, low))
     quantize.correct_biases(net, teacher, low)
@@ -101,7 +91,6 @@ def test_what_looks_at_the_inputs_beats_corrected_biases_alone(couple, low, meth
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_they_set_weights_and_corrected_biases_on_the_grids_of_rtn(couple, low, method):
-    skip_without_package(method)
     (net, teacher), (simple, _) = couple(3), couple(3)
     list(baselines.apply(method, net, teacher, low))
     list(baselines.apply("rtn", simple, teacher, low))
@@ -161,7 +150,6 @@ def test_minmax_holds_every_activation(couple, low):
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_strided_and_transposed_layers(couple, pixels, small, method):
-    skip_without_package(method)
     for where in (small["rfdn"], space.load("fsrcnn")):
         (net, teacher), (simple, _) = couple(4, where), couple(4, where)
         list(baselines.apply(method, net, teacher, pixels(1, 15, 16)))
@@ -175,10 +163,3 @@ def test_strided_and_transposed_layers(couple, pixels, small, method):
 def test_an_unknown_method_names_the_known_ones(couple, low):
     with pytest.raises(UsageError, match=r"'gptx'.*rtn, minmax, gptq, gpfq, qronos, adaround"):
         list(baselines.apply("gptx", *couple(4), low))
-
-
-@pytest.mark.parametrize("method", SOLVERS)
-def test_without_the_package_the_error_says_how_to_install_it(couple, low, monkeypatch, method):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"quantnas\[baselines\]"):
-        list(baselines.apply(method, *couple(4), low))

@@ -5,25 +5,39 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from quantnas import doctor, requirements, runnable, store
+from quantnas import doctor, requirements, runnable
 from quantnas.checks import Check
 from quantnas.cli.main import main
 from quantnas.machine import Machine
-from quantnas.resources import Disk, Gpus, Memory, Threads
+from quantnas.resources import Resources
 
 GIB = 1 << 30
 ROOT = Path(__file__).parents[1]
-FACTS = doctor.Facts(
-    Machine("Fast 9", 4, {"avx2": True, "vnni": True, "amx": False}, "1.32.0"),
-    Threads(4, None, 4, None, 0.5),
-    Memory(16 * GIB, 8 * GIB),
-    Disk("runs", 50 * GIB, True),
-    Disk("cache", 50 * GIB, True),
-    Gpus(None, (), False),
+MACHINE = Machine("Fast 9", 4, {"avx2": True, "vnni": True, "amx": False}, "1.32.0")
+RESOURCES = Resources(
+    threads=4,
+    cores=4,
+    cores_limit=None,
+    load=0.5,
+    memory=16 * GIB,
+    memory_free=8 * GIB,
+    memory_limit=None,
+    output="runs",
+    output_free=50 * GIB,
+    output_writable=True,
+    gpus=(),
+    gpu_build=None,
+    gpu_driver=False,
 )
+
+
+def changed(**changes: Any) -> Resources:
+    """`RESOURCES` with other values."""
+    return dataclasses.replace(RESOURCES, **changes)
 
 
 def command(*arguments: object) -> int:
@@ -40,59 +54,69 @@ def complete(check: Check) -> Check:
 
 
 def test_a_machine_without_fault():
-    checks = [complete(check) for check in doctor.judged(FACTS)]
-    topics = ["processor", "threads", "memory", "output", "cache", "GPU"]
-    assert [check.topic for check in checks] == topics
+    checks = [complete(check) for check in doctor.judged(RESOURCES)]
+    assert [check.topic for check in checks] == ["threads", "memory", "output", "GPU"]
     assert {check.verdict for check in checks} == {"ok"}
 
 
 def test_processors():
-    check = complete(doctor.processor(FACTS.machine))
+    check = complete(doctor.processor(MACHINE))
     assert check.finding == "Fast 9, 4 cores for this process; with avx2, vnni."
-    old = dataclasses.replace(FACTS.machine, cores=1, features={"avx2": False, "vnni": False})
+    old = dataclasses.replace(MACHINE, cores=1, features={"avx2": False, "vnni": False})
     check = complete(doctor.processor(old))
     assert check.verdict == "note" and not check.fatal
     assert "1 core for this process; with nothing of note, without VNNI" in check.finding
-    check = complete(doctor.processor(dataclasses.replace(FACTS.machine, features=None)))
+    check = complete(doctor.processor(dataclasses.replace(MACHINE, features=None)))
     assert check.verdict == "ok" and "does not tell" in check.finding
 
 
 @pytest.mark.parametrize(
-    ("found", "verdicts", "words"),
+    ("threads", "cores", "limit", "verdict", "words"),
     [
-        (Threads(4, None, 4, None, 0.5), ["ok"], "OMP_NUM_THREADS is not set."),
-        (Threads(1, "1", 4, None, None), ["ok"], "1 thread; OMP_NUM_THREADS is 1."),
-        (Threads(2, "2", 4, 2.0, 0.0), ["ok"], "a container leaves the time of 2 cores"),
-        (Threads(2, "2", 4, 8.0, 0.0), ["ok"], "OMP_NUM_THREADS is 2."),
-        (Threads(4, None, 4, 1.5, 0.0), ["problem"], "the time of 1.5, of 4 cores: they wait"),
-        (Threads(4, None, 4, 1.5, 0.0), ["problem"], "Set OMP_NUM_THREADS=2."),
-        (Threads(8, "8", 4, None, 0.0), ["problem"], "may use 4 cores"),
-        (Threads(4, None, 4, None, 6.5), ["ok", "note"], "load 6.5 on 4 cores"),
-        (Threads(4, None, 4, None, 6.5), ["ok", "note"], "Set OMP_NUM_THREADS=1:"),
-        (Threads(1, "1", 1, None, 6.5), ["ok", "note"], "Wait for other programs"),
-        (Threads(4, None, 4, None, 5.9), ["ok"], "4 threads"),
+        (4, 4, None, "ok", "4 threads; this process may use 4 cores."),
+        (1, 4, None, "ok", "1 thread; this process"),
+        (2, 4, 2.0, "ok", "a container grants the time of 2 of 4 cores."),
+        (2, 4, 8.0, "ok", "this process may use 4 cores."),
+        (4, 4, 1.5, "problem", "the time of 1.5 of 4 cores: the threads wait"),
+        (4, 4, 1.5, "problem", "Set OMP_NUM_THREADS=2."),
+        (8, 4, None, "problem", "may use 4 cores"),
     ],
 )
-def test_threads(found, verdicts, words):
-    checks = [complete(check) for check in doctor.threads(found)]
-    assert [check.verdict for check in checks] == verdicts
-    assert words in " ".join(f"{check.finding} {check.remedy}" for check in checks)
-    assert not any(check.fatal for check in checks)
+def test_threads(threads, cores, limit, verdict, words):
+    found = changed(threads=threads, cores=cores, cores_limit=limit)
+    check = complete(doctor.threads(found))
+    assert (check.verdict, check.fatal) == (verdict, False)
+    assert words in f"{check.finding} {check.remedy}"
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict", "fatal", "words"),
+    ("threads", "cores", "load", "words"),
     [
-        (None, "ok", False, "does not tell"),
-        (Memory(16 * GIB, None), "ok", False, "16.0 GiB."),
-        (Memory(16 * GIB, 8 * GIB, 4 * GIB), "ok", False, "a container leaves 4.0 GiB."),
-        (Memory(16 * GIB, GIB), "note", False, "End other programs"),
-        (Memory(16 * GIB, GIB // 8), "problem", False, "End other programs"),
-        (Memory(16 * GIB, 8 * GIB, GIB // 8), "problem", True, "give the container more"),
-        (Memory(GIB // 8, None), "problem", True, "more memory"),
+        (4, 4, 6.5, "load 6.5 on 4 cores. Set OMP_NUM_THREADS=1:"),
+        (1, 1, 6.5, "load 6.5 on 1 core. Wait for other programs"),
+        (4, 4, 5.9, None),
     ],
 )
-def test_memory(found, verdict, fatal, words):
+def test_load(threads, cores, load, words):
+    found = changed(threads=threads, cores=cores, load=load)
+    checks = [complete(check) for check in doctor.judged(found) if check.topic == "load"]
+    assert [check.verdict for check in checks] == ([] if words is None else ["note"])
+    assert all(words in f"{check.finding} {check.remedy}" for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "limit", "verdict", "fatal", "words"),
+    [
+        (16 * GIB, 8 * GIB, None, "ok", False, "16.0 GiB, 8.0 GiB of it free."),
+        (16 * GIB, 8 * GIB, 4 * GIB, "ok", False, "a container grants 4.0 GiB."),
+        (16 * GIB, GIB, None, "note", False, "End other programs"),
+        (16 * GIB, GIB // 8, None, "problem", False, "End other programs"),
+        (16 * GIB, 8 * GIB, GIB // 8, "problem", True, "give the container more"),
+        (GIB // 8, GIB // 8, None, "problem", True, "more memory"),
+    ],
+)
+def test_memory(total, free, limit, verdict, fatal, words):
+    found = changed(memory=total, memory_free=free, memory_limit=limit)
     check = complete(doctor.memory(found))
     assert (check.verdict, check.fatal) == (verdict, fatal)
     assert words in f"{check.finding} {check.remedy}"
@@ -108,22 +132,8 @@ def test_memory(found, verdict, fatal, words):
     ],
 )
 def test_the_disk_of_the_runs(free, writable, verdict, fatal, words):
-    check = complete(doctor.output(Disk("runs", free, writable)))
+    check = complete(doctor.output(changed(output_free=free, output_writable=writable)))
     assert (check.verdict, check.fatal) == (verdict, fatal)
-    assert words in f"{check.finding} {check.remedy}"
-
-
-@pytest.mark.parametrize(
-    ("free", "writable", "verdict", "words"),
-    [
-        (50 * GIB, True, "ok", "cache: 50.0 GiB free."),
-        (store.FREE, True, "note", "held in memory"),
-        (50 * GIB, False, "note", "QUANTNAS_CACHE"),
-    ],
-)
-def test_the_disk_of_the_cache(free, writable, verdict, words):
-    check = complete(doctor.cache(Disk("cache", free, writable)))
-    assert (check.verdict, check.fatal) == (verdict, False)
     assert words in f"{check.finding} {check.remedy}"
 
 
@@ -131,20 +141,18 @@ CARD = ("Card 5", 8 * GIB)
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict", "words"),
+    ("build", "devices", "driver", "verdict", "words"),
     [
-        (Gpus(None, (), False), "ok", "None"),
-        (Gpus(None, (), True), "problem", "Install the CUDA build of torch"),
-        (Gpus("CUDA 12.8", (), False), "ok", "computes without"),
-        (Gpus("CUDA 12.8", (CARD, CARD), True), "ok", "Card 5 (8.0 GiB), Card 5 (8.0 GiB);"),
-        (Gpus("CUDA 12.8", (), True, "", "x"), "note", "Unset"),
-        (Gpus("CUDA 12.8", (), True, "-1", "x"), "note", "CUDA_VISIBLE_DEVICES"),
-        (Gpus("CUDA 12.8", (), True, None, "too old."), "problem", "finds no GPU: too old."),
-        (Gpus("CUDA 12.8", (), True), "problem", "Update the driver"),
+        (None, (), False, "ok", "None; torch is built for processors alone."),
+        (None, (), True, "problem", "Install the CUDA build of torch"),
+        ("CUDA 12.8", (), False, "ok", "None; torch is built for CUDA 12.8."),
+        ("CUDA 12.8", (CARD, CARD), True, "ok", "Card 5 (8.0 GiB), Card 5 (8.0 GiB);"),
+        ("CUDA 12.8", (), True, "problem", "CUDA_VISIBLE_DEVICES"),
+        ("CUDA 12.8", (), True, "problem", "update the driver"),
     ],
 )
-def test_gpus(found, verdict, words):
-    check = complete(doctor.gpus(found))
+def test_gpus(build, devices, driver, verdict, words):
+    check = complete(doctor.gpus(changed(gpu_build=build, gpus=devices, gpu_driver=driver)))
     assert (check.verdict, check.fatal) == (verdict, False)
     assert words in f"{check.finding} {check.remedy}"
 
@@ -155,19 +163,19 @@ def test_the_command_from_end_to_end(tmp_path, capsys):
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[0] == "ok" and all(len(line) <= 80 for line in lines if str(tmp_path) not in line)
-    for case in runnable.cases():
+    for case in runnable.CASES:
         assert any(line.split("  ")[1] == case.name for line in lines if line.startswith("  "))
     assert lines[-2] == "" and ("well" in lines[-1] or "note" in lines[-1] or "pro" in lines[-1])
-    assert "12/12" in captured.err
+    assert f"{len(runnable.CASES)}/{len(runnable.CASES)}" in captured.err
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Nothing is tried, and nothing of this machine is judged."""
-    monkeypatch.setattr(runnable, "cases", lambda: [])
+    monkeypatch.setattr(runnable, "CASES", ())
     monkeypatch.setattr(requirements, "examine", lambda: ([], []))
-    monkeypatch.setattr(doctor, "read", lambda output: FACTS)
+    monkeypatch.setattr(doctor, "read", lambda output: doctor.Facts(MACHINE, RESOURCES))
 
 
 def test_json(quick, capsys):
@@ -175,21 +183,20 @@ def test_json(quick, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["summary"] == "all is well" and found["environment"]["versions"]["torch"]
     assert {check["topic"]: check["verdict"] for check in found["checks"]}["memory"] == "ok"
-    assert found["read"]["output"] == {"folder": "runs", "free": 50 * GIB, "writable": True}
+    assert found["read"]["machine"]["processor"] == "Fast 9"
+    assert found["read"]["resources"]["output_free"] == 50 * GIB
 
 
 @pytest.mark.parametrize(
     ("changes", "code", "last"),
     [
         ({}, 0, "all is well"),
-        ({"gpus": Gpus(None, (), True), "threads": Threads(1, "1", 1, None, 9.0)}, 0,
-         "1 problem, 1 note"),
-        ({"output": Disk("runs", 0, True)}, 3,
-         "1 problem; `quantnas run` cannot work here"),
+        ({"gpu_driver": True, "load": 9.0}, 0, "1 problem, 1 note"),
+        ({"output_free": 0}, 3, "1 problem; `quantnas run` cannot work here"),
     ],
 )  # fmt: skip
 def test_the_exit_code_is_that_of_the_main_job(quick, monkeypatch, capsys, changes, code, last):
-    facts = dataclasses.replace(FACTS, **changes)
+    facts = doctor.Facts(MACHINE, changed(**changes))
     monkeypatch.setattr(doctor, "read", lambda output: facts)
     assert command("doctor") == code
     lines = capsys.readouterr().out.splitlines()

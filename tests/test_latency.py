@@ -166,14 +166,20 @@ def test_impossible_settings(wrong):
 
 
 def test_processors_say_what_they_can():
-    text = "processor : 0\nmodel name : Some EPYC\nflags : fpu avx2 avx512f avx_vnni\n\n" * 2
-    name, features = machine.processor(text)
+    able = {"architecture": "x86_64", "avx2": True, "avx512_f": True, "avx_vnni": True}
+    name, features = machine.processor({**able, "avx512_vnni": False, "cpu_name": "Some EPYC"})
     assert name == "Some EPYC" and features is not None
     assert [k for k, there in features.items() if there] == ["avx2", "avx512", "vnni"]
-    assert machine.processor("Features : fp asimd asimddp\n") == (
+    assert machine.processor({"neon": True, "dot": True, "i8mm": False}) == (
         "", {"asimd": True, "dotprod": True, "i8mm": False}
     )  # fmt: skip
-    assert machine.processor("") == ("", None)
+    assert machine.processor({"architecture": "s390x"}) == ("", None)
+
+
+def test_a_torch_that_does_not_tell_leaves_the_features_open(monkeypatch):
+    assert machine.here().features is not None
+    monkeypatch.delattr(machine.torch.cpu, "get_capabilities")
+    assert machine.here().features is None and machine.here().processor
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,15 @@ def test_help_loads_nothing_heavy():
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert not HEAVY & set(done.stdout.split())
+    assert not (HEAVY | {"brevitas", "psutil"}) & set(done.stdout.split())
+
+
+def test_the_baselines_load_brevitas_only_when_a_method_needs_it():
+    code = "import sys, quantnas.cli.main, quantnas.baselines; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "torch" in done.stdout.split() and "brevitas" not in done.stdout.split()
 
 
 @pytest.mark.parametrize(

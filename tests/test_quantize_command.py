@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from quantnas import (
-    baselines,
     damage_plot,
     drop,
     evaluate,
@@ -330,13 +329,6 @@ def test_a_file_that_cannot_be_used(
     found, _, err = type_(path, *rest, "--bits", 4, fast=True)
     assert found == code and words in err, err
     assert len(err.splitlines()) == 2 and nothing(made.parent)
-
-
-def test_a_method_that_is_not_installed_is_refused_at_once(type_, source, made, monkeypatch):
-    monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: None)
-    code, _, err = type_(source.folder, "--bits", 4, "--method", "gptq")
-    assert code == 2 and "pip install 'quantnas[baselines]'" in err and nothing(made.parent)
-    assert type_(source.folder, "--bits", 4, "--method", "rtn")[0] == 0
 
 
 def test_a_network_in_float_needs_bits(type_, source, file_options, tiny, made, tmp_path):

@@ -166,8 +166,6 @@ def test_retraining_helps(begin):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_there_to_compare_with(begin, monkeypatch, method):
     monkeypatch.setattr(baselines, "STEPS", 20)
-    if method in METHODS[3:]:
-        pytest.importorskip("brevitas")
     run, config = begin(bits=3, method=method)
     records = list(quantizing.quantize_step(run, config))
     found = run.result("quantize")

@@ -2,29 +2,15 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from quantnas import resources
-from quantnas.resources import Disk
+from quantnas.resources import control_groups, cores_limit, memory_limit
 
 MIB = 1 << 20
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"),
-    [
-        ("200000 100000\n", 2.0),
-        ("50000 100000", 0.5),
-        ("max 100000\n", None),
-        ("-1 100000", None),
-        ("100000 0", None),
-        ("", None),
-        ("many", None),
-    ],
-)
-def test_quotas(text, cores):
-    assert resources.quota(text) == cores
 
 
 def write(root: Path, **files: str) -> None:
@@ -34,20 +20,36 @@ def write(root: Path, **files: str) -> None:
         path.write_text(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        ("200000 100000\n", 2.0),
+        ("50000 100000", 0.5),
+        ("max 100000\n", None),
+        ("-1 100000", None),
+        ("", None),
+        ("many", None),
+    ],
+)
+def test_quotas(tmp_path, text, cores):
+    write(tmp_path, cpu_DOT_max=text)
+    assert cores_limit([tmp_path]) == cores
+
+
 def test_the_least_limit_of_the_second_version_holds(tmp_path):
     write(tmp_path, cpu_DOT_max="max 100000", a__cpu_DOT_max="150000 100000")
     write(tmp_path, a__b__cpu_DOT_max="400000 100000", a__memory_DOT_max="max")
     write(tmp_path, a__b__memory_DOT_max=f"{64 * MIB}\n")
-    assert resources.cores_allowed("0::/a/b\n", tmp_path) == 1.5
-    assert resources.cores_allowed("0::/\n", tmp_path) is None
-    assert resources.memory_allowed("0::/a/b\n", tmp_path) == 64 * MIB
-    assert resources.memory_allowed("0::/a\n", tmp_path) is None
+    assert cores_limit(control_groups("cpu", "0::/a/b\n", tmp_path)) == 1.5
+    assert cores_limit(control_groups("cpu", "0::/\n", tmp_path)) is None
+    assert memory_limit(control_groups("memory", "0::/a/b\n", tmp_path)) == 64 * MIB
+    assert memory_limit(control_groups("memory", "0::/a\n", tmp_path)) is None
 
 
 def test_a_path_that_is_not_seen_from_here_ends_at_the_root(tmp_path):
     write(tmp_path, cpu_DOT_max="300000 100000")
     for path in ("/../../elsewhere", "/docker/123", "/"):
-        assert resources.cores_allowed(f"0::{path}\n", tmp_path) == 3
+        assert cores_limit(control_groups("cpu", f"0::{path}\n", tmp_path)) == 3
 
 
 def test_limits_of_the_first_version(tmp_path):
@@ -56,46 +58,36 @@ def test_limits_of_the_first_version(tmp_path):
     (folder / "cpu.cfs_quota_us").write_text("250000\n")
     (folder / "cpu.cfs_period_us").write_text("100000\n")
     write(tmp_path, memory__box__memory_DOT_limit_in_bytes=f"{512 * MIB}\n")
-    listed = "12:cpu,cpuacct:/box\n5:memory:/box\n3:cpuset:/\n0::/\nnothing\n"
-    assert resources.cores_allowed(listed, tmp_path) == 2.5
-    assert resources.memory_allowed(listed, tmp_path) == 512 * MIB
-    assert resources.cores_allowed("", tmp_path) is None
+    listed = "12:cpu,cpuacct:/box\n5:memory:/box\n3:cpuset:/\n0::/\n"
+    assert cores_limit(control_groups("cpu", listed, tmp_path)) == 2.5
+    assert memory_limit(control_groups("memory", listed, tmp_path)) == 512 * MIB
+    (folder / "cpu.cfs_quota_us").write_text("-1\n")
+    assert cores_limit(control_groups("cpu", listed, tmp_path)) is None
+    assert control_groups("cpu", "", tmp_path) == []
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(None, None), (1 << 62, None), (MIB, MIB)])
 def test_memory(monkeypatch, tmp_path, limit, kept):
-    monkeypatch.setattr(resources, "memory_allowed", lambda membership: limit)
-    monkeypatch.setattr(resources, "MEMINFO", tmp_path / "meminfo")
-    text = "MemTotal:        4096 kB\nMemAvailable:    1024 kB\nHugePages_Total:       0\n"
-    (tmp_path / "meminfo").write_text(text)
-    found = resources.memory()
-    assert found == resources.Memory(4 * MIB, MIB, kept)
-
-
-def test_memory_where_there_is_no_such_file(monkeypatch, tmp_path):
-    monkeypatch.setattr(resources, "MEMINFO", tmp_path / "none")
-    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1024}.__getitem__)
-    found = resources.memory()
-    assert found is not None and (found.total, found.available) == (4 * MIB, None)
-
-    def refuse(name: str) -> int:
-        raise ValueError(name)
-
-    monkeypatch.setattr(os, "sysconf", refuse)
-    assert resources.memory() is None
+    monkeypatch.setattr(resources, "memory_limit", lambda groups: limit)
+    there = SimpleNamespace(total=4 * MIB, available=MIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: there)
+    found = resources.read(tmp_path)
+    assert (found.memory, found.memory_free, found.memory_limit) == (4 * MIB, MIB, kept)
 
 
 def test_a_disk_is_that_of_the_nearest_folder_there(tmp_path, monkeypatch):
-    found = resources.disk(tmp_path / "none" / "runs")
-    assert found.folder == str(tmp_path / "none" / "runs") and found.writable and found.free > 0
+    found = resources.read(tmp_path / "none" / "runs")
+    assert found.output == str(tmp_path / "none" / "runs")
+    assert found.output_writable and found.output_free > 0
     (tmp_path / "file").write_text("")
-    assert not resources.disk(tmp_path / "file").writable
+    assert not resources.read(tmp_path / "file").output_writable
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert not resources.disk(tmp_path).writable
+    assert not resources.read(tmp_path).output_writable
 
 
-def test_this_machine():
-    found = resources.threads(2)
-    assert found.torch >= 1 and found.cores == 2
-    assert isinstance(resources.disk(Path("runs")), Disk)
-    assert resources.gpus().trouble is not None
+def test_this_machine(monkeypatch):
+    found = resources.read(Path("runs"))
+    assert found.threads >= 1 and found.cores >= 1 and found.load >= 0
+    assert 0 < found.memory_free <= found.memory
+    monkeypatch.setattr(resources, "MEMBERSHIP", Path("none"))
+    assert resources.read(Path("runs")).cores_limit is None
