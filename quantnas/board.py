@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
@@ -19,6 +20,7 @@ Point = tuple[float, float]
 Colour = str | tuple[float, float, float, float]
 
 INK, SKIP, FAINT, BAR = "#2b2b2b", "#8c8c8c", "#f4f4f2", "#e66101"
+GRID = "#e4e4e4"
 PLUS = 10
 """Radius of the sign of a sum."""
 ARROW = "-|>,head_length=4.5,head_width=2.2"
@@ -31,6 +33,12 @@ def save(figure: Figure, path: Path) -> None:
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # in the name of a photograph
         canvas.draw()
     images.write(path, np.asarray(canvas.buffer_rgba())[:, :, :3])
+
+
+def darker(colour: str) -> str:
+    """Return the colour, dark enough for text on white."""
+    red, green, blue = (0.65 * part for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 class Board:

@@ -9,13 +9,12 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from . import labels
-from .board import INK, SKIP, save
+from .board import GRID, INK, SKIP, darker, save
 from .labels import Box
 from .trajectory import COLOURS
 
@@ -40,7 +39,7 @@ DPI = 120
 SIZE, WIDER = 8.0, 7.0
 """Points (1/72 inch): diameter of a marker, and by how much more one around it is drawn."""
 NEAR = 7.0
-"""Pixels between two markers, below which the second one is drawn around the first."""
+"""Pixels at DPI between two markers, below which the second one is drawn around the first."""
 STRIP, GAP = 0.62, 0.1
 """Inches below a broken axis, and between its parts."""
 
@@ -55,8 +54,9 @@ class ParetoPoint:
     """A model on a set."""
 
     name: str
-    bitops: float
-    """At LR 32x32; of a network in float at 32 x 32 bits."""
+    """Written beside it unless empty."""
+    cost: float
+    """BitOps at LR 32x32 (of a network in float at 32 x 32 bits), or what the panel says."""
     psnr: float
     is_float: bool
 
@@ -70,6 +70,22 @@ class Panel:
     """PSNR, dB."""
     points: tuple[ParetoPoint, ...]
     published: bool = False
+    cost: str = "GBitOps at LR 32x32"
+    """Label of the horizontal axis."""
+    unit: float = 1e9
+    """Cost of a point that is 1 on the axis."""
+    joined: tuple[int, ...] = ()
+    """Places of the points that a line joins."""
+
+    @property
+    def spots(self) -> list[tuple[float, float]]:
+        """Cost on the axis and PSNR of every point."""
+        return [(point.cost / self.unit, point.psnr) for point in self.points]
+
+    @property
+    def line(self) -> list[tuple[float, float]]:
+        """Ends and corners of the line."""
+        return [self.spots[i] for i in self.joined]
 
 
 def draw(panels: Sequence[Panel], note: str, path: Path) -> None:
@@ -77,23 +93,30 @@ def draw(panels: Sequence[Panel], note: str, path: Path) -> None:
     save(front_figure(panels, note), path)
 
 
-def front_figure(panels: Sequence[Panel], note: str) -> Figure:
-    """A panel per set, BitOps on a logarithmic axis; `note` says how PSNR was measured."""
+def front_figure(
+    panels: Sequence[Panel], note: str | None, sides: tuple[float, float] = SIDES, dpi: int = DPI
+) -> Figure:
+    """A panel per set, cost on a logarithmic axis; `note` says how PSNR was measured.
+
+    Without a note there is no caption. `sides` are the width and height of a panel in inches.
+    Point i of a panel has the gid `point-<i>`, published search i has `published-<i>`.
+    """
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    handles, caption = _legend(panels), _caption(panels, note, columns)
-    foot = 0.42 + 0.24 * math.ceil(len(handles) / (2 * columns)) + 0.17 * (caption.count("\n") + 1)
-    size = (columns * SIDES[0] + 0.25, rows * SIDES[1] + foot)
-    figure = Figure(figsize=size, dpi=DPI, facecolor="white")
+    handles, caption = _legend(panels), _caption(panels, note, columns) if note is not None else ""
+    lines = 0.17 * len(caption.splitlines())
+    foot = lines + 0.24 * math.ceil(len(handles) / (2 * columns)) + (0.42 if caption else 0.1)
+    size = (columns * sides[0] + 0.25, rows * sides[1] + foot)
+    figure = Figure(figsize=size, dpi=dpi, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     for i, panel in enumerate(panels):
         row, column = divmod(i, columns)
-        left = column * SIDES[0] + 0.75
-        bottom = foot + (rows - 1 - row) * SIDES[1] + 0.45
-        _panel(figure, panel, (left, bottom, SIDES[0] - 0.9, SIDES[1] - 0.8), canvas)
+        left = column * sides[0] + 0.75
+        bottom = foot + (rows - 1 - row) * sides[1] + 0.45
+        _panel(figure, panel, (left, bottom, sides[0] - 0.9, sides[1] - 0.8), canvas)
     figure.text(0.2 / size[0], 0.1 / size[1], caption, size=7.5, color=INK, va="bottom")
     if handles:
-        height = 0.17 * (caption.count("\n") + 1) + 0.16
+        height = lines + (0.16 if caption else 0.0)
         figure.legend(
             handles=handles, loc="lower left", bbox_to_anchor=(0.15 / size[0], height / size[1]),
             ncols=2 * columns, frameon=False, fontsize=8, handlelength=2.2,
@@ -144,36 +167,38 @@ def _panel(figure: Figure, panel: Panel, place: Box, canvas: FigureCanvasAgg) ->
     box = (x / wide, (y + strip) / tall, width / wide, (height - strip) / tall)
     axes = lowest = figure.add_axes(box)
     _limits(axes, panel)
-    spots = [tuple(axes.transData.transform((p.bitops / 1e9, p.psnr))) for p in panel.points]
-    sizes = [SIZE + WIDER * ring for ring in _rings(spots)]
+    spots = [tuple(axes.transData.transform(spot)) for spot in panel.spots]
+    sizes = [SIZE + WIDER * ring for ring in _rings(spots, NEAR * figure.dpi / DPI)]
     _points(axes, panel, sizes)
     if strip:
         lowest = _strip(figure, axes, panel, (box[0], y / tall, box[2], (strip - GAP) / tall))
     level: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (5, 3)), "zorder": 1}
     lowest.axhline(panel.bicubic, **level)
     for part in {axes, lowest}:
-        part.grid(color="#e4e4e4", linewidth=0.6)
+        part.grid(color=GRID, linewidth=0.6)
         part.set_axisbelow(True)
         part.tick_params(labelsize=7.5, colors=INK, length=2)
         for spine in part.spines.values():
             spine.set(color=SKIP, linewidth=0.6)
     axes.set_title(panel.title, size=10, weight="bold", color=INK, loc="left", parse_math=False)
-    lowest.set_xlabel("GBitOps at LR 32x32", size=8.5, color=INK)
+    lowest.set_xlabel(panel.cost, size=8.5, color=INK)
     axes.set_ylabel("PSNR-Y, dB", size=8.5, color=INK)
     taken = [] if strip else [_level(axes, panel, canvas)]
     if strip:
         _level(lowest, panel, canvas)
     wide = [(s, size) for s, size in zip(spots, sizes, strict=True) if size > SIZE]
-    taken += [labels.around(spot, 0.5 * size * DPI / 72) for spot, size in wide]
-    names = [(point.name, _ink(i)) for i, point in enumerate(panel.points)]
-    labels.write(axes, names, spots, [*taken, *_marked(axes, panel)])
+    taken += [labels.around(spot, 0.5 * size * figure.dpi / 72) for spot, size in wide]
+    named = [i for i, point in enumerate(panel.points) if point.name]
+    taken += [labels.around(spots[i], labels.MARKER) for i in set(range(len(spots))) - {*named}]
+    names = [(panel.points[i].name, darker(_colour(i))) for i in named]
+    labels.write(axes, names, [spots[i] for i in named], [*taken, *_marked(axes, panel)])
 
 
-def _rings(spots: Sequence[labels.Spot]) -> list[int]:
+def _rings(spots: Sequence[labels.Spot], near: float) -> list[int]:
     """How many points each one has to be drawn around, so that it is seen: 0 for the first."""
     rings: list[int] = []
     for spot in spots:
-        below = [r for other, r in zip(spots, rings, strict=False) if math.dist(spot, other) < NEAR]
+        below = [r for other, r in zip(spots, rings, strict=False) if math.dist(spot, other) < near]
         rings.append(max(below, default=-1) + 1)
     return rings
 
@@ -181,12 +206,15 @@ def _rings(spots: Sequence[labels.Spot]) -> list[int]:
 def _points(axes: Axes, panel: Panel, sizes: Sequence[float]) -> None:
     """What was published, and the panel's points; a larger one lies under a smaller one."""
     for i, points in enumerate(PUBLISHED.values() if panel.published else ()):
-        axes.plot(*zip(*points, strict=True), zorder=2, **_published_style(i))
+        axes.plot(*zip(*points, strict=True), zorder=2, gid=f"published-{i}", **_published_style(i))
+    if panel.joined:
+        ends = zip(*panel.line, strict=True)
+        axes.plot(*ends, color=SKIP, linewidth=1.2, zorder=2.5, gid="joined")
     for i, point in enumerate(panel.points):
         colour = _colour(i)
         edge = (colour, 1.6) if point.is_float else ("white", 0.8)
         axes.plot(
-            point.bitops / 1e9, point.psnr, marker="o", markersize=sizes[i], linestyle="none",
+            *panel.spots[i], marker="o", markersize=sizes[i], linestyle="none", gid=f"point-{i}",
             markeredgecolor=edge[0], markeredgewidth=edge[1], zorder=4 - sizes[i] / 1000,
             markerfacecolor="white" if point.is_float else colour,
         )  # fmt: skip
@@ -196,15 +224,9 @@ def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def _ink(index: int) -> tuple[float, float, float]:
-    """The colour of a point, dark enough to be read."""
-    red, green, blue = (0.65 * part for part in to_rgb(_colour(index)))
-    return red, green, blue
-
-
 def _shown(panel: Panel) -> tuple[list[float], list[float]]:
-    """GBitOps and PSNR of every point."""
-    found = [(p.bitops / 1e9, p.psnr) for p in panel.points]
+    """Costs on the axis, and PSNR, of everything that the panel shows."""
+    found = panel.spots
     found += [p for points in PUBLISHED.values() for p in points] if panel.published else []
     xs, ys = zip(*found, strict=True)
     return list(xs), list(ys)
@@ -265,7 +287,7 @@ def _level(axes: Axes, panel: Panel, canvas: FigureCanvasAgg) -> Box:
 def _marked(axes: Axes, panel: Panel) -> list[Box]:
     """What the published points and the lines between them cover, and the line of bicubic."""
     found: list[Box] = []
-    for points in PUBLISHED.values() if panel.published else ():
+    for points in (*(PUBLISHED.values() if panel.published else ()), panel.line):
         ends = [tuple(axes.transData.transform(point)) for point in points]
         found += [labels.around(end, 5) for end in ends]
         found += [labels.around(p, 2) for a, b in pairwise(ends) for p in labels.between(a, b)]

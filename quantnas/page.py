@@ -1,7 +1,7 @@
 """Runs as one HTML page that needs nothing else: pictures, style and script are in it.
 
-A template gives the text, and a little script the charts, from what is embedded as JSON. A policy
-in the page itself keeps browsers from loading anything.
+A template gives text and charts; a little script selects, sorts and compares, from what is embedded
+as JSON. A policy in the page itself keeps browsers from loading anything.
 """
 
 import hashlib
@@ -12,13 +12,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import __version__, front, page_data, page_text, runs, seeds, slider, tables
+from . import __version__, front, page_charts, page_data, page_text, runs, seeds, slider, tables
 from .errors import DataError
 from .page_data import AT, Scores, Shown, Source
 from .runs import Run
 
 FILE = "report.html"
-SCRIPTS = ("svg.js", "front.js", "compare.js", "damage.js", "curves.js", "page.js")
+SCRIPTS = ("elements.js", "compare.js", "page.js")
 """In the order in which they run."""
 SIZE = "\ue000"
 """Stands in the page until its size is known."""
@@ -60,13 +60,16 @@ def html(source: Source, shown: Sequence[Shown]) -> str:
         "at": AT,
         "sets": [{"label": group.label, "published": _beside(group)} for group in sets],
         "runs": [_run(one, sets, store) for one in _within(shown)],
-        "published": {name: list(points) for name, points in front.PUBLISHED.items()},
         "images": store.images,
     }
     template = environment.get_template("page.html")
     words = {
         "source": source,
-        "runs": [page_text.of(one) for one in shown],
+        "runs": [
+            page_text.of(one) | {"charts": page_charts.of_run(one, f"run-{i}")}
+            for i, one in enumerate(shown)
+        ],
+        "fronts": list(page_charts.fronts([_measured(group, shown) for group in sets])),
         "sets": [group.label for group in sets],
         "columns": _columns(sets),
         "groups": list(_groups(shown, sets)),
@@ -160,7 +163,18 @@ def _beside(group: _Group) -> bool:
     return front.beside_published(group.name, group.scale)
 
 
-# What the script draws
+def _measured(group: _Group, shown: Sequence[Shown]) -> page_charts.Set:
+    """The runs that have scores on the set."""
+    rows = [
+        (i, one, scores)
+        for i, one in enumerate(shown)
+        for scores in one.scores
+        if _key(one, scores) == group.key
+    ]
+    return page_charts.Set(group.label, tuple(rows), _beside(group))
+
+
+# What the script shows
 
 
 @dataclass
@@ -206,7 +220,7 @@ def _crop(one: Shown, file: str) -> Path:
 
 
 def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
-    """Numbers of a run, for its charts."""
+    """Numbers of a run, for the table of all, and its photographs."""
     found: dict[int, dict[str, float]] = {}
     for scores in one.scores:
         at = [group.key for group in sets].index(_key(one, scores))
@@ -222,12 +236,7 @@ def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
         "seconds": sum(seconds for _, seconds, _ in page_text.steps(one.data)),
         "sets": found,
         "views": [_view(one, view, store) for view in (one.views.views if one.views else ())],
-        "damages": one.damages and [
-            [row.slot, row.weights, row.activations, row.predicted, row.measured, row.fitted]
-            for row in one.damages.slots
-        ],
-        "search": one.search,
-    }  # fmt: skip
+    }
 
 
 def _view(one: Shown, view: Any, store: _Store) -> dict[str, Any]:

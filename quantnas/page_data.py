@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import damage_measured, report, runs, skeleton, slider, space, trajectory
+from . import damage_measured, report, runs, slider, space, trajectory
 from .cost import REFERENCE
 from .damage_measured import Damages
 from .errors import DataError
 from .runs import STEPS, Run
 from .slider import ComparedCrops
+from .space import SearchSpace
 
 SWEEP = "sweep.yaml"
 """A folder with this file is a sweep."""
@@ -35,29 +36,14 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One choice of a search, with the probabilities of its pairs of operation and width."""
-
-    name: str
-    ops: tuple[str, ...]
-    widths: tuple[str, ...]
-    curves: tuple[tuple[float | None, ...], ...]
-    """(pairs, steps); widths change fastest."""
-
-
-@dataclass(frozen=True)
 class Search:
     """A search by gradient."""
 
-    steps: tuple[int, ...]
-    curves: dict[str, tuple[float | None, ...]]
-    checks: tuple[tuple[int, float | None], ...]
-    """(step, PSNR of the decided network)"""
-    begins: int | None
-    """Step from which the alphas learn."""
-    target: float | None
-    """BitOps."""
-    choices: tuple[Choice, ...]
+    rows: tuple[trajectory.Row, ...]
+    """Some of its rows in metrics.jsonl: about ROWS of them, and all with a check."""
+    settings: dict[str, Any]
+    """Section `search` of the run's configuration."""
+    space: SearchSpace
 
 
 @dataclass(frozen=True)
@@ -229,34 +215,10 @@ def _search(run: Run, config: dict[str, Any]) -> Search | None:
     rows = trajectory.read(run.folder / "metrics.jsonl")
     if not rows:
         return None
-    kept = rows[:: max(1, math.ceil(len(rows) / ROWS))]
-    kept += rows[-1:] if kept[-1] is not rows[-1] else []
-    names = ("entropy", "decided", "bitops", "decided_bitops", "psnr")
-    begins = config.get("warmup_epochs", 0) * config.get("steps_per_epoch", 0)
-    return Search(
-        steps=tuple(row["step"] for row in kept),
-        curves={name: tuple(_rounded(row[name]) for row in kept) for name in names},
-        checks=tuple(
-            (row["step"], _rounded(row["check"]["psnr"]))
-            for row in rows
-            if row["check"] is not None
-        ),
-        begins=begins or None,
-        target=config.get("target_bitops"),
-        choices=tuple(_choices(run, kept)),
-    )
-
-
-def _choices(run: Run, rows: Sequence[dict[str, Any]]) -> Iterable[Choice]:
-    slots = skeleton.slots(space.load(str(run.folder / "space.yaml")))
-    decided = {slot.choice: slot for slot in reversed(slots)}
-    for name in rows[-1]["probabilities"]:
-        slot = decided[name]
-        table = [[_rounded(p, 3) for p in row["probabilities"][name]] for row in rows]
-        curves = tuple(zip(*table, strict=True))
-        yield Choice(name, slot.ops, tuple(map(trajectory.bits, slot.widths)), curves)
-
-
-def _rounded(value: float | None, digits: int = 4) -> float | None:
-    """The same with fewer digits; BitOps are whole numbers."""
-    return None if value is None else round(value) if value > 1e4 else round(value, digits)
+    every = max(1, math.ceil(len(rows) / ROWS))
+    kept = [
+        row
+        for i, row in enumerate(rows)
+        if i % every == 0 or row["check"] is not None or row is rows[-1]
+    ]
+    return Search(tuple(kept), config, space.load(str(run.folder / "space.yaml")))

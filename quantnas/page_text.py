@@ -40,7 +40,6 @@ def of(one: Shown) -> dict[str, Any]:
         "damages": one.damages and damage_measured.sentence(one.damages),
         "crops": one.damages,
         "views": bool(one.views and one.views.views),
-        "search": one.search,
         "best": data.get("search", {}).get("best"),
         "kept": data.get("search", {}).get("kept"),
     }

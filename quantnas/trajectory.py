@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from . import schema, skeleton
-from .board import INK, SKIP, save
+from .board import GRID, INK, SKIP, save
 from .space import Precision, SearchSpace, Slot
 
 Row = dict[str, Any]
@@ -61,13 +61,16 @@ def read(path: Path) -> list[Row]:
 # The probabilities
 
 
-def alphas_figure(rows: Sequence[Row], space: SearchSpace) -> Figure:
-    """One panel per choice: the probability of every pair of operation and width over the steps."""
+def alphas_figure(rows: Sequence[Row], space: SearchSpace, most: int = COLUMNS) -> Figure:
+    """One panel per choice: the probability of every pair of operation and width over the steps.
+
+    At most `most` panels stand in a row.
+    """
     decided = {slot.choice: slot for slot in reversed(skeleton.slots(space))}
     names = list(rows[-1]["probabilities"])
     chosen = [decided[name] for name in names]
     look = _Look(chosen)
-    height = math.ceil(len(names) / COLUMNS)
+    height = math.ceil(len(names) / most)
     columns = max(3, math.ceil(len(names) / height))
     size = (2.3 * columns, 1.55 * height + 0.6 + 0.2 * look.legend_rows(columns))
     figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
@@ -150,13 +153,15 @@ def _panel(
 # What the search came to
 
 
-def search_figure(rows: Sequence[Row], config: dict[str, Any]) -> Figure:
+def search_figure(rows: Sequence[Row], config: dict[str, Any], across: bool = False) -> Figure:
     """Entropy and share decided; expected and decided BitOps; PSNR, over the steps.
 
-    `config` is the section `search` of the run's configuration.
+    `config` is the section `search` of the run's configuration. The three panels stand side by
+    side with `across`, below each other without.
     """
-    figure = Figure(figsize=(8, 8), dpi=120, facecolor="white", layout="constrained")
-    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    size, shape = ((11, 3.4), (1, 3)) if across else ((8, 8), (3, 1))
+    figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
+    top, middle, bottom = figure.subplots(*shape, sharex=True)
     _curve(top, rows, "entropy", "mean entropy, 1 = uniform", 0)
     _curve(top, rows, "decided", "share of choices decided (p > 0.9)", 1, "--")
     top.set_ylim(-0.03, 1.03)
@@ -176,11 +181,13 @@ def search_figure(rows: Sequence[Row], config: dict[str, Any]) -> Figure:
         bottom.plot([row["step"] for row in checks], psnr, color=COLOURS[1], marker="o",
                     markersize=4, linewidth=1.5, label=label)  # fmt: skip
     bottom.set_ylabel("PSNR, dB")
-    bottom.set_xlabel("step")
+    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "fontsize": 8}
     for axes in (top, middle, bottom):
         _plain(axes)
         _begin(axes, config, "alphas begin to learn" if axes is top else None)
-        axes.legend(loc="best", fontsize=9, frameon=False)
+        axes.legend(frameon=False, **(above if across else {"loc": "best", "fontsize": 9}))
+        if across or axes is bottom:
+            axes.set_xlabel("step")
     return figure
 
 
@@ -202,7 +209,7 @@ def _begin(axes: Axes, config: dict[str, Any], label: str | None) -> None:
 
 def _plain(axes: Axes) -> None:
     """Thin frame, faint grid, small ticks."""
-    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
     axes.tick_params(labelsize=SMALL, colors=INK, length=2)
     for spine in axes.spines.values():
         spine.set(color=SKIP, linewidth=0.6)

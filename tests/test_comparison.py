@@ -304,7 +304,7 @@ def test_names_cover_neither_points_nor_each_other(bicubic):
     frame = figure.axes[0].get_window_extent()
     for i, box in enumerate(boxes):
         assert frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] <= frame.y1
-        spots = figure.axes[0].transData.transform([(p.bitops / 1e9, p.psnr) for p in panel.points])
+        spots = figure.axes[0].transData.transform(panel.spots)
         others = [*boxes[:i], *(labels.around(spot, 4) for spot in spots)]
         assert labels.overlap(box, np.array(others)) == 0
 

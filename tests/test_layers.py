@@ -42,13 +42,14 @@ LAYERS = [
     {"search", "allocation", "baselines", "retrain", "tiles", "litert", "qonnx_export"},
     {"random_search", "contest", "verify", "surgery", "report", "crops", "diagram", "trajectory"}
     | {"tables", "labels", "parts", "damage_plot", "seeds"},
-    {"workspace", "phases", "difference", "front"},
+    {"workspace", "phases", "difference", "front", "inline_svg"},
     {"tasks", "models", "widths", "enlarging", "formats", "branching"},
     {"searching"},
     {"comparison", "origins", "latency", "runnable", "damage_measured", "slider"},
     {"training"},
-    {"quantizing", "drop", "adopt", "profiling", "assisting", "beginning", "page_data"},
-    {"page_text"},
+    {"quantizing", "drop", "adopt", "profiling", "assisting", "beginning", "page_data"}
+    | {"damage_pairs"},
+    {"page_text", "page_charts"},
     {"page"},
     {"pipeline", "doctor"},
     {"point"},

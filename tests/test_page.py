@@ -193,12 +193,45 @@ def test_a_page_of_one_run_has_all_its_parts(tmp_path, tiny):
     (run,) = data_of(text)["runs"]
     assert run["bitops"] == 5e8 and run["bytes"] == 5000
     assert [view["name"] for view in run["views"]] == ["waves", "dunes"]
-    assert run["damages"] == [
-        ["head", 4, 8, 1e-6, 2e-6, 1e-6],
-        ["cell0_body0", 4, 8, None, 3e-5, 2e-5],
-    ]
-    assert [choice["name"] for choice in run["search"]["choices"]] == ["cell0_body0", "upsample"]
-    assert run["search"]["curves"]["psnr"] == [30.0, None, 30.0, 30.0]
+    for part in ("Damage by layer", "Curves of the search", "Probabilities of operations"):
+        assert f'aria-label="{part}' in text, part
+    told = "head, weights 4 bits, inputs 8 bits\npredicted 1.0e-06, measured 2.0e-06"
+    assert told in found.text and "cell0_body0, weights 4 bits" in found.text
+
+
+def charts(text: str) -> dict[str, str]:
+    """The svg elements of a page, by the names that they have."""
+    found = re.findall(r'(?s)<svg [^>]*aria-label="([^"]*)".*?</svg>', text)
+    elements = re.findall(r"(?s)<svg .*?</svg>", text)
+    assert len(found) == len(elements)
+    return dict(zip(found, elements, strict=True))
+
+
+def test_every_set_and_cost_has_a_chart_with_every_run(tmp_path, tiny):
+    text = made([sweep(tmp_path / "s", tiny)])
+    fronts = {name: svg for name, svg in charts(text).items() if name.startswith("PSNR over")}
+    costs, sets = ("GBitOps at LR 32x32", "file size, kB"), ("held-out, x2 (2)", "set5, x2 (1)")
+    assert list(fronts) == [f"PSNR over {cost} on {name}" for name in sets for cost in costs]
+    for svg in fronts.values():
+        assert Parsed(svg).values("a", "href") == ["#run-0", "#run-1", "#run-2"]
+        assert "p1\n32.00 dB (bicubic 30.00 dB, float 32.10 dB)\n0.4 GBitOps, 4 kB" in svg
+        assert svg.count(">bicubic 30.00 dB<") == 1
+    hidden = [dict(attrs) for tag, attrs in Parsed(text).tags if "data-axis" in dict(attrs)]
+    assert ["hidden" in attrs for attrs in hidden] == [False, True, True, True]
+
+
+def test_identifiers_are_unique_and_references_lead_somewhere(tmp_path, tiny):
+    text = made([sweep(tmp_path / "s", tiny)])
+    names = [attrs["id"] for _, attrs in Parsed(text).tags if "id" in attrs]
+    assert len(charts(text)) == 4 + 3 * 3 and len(names) == len(set(names))
+    referred = re.findall(r'(?:url\(|href=")#([\w.-]+)', text)
+    assert set(referred) <= set(names) and any(name.startswith("run-2-damage") for name in referred)
+
+
+def test_charts_have_the_colours_of_the_page_and_no_rules_for_it(tmp_path, tiny):
+    for name, svg in charts(made([finished(tmp_path / "mine", tiny).folder])).items():
+        assert "<style" not in svg and "font-family" not in svg and "var(--ink)" in svg, name
+        assert not re.findall(r"#[0-9a-f]{6}\b", svg), name
 
 
 def test_nothing_is_loaded_from_anywhere(tmp_path, tiny):
@@ -208,7 +241,7 @@ def test_nothing_is_loaded_from_anywhere(tmp_path, tiny):
     loads += found.values("link", "href")
     assert loads and all(value.startswith("data:") for value in loads)
     assert all(value.startswith("#") for value in found.values("a", "href"))
-    assert not re.findall(r"url\(|@import|fetch\(|XMLHttpRequest|importScripts", text)
+    assert not re.findall(r"url\((?!#)|@import|fetch\(|XMLHttpRequest|importScripts", text)
     namespaces = {"http://www.w3.org/2000/svg"}
     assert set(re.findall(r"https?://[^\s\"'<)]+", text)) <= namespaces
     policy = next(attrs["content"] for tag, attrs in found.tags if "http-equiv" in attrs)
@@ -258,6 +291,7 @@ def test_published_points_stand_beside_what_they_belong_to(tmp_path, tiny, name,
     text = made([run.folder])
     assert [group["published"] for group in data_of(text)["sets"]] == [beside]
     assert (front.SOURCE in Parsed(text).text) == beside
+    assert ["published: noise" in svg for svg in charts(text).values()].count(True) == beside
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path, tiny):
@@ -300,7 +334,8 @@ def test_what_an_earlier_version_did_not_keep_is_left_out(tmp_path, tiny):
     text = made([run.folder])
     assert "No crops of photographs are kept" in text and "Not measured in this run" in text
     (shown,) = data_of(text)["runs"]
-    assert shown["views"] == [] and shown["damages"] is None and shown["search"] is None
+    assert shown["views"] == []
+    assert all(name.startswith("PSNR over") for name in charts(text))
 
 
 def test_a_page_of_one_run_stays_small(tmp_path, tiny, monkeypatch):
@@ -375,6 +410,9 @@ FLAGS = (
 )  # fmt: skip
 
 
+POINTS = "#front .plot:not([hidden]) svg a"
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Any]:
     """A Chromium without a window; skips where there is none, or nothing to drive it with."""
@@ -441,30 +479,25 @@ def test_nothing_goes_wrong_and_nothing_is_asked_for(opened):
 @pytest.mark.slow
 def test_a_point_selects_its_run_by_mouse_and_by_key(opened):
     assert shown_run(opened) == ["run-1"], "the best one on the first set"
-    points = all_of(opened, ".point")
-    assert len(points) == 3 and len(all_of(opened, ".bicubic")) == 1
+    points = all_of(opened, POINTS)
+    assert len(points) == 3
     points[0].click()
     assert shown_run(opened) == ["run-0"]
-    pressed = [p.get_attribute("data-point") for p in all_of(opened, ".point[aria-pressed=true]")]
-    assert pressed == ["0"] and "p0" in all_of(opened, "#chosen")[0].text
-    last = all_of(opened, ".point")[2]
+    current = [p.get_attribute("href") for p in all_of(opened, f"{POINTS}[aria-current=true]")]
+    assert current == ["#run-0"] and "p0" in all_of(opened, "#chosen")[0].text
+    last = points[2]
     opened.execute_script("arguments[0].focus()", last)
     last.send_keys("\ue007")  # the Enter key
     assert shown_run(opened) == ["run-2"]
-    focused = opened.execute_script("return document.activeElement.dataset.point")
-    assert focused == "2", "the chart is drawn anew and the focus stays"
+    focused = opened.execute_script("return document.activeElement.getAttribute('href')")
+    assert focused == "#run-2", "the focus stays"
 
 
 @pytest.mark.slow
 def test_the_page_opens_at_its_top_and_points_tell_what_they_are(opened):
-    from selenium.webdriver import ActionChains
-
     assert opened.execute_script("return scrollY") == 0 and "#" not in opened.current_url
-    ActionChains(opened).move_to_element(all_of(opened, ".point")[1]).perform()
-    told = all_of(opened, "#tip")[0]
-    assert told.is_displayed() and told.text.startswith("p1\n32.00 dB (bicubic 30.00 dB")
-    ActionChains(opened).send_keys("\ue00c").perform()  # Escape
-    assert not told.is_displayed()
+    told = "return arguments[0].querySelector('title').textContent"
+    assert opened.execute_script(told, all_of(opened, POINTS)[1]).startswith("p1\n32.00 dB")
     opened.get(f"{opened.current_url}#run-2")
     opened.refresh()
     assert shown_run(opened) == ["run-2"]
@@ -472,15 +505,15 @@ def test_the_page_opens_at_its_top_and_points_tell_what_they_are(opened):
 
 @pytest.mark.slow
 def test_the_axis_and_the_set_can_be_changed(opened):
-    chart = all_of(opened, "#front-chart")[0]
-    assert "GBitOps" in chart.text
+    def shown() -> list[str]:
+        found = all_of(opened, "#front .plot svg")
+        return [svg.get_attribute("aria-label") for svg in found if svg.is_displayed()]
+
+    assert shown() == ["PSNR over GBitOps at LR 32x32 on held-out, x2 (2)"]
     opened.execute_script("document.querySelector('input[value=bytes]').click()")
-    assert "kB" in chart.text and "GBitOps" not in chart.text
+    assert shown() == ["PSNR over file size, kB on held-out, x2 (2)"]
     all_of(opened, "#set option")[1].click()
-    label = all_of(opened, "#front-chart svg")[0].get_attribute("aria-label")
-    assert label.endswith("set5, x2 (1)")
-    joined = all_of(opened, ".joined")[0].get_attribute("d")
-    assert joined.count("L") == 1, "p0 and p1 are on the front, p2 is beaten"
+    assert shown() == ["PSNR over file size, kB on set5, x2 (1)"]
 
 
 @pytest.mark.slow

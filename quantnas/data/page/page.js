@@ -1,18 +1,14 @@
-// Which run is shown, the table of all, and what begins when the page is open.
+// Which run and which chart is shown, the table of all runs, and what begins when the page is open.
 const articles = [...document.querySelectorAll("article.run")];
+const points = [...document.querySelectorAll("#front svg a")];
 const begun = new Set();
+const front = { axis: "bitops", set: 0, selected: 0 };
 
-function begin(index) { // the charts of a run are drawn when it is first shown
+function begin(index) { // the photographs of a run appear when it is first shown
   if (begun.has(index)) return;
   begun.add(index);
-  const article = articles[index], run = data.runs[index];
-  const part = (name, draw) => { const box = article.querySelector(`.${name}`); if (box) draw(box); };
-  if (run.views.length) part("compare", (box) => compare(box, run, index));
-  if (run.damages) part("damage", (box) => damage(box, run));
-  if (run.search) {
-    part("curves", (box) => curves(box, run.search));
-    part("alphas", (box) => alphas(box, run.search));
-  }
+  const box = articles[index].querySelector(".compare");
+  if (box) compare(box, data.runs[index], index);
 }
 
 function select(index, linked = true) {
@@ -21,13 +17,28 @@ function select(index, linked = true) {
   begin(index);
   for (const box of document.querySelectorAll("select.choose")) box.value = index;
   for (const row of document.querySelectorAll("#all-runs tbody tr")) row.setAttribute("aria-current", String(Number(row.dataset.run) === index));
+  for (const point of points) point.setAttribute("aria-current", String(point.getAttribute("href") === `#run-${index}`));
   redraw();
   if (linked && articles.length > 1) history.replaceState(null, "", `#run-${index}`);
 }
 
 function redraw() {
-  if (front.box.clientWidth) drawFront(Math.floor(front.box.clientWidth));
-  drawChosen();
+  for (const plot of document.querySelectorAll("#front .plot")) plot.hidden = plot.dataset.axis !== front.axis || Number(plot.dataset.set) !== front.set;
+  const note = document.getElementById("published-note");
+  if (note) note.hidden = front.axis !== "bitops" || !data.sets[front.set].published;
+  describe();
+}
+
+// What is chosen, beside the chart.
+function describe() {
+  const box = document.getElementById("chosen"), run = data.runs[front.selected], score = run.sets[front.set];
+  if (!box) return;
+  const rows = score
+    ? [["file", decibel(score.psnr)], ["float network", decibel(score.float)], ["bicubic", decibel(score.bicubic)]]
+    : [["not measured on", data.sets[front.set].label]];
+  rows.push(["BitOps", `${short(run.bitops / 1e9)} G`], ["file size", `${(run.bytes / 1e3).toFixed(1)} kB`]);
+  const list = html("dl", {}, ...rows.map(([key, value]) => html("div", {}, html("dt", {}, key), html("dd", {}, value))));
+  box.replaceChildren(html("b", {}, run.name), list, html("a", { href: `#run-${front.selected}` }, "Details ↓"));
 }
 
 const fixed = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
@@ -69,6 +80,7 @@ function table() {
 }
 
 for (const input of document.querySelectorAll('input[name="axis"]')) input.addEventListener("change", () => { front.axis = input.value; redraw(); });
+for (const point of points) point.addEventListener("click", (event) => { event.preventDefault(); select(Number(point.getAttribute("href").slice("#run-".length))); });
 document.getElementById("set")?.addEventListener("change", (event) => { front.set = Number(event.target.value); redraw(); });
 for (const box of document.querySelectorAll("select.choose")) box.addEventListener("change", () => {
   const index = Number(box.value);
@@ -82,6 +94,5 @@ const asked = () => {
 addEventListener("hashchange", () => { const index = asked(); if (index !== null && index !== front.selected) select(index); });
 addEventListener("beforeprint", () => { for (const box of articles[front.selected].querySelectorAll("details")) box.open = true; });
 const quality = (run) => run.sets[front.set]?.psnr ?? -Infinity;
-drawn(front.box, drawFront);
 table();
 select(asked() ?? data.runs.reduce((best, run, i) => (quality(run) > quality(data.runs[best]) ? i : best), 0), false);

@@ -1,0 +1,153 @@
+"""The charts of a page: what its runs are, drawn by matplotlib, as SVG for the template."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from . import damage_pairs, front, inline_svg, trajectory
+from .board import GRID, INK, SKIP, darker
+from .front import Panel, Point
+from .inline_svg import Mark
+from .page_data import AT, Scores, Shown
+from .trajectory import COLOURS
+
+THEME = {
+    **{darker(c): f"color-mix(in srgb,var(--c{i}) 65%,var(--ink))" for i, c in enumerate(COLOURS)},
+    **{colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)},
+    **dict.fromkeys(front.SHADES, "var(--soft)"),
+    "#ffffff": "var(--paper)", INK: "var(--ink)", SKIP: "var(--soft)", GRID: "var(--line)",
+}  # fmt: skip
+"""Colour of a figure -> colour of the page's style sheet, which has a light and a dark form."""
+SIDES = (7.0, 4.2)
+"""Width and height of a front, inches."""
+PANELS = 4
+"""Panels in a row of a search's probabilities."""
+NAMED = 16
+"""Runs up to which every one is named in a front; of more, those that no other one beats."""
+LONGEST = 26
+"""Letters of a name in a front."""
+AXES = {"bitops": (f"GBitOps at {AT}", 1e9), "bytes": ("file size, kB", 1e3)}
+"""Attribute of a run -> label of the axis and its unit."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """PSNR over one cost on one set of photographs."""
+
+    place: int
+    """Of the set."""
+    axis: str
+    """One of AXES."""
+    svg: str
+
+
+@dataclass(frozen=True)
+class Set:
+    """The runs that were measured on the same photographs."""
+
+    label: str
+    runs: tuple[tuple[int, Shown, Scores], ...]
+    """Place in the page, run, and its scores on this set."""
+    published: bool
+
+
+def fronts(sets: Sequence[Set]) -> Iterator[Chart]:
+    """A chart per set and cost."""
+    for place, group in enumerate(sets):
+        for axis in AXES:
+            yield Chart(place, axis, _front(group, axis, f"front-{place}-{axis}"))
+
+
+def _front(group: Set, axis: str, prefix: str) -> str:
+    label, unit = AXES[axis]
+    bitops = axis == "bitops"
+    costs = [run.bitops if bitops else run.bytes for _, run, _ in group.runs]
+    psnrs = [scores.mean[2][0] for _, _, scores in group.runs]
+    best = unbeaten(list(zip(costs, psnrs, strict=True)))
+    named = best if len(costs) > NAMED else range(len(costs))
+    points = tuple(
+        Point(_short(run.name) if i in named else "", costs[i], psnrs[i], False)
+        for i, (_, run, _) in enumerate(group.runs)
+    )
+    bicubic, published = group.runs[0][2].mean[0][0], group.published and bitops
+    panel = Panel("", bicubic, points, published, label, unit, tuple(best))
+    marks = {f"point-{i}": _told(*one) for i, one in enumerate(group.runs)}
+    if published:
+        marks |= {f"published-{i}": Mark(told) for i, told in enumerate(_published())}
+    figure = front.front_figure([panel], None, SIDES, inline_svg.DPI)
+    return _inline(figure, prefix, f"PSNR over {label} on {group.label}", marks)
+
+
+def unbeaten(spots: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (cost, PSNR) that no other one beats in both, by rising cost."""
+    best: list[int] = []
+    for i in sorted(range(len(spots)), key=lambda k: (spots[k][0], -spots[k][1])):
+        if not best or spots[i][1] > spots[best[-1]][1]:
+            best.append(i)
+    return best
+
+
+def _inline(figure: Figure, prefix: str, label: str, marks: Mapping[str, Mark]) -> str:
+    return inline_svg.inline(figure, prefix, label, marks, THEME)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def _told(place: int, run: Shown, scores: Scores) -> Mark:
+    """What a point of a front is."""
+    (plain, _), (full, _), (ours, _) = scores.mean
+    title = (
+        f"{run.name}\n{ours:.2f} dB (bicubic {plain:.2f} dB, float {full:.2f} dB)\n"
+        f"{run.bitops / 1e9:.3g} GBitOps, {run.bytes / 1e3:.3g} kB"
+    )
+    return Mark(title, f"#run-{place}")
+
+
+def _published() -> Iterator[str]:
+    for name, points in front.PUBLISHED.items():
+        rows = (f"{psnr:.2f} dB at {cost:.3g} GBitOps" for cost, psnr in points)
+        yield "\n".join([f"published: {name}", *rows])
+
+
+def of_run(run: Shown, prefix: str) -> dict[str, str | None]:
+    """The charts of one run: its search, probabilities and damage, none where it has none."""
+    return {
+        "curves": _curves(run, f"{prefix}-search"),
+        "alphas": _alphas(run, f"{prefix}-alphas"),
+        "damage": _damage(run, f"{prefix}-damage"),
+    }
+
+
+def _curves(run: Shown, prefix: str) -> str | None:
+    if run.search is None:
+        return None
+    figure = trajectory.search_figure(run.search.rows, run.search.settings, across=True)
+    label = "Entropy, cost and quality over the steps of the search"
+    return _inline(figure, prefix, label, {})
+
+
+def _alphas(run: Shown, prefix: str) -> str | None:
+    if run.search is None or not run.search.rows[-1]["probabilities"]:
+        return None
+    figure = trajectory.alphas_figure(run.search.rows, run.search.space, PANELS)
+    label = "Probabilities of operations and bits over the steps of the search"
+    return _inline(figure, prefix, label, {})
+
+
+def _damage(run: Shown, prefix: str) -> str | None:
+    if run.damages is None or not run.damages.slots:
+        return None
+    rows = run.damages.slots
+    marks = {}
+    for i, row in enumerate(rows):
+        predicted = "" if row.predicted is None else f"predicted {row.predicted:.1e}, "
+        title = (
+            f"{row.slot}, weights {row.weights} bits, inputs {row.activations} bits\n"
+            f"{predicted}measured {row.measured:.1e}, on fitted grids {row.fitted:.1e}"
+        )
+        marks[f"row-{i}"] = Mark(title)
+    label = f"Predicted and measured error of {len(rows)} layers; the table of layers has them too"
+    return _inline(damage_pairs.figure(rows), prefix, label, marks)
