@@ -40,8 +40,10 @@ test: setup  ## the fast tests
 test-all: setup  ## every test, the slow ones too
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-docs: setup  ## write docs/cli.md anew from the commands' own help
+docs: setup  ## write docs/cli.md from the commands' own help, and build the site of the documentation
 	$(BIN)/python -m typer quantnas.cli.main utils docs --name quantnas --title Commands --output docs/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo "ready: site/index.html"
 
 check: setup  ## formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -59,5 +61,5 @@ wheel: setup  ## build sdist and wheel, and try the wheel outside the checkout
 	@ls dist
 
 clean:  ## remove what was built, and caches; keeps .venv and runs
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find quantnas cli search_spaces tests -name __pycache__ -type d -prune -exec rm -rf {} +

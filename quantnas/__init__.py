@@ -2,7 +2,7 @@
 
 Each module is a namespace of its own (`quantnas.space`, `quantnas.supernet`, `quantnas.cost`, ...);
 nothing is re-exported here, so importing `quantnas` is cheap and loads neither torch nor onnx.
-docs/index.md says which module does what.
+docs/structure.md says which module does what.
 
 The library computes and never prints; `quantnas.cli` (folder `cli/`) talks to people, and
 `quantnas.search_spaces` (folder `search_spaces/`) holds the built-in spaces. The lines below let
