@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from . import damage_pairs, front, inline_svg, trajectory
 from .board import GRID, INK, SKIP, darker
-from .front import Panel, Point
+from .front import Panel, ParetoPoint
 from .inline_svg import Mark
 from .page_data import AT, Scores, Shown
 from .trajectory import COLOURS
@@ -67,7 +67,7 @@ def _front(group: Set, axis: str, prefix: str) -> str:
     best = unbeaten(list(zip(costs, psnrs, strict=True)))
     named = best if len(costs) > NAMED else range(len(costs))
     points = tuple(
-        Point(_short(run.name) if i in named else "", costs[i], psnrs[i], False)
+        ParetoPoint(_short(run.name) if i in named else "", costs[i], psnrs[i], False)
         for i, (_, run, _) in enumerate(group.runs)
     )
     bicubic, published = group.runs[0][2].mean[0][0], group.published and bitops
