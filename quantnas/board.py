@@ -97,10 +97,12 @@ class Board:
         """Where a wire forks."""
         self.axes.add_patch(Circle((x, y), 3.2, fc=INK, ec="none", zorder=4))
 
-    def plus(self, x: float, y: float) -> None:
-        """A sum around (x, y)."""
+    def sign(self, x: float, y: float, is_product: bool = False) -> None:
+        """A sum (or a product) around (x, y)."""
         self.axes.add_patch(Circle((x, y), PLUS, fc="white", ec=INK, lw=1.0, zorder=4))
-        for dx, dy in ((PLUS - 4, 0), (0, PLUS - 4)):
+        half = PLUS - 4.0
+        ends = ((half, half), (half, -half)) if is_product else ((half, 0.0), (0.0, half))
+        for dx, dy in ends:
             self.axes.plot([x - dx, x + dx], [y - dy, y + dy], color=INK, lw=1.1, zorder=5)
 
     def picture(self, x: int, y: int, image: Image) -> None:

@@ -167,7 +167,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     yield Progress("report", 0, 5, {})
     where, found = architecture(run)
     net, totals = quantized(run)[1:]
-    diagram.architecture(where, totals.layers, run.path("plots/architecture.png"))
+    diagram.architecture(net, where, totals.layers, run.path("plots/architecture.png"))
     yield Progress("report", 1, 5, {})
     teacher = network.build(where, found, None)
     network.load(teacher, run.weights("float"), where)

@@ -277,7 +277,8 @@ def _finish(
     write_text(run.path("genotype.json"), found.to_json() + "\n")
     precision = genotype.searched_precision(found)
     rows = cost.layers(skeleton.slots(where), found, precision, where.scale)
-    diagram.architecture(where, rows, run.path("plots/architecture.png"))
+    decided = network.build(where, found, precision)
+    diagram.architecture(decided, where, rows, run.path("plots/architecture.png"))
     at = cost.bitops_at(rows, config.search.resolution, where.scale)
     costs = {"bitops": cost.total(rows, where.scale).bitops, "bitops_at": {config.search.at: at}}
     run.finish("search", result | costs)

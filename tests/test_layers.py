@@ -27,14 +27,23 @@ LAYERS = [
     | {"decisions", "cards"}
     | {"layouts", "tracing", "wiring", "onnx_weights", "float_twin"}
     | {"shape_arithmetic", "translate_resize", "trying"},
-    {"ends", "distillation", "rfdn", "fusion", "picture"}
+    {"ends", "distillation", "rfdn", "fusion", "picture", "layout_grid"}
     | {"translate_layers", "translate_moves", "translate_pointwise"},
     {"conv", "basic", "edsr", "imdn", "rfdn_deploy", "rfdn_published", "plain"}
     | {"photographs", "board", "translations", "patterns", "elsewhere"},
     {"onnx_import"},
     {"layer_forms"},
     {"imported"},
-    {"skeleton", "train", "store", "onnx_layers", "litert_layers", "reach"},
+    {
+        "schematic",
+        "layered_layout",
+        "skeleton",
+        "train",
+        "store",
+        "onnx_layers",
+        "litert_layers",
+        "reach",
+    },
     {"supernet", "onnx_ops", "litert_operations", "parity", "conventions"},
     {"network", "cost"},
     {"survey", "objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}

@@ -6,16 +6,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from torch import nn
 
-from quantnas import cost, crops, diagram, images, metrics, skeleton, space
-from quantnas.genotype import Choice, Genotype
+from quantnas import (
+    cost,
+    crops,
+    diagram,
+    images,
+    layered_layout,
+    metrics,
+    network,
+    schematic,
+    skeleton,
+    space,
+)
+from quantnas.genotype import Choice, Genotype, searched_precision
+from quantnas.layout_grid import Node
 from quantnas.space import Precision
 
 WIDTHS = (2, 3, 4, 8)
 OPS = ("conv3x3", "growth3x3", "conv5x5_groups2", "conv1x1")
 
 
-def decided(cells: int = 2, scale: int = 2) -> tuple[space.SearchSpace, list[cost.Layer]]:
+Decided = tuple[nn.Module, space.SearchSpace, list[cost.Layer]]
+
+
+def decided(cells: int = 2, scale: int = 2) -> Decided:
     """A network with every width and, among its operations, some of two convolutions."""
     shipped = space.load("rfdn_small", scale=scale)
     where = dataclasses.replace(shipped, cells=cells)
@@ -26,7 +42,16 @@ def decided(cells: int = 2, scale: int = 2) -> tuple[space.SearchSpace, list[cos
         bits = WIDTHS[i % 4]
         choices[slot.name] = Choice(OPS[i % 4] if searched else slot.ops[0], bits, 8)
         precision[slot.name] = Precision(bits, 8)
-    return where, cost.layers(slots, Genotype(where.name, choices), precision, scale)
+    return built(where, Genotype(where.name, choices), precision)
+
+
+def built(
+    where: space.SearchSpace, found: Genotype, precision: dict[str, Precision] | None = None
+) -> Decided:
+    """What a picture is made of; the widths need not be those of the space."""
+    precision = precision or searched_precision(found)
+    layers = cost.layers(skeleton.slots(where), found, precision, where.scale)
+    return skeleton.build(where, network.Filling(found, precision)), where, layers
 
 
 def texts(figure: Figure) -> list[str]:
@@ -40,16 +65,28 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 # The network
 
 
+def usual(name: str) -> Decided:
+    """A built-in space with its last operation and width on every edge."""
+    where = space.load(name)
+    slots = skeleton.slots(where)
+    last = {slot.name: (slot.ops[-1], slot.widths[-1]) for slot in slots}
+    choices = {key: Choice(op, w.weights, w.activations) for key, (op, w) in last.items()}
+    return built(where, Genotype(name, choices))
+
+
+FEW = ("basic", "fsrcnn", "imdn", "plain", "rfdn", "rfdn50", "rfdn_small")
+
+
 @pytest.mark.parametrize("cells", [1, 3])
 def test_every_convolution_is_drawn(cells):
-    where, layers = decided(cells)
-    found = texts(diagram.architecture_figure(where, layers))
+    net, where, layers = decided(cells)
+    found = texts(diagram.architecture_figure(net, where, layers))
     slots = skeleton.slots(where)
-    for name in ("head", "smooth", "upsample"):
+    for name in ("head", "smooth", "upsample", "LR image", "SR image", "pixel shuffle x2"):
         assert found.count(name) == 1
     for kind in ("body0", "body1", "body2", "body3", "distill0", "distill1", "distill2"):
         assert found.count(kind) == cells
-    assert found.count("fuse") == cells + 1
+    assert found.count("fuse") == cells + 1 == found.count("concatenate") + (cells == 1)
     assert [name for name in found if name.startswith("cell")] == [f"cell{k}" for k in range(cells)]
     ops = {layer.name.split(".")[0]: layer.op for layer in layers}
     assert len(ops) == len(slots)
@@ -57,39 +94,36 @@ def test_every_convolution_is_drawn(cells):
         assert found.count(short) == list(ops.values()).count(op) > 0
     assert sum("→" in text for text in found) == len(layers) > len(slots)
     for bits in WIDTHS:
-        drawn = sum(text.startswith(f"w{bits} a8") and ":" not in text for text in found)
+        drawn = found.count(f"w{bits} a8")
         assert drawn == sum(layer.weight_bits == bits for layer in layers)
         assert f"{bits} bits" in found
 
 
 def test_channels_count_all_groups_and_shares_add_up():
-    where, layers = decided()
-    found = texts(diagram.architecture_figure(where, layers))
+    net, where, layers = decided()
+    found = texts(diagram.architecture_figure(net, where, layers))
     grouped = next(layer for layer in layers if layer.op == "conv5x5_groups2")
     assert grouped.shape[1] == 8
     assert not any(text.startswith("8→") for text in found)
     assert f"16→{grouped.shape[0]}" in found
-    percents = [text.split()[-1] for text in found if text.endswith("%") and ":" not in text]
+    percents = [text for text in found if text.endswith("%")]
     assert len(percents) == len(layers)
     assert sum(float(text.rstrip("%")) for text in percents) == pytest.approx(100, abs=2)
 
 
 def test_channels_by_themselves_and_edges_without_convolution_are_drawn():
-    where, layers = decided()
-    first = next(layer for layer in layers if layer.name == "cell0_body0")
-    pair = [
-        dataclasses.replace(first, name="cell0_body0.0", op="separable3x3", shape=(16, 1, 3, 3)),
-        dataclasses.replace(first, name="cell0_body0.1", op="separable3x3", shape=(16, 16, 1, 1)),
-    ]
-    others = [la for la in layers if la.name.partition(".")[0] not in ("cell0_body0", "upsample")]
-    found = texts(diagram.architecture_figure(where, [*pair, *others]))
-    assert not any(text.startswith("1→") for text in found)
-    assert "upsample" in found and "identity" in found
+    _, where, layers = decided()
+    bits = {layer.name.partition(".")[0]: layer.op for layer in layers}
+    bits |= {"cell0_body0": "separable3x3", "cell0_body1": "identity"}
+    found = Genotype(where.name, {name: Choice(op, 4, 8) for name, op in bits.items()})
+    shown = texts(diagram.architecture_figure(*built(where, found)))
+    assert not any(text.startswith("1→") for text in shown)
+    assert shown.count("separable 3x3") == shown.count("identity") == 1
 
 
 def test_the_title_has_the_totals():
-    where, layers = decided(scale=4)
-    found = texts(diagram.architecture_figure(where, layers))
+    net, where, layers = decided(scale=4)
+    found = texts(diagram.architecture_figure(net, where, layers))
     parameters = sum(layer.parameters for layer in layers)
     bitops = sum(layer.bitops for layer in layers) / 1e9
     assert "rfdn_small, x4" in found
@@ -97,8 +131,9 @@ def test_the_title_has_the_totals():
     assert any(f"{bitops:.3f} GBitOps at LR 32x32" in text for text in found)
 
 
-def test_nothing_is_cut_off_and_no_texts_overlap():
-    figure = diagram.architecture_figure(*decided(1))
+@pytest.mark.parametrize("name", FEW)
+def test_nothing_is_cut_off_and_no_texts_overlap(name):
+    figure = diagram.architecture_figure(*usual(name))
     shown = [text for text in figure.axes[0].texts if text.get_text()]
     boxes = np.array([text.get_window_extent().extents for text in shown])
     assert (boxes[:, :2] > 0).all()
@@ -110,13 +145,53 @@ def test_nothing_is_cut_off_and_no_texts_overlap():
     assert np.argwhere(np.triu(overlap, 1)).tolist() == []
 
 
-def test_an_unknown_skeleton_becomes_a_list_of_its_layers(tmp_path):
-    where, layers = decided()
-    where = dataclasses.replace(where, skeleton="something else")
-    found = texts(diagram.architecture_figure(where, layers))
-    assert {layer.name for layer in layers} < set(found)
-    diagram.architecture(where, layers, tmp_path / "list.png")
-    assert images.read(tmp_path / "list.png").shape[1] == 1500
+def test_symbols_read_what_the_network_computes_with():
+    net, _, layers = usual("imdn")
+    slots = {layer.name for layer in layers}
+    found = {s.key: s for s in schematic.symbols(net, slots)}
+    assert slots < set(found)
+    assert found["cell0_body1"].sources == ("cell0_body0",)
+    assert found["cell0_body0"].after == "LeakyReLU" and found["cell0_body0"].label == "body0"
+    (scaled,) = (s for s in found.values() if s.label == "*" and s.group == "cell0")
+    assert scaled.sources[1] == "cell0_cca_expand" and scaled.is_sign
+    assert found[scaled.sources[0]].label == "concatenate"
+    basic = {
+        s.key: s
+        for s in schematic.symbols(*(lambda n, _, ls: (n, {la.name for la in ls}))(*usual("basic")))
+    }
+    assert basic["cell0_skip"].before == "ReLU"  # the sum reads the same tensor without it
+
+
+def graph(pairs: dict[str, str], sign: str = "") -> list[Node]:
+    """Nodes of a letter each, that read the letters given."""
+    return [Node(key, tuple(read), 40, is_sign=key in sign) for key, read in pairs.items()]
+
+
+def test_the_longest_path_runs_straight_and_wires_avoid_nodes():
+    nodes = graph({"a": "", "b": "a", "c": "a", "d": "b", "e": "dc", "f": "ea"}, "f")
+    layout = layered_layout.arranged(nodes, 1000, shape=0.2)
+    xs = {key: x for key, (x, _) in layout.places.items()}
+    assert xs["a"] == xs["b"] == xs["d"] == xs["e"] == xs["f"] < xs["c"]
+    assert layout.places["b"][1] == layout.places["c"][1]
+    assert {(w.source, w.target) for w in layout.wires if w.in_lane} == {("c", "e"), ("a", "f")}
+    for wire in layout.wires:
+        for (x0, y0), (x1, y1) in zip(wire.points, wire.points[1:], strict=False):
+            assert x0 == x1 or y0 == y1
+            for key in set(xs) - {wire.source, wire.target}:
+                x, y = layout.places[key]
+                half = layered_layout.COLUMN / 2
+                beside = max(x0, x1) <= x - half or min(x0, x1) >= x + half
+                assert beside or max(y0, y1) <= y - 20 or min(y0, y1) >= y + 20
+
+
+def test_a_long_graph_goes_on_in_the_next_column_of_the_page():
+    keys = [chr(97 + i) for i in range(20)]
+    chain = graph(dict(zip(keys, ["", *keys], strict=False)))
+    layout = layered_layout.arranged(chain, 1000, shape=1)
+    assert len({x for x, _ in layout.places.values()}) > 1
+    assert 0.5 < layout.width / layout.height < 2
+    narrow = layered_layout.arranged(chain, 300, shape=1)
+    assert narrow.width <= 300
 
 
 def test_the_file_is_as_large_as_the_figure_and_the_same_every_time(tmp_path):

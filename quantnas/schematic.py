@@ -1,0 +1,186 @@
+"""What a picture of a network shows: its edges, sums and concatenations, and what each reads.
+
+Everything else of the trace (grids, slices, shapes) is part of a wire; activations are words.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx, nn
+
+from .building import NODE
+from .conv import Conv2d
+from .imported import Imported
+from .ops import Chain
+from .tracing import CALL, Tracer
+
+ACTIVATIONS = {
+    "relu": "ReLU",
+    "leaky_relu": "LeakyReLU",
+    "prelu": "PReLU",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "gelu": "GELU",
+    "silu": "SiLU",
+}
+"""Function, or module in small letters -> word."""
+JUNCTIONS = {"add": "+", "iadd": "+", "mul": "*", "cat": "concatenate"}
+"""Function of several tensors -> word; others are called by their own name."""
+SINGLE = {
+    "pixel_shuffle": "pixel shuffle x{}",
+    "pixelshuffle": "pixel shuffle",
+    "repeat_interleave": "every pixel {} times",
+    "enlarge": "bilinear x{}",
+    "interpolate": "interpolate",
+    "resize_like": "bilinear",
+    "max_pool2d": "max pool",
+    "contrast": "contrast of a channel",
+    "luma": "luma",
+}
+"""Function of one tensor that has a box of its own, or module in small letters -> word.
+
+Braces stand for the function's second argument.
+"""
+SIZES = ("size", "getattr", "shape", "dim")
+"""Functions that give sizes of a tensor, and nothing that is drawn."""
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A box or a sign of the picture."""
+
+    key: str
+    """Of an edge, the name of its slot."""
+    label: str
+    sources: tuple[str, ...] = ()
+    """Keys of the symbols whose tensors it reads."""
+    before: str = ""
+    """Activation between those and the symbol."""
+    after: str = ""
+    """Activation behind the symbol, in front of everything that reads it."""
+    group: str = ""
+    """The repeated part of the network that it belongs to, such as a cell."""
+    is_edge: bool = False
+
+    @property
+    def is_sign(self) -> bool:
+        """Whether it is the sign of a sum or a product."""
+        return self.label in ("+", "*")
+
+
+class _Tracer(Tracer):
+    """An identity that was chosen is a node as well."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        empty = isinstance(m, Chain) and not len(m)
+        return empty or super().is_leaf_module(m, module_qualified_name)
+
+
+Read = dict[str, str]
+"""Symbol -> the activation that its tensor has passed."""
+
+
+def symbols(network: nn.Module, slots: Collection[str]) -> list[Symbol]:
+    """The symbols of a decided network in the order in which they run; input first, output last.
+
+    slots: names of what is drawn as an edge.
+    """
+    inner = network.inner if isinstance(network, Imported) else network
+    graph = inner.graph if isinstance(inner, fx.GraphModule) else _Tracer().trace(inner)
+    values, found, reads = dict[fx.Node, Read](), dict[str, Symbol](), dict[str, Read]()
+    for node in graph.nodes:
+        read = _read(node, values)
+        module = inner.get_submodule(str(node.target)) if node.op == CALL else None
+        name = type(module).__name__.lower() if module else _function(node)
+        if name in ACTIVATIONS:
+            values[node] = dict.fromkeys(read, ACTIVATIONS[name])
+            continue
+        symbol = _symbol(node, module, name, read, slots)
+        if symbol is None:
+            values[node] = {} if name in SIZES else read
+            continue
+        if symbol.key not in found:  # not the second convolution of an edge
+            found[symbol.key], reads[symbol.key] = symbol, read
+        values[node] = {symbol.key: ""}
+    return list(_grouped(_activated(found.values(), reads)))
+
+
+def _read(node: fx.Node, values: Mapping[fx.Node, Read]) -> Read:
+    """What a node computes with; of an example for its size, nothing."""
+    inputs = node.all_input_nodes
+    if _function(node) == "resize_like":
+        inputs = inputs[:1]
+    return {key: act for value in inputs for key, act in values[value].items()}
+
+
+def _function(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _symbol(
+    node: fx.Node, module: nn.Module | None, name: str, read: Read, slots: Collection[str]
+) -> Symbol | None:
+    """The symbol of a node, if it has one."""
+    sources, group = tuple(read), _repeated(node)
+    slot = _slot(node, module, slots)
+    if slot:
+        return Symbol(slot, slot, sources, group=group, is_edge=True)
+    if node.op == "placeholder":
+        return Symbol(node.name, "LR image")
+    if node.op == "output":
+        return Symbol(node.name, "SR image", sources)
+    if isinstance(module, Chain):
+        return Symbol(node.name, "identity", sources, group=group)
+    if len(sources) > 1:
+        return Symbol(node.name, JUNCTIONS.get(name, name), sources, group=group)
+    if name in SINGLE and sources:
+        return Symbol(node.name, SINGLE[name].format(*node.args[1:2]), sources, group=group)
+    return None
+
+
+def _slot(node: fx.Node, module: nn.Module | None, slots: Collection[str]) -> str:
+    """The slot that a node belongs to, or nothing."""
+    title: Any = node.target if module is not None else node.meta.get(NODE) or node.name
+    name = re.sub(r"\W+", "_", str(title), flags=re.ASCII).strip("_")
+    if isinstance(module, Conv2d):
+        name = module.name if module.name in slots else module.name.rpartition(".")[0]
+    return name if name in slots else ""
+
+
+def _repeated(node: fx.Node) -> str:
+    """The outermost entry of a list of modules that a node was traced in."""
+    paths = node.meta.get("nn_module_stack", {})
+    return next((path for path in paths if re.fullmatch(r"\w+\.\d+", path)), "")
+
+
+def _activated(found: Iterable[Symbol], reads: Mapping[str, Read]) -> Iterator[Symbol]:
+    """Every symbol with the activations behind it or, if some readers lack it, in front of them."""
+    behind: dict[str, set[str]] = {}
+    for read in reads.values():
+        for key, activation in read.items():
+            behind.setdefault(key, set()).add(activation)
+    common = {key: acts.pop() for key, acts in behind.items() if len(acts) == 1}
+    for symbol in found:
+        before = {act for key, act in reads[symbol.key].items() if key not in common}
+        after = common.get(symbol.key, "")
+        yield replace(symbol, before=" ".join(sorted(before - {""})), after=after)
+
+
+def _grouped(found: Iterable[Symbol]) -> Iterator[Symbol]:
+    """Groups of one edge are none; the others are named by what the names of their edges share."""
+    found = list(found)
+    count = Counter(symbol.group for symbol in found if symbol.is_edge)
+    for symbol in found:
+        alike = [s.key for s in found if s.group == symbol.group and s.is_edge]
+        title = _shared(alike) if symbol.group and count[symbol.group] > 1 else ""
+        label = symbol.label.removeprefix(f"{title}_") if title else symbol.label
+        yield replace(symbol, group=title, label=label)
+
+
+def _shared(names: list[str]) -> str:
+    """What names begin with up to a line below, "cell0" of "cell0_body0" and "cell0_fuse"."""
+    starts = {name.partition("_")[0] for name in names if "_" in name}
+    return starts.pop() if len(starts) == 1 else ""
