@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from .building import NODE
 from .conv import Conv2d
-from .imported import Imported
+from .imported import ImportedNetwork
 from .ops import Chain
 from .tracing import CALL, Tracer
 
@@ -88,7 +88,7 @@ def symbols(network: nn.Module, slots: Collection[str]) -> list[Symbol]:
 
     slots: names of what is drawn as an edge.
     """
-    inner = network.inner if isinstance(network, Imported) else network
+    inner = network.inner if isinstance(network, ImportedNetwork) else network
     graph = inner.graph if isinstance(inner, fx.GraphModule) else _Tracer().trace(inner)
     values, found, reads = dict[fx.Node, Read](), dict[str, Symbol](), dict[str, Read]()
     for node in graph.nodes:
