@@ -83,7 +83,7 @@ def step_ratio(args: argparse.Namespace) -> tuple[list[float], list[float]]:
 def search_seconds(args: argparse.Namespace) -> tuple[float, float, str]:
     """Seconds of a whole search in both modes, an epoch at a time by turns; how they ended."""
     loops = [loop("noise", args), loop("direct", args, floor=0.0)]
-    steps: list[Iterator[search.Step]] = [searching.steps() for searching in loops]
+    steps: list[Iterator[search.SearchStep]] = [searching.steps() for searching in loops]
     seconds, last = [0.0, 0.0], [None, None]
     per_epoch = max(1, args.steps // args.epochs)
     for epoch in range(args.epochs):

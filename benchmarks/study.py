@@ -308,7 +308,7 @@ def compared(scale: int, args: argparse.Namespace) -> list[str]:
 
 def _panel(rows: Sequence[Row], on: str, scale: int) -> front.Panel:
     points = tuple(
-        front.Point(
+        front.ParetoPoint(
             row.name.replace(", found for ", " "),
             row.values("gbitops")[0] * 1e9, row.values(on)[0], False,
         )

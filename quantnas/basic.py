@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .filling import Filling
+from .filling import LayerFactory
 from .fitting import fitting, refuse_identity
 from .quantizer import ActQuantizer
 from .space import Area, SearchSpace, Slot
@@ -31,22 +31,22 @@ class Basic(nn.Module):
     smallest = 1
     """Pixels of the shorter side of the low-resolution image."""
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
         self.scale = space.scale
         slots = {slot.name: slot for slot in basic_slots(space)}
-        self.image, self.shallow = filling.tensor(step=1 / 255), filling.tensor()
-        self.head0 = filling.edge(slots["head0"], self.image)
-        self.head1 = filling.edge(slots["head1"], self.shallow)
-        self.stream = filling.tensor(signed=True)
+        self.image, self.shallow = factory.tensor(step=1 / 255), factory.tensor()
+        self.head0 = factory.edge(slots["head0"], self.image)
+        self.head1 = factory.edge(slots["head1"], self.shallow)
+        self.stream = factory.tensor(signed=True)
         self.cells = nn.ModuleList(
-            BasicCell(slots, f"cell{k}_", filling) for k in range(space.cells)
+            BasicCell(slots, f"cell{k}_", factory) for k in range(space.cells)
         )
-        self.deep = filling.tensor()
-        self.upsample = filling.edge(slots["upsample"], self.deep)
-        self.detail = filling.tensor(signed=True)
-        self.tail = Tail(slots, filling)
-        self.pixels = filling.tensor(step=1 / 255)
+        self.deep = factory.tensor()
+        self.upsample = factory.edge(slots["upsample"], self.deep)
+        self.detail = factory.tensor(signed=True)
+        self.tail = Tail(slots, factory)
+        self.pixels = factory.tensor(step=1 / 255)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.shallow(torch.relu(self.head0(self.image(x))))
@@ -61,13 +61,13 @@ class Basic(nn.Module):
 class BasicCell(nn.Module):
     """z + skip(z) + body1(body0(z)); z (N, channels, H, W), on a signed grid -> the same."""
 
-    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
         super().__init__()
-        self.read, self.hidden = filling.tensor(), filling.tensor()
-        self.skip = Branch(slots[f"{prefix}skip"], self.read, filling)
-        self.body0 = filling.edge(slots[f"{prefix}body0"], self.read)
-        self.body1 = Branch(slots[f"{prefix}body1"], self.hidden, filling)
-        self.inside, self.carried = filling.tensor(signed=True), filling.tensor(signed=True)
+        self.read, self.hidden = factory.tensor(), factory.tensor()
+        self.skip = Branch(slots[f"{prefix}skip"], self.read, factory)
+        self.body0 = factory.edge(slots[f"{prefix}body0"], self.read)
+        self.body1 = Branch(slots[f"{prefix}body1"], self.hidden, factory)
+        self.inside, self.carried = factory.tensor(signed=True), factory.tensor(signed=True)
 
     def forward(self, z: Tensor) -> Tensor:
         seen = self.read(torch.relu(z))
@@ -79,11 +79,11 @@ class BasicCell(nn.Module):
 class Tail(nn.Module):
     """tail1(tail0(y)) at high resolution, as it is added to y; y (N, 3, H, W) -> the same shape."""
 
-    def __init__(self, slots: dict[str, Slot], filling: Filling) -> None:
+    def __init__(self, slots: dict[str, Slot], factory: LayerFactory) -> None:
         super().__init__()
-        self.read, self.hidden = filling.tensor(), filling.tensor()
-        self.tail0 = filling.edge(slots["tail0"], self.read)
-        self.tail1 = Branch(slots["tail1"], self.hidden, filling)
+        self.read, self.hidden = factory.tensor(), factory.tensor()
+        self.tail0 = factory.edge(slots["tail0"], self.read)
+        self.tail1 = Branch(slots["tail1"], self.hidden, factory)
 
     def forward(self, y: Tensor) -> Tensor:
         return self.tail1(self.hidden(torch.relu(self.tail0(self.read(torch.relu(y))))), y)
@@ -97,11 +97,11 @@ class Branch(nn.Module):
 
     branch_end = "edge"
 
-    def __init__(self, slot: Slot, source: ActQuantizer, filling: Filling) -> None:
+    def __init__(self, slot: Slot, source: ActQuantizer, factory: LayerFactory) -> None:
         super().__init__()
-        self.edge = filling.edge(slot, source)
-        self.residual = filling.residual(slot.c_out)
-        self.out = filling.tensor(signed=True)
+        self.edge = factory.edge(slot, source)
+        self.residual = factory.residual(slot.c_out)
+        self.out = factory.tensor(signed=True)
 
     def forward(self, x: Tensor, stream: Tensor) -> Tensor:
         return self.out(self.residual(self.edge(x), stream))

@@ -30,7 +30,7 @@ that this node gives there, without what is folded into it here."""
 
 
 @dataclass(frozen=True)
-class Step:
+class FileNode:
     """One node of the file."""
 
     kind: str

@@ -15,7 +15,7 @@ PREFERRED = ("set14", "set5", "b100")
 
 
 @dataclass(frozen=True)
-class Scores:
+class CardScores:
     """Means over a set of photographs: PSNR-Y in dB, SSIM-Y."""
 
     psnr: float
@@ -50,7 +50,7 @@ class Card:
     minutes: float
     """That it took."""
     seed: int
-    scores: dict[str, Scores]
+    scores: dict[str, CardScores]
     """Set of photographs -> means."""
     protocol: str
     """How they were measured."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, UsageError
-from .point import PATIENCE, STOP, Job, perform
+from .point import PATIENCE, STOP, PointJob, perform
 
 LOST = -1
 """How a point has ended whose process or machine has gone."""
@@ -31,7 +31,7 @@ def require() -> None:
         )
 
 
-def task(job: Job, cores: int) -> int:
+def task(job: PointJob, cores: int) -> int:
     """What a machine of the cluster does: a point, until its sweep is to stop."""
     import torch
 
@@ -41,7 +41,7 @@ def task(job: Job, cores: int) -> int:
     return perform(job, _stop(job).exists)
 
 
-def _stop(job: Job) -> Path:
+def _stop(job: PointJob) -> Path:
     return job.run.parent.parent / STOP
 
 
@@ -77,7 +77,7 @@ class Cluster:
             self.needs["GPU"] = 1
         options = {"num_cpus": cores, "num_gpus": self.needs.get("GPU", 0), "max_retries": 0}
         self.remote = ray.remote(**options, scheduling_strategy="SPREAD")(task)
-        self.tasks: dict[Any, Job] = {}
+        self.tasks: dict[Any, PointJob] = {}
         self.places, self.looked = 0, -LOOK
         if not self.room():
             ray.shutdown()
@@ -94,10 +94,10 @@ class Cluster:
             self.places, self.looked = int(sum(each)), time.monotonic()
         return len(self.tasks) < self.places
 
-    def start(self, job: Job) -> None:
+    def start(self, job: PointJob) -> None:
         self.tasks[self.remote.remote(job, self.cores)] = job
 
-    def ended(self) -> Iterator[tuple[Job, int]]:
+    def ended(self) -> Iterator[tuple[PointJob, int]]:
         if not self.tasks:
             return
         ready, _ = self.ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0)

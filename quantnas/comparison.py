@@ -203,7 +203,7 @@ def _panels(found: Mapping[str, Any], published: bool) -> list[front.Panel]:
     panels = []
     for name, group in found["sets"].items():
         points = tuple(
-            front.Point(label, model["cost"]["bitops"][tables.AT],
+            front.ParetoPoint(label, model["cost"]["bitops"][tables.AT],
                         group["models"][label]["mean"]["psnr"], model["float"])
             for label, model in found["models"].items()
         )  # fmt: skip

@@ -18,7 +18,7 @@ from .space import SearchSpace
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialStep:
     """One update of one architecture."""
 
     step: int
@@ -79,7 +79,7 @@ class Contest:
         self.net.load_state_dict(state["net"])
         self.training.optimizer.load_state_dict(state["optimizer"])
 
-    def steps(self, material: Material, first: int = 0) -> Iterator[Trial]:
+    def steps(self, material: Material, first: int = 0) -> Iterator[TrialStep]:
         """Train one after the other from step `first`, yielding after every step.
 
         Two thirds of an architecture's steps are in float, the others with its bits.
@@ -96,7 +96,7 @@ class Contest:
             sample = len(self.psnr)
             if at == length - 1:
                 self._finish(material)
-            yield Trial(
+            yield TrialStep(
                 step + 1, sample + 1, loss, self.bitops[sample], max(self.psnr, default=None)
             )
 

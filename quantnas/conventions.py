@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from . import bicubic, images
-from .onnx_import import Imported
+from .onnx_import import OnnxImport
 
 PEAKS = (1, 255)
 """Values that white may have."""
@@ -60,7 +60,7 @@ class Conventions:
     """Field -> how it was found."""
 
 
-def conventions(imported: Imported) -> Conventions:
+def conventions(imported: OnnxImport) -> Conventions:
     """Try the network on the bundled photographs and, without numbers, at many sizes."""
     multiple, smallest, why_sizes = _sizes(imported)
     peaks, why_peaks, is_picture = _peaks(imported, _pairs(imported, imported.sizes[-1]))
@@ -86,7 +86,7 @@ def conventions(imported: Imported) -> Conventions:
 # By photographs
 
 
-def _pairs(imported: Imported, size: tuple[int, int]) -> list[Pair]:
+def _pairs(imported: OnnxImport, size: tuple[int, int]) -> list[Pair]:
     """Photographs whose small ones have that height and width, not cut but resized as a whole."""
     height, width = (side * imported.scale for side in size)
     photographs = map(images.read, images.bundled().held_out)
@@ -94,7 +94,7 @@ def _pairs(imported: Imported, size: tuple[int, int]) -> list[Pair]:
     return [(bicubic.downscale(high, imported.scale), high) for high in highs]
 
 
-def _large(imported: Imported, multiple: int | None) -> tuple[int, int]:
+def _large(imported: OnnxImport, multiple: int | None) -> tuple[int, int]:
     """A size at which colours differ as in photographs, or the one that the file is fixed to."""
     if multiple is None:
         return imported.sizes[-1]
@@ -102,7 +102,7 @@ def _large(imported: Imported, multiple: int | None) -> tuple[int, int]:
     return height, width
 
 
-def _peaks(imported: Imported, pairs: list[Pair]) -> tuple[tuple[int, int], str, bool]:
+def _peaks(imported: OnnxImport, pairs: list[Pair]) -> tuple[tuple[int, int], str, bool]:
     """(of the input, of the output), how they were found, and whether the result is a picture."""
     inputs = (255,) if imported.entry.dtype == "uint8" else PEAKS
     found = {
@@ -127,7 +127,7 @@ def _text(peaks: tuple[int, int]) -> str:
     return f"0..{peaks[0]} in and 0..{peaks[1]} out"
 
 
-def _order(imported: Imported, pairs: list[Pair], peaks: tuple[int, int]) -> tuple[str, str]:
+def _order(imported: OnnxImport, pairs: list[Pair], peaks: tuple[int, int]) -> tuple[str, str]:
     """Which colour comes first, and how that was found: all photographs must agree."""
     rgb, bgr = (_psnrs(imported, pairs, peaks, turned) for turned in (False, True))
     measured = f"{_mean(rgb):.2f} dB as RGB, {_mean(bgr):.2f} dB as BGR"
@@ -138,7 +138,7 @@ def _order(imported: Imported, pairs: list[Pair], peaks: tuple[int, int]) -> tup
 
 
 def _psnrs(
-    imported: Imported, pairs: list[Pair], peaks: tuple[int, int], turned: bool
+    imported: OnnxImport, pairs: list[Pair], peaks: tuple[int, int], turned: bool
 ) -> list[float]:
     """Of every photograph, dB; against its brightness where that is all that comes out."""
     white, out_white = peaks
@@ -175,7 +175,7 @@ def _planes(image: NDArray[np.uint8], channels: int) -> Tensor:
 # By sizes
 
 
-def _sizes(imported: Imported) -> tuple[int | None, int | None, str]:
+def _sizes(imported: OnnxImport) -> tuple[int | None, int | None, str]:
     """Multiple and smallest side, and how they were found."""
     entry = imported.entry
     if entry.height or entry.width:
@@ -196,7 +196,7 @@ def _coprime(multiple: int, least: int) -> tuple[int, int]:
     return PRIMES[first] * multiple, PRIMES[first + 1] * multiple
 
 
-def _takes(imported: Imported, shapes: fx.GraphModule, size: tuple[int, int]) -> bool:
+def _takes(imported: OnnxImport, shapes: fx.GraphModule, size: tuple[int, int]) -> bool:
     """Whether the shapes of a network without numbers fit together for images of that size."""
     kind = torch.uint8 if imported.entry.dtype == "uint8" else torch.float32
     shape = (imported.entry.batch or 1, imported.entry.channels, *size)

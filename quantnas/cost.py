@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import ops, skeleton
 from .genotype import Genotype, searched_precision
-from .space import Area, Beside, Precision, SearchSpace, Slot, outputs
+from .space import Area, FloatLayer, Precision, SearchSpace, Slot, outputs
 from .supernet import choice_of, choices
 
 STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
@@ -109,7 +109,7 @@ def layers(
     return result
 
 
-def beside(rows: Iterable[Beside], scale: int) -> list[Layer]:
+def beside(rows: Iterable[FloatLayer], scale: int) -> list[Layer]:
     """What a network from elsewhere computes in float beside its convolutions."""
     result = []
     for row in rows:

@@ -8,7 +8,7 @@ from .genotype import Genotype
 
 
 @dataclass(frozen=True)
-class Check:
+class DecisionCheck:
     """The decided network, with the supernet's weights and rounded, on patches of its own."""
 
     epoch: int
@@ -21,13 +21,13 @@ class Check:
 
 
 @dataclass
-class Checks:
+class DecisionLog:
     """What was decided after every epoch in which the alphas learned."""
 
-    rows: list[Check] = field(default_factory=list)
+    rows: list[DecisionCheck] = field(default_factory=list)
 
     @property
-    def best(self) -> Check | None:
+    def best(self) -> DecisionCheck | None:
         """The one with the best PSNR."""
         return max(self.rows, key=lambda check: check.psnr, default=None)
 
@@ -44,6 +44,6 @@ class Checks:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows = [
-            Check(**{**row, "genotype": genotype.from_json(row["genotype"], "checkpoint")})
+            DecisionCheck(**{**row, "genotype": genotype.from_json(row["genotype"], "checkpoint")})
             for row in state["rows"]
         ]

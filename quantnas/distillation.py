@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .filling import Filling
+from .filling import LayerFactory
 from .space import SearchSpace, Slot
 
 SLOPE = 0.05
@@ -25,13 +25,13 @@ class WayOut(nn.Module):
     3x3 convolution and the long skip; one convolution to 3*scale^2 channels and a pixel shuffle.
     """
 
-    def __init__(self, slots: dict[str, Slot], scale: int, filling: Filling) -> None:
+    def __init__(self, slots: dict[str, Slot], scale: int, factory: LayerFactory) -> None:
         super().__init__()
         self.scale = scale
-        self.fuse = filling.edge(slots["fuse"], filling.free(signed=True))
-        self.smooth = filling.edge(slots["smooth"], filling.free(signed=True))
-        self.upsample = filling.edge(slots["upsample"], filling.free(signed=True))
-        self.pixels = filling.tensor(step=1 / 255)
+        self.fuse = factory.edge(slots["fuse"], factory.free(signed=True))
+        self.smooth = factory.edge(slots["smooth"], factory.free(signed=True))
+        self.upsample = factory.edge(slots["upsample"], factory.free(signed=True))
+        self.pixels = factory.tensor(step=1 / 255)
 
     def forward(self, cells: list[Tensor], shallow: Tensor) -> Tensor:
         y = leaky(self.fuse(torch.cat(cells, 1)))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .filling import Filling
+from .filling import LayerFactory
 from .fitting import refuse_identity
 from .quantizer import ActQuantizer
 from .space import Area, SearchSpace, Slot
@@ -24,21 +24,21 @@ class Edsr(nn.Module):
     smallest = 1
     """Pixels of the shorter side of the low-resolution image."""
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
         slots = {slot.name: slot for slot in edsr_slots(space)}
-        self.image = filling.tensor(step=1 / 255)
-        self.head = filling.edge(slots["head"], self.image)
-        cells = (EdsrCell(slots, f"cell{k}_", filling) for k in range(space.cells))
+        self.image = factory.tensor(step=1 / 255)
+        self.head = factory.edge(slots["head"], self.image)
+        cells = (EdsrCell(slots, f"cell{k}_", factory) for k in range(space.cells))
         self.cells = nn.ModuleList(cells)
-        self.smooth = filling.edge(slots["smooth"], filling.free(signed=True))
-        self.enlarge, source = nn.ModuleList(), filling.free(signed=True)
+        self.smooth = factory.edge(slots["smooth"], factory.free(signed=True))
+        self.enlarge, source = nn.ModuleList(), factory.free(signed=True)
         for i, factor in enumerate(factors(space.scale)):
-            enlarge = Enlarge(slots[f"upsample{i}"], factor, source, filling)
+            enlarge = Enlarge(slots[f"upsample{i}"], factor, source, factory)
             self.enlarge.append(enlarge)
             source = enlarge.detail
-        self.tail = filling.edge(slots["tail"], source)
-        self.pixels = filling.tensor(step=1 / 255)
+        self.tail = factory.edge(slots["tail"], source)
+        self.pixels = factory.tensor(step=1 / 255)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = y = self.head(self.image(x))
@@ -55,12 +55,12 @@ class EdsrCell(nn.Module):
 
     branch_end = "second"
 
-    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
         super().__init__()
-        self.hidden = filling.tensor()
-        self.first = filling.edge(slots[f"{prefix}body0"], filling.free(signed=True))
-        self.second = filling.edge(slots[f"{prefix}body1"], self.hidden)
-        self.residual = filling.residual(slots[f"{prefix}body1"].c_out)
+        self.hidden = factory.tensor()
+        self.first = factory.edge(slots[f"{prefix}body0"], factory.free(signed=True))
+        self.second = factory.edge(slots[f"{prefix}body1"], self.hidden)
+        self.residual = factory.residual(slots[f"{prefix}body1"].c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.second(self.hidden(torch.relu(self.first(x))))
@@ -71,10 +71,12 @@ class EdsrCell(nn.Module):
 class Enlarge(nn.Module):
     """x (N, channels, H, W) on the grid of `source` -> (N, channels, factor*H, factor*W)."""
 
-    def __init__(self, slot: Slot, factor: int, source: ActQuantizer, filling: Filling) -> None:
+    def __init__(
+        self, slot: Slot, factor: int, source: ActQuantizer, factory: LayerFactory
+    ) -> None:
         super().__init__()
         self.factor = factor
-        self.edge, self.detail = filling.edge(slot, source), filling.tensor(signed=True)
+        self.edge, self.detail = factory.edge(slot, source), factory.tensor(signed=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(self.detail(self.edge(x)), self.factor)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .filling import Filling
+from .filling import LayerFactory
 from .quantizer import ActQuantizer
 from .space import SearchSpace
 
@@ -25,16 +25,16 @@ def enlarge(x: Tensor, scale: int) -> Tensor:
     return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
-class View(nn.Module):
+class InputView(nn.Module):
     """x (N, 3, H, W) in [0, 1] -> (pixels, what the network reads of them).
 
     The latter is the pixels themselves or, where the space has one colour, their luma.
     """
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
-        self.image = filling.tensor(step=1 / 255)
-        self.luma = filling.tensor(step=1 / 255) if space.colours == 1 else None
+        self.image = factory.tensor(step=1 / 255)
+        self.luma = factory.tensor(step=1 / 255) if space.colours == 1 else None
 
     @property
     def seen(self) -> ActQuantizer:
@@ -55,10 +55,10 @@ class Correction(nn.Module):
     all.
     """
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
         self.scale, self.colours = space.scale, space.colours
-        self.pixels = filling.tensor(step=1 / 255)
+        self.pixels = factory.tensor(step=1 / 255)
 
     def forward(self, x: Tensor, detail: Tensor) -> Tensor:
         if self.colours == 1:

@@ -20,7 +20,7 @@ VISIBLE = 1
 
 
 @dataclass(frozen=True)
-class Job:
+class UpscaleJob:
     """A photograph and the file that it becomes."""
 
     source: Path
@@ -31,12 +31,14 @@ class Job:
 class Outcome:
     """What became of some jobs."""
 
-    done: tuple[tuple[Job, tuple[int, int], tuple[int, int]], ...]
+    done: tuple[tuple[UpscaleJob, tuple[int, int], tuple[int, int]], ...]
     """With height and width before and after."""
-    failed: tuple[tuple[Job, QuantnasError], ...]
+    failed: tuple[tuple[UpscaleJob, QuantnasError], ...]
 
 
-def jobs(photos: Sequence[Path], out: Path | None, kind: str | None, scale: int) -> list[Job]:
+def jobs(
+    photos: Sequence[Path], out: Path | None, kind: str | None, scale: int
+) -> list[UpscaleJob]:
     """What is to be done: photographs, and folders at any depth, each to a file of its own.
 
     out: a file for a single photograph, else a folder; none puts results beside a photograph, and
@@ -55,7 +57,7 @@ def jobs(photos: Sequence[Path], out: Path | None, kind: str | None, scale: int)
     for photo in photos:
         if not photo.is_dir():
             folder = photo.parent if out is None else out
-            found.append(Job(photo, folder / name.format(photo.stem)))
+            found.append(UpscaleJob(photo, folder / name.format(photo.stem)))
             continue
         whole = photo.resolve()
         folder = whole.with_name(f"{whole.name}_x{scale}") if out is None else out
@@ -64,27 +66,27 @@ def jobs(photos: Sequence[Path], out: Path | None, kind: str | None, scale: int)
         ]
         for path in sources:
             place = folder / path.relative_to(photo).parent
-            found.append(Job(path, place / name.format(path.stem)))
+            found.append(UpscaleJob(path, place / name.format(path.stem)))
     return found
 
 
-def _named(photos: Sequence[Path], out: Path, kind: str | None, single: bool) -> Job:
+def _named(photos: Sequence[Path], out: Path, kind: str | None, single: bool) -> UpscaleJob:
     if not single:
         raise UsageError(f"{out} is one file, for several photographs.", "Give -o a folder.")
     if kind is not None and images.format_of(out) != images.FORMATS[f".{kind}"]:
         raise UsageError(f"--format is {kind}, but -o is {out}.", "Leave one of them out.")
     images.format_of(out)
-    return Job(photos[0], out)
+    return UpscaleJob(photos[0], out)
 
 
-def check(found: Sequence[Job], force: bool, skip: bool) -> list[Job]:
+def check(found: Sequence[UpscaleJob], force: bool, skip: bool) -> list[UpscaleJob]:
     """The jobs that are left to do, checked before the first is begun.
 
     Raises UsageError where two write one file or one overwrites a photograph, and for results that
     exist, unless they are to be overwritten or left alone. Raises DataError when a folder cannot
     be written into.
     """
-    sources, owners = {job.source.resolve() for job in found}, dict[Path, Job]()
+    sources, owners = {job.source.resolve() for job in found}, dict[Path, UpscaleJob]()
     for job in found:
         place = job.target.resolve()
         if place in sources:
@@ -121,7 +123,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def perform(
-    found: Sequence[Job], network: Network, tiling: Tiling
+    found: Sequence[UpscaleJob], network: Network, tiling: Tiling
 ) -> Generator[Progress, None, Outcome]:
     """Progress over the tiles of all photographs; what fails is kept for the end."""
     counts = [_tiles(job, network, tiling) for job in found]
@@ -148,7 +150,7 @@ def perform(
     return Outcome(tuple(done), tuple(failed))
 
 
-def _tiles(job: Job, network: Network, tiling: Tiling) -> int:
+def _tiles(job: UpscaleJob, network: Network, tiling: Tiling) -> int:
     """How many tiles it has; 1 for a file that cannot be read."""
     try:
         return len(tiles.plan(*images.size(job.source), network.reach, tiling))
@@ -161,7 +163,7 @@ Sizes = tuple[tuple[int, int], tuple[int, int]]
 
 
 def one(
-    job: Job, network: Network, tiling: Tiling
+    job: UpscaleJob, network: Network, tiling: Tiling
 ) -> Generator[int, None, tuple[Sizes, list[str]]]:
     """Yield the number of tiles done; the sizes, and what there is to be said about the result.
 

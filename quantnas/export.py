@@ -10,13 +10,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import fx, nn
 
@@ -25,8 +25,8 @@ from .config import ExportConfig
 from .conv import Conv2d, QuantConv2d
 from .cost import REFERENCE, Cost, Layer, learned, total
 from .errors import DataError
-from .onnx_graph import Graph, tidied
-from .onnx_layers import Readers, Value, convolution, float_convolution, on_grid, quantized
+from .onnx_graph import OnnxGraph, tidied
+from .onnx_layers import OnnxValue, Readers, convolution, float_convolution, on_grid, quantized
 from .onnx_ops import translation
 from .ops import Shape
 from .quantizer import ActQuantizer, FloatTensor
@@ -38,13 +38,13 @@ USUAL = ExportConfig()
 
 
 @torch.no_grad()
-def translate(network: nn.Module, form: ExportConfig = USUAL) -> Graph:
+def translate(network: nn.Module, form: ExportConfig = USUAL) -> OnnxGraph:
     """The network's graph with input "lr" and output "sr"."""
     traced = tracing.Tracer().trace(network)
     modules = tracing.modules(network, traced)
-    graph, readers = Graph(), _readers(modules)
+    graph, readers = OnnxGraph(), _readers(modules)
 
-    def of_module(node: fx.Node, module: nn.Module, x: Value) -> Value:
+    def of_module(node: fx.Node, module: nn.Module, x: OnnxValue) -> OnnxValue:
         if isinstance(module, QuantConv2d):
             return convolution(graph, x, module, readers, form.compat)
         if isinstance(module, Conv2d):
@@ -53,7 +53,7 @@ def translate(network: nn.Module, form: ExportConfig = USUAL) -> Graph:
         is_float = isinstance(module, FloatTensor)
         return x if is_float else _laid(graph, x, node.name, module)
 
-    def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> Value:
+    def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> OnnxValue:
         return translation(node)(graph, node.name, *args, **kwargs)
 
     image = _entrance(graph, form)
@@ -65,16 +65,16 @@ PIXELS = "lr.pixels"
 """Name of the input in [0, 1] where the file reads uint8."""
 
 
-def _entrance(graph: Graph, form: ExportConfig) -> Value:
+def _entrance(graph: OnnxGraph, form: ExportConfig) -> OnnxValue:
     """The input in [0, 1]."""
     if not form.uint8_io:
-        return Value("lr", None)
+        return OnnxValue("lr", None)
     wide = graph.add("Cast", ["lr"], "lr.wide", to=TensorProto.FLOAT)
     most = graph.constant("white", 255, np.float32)
-    return Value(graph.add("Div", [wide, most], PIXELS), None)
+    return OnnxValue(graph.add("Div", [wide, most], PIXELS), None)
 
 
-def _exit(graph: Graph, x: Value, form: ExportConfig) -> None:
+def _exit(graph: OnnxGraph, x: OnnxValue, form: ExportConfig) -> None:
     """The output: as it is, or in 255 steps."""
     if not form.uint8_io:
         graph.add("Identity", [x.name], "sr")
@@ -88,10 +88,12 @@ def _exit(graph: Graph, x: Value, form: ExportConfig) -> None:
         graph.add("QuantizeLinear", [steps, one, none], "sr")
 
 
-def _laid(graph: Graph, x: Value, name: str, grid: ActQuantizer) -> Value:
+def _laid(graph: OnnxGraph, x: OnnxValue, name: str, grid: ActQuantizer) -> OnnxValue:
     """On a grid; pixels in uint8 lie on one of 1/255 already."""
     if x.name == PIXELS and _holds_pixels(grid):
-        return Value(on_grid(graph, graph.add("Identity", ["lr"], f"{name}.q"), name, grid), grid)
+        return OnnxValue(
+            on_grid(graph, graph.add("Identity", ["lr"], f"{name}.q"), name, grid), grid
+        )
     return quantized(graph, x.name, name, grid)
 
 
@@ -108,12 +110,8 @@ def _readers(modules: Mapping[fx.Node, nn.Module]) -> Readers:
     found: dict[str, ActQuantizer] = {}
     convs = {node: m for node, m in modules.items() if isinstance(m, QuantConv2d)}
     for node, conv in convs.items():
-        users, relu = list(node.users), False
-        if len(users) == 1 and users[0].target in (torch.relu, F.relu):
-            users, relu = list(users[0].users), True
-        module = modules.get(users[0]) if len(users) == 1 else None
-        grid = module.input_quantizer if isinstance(module, QuantConv2d) else module
-        if isinstance(grid, ActQuantizer) and not (relu and grid.zero_point):
+        grid, relu = tracing.grid_ahead(node, modules)
+        if grid is not None and not (relu and grid.zero_point):
             found[conv.name] = grid
     return found
 
@@ -153,6 +151,12 @@ def write(
     helper.set_model_props(model, {**kept, METADATA_KEY: _told(cost, scale, pixels)})
     onnx.checker.check_model(model, full_check=True)
     files.write_bytes(path, model.SerializeToString())
+
+
+def full_metadata(cost: Cost, scale: int) -> str:
+    """Version, scale and the whole cost as JSON, for the formats that keep them unabridged."""
+    facts = {"version": __version__, "scale": scale, "cost": asdict(cost)}
+    return json.dumps(facts, separators=(",", ":"))
 
 
 STORED = {**onnx_weights.STORAGE, 32: onnx_weights.STORAGE[8]}

@@ -1,4 +1,4 @@
-"""Filling: what a macro-architecture asks for. Supernet, network and cost each bring their own."""
+"""What a macro-architecture asks for its parts; each kind of network has its own factory."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ from .quantizer import ActQuantizer
 from .space import Slot
 
 
-class Filling(Protocol):
+class LayerFactory(Protocol):
     """What a skeleton is made of; every kind of network brings its own four."""
 
     def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from . import subgraphs
 from .errors import DataError
-from .onnx_graph import Graph
+from .onnx_graph import OnnxGraph
 
 Array = NDArray[Any]
 
@@ -54,7 +54,7 @@ class Twin:
     """The float graph under construction."""
 
     constants: dict[str, Array]
-    graph: Graph = field(default_factory=Graph)
+    graph: OnnxGraph = field(default_factory=OnnxGraph)
     grids: dict[str, Grid] = field(default_factory=dict)
     """Integer tensor of the file -> what it stands for."""
     names: dict[str, str] = field(default_factory=dict)

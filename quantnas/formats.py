@@ -21,7 +21,7 @@ LEAST = 45.0
 
 
 @dataclass(frozen=True)
-class Beside:
+class ExtraFile:
     """A file that was written beside model.onnx."""
 
     file: str
@@ -30,7 +30,7 @@ class Beside:
     """With what, and what came out."""
 
 
-def _float(run: Run, config: RunConfig, samples: Samples) -> Beside:
+def _float(run: Run, config: RunConfig, samples: Samples) -> ExtraFile:
     """The float network of the same run."""
     where, net, totals = checkpoint(run, "float")
     target, candidate = run.path("model.float.onnx"), run.path("model.float.rejected.onnx")
@@ -39,7 +39,7 @@ def _float(run: Run, config: RunConfig, samples: Samples) -> Beside:
     return _made(candidate.replace(target), f"at most {found.max_steps} of 255 steps from torch")
 
 
-def _qonnx(run: Run, config: RunConfig, samples: Samples) -> Beside:
+def _qonnx(run: Run, config: RunConfig, samples: Samples) -> ExtraFile:
     """For FPGA toolchains; nothing here can run it."""
     where, net, totals = quantized(run)
     target = run.path("model.qonnx.onnx")
@@ -47,7 +47,7 @@ def _qonnx(run: Run, config: RunConfig, samples: Samples) -> Beside:
     return _made(target, "checked by ONNX, not run")
 
 
-def _tflite(run: Run, config: RunConfig, samples: Samples) -> Beside:
+def _tflite(run: Run, config: RunConfig, samples: Samples) -> ExtraFile:
     """For LiteRT, compared with torch in it. Raises VerificationError below `LEAST`."""
     where, net, totals = quantized(run)
     target, candidate = run.path("model.tflite"), run.path("model.rejected.tflite")
@@ -64,7 +64,7 @@ def _tflite(run: Run, config: RunConfig, samples: Samples) -> Beside:
     return _made(candidate.replace(target), f"{psnr:.1f} dB from torch in LiteRT")
 
 
-FORMATS: dict[str, Callable[[Run, RunConfig, Samples], Beside]] = {
+FORMATS: dict[str, Callable[[Run, RunConfig, Samples], ExtraFile]] = {
     "float": _float,
     "qonnx": _qonnx,
     "tflite": _tflite,
@@ -72,8 +72,8 @@ FORMATS: dict[str, Callable[[Run, RunConfig, Samples], Beside]] = {
 """`export.format` -> what writes such a file into the run."""
 
 
-def _made(path: Path, compared: str) -> Beside:
-    return Beside(path.name, path.stat().st_size, compared)
+def _made(path: Path, compared: str) -> ExtraFile:
+    return ExtraFile(path.name, path.stat().st_size, compared)
 
 
 def _sides(form: ExportConfig, scale: int) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def beside_published(name: str, scale: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Point:
+class ParetoPoint:
     """A model on a set."""
 
     name: str
@@ -68,7 +68,7 @@ class Panel:
     title: str
     bicubic: float
     """PSNR, dB."""
-    points: tuple[Point, ...]
+    points: tuple[ParetoPoint, ...]
     published: bool = False
 
 

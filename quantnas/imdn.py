@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from .distillation import WayOut, leaky, way_out_slots
 from .errors import UsageError
-from .filling import Filling
+from .filling import LayerFactory
 from .space import Area, SearchSpace, Slot
 
 fx.wrap("contrast")  # one node of a trace, whatever the size
@@ -31,15 +31,15 @@ class Imdn(nn.Module):
     """Pixels of the shorter side of the low-resolution image."""
     steps = 3
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
         slots = {slot.name: slot for slot in imdn_slots(space)}
-        self.image = filling.tensor(step=1 / 255)
-        self.head = filling.edge(slots["head"], self.image)
+        self.image = factory.tensor(step=1 / 255)
+        self.head = factory.edge(slots["head"], self.image)
         self.cells = nn.ModuleList(
-            ImdnCell(slots, f"cell{k}_", filling) for k in range(space.cells)
+            ImdnCell(slots, f"cell{k}_", factory) for k in range(space.cells)
         )
-        self.way_out = WayOut(slots, space.scale, filling)
+        self.way_out = WayOut(slots, space.scale, factory)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = y = self.head(self.image(x))
@@ -60,18 +60,18 @@ class ImdnCell(nn.Module):
 
     branch_end = "fuse"
 
-    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
         super().__init__()
 
         def edge(name: str) -> nn.Module:
-            return filling.edge(slots[prefix + name], filling.free(signed=True))
+            return factory.edge(slots[prefix + name], factory.free(signed=True))
 
         self.body = nn.ModuleList(edge(f"body{i}") for i in range(Imdn.steps))
         last = slots[f"{prefix}body{Imdn.steps}"]
         self.keep, self.hand_on = last.c_out, last.c_in
         self.last, self.fuse = edge(f"body{Imdn.steps}"), edge("fuse")
-        self.attention = ContrastAttention(slots, f"{prefix}cca_", filling)
-        self.residual = filling.residual(slots[f"{prefix}fuse"].c_out)
+        self.attention = ContrastAttention(slots, f"{prefix}cca_", factory)
+        self.residual = factory.residual(slots[f"{prefix}fuse"].c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         kept, u = [], x
@@ -91,10 +91,10 @@ class ContrastAttention(nn.Module):
     v (N, channels, H, W) -> same shape.
     """
 
-    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
         super().__init__()
-        self.reduce = filling.edge(slots[f"{prefix}reduce"], filling.free(signed=True))
-        self.expand = filling.edge(slots[f"{prefix}expand"], filling.free())
+        self.reduce = factory.edge(slots[f"{prefix}reduce"], factory.free(signed=True))
+        self.expand = factory.edge(slots[f"{prefix}expand"], factory.free())
 
     def forward(self, v: Tensor) -> Tensor:
         thin = torch.relu(self.reduce(contrast(v)))

@@ -19,9 +19,9 @@ from . import elsewhere, layer_forms, onnx_import, onnx_source
 from .building import MADE, TENSOR
 from .conv import Conv2d
 from .errors import UsageError
-from .filling import Filling
+from .filling import LayerFactory
 from .quantizer import ActQuantizer
-from .space import Beside, Pixels, SearchSpace, Slot
+from .space import FloatLayer, Pixels, SearchSpace, Slot
 from .tracing import CALL
 
 KEPT = 4
@@ -30,7 +30,7 @@ SOURCE = "source.onnx"
 """Copy of a file in the folder of a run."""
 
 
-class Imported(nn.Module):
+class ImportedNetwork(nn.Module):
     """x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1], nearly.
 
     Images become what the file takes, and what it gives becomes an image again.
@@ -39,15 +39,15 @@ class Imported(nn.Module):
     kinds = ()
     smallest = 1
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
         self.pixels, self.scale = space.pixels, space.scale
         self.inner = copy.deepcopy(read(space.source).network)
         positive = layer_forms.positive(self.inner)
         for slot in imported_slots(space):
             node = _node(self.inner, slot.name)
-            source = _source(self.inner, node, filling, space.pixels, positive)
-            edge = filling.edge(slot, source)
+            source = _source(self.inner, node, factory, space.pixels, positive)
+            edge = factory.edge(slot, source)
             _inherit(edge, self.inner.get_submodule(slot.name))
             self.inner.add_module(slot.name, edge)
             if slot.up > 1:
@@ -58,7 +58,7 @@ class Imported(nn.Module):
         out = self.inner(elsewhere.taken(x, self.pixels))
         return elsewhere.given(out, x, self.pixels, self.scale)
 
-    def double(self) -> "Imported":
+    def double(self) -> "ImportedNetwork":
         """In float64, also where the file names the type."""
         super().double()
         for node in self.inner.graph.nodes:
@@ -79,7 +79,7 @@ def kept(space: SearchSpace, folder: Path) -> SearchSpace:
     return replace(space, source=SOURCE)
 
 
-def read(source: str) -> onnx_import.Imported:
+def read(source: str) -> onnx_import.OnnxImport:
     """The network in a file; a file that has not changed is imported once.
 
     Raises as `onnx_import.load`.
@@ -90,7 +90,7 @@ def read(source: str) -> onnx_import.Imported:
 
 
 @lru_cache(KEPT)
-def _read(path: Path, version: tuple[int, int] | None) -> onnx_import.Imported:
+def _read(path: Path, version: tuple[int, int] | None) -> onnx_import.OnnxImport:
     return onnx_import.load(path)
 
 
@@ -113,13 +113,13 @@ def imported_slots(space: SearchSpace) -> tuple[Slot, ...]:
     return slots
 
 
-def beside(space: SearchSpace) -> tuple[Beside, ...]:
+def beside(space: SearchSpace) -> tuple[FloatLayer, ...]:
     """What it computes in float besides: matrices, products, normalisation."""
     return _analysed(space.source, space.pixels)[1]
 
 
-Parts = tuple[tuple[Slot, ...], tuple[Beside, ...]]
-_SEEN: dict[tuple[int, Pixels], tuple[onnx_import.Imported, Parts]] = {}
+Parts = tuple[tuple[Slot, ...], tuple[FloatLayer, ...]]
+_SEEN: dict[tuple[int, Pixels], tuple[onnx_import.OnnxImport, Parts]] = {}
 
 
 def _analysed(source: str, pixels: Pixels) -> Parts:
@@ -140,7 +140,7 @@ class Place:
     """What the layer gives, with everything that is folded into it."""
 
 
-def places(network: Imported) -> dict[str, Place]:
+def places(network: ImportedNetwork) -> dict[str, Place]:
     """Layer -> its place."""
     layers = [n for n in network.inner.graph.nodes if n.op == CALL and n.meta.get(MADE)]
     return {str(n.target): Place(n.meta[MADE], n.meta[TENSOR]) for n in layers}
@@ -152,13 +152,17 @@ def _node(network: fx.GraphModule, name: str) -> fx.Node:
 
 
 def _source(
-    network: fx.GraphModule, node: fx.Node, filling: Filling, pixels: Pixels, positive: set[fx.Node]
+    network: fx.GraphModule,
+    node: fx.Node,
+    factory: LayerFactory,
+    pixels: Pixels,
+    positive: set[fx.Node],
 ) -> ActQuantizer:
     """The grid of what a convolution reads: that of pixels, or none but its own."""
     x: Any = node.args[0]
     if x.op != "placeholder":
-        return filling.free(signed=x not in positive)
-    grid = filling.tensor(step=pixels.input_peak / elsewhere.WHITE)
+        return factory.free(signed=x not in positive)
+    grid = factory.tensor(step=pixels.input_peak / elsewhere.WHITE)
     name = f"{node.target}_pixels"
     network.add_module(name, grid)
     with network.graph.inserting_before(node):

@@ -18,8 +18,8 @@ from torch import Tensor, fx, nn
 
 from .building import NODE, TENSOR
 from .errors import DataError
-from .onnx_import import Imported
-from .space import AREAS, Area, Beside, Form, Pixels, Precision, Slot, outputs
+from .onnx_import import OnnxImport
+from .space import AREAS, Area, FloatLayer, Form, Pixels, Precision, Slot, outputs
 from .tracing import CALL, watch
 
 FLOAT = (Precision(32, 32),)
@@ -45,12 +45,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 Size = tuple[int, int]
 
 
-def parts(found: Imported, pixels: Pixels) -> tuple[tuple[Slot, ...], tuple[Beside, ...]]:
+def parts(found: OnnxImport, pixels: Pixels) -> tuple[tuple[Slot, ...], tuple[FloatLayer, ...]]:
     """The convolutions that can be rounded, and what else multiplies; both in their order."""
     sizes, shapes = _shapes(found, pixels)
     gates = weighing(found.network)
     slots: list[Slot] = []
-    rest: list[Beside] = []
+    rest: list[FloatLayer] = []
     for node in found.network.graph.nodes:
         if node.name not in shapes[0]:
             continue
@@ -63,19 +63,19 @@ def parts(found: Imported, pixels: Pixels) -> tuple[tuple[Slot, ...], tuple[Besi
     return tuple(slots), tuple(_apart(rest, {slot.name for slot in slots}))
 
 
-def _apart(rows: Sequence[Beside], taken: set[str]) -> Iterator[Beside]:
+def _apart(rows: Sequence[FloatLayer], taken: set[str]) -> Iterator[FloatLayer]:
     """Under different names."""
     count = Counter(taken)
     for row in rows:
         count[row.name] += 1
         name = row.name if count[row.name] == 1 else f"{row.name}.{count[row.name]}"
-        yield Beside(name, row.op, row.shape, row.area)
+        yield FloatLayer(name, row.op, row.shape, row.area)
 
 
 # Shapes
 
 
-def _shapes(found: Imported, pixels: Pixels) -> tuple[list[Size], list[Shapes]]:
+def _shapes(found: OnnxImport, pixels: Pixels) -> tuple[list[Size], list[Shapes]]:
     """Sizes of images, and the shapes at each of them."""
     wanted = [tuple(_fitting(side, pixels) for side in size) for size in SIZES]
     network = copy.deepcopy(found.network).to("meta")
@@ -90,7 +90,7 @@ def _fitting(side: int, pixels: Pixels) -> int:
     return -(-max(side, pixels.smallest) // pixels.multiple) * pixels.multiple
 
 
-def _at(network: fx.GraphModule, found: Imported, size: Any, images: int) -> Shapes:
+def _at(network: fx.GraphModule, found: OnnxImport, size: Any, images: int) -> Shapes:
     """For several images: they are quantized on many at once."""
     shapes = {}
 
@@ -188,7 +188,7 @@ def _up(module: Any) -> int | None:
 
 def _beside(
     node: fx.Node, module: Any, sizes: Sequence[Size], shapes: Sequence[Shapes]
-) -> Iterator[Beside]:
+) -> Iterator[FloatLayer]:
     """A layer that stays in float, if the node is one."""
     found = _float(node, module, shapes)
     if found is None:
@@ -197,7 +197,7 @@ def _beside(
     places = [count / 2 / math.prod(shape) for count in macs]  # of two images
     title = str(node.target) if module is not None else str(node.meta.get(NODE) or node.name)
     name = re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
-    yield Beside(name, op, shape, area(places, sizes, 1))
+    yield FloatLayer(name, op, shape, area(places, sizes, 1))
 
 
 def _float(node: fx.Node, module: Any, shapes: Sequence[Shapes]) -> Any:
@@ -266,7 +266,7 @@ def _weighs(user: fx.Node) -> bool:
     return stretched and bool(user.users) and all(map(_weighs, user.users))
 
 
-def require_several(found: Imported) -> None:
+def require_several(found: OnnxImport) -> None:
     """Raise DataError for a network that takes one image at a time only."""
     try:
         _at(copy.deepcopy(found.network).to("meta"), found, found.sizes[0], 3)

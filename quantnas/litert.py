@@ -7,7 +7,6 @@ has no int8 form in TFLite that gives the same: networks with one are refused.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from . import __version__, files, tracing
+from . import files, tracing
 from .conv import QuantConv2d
 from .cost import Cost
 from .errors import DataError, UsageError
 from .evaluate import Upscaler
-from .litert_graph import IDENTIFIER, Graph, Levels, runtime, schema
-from .litert_layers import Ahead, Value, convolution, in_float, laid
+from .export import METADATA_KEY, full_metadata
+from .litert_graph import IDENTIFIER, Levels, TFLiteGraph, runtime, schema
+from .litert_layers import Ahead, TFLiteValue, convolution, in_float, laid
 from .litert_operations import OPERATORS, TRANSLATE
 from .quantizer import ActQuantizer
 
-METADATA_KEY = "quantnas"
-
 
 @torch.no_grad()
-def translate(network: nn.Module, size: tuple[int, int]) -> tuple[Graph, int, Value]:
+def translate(network: nn.Module, size: tuple[int, int]) -> tuple[TFLiteGraph, int, TFLiteValue]:
     """(graph, its float input, its output) for images of that (height, width).
 
     Raises UsageError for a network with tensors that go on in float.
@@ -39,23 +37,23 @@ def translate(network: nn.Module, size: tuple[int, int]) -> tuple[Graph, int, Va
     traced = tracing.Tracer().trace(network)
     modules = tracing.modules(network, traced)
     shapes = tracing.shapes(network, traced, size)
-    graph = Graph()
+    graph = TFLiteGraph()
 
-    def of_module(node: fx.Node, module: nn.Module, x: Value) -> Value:
+    def of_module(node: fx.Node, module: nn.Module, x: TFLiteValue) -> TFLiteValue:
         if isinstance(module, QuantConv2d):
             return convolution(graph, x, module, _ahead(node, modules, shapes[node]))
         assert isinstance(module, ActQuantizer)
         return laid(graph, x, module)
 
-    def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> Value:
+    def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> TFLiteValue:
         return _function(node)(graph, _ahead(node, modules, shapes[node]), *args, **kwargs)
 
     low = graph.tensor((1, *size, 3), "FLOAT32")
-    out = tracing.translate(traced, modules, Value(low), of_module, of_function)
+    out = tracing.translate(traced, modules, TFLiteValue(low), of_module, of_function)
     return graph, low, out
 
 
-def _function(node: fx.Node) -> Callable[..., Value]:
+def _function(node: fx.Node) -> Callable[..., TFLiteValue]:
     target: Any = node.target
     found = TRANSLATE.get(target) or OPERATORS.get(target.__name__)
     if found is None:
@@ -67,12 +65,8 @@ def _function(node: fx.Node) -> Callable[..., Value]:
 
 
 def _ahead(node: fx.Node, modules: dict[fx.Node, nn.Module], shape: tuple[int, ...]) -> Ahead:
-    users, relu = list(node.users), node.target in (torch.relu, F.relu)
-    if len(users) == 1 and users[0].target in (torch.relu, F.relu):
-        users, relu = list(users[0].users), True
-    module = modules.get(users[0]) if len(users) == 1 else None
-    grid = module.input_quantizer if isinstance(module, QuantConv2d) else module
-    if not isinstance(grid, ActQuantizer):
+    grid, relu = tracing.grid_ahead(node, modules)
+    if grid is None:
         return Ahead(shape, block=_block(node, modules))
     return Ahead(shape, grid, relu, _block(node, modules))
 
@@ -111,12 +105,11 @@ def to_tflite(
         low, high = _in_pixels(graph, low, out)
     else:
         high = in_float(graph, out)
-    facts = {"version": __version__, "scale": scale, "cost": asdict(cost)}
-    told = json.dumps(facts, separators=(",", ":")).encode()
+    told = full_metadata(cost, scale).encode()
     files.write_bytes(path, graph.serialised(low, high, (METADATA_KEY, told)))
 
 
-def _in_pixels(graph: Graph, low: int, out: Value) -> tuple[int, int]:
+def _in_pixels(graph: TFLiteGraph, low: int, out: TFLiteValue) -> tuple[int, int]:
     """(input, output) in uint8, where the graph's own are in float."""
     step = Levels([1 / 255])
     source = graph.tensor(graph.shapes[low], "UINT8", step)

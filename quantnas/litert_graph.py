@@ -53,7 +53,7 @@ class Levels:
 
 
 @dataclass
-class Graph:
+class TFLiteGraph:
     """A graph under construction; tensors are known by their number."""
 
     shapes: list[tuple[int, ...]] = field(default_factory=list)

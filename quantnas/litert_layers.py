@@ -12,7 +12,7 @@ import numpy as np
 
 from .conv import QuantConv2d
 from .errors import UsageError
-from .litert_graph import Array, Graph, Levels
+from .litert_graph import Array, Levels, TFLiteGraph
 from .quantizer import ActQuantizer
 
 SAME, VALID = 0, 1
@@ -23,7 +23,7 @@ HIGHEST = 127
 
 
 @dataclass(frozen=True)
-class Value:
+class TFLiteValue:
     """A tensor of the traced network: its number in the graph, and the grid that it lies on."""
 
     tensor: int
@@ -74,7 +74,7 @@ def lowest(grid: ActQuantizer) -> int:
     return HIGHEST - grid.top
 
 
-def laid(graph: Graph, x: Value, grid: ActQuantizer) -> Value:
+def laid(graph: TFLiteGraph, x: TFLiteValue, grid: ActQuantizer) -> TFLiteValue:
     """x rounded to a grid."""
     if x.grid is grid:
         return x
@@ -89,10 +89,10 @@ def laid(graph: Graph, x: Value, grid: ActQuantizer) -> Value:
         q = graph.add("QUANTIZE", [source], graph.tensor(shape, "INT8", levels(grid)))
     if x.grid is None or x.grid.zero_point > 0:
         q = _clipped(graph, q, grid)
-    return Value(q, grid, x.block)
+    return TFLiteValue(q, grid, x.block)
 
 
-def _evened(graph: Graph, x: Value, grid: ActQuantizer, factors: Array) -> int:
+def _evened(graph: TFLiteGraph, x: TFLiteValue, grid: ActQuantizer, factors: Array) -> int:
     """Rounded with a step per channel: as a convolution of every pixel by itself."""
     assert x.grid is not None
     shape = graph.shapes[x.tensor]
@@ -104,7 +104,7 @@ def _evened(graph: Graph, x: Value, grid: ActQuantizer, factors: Array) -> int:
     return graph.add("DEPTHWISE_CONV_2D", [x.tensor, weight, bias], out, **form)
 
 
-def _clipped(graph: Graph, q: int, grid: ActQuantizer) -> int:
+def _clipped(graph: TFLiteGraph, q: int, grid: ActQuantizer) -> int:
     """No level below 0; at 8 bits int8 has none."""
     if grid.bits == 8:
         return q
@@ -112,19 +112,19 @@ def _clipped(graph: Graph, q: int, grid: ActQuantizer) -> int:
     return graph.add("MAXIMUM", [q, low], graph.tensor(graph.shapes[q], "INT8", levels(grid)))
 
 
-def in_float(graph: Graph, x: Value) -> int:
+def in_float(graph: TFLiteGraph, x: TFLiteValue) -> int:
     """x as float32."""
     if x.grid is None:
         return x.tensor
     return graph.add("DEQUANTIZE", [x.tensor], graph.tensor(graph.shapes[x.tensor], "FLOAT32"))
 
 
-def rounded(graph: Graph, q: int, ahead: Ahead, grid: ActQuantizer) -> Value:
+def rounded(graph: TFLiteGraph, q: int, ahead: Ahead, grid: ActQuantizer) -> TFLiteValue:
     """What an operator laid on the grid ahead, with the lower end clipped where it was not yet."""
-    return Value(q if ahead.fused == RELU else _clipped(graph, q, grid), grid, ahead.block)
+    return TFLiteValue(q if ahead.fused == RELU else _clipped(graph, q, grid), grid, ahead.block)
 
 
-def convolution(graph: Graph, x: Value, conv: QuantConv2d, ahead: Ahead) -> Value:
+def convolution(graph: TFLiteGraph, x: TFLiteValue, conv: QuantConv2d, ahead: Ahead) -> TFLiteValue:
     """A convolution that gives int8 on the grid that reads it.
 
     Raises UsageError where what it gives goes on in float.
@@ -179,7 +179,7 @@ def shuffled(channels: int, block: int) -> Array:
     return np.arange(channels).reshape(-1, block**2).T.flatten()
 
 
-def ordered(graph: Graph, x: Value, block: int) -> Value:
+def ordered(graph: TFLiteGraph, x: TFLiteValue, block: int) -> TFLiteValue:
     """x with its channels as DEPTH_TO_SPACE wants them."""
     if x.block == block:
         return x
@@ -187,7 +187,7 @@ def ordered(graph: Graph, x: Value, block: int) -> Value:
     order = graph.constant(shuffled(shape[-1], block), np.int32)
     kind = ("FLOAT32", None) if x.grid is None else ("INT8", levels(x.grid))
     out = graph.add("GATHER", [x.tensor, order], graph.tensor(shape, *kind), axis=3)
-    return Value(out, x.grid, block)
+    return TFLiteValue(out, x.grid, block)
 
 
 def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:

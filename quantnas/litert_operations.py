@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from .ends import LUMA, enlarge, luma
-from .litert_graph import Array, Graph
+from .litert_graph import Array, TFLiteGraph
 from .litert_layers import (
     SAME,
     VALID,
     Ahead,
-    Value,
+    TFLiteValue,
     channels_last,
     in_float,
     laid,
@@ -31,16 +31,18 @@ SYMMETRIC = 1
 """Padding by a mirror: of one pixel, it repeats the border."""
 
 
-def _in_float(graph: Graph, ahead: Ahead, kind: str, inputs: list[int], **options: Any) -> Value:
+def _in_float(
+    graph: TFLiteGraph, ahead: Ahead, kind: str, inputs: list[int], **options: Any
+) -> TFLiteValue:
     """An operator in float."""
     out = graph.tensor(channels_last(ahead.shape), "FLOAT32")
-    return Value(graph.add(kind, inputs, out, **options))
+    return TFLiteValue(graph.add(kind, inputs, out, **options))
 
 
-def _pair(kind: str) -> Callable[..., Value]:
+def _pair(kind: str) -> Callable[..., TFLiteValue]:
     """A sum or a product: int8 from grids to a grid, else in float."""
 
-    def add(graph: Graph, ahead: Ahead, a: Value, b: Value) -> Value:
+    def add(graph: TFLiteGraph, ahead: Ahead, a: TFLiteValue, b: TFLiteValue) -> TFLiteValue:
         if ahead.block:
             a, b = (ordered(graph, v, ahead.block) for v in (a, b))
         if ahead.even is None or a.grid is None or b.grid is None:
@@ -52,62 +54,66 @@ def _pair(kind: str) -> Callable[..., Value]:
     return add
 
 
-def _relu(graph: Graph, ahead: Ahead, x: Value, inplace: bool = False) -> Value:
+def _relu(graph: TFLiteGraph, ahead: Ahead, x: TFLiteValue, inplace: bool = False) -> TFLiteValue:
     if x.grid is None:
         return _in_float(graph, ahead, "RELU", [x.tensor])
     if ahead.grid is not None and (x.grid is ahead.grid or ahead.grid.zero_point == 0):
         return x  # done already, or the grid clips
     out = graph.tensor(channels_last(ahead.shape), "INT8", levels(x.grid))
-    return Value(graph.add("RELU", [x.tensor], out), x.grid, x.block)
+    return TFLiteValue(graph.add("RELU", [x.tensor], out), x.grid, x.block)
 
 
-def _cat(graph: Graph, ahead: Ahead, parts: list[Value], dim: int) -> Value:
+def _cat(graph: TFLiteGraph, ahead: Ahead, parts: list[TFLiteValue], dim: int) -> TFLiteValue:
     grid = ahead.even
     if grid is None or (ahead.relu and grid.zero_point > 0):
         return _in_float(graph, ahead, "CONCATENATION", [in_float(graph, p) for p in parts], axis=3)
     inputs = [laid(graph, p, grid).tensor for p in parts]
     out = graph.tensor(channels_last(ahead.shape), "INT8", levels(grid))
-    return Value(graph.add("CONCATENATION", inputs, out, axis=3), grid)
+    return TFLiteValue(graph.add("CONCATENATION", inputs, out, axis=3), grid)
 
 
-def _moved(graph: Graph, ahead: Ahead, kind: str, x: Value, *more: int, **options: Any) -> Value:
+def _moved(
+    graph: TFLiteGraph, ahead: Ahead, kind: str, x: TFLiteValue, *more: int, **options: Any
+) -> TFLiteValue:
     """An operator that only moves values: it keeps the grid, and with it the integers."""
     if x.grid is None:
         return _in_float(graph, ahead, kind, [x.tensor, *more], **options)
     out = graph.tensor(channels_last(ahead.shape), "INT8", levels(x.grid))
-    return Value(graph.add(kind, [x.tensor, *more], out, **options), x.grid)
+    return TFLiteValue(graph.add(kind, [x.tensor, *more], out, **options), x.grid)
 
 
-def _repeat(graph: Graph, ahead: Ahead, x: Value, count: int, dim: int) -> Value:
+def _repeat(graph: TFLiteGraph, ahead: Ahead, x: TFLiteValue, count: int, dim: int) -> TFLiteValue:
     """Every colour `count` times in a row or, for DEPTH_TO_SPACE, all of them `count` times."""
     if ahead.block**2 == count:
-        return Value(_tile(graph, ahead, x, (1, count, 1, 1)).tensor, x.grid, ahead.block)
+        return TFLiteValue(_tile(graph, ahead, x, (1, count, 1, 1)).tensor, x.grid, ahead.block)
     index = graph.constant(np.repeat(np.arange(graph.shapes[x.tensor][-1]), count), np.int32)
     return _moved(graph, ahead, "GATHER", x, index, axis=3)
 
 
-def _tile(graph: Graph, ahead: Ahead, x: Value, counts: tuple[int, ...]) -> Value:
+def _tile(graph: TFLiteGraph, ahead: Ahead, x: TFLiteValue, counts: tuple[int, ...]) -> TFLiteValue:
     return _moved(graph, ahead, "TILE", x, graph.constant([1, 1, 1, counts[1]], np.int32))
 
 
-def _shuffle(graph: Graph, ahead: Ahead, x: Value, scale: int) -> Value:
+def _shuffle(graph: TFLiteGraph, ahead: Ahead, x: TFLiteValue, scale: int) -> TFLiteValue:
     return _moved(graph, ahead, "DEPTH_TO_SPACE", ordered(graph, x, scale), blockSize=scale)
 
 
-def _max_pool(graph: Graph, ahead: Ahead, x: Value, side: int, stride: int) -> Value:
+def _max_pool(
+    graph: TFLiteGraph, ahead: Ahead, x: TFLiteValue, side: int, stride: int
+) -> TFLiteValue:
     form = {"filterWidth": side, "filterHeight": side, "strideW": stride, "strideH": stride}
     return _moved(graph, ahead, "MAX_POOL_2D", x, padding=VALID, **form)
 
 
-def _sigmoid(graph: Graph, ahead: Ahead, x: Value) -> Value:
+def _sigmoid(graph: TFLiteGraph, ahead: Ahead, x: TFLiteValue) -> TFLiteValue:
     return _in_float(graph, ahead, "LOGISTIC", [in_float(graph, x)])
 
 
-def _luma(graph: Graph, ahead: Ahead, x: Value) -> Value:
+def _luma(graph: TFLiteGraph, ahead: Ahead, x: TFLiteValue) -> TFLiteValue:
     return _weighted(graph, ahead, in_float(graph, x), np.reshape(LUMA, (1, 1, 1, 3)), SAME)
 
 
-def _enlarge(graph: Graph, ahead: Ahead, x: Value, scale: int) -> Value:
+def _enlarge(graph: TFLiteGraph, ahead: Ahead, x: TFLiteValue, scale: int) -> TFLiteValue:
     """Bilinear, by a factor: a convolution to the parts of every pixel, for any size of image."""
     n, height, width, c = graph.shapes[x.tensor]
     spots = F.pad(torch.eye(9).view(9, 1, 3, 3), [1] * 4)
@@ -122,7 +128,7 @@ def _enlarge(graph: Graph, ahead: Ahead, x: Value, scale: int) -> Value:
     return _in_float(graph, ahead, "DEPTH_TO_SPACE", [wide.tensor], blockSize=scale)
 
 
-def _weighted(graph: Graph, ahead: Ahead, x: int, kernel: Array, padding: int) -> Value:
+def _weighted(graph: TFLiteGraph, ahead: Ahead, x: int, kernel: Array, padding: int) -> TFLiteValue:
     """A float convolution; kernel (c_out, height, width, c_in)."""
     weight = graph.constant(kernel, np.float32)
     bias = graph.constant(np.zeros(len(kernel)), np.float32)
@@ -130,14 +136,14 @@ def _weighted(graph: Graph, ahead: Ahead, x: int, kernel: Array, padding: int) -
     return _in_float(graph, ahead, "CONV_2D", [x, weight, bias], **form)
 
 
-def _resize(graph: Graph, ahead: Ahead, x: Value, like: Value) -> Value:
+def _resize(graph: TFLiteGraph, ahead: Ahead, x: TFLiteValue, like: TFLiteValue) -> TFLiteValue:
     sizes = graph.constant(ahead.shape[2:], np.int32)
     return _in_float(
         graph, ahead, "RESIZE_BILINEAR", [in_float(graph, x), sizes], halfPixelCenters=True
     )
 
 
-TRANSLATE: dict[Any, Callable[..., Value]] = {
+TRANSLATE: dict[Any, Callable[..., TFLiteValue]] = {
     torch.relu: _relu,
     F.relu: _relu,
     torch.cat: _cat,
@@ -150,6 +156,6 @@ TRANSLATE: dict[Any, Callable[..., Value]] = {
     luma: _luma,
     enlarge: _enlarge,
 }
-"""Function of the traced network -> (graph, what follows, *arguments, **keywords) -> Value."""
-OPERATORS: dict[str, Callable[..., Value]] = {"add": _pair("ADD"), "mul": _pair("MUL")}
+"""Function of the traced network -> (graph, what follows, *arguments, **keywords) -> value."""
+OPERATORS: dict[str, Callable[..., TFLiteValue]] = {"add": _pair("ADD"), "mul": _pair("MUL")}
 """The same for Python's operators, by name."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cards, cost, evaluate, export, files, runs, schema, survey, tiles, workspace
-from .cards import Card, Scores
+from .cards import Card, CardScores
 from .errors import DataError, UsageError
 from .genotype import read_json
 from .runs import Run
@@ -189,7 +189,9 @@ def make_card(
     if not labels:
         raise DataError(f"The evaluation is not of {file}.", "Evaluate this file, and try again.")
     scores = {
-        key: {field: found["models"][labels[0]]["mean"][field] for field in Scores.__annotations__}
+        key: {
+            field: found["models"][labels[0]]["mean"][field] for field in CardScores.__annotations__
+        }
         for key, found in evaluation["sets"].items()
     }
     known = _known(runs.existing(source)) if source.is_dir() else {}

@@ -27,8 +27,8 @@ SPACE_KEY = "space"
 """Of the metadata of a checkpoint."""
 
 
-class Filling:
-    """Fills a skeleton with decided convolutions (`filling.Filling`)."""
+class NetworkFactory:
+    """Fills a skeleton with decided convolutions (`filling.LayerFactory`)."""
 
     def __init__(self, genotype: Genotype, precision: Mapping[str, Precision] | None) -> None:
         self.genotype, self.precision = genotype, precision
@@ -68,7 +68,7 @@ def build(
     fit the space.
     """
     genotypes.check(genotype, skeleton.slots(space), space.name)
-    return skeleton.build(space, Filling(genotype, precision))
+    return skeleton.build(space, NetworkFactory(genotype, precision))
 
 
 def convolutions(network: nn.Module) -> dict[str, Conv2d]:

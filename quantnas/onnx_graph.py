@@ -26,7 +26,7 @@ CAST = 32
 
 
 @dataclass
-class Graph:
+class OnnxGraph:
     """An ONNX graph under construction."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -57,18 +57,18 @@ class Graph:
         return self.add("Cast", [stored], name, to=TensorProto.INT32)
 
 
-def tidied(graph: Graph) -> Graph:
+def tidied(graph: OnnxGraph) -> OnnxGraph:
     """The same, in the form that ONNX Runtime runs in integers, and short."""
     return compact(_apart(_without_relus(_used(graph))))
 
 
-def _used(graph: Graph) -> Graph:
+def _used(graph: OnnxGraph) -> OnnxGraph:
     """Leave out what does not reach "sr"."""
     nodes, names = subgraphs.needed(graph.nodes, [ENDS[1]])
-    return Graph(nodes, {k: t for k, t in graph.tensors.items() if k in names})
+    return OnnxGraph(nodes, {k: t for k, t in graph.tensors.items() if k in names})
 
 
-def _readers(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
+def _readers(graph: OnnxGraph) -> dict[str, list[onnx.NodeProto]]:
     """Name -> the nodes that read it."""
     found: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.nodes:
@@ -77,9 +77,9 @@ def _readers(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
     return found
 
 
-def _apart(graph: Graph) -> Graph:
+def _apart(graph: OnnxGraph) -> OnnxGraph:
     """Part two grids in a row by a Clip that does nothing: ONNX Runtime would merge them."""
-    readers, parted = _readers(graph), Graph([], graph.tensors)
+    readers, parted = _readers(graph), OnnxGraph([], graph.tensors)
 
     def after(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         return readers.get(node.output[0], [])
@@ -96,7 +96,7 @@ def _apart(graph: Graph) -> Graph:
     return parted
 
 
-def _without_relus(graph: Graph) -> Graph:
+def _without_relus(graph: OnnxGraph) -> OnnxGraph:
     """Leave out a ReLU in front of a grid that starts at 0: the grid clips by itself."""
     readers, kept = _readers(graph), []
     for node in graph.nodes:
@@ -106,10 +106,12 @@ def _without_relus(graph: Graph) -> Graph:
                 reader.input[0] = node.input[0]
         else:
             kept.append(node)
-    return Graph(kept, graph.tensors)
+    return OnnxGraph(kept, graph.tensors)
 
 
-def compact(graph: Graph, kept: Collection[str] = ENDS, taken: Collection[str] = ENDS) -> Graph:
+def compact(
+    graph: OnnxGraph, kept: Collection[str] = ENDS, taken: Collection[str] = ENDS
+) -> OnnxGraph:
     """Equal constants once, and short names, none of them `taken`, for all but those in `kept`.
 
     At these sizes of network, names would be half the file. A convolution keeps the name of its
@@ -137,7 +139,7 @@ def compact(graph: Graph, kept: Collection[str] = ENDS, taken: Collection[str] =
             node.name = layer
         node.input[:] = [short[name] for name in node.input]
         node.output[:] = [short[name] for name in node.output]
-    return Graph(graph.nodes, tensors)
+    return OnnxGraph(graph.nodes, tensors)
 
 
 def _letters(number: int) -> str:
@@ -146,7 +148,7 @@ def _letters(number: int) -> str:
     return (_letters(head - 1) if head else "") + ascii_letters[last]
 
 
-def _starts_at_zero(graph: Graph, node: onnx.NodeProto) -> bool:
+def _starts_at_zero(graph: OnnxGraph, node: onnx.NodeProto) -> bool:
     if node.op_type != "QuantizeLinear":
         return False
     return not numpy_helper.to_array(graph.tensors[node.input[2]]).any()

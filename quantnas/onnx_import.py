@@ -17,19 +17,19 @@ from onnx import helper
 from torch import fx
 
 from . import onnx_source
-from .building import MADE, NODE, TENSOR, Build, Step
+from .building import MADE, NODE, TENSOR, Build, FileNode
 from .errors import DataError, UsageError
-from .onnx_source import Entry, Source
+from .onnx_source import Entry, FileGraph
 from .patterns import tidy
 from .translations import TABLE
-from .trying import trial
+from .trying import probe
 
 APART = 16
 """Times that the second example of an image is larger than the first."""
 
 
 @dataclass(frozen=True)
-class Imported:
+class OnnxImport:
     """A network from elsewhere."""
 
     network: fx.GraphModule
@@ -48,25 +48,25 @@ class Imported:
     opset: int
 
 
-def load(path: Path) -> Imported:
+def load(path: Path) -> OnnxImport:
     """The network in an ONNX file of version 9 to 25.
 
     Raises UsageError for what cannot be translated, all of it; DataError for a file that is
     missing, damaged, too large, quantized already, or does not enlarge images.
     """
     source = onnx_source.read(path, TABLE)
-    found = trial(onnx_source.session(path, path), source.entry, path)
+    found = probe(onnx_source.session(path, path), source.entry, path)
     network = _opened(source, found.sizes, path)
     nodes = list(network.graph.nodes)
     names = {str(n.target): n.meta[NODE] for n in nodes if n.op == "call_module"}
     tensors = {n.meta[TENSOR]: n.name for n in nodes if n.meta.get(TENSOR)}
-    return Imported(
+    return OnnxImport(
         network, found.scale, source.entry, found.channels, names, tensors, found.sizes,
         source.opset,
     )  # fmt: skip
 
 
-def _opened(source: Source, tried: Sequence[tuple[int, int]], path: Path) -> fx.GraphModule:
+def _opened(source: FileGraph, tried: Sequence[tuple[int, int]], path: Path) -> fx.GraphModule:
     """For several images and for all sizes, even where the file states one image or one size: most
     networks would take more. Where what it does depends on what it states, as the file says.
     """
@@ -92,7 +92,7 @@ def _follows(network: fx.GraphModule, entry: Entry, sizes: Sequence[tuple[int, i
 
 
 def graph_of(
-    source: Source,
+    source: FileGraph,
     sizes: Sequence[tuple[int, int]],
     path: Path,
     images: tuple[int, int] = (2, 3),
@@ -120,7 +120,7 @@ def graph_of(
     return fx.GraphModule(b.root, b.graph).eval()
 
 
-def _translate(b: Build, source: Source, values: dict[str, Any]) -> list[str]:
+def _translate(b: Build, source: FileGraph, values: dict[str, Any]) -> list[str]:
     """Put what every node gives into `values`; what cannot be translated, in words."""
     problems = []
     for node in source.nodes:
@@ -145,10 +145,10 @@ def _translate(b: Build, source: Source, values: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _step(node: onnx.NodeProto, opset: int) -> Step:
+def _step(node: onnx.NodeProto, opset: int) -> FileNode:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     names = tuple(node.input), tuple(node.output)
-    return Step(node.op_type, onnx_source.title(node), *names, attributes, opset)
+    return FileNode(node.op_type, onnx_source.title(node), *names, attributes, opset)
 
 
 def _examples(

@@ -16,14 +16,14 @@ from onnx import TensorProto
 
 from . import onnx_weights
 from .conv import Conv2d, QuantConv2d
-from .onnx_graph import Graph
+from .onnx_graph import OnnxGraph
 from .quantizer import ActQuantizer
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Value:
+class OnnxValue:
     """A tensor of the traced network: its name in the graph, and the grid that it lies on.
 
     Where there is one, the graph also holds the integers, as `<name>.q`.
@@ -39,7 +39,7 @@ Readers = Mapping[str, ActQuantizer]
 """Name of a convolution -> the grid that alone reads what it gives, if there is one."""
 
 
-def integers(graph: Graph, x: str, name: str, grid: ActQuantizer, divided: bool = False) -> str:
+def integers(graph: OnnxGraph, x: str, name: str, grid: ActQuantizer, divided: bool = False) -> str:
     """x -> uint8 on the grid; below 8 bits the integers are clipped in uint8.
 
     divided: x is divided by the factors of its channels already.
@@ -57,14 +57,14 @@ def integers(graph: Graph, x: str, name: str, grid: ActQuantizer, divided: bool 
     return graph.add("Clip", [q, low, high], f"{name}.q")
 
 
-def on_grid(graph: Graph, q: str, name: str, grid: ActQuantizer) -> str:
+def on_grid(graph: OnnxGraph, q: str, name: str, grid: ActQuantizer) -> str:
     """uint8 -> float, divided by the factors of the channels where the grid has any."""
     step = graph.constant(f"{name}.step", grid.step.item(), np.float32)
     zero = graph.constant(f"{name}.zero", grid.zero_point, np.uint8)
     return graph.add("DequantizeLinear", [q, step, zero], name)
 
 
-def evened(graph: Graph, x: str, name: str, factors: torch.Tensor) -> str:
+def evened(graph: OnnxGraph, x: str, name: str, factors: torch.Tensor) -> str:
     """x, which lies on a grid, divided by the factors of its channels; ONNX Runtime does it in
     integers.
 
@@ -79,19 +79,19 @@ def evened(graph: Graph, x: str, name: str, factors: torch.Tensor) -> str:
     return graph.add("Conv", [x, weight], f"{name}.evened", group=len(parts))
 
 
-def quantized(graph: Graph, x: str, name: str, grid: ActQuantizer) -> Value:
+def quantized(graph: OnnxGraph, x: str, name: str, grid: ActQuantizer) -> OnnxValue:
     """x -> uint8 -> float on the grid."""
-    return Value(on_grid(graph, integers(graph, x, name, grid), name, grid), grid)
+    return OnnxValue(on_grid(graph, integers(graph, x, name, grid), name, grid), grid)
 
 
 def convolution(
-    graph: Graph,
-    x: Value,
+    graph: OnnxGraph,
+    x: OnnxValue,
     conv: QuantConv2d,
     readers: Readers,
     compat: bool = False,
     form: Mapping[str, Any] | None = None,
-) -> Value:
+) -> OnnxValue:
     """A convolution with packed weights and an int32 bias on the accumulator's grid.
 
     form: the attributes of the node, if not those of `conv`.
@@ -114,7 +114,7 @@ def convolution(
     return _rounded(graph, source, kernel, conv, reader)
 
 
-def float_convolution(graph: Graph, x: Value, conv: Conv2d) -> Value:
+def float_convolution(graph: OnnxGraph, x: OnnxValue, conv: Conv2d) -> OnnxValue:
     """One that rounds nothing."""
     assert conv.bias is not None
     kernel = conv.dense(conv.weight.detach()).numpy()
@@ -123,12 +123,12 @@ def float_convolution(graph: Graph, x: Value, conv: Conv2d) -> Value:
         graph.constant(f"{conv.name}.w", kernel, np.float32),
         graph.constant(f"{conv.name}.b", conv.repeated(conv.bias.detach()).numpy(), np.float32),
     ]
-    return Value(graph.add("Conv", inputs, f"{conv.name}.out", **_form(conv)), None)
+    return OnnxValue(graph.add("Conv", inputs, f"{conv.name}.out", **_form(conv)), None)
 
 
 def _summed(
-    graph: Graph, source: str, kernel: str, conv: QuantConv2d, form: Mapping[str, Any]
-) -> Value:
+    graph: OnnxGraph, source: str, kernel: str, conv: QuantConv2d, form: Mapping[str, Any]
+) -> OnnxValue:
     """In integers, and what the sums stand for in float."""
     name, shape = conv.name, (-1, 1, 1)
     zero = graph.constant(f"{name}.zero_x", conv.grid.zero_point, np.uint8)
@@ -140,12 +140,12 @@ def _summed(
     wide = graph.add("Cast", [sums], f"{name}.float", to=TensorProto.FLOAT)
     step = graph.constant(f"{name}.step_w", _step(conv).reshape(shape), np.float32)
     unit = graph.add("Mul", [f"{source}.step", step], f"{name}.unit")
-    return Value(graph.add("Mul", [wide, unit], f"{name}.out"), None)
+    return OnnxValue(graph.add("Mul", [wide, unit], f"{name}.out"), None)
 
 
 def _rounded(
-    graph: Graph, source: str, kernel: str, conv: QuantConv2d, reader: ActQuantizer
-) -> Value:
+    graph: OnnxGraph, source: str, kernel: str, conv: QuantConv2d, reader: ActQuantizer
+) -> OnnxValue:
     """In float between grids; where `reader` has factors, divided by them."""
     name, f, units = conv.name, reader.factors, _bias(conv)
     parts = 1.0 if f is None else f.flatten().numpy()
@@ -156,7 +156,7 @@ def _rounded(
     unit = graph.add("Mul", [f"{source}.step", step], f"{name}.unit")
     sums = [graph.int32(f"{name}.b", units), unit, graph.int32(f"nones{len(none)}", none)]
     bias = graph.add("DequantizeLinear", sums, f"{name}.bias", axis=0)
-    return Value(graph.add("Conv", [source, weight, bias], f"{name}.out", **_form(conv)), None)
+    return OnnxValue(graph.add("Conv", [source, weight, bias], f"{name}.out", **_form(conv)), None)
 
 
 def _kernel(conv: QuantConv2d) -> tuple[Array, Array]:

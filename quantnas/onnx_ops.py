@@ -13,53 +13,59 @@ from torch import fx
 
 from .ends import LUMA, enlarge, luma
 from .imdn import contrast
-from .onnx_graph import Graph
-from .onnx_layers import Value, quantized
+from .onnx_graph import OnnxGraph
+from .onnx_layers import OnnxValue, quantized
 from .rfdn import resize_like
 
 
-def _pointwise(kind: str) -> Callable[..., Value]:
+def _pointwise(kind: str) -> Callable[..., OnnxValue]:
     """An operator on every number by itself; what it gives lies on no grid."""
 
-    def add(graph: Graph, name: str, *values: Value, inplace: bool = False) -> Value:
-        return Value(graph.add(kind, [v.name for v in values], name), None)
+    def add(graph: OnnxGraph, name: str, *values: OnnxValue, inplace: bool = False) -> OnnxValue:
+        return OnnxValue(graph.add(kind, [v.name for v in values], name), None)
 
     return add
 
 
-def _cat(graph: Graph, name: str, parts: list[Value], dim: int) -> Value:
-    return Value(graph.add("Concat", [p.name for p in parts], name, axis=dim), None)
+def _cat(graph: OnnxGraph, name: str, parts: list[OnnxValue], dim: int) -> OnnxValue:
+    return OnnxValue(graph.add("Concat", [p.name for p in parts], name, axis=dim), None)
 
 
-def _repeat(graph: Graph, name: str, x: Value, count: int, dim: int) -> Value:
+def _repeat(graph: OnnxGraph, name: str, x: OnnxValue, count: int, dim: int) -> OnnxValue:
     """Every colour `count` times in a row."""
     index = graph.constant(f"{name}.index", np.repeat(np.arange(3), count), np.int64)
     return _kept(graph, name, x, "Gather", index, axis=dim)
 
 
-def _tile(graph: Graph, name: str, x: Value, counts: tuple[int, int, int, int]) -> Value:
+def _tile(
+    graph: OnnxGraph, name: str, x: OnnxValue, counts: tuple[int, int, int, int]
+) -> OnnxValue:
     """All three colours `counts[1]` times, one after the other."""
     index = graph.constant(f"{name}.index", np.tile(np.arange(3), counts[1]), np.int64)
     return _kept(graph, name, x, "Gather", index, axis=1)
 
 
-def _shuffle(graph: Graph, name: str, x: Value, scale: int) -> Value:
+def _shuffle(graph: OnnxGraph, name: str, x: OnnxValue, scale: int) -> OnnxValue:
     return _kept(graph, name, x, "DepthToSpace", blocksize=scale, mode="CRD")
 
 
-def _max_pool(graph: Graph, name: str, x: Value, side: int, stride: int) -> Value:
+def _max_pool(graph: OnnxGraph, name: str, x: OnnxValue, side: int, stride: int) -> OnnxValue:
     return _kept(graph, name, x, "MaxPool", kernel_shape=[side] * 2, strides=[stride] * 2)
 
 
-def _kept(graph: Graph, name: str, x: Value, kind: str, *more: str, **attributes: Any) -> Value:
+def _kept(
+    graph: OnnxGraph, name: str, x: OnnxValue, kind: str, *more: str, **attributes: Any
+) -> OnnxValue:
     """An operator that only moves values: it keeps the grid, and with it the integers."""
     if x.grid is None:
-        return Value(graph.add(kind, [x.name, *more], name, **attributes), None)
+        return OnnxValue(graph.add(kind, [x.name, *more], name, **attributes), None)
     moved = graph.add(kind, [x.name, *more], f"{name}.moved", **attributes)
     return quantized(graph, moved, name, x.grid)
 
 
-def _part(graph: Graph, name: str, x: Value, dim: int, start: int, length: int) -> Value:
+def _part(
+    graph: OnnxGraph, name: str, x: OnnxValue, dim: int, start: int, length: int
+) -> OnnxValue:
     """`length` of the channels, from `start` on."""
     ends = (("start", start), ("end", start + length), ("dim", dim))
     at = [graph.constant(f"{name}.{end}", [n], np.int64) for end, n in ends]
@@ -67,35 +73,35 @@ def _part(graph: Graph, name: str, x: Value, dim: int, start: int, length: int) 
 
 
 def _leaky(
-    graph: Graph, name: str, x: Value, negative_slope: float, inplace: bool = False
-) -> Value:
-    return Value(graph.add("LeakyRelu", [x.name], name, alpha=negative_slope), None)
+    graph: OnnxGraph, name: str, x: OnnxValue, negative_slope: float, inplace: bool = False
+) -> OnnxValue:
+    return OnnxValue(graph.add("LeakyRelu", [x.name], name, alpha=negative_slope), None)
 
 
-def _contrast(graph: Graph, name: str, x: Value) -> Value:
+def _contrast(graph: OnnxGraph, name: str, x: OnnxValue) -> OnnxValue:
     """Deviation plus mean over height and width, in float."""
     mean = graph.add("GlobalAveragePool", [x.name], f"{name}.mean")
     centred = graph.add("Sub", [x.name, mean], f"{name}.centred")
     square = graph.add("Mul", [centred, centred], f"{name}.square")
     variance = graph.add("GlobalAveragePool", [square], f"{name}.variance")
     deviation = graph.add("Sqrt", [variance], f"{name}.deviation")
-    return Value(graph.add("Add", [deviation, mean], name), None)
+    return OnnxValue(graph.add("Add", [deviation, mean], name), None)
 
 
-def _luma(graph: Graph, name: str, x: Value) -> Value:
+def _luma(graph: OnnxGraph, name: str, x: OnnxValue) -> OnnxValue:
     weights = graph.constant("luma.weights", np.reshape(LUMA, (1, 3, 1, 1)), np.float32)
     parts = graph.add("Mul", [x.name, weights], f"{name}.parts")
     axis = graph.constant("axis.colours", [1], np.int64)
-    return Value(graph.add("ReduceSum", [parts, axis], name), None)
+    return OnnxValue(graph.add("ReduceSum", [parts, axis], name), None)
 
 
-def _enlarge(graph: Graph, name: str, x: Value, scale: int) -> Value:
+def _enlarge(graph: OnnxGraph, name: str, x: OnnxValue, scale: int) -> OnnxValue:
     """Bilinear, by a factor."""
     factors = graph.constant(f"factors{scale}", [1, 1, scale, scale], np.float32)
-    return Value(graph.add("Resize", [x.name, "", factors], name, mode="linear"), None)
+    return OnnxValue(graph.add("Resize", [x.name, "", factors], name, mode="linear"), None)
 
 
-def _resize(graph: Graph, name: str, x: Value, like: Value) -> Value:
+def _resize(graph: OnnxGraph, name: str, x: OnnxValue, like: OnnxValue) -> OnnxValue:
     """Bilinear, to the height and width of `like`; they stay open in the file."""
     sides = []
     for source, ends in ((x, (0, 2)), (like, (2, 4))):
@@ -103,10 +109,10 @@ def _resize(graph: Graph, name: str, x: Value, like: Value) -> Value:
         at = [graph.constant(f"{name}.at{end}", [end], np.int64) for end in ends]
         sides.append(graph.add("Slice", [shape, *at], f"{name}.sides{ends[0]}"))
     sizes = graph.add("Concat", sides, f"{name}.sizes", axis=0)
-    return Value(graph.add("Resize", [x.name, "", "", sizes], name, mode="linear"), None)
+    return OnnxValue(graph.add("Resize", [x.name, "", "", sizes], name, mode="linear"), None)
 
 
-TRANSLATE: dict[Any, Callable[..., Value]] = {
+TRANSLATE: dict[Any, Callable[..., OnnxValue]] = {
     torch.relu: _pointwise("Relu"),
     F.relu: _pointwise("Relu"),
     torch.cat: _cat,
@@ -122,12 +128,15 @@ TRANSLATE: dict[Any, Callable[..., Value]] = {
     enlarge: _enlarge,
     F.pixel_shuffle: _shuffle,
 }
-"""Function of the traced network -> (graph, name, *arguments, **keywords) -> Value."""
-OPERATORS: dict[str, Callable[..., Value]] = {"add": _pointwise("Add"), "mul": _pointwise("Mul")}
+"""Function of the traced network -> (graph, name, *arguments, **keywords) -> OnnxValue."""
+OPERATORS: dict[str, Callable[..., OnnxValue]] = {
+    "add": _pointwise("Add"),
+    "mul": _pointwise("Mul"),
+}
 """The same for Python's operators, by name."""
 
 
-def translation(node: fx.Node) -> Callable[..., Value]:
+def translation(node: fx.Node) -> Callable[..., OnnxValue]:
     """The function that writes the operation of a node, as in `TRANSLATE`."""
     target: Any = node.target
     return TRANSLATE.get(target) or OPERATORS[target.__name__]

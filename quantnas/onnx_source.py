@@ -58,7 +58,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Source:
+class FileGraph:
     """The graph of a file, without what is constant, gives back its input, or is not needed."""
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -70,7 +70,7 @@ class Source:
     opset: int
 
 
-def read(path: Path, known: Collection[str]) -> Source:
+def read(path: Path, known: Collection[str]) -> FileGraph:
     """The graph in a file whose operators are all `known`.
 
     Raises DataError for a file that is missing, damaged, above 2 GB, quantized already, or not of
@@ -86,7 +86,7 @@ def read(path: Path, known: Collection[str]) -> Source:
     constant, rest = subgraphs.parted(nodes, stored)
     read = {name for node in rest for name in node.input}
     constants = stored | _computed(model, constant, read, path)
-    return Source(tuple(rest), constants, frozenset(stored), entry, output, opset)
+    return FileGraph(tuple(rest), constants, frozenset(stored), entry, output, opset)
 
 
 def complete(path: Path) -> onnx.ModelProto:

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from .onnx_graph import Graph
+from .onnx_graph import OnnxGraph
 
 Array = NDArray[np.integer]
 INT32 = TensorProto.INT32
@@ -85,7 +85,13 @@ def _codes(stored: NDArray[np.uint8], per_byte: int) -> NDArray[np.uint8]:
 
 
 def integers(
-    graph: Graph, name: str, q: Array, zero: Array, bits: int, signed: bool, compat: bool = False
+    graph: OnnxGraph,
+    name: str,
+    q: Array,
+    zero: Array,
+    bits: int,
+    signed: bool,
+    compat: bool = False,
 ) -> str:
     """Name of the kernel's integers: q - zero in int8 or, not signed, q - zero + MIDDLE in uint8.
 
@@ -108,7 +114,7 @@ def integers(
     return graph.add("Sub" if signed else "Add", [wide, offset], f"{name}.int")
 
 
-def _looked_up(graph: Graph, name: str, q: Array, bits: int) -> str:
+def _looked_up(graph: OnnxGraph, name: str, q: Array, bits: int) -> str:
     """q in int32, by a table of what every byte holds."""
     per_byte = STORAGE[bits].per_byte
     codes = _codes(np.arange(256, dtype=np.uint8), per_byte)

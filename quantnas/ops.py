@@ -20,7 +20,7 @@ Shape = tuple[int, int, int, int]
 
 
 class Conv(Protocol):
-    """What an operation builds its convolutions with; each filling of the skeleton has its own.
+    """What an operation builds its convolutions with; each layer factory has its own.
 
     `inner` marks a convolution that reads the output of another one inside the same operation.
     """

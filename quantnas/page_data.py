@@ -15,7 +15,7 @@ from .cost import REFERENCE
 from .damage_measured import Damages
 from .errors import DataError
 from .runs import STEPS, Run
-from .slider import Views
+from .slider import ComparedCrops
 
 SWEEP = "sweep.yaml"
 """A folder with this file is a sweep."""
@@ -72,7 +72,7 @@ class Shown:
     scores: tuple[Scores, ...]
     search: Search | None
     damages: Damages | None
-    views: Views | None
+    views: ComparedCrops | None
 
     @property
     def bitops(self) -> int:

@@ -14,7 +14,7 @@ from torch import fx
 
 from . import onnx_source, tracing
 from .errors import DataError
-from .onnx_import import Imported
+from .onnx_import import OnnxImport
 
 LIMIT = 1e-4
 """Of the range of the output, that the largest difference may be."""
@@ -32,7 +32,7 @@ class Parity:
     """Difference, as a part of the range of the output."""
 
 
-def check(imported: Imported, path: Path) -> Parity:
+def check(imported: OnnxImport, path: Path) -> Parity:
     """Compare with the file, run as it is written, at two sizes or at the one that it is fixed to.
 
     Raises DataError when they differ by more than 1e-4 of the output's range, and names the first
@@ -55,7 +55,7 @@ def check(imported: Imported, path: Path) -> Parity:
     return Parity(imported.sizes, largest)
 
 
-def _image(imported: Imported, size: tuple[int, int], seed: int) -> Array:
+def _image(imported: OnnxImport, size: tuple[int, int], seed: int) -> Array:
     """Noise: every pixel counts."""
     entry, rng = imported.entry, np.random.default_rng(seed)
     shape = (entry.batch or 1, entry.channels, *size)
@@ -74,7 +74,7 @@ def _difference(found: Array, wanted: Array) -> float:
     return most / max(extent, 1e-6)
 
 
-def _differs(imported: Imported, path: Path, image: Array, difference: float) -> DataError:
+def _differs(imported: OnnxImport, path: Path, image: Array, difference: float) -> DataError:
     """The error that names the first node whose result differs."""
     named = "at its end"
     wanted = _intermediates(imported, path, image)
@@ -95,7 +95,7 @@ def _differs(imported: Imported, path: Path, image: Array, difference: float) ->
     )
 
 
-def _intermediates(imported: Imported, path: Path, image: Array) -> Mapping[str, Array]:
+def _intermediates(imported: OnnxImport, path: Path, image: Array) -> Mapping[str, Array]:
     """Tensor of the file -> what ONNX Runtime gives there."""
     model = onnx.load(path)
     names = {name for node in model.graph.node for name in node.output} & {*imported.tensors}

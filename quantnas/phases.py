@@ -28,14 +28,14 @@ class Progress:
     """Lines that stay."""
 
 
-class Step(Protocol):
+class StepRecord(Protocol):
     """A record of a loop."""
 
     @property
     def step(self) -> int: ...
 
 
-S = TypeVar("S", bound=Step)
+S = TypeVar("S", bound=StepRecord)
 
 
 @dataclass(frozen=True)

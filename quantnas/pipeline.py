@@ -36,7 +36,7 @@ from . import (
 )
 from .config import ExportConfig, RunConfig
 from .errors import UsageError
-from .imported import Imported, read
+from .imported import ImportedNetwork, read
 from .phases import Progress
 from .runs import Run, require, to_json, write_text
 from .space import SearchSpace
@@ -86,7 +86,7 @@ def _write(
     net: nn.Module, totals: cost.Cost, where: SearchSpace, path: Path, form: ExportConfig
 ) -> tuple[str, ...]:
     """The file; what is worth knowing of it."""
-    if not isinstance(net, Imported):
+    if not isinstance(net, ImportedNetwork):
         export.to_onnx(net, totals, where.scale, path, form)
         return ()
     found = surgery.to_onnx(net, totals, where, path, form)

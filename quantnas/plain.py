@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from .ends import Correction, View
-from .filling import Filling
+from .ends import Correction, InputView
+from .filling import LayerFactory
 from .ops import Chain
 from .space import SearchSpace, Slot
 
@@ -28,27 +28,27 @@ class Plain(nn.Module):
     smallest = 1
     colours = (1, 3)
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
-        self.view = View(space, filling)
+        self.view = InputView(space, factory)
         self.edges, self.branches = nn.ModuleList(), nn.ModuleList()
         self.tensors = nn.ModuleList()
         *slots, last = STACKS[space.skeleton](space)
         source = self.view.seen
         for slot in slots:
-            self.edges.append(filling.edge(slot, source))
+            self.edges.append(factory.edge(slot, source))
             left_out = slot.residual and not _holds_any(self.edges[-1])
-            source = source if left_out else filling.tensor()
+            source = source if left_out else factory.tensor()
             self.tensors.append(nn.Identity() if left_out else source)
             branch = slot.residual and not left_out
-            self.branches.append(filling.tensor(signed=True) if branch else nn.Identity())
+            self.branches.append(factory.tensor(signed=True) if branch else nn.Identity())
         self.residual = [slot.residual for slot in slots]
         self.skips = space.skeleton in ("plain", "sesr")
         if self.skips:
-            source = filling.tensor()
+            source = factory.tensor()
             self.summed = source
-        self.upsample = filling.edge(last, source)
-        self.detail, self.correction = filling.tensor(signed=True), Correction(space, filling)
+        self.upsample = factory.edge(last, source)
+        self.detail, self.correction = factory.tensor(signed=True), Correction(space, factory)
 
     def forward(self, x: Tensor) -> Tensor:
         x, y = self.view(x)

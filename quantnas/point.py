@@ -34,7 +34,7 @@ STOP = "stop"
 
 
 @dataclass(frozen=True)
-class Job:
+class PointJob:
     """What one process does."""
 
     run: Path
@@ -64,7 +64,7 @@ def fail(run: Path, cause: str, remedy: str) -> None:
     write_text(path, to_json({"cause": cause, "remedy": remedy}))
 
 
-def perform(job: Job, stopped: Callable[[], bool]) -> int:
+def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
     """Do the steps that the run has not finished; one of the numbers above.
 
     `stopped` is asked after every record whether to stop there.
@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> int:
         gone.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    return perform(Job(folder, rest[0] if rest else None), gone.is_set)
+    return perform(PointJob(folder, rest[0] if rest else None), gone.is_set)
 
 
 if __name__ == "__main__":

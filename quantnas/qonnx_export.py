@@ -6,8 +6,6 @@ Operations are written as in the integer file, by `onnx_ops.TRANSLATE`: no value
 in float.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,9 @@ from torch import fx, nn
 from . import __version__, files, tracing
 from .conv import QuantConv2d
 from .cost import Cost
-from .export import METADATA_KEY
-from .onnx_graph import Graph, tidied
-from .onnx_layers import Value
+from .export import METADATA_KEY, full_metadata
+from .onnx_graph import OnnxGraph, tidied
+from .onnx_layers import OnnxValue
 from .onnx_ops import translation
 from .quantizer import ActQuantizer
 from .rfdn import resize_like
@@ -34,7 +32,7 @@ BIAS_BITS = 32
 
 
 @torch.no_grad()
-def translate(network: nn.Module, size: tuple[int, int]) -> Graph:
+def translate(network: nn.Module, size: tuple[int, int]) -> OnnxGraph:
     """The network's graph for images of that (height, width); input "lr", output "sr".
 
     A grid in front of a pixel shuffle stands behind it once more: what reads QONNX does not see
@@ -43,34 +41,34 @@ def translate(network: nn.Module, size: tuple[int, int]) -> Graph:
     traced = tracing.Tracer().trace(network)
     modules = tracing.modules(network, traced)
     shapes = tracing.shapes(network, traced, size)
-    graph = Graph()
+    graph = OnnxGraph()
 
-    def of_module(node: fx.Node, module: nn.Module, x: Value) -> Value:
-        return Value(_module(graph, node.name, x.name, module), None)
+    def of_module(node: fx.Node, module: nn.Module, x: OnnxValue) -> OnnxValue:
+        return OnnxValue(_module(graph, node.name, x.name, module), None)
 
-    def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> Value:
+    def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> OnnxValue:
         if node.target is resize_like:
-            return Value(_resized(graph, node.name, args[0].name, shapes[node]), None)
+            return OnnxValue(_resized(graph, node.name, args[0].name, shapes[node]), None)
         name = translation(node)(graph, node.name, *args, **kwargs).name
         first: Any = node.args[0]
         grid = modules.get(first)
         if node.target is F.pixel_shuffle and isinstance(grid, ActQuantizer):
             name = _activation(graph, name, f"{node.name}.again", grid)
-        return Value(name, None)
+        return OnnxValue(name, None)
 
-    out = tracing.translate(traced, modules, Value("lr", None), of_module, of_function)
+    out = tracing.translate(traced, modules, OnnxValue("lr", None), of_module, of_function)
     graph.add("Identity", [out.name], "sr")
     return tidied(graph)
 
 
-def _module(graph: Graph, name: str, x: str, module: nn.Module) -> str:
+def _module(graph: OnnxGraph, name: str, x: str, module: nn.Module) -> str:
     if isinstance(module, QuantConv2d):
         return _convolution(graph, x, module)
     assert isinstance(module, ActQuantizer)
     return _activation(graph, x, name, module)
 
 
-def _convolution(graph: Graph, x: str, conv: QuantConv2d) -> str:
+def _convolution(graph: OnnxGraph, x: str, conv: QuantConv2d) -> str:
     name, bits = conv.name, conv.precision.weights
     if conv.input_quantizer is not None:
         x = _activation(graph, x, f"{name}.in", conv.input_quantizer)
@@ -98,7 +96,7 @@ def _convolution(graph: Graph, x: str, conv: QuantConv2d) -> str:
     )
 
 
-def _activation(graph: Graph, x: str, name: str, grid: ActQuantizer) -> str:
+def _activation(graph: OnnxGraph, x: str, name: str, grid: ActQuantizer) -> str:
     """x on its grid; where the grid has factors of its channels, divided by them.
 
     The kernel behind is multiplied by them. So every step is one number for the whole tensor.
@@ -117,7 +115,7 @@ def middle(bits: int) -> int:
 
 
 def _quant(
-    graph: Graph,
+    graph: OnnxGraph,
     x: str,
     output: str,
     grid: tuple[Any, Any, int],
@@ -133,7 +131,7 @@ def _quant(
     return graph.add("Quant", [x, *names], output, domain=DOMAIN, **form)
 
 
-def _resized(graph: Graph, name: str, x: str, shape: tuple[int, ...]) -> str:
+def _resized(graph: OnnxGraph, name: str, x: str, shape: tuple[int, ...]) -> str:
     """Bilinear, to (N, C, H, W)."""
     sizes = graph.constant(f"{name}.sizes", shape, np.int64)
     how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
@@ -159,8 +157,7 @@ def to_qonnx(network: nn.Module, cost: Cost, scale: int, size: tuple[int, int], 
         producer_version=__version__,
     )
     model.graph.value_info.extend(_shapes(model))
-    facts = {"version": __version__, "scale": scale, "cost": asdict(cost)}
-    helper.set_model_props(model, {METADATA_KEY: json.dumps(facts, separators=(",", ":"))})
+    helper.set_model_props(model, {METADATA_KEY: full_metadata(cost, scale)})
     onnx.checker.check_model(model)
     files.write_bytes(path, model.SerializeToString())
 

@@ -44,7 +44,7 @@ FEW = 20
 
 
 @dataclass
-class Facts:
+class SavedFacts:
     """What is known before the retraining; a part of a saved state."""
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Work:
     teacher: nn.Module
     learn: Patches
     held: Patches
-    facts: Facts
+    facts: SavedFacts
     before: float
     """Seconds that the step took before it was interrupted."""
     began: float
@@ -101,7 +101,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     learn, held, counts = yield from _calibration(run, config, where)
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
-    work = Work(run, config, where, found, teacher, learn, held, Facts(), before, began)
+    work = Work(run, config, where, found, teacher, learn, held, SavedFacts(), before, began)
     quantize.require_finite(teacher)
     quantize.require_finite_outputs(teacher, work.low)
     source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels from {_origin(config)}"

@@ -51,7 +51,7 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Operation:
     """One operation of a network."""
 
     inputs: tuple[str, ...]
@@ -76,7 +76,7 @@ def of_network(network: nn.Module) -> Reach:
     return _walk(first, (_traced_step(network, node) for node in nodes))
 
 
-def _walk(first: str, steps: Iterable[_Step]) -> Reach:
+def _walk(first: str, steps: Iterable[_Operation]) -> Reach:
     """Every value has a reach and a spacing, both in pixels of the input.
 
     What is pooled and not yet stretched again counts as `ATTENTION`, not by its kernels.
@@ -99,7 +99,7 @@ def _walk(first: str, steps: Iterable[_Step]) -> Reach:
     return Reach(math.ceil(max(reach for reach, _ in found.values())), attention, whole)
 
 
-def _file_step(node: onnx.NodeProto) -> _Step:
+def _file_step(node: onnx.NodeProto) -> _Operation:
     has = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     pads = has.get("pads", [0])
     kernel = max(1 + 2 * max(pads), *has.get("kernel_shape", [1]))  # padded, so sizes are kept
@@ -110,7 +110,7 @@ def _file_step(node: onnx.NodeProto) -> _Step:
         kernel = 3  # by a whole factor: what follows lies denser, but loses nothing by counting so
     whole = node.op_type in ("GlobalAveragePool", "ReduceMean")
     inputs, output = tuple(node.input), node.output[0]
-    return _Step(inputs, output, kernel, stride, _stretches(node), whole)
+    return _Operation(inputs, output, kernel, stride, _stretches(node), whole)
 
 
 def _stretches(node: onnx.NodeProto) -> bool:
@@ -118,7 +118,7 @@ def _stretches(node: onnx.NodeProto) -> bool:
     return node.op_type == "Resize" and len(node.input) == 4
 
 
-def _traced_step(network: nn.Module, node: fx.Node) -> _Step:
+def _traced_step(network: nn.Module, node: fx.Node) -> _Operation:
     kernel, stride, function = 1, 1.0, node.target
     args: Any = node.args
     if node.op == "call_module":
@@ -133,7 +133,7 @@ def _traced_step(network: nn.Module, node: fx.Node) -> _Step:
         kernel = 3
     inputs = tuple(n.name for n in node.all_input_nodes)
     is_stretch, whole = function is resize_like, function is contrast
-    return _Step(inputs, node.name, kernel, stride, is_stretch, whole)
+    return _Operation(inputs, node.name, kernel, stride, is_stretch, whole)
 
 
 # Parts

@@ -15,7 +15,7 @@ from .config import TRAINED, QuantizeConfig
 from .conv import Conv2d, QuantConv2d
 from .network import convolutions, hooked
 from .saliency import Saliency
-from .train import LOGS, Objective, State, cosine, set_rate
+from .train import LOGS, Objective, TrainingState, cosine, set_rate
 
 BIAS, STEP, ZERO = 0.3, 0.3, 2.0
 """Rates of biases (in deviations of the output), of log2 of steps and of zero points (in levels),
@@ -85,12 +85,12 @@ def in_proportion(rate: float, psnr: float) -> float:
     return rate * min(MOST, 10 ** (-psnr / 20) / OFF)
 
 
-def start(net: nn.Module, teacher: nn.Module, low: Tensor, rate: float) -> State:
+def start(net: nn.Module, teacher: nn.Module, low: Tensor, rate: float) -> TrainingState:
     """Adam with a rate for every tensor, in its own units: layers differ by orders of magnitude.
 
     low (N, 3, H, W): pixels on which the deviations of the outputs are measured.
     """
-    return State(net, _adam(net, _units(net), deviations(teacher, low), rate), net)
+    return TrainingState(net, _adam(net, _units(net), deviations(teacher, low), rate), net)
 
 
 def _adam(

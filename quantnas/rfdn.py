@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .errors import UsageError
-from .filling import Filling
+from .filling import LayerFactory
 from .fitting import fitting
 from .quantizer import ActQuantizer
 from .space import Area, SearchSpace, Slot
@@ -40,23 +40,23 @@ class Rfdn(nn.Module):
     """Pixels of the shorter side of the low-resolution image."""
     steps = 3
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
         self.scale, self.copies = space.scale, space.channels // 3
         slots = {slot.name: slot for slot in rfdn_slots(space)}
-        self.image = filling.tensor(step=1 / 255)
+        self.image = factory.tensor(step=1 / 255)
         self.cells = nn.ModuleList()
         for k in range(space.cells):
-            read = filling.tensor(step=None if k else 1 / 255)
-            self.cells.append(Cell(slots, f"cell{k}_", read, filling))
-        self.joined, self.fused = filling.tensor(), filling.tensor()
-        self.fuse = filling.edge(slots["fuse"], self.joined)
-        self.smooth = filling.edge(slots["smooth"], self.fused)
-        self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor()
-        self.upsample = filling.edge(slots["upsample"], self.deep)
-        self.detail, self.read = filling.tensor(signed=True), filling.tensor()
-        self.tail = filling.edge(slots["tail"], self.read)
-        self.touch, self.pixels = filling.tensor(signed=True), filling.tensor(step=1 / 255)
+            read = factory.tensor(step=None if k else 1 / 255)
+            self.cells.append(Cell(slots, f"cell{k}_", read, factory))
+        self.joined, self.fused = factory.tensor(), factory.tensor()
+        self.fuse = factory.edge(slots["fuse"], self.joined)
+        self.smooth = factory.edge(slots["smooth"], self.fused)
+        self.smoothed, self.deep = factory.tensor(signed=True), factory.tensor()
+        self.upsample = factory.edge(slots["upsample"], self.deep)
+        self.detail, self.read = factory.tensor(signed=True), factory.tensor()
+        self.tail = factory.edge(slots["tail"], self.read)
+        self.touch, self.pixels = factory.tensor(signed=True), factory.tensor(step=1 / 255)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = y = torch.tile(self.image(x), (1, self.copies, 1, 1))
@@ -79,21 +79,21 @@ class Cell(nn.Module):
     branch_end = "fuse"
 
     def __init__(
-        self, slots: dict[str, Slot], prefix: str, read: ActQuantizer, filling: Filling
+        self, slots: dict[str, Slot], prefix: str, read: ActQuantizer, factory: LayerFactory
     ) -> None:
         super().__init__()
         self.steps = nn.ModuleList()
         for i in range(Rfdn.steps):
-            self.steps.append(Step(slots, f"{prefix}{{}}{i}", read, filling))
-            read = filling.tensor()
-        self.stream = nn.ModuleList(filling.tensor(signed=True) for _ in range(Rfdn.steps - 1))
-        self.read, self.kept, self.joined = read, filling.tensor(), filling.tensor()
-        self.body = filling.edge(slots[f"{prefix}body{Rfdn.steps}"], self.read)
-        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.joined)
-        self.residual = filling.residual(slots[f"{prefix}fuse"].c_out)
-        self.fused = filling.tensor(signed=True)
-        self.attention = Esa(slots, f"{prefix}esa_", filling)
-        self.branch, self.carried = filling.tensor(signed=True), filling.tensor(signed=True)
+            self.steps.append(DistillationStep(slots, f"{prefix}{{}}{i}", read, factory))
+            read = factory.tensor()
+        self.stream = nn.ModuleList(factory.tensor(signed=True) for _ in range(Rfdn.steps - 1))
+        self.read, self.kept, self.joined = read, factory.tensor(), factory.tensor()
+        self.body = factory.edge(slots[f"{prefix}body{Rfdn.steps}"], self.read)
+        self.fuse = factory.edge(slots[f"{prefix}fuse"], self.joined)
+        self.residual = factory.residual(slots[f"{prefix}fuse"].c_out)
+        self.fused = factory.tensor(signed=True)
+        self.attention = Esa(slots, f"{prefix}esa_", factory)
+        self.branch, self.carried = factory.tensor(signed=True), factory.tensor(signed=True)
 
     def forward(self, x: Tensor) -> Tensor:
         kept, u = [], x
@@ -105,7 +105,7 @@ class Cell(nn.Module):
         return self.carried(x + self.branch(self.attention(fused)))
 
 
-class Step(nn.Module):
+class DistillationStep(nn.Module):
     """u (N, channels, H, W) -> what is kept of it (N, channels / 2, H, W), and the next u.
 
     The next one is not on a grid yet: the last one is read through a ReLU alone, and an unsigned
@@ -113,13 +113,13 @@ class Step(nn.Module):
     """
 
     def __init__(
-        self, slots: dict[str, Slot], name: str, read: ActQuantizer, filling: Filling
+        self, slots: dict[str, Slot], name: str, read: ActQuantizer, factory: LayerFactory
     ) -> None:
         super().__init__()
-        self.read, self.kept = read, filling.tensor()
-        self.distill = filling.edge(slots[name.format("distill")], self.read)
-        self.body = filling.edge(slots[name.format("body")], self.read)
-        self.branch = filling.tensor(signed=True)
+        self.read, self.kept = read, factory.tensor()
+        self.distill = factory.edge(slots[name.format("distill")], self.read)
+        self.body = factory.edge(slots[name.format("body")], self.read)
+        self.branch = factory.tensor(signed=True)
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         seen = self.read(torch.relu(u))
@@ -134,22 +134,22 @@ class Esa(nn.Module):
     RFDN (arXiv 2009.11551), every convolution reads what a ReLU leaves.
     """
 
-    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
         super().__init__()
-        self.read, self.thin, self.coarse = (filling.tensor() for _ in range(3))
-        self.reduce = filling.edge(slots[f"{prefix}reduce"], self.read)
-        self.stride = filling.edge(slots[f"{prefix}stride"], self.thin)
+        self.read, self.thin, self.coarse = (factory.tensor() for _ in range(3))
+        self.reduce = factory.edge(slots[f"{prefix}reduce"], self.read)
+        self.stride = factory.edge(slots[f"{prefix}stride"], self.thin)
         self.pooled, source = nn.ModuleList(), self.coarse
         self.between = nn.ModuleList()
         for i in range(3):
-            self.pooled.append(filling.edge(slots[f"{prefix}pooled{i}"], source))
-            source = filling.tensor(signed=i == 2)
+            self.pooled.append(factory.edge(slots[f"{prefix}pooled{i}"], source))
+            source = factory.tensor(signed=i == 2)
             self.between.append(source)
-        self.direct = filling.edge(slots[f"{prefix}direct"], self.thin)
-        self.near, self.summed = filling.tensor(signed=True), filling.tensor()
-        self.expand = filling.edge(slots[f"{prefix}expand"], self.summed)
-        self.logits = filling.tensor(signed=True)
-        self.mask = filling.tensor(step=1 / 256)  # 1/255 would round the middle, 0.5, either way
+        self.direct = factory.edge(slots[f"{prefix}direct"], self.thin)
+        self.near, self.summed = factory.tensor(signed=True), factory.tensor()
+        self.expand = factory.edge(slots[f"{prefix}expand"], self.summed)
+        self.logits = factory.tensor(signed=True)
+        self.mask = factory.tensor(step=1 / 256)  # 1/255 would round the middle, 0.5, either way
 
     def forward(self, v: Tensor) -> Tensor:
         thin = self.thin(torch.relu(self.reduce(self.read(torch.relu(v)))))

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .ends import Correction, View
-from .filling import Filling
+from .ends import Correction, InputView
+from .filling import LayerFactory
 from .quantizer import ActQuantizer
 from .space import SearchSpace, Slot
 
@@ -25,25 +25,25 @@ class RfdnDeploy(nn.Module):
     colours = (1, 3)
     steps = 3
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
-        self.view = View(space, filling)
+        self.view = InputView(space, factory)
         slots = {slot.name: slot for slot in rfdn_deploy_slots(space)}
-        self.head = filling.edge(slots["head"], self.view.seen)
-        self.shallow = filling.tensor()
+        self.head = factory.edge(slots["head"], self.view.seen)
+        self.shallow = factory.tensor()
         self.cells, self.carried = nn.ModuleList(), nn.ModuleList()
         source = self.shallow
         for k in range(space.cells):
-            self.cells.append(DeployCell(slots, f"cell{k}_", source, filling))
-            source = filling.tensor()
+            self.cells.append(DeployCell(slots, f"cell{k}_", source, factory))
+            source = factory.tensor()
             self.carried.append(source)
-        self.joined = filling.tensor()
-        self.fuse = filling.edge(slots["fuse"], self.joined)
-        self.fused = filling.tensor()
-        self.smooth = filling.edge(slots["smooth"], self.fused)
-        self.smoothed, self.deep = filling.tensor(signed=True), filling.tensor(signed=True)
-        self.upsample = filling.edge(slots["upsample"], self.deep)
-        self.detail, self.correction = filling.tensor(signed=True), Correction(space, filling)
+        self.joined = factory.tensor()
+        self.fuse = factory.edge(slots["fuse"], self.joined)
+        self.fused = factory.tensor()
+        self.smooth = factory.edge(slots["smooth"], self.fused)
+        self.smoothed, self.deep = factory.tensor(signed=True), factory.tensor(signed=True)
+        self.upsample = factory.edge(slots["upsample"], self.deep)
+        self.detail, self.correction = factory.tensor(signed=True), Correction(space, factory)
 
     def forward(self, x: Tensor) -> Tensor:
         x, y = self.view(x)
@@ -64,23 +64,23 @@ class DeployCell(nn.Module):
     branch_end = "fuse"
 
     def __init__(
-        self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, filling: Filling
+        self, slots: dict[str, Slot], prefix: str, source: ActQuantizer, factory: LayerFactory
     ) -> None:
         super().__init__()
         self.body, self.distill = nn.ModuleList(), nn.ModuleList()
         self.branch, self.stream = nn.ModuleList(), nn.ModuleList()
-        self.kept = nn.ModuleList(filling.tensor() for _ in range(RfdnDeploy.steps + 1))
+        self.kept = nn.ModuleList(factory.tensor() for _ in range(RfdnDeploy.steps + 1))
         for i in range(RfdnDeploy.steps):
-            self.distill.append(filling.edge(slots[f"{prefix}distill{i}"], source))
-            self.body.append(filling.edge(slots[f"{prefix}body{i}"], source))
-            self.branch.append(filling.tensor(signed=True))
-            source = filling.tensor()
+            self.distill.append(factory.edge(slots[f"{prefix}distill{i}"], source))
+            self.body.append(factory.edge(slots[f"{prefix}body{i}"], source))
+            self.branch.append(factory.tensor(signed=True))
+            source = factory.tensor()
             self.stream.append(source)
-        self.body.append(filling.edge(slots[f"{prefix}body{RfdnDeploy.steps}"], source))
-        self.joined = filling.tensor()
-        self.fuse = filling.edge(slots[f"{prefix}fuse"], self.joined)
-        self.residual = filling.residual(slots[f"{prefix}fuse"].c_out)
-        self.out = filling.tensor(signed=True)
+        self.body.append(factory.edge(slots[f"{prefix}body{RfdnDeploy.steps}"], source))
+        self.joined = factory.tensor()
+        self.fuse = factory.edge(slots[f"{prefix}fuse"], self.joined)
+        self.residual = factory.residual(slots[f"{prefix}fuse"].c_out)
+        self.out = factory.tensor(signed=True)
 
     def forward(self, x: Tensor) -> Tensor:
         kept, u = [], x

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .distillation import WayOut, leaky, way_out_slots
-from .filling import Filling
+from .filling import LayerFactory
 from .rfdn import esa_slots, resize_like
 from .space import SearchSpace, Slot
 
@@ -27,14 +27,14 @@ class RfdnPublished(nn.Module):
     """Pixels of the shorter side of the low-resolution image."""
     steps = 3
 
-    def __init__(self, space: SearchSpace, filling: Filling) -> None:
+    def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
         slots = {slot.name: slot for slot in rfdn_published_slots(space)}
-        self.image = filling.tensor(step=1 / 255)
-        self.head = filling.edge(slots["head"], self.image)
-        cells = (PublishedCell(slots, f"cell{k}_", filling) for k in range(space.cells))
+        self.image = factory.tensor(step=1 / 255)
+        self.head = factory.edge(slots["head"], self.image)
+        cells = (PublishedCell(slots, f"cell{k}_", factory) for k in range(space.cells))
         self.cells = nn.ModuleList(cells)
-        self.way_out = WayOut(slots, space.scale, filling)
+        self.way_out = WayOut(slots, space.scale, factory)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = y = self.head(self.image(x))
@@ -52,17 +52,17 @@ class PublishedCell(nn.Module):
     x (N, channels, H, W) -> the same shape.
     """
 
-    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
         super().__init__()
 
         def edge(name: str) -> nn.Module:
-            return filling.edge(slots[prefix + name], filling.free(signed=True))
+            return factory.edge(slots[prefix + name], factory.free(signed=True))
 
         self.distill = nn.ModuleList(edge(f"distill{i}") for i in range(RfdnPublished.steps))
         self.body = nn.ModuleList(edge(f"body{i}") for i in range(RfdnPublished.steps))
         self.last = edge(f"body{RfdnPublished.steps}")
         self.fuse = edge("fuse")
-        self.attention = Attention(slots, f"{prefix}esa_", filling)
+        self.attention = Attention(slots, f"{prefix}esa_", factory)
 
     def forward(self, x: Tensor) -> Tensor:
         kept, u = [], x
@@ -81,11 +81,11 @@ class Attention(nn.Module):
     follows the first two convolutions behind the pooling alone.
     """
 
-    def __init__(self, slots: dict[str, Slot], prefix: str, filling: Filling) -> None:
+    def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
         super().__init__()
 
         def edge(name: str, signed: bool = True) -> nn.Module:
-            return filling.edge(slots[prefix + name], filling.free(signed))
+            return factory.edge(slots[prefix + name], factory.free(signed))
 
         self.reduce, self.stride, self.direct = map(edge, ("reduce", "stride", "direct"))
         self.pooled = nn.ModuleList(edge(f"pooled{i}", signed=i == 0) for i in range(3))

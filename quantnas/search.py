@@ -18,7 +18,7 @@ from . import budget, cost, genotype, network, quantize, quantizer, skeleton, su
 from .adq import Adq
 from .checkpoint import Stateful
 from .config import SearchConfig
-from .decisions import Check, Checks
+from .decisions import DecisionCheck, DecisionLog
 from .genotype import Genotype
 from .objective import entropy, entropy_weight, require_finite
 from .patches import Patches
@@ -29,7 +29,7 @@ CLIP = 5.0
 
 
 @dataclass(frozen=True)
-class Step:
+class SearchStep:
     """One update of the alphas and one of the weights."""
 
     step: int
@@ -47,19 +47,19 @@ class Step:
     """Of the most probable pairs."""
     probabilities: dict[str, list[float]]
     """What is decided -> p of every pair of operation and width, operations first."""
-    check: Check | None
+    check: DecisionCheck | None
     """At the end of an epoch."""
 
 
 @dataclass(frozen=True)
-class State:
+class SearchState:
     """All that changes while searching."""
 
     net: nn.Module
     by_weight: optim.Optimizer
     by_alpha: optim.Optimizer
     price: budget.Multiplier
-    checks: Checks = field(default_factory=Checks)
+    checks: DecisionLog = field(default_factory=DecisionLog)
 
     def parts(self) -> dict[str, Stateful]:
         """What a checkpoint holds."""
@@ -76,12 +76,12 @@ class Material:
     """Neither weights nor alphas see these."""
 
 
-def start(net: nn.Module, config: SearchConfig) -> State:
+def start(net: nn.Module, config: SearchConfig) -> SearchState:
     """Optimizers for a supernet."""
     alphas = supernet.alphas(net)
     known = {id(alpha) for alpha in supernet.all_alphas(net)}
     weights = [(n, p) for n, p in net.named_parameters() if p.requires_grad and id(p) not in known]
-    return State(
+    return SearchState(
         net,
         optim.Adam(train.groups(weights, config.weight_lr), fused=True),
         optim.Adam([{"params": alphas}], config.alpha_lr, betas=(0.5, 0.999)),
@@ -93,7 +93,7 @@ class Searching:
     """The loop's constants: what is searched, on what, and what every pair costs."""
 
     def __init__(
-        self, space: SearchSpace, state: State, material: Material, config: SearchConfig
+        self, space: SearchSpace, state: SearchState, material: Material, config: SearchConfig
     ) -> None:
         self.space, self.state, self.material, self.config = space, state, material, config
         self.net, self.slots = state.net, skeleton.slots(space)
@@ -104,7 +104,7 @@ class Searching:
         self.alphas = supernet.alphas(self.net)
         self.weights = [p for g in state.by_weight.param_groups for p in g["params"]]
 
-    def steps(self, first: int = 0) -> Iterator[Step]:
+    def steps(self, first: int = 0) -> Iterator[SearchStep]:
         """Update the state from step `first` to the end, yielding after every step.
 
         Raises DivergedError, before anything is updated with it, for a loss that is no number.
@@ -195,23 +195,25 @@ class Searching:
         open_ = [a for a in supernet.choices(self.net).values() if a.learning()]
         return sum(a.table().max().item() > above for a in open_) / len(open_) if open_ else 1.0
 
-    def _check(self, epoch: int) -> Check:
+    def _check(self, epoch: int) -> DecisionCheck:
         """Score what would be decided now."""
         found = self.decide()
         batches = [self.batch(self.material.weights, i)[0] for i in range(4)]
         decided = decided_network(self.space, found, copy.deepcopy(self.net), batches)
         psnr = train.measure(decided, self.material.held)
-        check = Check(epoch + 1, psnr, self.bitops_of(found), found)
+        check = DecisionCheck(epoch + 1, psnr, self.bitops_of(found), found)
         if epoch >= self.config.warmup_epochs:
             self.state.checks.rows.append(check)
         return check
 
     @torch.no_grad()
-    def _record(self, step: int, loss: float, error: float, check: Check | None) -> Step:
+    def _record(
+        self, step: int, loss: float, error: float, check: DecisionCheck | None
+    ) -> SearchStep:
         choices = supernet.choices(self.net)
         tables = {name: a.table().flatten() for name, a in choices.items() if a.learning()}
         picks = {name: int(a.log_table().argmax()) for name, a in choices.items()}
-        return Step(
+        return SearchStep(
             step=step,
             loss=loss,
             psnr=-10 * math.log10(max(error, 1e-10)),

@@ -29,7 +29,7 @@ from . import (
     trajectory,
 )
 from .config import RunConfig
-from .contest import Contest, Trial
+from .contest import Contest, TrialStep
 from .genotype import Genotype
 from .phases import Phase, Progress
 from .photographs import Photograph
@@ -88,7 +88,7 @@ def known_genotype(where: SearchSpace, given: Path | None) -> Genotype | None:
     return Genotype(where.name, {slot.name: supernet.choice_of(slot, 0, 0) for slot in slots})
 
 
-def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[search.Step]:
+def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[search.SearchStep]:
     """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
     where, found = tasks.material(task, config, config.search.patch, SHARES)
     _, loop = _loop(config, where, search.Material(*found))
@@ -164,7 +164,7 @@ def _gradient(
     kept = {} if warm is None or _warmed(run, warm) else {c.warmup_epochs * c.steps_per_epoch: warm}
     shared = Shared("search", run, config, where, material.weights)
 
-    def steps(first: int) -> Iterator[search.Step]:
+    def steps(first: int) -> Iterator[search.SearchStep]:
         return shared.lead(loop.steps(first), first, parts)
 
     phase = Phase("search", lambda: total, parts, steps, show, lambda s: s.check is not None, kept)
@@ -239,10 +239,10 @@ def _random(
 def _hold(run: Run, phase: str, contest: Contest, material: search.Material) -> Iterator[Progress]:
     """The contest as a phase of the run."""
 
-    def steps(first: int) -> Iterator[Trial]:
+    def steps(first: int) -> Iterator[TrialStep]:
         return contest.steps(material, first)
 
-    def show(step: Trial) -> dict[str, str | None]:
+    def show(step: TrialStep) -> dict[str, str | None]:
         return {
             "architecture": f"{step.sample}/{len(contest.genotypes)}",
             "loss": f"{step.loss:.4f}",
@@ -254,7 +254,7 @@ def _hold(run: Run, phase: str, contest: Contest, material: search.Material) -> 
     yield from phases.perform(run, Phase(phase, lambda: contest.total, parts, steps, show))
 
 
-def _figures(step: search.Step, at: str) -> dict[str, str | None]:
+def _figures(step: search.SearchStep, at: str) -> dict[str, str | None]:
     """What is shown of a step; at: the resolution of its BitOps."""
     return {
         "loss": f"{step.loss:.4f}",

@@ -8,20 +8,20 @@ from . import imported, ops
 from .basic import Basic, basic_slots
 from .edsr import Edsr, edsr_slots
 from .errors import UsageError
-from .filling import Filling
+from .filling import LayerFactory
 from .imdn import Imdn, imdn_slots
-from .imported import Imported, imported_slots
+from .imported import ImportedNetwork, imported_slots
 from .plain import STACKS, Plain
 from .rfdn import Rfdn, rfdn_slots
 from .rfdn_deploy import RfdnDeploy, rfdn_deploy_slots
 from .rfdn_published import RfdnPublished, rfdn_published_slots
-from .space import Beside, SearchSpace, Slot
+from .space import FloatLayer, SearchSpace, Slot
 
 SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterable[Slot]]]] = {
     "basic": (Basic, basic_slots),
     "edsr": (Edsr, edsr_slots),
     "imdn": (Imdn, imdn_slots),
-    "onnx": (Imported, imported_slots),
+    "onnx": (ImportedNetwork, imported_slots),
     "rfdn": (Rfdn, rfdn_slots),
     "rfdn_deploy": (RfdnDeploy, rfdn_deploy_slots),
     "rfdn_published": (RfdnPublished, rfdn_published_slots),
@@ -102,12 +102,12 @@ def smallest(space: SearchSpace) -> int:
     return max(side, space.pixels.smallest)
 
 
-def beside(space: SearchSpace) -> tuple[Beside, ...]:
+def beside(space: SearchSpace) -> tuple[FloatLayer, ...]:
     """What the network computes in float whatever its slots are: only one from elsewhere does."""
     return imported.beside(space) if space.source else ()
 
 
-def build(space: SearchSpace, filling: Filling) -> nn.Module:
+def build(space: SearchSpace, factory: LayerFactory) -> nn.Module:
     """The space's skeleton, filled. Raises UsageError as `slots` does."""
     slots(space)
-    return SKELETONS[space.skeleton][0](space, filling)
+    return SKELETONS[space.skeleton][0](space, factory)

@@ -36,7 +36,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class View:
+class ComparedCrop:
     """A part of one photograph."""
 
     photograph: str
@@ -47,11 +47,11 @@ class View:
 
 
 @dataclass(frozen=True)
-class Views:
+class ComparedCrops:
     """All of a run."""
 
     scale: int
-    views: tuple[View, ...]
+    views: tuple[ComparedCrop, ...]
 
 
 def make(
@@ -60,7 +60,7 @@ def make(
     upscalers: Mapping[str, Upscaler],
     scale: int,
     whole: bool = False,
-) -> Views:
+) -> ComparedCrops:
     """Write the parts of some photographs, as bicubic, every upscaler and the original have them.
 
     whole: enlarge whole photographs, for a file that takes images of one size alone.
@@ -69,17 +69,17 @@ def make(
     for old in folder.glob("*.webp"):
         old.unlink()
     chosen = photos[:: max(1, len(photos) // COUNT)][:COUNT]
-    views = Views(
+    views = ComparedCrops(
         scale, tuple(_view(folder, i, p, upscalers, scale, whole) for i, p in enumerate(chosen))
     )
     write_text(run.path(f"{FOLDER}/{FILE}"), to_json(views))
     return views
 
 
-def load(run: Run) -> Views | None:
+def load(run: Run) -> ComparedCrops | None:
     """What `make` wrote; none where it has not."""
     path = run.folder / FOLDER / FILE
-    return schema.parse(Views, read_json(path), str(path)) if path.exists() else None
+    return schema.parse(ComparedCrops, read_json(path), str(path)) if path.exists() else None
 
 
 def _view(
@@ -89,7 +89,7 @@ def _view(
     upscalers: Mapping[str, Upscaler],
     scale: int,
     whole: bool,
-) -> View:
+) -> ComparedCrop:
     pair = photographs.read(photo, scale)
     plain = bicubic.upscale(pair.low, scale)
     height, width = (
@@ -109,7 +109,7 @@ def _view(
         _version(folder, f"{number}-{i}.webp", name, parts[name], parts[ORIGINAL], scale)
         for i, name in enumerate(order)
     )
-    return View(pair.name, width * scale, height * scale, versions)
+    return ComparedCrop(pair.name, width * scale, height * scale, versions)
 
 
 def _version(

@@ -189,7 +189,7 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Beside:
+class FloatLayer:
     """What a network from elsewhere computes beside its convolutions, in float."""
 
     name: str

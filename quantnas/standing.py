@@ -69,7 +69,7 @@ def within(told: Mapping[str, Any]) -> float:
     return begins + part * float(told["done"]) / float(told["total"])
 
 
-class Pace:
+class TimeEstimate:
     """How long the rest will take, from what was done since this process began."""
 
     def __init__(self) -> None:

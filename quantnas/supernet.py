@@ -157,8 +157,8 @@ RESIDUALS: dict[str, Callable[[int], nn.Module]] = {
 """`search.deviation` -> what stands around a cell of so many channels."""
 
 
-class Filling:
-    """Fills a skeleton with all candidates (`filling.Filling`)."""
+class SupernetFactory:
+    """Fills a skeleton with all candidates (`filling.LayerFactory`)."""
 
     def __init__(self, space: SearchSpace, how: SearchConfig) -> None:
         self.tensors = FloatTensor if space.is_float else Carrier
@@ -183,7 +183,7 @@ class Filling:
 def build(space: SearchSpace, how: SearchConfig | None = None) -> nn.Module:
     """The supernet of a space: (N, 3, H, W) -> (N, 3, scale*H, scale*W)."""
     how = how or SearchConfig()
-    net = skeleton.build(space, Filling(space, how))
+    net = skeleton.build(space, SupernetFactory(space, how))
     if not RELAXATIONS[how.relaxation].trains_grids:
         for name, parameter in net.named_parameters():
             if name.endswith(("log2_step", "zero")):  # fitted from time to time, not trained

@@ -20,8 +20,8 @@ from .conv import QuantConv2d
 from .cost import Cost
 from .errors import UsageError
 from .network import convolutions
-from .onnx_graph import CONVOLUTIONS, Graph, compact
-from .onnx_layers import Value, convolution, quantized
+from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
+from .onnx_layers import OnnxValue, convolution, quantized
 from .onnx_weights import STORAGE
 from .quantizer import FloatTensor
 from .space import SearchSpace
@@ -45,7 +45,7 @@ class Written:
 
 @torch.no_grad()
 def to_onnx(
-    network: imported.Imported,
+    network: imported.ImportedNetwork,
     cost: Cost,
     where: SearchSpace,
     path: Path,
@@ -115,7 +115,7 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def _replace(
     model: onnx.ModelProto,
-    network: imported.Imported,
+    network: imported.ImportedNetwork,
     convs: Mapping[str, QuantConv2d],
     compat: bool,
 ) -> None:
@@ -124,7 +124,7 @@ def _replace(
     makers = {name: node for node in nodes for name in node.output}
     at = {node.output[0]: k for k, node in enumerate(nodes)}
     order = sorted(convs, key=lambda name: at[places[name].gives])
-    graph, parts = Graph(), {}
+    graph, parts = OnnxGraph(), {}
     for name in order:  # constants that several share must come before all of them
         before = len(graph.nodes)
         _written(graph, makers[places[name].made], places[name].gives, convs[name], compat)
@@ -145,15 +145,15 @@ def _replace(
     _keep_used(model, new, list(graph.tensors.values()))
 
 
-def _names(graph: Graph) -> set[str]:
+def _names(graph: OnnxGraph) -> set[str]:
     return {name for node in graph.nodes for name in (*node.input, *node.output)}
 
 
 def _written(
-    graph: Graph, node: onnx.NodeProto, gives: str, conv: QuantConv2d, compat: bool
+    graph: OnnxGraph, node: onnx.NodeProto, gives: str, conv: QuantConv2d, compat: bool
 ) -> None:
     """The integer form of a convolution that reads what `node` of the file does."""
-    x = Value(f"{FILE}{node.input[0]}", None)
+    x = OnnxValue(f"{FILE}{node.input[0]}", None)
     if not isinstance(conv.source, FloatTensor):
         x = quantized(graph, x.name, f"{conv.name}.pixels", conv.source)
     form = {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -16,9 +16,9 @@ from . import beginning, branching, page_data, point, runs, schema
 from .beginning import Prepared
 from .errors import DataError, QuantnasError, UsageError
 from .plan import Point
-from .point import Job
+from .point import PointJob
 from .runs import Run, to_json, write_text
-from .standing import Overview, Pace, Standing, State, measured, within
+from .standing import Overview, Standing, State, TimeEstimate, measured, within
 from .workers import Engine
 
 TRIES = 3
@@ -113,7 +113,7 @@ class _Sweep:
     engine: Engine
     runs: dict[str, Run] = field(default_factory=dict)
     keys: dict[str, dict[str, str | None]] = field(default_factory=dict)
-    running: dict[str, Job] = field(default_factory=dict)
+    running: dict[str, PointJob] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     furthest: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class _Sweep:
         self.own = {name: self._own(name) for name in self.runs}
 
     def steps(self) -> Generator[Overview, None, None]:
-        pace = Pace()
+        pace = TimeEstimate()
         while True:
             for job, code in self.engine.ended():
                 self._note(job, code)
@@ -145,7 +145,7 @@ class _Sweep:
                 return
             time.sleep(TICK)
 
-    def _note(self, job: Job, code: int) -> None:
+    def _note(self, job: PointJob, code: int) -> None:
         """Take note of a process that has ended; one that was killed is begun again."""
         del self.running[job.name]
         if self._over(job.name):
@@ -197,7 +197,7 @@ class _Sweep:
             source = self._source(name, step)
             if source is not None:
                 branching.take(source, run, until)
-        job = Job(run.folder, self._warm(name))
+        job = PointJob(run.folder, self._warm(name))
         self.tries[name] = self.tries.get(name, 0) + 1
         self.engine.start(job)
         self.running[name] = job
@@ -209,7 +209,7 @@ class _Sweep:
                 return self.runs[other]
         return None
 
-    def overview(self, pace: Pace) -> Overview:
+    def overview(self, pace: TimeEstimate) -> Overview:
         """Where all are now."""
         told = {name: point.progress(run.folder) for name, run in self.runs.items()}
         weights = measured(told.values())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import evaluate, reach
 from .evaluate import Upscaler
-from .imported import Imported
+from .imported import ImportedNetwork
 from .onnx_session import open_session
 from .patches import to_image, to_tensor
 from .reach import Reach
@@ -89,7 +89,7 @@ def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> 
 
     pixels: what a file from elsewhere takes and gives; how far it looks is not known.
     """
-    foreign = pixels is not None or isinstance(source, Imported)
+    foreign = pixels is not None or isinstance(source, ImportedNetwork)
     unknown = Reach(UNKNOWN, whole=True)  # never an attention, so it is not asked for its parts
     if isinstance(source, Path):
         whole, part = evaluate.onnx_upscaler(source, pixels), partial(_file_part, source)

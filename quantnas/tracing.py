@@ -4,12 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .quantizer import ActQuantizer
 
 CALL = "call_module"
 """A node of a trace that stands for a module."""
+
+RELUS = (torch.relu, F.relu)
+"""Functions of a trace that are a ReLU."""
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -25,6 +29,22 @@ class Tracer(fx.Tracer):
 def modules(network: nn.Module, traced: fx.Graph) -> dict[fx.Node, nn.Module]:
     """Node -> the module that it stands for, of those that stand for one."""
     return {n: network.get_submodule(str(n.target)) for n in traced.nodes if n.op == CALL}
+
+
+def grid_ahead(
+    node: fx.Node, modules: Mapping[fx.Node, nn.Module]
+) -> tuple[ActQuantizer | None, bool]:
+    """The grid that alone reads what a node gives, and whether a ReLU lies in front of it.
+
+    It stands by itself or belongs to a convolution; the ReLU is the node or the only one that reads
+    it. There is no grid where several nodes read the tensor, or one that does not round it.
+    """
+    users, relu = list(node.users), node.target in RELUS
+    if len(users) == 1 and users[0].target in RELUS:
+        users, relu = list(users[0].users), True
+    module = modules.get(users[0]) if len(users) == 1 else None
+    grid = getattr(module, "input_quantizer", module)
+    return (grid, relu) if isinstance(grid, ActQuantizer) else (None, relu)
 
 
 def translate(

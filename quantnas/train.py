@@ -92,7 +92,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """One update."""
 
     step: int
@@ -123,7 +123,7 @@ class Best:
 
 
 @dataclass
-class Pace:
+class TrainingProgress:
     """How far a training is: by its steps or, when time is short, by its time."""
 
     steps: int = 0
@@ -158,7 +158,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """All that changes while training."""
 
     net: nn.Module
@@ -168,7 +168,7 @@ class State:
     best: Best = field(default_factory=Best)
     last: dict[str, Tensor] = field(default_factory=dict)
     """What was reached at the end, best or not; empty before."""
-    pace: Pace = field(default_factory=Pace)
+    pace: TrainingProgress = field(default_factory=TrainingProgress)
 
     def parts(self) -> dict[str, Stateful]:
         """What a checkpoint holds."""
@@ -177,11 +177,11 @@ class State:
         return parts if self.average is self.net else {**parts, "average": self.average}
 
 
-def start(net: nn.Module, lr: float, average: bool = False) -> State:
+def start(net: nn.Module, lr: float, average: bool = False) -> TrainingState:
     """An optimizer for a network, and room for the average of its weights."""
     learning = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     optimizer = optim.Adam(groups(learning, lr), fused=True)
-    return State(net, optimizer, copy.deepcopy(net) if average else net)
+    return TrainingState(net, optimizer, copy.deepcopy(net) if average else net)
 
 
 def groups(parameters: Iterable[tuple[str, nn.Parameter]], lr: float) -> list[dict[str, Any]]:
@@ -200,13 +200,13 @@ def set_rate(optimizer: optim.Optimizer, lr: float) -> None:
 
 
 def fit(
-    state: State,
+    state: TrainingState,
     patches: Patches,
     validation: Patches,
     schedule: Schedule,
     objective: Objective = Objective(),
     first: int = 0,
-) -> Iterator[Step]:
+) -> Iterator[TrainingStep]:
     """Train from step `first`; at the end the network holds its best state."""
     net, pace, device = state.net, state.pace, next(state.net.parameters()).device
     pace.steps = pace.steps or schedule.steps
@@ -225,14 +225,14 @@ def fit(
             pace.advance(done, time.monotonic() - began, schedule)
             if psnr is None and done == pace.steps:
                 psnr = _check(state, validation, objective)
-            yield Step(done, loss, psnr, pace.steps)
+            yield TrainingStep(done, loss, psnr, pace.steps)
     state.last.update(copy.deepcopy(state.average.state_dict()))
     if state.best.weights:
         net.load_state_dict(state.best.weights)
     net.eval()
 
 
-def _check(state: State, validation: Patches, objective: Objective) -> float | None:
+def _check(state: TrainingState, validation: Patches, objective: Objective) -> float | None:
     """PSNR on the validation patches, if this is the first process; the best state is kept."""
     if team.rank() > 0:
         return None
@@ -246,7 +246,7 @@ def cosine(done: float, total: float = 1.0) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(total, done) / total))
 
 
-def _update(state: State, objective: Objective, low: Tensor, high: Tensor) -> float:
+def _update(state: TrainingState, objective: Objective, low: Tensor, high: Tensor) -> float:
     """One step on the rows of this process; the loss is that of the whole batch."""
     net = state.net
     net.train()
@@ -265,7 +265,7 @@ def _update(state: State, objective: Objective, low: Tensor, high: Tensor) -> fl
 
 
 @torch.no_grad()
-def _follow(state: State, decay: float, done: int) -> None:
+def _follow(state: TrainingState, decay: float, done: int) -> None:
     """Move the average towards the weights; early ones are forgotten sooner."""
     if state.average is not state.net:
         pairs = zip(state.average.parameters(), state.net.parameters(), strict=True)

@@ -109,7 +109,7 @@ class _Pupil:
         )
 
 
-def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[train.Step]:
+def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[train.TrainingStep]:
     """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
     where, (learn, held) = tasks.material(task, config, config.train.patch, SHARES)
     found, rounded = genotype.from_json(task["genotype"], "the first process"), task["rounded"]
@@ -158,7 +158,7 @@ def fit(
     phase: str,
     net: nn.Module,
     lesson: Lesson,
-    state: train.State | None = None,
+    state: train.TrainingState | None = None,
 ) -> Iterator[Progress]:
     """Train `net`, in place; it is back on the CPU at the end, with its best weights.
 
@@ -170,7 +170,7 @@ def fit(
     label = "PSNR" if lesson.objective.target is train.truth else "PSNR to float"
     show = _figures(plan.batch, label)
 
-    def steps(first: int) -> Iterator[train.Step]:
+    def steps(first: int) -> Iterator[train.TrainingStep]:
         mine = train.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
         shared = lesson.shared
         return mine if shared is None else shared.lead(mine, first, state.parts())
@@ -184,11 +184,11 @@ def fit(
     net.cpu()
 
 
-def _figures(batch: int, label: str) -> Callable[[train.Step], dict[str, str | None]]:
+def _figures(batch: int, label: str) -> Callable[[train.TrainingStep], dict[str, str | None]]:
     """What is shown of a step, with the speed since the first one; label: of the PSNR."""
     seen: list[tuple[int, float]] = []  # the first step and the last one, with their times
 
-    def show(step: train.Step) -> dict[str, str | None]:
+    def show(step: train.TrainingStep) -> dict[str, str | None]:
         seen[1:] = [(step.step, time.monotonic())]
         (first, began), (last, now) = seen[0], seen[-1]
         speed = batch * (last - first) / max(1e-9, now - began)

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from . import shape_arithmetic as arithmetic
-from .building import Array, Build, Step, Value, refuse
+from .building import Array, Build, FileNode, Value, refuse
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
 """Dimensions of a kernel -> module"""
 
 
 def convolution(
-    b: Build, step: Step, x: fx.Node, weight: Value, bias: Value | None = None
+    b: Build, step: FileNode, x: fx.Node, weight: Value, bias: Value | None = None
 ) -> Value:
     kernel = _kernel(weight)
     sides = kernel.shape[2:]
@@ -37,7 +37,9 @@ def convolution(
     return b.layer(_filled(module, kernel, bias, kernel.shape[0]), x, _stem(step))
 
 
-def transposed(b: Build, step: Step, x: fx.Node, weight: Value, bias: Value | None = None) -> Value:
+def transposed(
+    b: Build, step: FileNode, x: fx.Node, weight: Value, bias: Value | None = None
+) -> Value:
     """Where it is padded unevenly, the rest is cut off behind."""
     kernel = _kernel(weight)
     sides = kernel.shape[2:]
@@ -62,7 +64,7 @@ def transposed(b: Build, step: Step, x: fx.Node, weight: Value, bias: Value | No
     return b.call(operator.getitem, found, (slice(None), slice(None), *cuts))
 
 
-def _cut(step: Step, totals: Sequence[int]) -> list[tuple[int, int]]:
+def _cut(step: FileNode, totals: Sequence[int]) -> list[tuple[int, int]]:
     """(begin, end) per side of what a transposed convolution leaves out."""
     how = step.get("auto_pad", "NOTSET")
     if how == "NOTSET":
@@ -90,7 +92,7 @@ def _filled(module: Any, kernel: Array, bias: Value | None, count: int) -> Any:
     return module
 
 
-def _stem(step: Step) -> str:
+def _stem(step: FileNode) -> str:
     """A name for a layer: that of its weight, as torch calls it, or of its node."""
     stem, dot, last = step.inputs[1].rpartition(".")
     if dot and last == "weight":
@@ -103,7 +105,7 @@ def _stem(step: Step) -> str:
 
 def padded(
     b: Build,
-    step: Step,
+    step: FileNode,
     x: fx.Node,
     windows: Sequence[int],
     strides: Sequence[int],
@@ -118,7 +120,7 @@ def padded(
 
 
 def _ends(
-    b: Build, step: Step, x: fx.Node, windows: Sequence[int], strides: Sequence[int]
+    b: Build, step: FileNode, x: fx.Node, windows: Sequence[int], strides: Sequence[int]
 ) -> list[tuple[Any, Any]]:
     """(begin, end) per side"""
     how = step.get("auto_pad", "NOTSET")
@@ -137,7 +139,7 @@ def _ends(
     return found
 
 
-def max_pool(b: Build, step: Step, x: fx.Node) -> Value:
+def max_pool(b: Build, step: FileNode, x: fx.Node) -> Value:
     kernel, strides = _window(step)
     dilations = step.get("dilations", [1, 1])
     windows = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
@@ -149,7 +151,7 @@ def max_pool(b: Build, step: Step, x: fx.Node) -> Value:
     return b.call(torch.max_pool2d, x, kernel, strides, pads, dilations, ceil)
 
 
-def average_pool(b: Build, step: Step, x: fx.Node) -> Value:
+def average_pool(b: Build, step: FileNode, x: fx.Node) -> Value:
     kernel, strides = _window(step)
     counted = bool(step.get("count_include_pad", 0))
     before = x
@@ -162,7 +164,7 @@ def average_pool(b: Build, step: Step, x: fx.Node) -> Value:
     return b.call(F.avg_pool2d, x, kernel, strides, pads, ceil, counted)
 
 
-def _window(step: Step) -> tuple[list[int], list[int]]:
+def _window(step: FileNode) -> tuple[list[int], list[int]]:
     kernel = list(step.get("kernel_shape"))
     if len(kernel) != 2:
         raise refuse(f"a window of {len(kernel)} dimensions")
@@ -172,7 +174,7 @@ def _window(step: Step) -> tuple[list[int], list[int]]:
 # Matrices
 
 
-def gemm(b: Build, step: Step, x: Value, weight: Value, bias: Value | None = None) -> Value:
+def gemm(b: Build, step: FileNode, x: Value, weight: Value, bias: Value | None = None) -> Value:
     """A layer where weight and bias are stored, else a product."""
     turned = step.get("transA", 0), step.get("transB", 0)
     factor, share = step.get("alpha", 1.0), step.get("beta", 1.0)
@@ -193,14 +195,14 @@ def gemm(b: Build, step: Step, x: Value, weight: Value, bias: Value | None = Non
     return b.call(operator.add, found, more)
 
 
-def matmul(b: Build, step: Step, x: Value, y: Value) -> Value:
+def matmul(b: Build, step: FileNode, x: Value, y: Value) -> Value:
     """A layer where the second factor is a stored matrix."""
     if isinstance(x, fx.Node) and not isinstance(y, fx.Node) and y.ndim == 2:
         return _linear(b, step, x, y.T, None)
     return b.call(torch.matmul, b.tensor(x, step.inputs[0]), b.tensor(y, step.inputs[1]))
 
 
-def _linear(b: Build, step: Step, x: fx.Node, matrix: Array, bias: Array | None) -> Value:
+def _linear(b: Build, step: FileNode, x: fx.Node, matrix: Array, bias: Array | None) -> Value:
     module = nn.Linear(matrix.shape[1], matrix.shape[0], device="meta")
     return b.layer(_filled(module, _kernel(matrix), bias, len(matrix)), x, _stem(step))
 
@@ -208,7 +210,7 @@ def _linear(b: Build, step: Step, x: fx.Node, matrix: Array, bias: Array | None)
 # Normalisation
 
 
-def batch_norm(b: Build, step: Step, x: fx.Node, *values: Value) -> Value:
+def batch_norm(b: Build, step: FileNode, x: fx.Node, *values: Value) -> Value:
     if step.get("training_mode", 0):
         raise refuse("batch normalisation in training")
     weight, bias, mean, variance = (
@@ -219,13 +221,15 @@ def batch_norm(b: Build, step: Step, x: fx.Node, *values: Value) -> Value:
     return b.call(F.batch_norm, x, mean, variance, weight, bias, False, 0.0, epsilon)
 
 
-def instance_norm(b: Build, step: Step, x: fx.Node, *values: Value) -> Value:
+def instance_norm(b: Build, step: FileNode, x: fx.Node, *values: Value) -> Value:
     weight, bias = map(b.tensor, values, step.inputs[1:])
     epsilon = step.get("epsilon", 1e-5)
     return b.call(F.instance_norm, x, None, None, weight, bias, True, 0.0, epsilon)
 
 
-def layer_norm(b: Build, step: Step, x: fx.Node, weight: Value, bias: Value | None = None) -> Value:
+def layer_norm(
+    b: Build, step: FileNode, x: fx.Node, weight: Value, bias: Value | None = None
+) -> Value:
     axis = step.get("axis", -1) % b.rank(x)
     scale = b.tensor(weight, step.inputs[1])
     if b.rank(scale) != b.rank(x) - axis:
@@ -235,7 +239,7 @@ def layer_norm(b: Build, step: Step, x: fx.Node, weight: Value, bias: Value | No
     return b.call(F.layer_norm, x, sides, scale, shift, step.get("epsilon", 1e-5))
 
 
-def group_norm(b: Build, step: Step, x: fx.Node, weight: Value, bias: Value) -> Value:
+def group_norm(b: Build, step: FileNode, x: fx.Node, weight: Value, bias: Value) -> Value:
     if step.opset < 21:
         raise refuse("group normalisation with a scale per group, as before version 21")
     scale, shift = map(b.tensor, (weight, bias), step.inputs[1:])

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from torch import fx
 
 from . import shape_arithmetic as arithmetic
-from .building import Build, Step, Value, fixed, numbers, refuse, shape
+from .building import Build, FileNode, Value, fixed, numbers, refuse, shape
 
 PADDINGS = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 """Mode -> the same in torch, besides a constant."""
@@ -18,17 +18,17 @@ END = 2**31 - 1
 """What a slice ends with that goes to the end, at least."""
 
 
-def shape_of(b: Build, step: Step, x: Value) -> Value:
+def shape_of(b: Build, step: FileNode, x: Value) -> Value:
     rank = b.rank(x)
     found = [b.side(x, d) for d in range(rank)] if isinstance(x, fx.Node) else list(np.shape(x))
     return shape(found)[step.get("start", 0) : step.get("end")]
 
 
-def size_of(b: Build, step: Step, x: fx.Node) -> Value:
+def size_of(b: Build, step: FileNode, x: fx.Node) -> Value:
     return shape([arithmetic.product(b, shape_of(b, step, x))]).reshape(())
 
 
-def constant_of_shape(b: Build, step: Step, sides: Value) -> Value:
+def constant_of_shape(b: Build, step: FileNode, sides: Value) -> Value:
     stored = step.get("value")
     value = np.zeros(1, np.float32) if stored is None else numpy_helper.to_array(stored)
     known = numbers(sides)
@@ -38,12 +38,12 @@ def constant_of_shape(b: Build, step: Step, sides: Value) -> Value:
     return b.call(torch.full, known, value.item(), dtype=kind)
 
 
-def span(b: Build, step: Step, start: Value, limit: Value, delta: Value) -> Value:
+def span(b: Build, step: FileNode, start: Value, limit: Value, delta: Value) -> Value:
     """Range: of whole numbers that are known."""
     return np.arange(*(fixed(v)[0] for v in (start, limit, delta))).astype(object)
 
 
-def reshape(b: Build, step: Step, x: Value, sides: Value) -> Value:
+def reshape(b: Build, step: FileNode, x: Value, sides: Value) -> Value:
     """A side of 0 stays as it is."""
     wanted = list(numbers(sides))
     if not isinstance(x, fx.Node):
@@ -53,25 +53,27 @@ def reshape(b: Build, step: Step, x: Value, sides: Value) -> Value:
     return b.call(torch.reshape, x, tuple(wanted))
 
 
-def flatten(b: Build, step: Step, x: fx.Node) -> Value:
+def flatten(b: Build, step: FileNode, x: fx.Node) -> Value:
     axis = step.get("axis", 1) % (b.rank(x) + 1)
     first = arithmetic.product(b, [b.side(x, dim) for dim in range(axis)])
     return b.call(torch.reshape, x, (first, -1))
 
 
-def transpose(b: Build, step: Step, x: Value) -> Value:
+def transpose(b: Build, step: FileNode, x: Value) -> Value:
     order = tuple(step.get("perm") or reversed(range(b.rank(x))))
     return b.call(torch.permute, x, order) if isinstance(x, fx.Node) else np.transpose(x, order)
 
 
-def concat(b: Build, step: Step, *parts: Value) -> Value:
+def concat(b: Build, step: FileNode, *parts: Value) -> Value:
     axis = step.get("axis")
     if not any(isinstance(part, fx.Node) for part in parts):
         return np.concatenate([np.asarray(part, object) for part in parts], axis)
     return b.call(torch.cat, [*map(b.tensor, parts, step.inputs)], axis)
 
 
-def split(b: Build, step: Step, x: fx.Node, sizes: Value | None = None) -> Value | tuple[Any, ...]:
+def split(
+    b: Build, step: FileNode, x: fx.Node, sizes: Value | None = None
+) -> Value | tuple[Any, ...]:
     """Sizes are an attribute or, later, an input; without them parts are equal but the last."""
     axis, count = step.get("axis", 0), len(step.outputs)
     wanted: Any = list(step.get("split") or numbers(sizes))
@@ -82,7 +84,7 @@ def split(b: Build, step: Step, x: fx.Node, sizes: Value | None = None) -> Value
     return tuple(b.call(operator.getitem, parts, k) for k in range(count))
 
 
-def cut(b: Build, step: Step, x: Value, *more: Value | None) -> Value:
+def cut(b: Build, step: FileNode, x: Value, *more: Value | None) -> Value:
     """Slice. Its settings are attributes or, later, inputs."""
     names = ("starts", "ends", "axes", "steps")
     starts, ends, axes, steps = (
@@ -117,7 +119,7 @@ def _part(b: Build, x: fx.Node, axis: int, start: Any, end: Any, stride: Any) ->
     return b.call(operator.getitem, x, cuts)
 
 
-def gather(b: Build, step: Step, x: Value, index: Value) -> Value:
+def gather(b: Build, step: FileNode, x: Value, index: Value) -> Value:
     axis = step.get("axis", 0)
     if not isinstance(x, fx.Node):
         places = np.reshape(np.array(fixed(index), int), b.example(index).shape)
@@ -129,7 +131,7 @@ def gather(b: Build, step: Step, x: Value, index: Value) -> Value:
     return b.call(torch.select, x, axis, numbers(index)[0])
 
 
-def squeeze(b: Build, step: Step, x: Value, axes: Value | None = None) -> Value:
+def squeeze(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Value:
     over = tuple(step.get("axes") or fixed(axes))
     if not isinstance(x, fx.Node):
         return np.squeeze(x, over or None)
@@ -137,7 +139,7 @@ def squeeze(b: Build, step: Step, x: Value, axes: Value | None = None) -> Value:
     return b.call(torch.squeeze, x, over)
 
 
-def unsqueeze(b: Build, step: Step, x: Value, axes: Value | None = None) -> Value:
+def unsqueeze(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Value:
     over = tuple(step.get("axes") or fixed(axes))
     if not isinstance(x, fx.Node):
         return np.expand_dims(x, over)
@@ -147,7 +149,7 @@ def unsqueeze(b: Build, step: Step, x: Value, axes: Value | None = None) -> Valu
     return x
 
 
-def expand(b: Build, step: Step, x: Value, sides: Value) -> Value:
+def expand(b: Build, step: FileNode, x: Value, sides: Value) -> Value:
     wanted = list(numbers(sides))
     if not isinstance(x, fx.Node) and not any(isinstance(n, fx.Node) for n in wanted):
         return np.broadcast_to(x, np.broadcast_shapes(np.shape(x), tuple(wanted)))
@@ -161,7 +163,7 @@ def expand(b: Build, step: Step, x: Value, sides: Value) -> Value:
     return b.method("expand", node, *wanted)
 
 
-def tile(b: Build, step: Step, x: Value, counts: Value) -> Value:
+def tile(b: Build, step: FileNode, x: Value, counts: Value) -> Value:
     if not isinstance(x, fx.Node):
         return np.tile(x, fixed(counts))
     return b.call(torch.tile, x, numbers(counts))
@@ -169,7 +171,7 @@ def tile(b: Build, step: Step, x: Value, counts: Value) -> Value:
 
 def pad(
     b: Build,
-    step: Step,
+    step: FileNode,
     x: fx.Node,
     pads: Value | None = None,
     value: Value | None = None,
@@ -199,7 +201,7 @@ def pad(
 # Channels into pixels, and back
 
 
-def depth_to_space(b: Build, step: Step, x: fx.Node) -> Value:
+def depth_to_space(b: Build, step: FileNode, x: fx.Node) -> Value:
     """torch lays the parts of a channel side by side (CRD), not its channels (DCR)."""
     side = step.get("blocksize")
     if step.get("mode", "DCR") == "DCR":
@@ -207,7 +209,7 @@ def depth_to_space(b: Build, step: Step, x: fx.Node) -> Value:
     return b.call(F.pixel_shuffle, x, side)
 
 
-def space_to_depth(b: Build, step: Step, x: fx.Node) -> Value:
+def space_to_depth(b: Build, step: FileNode, x: fx.Node) -> Value:
     channels = b.side(x, 1)
     return reordered(b, b.call(F.pixel_unshuffle, x, step.get("blocksize")), channels)
 

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from torch import fx
 
 from . import shape_arithmetic as arithmetic
-from .building import Build, Step, Translation, Value, fixed, numbers, refuse, shape
+from .building import Build, FileNode, Translation, Value, fixed, numbers, refuse, shape
 
 TYPES: dict[int, tuple[torch.dtype, str]] = {
     TensorProto.FLOAT: (torch.float32, "float"),
@@ -32,7 +32,7 @@ def unary(
 ) -> Translation:
     """An operator on one tensor or number; keyword of torch -> (attribute, its default)."""
 
-    def translate(b: Build, step: Step, x: Value) -> Value:
+    def translate(b: Build, step: FileNode, x: Value) -> Value:
         if number and not isinstance(x, fx.Node):
             return arithmetic.elementwise(b, number, x)
         args = {key: step.get(*attribute) for key, attribute in keywords.items()}
@@ -49,7 +49,7 @@ def binary(function: Callable[..., Any], number: Callable[..., Any] | None = Non
             return arithmetic.elementwise(b, number or function, x, y)
         return b.call(function, operand(b, x, y, names[0]), operand(b, y, x, names[1]))
 
-    def translate(b: Build, step: Step, *values: Value) -> Value:
+    def translate(b: Build, step: FileNode, *values: Value) -> Value:
         left, name = values[0], step.inputs[0]
         for right, other in zip(values[1:], step.inputs[1:], strict=True):
             left, name = pair(b, left, right, (name, other)), step.outputs[0]
@@ -72,7 +72,7 @@ def operand(b: Build, x: Value, other: Value, name: str) -> Any:
 def either(function: Callable[..., Any], how: str) -> Translation:
     """A rounding of tensors or numbers."""
 
-    def translate(b: Build, step: Step, x: Value) -> Value:
+    def translate(b: Build, step: FileNode, x: Value) -> Value:
         if isinstance(x, fx.Node):
             return b.call(function, x)
         return arithmetic.rounded(b, x, how)
@@ -81,7 +81,7 @@ def either(function: Callable[..., Any], how: str) -> Translation:
 
 
 def clip(
-    b: Build, step: Step, x: Value, low: Value | None = None, high: Value | None = None
+    b: Build, step: FileNode, x: Value, low: Value | None = None, high: Value | None = None
 ) -> Value:
     """The ends are attributes or, later, inputs."""
     if not isinstance(x, fx.Node):
@@ -95,7 +95,7 @@ def clip(
     return b.call(torch.clamp, x, first, last)
 
 
-def cast(b: Build, step: Step, x: Value) -> Value:
+def cast(b: Build, step: FileNode, x: Value) -> Value:
     if step.get("to") not in TYPES:
         raise refuse(f"a Cast to {TensorProto.DataType.Name(step.get('to')).lower()}")
     dtype, how = TYPES[step.get("to")]
@@ -104,13 +104,13 @@ def cast(b: Build, step: Step, x: Value) -> Value:
     return x if b.example(x).dtype == dtype else b.method("to", x, dtype)
 
 
-def where(b: Build, step: Step, condition: Value, x: Value, y: Value) -> Value:
+def where(b: Build, step: FileNode, condition: Value, x: Value, y: Value) -> Value:
     if not any(isinstance(v, fx.Node) for v in (condition, x, y)):
         return arithmetic.elementwise(b, arithmetic.choose, condition, x, y)
     return b.call(torch.where, *map(b.tensor, (condition, x, y), step.inputs))
 
 
-def prelu(b: Build, step: Step, x: fx.Node, slope: Value) -> Value:
+def prelu(b: Build, step: FileNode, x: fx.Node, slope: Value) -> Value:
     """With one slope or one per channel as torch has it, else by its definition."""
     dims = b.example(slope).shape
     dims = (1,) * (b.rank(x) - len(dims)) + tuple(dims)
@@ -121,7 +121,7 @@ def prelu(b: Build, step: Step, x: fx.Node, slope: Value) -> Value:
     return b.call(operator.add, b.call(F.relu, x), lower)
 
 
-def hard_sigmoid(b: Build, step: Step, x: fx.Node) -> Value:
+def hard_sigmoid(b: Build, step: FileNode, x: fx.Node) -> Value:
     alpha, beta = step.get("alpha", 0.2), step.get("beta", 0.5)
     if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
         return b.call(F.hardsigmoid, x)
@@ -129,14 +129,14 @@ def hard_sigmoid(b: Build, step: Step, x: fx.Node) -> Value:
     return b.call(torch.clamp, line, 0.0, 1.0)
 
 
-def gelu(b: Build, step: Step, x: fx.Node) -> Value:
+def gelu(b: Build, step: FileNode, x: fx.Node) -> Value:
     return b.call(F.gelu, x, approximate=step.get("approximate", "none"))
 
 
 def softmax(function: Callable[..., Any]) -> Translation:
     """Before version 13 it goes over all dimensions from the axis on."""
 
-    def translate(b: Build, step: Step, x: fx.Node) -> Value:
+    def translate(b: Build, step: FileNode, x: fx.Node) -> Value:
         last = b.rank(x) - 1
         axis = step.get("axis", -1 if step.opset >= 13 else 1) % (last + 1)
         if step.opset >= 13 or axis == last:
@@ -151,7 +151,7 @@ def softmax(function: Callable[..., Any]) -> Translation:
 def reduction(function: Callable[..., Any], *order: float) -> Translation:
     """Axes are an attribute or, later, an input; without them it goes over all."""
 
-    def translate(b: Build, step: Step, x: fx.Node, axes: Value | None = None) -> Value:
+    def translate(b: Build, step: FileNode, x: fx.Node, axes: Value | None = None) -> Value:
         over = tuple(step.get("axes") or fixed(axes))
         if not over and step.get("noop_with_empty_axes"):
             return x
@@ -164,26 +164,26 @@ def reduction(function: Callable[..., Any], *order: float) -> Translation:
 def pooled(function: Callable[..., Any]) -> Translation:
     """Over height and width, whatever they are."""
 
-    def translate(b: Build, step: Step, x: fx.Node) -> Value:
+    def translate(b: Build, step: FileNode, x: fx.Node) -> Value:
         return b.call(function, x, tuple(range(2, b.rank(x))), keepdim=True)
 
     return translate
 
 
-def product(b: Build, step: Step, x: Value, axes: Value | None = None) -> Value:
+def product(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Value:
     """Of the elements of a shape."""
     total = arithmetic.product(b, numbers(x))
     return shape([total]) if step.get("keepdims", 1) else shape([total]).reshape(())
 
 
-def total(b: Build, step: Step, *values: Value) -> Value:
+def total(b: Build, step: FileNode, *values: Value) -> Value:
     return reduce(lambda x, y: b.call(operator.add, x, y), map(b.tensor, values, step.inputs))
 
 
 def extreme(function: Callable[..., Any], number: Callable[..., Any]) -> Translation:
     """The largest or the smallest of tensors or numbers."""
 
-    def translate(b: Build, step: Step, *values: Value) -> Value:
+    def translate(b: Build, step: FileNode, *values: Value) -> Value:
         if not any(isinstance(v, fx.Node) for v in values):
             return reduce(lambda x, y: arithmetic.elementwise(b, number, x, y), values)
         tensors = map(b.tensor, values, step.inputs)

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx
 
-from .building import Build, Step, Value, numbers, refuse
+from .building import Build, FileNode, Value, numbers, refuse
 
 HALF = ("half_pixel", "pytorch_half_pixel")
 """Equal but where a side of one pixel comes out."""
@@ -21,7 +21,7 @@ MODES: dict[tuple[str, int], str] = {
 """(mode, sides that are resized) -> the same in torch"""
 
 
-def resize(b: Build, step: Step, x: fx.Node, *more: Value | None) -> Value:
+def resize(b: Build, step: FileNode, x: fx.Node, *more: Value | None) -> Value:
     """By factors or to sizes; the first input of three is a region that counts for crops only."""
     if step.opset < 11:
         return upsample(b, step, x, more[0])
@@ -36,7 +36,7 @@ def resize(b: Build, step: Step, x: fx.Node, *more: Value | None) -> Value:
     return _resized(b, step, x, given, positions)
 
 
-def upsample(b: Build, step: Step, x: fx.Node, factors: Value | None = None) -> Value:
+def upsample(b: Build, step: FileNode, x: fx.Node, factors: Value | None = None) -> Value:
     """As Resize was before version 11, too."""
     given: tuple[Any, ...] = (), tuple(step.get("scales") or _numbers(factors))
     return _resized(b, step, x, given, "asymmetric")
@@ -46,7 +46,7 @@ def _numbers(value: Value | None) -> tuple[Any, ...]:
     return () if value is None else numbers(value)
 
 
-def _resized(b: Build, step: Step, x: fx.Node, given: tuple[Any, ...], positions: str) -> Value:
+def _resized(b: Build, step: FileNode, x: fx.Node, given: tuple[Any, ...], positions: str) -> Value:
     """given: sizes and factors, one of them empty; those of images and channels stay."""
     sides, rank = b.rank(x) - 2, b.rank(x)
     axes = [axis % rank for axis in step.get("axes") or range(rank)]
@@ -77,7 +77,7 @@ def _whole(b: Build, x: fx.Node, keywords: dict[str, Any]) -> bool:
     return all(n % m == 0 for e, f in pairs for m, n in zip(e.shape, f.shape, strict=True))
 
 
-def _mode(step: Step, positions: str, sides: int, whole: bool) -> tuple[str, bool | None]:
+def _mode(step: FileNode, positions: str, sides: int, whole: bool) -> tuple[str, bool | None]:
     """torch's mode, and its align_corners where it has that."""
     mode, known = step.get("mode", "nearest"), f"a Resize with {positions} positions"
     if mode == "nearest":
@@ -89,7 +89,7 @@ def _mode(step: Step, positions: str, sides: int, whole: bool) -> tuple[str, boo
     return MODES[mode, sides], positions == "align_corners"
 
 
-def _nearest(step: Step, positions: str, whole: bool) -> str:
+def _nearest(step: FileNode, positions: str, whole: bool) -> str:
     default = "floor" if step.opset < 11 else "round_prefer_floor"
     rounding = step.get("nearest_mode", default)
     if (positions, rounding) == ("asymmetric", "floor"):

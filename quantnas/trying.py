@@ -27,7 +27,7 @@ RUNNABLE = (
 
 
 @dataclass(frozen=True)
-class Trial:
+class Probe:
     """What a file does."""
 
     scale: int
@@ -37,7 +37,7 @@ class Trial:
     """At which it has run."""
 
 
-def trial(run: ort.InferenceSession, entry: Entry, path: Path) -> Trial:
+def probe(run: ort.InferenceSession, entry: Entry, path: Path) -> Probe:
     """Run a file at two sizes, or at the one that it is fixed to.
 
     Raises DataError where it runs at none of those that are tried, and where it is no enlargement
@@ -52,7 +52,7 @@ def trial(run: ort.InferenceSession, entry: Entry, path: Path) -> Trial:
             continue
         problem = _problem(shapes, sizes)
         if problem is None:
-            return Trial(shapes[0][2] // sizes[0][0], shapes[0][1], sizes)
+            return Probe(shapes[0][2] // sizes[0][0], shapes[0][1], sizes)
         reason, remedy = f"{path} {problem}", ENLARGING
     raise DataError(f"{reason}.", remedy)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import cost, evaluate, export, fusion, schema, stored
 from .conv import QuantConv2d
 from .errors import DataError, UsageError, VerificationError
-from .imported import Imported
+from .imported import ImportedNetwork
 from .onnx_session import open_session
 from .patches import to_tensor
 from .quantizer import ActQuantizer
@@ -101,7 +101,7 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
     model, runs = onnx.load(path), {level: _session(path, level) for level in (DEFAULT, OFF)}
     rows = _require_stored(model, network, path)
     integers = _require_integers(model, rows, path)
-    pixels = network.pixels if isinstance(network, Imported) else None
+    pixels = network.pixels if isinstance(network, ImportedNetwork) else None
     reference = copy.deepcopy(network).double()  # so that only the file's own rounding counts
     shown = [_fitting(runs[DEFAULT], image) for image in samples]
     wanted = [_pixels(reference, image) for image in shown]

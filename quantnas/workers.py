@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from . import point
-from .point import PATIENCE, Job
+from .point import PATIENCE, PointJob
 
 
 class Engine(Protocol):
@@ -17,10 +17,10 @@ class Engine(Protocol):
     def room(self) -> bool:
         """Whether another one can be started now."""
 
-    def start(self, job: Job) -> None:
+    def start(self, job: PointJob) -> None:
         """Begin or continue a point."""
 
-    def ended(self) -> Iterator[tuple[Job, int]]:
+    def ended(self) -> Iterator[tuple[PointJob, int]]:
         """Those that have ended since, with `point.DONE` or another number."""
 
     def stop(self) -> None:
@@ -35,12 +35,12 @@ class Workers:
 
     def __init__(self, count: int, cores: int, gpus: int = 0) -> None:
         self.count, self.cores, self.gpus = count, cores, gpus
-        self.places: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self.places: dict[int, tuple[PointJob, subprocess.Popen[bytes]]] = {}
 
     def room(self) -> bool:
         return len(self.places) < self.count
 
-    def start(self, job: Job) -> None:
+    def start(self, job: PointJob) -> None:
         place = min(set(range(self.count)) - set(self.places))
         env = {**os.environ, "OMP_NUM_THREADS": str(self.cores)}
         if self.gpus:
@@ -56,7 +56,7 @@ class Workers:
             )  # fmt: skip
         self.places[place] = job, process
 
-    def ended(self) -> Iterator[tuple[Job, int]]:
+    def ended(self) -> Iterator[tuple[PointJob, int]]:
         for place, (job, process) in list(self.places.items()):
             code = process.poll()
             if code is not None:

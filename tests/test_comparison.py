@@ -284,11 +284,13 @@ def test_a_difference_of_nothing_and_odd_sizes_are_drawn():
         assert "equal, SSIM 1.0000" in texts(difference.difference_figure(views, 2, ""))
 
 
-def points(count: int) -> tuple[front.Point, ...]:
+def points(count: int) -> tuple[front.ParetoPoint, ...]:
     """Many close ones, as a search with several seeds gives."""
     rng = np.random.default_rng(0)
     drawn = rng.uniform((1.8e9, 27.5), (2.6e9, 27.8), (count, 2))
-    return tuple(front.Point(f"rfdn-x4-{i}", b, p, i % 4 == 0) for i, (b, p) in enumerate(drawn))
+    return tuple(
+        front.ParetoPoint(f"rfdn-x4-{i}", b, p, i % 4 == 0) for i, (b, p) in enumerate(drawn)
+    )
 
 
 @pytest.mark.parametrize("bicubic", [26.09, 27.4])
@@ -322,7 +324,7 @@ def test_the_plot_says_what_its_axes_and_markers_mean():
 
 def test_points_that_coincide_are_rings_around_each_other():
     at = [(2e9, 27.5), (2e9, 27.5), (3e9, 27.9), (2e9, 27.5001)]
-    drawn = tuple(front.Point(f"n{i}", *xy, i == 1) for i, xy in enumerate(at))
+    drawn = tuple(front.ParetoPoint(f"n{i}", *xy, i == 1) for i, xy in enumerate(at))
     axes = front.front_figure([front.Panel("s", 27.3, drawn)], "").axes[0]
     lines = axes.lines[:4]
     sizes = [line.get_markersize() for line in lines]

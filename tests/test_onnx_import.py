@@ -40,7 +40,7 @@ def exported(net: nn.Module, path: Path, opset: int | None = 17, **options) -> P
     return path
 
 
-def require_parity(net: nn.Module, path: Path) -> onnx_import.Imported:
+def require_parity(net: nn.Module, path: Path) -> onnx_import.OnnxImport:
     """The file comes back with parity, and equals the network at a third size."""
     found = onnx_import.load(path)
     assert parity.check(found, path).largest < 1e-5
@@ -215,7 +215,7 @@ def test_architectures_of_the_project_come_back_from_every_export(name, opset, t
 # What the graph is like
 
 
-def functions(found: onnx_import.Imported) -> list[str]:
+def functions(found: onnx_import.OnnxImport) -> list[str]:
     """Names of what the graph calls, but for layers."""
     nodes = found.network.graph.nodes
     return [n.target.__name__ for n in nodes if n.op == "call_function"]

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from quantnas import onnx_weights
-from quantnas.onnx_graph import Graph
+from quantnas.onnx_graph import OnnxGraph
 from quantnas.quantizer import BITS
 
 RANGE = {2: (0, 3), 3: (0, 7), 4: (0, 15), 8: (-128, 127)}
@@ -65,7 +65,7 @@ def test_integers_that_do_not_fit_are_refused(bits):
             onnx_weights.packed("kernel7", np.array([low, value]), bits)
 
 
-def computed(graph: Graph, name: str, opset: int, shape, dtype) -> np.ndarray:
+def computed(graph: OnnxGraph, name: str, opset: int, shape, dtype) -> np.ndarray:
     """What the nodes give."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     out = helper.make_tensor_value_info(name, kind, shape)
@@ -83,7 +83,7 @@ def computed(graph: Graph, name: str, opset: int, shape, dtype) -> np.ndarray:
 @pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("bits", BITS)
 def test_the_nodes_give_the_kernel_back(bits, compat, equal, shape):
-    q, graph = integers(bits, shape), Graph()
+    q, graph = integers(bits, shape), OnnxGraph()
     zero = np.random.default_rng(1).integers(0, 2**bits, shape[0])
     zero = np.zeros_like(zero) if bits == 8 else np.full_like(zero, 2) if equal else zero
     opset = 13 if compat else onnx_weights.STORAGE[bits].opset

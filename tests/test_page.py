@@ -18,7 +18,7 @@ from quantnas.cli.main import main
 from quantnas.damage_measured import FILE, Damages, Measured
 from quantnas.errors import DataError
 from quantnas.runs import Run, to_json
-from quantnas.slider import FOLDER, Version, View, Views
+from quantnas.slider import FOLDER, ComparedCrop, ComparedCrops, Version
 from quantnas.space import SearchSpace
 
 # Run folders as steps leave them, made up
@@ -116,8 +116,8 @@ def _crops(run: Run) -> None:
                 run.path(f"{FOLDER}/{file}"), np.full((30, 40, 3), 20 + 50 * i + k, np.uint8)
             )
             versions.append(Version(version, file, None if i == 3 else 30.0 + i))
-        views.append(View(name, 40, 30, tuple(versions)))
-    run.path(f"{FOLDER}/crops.json").write_text(to_json(Views(2, tuple(views))))
+        views.append(ComparedCrop(name, 40, 30, tuple(versions)))
+    run.path(f"{FOLDER}/crops.json").write_text(to_json(ComparedCrops(2, tuple(views))))
 
 
 def sweep(folder: Path, where: SearchSpace) -> Path:

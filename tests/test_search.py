@@ -9,7 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import budget, checkpoint, cost, objective, search, skeleton, supernet, train
+from quantnas import (
+    budget,
+    checkpoint,
+    cost,
+    decisions,
+    objective,
+    search,
+    skeleton,
+    supernet,
+    train,
+)
 from quantnas.config import SearchConfig
 from quantnas.conv import SearchConv2d
 from quantnas.errors import DivergedError
@@ -22,7 +32,7 @@ QUICK = dataclasses.replace(
 )
 
 
-def started(where, config, seed=3) -> search.State:
+def started(where, config, seed=3) -> search.SearchState:
     torch.manual_seed(seed)
     return search.start(supernet.build(where, config), config)
 
@@ -267,19 +277,19 @@ def test_the_best_check_after_the_warm_up_is_kept(tiny, material):
 
 def test_the_best_check_is_written_and_read(tiny, material):
     loop, _ = run(tiny, material, CONFIG)
-    other = search.Checks()
+    other = decisions.DecisionLog()
     other.load_state_dict(loop.state.checks.state_dict())
     assert other == loop.state.checks and other.best is not None
-    other.load_state_dict(search.Checks().state_dict())
+    other.load_state_dict(decisions.DecisionLog().state_dict())
     assert other.best is None
 
 
 def test_the_latest_different_networks_are_tried(tiny, random_genotype):
     found = [random_genotype(tiny, seed) for seed in (0, 1, 1, 2, 0)]
-    rows = [search.Check(i + 1, 30.0, 1, g) for i, g in enumerate(found)]
-    assert search.Checks(rows).distinct(9) == [found[0], found[3], found[1]]
-    assert search.Checks(rows).distinct(2) == [found[0], found[3]]
-    assert search.Checks().distinct(3) == []
+    rows = [decisions.DecisionCheck(i + 1, 30.0, 1, g) for i, g in enumerate(found)]
+    assert decisions.DecisionLog(rows).distinct(9) == [found[0], found[3], found[1]]
+    assert decisions.DecisionLog(rows).distinct(2) == [found[0], found[3]]
+    assert decisions.DecisionLog().distinct(3) == []
 
 
 # Divergence

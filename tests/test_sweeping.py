@@ -18,7 +18,7 @@ from filelock import FileLock
 from quantnas import branching, overview, plan, point, runs, space, standing, sweeping
 from quantnas.errors import DataError, UsageError
 from quantnas.plan import Sweep
-from quantnas.point import DONE, FAILED, Job
+from quantnas.point import DONE, FAILED, PointJob
 from quantnas.runs import Run
 
 BASE = {
@@ -38,12 +38,12 @@ class Engine:
     def room(self) -> bool:
         return len(self.jobs) < self.places
 
-    def start(self, job: Job) -> None:
+    def start(self, job: PointJob) -> None:
         taken = [step for step in runs.STEPS if Run(job.run).result(step) is not None]
         self.jobs[job.name] = job
         self.log.append((job.name, *taken))
 
-    def ended(self) -> Iterator[tuple[Job, int]]:
+    def ended(self) -> Iterator[tuple[PointJob, int]]:
         while self.over:
             yield self.over.pop()
 
@@ -297,7 +297,7 @@ def test_the_digests_tell_what_matters_to_a_step(begin):
 def test_a_point_runs_to_its_end_by_itself(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed1")
-    assert point.perform(Job(run.folder), lambda: False) == DONE
+    assert point.perform(PointJob(run.folder), lambda: False) == DONE
     assert run.result("report") is not None and set(point.seconds(run.folder)) == set(runs.STEPS)
     one = overview.rows(folder)[1]
     assert one["psnr"]["held-out"]["file"] > 10
@@ -319,7 +319,7 @@ def test_a_point_that_is_stopped_saves_its_state(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed0")
     asked = iter([False, False, True])
-    assert point.perform(Job(run.folder), lambda: next(asked)) == point.STOPPED
+    assert point.perform(PointJob(run.folder), lambda: next(asked)) == point.STOPPED
     assert run.resume_point("search").exists() and run.result("search") is None
 
 
@@ -327,7 +327,7 @@ def test_a_point_that_goes_wrong_says_why(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed0")
     run.resume_point("search").write_text("no state")
-    assert point.perform(Job(run.folder), lambda: False) == FAILED
+    assert point.perform(PointJob(run.folder), lambda: False) == FAILED
     told = json.loads((folder / "failed" / "seed0.json").read_text())
     assert "cannot be restored" in told["cause"] and told["remedy"]
 

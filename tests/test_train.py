@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from quantnas import checkpoint, network, quantize, train
 from quantnas.ends import luma
 from quantnas.genotype import searched_precision
-from quantnas.train import Objective, Pace, Schedule
+from quantnas.train import Objective, Schedule, TrainingProgress
 
 SCHEDULE = Schedule(steps=6, batch=2, lr=5e-3, check=2)
 
@@ -200,7 +200,7 @@ def test_a_time_limit_ends_the_cosine_in_time(make, halves):
 
 def test_time_used_before_an_interruption_counts(make, halves):
     schedule = Schedule(steps=10**6, batch=2, lr=1e-3, seconds=100.0)
-    pace = Pace()
+    pace = TrainingProgress()
     pace.load_state_dict({"steps": 1000, "done": 0.5, "seconds": 99.0})
     pace.advance(990, 0.1, schedule)
     assert pace.seconds == pytest.approx(99.1)
@@ -223,12 +223,12 @@ def test_measuring_counts_as_time(make, halves, monkeypatch):
 
 
 def test_a_training_too_slow_for_its_time_ends_at_once_after_a_step():
-    pace, schedule = Pace(), Schedule(steps=100, batch=2, lr=1e-3, seconds=10.0)
+    pace, schedule = TrainingProgress(), Schedule(steps=100, batch=2, lr=1e-3, seconds=10.0)
     pace.steps = 100
     for step, planned in ((1, 100), (2, 100), (3, 3)):
         pace.advance(step, 4.0, schedule)
         assert pace.steps == planned
-    alone = Pace(steps=100)
+    alone = TrainingProgress(steps=100)
     alone.advance(1, 11.0, schedule)
     assert alone.steps == 1
 

@@ -45,7 +45,7 @@ def plain(pixels: int = 0) -> Network:
 
 def enlarged(source: Path, target: str) -> Image.Image:
     """The file that is written, opened."""
-    job = enlarging.Job(source, source.with_name(target))
+    job = enlarging.UpscaleJob(source, source.with_name(target))
     list(enlarging.one(job, plain(), Tiling()))
     with Image.open(job.target) as found:
         found.load()
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written_into_is_told_first(here, monkeypatch):
 
     monkeypatch.setattr(enlarging.tempfile, "TemporaryFile", refuse)
     with pytest.raises(DataError, match=r"new/deep cannot be written into \(Permission denied\)"):
-        enlarging.check([enlarging.Job(Path("a.png"), Path("new/deep/a.png"))], False, False)
+        enlarging.check([enlarging.UpscaleJob(Path("a.png"), Path("new/deep/a.png"))], False, False)
 
 
 def test_progress_counts_the_tiles_of_all_photographs(here):
