@@ -230,8 +230,7 @@ def _placed(grid: Grid) -> Layout:
     across = _across(grid)
     entries = _entries(across)
     above, below = _above(across, entries), _below(across, entries)
-    room = TRACK * max(map(len, across.crossing))
-    down = _down(grid, above, below, room)
+    down = _down(grid, above, below, TRACK * max(map(len, across.crossing)))
     router = _Router(grid, across, entries, above, below, down)
     wires = [router.wire(key, to) for key in grid.nodes for to in grid.targets[key]]
     places = {key: (across.node(key), down.middle[grid.row[key]]) for key in grid.nodes}

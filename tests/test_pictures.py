@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -135,7 +136,8 @@ def test_the_title_has_the_totals():
 def test_nothing_is_cut_off_and_no_texts_overlap(name):
     figure = diagram.architecture_figure(*usual(name))
     shown = [text for text in figure.axes[0].texts if text.get_text()]
-    boxes = np.array([text.get_window_extent().extents for text in shown])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = np.array([text.get_window_extent(renderer).extents for text in shown])
     assert (boxes[:, :2] > 0).all()
     assert (boxes[:, 2:] < figure.bbox.size).all()
     common = np.minimum(boxes[:, None, 2:], boxes[:, 2:]) - np.maximum(
@@ -155,10 +157,8 @@ def test_symbols_read_what_the_network_computes_with():
     (scaled,) = (s for s in found.values() if s.label == "*" and s.group == "cell0")
     assert scaled.sources[1] == "cell0_cca_expand" and scaled.is_sign
     assert found[scaled.sources[0]].label == "concatenate"
-    basic = {
-        s.key: s
-        for s in schematic.symbols(*(lambda n, _, ls: (n, {la.name for la in ls}))(*usual("basic")))
-    }
+    net, _, layers = usual("basic")
+    basic = {s.key: s for s in schematic.symbols(net, {layer.name for layer in layers})}
     assert basic["cell0_skip"].before == "ReLU"  # the sum reads the same tensor without it
 
 
