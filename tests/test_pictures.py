@@ -52,7 +52,7 @@ def built(
     """What a picture is made of; the widths need not be those of the space."""
     precision = precision or searched_precision(found)
     layers = cost.layers(skeleton.slots(where), found, precision, where.scale)
-    return skeleton.build(where, network.Filling(found, precision)), where, layers
+    return skeleton.build(where, network.NetworkFactory(found, precision)), where, layers
 
 
 def texts(figure: Figure) -> list[str]:
