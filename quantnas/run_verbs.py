@@ -5,7 +5,7 @@ What their arguments have in common stands in `api`.
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,7 @@ def export(
     }
     asked = any(value is not None for value in form.values())
     if isinstance(model, runs.Run) and not asked and name is None:
-        target = model
+        target = replace(model, new=False)  # it stays when the export fails
     else:
         request = _request("export", form, None, None, output, name)
         target = run_sources.from_run(request, runs.existing(Path(model)))

@@ -274,6 +274,21 @@ def test_a_folder_in_which_nothing_was_made_is_removed(here, tiny, spaces, monke
     assert not Path("runs/search/tiny").exists() and told.events == ["begin tiny", "end"]
 
 
+def test_a_run_stays_when_its_export_fails(here, source, monkeypatch):
+    def refuse(run, config):
+        raise UsageError("No.", "Yes.")
+        yield
+
+    run = api.quantize(source, bits=8, settings=FEW | {"quantize.steps": 0})
+    monkeypatch.setitem(pipeline.STEPS, "export", refuse)
+    with pytest.raises(UsageError):
+        run.export("a.onnx")
+    assert run.result("quantize") and not Path("a.onnx").exists()
+    with pytest.raises(UsageError):
+        run.export("a.onnx", compat=True)
+    assert not [*Path("runs/export").iterdir()]
+
+
 @pytest.mark.parametrize(
     ("act", "error", "words"),
     [
