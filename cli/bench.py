@@ -1,7 +1,7 @@
 """`quantnas bench`: how long models take, each beside its own float network."""
 
-from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,15 +12,13 @@ from . import console
 from .columns import columns
 
 if TYPE_CHECKING:
-    from quantnas.latency import Result, Row, Setting, Spread
+    from quantnas.api import Benchmark
+    from quantnas.latency import Row, Spread
     from quantnas.machine import Machine
-    from quantnas.models import Model
-    from quantnas.phases import Progress
     from quantnas.profiling import Node
 
 SHOWN = 15
 """Nodes of a model that are listed; all are in the JSON."""
-Nodes = dict[str, list["Node"]]
 
 
 def bench(
@@ -58,59 +56,39 @@ def bench(
     The models take turns, so that what else runs on the machine hits all alike. The ratio is that
     of the times within a round: below 1, the file is faster than its float network.
     """
-    from quantnas import latency, machine, runs
-    from quantnas import models as names
+    from quantnas import api, runs
 
-    setting = _setting(size, threads, seconds, rounds)
-    found = names.resolve_all(models)
-    result, nodes = console.follow(_measured(found, setting, per_layer), None)
-    here = machine.here()
-    notes = latency.notes(result, here)
+    how: dict[str, Any] = {"threads": threads, "seconds": seconds, "rounds": rounds}
+    with console.Display() as watch:
+        found = api.benchmark(models, size=_size(size), **how, per_layer=per_layer, watch=watch)
     if json:
-        facts = {"machine": here, "result": result, "notes": notes, "layers": nodes}
-        typer.echo(runs.to_json(facts), nl=False)
+        typer.echo(runs.to_json(found), nl=False)
         return
-    for line in _lines(result, here, notes, nodes):
+    for line in _lines(found):
         typer.echo(line)
 
 
-def _setting(size: str | None, threads: int, seconds: float, rounds: int | None) -> "Setting":
-    from quantnas.latency import Setting
-
+def _size(text: str | None) -> tuple[int, int] | None:
     try:
-        pixels = None if size is None else bounds.resolution(size, "--size")
-        return Setting(pixels, threads, seconds, rounds)
+        return None if text is None else bounds.resolution(text, "--size")
     except ValueError as error:
         raise UsageError(f"{error}.", "Leave it out for the usual value.") from error
 
 
-def _measured(
-    found: "Sequence[Model]", setting: "Setting", per_layer: bool
-) -> "Generator[Progress, None, tuple[Result, Nodes]]":
-    from quantnas import latency, profiling
-
-    result = yield from latency.measure(found, setting)
-    nodes: Nodes = {}
-    for model in found if per_layer else ():
-        nodes[model.name] = yield from profiling.measure(model, result.size, result.threads)
-    return result, nodes
-
-
-def _lines(
-    result: "Result", machine: "Machine", notes: Sequence[str], nodes: Nodes
-) -> Iterator[str]:
+def _lines(found: "Benchmark") -> Iterator[str]:
+    result = found.result
     height, width = result.size
     yield f"low resolution {height}x{width}, median (quartiles) of {result.rounds} rounds"
     yield ""
     head = ["model", "weights", "activations", "bytes", "ms", "fps", "float ms", "of float"]
     yield from columns([[*head, "GBitOps"], *map(_row, result.rows)])
-    for name, rows in nodes.items():
+    for name, rows in found.layers.items():
         yield ""
         yield f"{name}, with profiling"
         yield from columns(_layers(rows), left=(0, 1, 4))
     yield ""
-    yield from _machine(machine, result.threads)
-    yield from notes
+    yield from _machine(found.machine, result.threads)
+    yield from found.notes
 
 
 def _row(row: "Row") -> list[str]:

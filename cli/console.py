@@ -1,19 +1,19 @@
 """What a person sees: progress with time left, tables of results, errors."""
 
 import os
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from quantnas.config import RunConfig
+from quantnas import watcher
 from quantnas.errors import DataError, QuantnasError, UsageError
+from quantnas.watcher import Watcher
 
 from . import panel
 from .pace import Pace
@@ -21,6 +21,7 @@ from .pace import Pace
 if TYPE_CHECKING:
     from quantnas.phases import Progress
     from quantnas.runs import Run
+    from quantnas.tensorboard import Mirror
 
 RESUMABLE = ("run", "search", "train", "quantize")
 """Commands whose runs can be continued."""
@@ -31,66 +32,94 @@ LINE_EVERY = 10.0
 
 
 class Interrupted(Exception):
-    """The user asked to stop; `command` goes on, from a state if one was saved."""
+    """The user asked to stop; `command` goes on, from a state if one was saved (`saved`)."""
 
     def __init__(self, command: str | None, saved: bool = True) -> None:
         super().__init__(command)
         self.command, self.saved = command, saved
 
 
-def perform(
-    run: "Run", config: RunConfig, steps: list[str], verb: str, tensorboard: bool = False
-) -> None:
-    """Do the steps that this run has not finished, showing their progress.
+class Display(Watcher):
+    """Shows how far a command is on standard error, and stops it after Ctrl-C.
 
-    A folder that was made for them and got nothing is removed when they cannot be done. Raises
-    Interrupted after Ctrl-C, with the state saved.
+    Used as a context. Raises Interrupted in the first record after Ctrl-C.
     """
-    from quantnas import pipeline
 
-    say(f"run folder: {run.folder}", run, progress=True)
-    resume = f"quantnas {verb} --resume {run.folder}" if verb in RESUMABLE else None
-    if resume and tensorboard:
-        resume += " --tensorboard"
-    with _removed_if_empty(run, steps), _mirror(run, tensorboard) as mirror:
-        for step in steps:
-            if run.result(step) is not None:
-                say(f"{step}: finished before", run, progress=True)
-                continue
-            started = time.monotonic() - run.spent
-            follow(pipeline.STEPS[step](run, config), resume, run, mirror)
-            say(f"{step}: done in {duration(time.monotonic() - started)}", run, progress=True)
+    def __init__(
+        self, verb: str | None = None, again: str | None = None, tensorboard: bool = False
+    ) -> None:
+        """verb: of the run that it shows; none for other work, which `again` is to go on with."""
+        self.verb, self.again, self.tensorboard = verb, again, tensorboard
+        self.run: Run | None = None
+        self._shown = ExitStack()
+        self._mirror: Mirror | None = None
+        self._asked: list[int] = []
+        self._draw: panel.Draw | None = None
+        self._pace = Pace()
 
+    def __enter__(self) -> "Display":
+        if self.verb is None:
+            self._show()
+        elif self.tensorboard:
+            from quantnas import tensorboard as extra
 
-@contextmanager
-def _removed_if_empty(run: "Run", steps: list[str]) -> Iterator[None]:
-    """After an error in what was given, remove a new folder in which nothing was made yet."""
-    carried = {step for step in steps if run.result(step) is not None}
-    try:
-        yield
-    except (DataError, UsageError):
-        made = any(run.result(step) is not None for step in steps if step not in carried)
-        learned = run.resumable or (run.folder / "metrics.jsonl").exists()
-        if run.new and not made and not learned:
-            shutil.rmtree(run.folder)
-            say(f"removed again, with nothing in it: {run.folder}", progress=True)
-        raise
+            extra.require()
+        return self
 
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._shown.close()
+        if self.run is None:
+            return
+        if isinstance(error, DataError | UsageError) and not self.run.folder.exists():
+            say(f"removed again, with nothing in it: {self.run.folder}", progress=True)
+        if isinstance(error, Interrupted):
+            error.saved = self.run.resumable or self.run.result(str(self.verb)) is not None
 
-@contextmanager
-def _mirror(run: "Run", wanted: bool) -> Iterator[Callable[[], None]]:
-    """What copies new metrics to TensorBoard, if that is wanted; to be called now and then."""
-    if not wanted:
-        yield lambda: None
-        return
-    from quantnas.tensorboard import Mirror
+    def begin(self, run: "Run") -> None:
+        self.run = run
+        say(f"run folder: {run.folder}", run, progress=True)
+        if self.verb in RESUMABLE:
+            more = " --tensorboard" if self.tensorboard else ""
+            self.again = f"quantnas {self.verb} --resume {run.folder}{more}"
+        if self.tensorboard:
+            from quantnas.tensorboard import Mirror
 
-    mirror = Mirror(run.folder)
-    say(f"to watch: tensorboard --logdir {run.folder / 'tensorboard'}", run, progress=True)
-    try:
-        yield mirror.update
-    finally:
-        mirror.close()
+            self._mirror = Mirror(run.folder)
+            say(f"to watch: tensorboard --logdir {run.folder / 'tensorboard'}", run, progress=True)
+        self._show()
+
+    def __call__(self, record: "Progress") -> None:
+        if self.verb is not None and self.run is None:  # what is found out before a run begins
+            for line in record.notes:
+                say(line)
+            return
+        if self._draw is None:
+            show = _bars if sys.stderr.isatty() else _lines
+            self._draw = self._shown.enter_context(show(self.run))
+        self._pace.update(record)
+        self._draw(record, self._pace)
+        for line in record.notes:
+            say(line, self.run, progress=True)
+        if self._mirror is not None:
+            self._mirror.update()
+        if self._asked:
+            raise Interrupted(self.again)
+
+    def finish(self, step: str, seconds: float | None) -> None:
+        self._shown.close()
+        how = "finished before" if seconds is None else f"done in {duration(seconds)}"
+        say(f"{step}: {how}", self.run, progress=True)
+        self._show()
+
+    def end(self) -> None:
+        self._shown.close()
+        if self._mirror is not None:
+            self._mirror.close()
+
+    def _show(self) -> None:
+        """Collect what asks to stop until `_shown` is closed; the first record begins to draw."""
+        self._asked = self._shown.enter_context(gentle_interrupt())
+        self._draw, self._pace = None, Pace()
 
 
 def say(line: str, run: "Run | None" = None, progress: bool = False) -> None:
@@ -106,33 +135,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
-def follow(
-    progress: "Iterator[Progress]",
-    resume: str | None,
-    run: "Run | None" = None,
-    watch: Callable[[], None] = lambda: None,
-) -> Any:
+def follow(progress: "Iterator[Progress]", again: str | None = None) -> Any:
     """Show a generator's progress on standard error until it ends; its result.
 
-    `resume` is the command that goes on from what closing the generator saves, if it does.
-    `watch` is called after every record.
+    `again` is the command that goes on from what closing the generator saves, if it does.
     """
-    show = _bars if sys.stderr.isatty() else _lines
-    with gentle_interrupt() as asked, show(run) as draw:
-        pace = Pace()
-        while True:
-            try:
-                record = next(progress)
-            except StopIteration as end:
-                return end.value
-            pace.update(record)
-            draw(record, pace)
-            for line in record.notes:
-                say(line, run, progress=True)
-            watch()
-            if asked:
-                cast("Generator[Progress, None, Any]", progress).close()
-                raise Interrupted(resume, run is None or run.resumable)
+    with Display(again=again) as display:
+        return watcher.follow(progress, display)
 
 
 @contextmanager

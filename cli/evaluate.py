@@ -1,19 +1,12 @@
 """`quantnas evaluate`: PSNR and SSIM of models side by side, bicubic beside them."""
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
 from . import console, options
 from .columns import columns
-
-if TYPE_CHECKING:
-    from quantnas.models import Model
-    from quantnas.runs import Run
 
 
 def evaluate(
@@ -61,37 +54,19 @@ def evaluate(
     Protocol: LR from files where a folder has them, else by bicubic to uint8; BT.601 luma, a
     border of `scale` pixels left out.
     """
-    from quantnas import comparison, runs
-    from quantnas import models as names
+    from quantnas import api, runs
 
-    found = names.resolve_all(models)
-    sets = comparison.choose(found, data or [])
-    plot = plot or published
-    if plot:
-        comparison.require_plot(found, sets, published)
-    with _folder(output, name, found) as target:
-        steps = comparison.perform(found, sets, target.folder, plot, published)
-        result = console.follow(steps, None)
+    where: dict[str, Any] = {"output": output, "name": name}
+    with console.Display() as watch:
+        found = api.evaluate(
+            models, data or [], plot=plot, published=published, **where, watch=watch
+        )
     if json:
-        typer.echo(runs.to_json(result), nl=False)
+        typer.echo(runs.to_json(found.result), nl=False)
         return
-    for line in _lines(result):
+    for line in _lines(found.result):
         typer.echo(line)
-    typer.echo(f"evaluation: {target.folder / 'evaluation.md'}")
-
-
-@contextmanager
-def _folder(output: Path, name: str | None, found: "Sequence[Model]") -> "Iterator[Run]":
-    """A new folder of the evaluation; gone again when it fails."""
-    from quantnas import comparison, runs
-
-    default = comparison.slug(found[0].name) if len(found) == 1 else "comparison"
-    target = runs.create(output, "evaluate", name, default)
-    try:
-        yield target
-    except BaseException:
-        shutil.rmtree(target.folder)
-        raise
+    typer.echo(f"evaluation: {found.folder / 'evaluation.md'}")
 
 
 def _lines(result: dict[str, Any]) -> Iterator[str]:

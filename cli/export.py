@@ -1,16 +1,14 @@
 """`quantnas export`: an integer ONNX file, compared with torch before it is called done."""
 
-import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from quantnas import files
 from quantnas.config import ExportConfig
-from quantnas.errors import DataError, UsageError, VerificationError
+from quantnas.errors import UsageError
 
-from . import console, options, start
+from . import console, options
 
 ELSEWHERE = ("qonnx", "tflite")
 """Formats that ONNX Runtime does not run."""
@@ -61,24 +59,23 @@ def export(
     The weights are packed to their bits; the bits of every layer are in the file's metadata. A file
     that differs from torch is left as *.rejected.onnx, and the exit code is 4.
     """
+    from quantnas import api
+    from quantnas.settings import written
+
     if file is not None:
         console.refuse_existing(file, force)
-        require_writable(file)
-    chosen_format = _format(format, float_, file)
-    form = {
-        "export.format": chosen_format,
-        "export.compat": compat,
-        "export.uint8_io": uint8_io,
-        "export.size": size,
+    form: dict[str, Any] = {
+        "format": _format(format, float_),
+        "compat": compat,
+        "uint8_io": uint8_io,
+        "size": size,
     }
-    target, chosen = start.continued("export", source, None, output, name, None, None, **form)
-    try:
-        console.perform(target, chosen, ["export"], "export")
-    except VerificationError:
-        if file is not None:
-            for rejected in target.folder.glob("*.rejected.*"):
-                files.copy(rejected, file.with_suffix(f".rejected{rejected.suffix}"))
-        raise
+    flags = {f"export.{key}": value for key, value in form.items()}
+    new: dict[str, Any] = {"output": output, "name": name}
+    with console.Display("export") as watch, options.named(flags):
+        made = api.export(_required(source), file, **form, **new, watch=watch)
+    target = watch.run
+    assert target is not None
     result = target.result("export")
     assert result is not None
     for line in console.export_lines(result):
@@ -91,43 +88,27 @@ def export(
             target,
         )
     beside = result.get("beside")
-    made = target.folder / (beside or result)["file"]
     if beside:
-        console.say(f"{made.name}: {beside['bytes']:,} bytes, {beside['compared']}", target)
-    if file is not None:
-        files.copy(made, file)
-    shown = target.folder / result["file"] if chosen_format in ELSEWHERE else file or made
+        told = f"{beside['file']}: {beside['bytes']:,} bytes, {beside['compared']}"
+        console.say(told, target)
+    elsewhere = written(target).export.format in ELSEWHERE
+    shown = target.folder / result["file"] if elsewhere else made
     console.next_commands(
         f"evaluate {target.folder}", f"report {target.folder}", f"upscale PHOTO -m {shown}"
     )
 
 
-def _format(format: str | None, float_: bool, file: Path | None) -> str | None:
-    """Of the options; the suffix of -o says it too."""
+def _format(format: str | None, float_: bool) -> str | None:
+    """Of the options."""
     if float_ and format not in (None, "float"):
         raise UsageError(f"--float and --format {format} are both given.", "Leave one of them out.")
-    found = "float" if float_ else format
-    if file is None or (file.suffix == ".tflite") == (found == "tflite"):
-        return found
-    if file.suffix == ".tflite" and found is None:
-        return "tflite"
-    raise UsageError(
-        f"-o is {file}, but the format is {found or ExportConfig.format}.",
-        "Give -o a name that ends in .tflite for --format tflite, in .onnx for all others.",
-    )
+    return "float" if float_ else format
 
 
-def require_writable(file: Path) -> None:
-    """Raise DataError when a file of that name cannot be written."""
-    folder = file.parent
-    if file.is_dir():
-        raise DataError(f"{file} is a folder.", "Give the name of a file to -o.")
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}.", "Make it first, or choose another -o.")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise DataError(
-            f"Nothing can be written into {folder}: {error.strerror}.", "Choose another -o."
-        ) from error
+def _required(source: Path | None) -> Path:
+    if source is None:
+        raise UsageError(
+            "`quantnas export` needs a run to go on from.",
+            "Give its folder, as in: quantnas export runs/run/rfdn_small",
+        )
+    return source

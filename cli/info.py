@@ -12,7 +12,7 @@ import typer
 from quantnas import bounds, genotype, space
 from quantnas.errors import DataError, UsageError
 
-from . import options, start
+from . import options
 from .columns import columns
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ def _checkpoint_facts(path: Path) -> dict[str, Any]:
 
 
 def _run_facts(folder: Path) -> dict[str, Any]:
-    from quantnas import workspace
+    from quantnas import runs, workspace
 
-    run, _ = start.resumed(folder)
+    run = runs.existing(folder)
     where, found = workspace.architecture(run)
     rounded = (run.folder / "precision.json").exists()
     totals = workspace.quantized(run)[2] if rounded else _cost(where, found)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,7 +142,7 @@ ROOT = Path("runs")
 SETTER = {"act_bits": "bits", "train.start": "from", "benchmarks": "benchmark"}
 """Setting -> its option, where that has another name."""
 SOURCE = "configuration"
-"""What errors call settings that come from no file."""
+"""What errors of the library call settings that come from no file."""
 
 
 def widths(text: str | None) -> dict[str, int] | dict[str, None]:
@@ -182,41 +183,37 @@ def searching(
     }
 
 
-def configuration(
-    base: Mapping[str, Any],
-    config: Path | None,
-    settings: list[str] | None,
-    flags: Mapping[str, Any] | None = None,
-) -> RunConfig:
-    """`base`, over it the file, over both --set and the flags given (key or section.key).
+@dataclass(frozen=True)
+class New:
+    """What was typed about a new run."""
 
-    What a layer asks for replaces its rivals below, as `settings.over` says. Raises UsageError
-    for what cannot be, DataError for a file that cannot be read.
-    """
-    from quantnas.settings import over
+    config: Path | None
+    settings: list[str] | None
+    flags: Mapping[str, Any]
+    """Setting -> value of its option, none where it was not given."""
+    output: Path
+    name: str | None
 
-    data = dict(base)
-    for layer in _layers(config, settings, flags or {}):
-        data = over(data, layer)
-    with named(flags or {}):
-        return schema.parse(RunConfig, data, str(config) if config else SOURCE)
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The same for the functions of `quantnas.api`; options win over --set."""
+        told: dict[str, Any] = {}
+        for setting in self.settings or ():
+            schema.assign(told, setting)
+        told |= {name: value for name, value in self.flags.items() if value is not None}
+        where = {"output": self.output, "name": self.name}
+        return {"config": self.config, "settings": told, **where}
 
+    def require_none(self, argument: str, **others: object) -> None:
+        """Raise UsageError when anything was given beside --resume.
 
-def _layers(
-    config: Path | None, settings: list[str] | None, flags: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """The file, and what was typed: key -> value, section -> key -> value."""
-    if config is not None:
-        yield schema.read_yaml(config)
-    told: dict[str, Any] = {}
-    for setting in settings or ():
-        schema.assign(told, setting)
-    for name in (name for name, value in flags.items() if value is not None):
-        section, _, key = name.rpartition(".")
-        where = told.setdefault(section, {}) if section else told
-        if isinstance(where, dict):  # else schema.parse says what is wrong
-            where[key] = flags[name]
-    yield told
+        `argument` is the name of the positional one, in capitals, which is the setting `space`
+        where it is not among the others.
+        """
+        told = {"name": self.name, "config": self.config, "set": self.settings, **self.flags}
+        if argument not in others:
+            told[argument] = told.pop("space")
+        only_resume(others | told)
 
 
 def option(name: str) -> str:

@@ -1,6 +1,5 @@
 """What a quantization has reached, as a person reads it."""
 
-from pathlib import Path
 from typing import Any
 
 from . import console
@@ -10,17 +9,9 @@ LEFT = 8
 """Layers in float that are named."""
 
 
-def require(target: Any, chosen: Any, out: Path | None) -> None:
-    """Raise QualityError where too much is lost; what to do next."""
-    from quantnas import drop
-
-    drop.require(drop.load(target), chosen.quantize)
-    console.next_commands(f"export {target.folder}" if out is None else f"evaluate {out}")
-
-
-def tell(target: Any, chosen: Any) -> None:
+def tell(target: Any) -> None:
     """What was reached, and on which photographs."""
-    from quantnas import drop
+    from quantnas import drop, settings
 
     result = target.result("quantize")
     plain = result["psnr_to_float_plain_rounding"]
@@ -31,14 +22,13 @@ def tell(target: Any, chosen: Any) -> None:
         f"now {result['psnr_to_float']:.2f} dB",
         target,
     )
-    if chosen.quantize.retrains and result["psnr_to_float"] <= result[BEFORE]:
+    retrains = settings.written(target).quantize.retrains
+    if retrains and result["psnr_to_float"] <= result[BEFORE]:
         console.say("note: retraining came no closer, so the network before it is kept", target)
     if "reached" in result:
         console.say(_costs(result["reached"]), target)
     if result.get("in_float"):
         console.say(_left(result["in_float"]), target)
-    if not (target.folder / drop.FILE).exists():
-        _measure(target, chosen)
     for found in drop.load(target):
         console.say(
             f"{found.name} ({found.photographs} photographs): bicubic {found.bicubic:.2f} dB, "
@@ -68,14 +58,3 @@ def _left(rows: list[dict[str, Any]]) -> str:
     named = ", ".join(f"{row['name']} ({row['op']}, {row['share']:.1%})" for row in costly)
     more = f" and {len(rows) - LEFT} more" if len(rows) > LEFT else ""
     return f"in float: {len(rows)} layers, {whole:.1%} of the BitOps: {named}{more}"
-
-
-def _measure(target: Any, chosen: Any) -> None:
-    """`drop.measure`; when it is interrupted, the quantized network is there."""
-    from quantnas import drop
-
-    resume = f"quantnas quantize --resume {target.folder}"
-    try:
-        console.follow(drop.measure(target, chosen), resume, target)
-    except console.Interrupted as stop:
-        raise console.Interrupted(resume) from stop

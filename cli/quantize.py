@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantnas import files, notation
-from quantnas.config import BUDGETS, QuantizeConfig, RunConfig
-from quantnas.errors import DataError, UsageError
+from quantnas import notation
+from quantnas.config import BUDGETS, QuantizeConfig
+from quantnas.errors import QualityError, UsageError
 
-from . import console, export, options, outcome, start
+from . import console, options, outcome
+
+if TYPE_CHECKING:
+    from quantnas.runs import Run
 
 WIDTHS = ("bits", *(f"quantize.{budget}" for budget in BUDGETS))
 """Settings that decide on bits, one of them at a time."""
@@ -65,7 +68,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         help="saliency, or a baseline to compare with, which is not retrained: rtn, minmax, "
-        "adaround, gptq, gpfq or qronos.",
+        "adaround and, with the extra `baselines`, gptq, gpfq and qronos.",
         show_default=f"that of RUN, else {QuantizeConfig.method}",
     ),
 ]
@@ -177,6 +180,8 @@ def quantize(
 
     Ctrl-C saves the state of the retraining, and the command that continues is printed.
     """
+    from quantnas import api
+
     flags = {
         **options.widths(bits),
         "quantize.target_bitops": _number(target_bitops, "--target-bitops"),
@@ -200,31 +205,64 @@ def quantize(
     }
     _require_one(flags)
     _require_used(flags)
-    if resume is None and network is not None and not network.exists():
-        raise DataError(
-            f"There is no {network}.",
-            "Give the folder of a trained run, a safetensors file of weights, or an ONNX file.",
-        )
     if out is not None:
-        console.refuse_existing(out, force)
-        export.require_writable(out)
-    if resume is None and network is not None and network.is_file():
-        begin = start.imported if network.suffix == ".onnx" else start.adopted
-        target, chosen = begin(network, output, name, config, settings, flags)
-    else:
-        target, chosen = start.continued(
-            "quantize", network, resume, output, name, config, settings, **flags
-        )
-    for line in [] if resume else _remarks(network, chosen, flags):
-        console.say(line, target)
-    console.perform(target, chosen, ["quantize"], "quantize")
-    outcome.tell(target, chosen)
+        _require_file(out, force)
+    new, worse = options.New(config, settings, flags, output, name), None
+    with _Display(None if resume else network, flags) as watch, options.named(flags):
+        try:
+            if resume is not None:
+                new.require_none("RUN", RUN=network)
+                target = api.resume(resume, verb="quantize", watch=watch)
+            else:
+                target = api.quantize(_required(network), **new.arguments, watch=watch)
+        except QualityError as error:  # raised again when everything is written and told
+            assert error.folder is not None
+            target, worse = api.Run(error.folder), error
+    outcome.tell(target)
     if out is not None:
-        console.perform(target, chosen, ["export"], "export")
-        files.copy(target.path("model.onnx"), out)
+        with console.Display("export") as watch:
+            api.export(target, out, watch=watch)
         for line in console.export_lines(target.result("export") or {}):
             console.say(line, target)
-    outcome.require(target, chosen, out)
+    if worse is not None:
+        raise worse
+    console.next_commands(f"export {target.folder}" if out is None else f"evaluate {out}")
+
+
+class _Display(console.Display):
+    """Says what is worth knowing before it begins."""
+
+    def __init__(self, network: Path | None, flags: dict[str, Any]) -> None:
+        super().__init__("quantize")
+        self.network, self.flags = network, flags
+
+    def begin(self, run: "Run") -> None:
+        if self.network is not None:
+            for line in _remarks(self.network, run, self.flags):
+                console.say(line, run)
+        super().begin(run)
+
+
+def _required(network: Path | None) -> Path:
+    if network is None:
+        raise UsageError(
+            "`quantnas quantize` needs a run to go on from.",
+            "Give its folder, as in: quantnas quantize runs/run/rfdn_small",
+        )
+    return network
+
+
+def _require_file(out: Path, force: bool) -> None:
+    """Raise UsageError or DataError for a file that cannot be written."""
+    from quantnas import files
+
+    if out.suffix == ".tflite":
+        raise UsageError(
+            f"-o is {out}, but an ONNX file is written.",
+            "Let it end in .onnx; `quantnas export RUN --format tflite` writes the other one.",
+        )
+    console.refuse_existing(out, force)
+    files.require_writable(out)
 
 
 def _number(text: str | None, option: str) -> float | None:
@@ -259,19 +297,20 @@ def _require_used(flags: dict[str, Any]) -> None:
         raise UsageError("--at is given without --target-bitops.", "Give both, or neither.")
 
 
-def _remarks(network: Path | None, chosen: RunConfig, flags: dict[str, Any]) -> Iterator[str]:
+def _remarks(network: Path, run: "Run", flags: dict[str, Any]) -> Iterator[str]:
     """What is worth knowing before it begins."""
     from quantnas import runs, settings
 
-    if chosen.quantize.ends < 8:
+    now = settings.written(run).quantize
+    if now.ends < 8:
         yield "warning: few bits in the first and last convolution cost much"
-    if network is None or network.is_file():
+    if network.is_file():
         return
     source = runs.existing(network)
     begun = source.resumable or (source.folder / "precision.json").exists()
     if begun and source.result("quantize") is None:
         yield f"note: {network} is not quantized to its end; its float network is taken"
-    before, now = settings.written(source).quantize, chosen.quantize
+    before = settings.written(source).quantize
     if flags["quantize.calib"] is None and before.calib and before.calib == now.calib:
         yield f"note: --calib {before.calib} is that of {network}"
     changed = "train" if before.method == now.method else "method"

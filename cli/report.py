@@ -1,6 +1,5 @@
 """`quantnas report`: the report of a run made anew, or one page of many runs."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from quantnas.errors import UsageError
 
-from . import console, start
+from . import console
 
 if TYPE_CHECKING:
     from quantnas.runs import Run
@@ -88,19 +87,10 @@ def _evaluated(folder: Path) -> Path:
 
 def _made_anew(source: Path) -> "Run":
     """The run in a folder, or of an evaluation, after its last steps."""
-    from quantnas import comparison, evaluate, pipeline, runs
+    from quantnas import report_again
 
-    folder, further = comparison.of_run(source) or (source, [])
-    run, config = start.resumed(folder)
-    runs.require(run, until="evaluate")
-    known = {Path(folder).resolve() for folder in config.benchmarks}
-    benchmarks = (*config.benchmarks, *(f for f in further if Path(f).resolve() not in known))
-    done = run.result("evaluate")
-    if done is None or not evaluate.named_sets(benchmarks).keys() <= done["sets"].keys():
-        wanted = dataclasses.replace(config, benchmarks=benchmarks)
-        console.follow(pipeline.evaluate_step(run, wanted), None, run)
-    console.follow(pipeline.report_step(run, config), None, run)
-    return run
+    with console.Display() as watch:
+        return report_again.report_again(source, watch)
 
 
 def _refuse(target: Path, force: bool) -> None:

@@ -2,7 +2,7 @@
 
 from quantnas.runs import Run
 
-from . import console, options, start
+from . import console, options
 
 
 def run(
@@ -36,11 +36,10 @@ def run(
 
     Ctrl-C saves the state, and the command that continues is printed.
     """
-    from quantnas import runs
+    from quantnas import api
 
-    start.assist()
     flags = {
-        "SPACE": space,
+        "space": space,
         "scale": scale,
         "data": data,
         "eval_data": eval_data,
@@ -51,8 +50,13 @@ def run(
     }
     flags |= options.searching(target_bitops, at, penalty, strategy, keep, epochs, processes)
     flags["train.processes"] = processes
-    target, chosen = start.begun("run", resume, output, name, config, settings, flags, tensorboard)
-    console.perform(target, chosen, list(runs.STEPS), "run", tensorboard)
+    new = options.New(config, settings, flags, output, name)
+    with console.Display("run", tensorboard=tensorboard) as watch, options.named(flags):
+        if resume is not None:
+            new.require_none("SPACE")
+            target = api.resume(resume, verb="run", watch=watch)
+        else:
+            target = api.run(**new.arguments, watch=watch)
     summary(target)
 
 

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from quantnas.config import SearchConfig
 from quantnas.runs import Run
 
-from . import console, options, start
+from . import console, options
 
 
 def search(
@@ -34,24 +33,31 @@ def search(
 
     It leaves genotype.json, metrics.jsonl and pictures of the search (plots/).
     """
-    start.assist()
-    flags = {"SPACE": space, "scale": scale, "data": data, "seed": seed, "device": device}
+    from quantnas import api
+
+    flags = {"space": space, "scale": scale, "data": data, "seed": seed, "device": device}
     flags |= options.searching(target_bitops, at, penalty, strategy, keep, epochs, processes)
-    target, chosen = start.begun(
-        "search", resume, output, name, config, settings, flags, tensorboard
-    )
-    console.perform(target, chosen, ["search"], "search", tensorboard)
+    new = options.New(config, settings, flags, output, name)
+    with console.Display("search", tensorboard=tensorboard) as watch, options.named(flags):
+        if resume is not None:
+            new.require_none("SPACE")
+            target = api.resume(resume, verb="search", watch=watch)
+        else:
+            target = api.search(**new.arguments, watch=watch)
     result = target.result("search")
     assert result is not None
-    console.say(found(target, result, chosen.search), target)
+    console.say(found(target, result), target)
     pictures = sorted(str(path) for path in (target.folder / "plots").glob("*.png"))
     if pictures:
         console.say(f"pictures: {', '.join(pictures)}", target)
     console.next_commands(f"info {target.folder}", f"train {target.folder}")
 
 
-def found(target: Run, result: dict[str, Any], config: SearchConfig) -> str:
+def found(target: Run, result: dict[str, Any]) -> str:
     """What was found, in one line."""
+    from quantnas.settings import written
+
+    config = written(target).search
     at, bitops = next(iter(result["bitops_at"].items()))
     wanted, sure = config.target_bitops, result["share_decided"]
     asked = "" if wanted is None else f" (target {wanted / 1e9:.3f})"

@@ -1,16 +1,14 @@
 """`quantnas train`: a decided network, found by a search, given, or fixed."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from quantnas import space
-from quantnas.config import RunConfig, TrainConfig
+from quantnas.config import TrainConfig
 from quantnas.errors import UsageError
-from quantnas.runs import Run
 
-from . import console, options, start
+from . import console, options
 
 Origin = Annotated[
     str | None,
@@ -85,7 +83,8 @@ def train(
 
     Example: quantnas train quicksrnet_small --scale 2 --data my_photographs
     """
-    start.assist()
+    from quantnas import api
+
     flags = {
         "scale": scale,
         "data": data,
@@ -105,10 +104,14 @@ def train(
             "--float-steps is given, but with --from float that network is not trained again.",
             "Leave one of them out.",
         )
-    target, chosen = _begin(
-        source, space_name, resume, output, name, config, settings, flags
-    )  # fmt: skip
-    console.perform(target, chosen, ["search", "train"], "train")
+    flags["space"] = space_name
+    new = options.New(config, settings, flags, output, name)
+    with console.Display("train") as watch, options.named(flags):
+        if resume is not None:
+            new.require_none("RUN|GENOTYPE|SPACE", **{"RUN|GENOTYPE|SPACE": source})
+            target = api.resume(resume, verb="train", watch=watch)
+        else:
+            target = api.train(_source(source, space_name), **new.arguments, watch=watch)
     result = target.result("train")
     assert result is not None
     console.say(
@@ -119,62 +122,13 @@ def train(
     console.next_commands(f"quantize {target.folder} --bits 4", f"quantize {target.folder}")
 
 
-def _begin(
-    source: str | None,
-    space_name: str | None,
-    resume: Path | None,
-    output: Path,
-    name: str | None,
-    config: Path | None,
-    settings: list[str] | None,
-    flags: dict[str, Any],
-) -> tuple[Run, RunConfig]:
-    """The run folder of a training: of a run, of a genotype, of a space, or an interrupted one.
-
-    Raises UsageError when none of them is meant.
-    """
-    if resume is not None:
-        others = {"RUN|GENOTYPE|SPACE": source, "space": space_name, **flags}
-        options.only_resume({**others, "name": name, "config": config, "set": settings})
-        return start.going_on("train", resume)
+def _source(source: str | None, space_name: str | None) -> str:
+    """What is trained. Raises UsageError where that is not said, and for a space without use."""
     if source is None:
         raise UsageError(
             "`quantnas train` needs a run that has searched, a genotype or a fixed network.",
             "Give one, as in: quantnas train runs/search/rfdn_small; or quantnas train espcn.",
         )
-    path = Path(source)
-    if path.is_dir():
-        if space_name is not None:
-            raise UsageError("--space is given without a genotype.", "Leave it out.")
-        return start.continued("train", path, None, output, name, config, settings, **flags)
-    if path.suffix == ".json":
-        beside = path.parent / "space.yaml"
-        found = space_name or (str(beside) if beside.exists() else _space_of(path))
-        flags = {**flags, "space": found, "genotype": str(path)}
-    else:
-        if source not in space.builtin() and not path.exists():
-            raise UsageError(
-                f"There is no run folder, genotype or space '{source}'.",
-                "Check the path, or choose a fixed network from `quantnas spaces`.",
-            )
-        _require_decided(path, flags["scale"])
-        flags = {**flags, "space": source}
-    return start.begun("train", None, output, name, config, settings, flags)
-
-
-def _space_of(path: Path) -> str:
-    from quantnas import genotype
-
-    return genotype.load(path).space
-
-
-def _require_decided(path: Path, scale: int | None) -> None:
-    """Raise UsageError for a space with open choices."""
-    from quantnas import skeleton
-
-    open_ = sum(slot.options > 1 for slot in skeleton.slots(space.load(str(path), scale)))
-    if open_:
-        raise UsageError(
-            f"Space '{path}' leaves {open_} choices open.",
-            f"Search first: quantnas search {path}; then train the run that it made.",
-        )
+    if space_name is not None and Path(source).is_dir():
+        raise UsageError("--space is given without a genotype.", "Leave it out.")
+    return source

@@ -1,8 +1,9 @@
 """Quantization-aware architecture search for image super-resolution.
 
-Each module is a namespace of its own (`quantnas.space`, `quantnas.supernet`, `quantnas.cost`, ...);
-nothing is re-exported here, so importing `quantnas` is cheap and loads neither torch nor onnx.
-docs/structure.md says which module does what.
+The public verbs are functions of this package: `quantnas.run`, `search`, `train`, `quantize`,
+`export`, `resume`, `load`, `evaluate`, `benchmark` and `upscale`. They are loaded when they are
+first used, so `import quantnas` is cheap and loads neither torch nor onnx. docs/python.md shows
+them, `quantnas.api` documents them, and docs/index.md says which module does what.
 
 The library computes and never prints; `quantnas.cli` (folder `cli/`) talks to people, and
 `quantnas.search_spaces` (folder `search_spaces/`) holds the built-in spaces. The lines below let
@@ -10,10 +11,41 @@ both names resolve in a checkout, where the folders lie beside this one; see
 docs/decisions/0001-packaging-map.md.
 """
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = [
+    "Benchmark",
+    "Evaluation",
+    "Run",
+    "Watcher",
+    "benchmark",
+    "evaluate",
+    "export",
+    "load",
+    "quantize",
+    "resume",
+    "run",
+    "search",
+    "train",
+    "upscale",
+]
 
 _here = Path(__file__).parent
 if not (_here / "cli").is_dir():  # source checkout: cli/ and search_spaces/ lie beside this folder
     __path__.append(str(_here.parent))
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the public interface, loaded when it is first used."""
+    if name not in __all__ or (_here / f"{name}.py").exists():  # a module hides its namesake
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.api"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

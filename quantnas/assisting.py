@@ -1,6 +1,8 @@
 """What all processes but the first one do: its loops, on their rows of every batch."""
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -8,13 +10,32 @@ import torch
 
 from . import crew, schema, searching, training
 from .config import RunConfig
-from .errors import QuantnasError
+from .errors import LostError, QuantnasError
 from .workspace import device
 
 STEPS: dict[str, Callable[[Mapping[str, Any], RunConfig], Iterator[Any]]] = {
     "search": searching.assist,
     "train": training.assist,
 }
+
+
+def join() -> None:
+    """In a process that was started to help another one, do so, and end the process.
+
+    Where torchrun has started all, the first one joins here: whatever goes wrong after this, the
+    others are let go.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return
+    world = int(os.environ["WORLD_SIZE"])
+    if crew.called():
+        try:
+            assist(world)
+        except LostError:  # the first process has failed, and says so
+            sys.exit(1)
+        sys.exit(0)
+    if crew.launched():
+        crew.launch(world)
 
 
 def assist(processes: int) -> None:

@@ -29,7 +29,7 @@ class Prepared:
 
         `command`: what makes the same again, if that is not the command line of this process.
         """
-        told = runs.environment(command)
+        told = {**runs.environment(command), "verb": self.verb}
         workspace.begin(run, self.config, self.photographs, told, self.source)
         if self.source is not None:
             runs.carry(self.source, run, until=self.verb)

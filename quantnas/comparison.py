@@ -1,7 +1,9 @@
 """Models measured side by side: scores on sets of photographs, what is kept of them, pictures."""
 
 import re
-from collections.abc import Generator, Mapping, Sequence
+import shutil
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,18 @@ def _group(group: PhotoSet, scores: Mapping[str, Sequence[Score]]) -> dict[str, 
             for name, rows in scores.items()
         },
     }
+
+
+@contextmanager
+def new_folder(output: Path, name: str | None, models: Sequence[Model]) -> Iterator[Path]:
+    """A new folder of an evaluation, output/evaluate/name; gone again when it fails."""
+    default = slug(models[0].name) if len(models) == 1 else "comparison"
+    made = runs.create(output, "evaluate", name, default)
+    try:
+        yield made.folder
+    except BaseException:
+        shutil.rmtree(made.folder)
+        raise
 
 
 def perform(

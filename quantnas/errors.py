@@ -3,6 +3,7 @@
 Anything else that is raised is a defect of the program and ends with exit code 1.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -39,6 +40,8 @@ class QualityError(QuantnasError):
     """A result that is worse than was allowed; its files are kept."""
 
     exit_code = 5
+    folder: Path | None = None
+    """The run folder with these files, where there is one."""
 
 
 class DivergedError(QuantnasError):

@@ -2,9 +2,12 @@
 
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import DataError
 
 
 @contextmanager
@@ -32,3 +35,19 @@ def copy(source: Path, target: Path) -> None:
     """Copy the content of a file whole or not at all. Raises OSError."""
     with replacing(target) as part:
         shutil.copyfile(source, part)
+
+
+def require_writable(file: Path) -> None:
+    """Raise DataError when a file of that name cannot be written."""
+    folder = file.parent
+    if file.is_dir():
+        raise DataError(f"{file} is a folder.", "Give the name of a file to -o.")
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}.", "Make it first, or choose another -o.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"Nothing can be written into {folder}: {error.strerror}.", "Choose another -o."
+        ) from error

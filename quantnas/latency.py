@@ -176,7 +176,8 @@ def session(file: Path | bytes, threads: int, what: str, **options: Any) -> ort.
 def runner(run: ort.InferenceSession, size: tuple[int, int], what: str) -> Callable[[], object]:
     """A run on an image of noise; DataError when the network cannot take that size."""
     given = run.get_inputs()[0]
-    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, *size), np.uint8)
+    channels = 1 if given.shape[1] == 1 else 3
+    pixels = np.random.default_rng(0).integers(0, 256, (1, channels, *size), np.uint8)
     kind = KINDS[given.type]
     image = pixels if kind == np.uint8 else (pixels / 255).astype(kind)
 

@@ -74,31 +74,39 @@ def resolve(text: str) -> Model:
 
 
 def resolve_all(texts: Sequence[str]) -> list[Model]:
-    """Several models to be compared, under different names.
+    """Several models to be compared, under different names. Raises as `resolve` and `apart`."""
+    return apart(texts, [resolve(text) for text in texts])
 
-    Raises UsageError for different scales and for one model given twice; else as `resolve`.
+
+def apart(texts: Sequence[str], found: Sequence[Model]) -> list[Model]:
+    """Models to be compared, under different names.
+
+    texts: what each was resolved from; empty where that was no text. Raises UsageError for
+    different scales and for one model given twice.
     """
-    found = [resolve(text) for text in texts]
     for other in found[1:]:
         if other.scale != found[0].scale:
             raise UsageError(
-                f"{texts[0]} is x{found[0].scale}, but {other.what} is x{other.scale}.",
+                f"{texts[0] or found[0].what} is x{found[0].scale}, but {other.what} is "
+                f"x{other.scale}.",
                 "Compare models of one scale.",
             )
     twice = [str(file) for file, n in Counter(m.file.resolve() for m in found).items() if n > 1]
     if twice:
         raise UsageError(f"{twice[0]} is given twice.", "Name every model once.")
-    return [replace(m, name=name) for m, name in zip(found, _apart(texts, found), strict=True)]
+    return [replace(m, name=name) for m, name in zip(found, _names(texts, found), strict=True)]
 
 
-def _apart(texts: Sequence[str], found: Sequence[Model]) -> list[str]:
+def _names(texts: Sequence[str], found: Sequence[Model]) -> list[str]:
     """Their names or, where some are equal, as much of the end of the paths as tells them apart."""
     count = Counter(model.name for model in found)
     paths = [Path(text.removesuffix("/model.onnx")).parts for text in texts]
     ends = range(1, max(map(len, paths)) + 1)
     longer = ([str(Path(*path[-n:])) for path in paths] for n in ends)
     names = next((ends for ends in longer if len({*ends}) == len(ends)), texts)
-    return [m.name if count[m.name] == 1 else name for m, name in zip(found, names, strict=True)]
+    numbered = (f"{m.name}-{number}" for number, m in enumerate(found, 1))
+    told = [name or other for name, other in zip(names, numbered, strict=True)]
+    return [m.name if count[m.name] == 1 else name for m, name in zip(found, told, strict=True)]
 
 
 def _of_run(run: Run) -> Model:

@@ -43,6 +43,10 @@ class Run:
     new: bool = field(default=False, compare=False)
     """Whether this process has made the folder."""
 
+    def __fspath__(self) -> str:
+        """The folder, so that a run can be given wherever a path can."""
+        return str(self.folder)
+
     @property
     def resumable(self) -> bool:
         """Whether an unfinished step has saved a state."""
@@ -189,7 +193,10 @@ def carry(source: Run, target: Run, until: str) -> None:
 
 
 def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
-    """Versions, machine and command line, that of this process where none is given."""
+    """Versions, machine and command line, that of this process where none is given.
+
+    A process that was not started by `quantnas` is recorded as `python PROGRAM ARGUMENTS`.
+    """
     packages = ("quantnas", "torch", "numpy", "onnx", "onnxruntime")
     versions = {}
     for package in packages:
@@ -202,8 +209,15 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
         "versions": versions,
         "platform": platform.platform(),
         "cpu_count": cores(),
-        "command": list(command or ["quantnas", *sys.argv[1:]]),
+        "command": list(command or _command()),
     }
+
+
+def _command() -> list[str]:
+    """The command line of quantnas, or of the program that uses it, by which this process began."""
+    program = Path(sys.argv[0])
+    ours = program.stem == "quantnas" or program.parent.name == "cli"
+    return ["quantnas", *sys.argv[1:]] if ours else ["python", *sys.argv]
 
 
 def cores() -> int:

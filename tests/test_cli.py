@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantnas import genotype, images, pipeline, skeleton, space
+from quantnas import driver, genotype, images, pipeline, settings, skeleton, space
 from quantnas.cli import console, options, panel
 from quantnas.cli.main import app, main
 from quantnas.cli.pace import Pace
 from quantnas.config import RunConfig, SearchConfig
 from quantnas.errors import DivergedError
 from quantnas.phases import Progress
+from quantnas.run_sources import Request
 from quantnas.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -187,7 +188,8 @@ def test_info_of_a_space_as_json(capsys):
 def test_settings_win_in_the_order_base_file_set_flag(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("seed: 1\nsearch: {epochs: 9, batch: 3}\n")
-    made = options.configuration({}, file, ["search.batch=5"], {"seed": 9, "search.at": "8x8"})
+    new = options.New(file, ["search.batch=5"], {"seed": 9, "search.at": "8x8"}, tmp_path, None)
+    made = Request("run", **new.arguments).over({})
     assert (made.seed, made.search.epochs, made.search.batch) == (9, 9, 5)
     assert made.search.at == "8x8"
     assert made.search.patch == 24
@@ -195,17 +197,17 @@ def test_settings_win_in_the_order_base_file_set_flag(tmp_path):
 
 def test_the_options_of_a_search_are_settings(here, monkeypatch):
     seen = []
-    monkeypatch.setattr("quantnas.cli.console.perform", lambda *a: seen.append(a) or 1 / 0)
+    monkeypatch.setattr(driver, "perform", lambda *a: seen.append(settings.written(a[1])) or 1 / 0)
     command(
         "search", "rfdn_deploy", "--target-bitops", "2G", "--at", "48x32", "--strategy", "random",
         "--keep", "best", "--epochs", "30",
     )  # fmt: skip
-    made = seen[0][1]
+    made = seen[0]
     assert made.space == "rfdn_deploy" and made.search == SearchConfig(
         epochs=30, target_bitops=2e9, at="48x32", strategy="random", keep="best"
     )
     command("run", "--penalty", "0.5")
-    assert seen[1][1] == RunConfig(search=SearchConfig(penalty=0.5))
+    assert seen[1] == RunConfig(search=SearchConfig(penalty=0.5))
 
 
 def test_without_the_extra_tensorboard_is_refused_before_anything_is_made(
@@ -335,7 +337,7 @@ def test_the_panel_cuts_no_figure(width):
 
 
 def test_a_pipe_gets_lines_with_figures_and_speed(capsys):
-    assert console.follow(progress(3, FACTS), None) is None
+    assert console.follow(progress(3, FACTS)) is None
     line = capsys.readouterr().err.strip()
     assert line.startswith("search       3/3  loss 0.0213") and "steps/s" in line
 
@@ -360,12 +362,6 @@ def test_worse_than_bicubic_comes_with_what_helps(psnr, words):
     assert warned == ([f"warning: worse than bicubic on set5; {words}"] if words else [])
 
 
-def test_what_watches_is_called_after_every_step(capsys):
-    seen = []
-    console.follow(progress(3, {}), None, watch=lambda: seen.append(1))
-    assert len(seen) == 3
-
-
 def test_the_pace_is_that_of_the_phase(monkeypatch):
     clock = iter([0.0, 1.0, 2.0, 10.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
@@ -379,10 +375,13 @@ def test_the_pace_is_that_of_the_phase(monkeypatch):
 
 def test_the_time_of_a_resumed_step_counts_what_its_saved_state_took(tmp_path, monkeypatch, capsys):
     run = Run(tmp_path)
+    monkeypatch.setattr(pipeline, "STEPS", {"train": lambda run, config: (_ for _ in ())})
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    run.finish("search", {})
     run.resume_point("float").touch()
     run.spend(90.0)
-    monkeypatch.setattr(pipeline, "STEPS", {"train": lambda run, config: iter(())})
-    console.perform(run, RunConfig(), ["train"], "train")
+    with console.Display("train") as watch:
+        driver.perform("train", run, watch)
     assert "train: done in 1 min 30 s\n" in capsys.readouterr().err
 
 
@@ -390,6 +389,6 @@ def test_a_search_that_diverged_ends_with_6(here, monkeypatch, capsys):
     def diverge(*arguments: object) -> None:
         raise DivergedError("The loss became nan.", "Begin again with a smaller rate.")
 
-    monkeypatch.setattr("quantnas.cli.console.perform", diverge)
+    monkeypatch.setattr(driver, "perform", diverge)
     assert command("search") == 6
     assert "--resume" not in capsys.readouterr().err

@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import config, crew, errors, images, parts, schema, tasks
-from quantnas.cli import start
+from quantnas import config, crew, errors, images, parts, run_sources, schema, tasks
 from quantnas.cli.main import main
 from quantnas.photographs import Photograph
 
@@ -117,7 +116,7 @@ def test_both_steps_have_the_same_number_or_one():
         search=config.SearchConfig(processes=2), train=config.TrainConfig(processes=4)
     )
     with pytest.raises(errors.UsageError, match=r"`search.processes` is 2 and `train.processes`"):
-        start.together("run", both, lambda: pytest.fail("must not begin"))
+        run_sources.together("run", both, lambda: pytest.fail("must not begin"))
 
 
 def test_settings_from_before_the_training_was_shared_are_read():

@@ -1,6 +1,7 @@
-"""Which module may import which: only strictly lower levels (the rule of the house, executable)."""
+"""Which package may import which: only those before it (the rule of the house, executable)."""
 
 import ast
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,94 +10,66 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "quantnas"
-CLI = ROOT / "cli"
-
-LAYERS = [
-    {"errors", "checks", "bounds", "files"},
-    {"schema", "notation", "requirements", "standing"},
-    {"space", "config"},
-    {"genotype"},
-    {"runs"},
-    {"onnx_session"},
-    {"subgraphs"},
-    {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
-    | {"tensorboard", "settings", "litert_graph", "machine", "resources"}
-    | {"building", "onnx_source"},
-    {"plan", "filling", "fitting", "adq", "relax", "images", "patches", "checkpoint", "crew"}
-    | {"decisions", "cards"}
-    | {"layouts", "tracing", "wiring", "onnx_weights", "float_twin"}
-    | {"shape_arithmetic", "translate_resize", "trying"},
-    {"ends", "distillation", "rfdn", "fusion", "picture", "layout_grid"}
-    | {"translate_layers", "translate_moves", "translate_pointwise"},
-    {"conv", "basic", "edsr", "imdn", "rfdn_deploy", "rfdn_published", "plain"}
-    | {"photographs", "board", "translations", "patterns", "elsewhere"},
-    {"onnx_import"},
-    {"layer_forms"},
-    {"imported"},
-    {
-        "schematic",
-        "layered_layout",
-        "skeleton",
-        "train",
-        "store",
-        "onnx_layers",
-        "litert_layers",
-        "reach",
-    },
-    {"supernet", "onnx_ops", "litert_operations", "parity", "conventions"},
-    {"network", "cost"},
-    {"survey", "objective", "budget", "quantize", "evaluate", "export", "foreign", "closed_form"}
-    | {"saliency", "stored", "cells"},
-    {"search", "allocation", "baselines", "retrain", "tiles", "litert", "qonnx_export"},
-    {"random_search", "contest", "verify", "surgery", "report", "crops", "diagram", "trajectory"}
-    | {"tables", "labels", "parts", "damage_plot", "seeds"},
-    {"workspace", "phases", "difference", "front", "inline_svg"},
-    {"tasks", "models", "widths", "enlarging", "formats", "branching"},
-    {"searching"},
-    {"comparison", "origins", "latency", "runnable", "damage_measured", "slider"},
-    {"training"},
-    {"quantizing", "drop", "adopt", "profiling", "assisting", "beginning", "page_data"}
-    | {"damage_pairs"},
-    {"page_text", "page_charts"},
-    {"page"},
-    {"pipeline", "doctor"},
-    {"point"},
-    {"workers", "cluster"},
-    {"sweeping"},
-    {"overview"},
-]
-LEVEL = {"__init__": -1} | {name: level for level, names in enumerate(LAYERS) for name in names}
-PURE_DATA = 4  # up to this level: no tensors, no arrays, no graphs
-HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "matplotlib"}
+ORDER = (
+    *("errors", "progress", "config", "data", "nn", "onnx_import", "architectures", "inference"),
+    *("training", "nas", "quantization", "exporters", "runs", "evaluation", "reporting"),
+    *("pipeline", "sweeps", "diagnostics", "api", "cli"),
+)
+"""Every package imports only from itself and from those before it."""
+STRANGERS = {
+    "nas": {"quantization", "exporters"},
+    "quantization": {"nas", "exporters"},
+    "exporters": {"training", "nas", "quantization"},
+}
+"""Package -> those that it knows nothing of, although some stand before it."""
+HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "matplotlib", "brevitas"}
 TERMINAL = {"typer", "click", "rich", "cli", "quantnas.cli"}
+PLAIN = {"errors", "progress", "config"}
+"""Packages of plain data: no tensors, no arrays, no graphs."""
 
 
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+def dotted(path: Path) -> str:
+    """quantnas/nas/alphas.py -> quantnas.nas.alphas; cli/ lies in quantnas once installed."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "quantnas" else ("quantnas", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def name_of(path: Path, folder: Path) -> str:
-    return ".".join(path.relative_to(folder).with_suffix("").parts)
+FILES = {
+    dotted(path): path
+    for folder in ("quantnas", "cli", "search_spaces")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+LIBRARY = sorted(name for name in TREES if not name.startswith("quantnas.cli"))
+COMMANDS = sorted(name for name in TREES if name.startswith("quantnas.cli"))
 
 
-def imports(node: ast.AST, package: str) -> Iterator[str]:
-    """Absolute dotted names that one import statement of a module in `package` may bring in.
-
-    `from a import b` yields `a.b`: whether b is a module or a function is not asked here.
-    """
+def imported(node: ast.AST, module: str) -> Iterator[str]:
+    """Absolute dotted names that one statement of a module imports; `from a import b` is a.b."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        parents = package.split(".")[: len(package.split(".")) + 1 - node.level]
-        base = [*(parents if node.level else []), *(node.module or "").split(".")]
-        yield from (".".join([*filter(None, base), alias.name]) for alias in node.names)
+        parents = module.split(".")
+        is_package = module in FILES and FILES[module].name == "__init__.py"
+        parents = parents[: len(parents) + is_package - node.level] if node.level else []
+        base = [*parents, *filter(None, (node.module or "").split("."))]
+        yield from (".".join([*base, alias.name]) for alias in node.names)
 
 
-def siblings(names: Iterator[str]) -> set[str]:
-    """Modules of quantnas among the names; a name of quantnas/__init__.py counts as `__init__`."""
-    parts = [name.split(".") for name in names if name.split(".")[0] == "quantnas"]
-    return {p[1] if len(p) > 1 and not p[1].startswith("__") else "__init__" for p in parts}
+def every_import(module: str) -> set[str]:
+    return {name for node in ast.walk(TREES[module]) for name in imported(node, module)}
+
+
+def module_of(name: str) -> str | None:
+    """The module of this project that a dotted name stands for or lies in; else None."""
+    parent = name.rpartition(".")[0]
+    return name if name in FILES else parent if parent in FILES else None
+
+
+def package_of(module: str) -> str:
+    """quantnas.nas.alphas -> nas; the top of the library counts as nothing."""
+    return (module.split(".") + [""])[1]
 
 
 def starts_with(name: str, roots: set[str]) -> bool:
@@ -114,77 +87,106 @@ def at_import_time(node: ast.AST) -> Iterator[ast.AST]:
         yield from at_import_time(child)
 
 
-LIBRARY = {name_of(path, PACKAGE): parse(path) for path in sorted(PACKAGE.rglob("*.py"))}
-COMMANDS = {name_of(path, CLI): parse(path) for path in sorted(CLI.rglob("*.py"))}
-IMPORTS = {
-    module: {name for node in ast.walk(tree) for name in imports(node, "quantnas")}
-    for module, tree in LIBRARY.items()
+GRAPH = {
+    module: {found for name in every_import(module) if (found := module_of(name))} - {module}
+    for module in TREES
 }
 
 
-def test_every_module_has_a_level():
-    assert set(LIBRARY) == set(LEVEL), "LAYERS and the modules of quantnas/ differ"
-    assert sum(map(len, LAYERS)) == len(LEVEL) - 1, "a module stands in two layers"
+def cycle_from(start: str) -> list[str] | None:
+    """The modules on a way from one module back to itself, or None."""
+    came, stack = {start: ""}, [start]
+    while stack:
+        at = stack.pop()
+        for follower in GRAPH[at]:
+            if follower == start:
+                way = [at]
+                while came[way[-1]]:
+                    way.append(came[way[-1]])
+                return way
+            if follower not in came:
+                came[follower] = at
+                stack.append(follower)
+    return None
 
 
-@pytest.mark.parametrize("module", sorted(LIBRARY))
-def test_imports_point_down(module):
-    level = LEVEL[module]
-    known = siblings(iter(IMPORTS[module])) - {"cli"}  # cli: see the next test
-    assert not {name for name in known if LEVEL.get(name, 99) >= level}
+def test_every_package_has_a_place_in_the_order():
+    packages = {package_of(module) for module in TREES} - {"", "search_spaces"}
+    assert packages == set(ORDER)
 
 
-@pytest.mark.parametrize("module", sorted(LIBRARY))
+@pytest.mark.parametrize("module", sorted(TREES))
+def test_packages_import_only_from_those_before_them(module):
+    mine = package_of(module)
+    if mine in ("", "search_spaces"):
+        assert not {n for n in GRAPH[module] if package_of(n)}
+        return
+    allowed = set(ORDER[: ORDER.index(mine) + 1]) | {"", "search_spaces"}
+    used = {package_of(other) for other in GRAPH[module]}
+    assert not used - allowed
+    assert not used & STRANGERS.get(mine, set())
+
+
+@pytest.mark.parametrize("module", sorted(TREES))
+def test_no_module_imports_itself_by_way_of_others(module):
+    assert cycle_from(module) is None
+
+
+@pytest.mark.parametrize("module", LIBRARY)
 def test_the_library_does_not_talk(module):
-    assert not {name for name in IMPORTS[module] if starts_with(name, TERMINAL)}
-    calls = (node.func for node in ast.walk(LIBRARY[module]) if isinstance(node, ast.Call))
+    assert not {name for name in every_import(module) if starts_with(name, TERMINAL)}
+    calls = (node.func for node in ast.walk(TREES[module]) if isinstance(node, ast.Call))
     assert not [f.lineno for f in calls if isinstance(f, ast.Name) and f.id == "print"]
 
 
-@pytest.mark.parametrize("module", sorted(m for m in LIBRARY if LEVEL.get(m, 99) <= PURE_DATA))
-def test_data_is_pure(module):
-    assert not {name for name in IMPORTS[module] if starts_with(name, HEAVY)}
+@pytest.mark.parametrize("module", sorted(m for m in LIBRARY if package_of(m) in PLAIN))
+def test_plain_data_imports_nothing_heavy(module):
+    assert not {name for name in every_import(module) if starts_with(name, HEAVY)}
 
 
-@pytest.mark.parametrize("module", sorted(COMMANDS))
+@pytest.mark.parametrize("module", COMMANDS)
 def test_commands_import_the_heavy_parts_inside_functions(module):
-    names = {n for node in at_import_time(COMMANDS[module]) for n in imports(node, "quantnas.cli")}
+    names = {n for node in at_import_time(TREES[module]) for n in imported(node, module)}
     assert not {name for name in names if starts_with(name, HEAVY)}
-    known = siblings(iter(names)) - {"cli", "search_spaces"}
-    assert not {name for name in known if LEVEL.get(name, 99) > PURE_DATA}
-
-
-def test_help_loads_nothing_heavy():
-    code = "import sys, quantnas.cli.main; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert not (HEAVY | {"brevitas", "psutil"}) & set(done.stdout.split())
-
-
-def test_the_baselines_load_brevitas_only_when_a_method_needs_it():
-    code = "import sys, quantnas.cli.main, quantnas.baselines; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert "torch" in done.stdout.split() and "brevitas" not in done.stdout.split()
+    others = {package_of(found) for name in names if (found := module_of(name))}
+    assert others <= {*PLAIN, "cli", "search_spaces", ""}
 
 
 @pytest.mark.parametrize(
-    ("line", "package", "found"),
+    "code", ["import quantnas.cli.main", "import quantnas", "from quantnas.config import files"]
+)
+def test_nothing_heavy_is_loaded_before_it_is_used(code):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not HEAVY & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "module", "found"),
     [
-        ("from .space import load", "quantnas", {"space"}),
-        ("from . import space, cost", "quantnas", {"space", "cost"}),
-        ("from quantnas.space import load", "quantnas", {"space"}),
-        ("from quantnas import space", "quantnas", {"space"}),
-        ("import quantnas.space", "quantnas", {"space"}),
-        ("from . import __version__", "quantnas", {"__init__"}),
-        ("import quantnas", "quantnas", {"__init__"}),
-        ("from .search import command", "quantnas.cli", {"cli"}),
-        ("from ..search import search", "quantnas.cli", {"search"}),
-        ("from .. import search", "quantnas.cli", {"search"}),
-        ("from spaces import search", "quantnas", set()),
+        ("from .alphas import Alphas", "quantnas.nas.supernet", {"quantnas.nas.alphas"}),
+        ("from . import alphas, x", "quantnas.nas.supernet", {"quantnas.nas.alphas"}),
+        ("from ..config import genotype", "quantnas.nas.supernet", {"quantnas.config.genotype"}),
+        ("from quantnas.nas import alphas", "quantnas.api", {"quantnas.nas.alphas"}),
+        ("import quantnas.nas.alphas", "quantnas.api", {"quantnas.nas.alphas"}),
+        ("from . import options", "quantnas.cli.main", {"quantnas.cli.options"}),
+        ("from spaces import search", "quantnas.api", set()),
     ],
 )
-def test_every_form_of_import_is_seen(line, package, found):
-    assert siblings(imports(ast.parse(line).body[0], package)) == found
+def test_every_form_of_import_is_seen(line, module, found):
+    names = imported(ast.parse(line).body[0], module)
+    assert found == {name for name in map(module_of, names) if name and name.count(".") > 1}
+
+
+def test_a_cycle_is_found():
+    chain = ["a", "b", "c"]
+    ring = {a: {b} for a, b in itertools.pairwise([*chain, "a"])}
+    GRAPH.update(ring)
+    assert cycle_from("a") == ["c", "b", "a"]
+    for name in ring:
+        del GRAPH[name]

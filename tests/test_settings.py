@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantnas import settings, space
-from quantnas.cli import console, options
+from quantnas import driver, settings, space
+from quantnas.cli import options
 from quantnas.cli.main import main
 from quantnas.config import RunConfig, TrainConfig
 from quantnas.errors import UsageError
+from quantnas.run_sources import Request
 from quantnas.runs import Run, write_text
 from quantnas.schema import read_yaml
 
@@ -117,11 +118,11 @@ def test_a_run_needs_nothing_of_what_it_was_begun_with(run, tmp_path, monkeypatc
     shutil.copytree("runs/mine", "teacher")
     for name in ("space.yaml", "genotype.json"):
         shutil.copy(f"mine.{name.split('.')[1]}", f"teacher/{name}")
-    perform = console.perform
-    monkeypatch.setattr(console, "perform", lambda *_: 1 / 0)
+    perform = driver.perform
+    monkeypatch.setattr(driver, "perform", lambda *_: 1 / 0)
     given = ["mine.json", "--space", "mine.yaml", "--teacher", "teacher", *QUICK]
     assert command("train", *given, "--name", "first") == 1
-    monkeypatch.setattr(console, "perform", perform)
+    monkeypatch.setattr(driver, "perform", perform)
     first = tmp_path / "runs" / "train" / "first"
     told = read_yaml(first / "config.yaml")
     assert (told["space"], told["train"]["teacher"]) == ("mine.yaml", str(tmp_path / "teacher"))
@@ -182,9 +183,10 @@ def test_a_section_that_is_none_is_left_to_the_schema():
 def test_options_win_over_set_and_both_over_the_file(tmp_path):
     file = tmp_path / "file.yaml"
     file.write_text("seed: 3\nbits: 2\nquantize: {minutes: 5, train: none, rate: 0.1}\n")
-    told = options.configuration(
-        {"scale": 2}, file, ["quantize.average_bits=3", "seed=4"], {"seed": 5, "quantize.steps": 9}
+    new = options.New(
+        file, ["quantize.average_bits=3", "seed=4"], {"seed": 5, "quantize.steps": 9}, file, None
     )
+    told = Request("run", **new.arguments).over({"scale": 2})
     c = told.quantize
     assert (told.scale, told.seed, told.bits, c.average_bits) == (2, 5, None, 3)
     assert (c.minutes, c.steps, c.train, c.rate) == (None, 9, "weights", 0.1)
@@ -193,5 +195,5 @@ def test_options_win_over_set_and_both_over_the_file(tmp_path):
 def test_sections_of_a_file_that_are_one_in_yaml_are_set_apart(tmp_path):
     file = tmp_path / "file.yaml"
     file.write_text("search: &s {batch: 4, patch: 16}\ntrain: *s\nquantize: *s\n")
-    told = options.configuration({}, file, None, {"quantize.steps": 9})
+    told = Request("run", file, {"quantize.steps": 9}).over({})
     assert (told.search.batch, told.train.batch, told.quantize.steps) == (4, 4, 9)

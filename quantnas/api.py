@@ -1,0 +1,32 @@
+"""The library in verbs: what each command does, as a function that returns what it made.
+
+`quantnas.quantize` and the others are these functions; `import quantnas` loads them when they are
+first used. They print nothing: a `Watcher` is told how far the work is. What goes wrong is an error
+of `quantnas.errors`, with a cause and a remedy.
+
+Verbs that make a run take the same further arguments:
+
+    config      settings: a `RunConfig`, a mapping or the path of a YAML file
+    settings    single settings over these, as {"search.epochs": 30}
+    output      folder in which the run folder `<verb>/<name>` is made
+    name        its name, which must be new; none = a free one
+    watch       is told how far the work is, and may stop it
+
+Arguments of their own win over `settings`, and these over `config`. An interrupted run is continued
+by `resume`.
+"""
+
+from .model_verbs import Benchmark as Benchmark
+from .model_verbs import Evaluation as Evaluation
+from .model_verbs import benchmark as benchmark
+from .model_verbs import evaluate as evaluate
+from .model_verbs import load as load
+from .model_verbs import upscale as upscale
+from .run_verbs import Run as Run
+from .run_verbs import export as export
+from .run_verbs import quantize as quantize
+from .run_verbs import resume as resume
+from .run_verbs import run as run
+from .run_verbs import search as search
+from .run_verbs import train as train
+from .watcher import Watcher as Watcher

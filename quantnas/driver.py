@@ -1,0 +1,72 @@
+"""Does the steps of a run that are left; no empty folder stays when they cannot be done.
+
+A caller names what a run is for by a verb. What each step does is in `pipeline`.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from . import drop, pipeline, runs, workspace
+from .config import RunConfig
+from .errors import DataError, QualityError, UsageError
+from .runs import Run
+from .watcher import SILENT, Watcher, follow, watched
+
+STEPS: dict[str, tuple[str, ...]] = {
+    "run": runs.STEPS,
+    "search": ("search",),
+    "train": ("search", "train"),
+    "quantize": ("quantize",),
+    "export": ("export",),
+}
+"""Verb -> the steps that it does."""
+
+
+def perform(verb: str, run: Run, watch: Watcher = SILENT) -> None:
+    """Do the steps of a verb that the run has not finished.
+
+    A new folder in which nothing was made is removed after a DataError or a UsageError. Raises what
+    the steps and the watcher raise, and QualityError as `quantnas.quantize`.
+    """
+    config, steps = workspace.load_config(run), STEPS[verb]
+    with _removed_if_empty(run, steps), watched(run, watch):
+        for step in steps:
+            _perform(step, run, config, watch)
+        if verb == "quantize":
+            _judge(run, config, watch)
+
+
+def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
+    if run.result(step) is not None:
+        watch.finish(step, None)
+        return
+    began = time.monotonic() - run.spent
+    follow(pipeline.STEPS[step](run, config), watch)
+    watch.finish(step, time.monotonic() - began)
+
+
+def _judge(run: Run, config: RunConfig, watch: Watcher) -> None:
+    """Measure what the quantization costs. Raises QualityError where that is too much."""
+    if not (run.folder / drop.FILE).exists():
+        follow(drop.measure(run, config), watch)
+    try:
+        drop.require(drop.load(run), config.quantize)
+    except QualityError as error:
+        error.folder = run.folder
+        raise
+
+
+@contextmanager
+def _removed_if_empty(run: Run, steps: Sequence[str]) -> Iterator[None]:
+    """After an error in what was given, remove a new folder in which nothing was made yet."""
+    carried = {step for step in steps if run.result(step) is not None}
+    try:
+        yield
+    except (DataError, UsageError):
+        made = any(run.result(step) is not None for step in steps if step not in carried)
+        learned = run.resumable or (run.folder / "metrics.jsonl").exists()
+        if run.new and not made and not learned:
+            shutil.rmtree(run.folder)
+        raise

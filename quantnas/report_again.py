@@ -1,0 +1,29 @@
+"""Makes the report of a run anew, after evaluating it where that has not been done."""
+
+import dataclasses
+from os import PathLike
+from pathlib import Path
+
+from . import comparison, evaluate, pipeline, runs, workspace
+from .runs import Run
+from .watcher import SILENT, Watcher, follow
+
+
+def report_again(source: str | PathLike[str], watch: Watcher = SILENT) -> Run:
+    """The run in a folder, or that of an evaluation, after its last two steps.
+
+    Folders that an evaluation measured are measured, too. Raises DataError for what is no exported
+    run, and for the evaluation of several models.
+    """
+    folder, further = comparison.of_run(Path(source)) or (Path(source), [])
+    run = runs.existing(folder)
+    config = workspace.load_config(run)
+    runs.require(run, until="evaluate")
+    known = {Path(folder).resolve() for folder in config.benchmarks}
+    benchmarks = (*config.benchmarks, *(f for f in further if Path(f).resolve() not in known))
+    done = run.result("evaluate")
+    if done is None or not evaluate.named_sets(benchmarks).keys() <= done["sets"].keys():
+        wanted = dataclasses.replace(config, benchmarks=benchmarks)
+        follow(pipeline.evaluate_step(run, wanted), watch)
+    follow(pipeline.report_step(run, config), watch)
+    return run
