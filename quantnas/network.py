@@ -45,7 +45,7 @@ class NetworkFactory:
             start_as_identity(op)
         if slot.gain != 1 and convs:
             with torch.no_grad():
-                _scale_outputs(convs[-1], torch.full((convs[-1].out_channels,), slot.gain))
+                scale_outputs(convs[-1], torch.full((convs[-1].out_channels,), slot.gain))
         return op
 
     def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
@@ -158,7 +158,7 @@ def inherit_supernet(network: nn.Module, searched: nn.Module) -> None:
             owner = network.get_submodule(path.rpartition(".")[0])
             factor, shift = adq.folded()
             last = _convs(owner.get_submodule(cast(str, owner.branch_end)))[-1]
-            _scale_outputs(last, factor)
+            scale_outputs(last, factor)
             last.bias.add_(shift)  # type: ignore[union-attr]
 
 
@@ -187,10 +187,10 @@ def _copy_choice(mixed: MixedOp, op: nn.Module) -> None:
                 grid = grids[slot.act_bits.index(width.activations)]
                 target.input_quantizer.load_state_dict(grid.state_dict(), strict=False)
     if targets:
-        _scale_outputs(targets[-1], mixed.gain()[:: targets[-1].up ** 2])
+        scale_outputs(targets[-1], mixed.gain()[:: targets[-1].up ** 2])
 
 
-def _scale_outputs(conv: Conv2d, factor: Tensor) -> None:
+def scale_outputs(conv: Conv2d, factor: Tensor) -> None:
     """Multiply every output channel by its factor (c_out,), grids included.
 
     A negative factor turns an asymmetric grid around: level q becomes top - q.

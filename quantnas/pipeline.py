@@ -56,7 +56,7 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     yield Progress("export", 0, parts, {})
     where, net, totals = quantized(run)
     _require_sides(where, config.export)
-    pairs = [_sample(photo, where.scale) for photo in photographs_of(run, config).held_out[:2]]
+    pairs = [sample_pair(photo, where.scale) for photo in photographs_of(run, config).held_out[:2]]
     samples = [p.low for p in pairs]
     samples.append(samples[0][: len(samples[0]) * 2 // 3 | 1])  # a second size, with odd sides
     target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
@@ -71,8 +71,8 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         "sha256": export.sha256(target),
         "verification": found,
         "psnr": None
-        if _of_one_size(where)
-        else _quality(_file_upscaler(run, config, where), pairs, where.scale),
+        if of_one_size(where)
+        else _quality(exported_upscaler(run, config, where), pairs, where.scale),
         "cost": totals,
     }
     if beside is not None:
@@ -102,7 +102,7 @@ def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
         )
 
 
-def _of_one_size(where: SearchSpace) -> bool:
+def of_one_size(where: SearchSpace) -> bool:
     """Whether it is a network from elsewhere whose file takes images of one size alone."""
     return bool(where.source) and read(where.source).entry.height is not None
 
@@ -128,7 +128,7 @@ def _file_of_any_size(run: Run, config: RunConfig) -> Path:
     return twin
 
 
-def _file_upscaler(run: Run, config: RunConfig, where: SearchSpace) -> evaluate.Upscaler:
+def exported_upscaler(run: Run, config: RunConfig, where: SearchSpace) -> evaluate.Upscaler:
     pixels = where.pixels if where.source else None
     return evaluate.onnx_upscaler(_file_of_any_size(run, config), pixels)
 
@@ -136,7 +136,7 @@ def _file_upscaler(run: Run, config: RunConfig, where: SearchSpace) -> evaluate.
 def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The exported file on photographs that were in no training step, bicubic beside it."""
     where, found = architecture(run)
-    file = _file_upscaler(run, config, where)
+    file = exported_upscaler(run, config, where)
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
     plain = evaluate.torch_upscaler(teacher)
@@ -172,8 +172,8 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     teacher = network.build(where, found, None)
     network.load(teacher, run.weights("float"), where)
     photos = photographs_of(run, config).held_out
-    p = _sample(photos[-1], where.scale)
-    plain, file = evaluate.torch_upscaler(teacher), _file_upscaler(run, config, where)
+    p = sample_pair(photos[-1], where.scale)
+    plain, file = evaluate.torch_upscaler(teacher), exported_upscaler(run, config, where)
     versions = {
         "bicubic": bicubic.upscale(p.low, where.scale),
         "float": plain(p.low),
@@ -183,9 +183,9 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     crops.crops(versions, where.scale, p.name, run.path("plots/crop.png"))
     yield Progress("report", 2, 5, {})
     upscalers = {"float": plain, "quantized": file}
-    slider.make(run, photos, upscalers, where.scale, whole=_of_one_size(where))
+    slider.make(run, photos, upscalers, where.scale, whole=of_one_size(where))
     yield Progress("report", 3, 5, {})
-    if not _of_one_size(where):
+    if not of_one_size(where):
         damage_measured.measure(run, photos, teacher, net, config.quantize.patch)
     yield Progress("report", 4, 5, {})
     data = report.collect(run)
@@ -209,5 +209,5 @@ STEPS: dict[str, Step] = {
 }
 
 
-def _sample(photo: photographs.Photograph, scale: int) -> patches.Pair:
+def sample_pair(photo: photographs.Photograph, scale: int) -> patches.Pair:
     return photographs.middle(photographs.read(photo, scale), SAMPLE)

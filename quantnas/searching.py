@@ -78,14 +78,14 @@ def known_genotype(where: SearchSpace, given: Path | None) -> Genotype | None:
 
     Raises as `genotype.load` and `genotype.check`.
     """
-    slots = skeleton.slots(where)
+    all_slots = skeleton.slots(where)
     if given is not None:
         found = genotype.load(given)
-        genotype.check(found, slots, where.name)
+        genotype.check(found, all_slots, where.name)
         return found
-    if any(slot.options > 1 for slot in slots):
+    if any(slot.options > 1 for slot in all_slots):
         return None
-    return Genotype(where.name, {slot.name: supernet.choice_of(slot, 0, 0) for slot in slots})
+    return Genotype(where.name, {slot.name: supernet.choice_of(slot, 0, 0) for slot in all_slots})
 
 
 def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[search.SearchStep]:

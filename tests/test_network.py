@@ -136,7 +136,7 @@ def test_a_negative_factor_turns_the_grid_around(bits):
         factor = torch.tensor([2.0, -0.5, 1.0, -1.0, -3.0, 0.25], dtype=torch.float64)
         wanted = layer.weight_quantizer(layer.weight) * factor[:, None, None, None]
         before = layer.weight_quantizer.zero.clone().flatten()
-        network._scale_outputs(layer, factor)
+        network.scale_outputs(layer, factor)
         found = layer.weight_quantizer(layer.weight)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-12)
     turned = layer.weight_quantizer.zero.flatten()
