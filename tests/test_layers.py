@@ -69,7 +69,7 @@ def module_of(name: str) -> str | None:
 
 def package_of(module: str) -> str:
     """quantnas.nas.alphas -> nas; the top of the library counts as nothing."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def starts_with(name: str, roots: set[str]) -> bool:
