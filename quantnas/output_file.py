@@ -4,7 +4,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .errors import DataError
+from .config import ExportConfig
+from .errors import DataError, UsageError
 
 
 def require_writable(file: Path) -> None:
@@ -28,3 +29,18 @@ def copy(source: Path, target: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     shutil.copyfile(source, part)
     part.replace(target)
+
+
+def form(format: str | None, file: Path | None) -> str | None:
+    """The `export.format` of a file to be exported; its name says it, too.
+
+    Raises UsageError where both say different things.
+    """
+    if file is None or (file.suffix == ".tflite") == (format == "tflite"):
+        return format
+    if file.suffix == ".tflite" and format is None:
+        return "tflite"
+    raise UsageError(
+        f"-o is {file}, but the format is {format or ExportConfig.format}.",
+        "Give -o a name that ends in .tflite for --format tflite, in .onnx for all others.",
+    )

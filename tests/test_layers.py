@@ -14,9 +14,9 @@ CLI = ROOT / "cli"
 
 LAYERS = [
     {"errors", "checks", "bounds"},
-    {"schema", "notation", "requirements", "standing", "output_file"},
+    {"schema", "notation", "requirements", "standing"},
     {"space", "config"},
-    {"genotype"},
+    {"genotype", "output_file"},
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
     | {"tensorboard", "settings", "litert_graph", "machine", "resources"}
