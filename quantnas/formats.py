@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from . import cost, evaluate, export, litert, qonnx_export, verify
 from .config import ExportConfig, RunConfig
-from .errors import VerificationError
+from .errors import UsageError, VerificationError
 from .runs import Run
 from .workspace import checkpoint, quantized
 
@@ -92,3 +92,18 @@ def _psnr(ours: evaluate.Upscaler, theirs: evaluate.Upscaler, low: NDArray[np.ui
     """dB between the two, over all values; infinite = equal."""
     mse = float(np.mean((ours(low).astype(np.float64) - theirs(low)) ** 2))
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+
+
+def named_format(format: str | None, file: Path | None) -> str | None:
+    """The `export.format` of a file to be exported; its name says it, too.
+
+    Raises UsageError where both say different things.
+    """
+    if file is None or (file.suffix == ".tflite") == (format == "tflite"):
+        return format
+    if file.suffix == ".tflite" and format is None:
+        return "tflite"
+    raise UsageError(
+        f"-o is {file}, but the format is {format or ExportConfig.format}.",
+        "Give -o a name that ends in .tflite for --format tflite, in .onnx for all others.",
+    )

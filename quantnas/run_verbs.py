@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from . import assisting, cards, driver, files, module_export, notation, run_sources, runs
-from .config import ExportConfig
+from . import assisting, cards, driver, files, formats, module_export, notation, run_sources, runs
 from .errors import UsageError, VerificationError
 from .run_sources import Config, Request
 from .space import SearchSpace
@@ -27,10 +26,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run(runs.Run):
-    """A run folder: its files by `path` and `weights`, what its steps found by `result`.
-
-    It can be given wherever the path of a run can.
-    """
+    """A run folder; `result` says what its steps found. It can be given in place of its path."""
 
     def export(self, path: Place | None = None, **form: Any) -> Path:
         """`quantnas.export` of this run."""
@@ -185,7 +181,8 @@ def quantize(
     with ExitStack() as temporary:
         if isinstance(model, nn.Module):
             model = temporary.enter_context(module_export.exported(model))
-        begun = run_sources.to_quantize(request, _file_of_name(model), watch)
+        file = cards.bundled().get(fspath(model), model)
+        begun = run_sources.to_quantize(request, file, watch)
     return _performed("quantize", begun, watch)
 
 
@@ -222,7 +219,7 @@ def export(
     if file is not None:
         files.require_writable(file)
     form = {
-        "export.format": _format(format, file),
+        "export.format": formats.named_format(format, file),
         "export.compat": compat,
         "export.uint8_io": uint8_io,
         "export.size": size,
@@ -301,20 +298,3 @@ def _require_one(ways: Mapping[str, Any]) -> None:
     given = [name.rpartition(".")[2] for name, value in ways.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"`{given[0]}` and `{given[1]}` are both given.", "Give one of them.")
-
-
-def _format(format: str | None, file: Path | None) -> str | None:
-    """The form of an exported file; the name of the file says it, too."""
-    if file is None or (file.suffix == ".tflite") == (format == "tflite"):
-        return format
-    if file.suffix == ".tflite" and format is None:
-        return "tflite"
-    raise UsageError(
-        f"-o is {file}, but the format is {format or ExportConfig.format}.",
-        "Give -o a name that ends in .tflite for --format tflite, in .onnx for all others.",
-    )
-
-
-def _file_of_name(model: Place) -> Place:
-    """The file of a bundled model; any other path as it is."""
-    return cards.bundled().get(fspath(model), Path(model))
