@@ -19,7 +19,7 @@ LAYERS = [
     {"genotype"},
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
-    | {"tensorboard", "settings", "litert_graph", "machine", "resources"}
+    | {"tensorboard", "settings", "litert_graph", "machine", "resources", "threads"}
     | {"building", "onnx_source"},
     {"plan", "filling", "fitting", "adq", "relax", "images", "patches", "checkpoint", "crew"}
     | {"decisions", "cards"}
