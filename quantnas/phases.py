@@ -1,13 +1,21 @@
 """Phases: long loops that show their progress, save their state, and go on from it."""
 
+import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from . import checkpoint, files
-from .runs import Run
+import torch
+
+from . import checkpoint, crew, files, threads
+from .genotype import read_json
+from .runs import Run, cores, to_json, write_text
+
+THREADS = "threads.json"
+"""File of a run with the numbers of threads that its loops have chosen."""
 
 SAVE_EVERY = 20.0
 """Seconds between two saved states of an unfinished phase."""
@@ -56,6 +64,8 @@ class Phase(Generic[S]):
     kept: Mapping[int, Path] = field(default_factory=dict)
     """Steps done -> file for the state at that moment, for other runs to go on from, with the
     records up to then beside it (`records_of`)."""
+    on_cpu: bool = True
+    """Whether the processor computes, so that the number of threads matters."""
 
 
 def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
@@ -64,28 +74,90 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
     done = checkpoint.load(path, phase.parts)
     run.forget(phase.name, done)
     began, shown = saved - run.spent, dict[str, str]()
+    choice = threads_of(run, phase.name, phase.on_cpu and crew.size() == 1)
 
     def save() -> None:
         checkpoint.save(path, done, phase.parts)
         run.spend(time.monotonic() - began)
 
     try:
-        for step in phase.steps(done):
-            done = step.step
-            if done % RECORD_EVERY == 0 or done == phase.total() or phase.notable(step):
-                run.record(phase.name, asdict(step))  # type: ignore[call-overload]
-            if done in phase.kept:
-                _keep(run, phase.kept[done], done, phase)
-            for name, figure in phase.show(step).items():
-                shown[name] = shown.get(name, "-") if figure is None else figure
-            yield Progress(phase.name, done, phase.total(), {**shown})
-            if time.monotonic() - saved > SAVE_EVERY:
-                save()
-                saved = time.monotonic()
+        with threads.restored():
+            choice.apply(done)
+            for step in phase.steps(done):
+                done = step.step
+                if done % RECORD_EVERY == 0 or done == phase.total() or phase.notable(step):
+                    run.record(phase.name, asdict(step))  # type: ignore[call-overload]
+                if done in phase.kept:
+                    _keep(run, phase.kept[done], done, phase)
+                for name, figure in phase.show(step).items():
+                    shown[name] = shown.get(name, "-") if figure is None else figure
+                record = Progress(phase.name, done, phase.total(), {**shown})
+                yield record
+                if time.monotonic() - saved > SAVE_EVERY:
+                    save()
+                    saved = time.monotonic()
+                choice.apply(done)
+                if choice.wanted(done, phase.total() - done):
+                    yield from _try_threads(phase, choice, record)
     except GeneratorExit:  # the caller closes this generator, always between two steps
         save()
         raise
     save()
+
+
+def _try_threads(phase: Phase[S], choice: threads.Choice, shown: Progress) -> Iterator[Progress]:
+    """Choose the number of threads by steps that leave no trace; the last record is repeated."""
+    with _rehearsed(phase, shown.done) as step:
+        for _ in choice.measure(shown.done, step):
+            yield shown
+
+
+@contextmanager
+def _rehearsed(phase: Phase[S], done: int) -> Iterator[Callable[[], object]]:
+    """A function that takes a next step; everything is as it was when this ends."""
+    before = copy.deepcopy(checkpoint.states(phase.parts))
+    with torch.random.fork_rng(devices=[]):
+        steps = phase.steps(done)
+        try:
+            yield lambda: next(steps, None)
+        finally:
+            if isinstance(steps, Generator):
+                steps.close()
+            checkpoint.restore(phase.parts, before)
+
+
+def threads_of(run: Run, phase: str, on_cpu: bool = True) -> threads.Choice:
+    """The choice of threads of a phase, with what was noted of it before an interruption."""
+    usual = (torch.get_num_threads(),)
+    numbers = threads.candidates(cores()) if on_cpu else usual
+
+    def keep(notes: Mapping[int, int]) -> None:
+        others = _noted(run)
+        write_text(run.path(THREADS), to_json({**others, phase: notes}))
+
+    notes = {int(step): number for step, number in _noted(run).get(phase, {}).items()}
+    return threads.Choice(numbers, notes, keep)
+
+
+@contextmanager
+def threads_for(run: Run, name: str, work: Callable[[], object]) -> Iterator[None]:
+    """While this is open, torch computes with the number of threads that suits `work`.
+
+    work: what may be repeated and changes nothing. The choice is noted under `name`.
+    """
+    choice = threads_of(run, name)
+    with threads.restored():
+        if choice.open and not choice.notes:
+            for _ in choice.measure(0, work):
+                pass
+        choice.apply(0)
+        yield
+
+
+def _noted(run: Run) -> dict[str, dict[str, int]]:
+    """Phase -> steps done -> number of threads from then on."""
+    path = run.folder / THREADS
+    return read_json(path) if path.exists() else {}
 
 
 def _keep(run: Run, path: Path, done: int, phase: Phase[S]) -> None:

@@ -16,6 +16,7 @@ from . import (
     damage_plot,
     network,
     patches,
+    phases,
     photographs,
     quantize,
     retrain,
@@ -106,7 +107,10 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     quantize.require_finite_outputs(teacher, work.low)
     source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels from {_origin(config)}"
     going_on = run.resume_point(START).exists()
-    net, precision, measured = yield from (_again(work) if going_on else _begin(work, source))
+    few = work.low[:1]
+    with phases.threads_for(run, "saliency", lambda: saliency.measure(teacher, few, 1)):
+        begun = yield from (_again(work) if going_on else _begin(work, source))
+    net, precision, measured = begun
     if c.retrains:
         yield from _retrain(work, net, measured)
     frozen = quantize.freeze(net)

@@ -167,7 +167,10 @@ def _gradient(
     def steps(first: int) -> Iterator[search.SearchStep]:
         return shared.lead(loop.steps(first), first, parts)
 
-    phase = Phase("search", lambda: total, parts, steps, show, lambda s: s.check is not None, kept)
+    on_cpu = device(config).type == "cpu"
+    phase = Phase(
+        "search", lambda: total, parts, steps, show, lambda s: s.check is not None, kept, on_cpu
+    )
     yield from phases.perform(run, phase)
     found, tried = yield from _chosen(run, config, loop)
     sure, best = loop.share_decided(), loop.state.checks.best
@@ -251,7 +254,9 @@ def _hold(run: Run, phase: str, contest: Contest, material: search.Material) -> 
         }
 
     parts = {"contest": contest}
-    yield from phases.perform(run, Phase(phase, lambda: contest.total, parts, steps, show))
+    on_cpu = contest.device.type == "cpu"
+    loop = Phase(phase, lambda: contest.total, parts, steps, show, on_cpu=on_cpu)
+    yield from phases.perform(run, loop)
 
 
 def _figures(step: search.SearchStep, at: str) -> dict[str, str | None]:

@@ -212,9 +212,8 @@ def fit(
     pace.steps = pace.steps or schedule.steps
     rows = team.rows(schedule.batch)
     with closing(patches.batches(first, schedule.steps, schedule.batch, rows)) as batches:
-        done = first
+        done, before = first, time.monotonic()
         while done < pace.steps:
-            began = time.monotonic()
             rate = min(1.0, (done + 1) / schedule.warmup) * cosine(pace.done)
             set_rate(state.optimizer, schedule.lr * rate)
             low, high = (t.to(device) for t in next(batches))
@@ -222,7 +221,9 @@ def fit(
             done += 1
             _follow(state, schedule.average, done)
             psnr = _check(state, validation, objective) if done % schedule.check == 0 else None
-            pace.advance(done, time.monotonic() - began, schedule)
+            now = time.monotonic()  # what the caller did between two steps counts, too
+            pace.advance(done, now - before, schedule)
+            before = now
             if psnr is None and done == pace.steps:
                 psnr = _check(state, validation, objective)
             yield TrainingStep(done, loss, psnr, pace.steps)

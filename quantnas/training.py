@@ -178,7 +178,9 @@ def fit(
     def total() -> int:
         return state.pace.steps or plan.steps
 
-    yield from phases.perform(run, Phase(phase, total, state.parts(), steps, show))
+    on_cpu = where.type == "cpu"
+    loop = Phase(phase, total, state.parts(), steps, show, on_cpu=on_cpu)
+    yield from phases.perform(run, loop)
     if state.last:
         network.save_tensors(state.last, run.weights(f"{phase}_last"))
     net.cpu()
