@@ -82,7 +82,7 @@ def main() -> None:
             precision = genotype.uniform_precision(slots, weights, acts)
             rounded = network.build(where, found, precision)
             network.inherit(rounded, net)
-            quantize.initialise(rounded, low)
+            network.initialise(rounded, low)
             frozen, totals = quantize.freeze(rounded), priced(where, found, precision)
             for form, config in FORMS.items():
                 if form and acts < 8:

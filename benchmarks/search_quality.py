@@ -28,16 +28,16 @@ from quantnas import (
     images,
     network,
     patches,
-    quantize,
     random_search,
     skeleton,
     space,
     store,
     train,
+    upscaler,
 )
 from quantnas.config import SearchConfig
+from quantnas.files import write_text
 from quantnas.photographs import Photograph, find
-from quantnas.runs import write_text
 
 APART = "search.probabilities=factorised"
 WAYS: dict[str, list[str]] = {
@@ -92,7 +92,7 @@ def scored(
     sets |= {folder.name: find(folder, where.scale) for folder in args.benchmark}
     gains = {}
     for name, paths in sets.items():
-        rows = evaluate.score(evaluate.torch_upscaler(net), paths, where.scale)
+        rows = evaluate.score(upscaler.torch_upscaler(net), paths, where.scale)
         gains[name] = statistics.mean(row.psnr - row.bicubic_psnr for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(gains))
@@ -111,7 +111,7 @@ def trained(
     fit(plain, learn, held, train.Schedule(args.float_steps, 16, 2e-3))
     rounded = network.build(where, found, genotype.searched_precision(found))
     network.inherit(rounded, plain)
-    quantize.initialise(rounded, learn.batch(0, 32)[0])
+    network.initialise(rounded, learn.batch(0, 32)[0])
     fit(rounded, learn, held, train.Schedule(args.qat_steps, 16, 5e-4))
     return rounded
 

@@ -24,7 +24,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from quantnas import bicubic, evaluate, fusion, images, patches, photographs, verify
+from quantnas import bicubic, evaluate, fusion, images, patches, photographs, upscaler, verify
 from quantnas.onnx_graph import CONVOLUTIONS
 
 METHODS = {
@@ -55,7 +55,7 @@ class Reader(CalibrationDataReader):
 
 def row(name: str, path: Path, minutes: float, args: argparse.Namespace) -> str:
     """One line of the table."""
-    run = evaluate.onnx_upscaler(path)
+    run = upscaler.onnx_upscaler(path)
     cells = []
     for folder in args.test:
         scores = list(evaluate.score(run, photographs.find(folder, args.scale), args.scale))

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import images, network, patches, photographs, searching, space, store, train
+from quantnas import images, network, patches, photographs, skeleton, space, store, train
 from quantnas.photographs import Photograph
 
 
 def untrained(where: space.SearchSpace) -> nn.Module:
     """The only network of a space."""
-    found = searching.known_genotype(where, None)
+    found = skeleton.known_genotype(where, None)
     assert found is not None, "the space leaves a choice"
     return network.build(where, found, None)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from quantnas import beginning, genotype, runs, searching
 from quantnas.config import RunConfig, SearchConfig
 from quantnas.genotype import Genotype
-from quantnas.workspace import load_config
+from quantnas.settings import load_config
 
 
 def searched(

@@ -12,9 +12,9 @@ from . import console
 from .columns import columns
 
 if TYPE_CHECKING:
-    from quantnas.api import Benchmark
     from quantnas.latency import Row, Spread
     from quantnas.machine import Machine
+    from quantnas.model_verbs import Benchmark
     from quantnas.profiling import Node
 
 SHOWN = 15
@@ -56,13 +56,15 @@ def bench(
     The models take turns, so that what else runs on the machine hits all alike. The ratio is that
     of the times within a round: below 1, the file is faster than its float network.
     """
-    from quantnas import api, runs
+    from quantnas import files, model_verbs
 
     how: dict[str, Any] = {"threads": threads, "seconds": seconds, "rounds": rounds}
     with console.Display() as watch:
-        found = api.benchmark(models, size=_size(size), **how, per_layer=per_layer, watch=watch)
+        found = model_verbs.benchmark(
+            models, size=_size(size), **how, per_layer=per_layer, watch=watch
+        )
     if json:
-        typer.echo(runs.to_json(found), nl=False)
+        typer.echo(files.to_json(found), nl=False)
         return
     for line in _lines(found):
         typer.echo(line)

@@ -19,7 +19,7 @@ from . import panel
 from .pace import Pace
 
 if TYPE_CHECKING:
-    from quantnas.phases import Progress
+    from quantnas.progress import Progress
     from quantnas.runs import Run
     from quantnas.tensorboard import Mirror
 
@@ -61,9 +61,9 @@ class Display(Watcher):
         if self.verb is None:
             self._show()
         elif self.tensorboard:
-            from quantnas import tensorboard as extra
+            from quantnas.tensorboard import require
 
-            extra.require()
+            require()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -34,18 +34,18 @@ def doctor(
     torch. Everything that is not ok comes with its cause and what helps. Exit code 3 when
     `quantnas run` cannot work here, else 0, whatever else is wrong.
     """
-    from quantnas import checks, requirements, runs
+    from quantnas import checks, environment, files, requirements
 
     packages, found = requirements.examine()
-    facts: dict[str, Any] = {"environment": runs.environment(), "packages": packages}
+    facts: dict[str, Any] = {"environment": environment.environment(), "packages": packages}
     if not checks.fatal(found):
-        from quantnas import doctor as library
+        from quantnas.doctor import examine
 
-        read, more = console.follow(library.examine(output), None)
+        read, more = console.follow(examine(output), None)
         facts, found = facts | {"read": read}, [*found, *more]
     summary = checks.summary(found)
     if json:
-        typer.echo(runs.to_json({"summary": summary, "checks": found, **facts}), nl=False)
+        typer.echo(files.to_json({"summary": summary, "checks": found, **facts}), nl=False)
     else:
         for line in [*_lines(found), "", summary]:
             typer.echo(line)

@@ -54,15 +54,15 @@ def evaluate(
     Protocol: LR from files where a folder has them, else by bicubic to uint8; BT.601 luma, a
     border of `scale` pixels left out.
     """
-    from quantnas import api, runs
+    from quantnas import files, model_verbs
 
     where: dict[str, Any] = {"output": output, "name": name}
     with console.Display() as watch:
-        found = api.evaluate(
+        found = model_verbs.evaluate(
             models, data or [], plot=plot, published=published, **where, watch=watch
         )
     if json:
-        typer.echo(runs.to_json(found.result), nl=False)
+        typer.echo(files.to_json(found.result), nl=False)
         return
     for line in _lines(found.result):
         typer.echo(line)

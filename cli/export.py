@@ -59,7 +59,7 @@ def export(
     The weights are packed to their bits; the bits of every layer are in the file's metadata. A file
     that differs from torch is left as *.rejected.onnx, and the exit code is 4.
     """
-    from quantnas import api
+    from quantnas import run_verbs
     from quantnas.settings import written
 
     if file is not None:
@@ -73,7 +73,7 @@ def export(
     flags = {f"export.{key}": value for key, value in form.items()}
     new: dict[str, Any] = {"output": output, "name": name}
     with console.Display("export") as watch, options.named(flags):
-        made = api.export(_required(source), file, **form, **new, watch=watch)
+        made = run_verbs.export(_required(source), file, **form, **new, watch=watch)
     target = watch.run
     assert target is not None
     result = target.result("export")

@@ -46,13 +46,13 @@ def info(
 
     Example: quantnas info runs/run/rfdn_small/model.onnx --at 180x320
     """
-    from quantnas import runs
+    from quantnas import files
 
     size = None if at is None else _size(at)
     facts = _facts(target, space_name, scale)
     facts |= _counted(facts, size)
     if json:
-        typer.echo(runs.to_json(facts), nl=False)
+        typer.echo(files.to_json(facts), nl=False)
         return
     for line in _space_lines(facts) if "architectures" in facts else _network_lines(facts):
         typer.echo(line)
@@ -93,13 +93,13 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
-    from quantnas import cost, export, models, schema
+    from quantnas import cost, models, onnx_metadata, schema
 
-    if not export.exported_here(path):
+    if not onnx_metadata.exported_here(path):
         model = models.resolve(str(path))
         return {"what": model.what, "scale": model.scale, "cost": model.cost}
     try:
-        facts = export.read_metadata(path)
+        facts = onnx_metadata.read_metadata(path)
         facts["cost"] = schema.parse(cost.Cost, facts["cost"], str(path))
     except (UsageError, KeyError, ValueError, TypeError) as error:
         raise DataError(

@@ -28,16 +28,16 @@ def models(
 
     The names can be used with upscale, evaluate and info. PSNR-Y in dB, bicubic in brackets.
     """
-    from quantnas import cards, runs
+    from quantnas import cards, files
 
     if name is not None:
         card = cards.read(name)
         lines = _card(card)
-        facts = runs.to_json(card)
+        facts = files.to_json(card)
     else:
         found = {key: cards.read(key) for key in cards.bundled()}
         lines = columns(_rows(found), left=(0, 8)) if found else iter(["no model is bundled"])
-        facts = runs.to_json(found)
+        facts = files.to_json(found)
     if json:
         typer.echo(facts, nl=False)
         return

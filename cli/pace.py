@@ -5,7 +5,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quantnas.phases import Progress
+    from quantnas.progress import Progress
 
 WINDOW = 30.0
 """Seconds over which the speed is measured."""

@@ -9,7 +9,7 @@ from .pace import Pace
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from quantnas.phases import Progress
+    from quantnas.progress import Progress
 
 Draw = Callable[["Progress", Pace], None]
 """Shows a record of a phase that goes at that pace."""

@@ -180,7 +180,7 @@ def quantize(
 
     Ctrl-C saves the state of the retraining, and the command that continues is printed.
     """
-    from quantnas import api
+    from quantnas import run_verbs
 
     flags = {
         **options.widths(bits),
@@ -212,16 +212,16 @@ def quantize(
         try:
             if resume is not None:
                 new.require_none("RUN", RUN=network)
-                target = api.resume(resume, verb="quantize", watch=watch)
+                target = run_verbs.resume(resume, verb="quantize", watch=watch)
             else:
-                target = api.quantize(_required(network), **new.arguments, watch=watch)
+                target = run_verbs.quantize(_required(network), **new.arguments, watch=watch)
         except QualityError as error:  # raised again when everything is written and told
             assert error.folder is not None
-            target, worse = api.Run(error.folder), error
+            target, worse = run_verbs.Run(error.folder), error
     outcome.tell(target)
     if out is not None:
         with console.Display("export") as watch:
-            api.export(target, out, watch=watch)
+            run_verbs.export(target, out, watch=watch)
         for line in console.export_lines(target.result("export") or {}):
             console.say(line, target)
     if worse is not None:

@@ -36,7 +36,7 @@ def run(
 
     Ctrl-C saves the state, and the command that continues is printed.
     """
-    from quantnas import api
+    from quantnas import run_verbs
 
     flags = {
         "space": space,
@@ -54,9 +54,9 @@ def run(
     with console.Display("run", tensorboard=tensorboard) as watch, options.named(flags):
         if resume is not None:
             new.require_none("SPACE")
-            target = api.resume(resume, verb="run", watch=watch)
+            target = run_verbs.resume(resume, verb="run", watch=watch)
         else:
-            target = api.run(**new.arguments, watch=watch)
+            target = run_verbs.run(**new.arguments, watch=watch)
     summary(target)
 
 

@@ -33,7 +33,7 @@ def search(
 
     It leaves genotype.json, metrics.jsonl and pictures of the search (plots/).
     """
-    from quantnas import api
+    from quantnas import run_verbs
 
     flags = {"space": space, "scale": scale, "data": data, "seed": seed, "device": device}
     flags |= options.searching(target_bitops, at, penalty, strategy, keep, epochs, processes)
@@ -41,9 +41,9 @@ def search(
     with console.Display("search", tensorboard=tensorboard) as watch, options.named(flags):
         if resume is not None:
             new.require_none("SPACE")
-            target = api.resume(resume, verb="search", watch=watch)
+            target = run_verbs.resume(resume, verb="search", watch=watch)
         else:
-            target = api.search(**new.arguments, watch=watch)
+            target = run_verbs.search(**new.arguments, watch=watch)
     result = target.result("search")
     assert result is not None
     console.say(found(target, result), target)

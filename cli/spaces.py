@@ -44,11 +44,11 @@ def spaces(
         raise UsageError(
             "--to and --force belong to --copy.", "Add --copy NAME, or leave them out."
         )
-    from quantnas import runs
+    from quantnas import files
 
     facts = {name: _facts(name) for name in sorted(space.builtin())}
     if json:
-        typer.echo(runs.to_json(facts), nl=False)
+        typer.echo(files.to_json(facts), nl=False)
         return
     fixed = {name: f for name, f in facts.items() if f["architectures"] == 1}
     for line in _table({name: f for name, f in facts.items() if name not in fixed}):

@@ -239,11 +239,11 @@ def _engine(workers: int, ray: str | None, cores: int | None, gpu: bool) -> "Eng
         return Cluster(ray, cores or 1, gpu)
     import torch
 
-    from quantnas import runs
-    from quantnas import workers as local
+    from quantnas import crew
+    from quantnas.workers import Workers
 
-    share = max(1, min(torch.get_num_threads(), runs.cores() // workers))
-    return local.Workers(workers, cores or share, torch.cuda.device_count() if gpu else 0)
+    share = max(1, min(torch.get_num_threads(), crew.cores() // workers))
+    return Workers(workers, cores or share, torch.cuda.device_count() if gpu else 0)
 
 
 def _again(folder: Path, workers: int, ray: str | None, cores: int | None) -> str:

@@ -83,7 +83,7 @@ def train(
 
     Example: quantnas train quicksrnet_small --scale 2 --data my_photographs
     """
-    from quantnas import api
+    from quantnas import run_verbs
 
     flags = {
         "scale": scale,
@@ -109,9 +109,9 @@ def train(
     with console.Display("train") as watch, options.named(flags):
         if resume is not None:
             new.require_none("RUN|GENOTYPE|SPACE", **{"RUN|GENOTYPE|SPACE": source})
-            target = api.resume(resume, verb="train", watch=watch)
+            target = run_verbs.resume(resume, verb="train", watch=watch)
         else:
-            target = api.train(_source(source, space_name), **new.arguments, watch=watch)
+            target = run_verbs.train(_source(source, space_name), **new.arguments, watch=watch)
     result = target.result("train")
     assert result is not None
     console.say(

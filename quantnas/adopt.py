@@ -11,15 +11,16 @@ from typing import get_args
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from . import export, network, origins, patches, quantize, searching, space, store, training
+from . import files, network, origins, patches, searching, skeleton, space, store, training
 from .config import RunConfig
 from .errors import DataError, QuantnasError, UsageError
 from .genotype import Genotype
+from .run_photographs import photographs_of
 from .runs import Run
 from .settings import GIVEN
 from .skeleton import slots
 from .space import SearchSpace
-from .workspace import photographs_of, precision_of
+from .widths import precision_of
 
 ROUNDED = ".weight_quantizer."
 """Part of the name of a tensor that no float network has."""
@@ -43,7 +44,7 @@ def adopt(run: Run, config: RunConfig, weights: Path) -> None:
         nets["trained"] = _rounded(run, config, where, found, nets["float"])
     for name, net in nets.items():
         network.save(net, run.weights(name), where)
-    origin = {"adopted": str(weights), "sha256": export.sha256(weights)}
+    origin = {"adopted": str(weights), "sha256": files.sha256(weights)}
     for _ in searching.search_step(run, config):
         pass  # nothing is left to be searched
     run.finish("search", {**(run.result("search") or {}), **origin})
@@ -73,7 +74,7 @@ def space_of(weights: Path) -> tuple[str, int] | None:
 
 def _genotype(run: Run, where: SearchSpace) -> Genotype:
     given = run.folder / GIVEN
-    found = searching.known_genotype(where, given if given.exists() else None)
+    found = skeleton.known_genotype(where, given if given.exists() else None)
     if found is None:
         count = sum(slot.options > 1 for slot in slots(where))
         raise UsageError(
@@ -129,5 +130,5 @@ def _rounded(
     size = config.quantize.patch
     loaded = store.load(photographs_of(run, config).train, where.scale, size)
     learn, _ = patches.split(loaded.pairs, size, config.seed, training.SHARES)
-    quantize.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
+    network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
     return rounded

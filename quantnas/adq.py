@@ -72,10 +72,3 @@ class PlainNorm(Adq):
 
     def deviation(self, std: Tensor) -> Tensor:
         return torch.ones_like(std)
-
-
-class PlainSum(nn.Module):
-    """The branch as it is: residuals without normalisation, or with it folded."""
-
-    def forward(self, branch: Tensor, skip: Tensor) -> Tensor:
-        return branch

@@ -15,18 +15,3 @@ Verbs that make a run take the same further arguments:
 Arguments of their own win over `settings`, and these over `config`. An interrupted run is continued
 by `resume`.
 """
-
-from .model_verbs import Benchmark as Benchmark
-from .model_verbs import Evaluation as Evaluation
-from .model_verbs import benchmark as benchmark
-from .model_verbs import evaluate as evaluate
-from .model_verbs import load as load
-from .model_verbs import upscale as upscale
-from .run_verbs import Run as Run
-from .run_verbs import export as export
-from .run_verbs import quantize as quantize
-from .run_verbs import resume as resume
-from .run_verbs import run as run
-from .run_verbs import search as search
-from .run_verbs import train as train
-from .watcher import Watcher as Watcher

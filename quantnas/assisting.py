@@ -10,8 +10,8 @@ import torch
 
 from . import crew, schema, searching, training
 from .config import RunConfig
+from .crew import device
 from .errors import LostError, QuantnasError
-from .workspace import device
 
 STEPS: dict[str, Callable[[Mapping[str, Any], RunConfig], Iterator[Any]]] = {
     "search": searching.assist,

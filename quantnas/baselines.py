@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import quantize
+from . import network
 from .conv import Conv2d, QuantConv2d
 from .errors import UsageError
 from .network import convolutions, hooked, inherit, visited
@@ -59,7 +59,7 @@ def apply(method: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layer
 
 def rtn(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
     """Grids of least squared error and nothing else."""
-    quantize.initialise(net, low)
+    network.initialise(net, low)
     yield 1, 1
 
 
@@ -96,7 +96,7 @@ def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tenso
     One pass: a layer is set just before it runs, behind those set already. Biases get what
     `quantize.correct_biases` would give them.
     """
-    quantize.initialise(net, low)
+    network.initialise(net, low)
     given = _trace(teacher, low)
 
     def hook(conv: QuantConv2d, args: tuple[Tensor]) -> None:

@@ -1,11 +1,30 @@
 """The beginning of a run: what is wrong with its settings is said before anything is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from . import files, origins, runs, searching, settings, space, widths, workspace
+import yaml
+
+from . import (
+    environment,
+    files,
+    genotype,
+    imported,
+    origins,
+    parts,
+    preflight,
+    run_photographs,
+    runs,
+    settings,
+    skeleton,
+    space,
+    widths,
+    workspace,
+)
 from .config import RunConfig
+from .files import to_json, write_text
 from .genotype import Genotype
 from .parts import Photographs
 from .runs import Run
@@ -29,8 +48,8 @@ class Prepared:
 
         `command`: what makes the same again, if that is not the command line of this process.
         """
-        told = {**runs.environment(command), "verb": self.verb}
-        workspace.begin(run, self.config, self.photographs, told, self.source)
+        told = {**environment.environment(command), "verb": self.verb}
+        begin(run, self.config, self.photographs, told, self.source)
         if self.source is not None:
             runs.carry(self.source, run, until=self.verb)
         if self.given is not None:
@@ -52,8 +71,8 @@ def fresh(
 def prepare(verb: str, config: RunConfig, source: Run | None = None) -> Prepared:
     """Raise DataError or UsageError for settings with which `verb` cannot end; writes nothing."""
     used = settings.own(source, config) if source else config
-    chosen = workspace.inherited(source, used) if source else workspace.choose(used)
-    workspace.check(used, chosen, verb)
+    chosen = run_photographs.inherited(source, used) if source else run_photographs.choose(used)
+    preflight.check(used, chosen, verb)
     given = None
     if verb in ("run", "quantize"):
         widths.check(*_architecture(source, used), used)
@@ -69,4 +88,29 @@ def _architecture(source: Run | None, config: RunConfig) -> tuple[SearchSpace, G
         return workspace.architecture(source)
     where = space.load(config.space, config.scale)
     given = None if config.genotype is None else Path(config.genotype)
-    return where, searching.known_genotype(where, given)
+    return where, skeleton.known_genotype(where, given)
+
+
+def begin(
+    run: Run,
+    config: RunConfig,
+    chosen: Photographs,
+    environment: Mapping[str, Any],
+    source: Run | None = None,
+) -> None:
+    """Write what a run is before it starts: nothing of it is read from elsewhere later.
+
+    With a source, the space is the one in its folder.
+    """
+    used = settings.own(source, config) if source else config
+    told = settings.plain(settings.settled(config))
+    where = space.load(used.space, used.scale)
+    if where.source:
+        where, told["space"] = imported.kept(where, run.folder), where.name
+    write_text(run.path("space.yaml"), space.to_yaml(where))
+    if config.genotype is not None:
+        write_text(run.path(settings.GIVEN), genotype.load(config.genotype).to_json() + "\n")
+    write_text(run.path("config.yaml"), yaml.safe_dump(told, sort_keys=False))
+    write_text(run.path("env.json"), to_json(environment))
+    if config.data is not None or config.eval_data is not None or chosen.known:
+        parts.save(run.path(parts.FILE), chosen)

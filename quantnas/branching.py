@@ -12,8 +12,9 @@ from pathlib import Path
 
 from . import parts, runs, settings
 from .config import RunConfig, SearchConfig
-from .runs import Run, to_json
-from .workspace import load_config
+from .files import to_json
+from .runs import Run
+from .settings import load_config
 
 AFTER_WARMUP = ("target_bitops", "penalty", "entropy", "keep", "trial_steps", "samples")
 """Settings of a search that mean nothing before the alphas learn, and are in no saved state."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import schema
 from .errors import UsageError
-from .genotype import read_json
+from .files import read_json
 
 FOLDER = Path(str(resources.files("quantnas") / "data" / "models"))
 PREFERRED = ("set14", "set5", "b100")

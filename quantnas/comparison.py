@@ -1,32 +1,20 @@
 """Models measured side by side: scores on sets of photographs, what is kept of them, pictures."""
 
-import re
-import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import (
-    bicubic,
-    difference,
-    evaluate,
-    export,
-    front,
-    photographs,
-    runs,
-    tables,
-    workspace,
-)
+from . import evaluate, files, photo_sets, photographs, run_photographs, runs, settings
 from .config import RunConfig
-from .errors import DataError, UsageError
-from .evaluate import Score, Upscaler
-from .genotype import read_json
+from .errors import DataError
+from .evaluate import Score
+from .files import read_json
 from .images import bundled
 from .models import Model
-from .phases import Progress
 from .photographs import Photograph
+from .progress import Progress
+from .upscaler import Upscaler
 
 FILE = "evaluation.json"
 Table = dict[str, dict[str, list[Score]]]
@@ -67,14 +55,14 @@ def choose(models: Sequence[Model], folders: Sequence[str]) -> list[PhotoSet]:
     if not sets:
         sets = [PhotoSet("bundled", tuple(map(Photograph, bundled().held_out)))]
     for group in sets:
-        evaluate.require_sizes(group.photos, scale)
+        photo_sets.require_sizes(group.photos, scale)
     return sets
 
 
 def _read(folders: Sequence[str], scale: int) -> list[PhotoSet]:
     return [
         PhotoSet(name, tuple(photographs.find(folder, scale)), folder)
-        for name, folder in evaluate.named_sets(folders).items()
+        for name, folder in photo_sets.named_sets(folders).items()
     ]
 
 
@@ -83,14 +71,14 @@ def sets_of(run: runs.Run, config: RunConfig, scale: int) -> list[PhotoSet]:
 
     Raises DataError as `photographs.find`.
     """
-    held_out = PhotoSet("held-out", workspace.photographs_of(run, config).held_out)
+    held_out = PhotoSet("held-out", run_photographs.photographs_of(run, config).held_out)
     return [held_out, *_read(config.benchmarks, scale)]
 
 
 def _held_out(model: Model) -> tuple[Photograph, ...] | None:
     if model.run is None:
         return None
-    return workspace.photographs_of(model.run, workspace.load_config(model.run)).held_out
+    return run_photographs.photographs_of(model.run, settings.load_config(model.run)).held_out
 
 
 def measure(
@@ -125,7 +113,7 @@ def _about(model: Model) -> dict[str, Any]:
     return {
         "what": model.what,
         "run": None if model.run is None else str(model.run.folder.resolve()),
-        "sha256": export.sha256(model.file),
+        "sha256": files.sha256(model.file),
         "bytes": model.file.stat().st_size,
         "float": model.is_float,
         "cost": model.cost
@@ -153,104 +141,6 @@ def _group(group: PhotoSet, scores: Mapping[str, Sequence[Score]]) -> dict[str, 
             for name, rows in scores.items()
         },
     }
-
-
-@contextmanager
-def new_folder(output: Path, name: str | None, models: Sequence[Model]) -> Iterator[Path]:
-    """A new folder of an evaluation, output/evaluate/name; gone again when it fails."""
-    default = slug(models[0].name) if len(models) == 1 else "comparison"
-    made = runs.create(output, "evaluate", name, default)
-    try:
-        yield made.folder
-    except BaseException:
-        shutil.rmtree(made.folder)
-        raise
-
-
-def perform(
-    models: Sequence[Model], sets: Sequence[PhotoSet], folder: Path, plot: bool, published: bool
-) -> Generator[Progress, None, dict[str, Any]]:
-    """Measure, and write evaluation.json, evaluation.md and pictures into a folder."""
-    upscalers = {model.name: model.upscaler() for model in models}
-    table = yield from measure(upscalers, sets, models[0].scale)
-    found = collect(models, sets, table)
-    done = 0
-    for group in sets:
-        for model in models:
-            name = f"difference-{slug(group.name)}-{slug(model.name)}.png"
-            rows = table[group.name][model.name]
-            _difference(model, upscalers[model.name], group, rows, folder / "plots" / name)
-            found["sets"][group.name]["models"][model.name]["plot"] = name
-            done += 1
-            yield Progress("pictures", done, len(sets) * len(models), {})
-    if plot:
-        name = "front.png"
-        front.draw(_panels(found, published), found["protocol"], folder / "plots" / name)
-        found["plot"] = name
-    found["environment"] = runs.environment()
-    runs.write_text(folder / FILE, runs.to_json(found))
-    runs.write_text(folder / "evaluation.md", tables.markdown(folder.name, found))
-    return found
-
-
-def _difference(
-    model: Model, upscale: Upscaler, group: PhotoSet, rows: Sequence[Score], path: Path
-) -> None:
-    """The picture of the worst photograph of a set."""
-    row = evaluate.worst(rows)
-    pair = photographs.read(group.photos[rows.index(row)], model.scale)
-    views = {
-        "bicubic": bicubic.upscale(pair.low, model.scale),
-        model.name: upscale(pair.low),
-        "original": pair.high,
-    }
-    most = f", the {tables.extreme(row.gain)} of {len(rows)} photographs" if len(rows) > 1 else ""
-    title = (
-        f"{row.image} ({group.name}, x{model.scale}): {model.name} is "
-        f"{tables.beside_bicubic(row.gain)}{most}"
-    )
-    difference.draw(views, model.scale, title, path)
-
-
-def _panels(found: Mapping[str, Any], published: bool) -> list[front.Panel]:
-    """What `front.draw` shows of what `collect` gave."""
-    panels = []
-    for name, group in found["sets"].items():
-        points = tuple(
-            front.ParetoPoint(label, model["cost"]["bitops"][tables.AT],
-                        group["models"][label]["mean"]["psnr"], model["float"])
-            for label, model in found["models"].items()
-        )  # fmt: skip
-        title = f"{name} ({tables.photos(group)}), x{found['scale']}"
-        beside = published and front.beside_published(name, found["scale"])
-        panels.append(front.Panel(title, group["bicubic"]["psnr"], points, beside))
-    return panels
-
-
-def require_plot(models: Sequence[Model], sets: Sequence[PhotoSet], published: bool) -> None:
-    """Raise UsageError unless costs are known and the published points can stand beside them."""
-    unknown = [model.what for model in models if model.cost is None]
-    if unknown:
-        raise UsageError(
-            f"{unknown[0]} is of an older version and does not say its BitOps.",
-            "Export it again, or leave --plot out.",
-        )
-    if published and models[0].scale != front.PUBLISHED_SCALE:
-        raise UsageError(
-            f"The published points are of x{front.PUBLISHED_SCALE}, but the models are of "
-            f"x{models[0].scale}.",
-            f"Leave --published out, or compare models of x{front.PUBLISHED_SCALE}.",
-        )
-    if published and not any(group.name.lower() == front.PUBLISHED_SET for group in sets):
-        raise UsageError(
-            "The published points are of Set14, and no set of that name is measured.",
-            "Add --data with a folder named Set14, or leave --published out.",
-        )
-
-
-def slug(name: str) -> str:
-    """A name as a part of a file name."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "it"
 
 
 def of_run(folder: Path) -> tuple[Path, list[str]] | None:

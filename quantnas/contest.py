@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import cost, genotype, network, quantize, skeleton, train
+from . import cost, genotype, network, skeleton, train
 from .config import SearchConfig
 from .genotype import Genotype
 from .objective import require_finite
@@ -105,7 +105,7 @@ class Contest:
         self._begin(rounded=True)
         network.inherit(self.net, plain)
         low, _ = material.weights.batch(step, self.config.batch)
-        quantize.initialise(self.net, low.to(self.device))
+        network.initialise(self.net, low.to(self.device))
 
     def _update(self, material: Material, step: int, share: float) -> float:
         rate = train.cosine(share) * (0.25 if self.rounded else 1.0)

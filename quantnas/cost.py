@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import ops, skeleton
-from .genotype import Genotype, searched_precision
+from .genotype import Genotype, choice_of, searched_precision
 from .space import Area, FloatLayer, Precision, SearchSpace, Slot, outputs
-from .supernet import choice_of, choices
 
 STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
 """Bits of a weight -> bits that it takes in the file (`onnx_weights.STORAGE`)."""
@@ -229,9 +228,3 @@ def choice_bitops(
         table = torch.tensor(option_bitops(slot, size, scale), dtype=torch.float64)
         found[slot.choice] = found.get(slot.choice, 0) + table
     return found
-
-
-def expected_bitops(supernet: nn.Module, bitops: Mapping[str, Tensor]) -> Tensor:
-    """() under the supernet's probabilities, of `choice_bitops`; differentiable in the alphas."""
-    parts = [(a.table() * bitops[name]).sum() for name, a in choices(supernet).items()]
-    return torch.stack(parts).sum()

@@ -6,6 +6,7 @@ are Lightning Fabric's, imported only when there is more than one process.
 """
 
 import atexit
+import importlib.metadata
 import importlib.util
 import io
 import logging
@@ -24,8 +25,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import team
+from .config import RunConfig
 from .errors import DataError, DivergedError, LostError, UsageError
-from .runs import cores
 
 S = TypeVar("S")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -261,3 +262,19 @@ def _agree(problem: str) -> None:
 
 def _text(body: Tensor) -> str:
     return body.numpy().tobytes().rstrip(b"\0").decode(errors="ignore")
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    able = getattr(os, "sched_getaffinity", None)
+    return len(able(0)) if able else os.cpu_count() or 1
+
+
+def device(config: RunConfig) -> torch.device:
+    """The device to compute on. Raises UsageError when it is not there."""
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise UsageError("There is no CUDA device here.", "Use --device cpu or auto.")
+    if not available or config.device == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank())

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from . import cost, network, photographs, quantize, schema, skeleton, widths
 from .conv import Conv2d, QuantConv2d
-from .genotype import read_json
+from .files import read_json, to_json, write_text
 from .patches import to_tensor
 from .photographs import Photograph
-from .runs import Run, to_json, write_text
+from .runs import Run
 from .space import Precision, SearchSpace
 from .workspace import architecture
 
@@ -142,7 +142,7 @@ def rows(
     teacher: in float; net: the same weights with grids; low (N, 3, H, W) in [0, 1].
     """
     finished = _errors(teacher, net, low, precision)
-    quantize.initialise(net, low)
+    network.initialise(net, low)
     fitted = _errors(teacher, net, low, precision)
     for slot, error in finished.items():
         width = precision[slot]

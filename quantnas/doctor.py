@@ -13,7 +13,7 @@ from pathlib import Path
 from . import machine, resources, runnable
 from .checks import Check
 from .machine import Machine
-from .phases import Progress
+from .progress import Progress
 from .resources import Resources
 
 GIB, MIB = 1 << 30, 1 << 20

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from . import drop, pipeline, runs, workspace
+from . import drop, pipeline, runs, settings
 from .config import RunConfig
 from .errors import DataError, QualityError, UsageError
 from .runs import Run
@@ -30,7 +30,7 @@ def perform(verb: str, run: Run, watch: Watcher = SILENT) -> None:
     A new folder in which nothing was made is removed after a DataError or a UsageError. Raises what
     the steps and the watcher raise, and QualityError as `quantnas.quantize`.
     """
-    config, steps = workspace.load_config(run), STEPS[verb]
+    config, steps = settings.load_config(run), STEPS[verb]
     with _removed_if_empty(run, steps), watched(run, watch):
         for step in steps:
             _perform(step, run, config, watch)

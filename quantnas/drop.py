@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from . import comparison, evaluate, schema, workspace
+from . import comparison, evaluate, schema, upscaler, workspace
 from .config import QuantizeConfig, RunConfig
 from .errors import QualityError
-from .genotype import read_json
-from .phases import Progress
-from .runs import Run, to_json, write_text
+from .files import read_json, to_json, write_text
+from .progress import Progress
+from .runs import Run
 
 FILE = "drop.json"
 
@@ -52,7 +52,7 @@ def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
     """
     where, frozen, _ = workspace.quantized(run)
     nets = {"quantized": frozen, "float": workspace.checkpoint(run, "float")[1]}
-    upscalers = {name: evaluate.torch_upscaler(net) for name, net in nets.items()}
+    upscalers = {name: upscaler.torch_upscaler(net) for name, net in nets.items()}
     sets = comparison.sets_of(run, config, where.scale)
     table = yield from comparison.measure(upscalers, sets, where.scale)
     drops = []

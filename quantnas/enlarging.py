@@ -11,8 +11,8 @@ from PIL import Image
 
 from . import bicubic, images, picture, tiles
 from .errors import DataError, QuantnasError, UsageError
-from .phases import Progress
 from .picture import Picture
+from .progress import Progress
 from .tiles import Network, Tiling
 
 VISIBLE = 1

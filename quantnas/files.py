@@ -1,11 +1,16 @@
 """Files that are written whole or not at all: an interrupted write leaves what was there before."""
 
+import dataclasses
+import hashlib
+import json
+import math
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import DataError
 
@@ -51,3 +56,41 @@ def require_writable(file: Path) -> None:
         raise DataError(
             f"Nothing can be written into {folder}: {error.strerror}.", "Choose another -o."
         ) from error
+
+
+def sha256(path: Path) -> str:
+    """Of the file's bytes, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises DataError when there is none."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path} holds no JSON object.", "Check that it is the right file.")
+    return data
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def to_json(data: Any) -> str:
+    """`plain` data as indented JSON."""
+    return json.dumps(plain(data), indent=2) + "\n"
+
+
+def plain(data: Any) -> Any:
+    """What JSON can hold: dataclasses as objects, infinite numbers as null."""
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        data = dataclasses.asdict(data)
+    if isinstance(data, dict):
+        return {key: plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

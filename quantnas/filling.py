@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from .quantizer import ActQuantizer
 from .space import Slot
@@ -27,3 +27,10 @@ class LayerFactory(Protocol):
         that the module holding it as `residual` names as its `branch_end`: the branch is what
         that edge gives.
         """
+
+
+class PlainSum(nn.Module):
+    """The branch as it is: residuals without normalisation, or with it folded."""
+
+    def forward(self, branch: Tensor, skip: Tensor) -> Tensor:
+        return branch

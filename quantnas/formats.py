@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cost, evaluate, export, litert, qonnx_export, verify
+from . import cost, export, litert, qonnx_export, upscaler, verify
 from .config import ExportConfig, RunConfig
 from .errors import UsageError, VerificationError
 from .runs import Run
@@ -53,7 +53,7 @@ def _tflite(run: Run, config: RunConfig, samples: Samples) -> ExtraFile:
     target, candidate = run.path("model.tflite"), run.path("model.rejected.tflite")
     sides, pixels = _sides(config.export, where.scale), config.export.uint8_io
     litert.to_tflite(net, totals, where.scale, sides, candidate, pixels)
-    ours, theirs = evaluate.torch_upscaler(net), litert.upscaler(candidate)
+    ours, theirs = upscaler.torch_upscaler(net), litert.upscaler(candidate)
     psnr = min(_psnr(ours, theirs, _fitting(sample, sides)) for sample in samples)
     if psnr < LEAST:
         raise VerificationError(
@@ -88,7 +88,7 @@ def _fitting(image: NDArray[np.uint8], sides: tuple[int, int]) -> NDArray[np.uin
     return image
 
 
-def _psnr(ours: evaluate.Upscaler, theirs: evaluate.Upscaler, low: NDArray[np.uint8]) -> float:
+def _psnr(ours: upscaler.Upscaler, theirs: upscaler.Upscaler, low: NDArray[np.uint8]) -> float:
     """dB between the two, over all values; infinite = equal."""
     mse = float(np.mean((ours(low).astype(np.float64) - theirs(low)) ** 2))
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)

@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from . import schema
-from .errors import DataError, UsageError
+from . import files, schema
+from .errors import UsageError
 from .space import Precision, Slot
 
 
@@ -65,18 +64,7 @@ def from_json(text: str, source: str) -> Genotype:
 
 def load(path: str | Path) -> Genotype:
     """The genotype in a JSON file. Raises DataError (file) or UsageError (contents)."""
-    return schema.parse(Genotype, read_json(path), str(path))
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises DataError when there is none."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
-    if not isinstance(data, dict):
-        raise DataError(f"{path} holds no JSON object.", "Check that it is the right file.")
-    return data
+    return schema.parse(Genotype, files.read_json(path), str(path))
 
 
 def check(genotype: Genotype, slots: Iterable[Slot], space: str) -> None:
@@ -98,3 +86,9 @@ def check(genotype: Genotype, slots: Iterable[Slot], space: str) -> None:
                 f"{allowed}.",
                 remedy,
             )
+
+
+def choice_of(slot: Slot, op: int, width: int) -> Choice:
+    """The choice with these positions in the slot's lists."""
+    bits = slot.widths[width]
+    return Choice(slot.ops[op], bits.weights, bits.activations)

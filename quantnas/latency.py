@@ -16,11 +16,11 @@ import onnxruntime as ort
 
 from . import cost, float_twin
 from .errors import DataError, UsageError
-from .evaluate import SMALL
 from .machine import Machine
 from .models import Model
 from .onnx_session import cannot_load, open_session
-from .phases import Progress
+from .progress import Progress
+from .upscaler import SMALL
 
 SIZE = (180, 320)
 """(height, width) of the low-resolution image where nothing else is said: at x4, 1280x720."""

@@ -20,12 +20,12 @@ from . import files, tracing
 from .conv import QuantConv2d
 from .cost import Cost
 from .errors import DataError, UsageError
-from .evaluate import Upscaler
-from .export import METADATA_KEY, full_metadata
 from .litert_graph import IDENTIFIER, Levels, TFLiteGraph, runtime, schema
 from .litert_layers import Ahead, TFLiteValue, convolution, in_float, laid
 from .litert_operations import OPERATORS, TRANSLATE
+from .onnx_metadata import METADATA_KEY, full_metadata
 from .quantizer import ActQuantizer
+from .upscaler import Upscaler
 
 
 @torch.no_grad()

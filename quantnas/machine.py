@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime as ort
 import torch
 
-from .runs import cores
+from .crew import cores
 
 X86: dict[str, tuple[str, ...]] = {
     "avx2": ("avx2",),

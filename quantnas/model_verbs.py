@@ -12,10 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from . import comparison, latency, machine, models, module_export, profiling, tiles
+from . import (
+    comparison,
+    comparison_report,
+    latency,
+    machine,
+    models,
+    module_export,
+    profiling,
+    tiles,
+)
 from .errors import UsageError
 from .models import Model
-from .phases import Progress
+from .progress import Progress
 from .watcher import SILENT, Watcher, follow
 
 Place = str | PathLike[str]
@@ -97,9 +106,9 @@ def evaluate(
         folders = [data] if isinstance(data, str | PathLike) else data
         sets = comparison.choose(found, [fspath(folder) for folder in folders])
         if plot or published:
-            comparison.require_plot(found, sets, published)
-        with comparison.new_folder(Path(output), name, found) as folder:
-            steps = comparison.perform(found, sets, folder, plot or published, published)
+            comparison_report.require_plot(found, sets, published)
+        with comparison_report.new_folder(Path(output), name, found) as folder:
+            steps = comparison_report.perform(found, sets, folder, plot or published, published)
             return Evaluation(folder, follow(steps, watch))
 
 

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import cards, cost, evaluate, export, files, runs, schema, survey, tiles, workspace
+from . import cards, cost, files, onnx_metadata, runs, schema, settings, survey, tiles, workspace
 from .cards import Card, CardScores
 from .errors import DataError, UsageError
-from .genotype import read_json
+from .files import read_json
 from .runs import Run
+from .upscaler import Upscaler
 
 KINDS = ("quantized", "trained", "float", "searched")
 """Checkpoints of a run, the most finished first; the last one is no network to be used as it is."""
@@ -36,7 +37,7 @@ class Model:
     run: Run | None = None
     """The run that it was taken from; none for a lone file."""
 
-    def upscaler(self) -> evaluate.Upscaler:
+    def upscaler(self) -> Upscaler:
         """Loads it as a function that cuts large photographs into tiles."""
         return tiles.upscaler(self.network())
 
@@ -126,9 +127,9 @@ def _of_run(run: Run) -> Model:
 def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model:
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
-    if not export.exported_here(path):
+    if not onnx_metadata.exported_here(path):
         return _foreign(path, name)
-    told = export.read_metadata(path)
+    told = onnx_metadata.read_metadata(path)
     try:
         totals = schema.parse(cost.Cost, told["cost"], str(path))
     except (UsageError, KeyError):
@@ -173,7 +174,7 @@ def facts(file: Path) -> dict[str, Any]:
     if found.cost is None:
         raise DataError(f"{file} is of an older version.", "Export it again.")
     return {
-        "sha256": export.sha256(file),
+        "sha256": files.sha256(file),
         "bytes": file.stat().st_size,
         "scale": found.scale,
         "parameters": found.cost.parameters,
@@ -214,7 +215,7 @@ def _known(run: Run) -> dict[str, Any]:
         "space": where.name,
         "luma_only": where.colours == 1,
         "minutes": round(sum(float(step.get("seconds", 0)) for step in spent) / 60, 1),
-        "seed": workspace.load_config(run).seed,
+        "seed": settings.load_config(run).seed,
         "made_by": " ".join(read_json(run.folder / "env.json")["command"]),
     }
 
@@ -224,5 +225,5 @@ def bundle(found: Card, file: Path, folder: Path = cards.FOLDER) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / found.file
     files.copy(file, target)
-    runs.write_text(target.with_suffix(".json"), runs.to_json(asdict(found)))
+    files.write_text(target.with_suffix(".json"), files.to_json(asdict(found)))
     return target

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,14 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import files, ops, skeleton
-from . import genotype as genotypes
-from .adq import Adq, PlainSum
-from .conv import Conv2d, QuantConv2d, SearchConv2d, start_as_identity
+from .conv import Conv2d, QuantConv2d, start_as_identity
 from .errors import DataError
-from .genotype import Genotype
-from .quantizer import ActQuantizer, FloatTensor
+from .filling import PlainSum
+from .genotype import Genotype, check
+from .quantizer import ActQuantizer, FloatTensor, calibrating
 from .space import Precision, SearchSpace, Slot
-from .supernet import MixedOp
 
 SPACE_KEY = "space"
 """Of the metadata of a checkpoint."""
@@ -67,7 +65,7 @@ def build(
     `precision`: slot name -> bits; None = in float. Raises UsageError when the genotype does not
     fit the space.
     """
-    genotypes.check(genotype, skeleton.slots(space), space.name)
+    check(genotype, skeleton.slots(space), space.name)
     return skeleton.build(space, NetworkFactory(genotype, precision))
 
 
@@ -139,57 +137,6 @@ def inherit(network: nn.Module, trained: nn.Module) -> None:
         conv.bias.copy_(sources[name].bias)  # type: ignore[arg-type]
 
 
-@torch.no_grad()
-def inherit_supernet(network: nn.Module, searched: nn.Module) -> None:
-    """Copy the chosen candidates' weights and grids from a supernet, with ADQ folded; in place.
-
-    The network then computes what the collapsed supernet does when evaluating: exactly, but for
-    the deviation of each image, which is replaced by its mean.
-    """
-    grids = {n: m for n, m in searched.named_modules() if isinstance(m, ActQuantizer)}
-    for path, module in network.named_modules():
-        if isinstance(module, ActQuantizer) and path in grids:
-            module.load_state_dict(grids[path].state_dict())
-    for path, mixed in searched.named_modules():
-        if isinstance(mixed, MixedOp):
-            _copy_choice(mixed, network.get_submodule(path))
-    for path, adq in searched.named_modules():
-        if isinstance(adq, Adq):
-            owner = network.get_submodule(path.rpartition(".")[0])
-            factor, shift = adq.folded()
-            last = _convs(owner.get_submodule(cast(str, owner.branch_end)))[-1]
-            scale_outputs(last, factor)
-            last.bias.add_(shift)  # type: ignore[union-attr]
-
-
-def _convs(op: nn.Module) -> list[Conv2d]:
-    return [m for m in op.modules() if isinstance(m, Conv2d)]
-
-
-def _search_convs(op: nn.Module) -> list[SearchConv2d]:
-    return [m for m in op.modules() if isinstance(m, SearchConv2d)]
-
-
-def _copy_choice(mixed: MixedOp, op: nn.Module) -> None:
-    """The most probable candidate of an edge, its gain multiplied in."""
-    at_op, at_width = mixed.alphas.best()
-    slot = mixed.slot
-    width, targets = slot.widths[at_width], _convs(op)
-    chosen = mixed.ops[slot.ops[at_op]]
-    for source, target in zip(_search_convs(chosen), targets, strict=True):
-        target.weight.copy_(source.unit_weight())
-        target.bias.copy_(source.bias)  # type: ignore[union-attr, arg-type]
-        if isinstance(target, QuantConv2d):
-            weights = source.weight_quantizers[slot.weight_bits.index(width.weights)]
-            target.weight_quantizer.load_state_dict(weights.state_dict())
-            if target.input_quantizer is not None:
-                grids = (source.grids or mixed.inputs).quantizers
-                grid = grids[slot.act_bits.index(width.activations)]
-                target.input_quantizer.load_state_dict(grid.state_dict(), strict=False)
-    if targets:
-        scale_outputs(targets[-1], mixed.gain()[:: targets[-1].up ** 2])
-
-
 def scale_outputs(conv: Conv2d, factor: Tensor) -> None:
     """Multiply every output channel by its factor (c_out,), grids included.
 
@@ -250,3 +197,22 @@ def _unused(network: nn.Module) -> dict[str, Tensor]:
 
 def _title(space: SearchSpace) -> str:
     return f"{space.name} x{space.scale}"
+
+
+@torch.no_grad()
+def initialise(net: nn.Module, low: Tensor) -> None:
+    """Fit every grid of a rounded network to its weights and to its activations on `low`.
+
+    Front to back: every tensor is measured behind the grids that come before it.
+    """
+    net.eval()
+    with hooked(net, _prepare, before=True), calibrating(net):
+        net(low)
+
+
+def _prepare(conv: Conv2d, args: tuple[Tensor]) -> None:
+    """Fit the kernel's grid, if it has one, before the bias is rounded by its step."""
+    if isinstance(conv, QuantConv2d):
+        conv.spread(args[0])
+        factors = conv.factors()
+        conv.weight_quantizer.calibrate(conv.weight if factors is None else conv.weight * factors)

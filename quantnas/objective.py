@@ -1,12 +1,14 @@
 """Terms of the alphas' loss beside the task: entropy and its schedule; and what is no number."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from . import supernet
 from .errors import DivergedError
+from .supernet import choices
 
 
 def require_finite(value: Tensor, name: str, step: int) -> None:
@@ -35,3 +37,9 @@ def entropy_weight(epoch: int, epochs: int, warmup: int) -> float:
     if t < quiet or total < 2:
         return 0.0
     return t / (total - 1) * math.log(t - quiet + 2) / math.log(total - quiet + 1)
+
+
+def expected_bitops(supernet: nn.Module, bitops: Mapping[str, Tensor]) -> Tensor:
+    """() under the supernet's probabilities, of `choice_bitops`; differentiable in the alphas."""
+    parts = [(a.table() * bitops[name]).sum() for name, a in choices(supernet).items()]
+    return torch.stack(parts).sum()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import foreign, genotype, network, quantize, searching, space, train
+from . import foreign, genotype, network, skeleton, space, train
 from .config import RunConfig
 from .errors import DataError, QuantnasError, UsageError
 from .genotype import Genotype
@@ -27,7 +27,7 @@ class Teacher:
 
     def target(self, where: torch.device) -> train.Target:
         """What it makes of the pixels."""
-        return quantize.teacher_target(self.net.to(where))
+        return train.teacher_target(self.net.to(where))
 
     def sent(self) -> dict[str, Any]:
         """All that another process needs to build it."""
@@ -101,7 +101,7 @@ def _require_weights(path: Path, config: RunConfig, source: Run | None) -> None:
     else:
         where = load(config.space, config.scale)
         given = None if config.genotype is None else Path(config.genotype)
-        known = searching.known_genotype(where, given)
+        known = skeleton.known_genotype(where, given)
         if known is None:
             return
         found = known

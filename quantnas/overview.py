@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from . import point, seeds, sweeping
-from .runs import Run, to_json, write_text
+from .files import to_json, write_text
+from .runs import Run
 
 COSTS = {"gbitops": 3, "bytes": 0}
 """Key -> digits that are shown."""

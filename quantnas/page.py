@@ -12,7 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import __version__, front, page_charts, page_data, page_text, runs, seeds, slider, tables
+from quantnas import __version__
+
+from . import files, front, page_charts, page_data, page_text, seeds, slider, tables
 from .errors import DataError
 from .page_data import AT, Scores, Shown, Source
 from .runs import Run
@@ -33,7 +35,7 @@ def write(source: Source, path: Path) -> None:
     """
     text = html(source, [page_data.collect(name, run) for name, run in source.done])
     try:
-        runs.write_text(path, text)
+        files.write_text(path, text)
     except OSError as error:
         raise DataError(
             f"Cannot write {path}: {error.strerror}.", "Choose another file."
@@ -97,7 +99,7 @@ def _file(name: str) -> str:
 
 def embedded(data: Any) -> str:
     """JSON that can stand in a script element: nothing in it ends the element or begins another."""
-    text = json.dumps(runs.plain(data), separators=(",", ":"))
+    text = json.dumps(files.plain(data), separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text

@@ -4,11 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import evaluate, images, photographs, space
+from . import images, photo_sets, photographs, space
 from .config import RunConfig
-from .genotype import read_json
+from .files import read_json, to_json, write_text
 from .photographs import Photograph
-from .runs import to_json, write_text
 
 FILE = "photographs.json"
 """Where a run keeps them; it is not there when they are the bundled ones."""
@@ -41,7 +40,7 @@ def choose(config: RunConfig, known: Collection[Path] = ()) -> Photographs:
         held_out = _find(config.eval_data, config)
     elif config.data is not None:
         scale = space.load(config.space, config.scale).scale
-        barred = {photo for photo in learn if not evaluate.measurable(photo, scale)}
+        barred = {photo for photo in learn if not photo_sets.measurable(photo, scale)}
         barred |= {photo for photo in learn if photo.high.resolve() in known}
         learn, held_out = photographs.split(learn, barred=barred)
     ours = {photo.high.resolve() for photo in learn}

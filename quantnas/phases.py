@@ -11,8 +11,10 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from . import checkpoint, crew, files, threads
-from .genotype import read_json
-from .runs import Run, cores, to_json, write_text
+from .crew import cores
+from .files import read_json, to_json, write_text
+from .progress import Progress
+from .runs import Run
 
 THREADS = "threads.json"
 """File of a run with the numbers of threads that its loops have chosen."""
@@ -22,18 +24,6 @@ SAVE_EVERY = 20.0
 
 RECORD_EVERY = 10
 """Steps between two lines of `metrics.jsonl`."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a phase is, with the figures worth showing."""
-
-    phase: str
-    done: int
-    total: int
-    facts: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-    """Lines that stay."""
 
 
 class StepRecord(Protocol):

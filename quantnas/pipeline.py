@@ -4,198 +4,19 @@ Every step is a generator of `Progress`, so that the caller may draw it, or stop
 generator saves the state, and calling the step again goes on from there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
-
-from torch import nn
+from collections.abc import Callable, Iterator
 
 from . import (
-    bicubic,
-    comparison,
-    cost,
-    crops,
-    damage_measured,
-    diagram,
-    evaluate,
-    export,
-    formats,
-    metrics,
-    network,
-    page,
-    patches,
-    photographs,
+    evaluate_step,
+    export_step,
     quantizing,
-    report,
+    report_step,
     searching,
-    skeleton,
-    slider,
-    surgery,
     training,
-    verify,
 )
-from .config import ExportConfig, RunConfig
-from .errors import UsageError
-from .imported import ImportedNetwork, read
-from .phases import Progress
-from .runs import Run, require, to_json, write_text
-from .space import SearchSpace
-from .workspace import architecture, need, photographs_of, quantized
-
-SAMPLE = 768
-"""Side of the middle part of a photograph on which a file is compared with torch, pixels."""
-
-
-def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """The quantized network -> model.onnx, loaded and compared before it gets that name.
-
-    What `export.format` names besides is written beside it.
-    """
-    beside = formats.FORMATS.get(config.export.format)
-    parts = 2 if beside is None else 3
-    yield Progress("export", 0, parts, {})
-    where, net, totals = quantized(run)
-    _require_sides(where, config.export)
-    pairs = [sample_pair(photo, where.scale) for photo in photographs_of(run, config).held_out[:2]]
-    samples = [p.low for p in pairs]
-    samples.append(samples[0][: len(samples[0]) * 2 // 3 | 1])  # a second size, with odd sides
-    target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
-    notes = _write(net, totals, where, candidate, config.export)
-    yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)}, notes)
-    found = verify.verify(candidate, net, samples)
-    candidate.replace(target)
-    yield Progress("export", 2, parts, {"max difference": f"{found.max_steps} steps"})
-    result = {
-        "file": target.name,
-        "bytes": target.stat().st_size,
-        "sha256": export.sha256(target),
-        "verification": found,
-        "psnr": None
-        if of_one_size(where)
-        else _quality(exported_upscaler(run, config, where), pairs, where.scale),
-        "cost": totals,
-    }
-    if beside is not None:
-        made = beside(run, config, samples)
-        result["beside"] = made
-        yield Progress("export", 3, parts, {"bytes": str(made.bytes)})
-    run.finish("export", result)
-
-
-def _write(
-    net: nn.Module, totals: cost.Cost, where: SearchSpace, path: Path, form: ExportConfig
-) -> tuple[str, ...]:
-    """The file; what is worth knowing of it."""
-    if not isinstance(net, ImportedNetwork):
-        export.to_onnx(net, totals, where.scale, path, form)
-        return ()
-    found = surgery.to_onnx(net, totals, where, path, form)
-    return (f"note: {found.note}",) if found.note else ()
-
-
-def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
-    least = skeleton.smallest(where)
-    if form.sides and min(form.sides) < least:
-        raise UsageError(
-            f"`export.size` is {form.size}, but skeleton '{where.skeleton}' needs {least} pixels.",
-            "Make it larger.",
-        )
-
-
-def of_one_size(where: SearchSpace) -> bool:
-    """Whether it is a network from elsewhere whose file takes images of one size alone."""
-    return bool(where.source) and read(where.source).entry.height is not None
-
-
-def _quality(
-    upscale: evaluate.Upscaler, pairs: Sequence[patches.Pair], scale: int
-) -> dict[str, float]:
-    """Mean PSNR-Y of a file on the middle of some photographs, dB, and that of bicubic."""
-    ours = [metrics.psnr_y(upscale(p.low), p.high, scale) for p in pairs]
-    plain = [metrics.psnr_y(bicubic.upscale(p.low, scale), p.high, scale) for p in pairs]
-    means = {"file": sum(ours) / len(ours), "bicubic": sum(plain) / len(plain)}
-    return {**means, "photographs": len(pairs), "side": SAMPLE}
-
-
-def _file_of_any_size(run: Run, config: RunConfig) -> Path:
-    """model.onnx or, where that takes images of one size alone, the same without that limit."""
-    file = need(run.path("model.onnx"), "export")
-    if config.export.sides is None:
-        return file
-    where, net, totals = quantized(run)
-    twin = run.path("checkpoints/any_size.onnx")
-    export.to_onnx(net, totals, where.scale, twin, replace(config.export, size="any"))
-    return twin
-
-
-def exported_upscaler(run: Run, config: RunConfig, where: SearchSpace) -> evaluate.Upscaler:
-    pixels = where.pixels if where.source else None
-    return evaluate.onnx_upscaler(_file_of_any_size(run, config), pixels)
-
-
-def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """The exported file on photographs that were in no training step, bicubic beside it."""
-    where, found = architecture(run)
-    file = exported_upscaler(run, config, where)
-    teacher = network.build(where, found, None)
-    network.load(teacher, need(run.weights("float"), "train"), where)
-    plain = evaluate.torch_upscaler(teacher)
-    sets = comparison.sets_of(run, config, where.scale)
-    table = yield from comparison.measure({"file": file, "float": plain}, sets, where.scale)
-    results = {
-        name: {
-            "file": scores["file"],
-            "mean": evaluate.mean(scores["file"]),
-            "float": scores["float"],
-            "float_mean": evaluate.mean(scores["float"]),
-        }
-        for name, scores in table.items()
-    }
-    run.finish(
-        "evaluate",
-        {
-            "protocol": evaluate.protocol(photo for group in sets for photo in group.photos),
-            "scale": where.scale,
-            "sets": results,
-        },
-    )
-
-
-def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """report.json, report.md, report.html and the pictures."""
-    require(run, until="report")
-    yield Progress("report", 0, 5, {})
-    where, found = architecture(run)
-    net, totals = quantized(run)[1:]
-    diagram.architecture(net, where, totals.layers, run.path("plots/architecture.png"))
-    yield Progress("report", 1, 5, {})
-    teacher = network.build(where, found, None)
-    network.load(teacher, run.weights("float"), where)
-    photos = photographs_of(run, config).held_out
-    p = sample_pair(photos[-1], where.scale)
-    plain, file = evaluate.torch_upscaler(teacher), exported_upscaler(run, config, where)
-    versions = {
-        "bicubic": bicubic.upscale(p.low, where.scale),
-        "float": plain(p.low),
-        "quantized file": file(p.low),
-        "original": p.high,
-    }
-    crops.crops(versions, where.scale, p.name, run.path("plots/crop.png"))
-    yield Progress("report", 2, 5, {})
-    upscalers = {"float": plain, "quantized": file}
-    slider.make(run, photos, upscalers, where.scale, whole=of_one_size(where))
-    yield Progress("report", 3, 5, {})
-    if not of_one_size(where):
-        damage_measured.measure(run, photos, teacher, net, config.quantize.patch)
-    yield Progress("report", 4, 5, {})
-    data = report.collect(run)
-    write_text(run.path("report.json"), to_json(data))
-    write_text(run.path("report.md"), report.markdown(data))
-    page.write(page.of_run(run), run.path(page.FILE))
-    made = ["report.json", "report.md", page.FILE, "plots", slider.FOLDER]
-    run.finish("report", {"files": made})
-    yield Progress("report", 5, 5, {})
-
+from .config import RunConfig
+from .progress import Progress
+from .runs import Run
 
 Step = Callable[[Run, RunConfig], Iterator[Progress]]
 
@@ -203,11 +24,7 @@ STEPS: dict[str, Step] = {
     "search": searching.search_step,
     "train": training.train_step,
     "quantize": quantizing.quantize_step,
-    "export": export_step,
-    "evaluate": evaluate_step,
-    "report": report_step,
+    "export": export_step.export_step,
+    "evaluate": evaluate_step.evaluate_step,
+    "report": report_step.report_step,
 }
-
-
-def sample_pair(photo: photographs.Photograph, scale: int) -> patches.Pair:
-    return photographs.middle(photographs.read(photo, scale), SAMPLE)

@@ -9,7 +9,7 @@ from typing import Any
 from . import notation, schema, settings
 from .config import RunConfig
 from .errors import UsageError
-from .runs import to_json
+from .files import to_json
 
 QUANTITIES = ("search.target_bitops", "quantize.target_bitops", "quantize.target_size")
 """Settings that may be written as 1.0G."""

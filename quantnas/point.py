@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 
 from . import runs
 from .errors import DataError, QuantnasError
-from .genotype import read_json
-from .runs import Run, to_json, write_text
+from .files import read_json, to_json, write_text
+from .runs import Run
 
 DONE, FAILED, STOPPED = 0, 3, 130
 """How it ends: with the run finished, with the reason in `failed/`, or with a saved state."""
@@ -93,7 +93,7 @@ def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
 def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
     """Every step, with a record of where it is; closing this saves the state."""
     from . import pipeline, searching
-    from .workspace import load_config
+    from .settings import load_config
 
     config, spent = load_config(run), seconds(run.folder)
     for step in runs.STEPS:

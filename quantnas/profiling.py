@@ -11,7 +11,7 @@ from typing import Any
 
 from . import latency
 from .models import Model
-from .phases import Progress
+from .progress import Progress
 
 TIME = "_kernel_time"
 """End of the name of an event that is a node's run."""

@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, shape_inference
 from torch import fx, nn
 
-from . import __version__, files, tracing
+from quantnas import __version__
+
+from . import files, tracing
 from .conv import QuantConv2d
 from .cost import Cost
-from .export import METADATA_KEY, full_metadata
 from .onnx_graph import OnnxGraph, tidied
 from .onnx_layers import OnnxValue
+from .onnx_metadata import METADATA_KEY, full_metadata
 from .onnx_ops import translation
 from .quantizer import ActQuantizer
 from .rfdn import resize_like

@@ -6,7 +6,6 @@ enough to train whole).
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -15,29 +14,10 @@ from torch import Tensor, nn
 from .conv import Conv2d, QuantConv2d
 from .errors import DataError
 from .network import convolutions, hooked
-from .quantizer import FloatTensor, calibrating
+from .quantizer import FloatTensor
 
 WORDS = {"weight": "weights", "bias": "biases"}
 """Tensors of a convolution, in words; those of its quantizers are grids."""
-
-
-@torch.no_grad()
-def initialise(net: nn.Module, low: Tensor) -> None:
-    """Fit every grid of a rounded network to its weights and to its activations on `low`.
-
-    Front to back: every tensor is measured behind the grids that come before it.
-    """
-    net.eval()
-    with hooked(net, _prepare, before=True), calibrating(net):
-        net(low)
-
-
-def _prepare(conv: Conv2d, args: tuple[Tensor]) -> None:
-    """Fit the kernel's grid, if it has one, before the bias is rounded by its step."""
-    if isinstance(conv, QuantConv2d):
-        conv.spread(args[0])
-        factors = conv.factors()
-        conv.weight_quantizer.calibrate(conv.weight if factors is None else conv.weight * factors)
 
 
 @torch.no_grad()
@@ -102,17 +82,6 @@ def require_finite_outputs(net: nn.Module, low: Tensor) -> None:
 
     with hooked(net, hook):
         net.eval()(low)
-
-
-def teacher_target(teacher: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """A target for `train.fit`: what the float network makes of the low-resolution patch."""
-    teacher.eval()
-
-    @torch.no_grad()
-    def target(low: Tensor, high: Tensor) -> Tensor:
-        return teacher(low).clamp(0, 1)
-
-    return target
 
 
 @torch.no_grad()

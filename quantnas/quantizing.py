@@ -2,8 +2,10 @@
 
 import copy
 import time
+from collections import defaultdict
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from . import (
     checkpoint,
     closed_form,
     damage_plot,
+    load_photographs,
     network,
     patches,
     phases,
@@ -21,20 +24,22 @@ from . import (
     quantize,
     retrain,
     saliency,
-    searching,
     train,
     training,
     widths,
 )
 from .config import RunConfig
+from .crew import device
+from .files import to_json, write_text
 from .genotype import Genotype
 from .patches import Patches
-from .phases import Progress
+from .progress import Progress
 from .runs import Run
 from .saliency import Saliency
 from .space import Precision, SearchSpace
 from .training import Lesson
-from .workspace import architecture, device, need
+from .widths import Plan
+from .workspace import architecture, need
 
 ENDLESS = 10**7
 """Steps of a retraining that only time limits."""
@@ -87,7 +92,7 @@ class Work:
     @property
     def objective(self) -> train.Objective:
         """Closeness to the float network."""
-        target = quantize.teacher_target(self.teacher)
+        target = train.teacher_target(self.teacher)
         return train.Objective(target, colours=self.where.colours)
 
     def measure(self, net: nn.Module) -> float:
@@ -142,8 +147,8 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     """Choose bits and round; saved, where a retraining follows."""
     yield Progress("saliency", 0, 1, {})
     chosen = widths.plan(work.where, work.found, work.config, work.teacher, work.low)
-    widths.save(chosen, work.run.folder)
-    told = (f"calibration: {source}", *widths.notes(chosen))
+    save(chosen, work.run.folder)
+    told = (f"calibration: {source}", *notes(chosen))
     yield Progress("saliency", 1, 1, {}, told)
     net = network.build(work.where, work.found, chosen.precision)
     plainly = yield from _round(work, net)
@@ -188,7 +193,7 @@ def _calibration(
     if c.calib is not None:
         scale = where.scale if c.reduce else 1  # at 1, what is read stays as it is
         photos = photographs.find(c.calib, scale)
-    loaded = yield from searching.reading(run, config, scale, c.patch, photos)
+    loaded = yield from load_photographs.reading(run, config, scale, c.patch, photos)
     learn, held = patches.split(loaded.pairs, c.patch, config.seed, training.SHARES)
     return learn, held, loaded.counts()
 
@@ -204,7 +209,7 @@ def _round(work: Work, net: nn.Module) -> Generator[Progress, None, nn.Module | 
         return None
     network.inherit(net, teacher)
     plainly = copy.deepcopy(net)
-    quantize.initialise(plainly, low)
+    network.initialise(plainly, low)
     if c.method == "saliency":
         phase, layers = "least squares", closed_form.improve(net, teacher, low)
     else:
@@ -261,3 +266,34 @@ def _schedule(work: Work, rate: float) -> train.Schedule:
     spent = max(work.facts.values["seconds"], time.monotonic() - work.began)
     left = max(1.0, 60 * c.minutes - spent)
     return train.Schedule(ENDLESS, c.batch, rate, seconds=left)
+
+
+def save(chosen: Plan, folder: Path) -> None:
+    """Write precision.json, damage.json, damage.md and plots/damage.png into a run folder."""
+    write_text(folder / "precision.json", to_json(chosen.precision))
+    rows = list(chosen.damage.values())
+    write_text(folder / "damage.json", to_json(rows))
+    head, *table = damage_plot.table(rows, chosen.precision)
+    lines = [head, ["---"] * len(head), *table]
+    write_text(folder / "damage.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    (folder / "plots").mkdir(exist_ok=True)
+    damage_plot.damage(rows, chosen.precision, folder / "plots" / "damage.png")
+
+
+def notes(chosen: Plan, worst: int = 6) -> Iterator[str]:
+    """Bits per layer and the predicted damage, for people to read before the training begins."""
+    names = defaultdict(list)
+    for name, width in chosen.precision.items():
+        names[f"w{width.weights}a{width.activations}"].append(name)
+    for bits, slots in sorted(names.items()):
+        few = ", ".join(slots) if len(slots) < 12 else f"{', '.join(slots[:10])}, ..."
+        yield f"  {bits}: {len(slots)} of {len(chosen.precision)} layers ({few})"
+    if chosen.unlimited:
+        most = max(w.weights for w in chosen.precision.values())
+        yield f"note: nothing is limited by `{chosen.limit}`: every layer gets {most} bits"
+    rows = sorted(chosen.damage.values(), key=lambda d: -d.at(chosen.precision[d.slot]))
+    shown = "  ".join(f"{d.slot} {d.at(chosen.precision[d.slot]):.1e}" for d in rows[:worst])
+    yield (
+        f"predicted output error of rounding, biases corrected: {chosen.mse:.1e} "
+        f"({damage_plot.psnr(chosen.mse):.1f} dB to float); most of it from: {shown}"
+    )

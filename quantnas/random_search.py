@@ -8,9 +8,8 @@ import numpy as np
 from . import budget, cost
 from .config import SearchConfig
 from .errors import UsageError
-from .genotype import Genotype
+from .genotype import Genotype, choice_of
 from .space import SearchSpace, Slot
-from .supernet import choice_of
 
 TRIES = 20_000
 """Draws for one architecture within the budget."""

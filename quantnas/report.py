@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import schema
-from .genotype import read_json
+from .files import read_json
 from .runs import STEPS, Run
 
 

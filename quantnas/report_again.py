@@ -4,7 +4,7 @@ import dataclasses
 from os import PathLike
 from pathlib import Path
 
-from . import comparison, evaluate, pipeline, runs, workspace
+from . import comparison, evaluate_step, photo_sets, report_step, runs, settings
 from .runs import Run
 from .watcher import SILENT, Watcher, follow
 
@@ -17,13 +17,13 @@ def report_again(source: str | PathLike[str], watch: Watcher = SILENT) -> Run:
     """
     folder, further = comparison.of_run(Path(source)) or (Path(source), [])
     run = runs.existing(folder)
-    config = workspace.load_config(run)
+    config = settings.load_config(run)
     runs.require(run, until="evaluate")
     known = {Path(folder).resolve() for folder in config.benchmarks}
     benchmarks = (*config.benchmarks, *(f for f in further if Path(f).resolve() not in known))
     done = run.result("evaluate")
-    if done is None or not evaluate.named_sets(benchmarks).keys() <= done["sets"].keys():
+    if done is None or not photo_sets.named_sets(benchmarks).keys() <= done["sets"].keys():
         wanted = dataclasses.replace(config, benchmarks=benchmarks)
-        follow(pipeline.evaluate_step(run, wanted), watch)
-    follow(pipeline.report_step(run, config), watch)
+        follow(evaluate_step.evaluate_step(run, wanted), watch)
+    follow(report_step.report_step(run, config), watch)
     return run

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 
-from . import __version__
+from quantnas import __version__
+
 from .checks import Check, fatal
 
 NAME = "quantnas"

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import psutil
 import torch
 
-from .runs import cores
+from .crew import cores
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")

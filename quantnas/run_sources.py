@@ -13,11 +13,22 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from . import adopt, beginning, crew, runs, schema, settings, skeleton, space, survey, workspace
-from . import genotype as genotypes
+from . import (
+    adopt,
+    beginning,
+    crew,
+    files,
+    genotype,
+    runs,
+    schema,
+    settings,
+    skeleton,
+    space,
+    survey,
+)
 from .config import RunConfig
 from .errors import DataError, UsageError
-from .phases import Progress
+from .progress import Progress
 from .runs import Run
 from .space import SearchSpace
 from .watcher import SILENT, Watcher
@@ -149,7 +160,7 @@ def to_train(request: Request, source: str | PathLike[str] | SearchSpace) -> Run
     if path.suffix == ".json":
         beside = path.parent / "space.yaml"
         named = request.given("space") or (
-            str(beside) if beside.exists() else genotypes.load(path).space
+            str(beside) if beside.exists() else genotype.load(path).space
         )
         return from_space(request.but(space=named, genotype=str(path)))
     if str(source) not in space.builtin() and not path.exists():
@@ -229,7 +240,7 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
 def _taken(run: Run, file: Path) -> Run:
     """A run that has begun, with the network in a file; when that fails, no run is left."""
     try:
-        adopt.adopt(run, workspace.load_config(run), file)
+        adopt.adopt(run, settings.load_config(run), file)
     except BaseException:
         shutil.rmtree(run.folder)
         raise
@@ -251,7 +262,7 @@ def together(
         told = " and ".join(f"`{step}.processes` is {n}" for step, n in several.items())
         raise UsageError(f"{told}.", "Give both the same number, or one of them 1.")
     number = max(wanted.values(), default=1)
-    crew.launch(number, number > 1 and workspace.device(config).type == "cuda")
+    crew.launch(number, number > 1 and crew.device(config).type == "cuda")
     return begin()
 
 
@@ -270,13 +281,13 @@ def interrupted(path: str | PathLike[str], verb: str | None = None) -> tuple[str
             f"Continue it with: quantnas {begun} --resume {run.folder}; or go on from it in a "
             f"folder of its own: quantnas {verb} {run.folder}",
         )
-    return verb, together(verb, workspace.load_config(run), lambda: run, run)
+    return verb, together(verb, settings.load_config(run), lambda: run, run)
 
 
 def _begun_by(run: Run) -> str | None:
     """The verb that began a run, where that is known; older versions kept the command alone."""
     path = run.folder / "env.json"
-    told = genotypes.read_json(path) if path.exists() else {}
+    told = files.read_json(path) if path.exists() else {}
     words = told.get("command", [])
     verb: str | None = told.get("verb") or (words[1] if len(words) > 1 else None)
     return verb

@@ -20,10 +20,11 @@ from . import export, formats, genotype, network, quantize, skeleton, space, ver
 from .checks import Check
 from .config import ExportConfig, RunConfig
 from .errors import QuantnasError, UsageError
+from .files import to_json
 from .genotype import Choice, Genotype
 from .onnx_weights import STORAGE
 from .patches import to_tensor
-from .runs import Run, to_json
+from .runs import Run
 from .workspace import quantized
 
 SPACE, CHANNELS, CELLS, SIZE = "rfdn_small", 8, 1, "20x24"
@@ -140,7 +141,7 @@ def _run(folder: Path, bits: int) -> Run:
     plain, net = network.build(where, found, None), network.build(where, found, precision)
     _loud(plain.eval(), low)
     network.inherit(net, plain)
-    quantize.initialise(net, low)
+    network.initialise(net, low)
     network.save(plain, run.weights("float"), where)
     network.save(quantize.freeze(net), run.weights("quantized"), where)
     return run

@@ -4,22 +4,16 @@ No run writes into the folder of another, and a finished step is not done again.
 finished when its `steps/<step>.json` is there; it is written last, and whole.
 """
 
-import dataclasses
-import importlib.metadata
 import json
-import math
-import os
-import platform
 import shutil
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import files
 from .errors import DataError, UsageError
-from .genotype import read_json
+from .files import read_json
 
 MADE: dict[str, tuple[str, ...]] = {
     "search": ("space.yaml", "genotype.json", "checkpoints/searched.safetensors"),
@@ -79,7 +73,7 @@ class Run:
 
     def spend(self, seconds: float) -> None:
         """Keep that figure, beside a state."""
-        write_text(self.path(SPENT), to_json({"seconds": seconds}))
+        files.write_text(self.path(SPENT), files.to_json({"seconds": seconds}))
 
     def result(self, step: str) -> dict[str, Any] | None:
         """What a finished step left; none when it has not finished."""
@@ -89,14 +83,14 @@ class Run:
     def finish(self, step: str, result: dict[str, Any]) -> None:
         """Mark a step as finished; the saved states of its phases are not needed any more."""
         (self.folder / SPENT).unlink(missing_ok=True)  # first: the next step has another time
-        write_text(self.path(f"steps/{step}.json"), to_json({"step": step, **result}))
+        files.write_text(self.path(f"steps/{step}.json"), files.to_json({"step": step, **result}))
         for state in (self.folder / "checkpoints").glob("*.resume"):
             state.unlink()
 
     def record(self, phase: str, values: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
         with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain({"phase": phase, **values})) + "\n")
+            file.write(json.dumps(files.plain({"phase": phase, **values})) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, without what a kill has torn."""
@@ -117,7 +111,7 @@ class Run:
     def replace_records(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Let these be the lines of `metrics.jsonl`."""
         lines = [json.dumps(row) + "\n" for row in rows]
-        write_text(self.path("metrics.jsonl"), "".join(lines))
+        files.write_text(self.path("metrics.jsonl"), "".join(lines))
 
     def log(self, line: str) -> None:
         """Append a line to `log.txt`."""
@@ -190,59 +184,3 @@ def carry(source: Run, target: Run, until: str) -> None:
             if (source.folder / name).exists():
                 shutil.copy2(source.folder / name, target.path(name))
         target.finish(step, source.result(step) or {})
-
-
-def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
-    """Versions, machine and command line, that of this process where none is given.
-
-    A process that was not started by `quantnas` is recorded as `python PROGRAM ARGUMENTS`.
-    """
-    packages = ("quantnas", "torch", "numpy", "onnx", "onnxruntime")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "versions": versions,
-        "platform": platform.platform(),
-        "cpu_count": cores(),
-        "command": list(command or _command()),
-    }
-
-
-def _command() -> list[str]:
-    """The command line of quantnas, or of the program that uses it, by which this process began."""
-    program = Path(sys.argv[0])
-    ours = program.stem == "quantnas" or program.parent.name == "cli"
-    return ["quantnas", *sys.argv[1:]] if ours else ["python", *sys.argv]
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    able = getattr(os, "sched_getaffinity", None)
-    return len(able(0)) if able else os.cpu_count() or 1
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with files.replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def to_json(data: Any) -> str:
-    """`plain` data as indented JSON."""
-    return json.dumps(plain(data), indent=2) + "\n"
-
-
-def plain(data: Any) -> Any:
-    """What JSON can hold: dataclasses as objects, infinite numbers as null."""
-    if dataclasses.is_dataclass(data) and not isinstance(data, type):
-        data = dataclasses.asdict(data)
-    if isinstance(data, dict):
-        return {key: plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [plain(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -14,7 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
-from . import budget, cost, genotype, network, quantize, quantizer, skeleton, supernet, team, train
+from . import (
+    budget,
+    cost,
+    genotype,
+    inheritance,
+    network,
+    objective,
+    quantizer,
+    skeleton,
+    supernet,
+    team,
+    train,
+)
 from .adq import Adq
 from .checkpoint import Stateful
 from .config import SearchConfig
@@ -132,7 +144,7 @@ class Searching:
     def alpha_step(self, step: int, epoch: int) -> None:
         c, price = self.config, self.state.price
         low, high = (team.share(t) for t in self.batch(self.material.alphas, step))
-        expected = cost.expected_bitops(self.net, self.bitops)
+        expected = objective.expected_bitops(self.net, self.bitops)
         terms = {"L1 of the alphas": F.l1_loss(self.net(low), high)}
         push = c.entropy * entropy_weight(epoch, c.epochs, c.warmup_epochs)
         terms["entropy"] = push * entropy(self.net)
@@ -219,7 +231,7 @@ class Searching:
             psnr=-10 * math.log10(max(error, 1e-10)),
             entropy=entropy(self.net).item(),
             decided=self.share_decided(),
-            bitops=cost.expected_bitops(self.net, self.bitops).item(),
+            bitops=objective.expected_bitops(self.net, self.bitops).item(),
             decided_bitops=sum(self.bitops[n].flatten()[i].item() for n, i in picks.items()),
             probabilities={n: [round(v, 4) for v in t.tolist()] for n, t in tables.items()},
             check=check,
@@ -237,8 +249,8 @@ def decided_network(
         supernet.settle(net, found, batches)
     precision = None if space.is_float else genotype.searched_precision(found)
     decided = network.build(space, found, precision).to(batches[0].device)
-    network.inherit_supernet(decided, net)
-    quantize.initialise(decided, batches[0])
+    inheritance.inherit_supernet(decided, net)
+    network.initialise(decided, batches[0])
     return decided.eval()
 
 

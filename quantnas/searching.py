@@ -1,7 +1,7 @@
 """The search as a step of a run: what it reads, shows, keeps and leaves in the folder."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from . import (
     diagram,
     files,
     genotype,
+    inheritance,
+    load_photographs,
     network,
     patches,
     phases,
@@ -30,21 +32,18 @@ from . import (
 )
 from .config import RunConfig
 from .contest import Contest, TrialStep
+from .crew import device
+from .files import write_text
 from .genotype import Genotype
-from .phases import Phase, Progress
-from .photographs import Photograph
-from .runs import Run, write_text
+from .phases import Phase
+from .progress import Progress
+from .runs import Run
 from .settings import GIVEN
 from .space import SearchSpace
 from .tasks import Shared
-from .workspace import device, photographs_of
 
 SHARES = (0.45, 0.45, 0.1)
 """Of the patches for weights, for alphas, and for the decided network."""
-READING_EVERY = 1.0
-"""Seconds between two records of the reading of photographs."""
-LEFT_OUT = "photographs left out"
-"""Phase of the record that counts them."""
 
 
 def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterator[Progress]:
@@ -58,34 +57,19 @@ def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterat
     if not where.source:  # else it is there, and names the file beside it
         write_text(run.path("space.yaml"), space.to_yaml(where))
     given = run.folder / GIVEN
-    found = known_genotype(where, given if given.exists() else None)
+    found = skeleton.known_genotype(where, given if given.exists() else None)
     if found is not None:
         _keep(run, "last", found)
         facts = {"seconds": 0.0, "kept": "nothing to choose", "share_decided": 1.0}
         _finish(run, config, where, found, facts)
         return
-    loaded = yield from reading(run, config, where.scale, config.search.patch)
+    loaded = yield from load_photographs.reading(run, config, where.scale, config.search.patch)
     counts = {"photographs": loaded.counts()}
     material = _material(config, loaded)
     if config.search.strategy == "random":
         yield from _random(run, config, where, material, counts)
     else:
         yield from _gradient(run, config, where, material, counts, warm)
-
-
-def known_genotype(where: SearchSpace, given: Path | None) -> Genotype | None:
-    """The architecture that needs no search: one that was given, or the only one of its space.
-
-    Raises as `genotype.load` and `genotype.check`.
-    """
-    all_slots = skeleton.slots(where)
-    if given is not None:
-        found = genotype.load(given)
-        genotype.check(found, all_slots, where.name)
-        return found
-    if any(slot.options > 1 for slot in all_slots):
-        return None
-    return Genotype(where.name, {slot.name: supernet.choice_of(slot, 0, 0) for slot in all_slots})
 
 
 def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[search.SearchStep]:
@@ -99,38 +83,6 @@ def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[search.Search
 def _space(run: Run, config: RunConfig) -> SearchSpace:
     mine = run.folder / "space.yaml"
     return space.load(str(mine)) if mine.exists() else space.load(config.space, config.scale)
-
-
-def reading(
-    run: Run,
-    config: RunConfig,
-    scale: int,
-    size: int,
-    photos: Sequence[Photograph] | None = None,
-) -> Generator[Progress, None, store.Loaded]:
-    """What a step learns from; progress over the photographs when that takes more than a moment.
-
-    `photos`: others than those of the run.
-    """
-    given = photographs_of(run, config).train if photos is None else photos
-    steps = store.loading(given, scale, size)
-    shown = began = time.monotonic()
-    while True:
-        try:
-            record = next(steps)
-        except StopIteration as end:
-            loaded: store.Loaded = end.value
-            break
-        if record.done < record.total and time.monotonic() - shown > READING_EVERY:
-            shown = time.monotonic()
-            yield Progress("photographs", record.done, record.total, record.facts())
-    if shown > began:
-        yield Progress("photographs", record.total, record.total, record.facts())
-    if loaded.left_out:  # a phase of its own stays visible
-        yield Progress(LEFT_OUT, loaded.left_out, loaded.left_out, record.facts())
-    for line in loaded.remarks():
-        run.log(line)
-    return loaded
 
 
 def _material(config: RunConfig, loaded: store.Loaded) -> search.Material:
@@ -178,7 +130,7 @@ def _gradient(
     batches = [material.weights.batch(total + i, c.batch)[0].to(device(config)) for i in range(20)]
     rounded = search.decided_network(where, found, net, batches)
     decided = network.build(where, found, None).to(device(config))
-    network.inherit_supernet(decided, net)
+    inheritance.inherit_supernet(decided, net)
     result = {
         "kept": c.keep,
         "trial": tried,

@@ -137,3 +137,8 @@ def _without_rivals(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[
         if old.get("steps") == 0 and not timed:
             gone.add("steps")
     return left | {"quantize": {key: value for key, value in old.items() if key not in gone}}
+
+
+def load_config(run: Run) -> RunConfig:
+    """The configuration of a run, with the space and the genotype in its folder."""
+    return own(run, written(run))

@@ -1,14 +1,16 @@
 """SKELETONS: the macro-architectures, each written once; and whether a space fits its own."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from torch import nn
 
-from . import imported, ops
+from . import genotype, imported, ops
 from .basic import Basic, basic_slots
 from .edsr import Edsr, edsr_slots
 from .errors import UsageError
 from .filling import LayerFactory
+from .genotype import Genotype
 from .imdn import Imdn, imdn_slots
 from .imported import ImportedNetwork, imported_slots
 from .plain import STACKS, Plain
@@ -111,3 +113,18 @@ def build(space: SearchSpace, factory: LayerFactory) -> nn.Module:
     """The space's skeleton, filled. Raises UsageError as `slots` does."""
     slots(space)
     return SKELETONS[space.skeleton][0](space, factory)
+
+
+def known_genotype(where: SearchSpace, given: Path | None) -> Genotype | None:
+    """The architecture that needs no search: one that was given, or the only one of its space.
+
+    Raises as `genotype.load` and `genotype.check`.
+    """
+    all_slots = slots(where)
+    if given is not None:
+        found = genotype.load(given)
+        genotype.check(found, all_slots, where.name)
+        return found
+    if any(slot.options > 1 for slot in all_slots):
+        return None
+    return Genotype(where.name, {slot.name: genotype.choice_of(slot, 0, 0) for slot in all_slots})

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from . import bicubic, crops, images, metrics, photographs, schema
 from .board import Image
-from .evaluate import MOST, Upscaler
-from .genotype import read_json
+from .evaluate import MOST
+from .files import read_json, to_json, write_text
 from .photographs import Photograph
-from .runs import Run, to_json, write_text
+from .runs import Run
+from .upscaler import Upscaler
 
 FOLDER, FILE = "crops", "crops.json"
 WIDTH, HEIGHT = 512, 384

@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops, skeleton
-from .adq import Adq, PlainNorm, PlainSum
+from .adq import Adq, PlainNorm
 from .alphas import Alphas
 from .config import SearchConfig
-from .conv import InputGrids, Mix, SearchConv2d, embed, padding, see, start_as_identity
-from .genotype import Choice, Genotype
+from .conv import padding, start_as_identity
+from .filling import PlainSum
+from .genotype import Genotype, choice_of
 from .quantizer import ActQuantizer, FloatTensor
 from .relax import RELAXATIONS, Relaxation
+from .search_conv import InputGrids, Mix, SearchConv2d, embed, see
 from .space import SearchSpace, Slot
 
 
@@ -209,12 +211,6 @@ def alphas(supernet: nn.Module) -> list[nn.Parameter]:
 def all_alphas(supernet: nn.Module) -> list[nn.Parameter]:
     """The same with those that have nothing to choose."""
     return [alpha for a in choices(supernet).values() for alpha in a.parameters()]
-
-
-def choice_of(slot: Slot, op: int, width: int) -> Choice:
-    """The choice with these positions in the slot's lists."""
-    bits = slot.widths[width]
-    return Choice(slot.ops[op], bits.weights, bits.activations)
 
 
 def decide(

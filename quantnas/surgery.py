@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import helper, version_converter
 
-from . import export, imported, onnx_source, subgraphs
+from . import imported, onnx_metadata, onnx_source, subgraphs
 from .config import ExportConfig
 from .conv import QuantConv2d
 from .cost import Cost
@@ -65,7 +65,7 @@ def to_onnx(
     convs = {c.name: c for c in convolutions(network).values() if isinstance(c, QuantConv2d)}
     model, compat = _raised(where.source, [c.precision.weights for c in convs.values()], form)
     _replace(model, network, convs, compat)
-    export.write(model, cost, where.scale, path, where.pixels)
+    onnx_metadata.write(model, cost, where.scale, path, where.pixels)
     note = "weights are stored in bytes: the operators of the file cannot be brought to a version "
     note += "with packed types"
     told = note if compat and not form.compat else None

@@ -14,10 +14,9 @@ from . import conventions, cost, imported, layer_forms, parity, schema, skeleton
 from .config import PixelsConfig
 from .conventions import Conventions
 from .errors import UsageError
-from .genotype import Genotype
+from .genotype import Genotype, choice_of
 from .parity import Parity
 from .space import Pixels, Precision, Scale, SearchSpace
-from .supernet import choice_of
 
 ASKED = PixelsConfig()
 

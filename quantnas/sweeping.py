@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from . import beginning, branching, page_data, point, runs, schema
+from . import beginning, branching, environment, page_data, point, runs, schema
 from .beginning import Prepared
 from .errors import DataError, QuantnasError, UsageError
+from .files import to_json, write_text
 from .plan import Point
 from .point import PointJob
-from .runs import Run, to_json, write_text
+from .runs import Run
 from .standing import Overview, Standing, State, TimeEstimate, measured, within
 from .workers import Engine
 
@@ -46,7 +47,7 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
         many = f" (none of the {len(points)} points can be done)" if len(points) > 1 else ""
         raise type(wrong[first])(f"{wrong[first].cause}{many}", wrong[first].remedy)
     folder = runs.create(root, "sweep", name, "sweep").folder
-    write_text(folder / "env.json", to_json(runs.environment()))
+    write_text(folder / "env.json", to_json(environment.environment()))
     for name, prepared in ready.items():
         run = runs.create(folder, "points", name, name)
         prepared.write(run, ["quantnas", "run", "--config", str(run.folder / "config.yaml")])

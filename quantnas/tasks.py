@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 from . import checkpoint, crew, parts, patches, settings, space, store
 from .checkpoint import Stateful
 from .config import Device, RunConfig
+from .crew import device
 from .errors import DataError
 from .patches import Patches
+from .run_photographs import photographs_of
 from .runs import Run
 from .space import SearchSpace
-from .workspace import device, photographs_of
 
 S = TypeVar("S")
 

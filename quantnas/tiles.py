@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import evaluate, reach
-from .evaluate import Upscaler
+from . import reach
 from .imported import ImportedNetwork
 from .onnx_session import open_session
 from .patches import to_image, to_tensor
 from .reach import Reach
 from .space import Pixels
+from .upscaler import Upscaler, cannot, onnx_upscaler, through, torch_upscaler
 
 SIDE = 512
 """Pixels of a tile's side, with its overlap: about 0.7 GB in RFDN in float, less in others."""
@@ -92,9 +92,9 @@ def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> 
     foreign = pixels is not None or isinstance(source, ImportedNetwork)
     unknown = Reach(UNKNOWN, whole=True)  # never an attention, so it is not asked for its parts
     if isinstance(source, Path):
-        whole, part = evaluate.onnx_upscaler(source, pixels), partial(_file_part, source)
+        whole, part = onnx_upscaler(source, pixels), partial(_file_part, source)
         return Network(scale, whole, unknown if foreign else reach.of_file(source), cache(part))
-    net, part = evaluate.torch_upscaler(source), partial(_network_part, source)
+    net, part = torch_upscaler(source), partial(_network_part, source)
     return Network(scale, net, unknown if foreign else reach.of_network(source), cache(part))
 
 
@@ -102,7 +102,7 @@ def _file_part(path: Path) -> Part:
     run = open_session(reach.file_for_parts(path))
 
     def enlarge(low: Image, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Image:
-        return evaluate.through(run, low, {"rows": rows, "columns": columns})
+        return through(run, low, {"rows": rows, "columns": columns})
 
     return enlarge
 
@@ -191,7 +191,7 @@ def _one(network: Network, low: Image, y: Span, x: Span) -> Image:
     try:
         return network.part()(part, rows, np.ascontiguousarray(columns.T))
     except Exception as error:  # ONNX Runtime has no class for what is wrong with an image
-        raise evaluate.cannot("The network", part, error) from error
+        raise cannot("The network", part, error) from error
 
 
 def _moved(image: Image, at: tuple[slice, slice], top: int, left: int) -> Image:

@@ -288,3 +288,14 @@ def measure(
     out, wanted = net(low).clamp(0, 1), objective.target(low, high)
     error = F.mse_loss(objective.seen(out), objective.seen(wanted)).item()
     return -10 * math.log10(max(error, 1e-10))
+
+
+def teacher_target(teacher: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """A target for `train.fit`: what the float network makes of the low-resolution patch."""
+    teacher.eval()
+
+    @torch.no_grad()
+    def target(low: Tensor, high: Tensor) -> Tensor:
+        return teacher(low).clamp(0, 1)
+
+    return target

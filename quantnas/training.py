@@ -12,22 +12,23 @@ from . import (
     checkpoint,
     crew,
     genotype,
+    load_photographs,
     network,
     origins,
     patches,
     phases,
-    quantize,
-    searching,
     tasks,
     train,
 )
 from .config import RunConfig
+from .crew import device
 from .genotype import Genotype
-from .phases import Phase, Progress
+from .phases import Phase
+from .progress import Progress
 from .runs import Run
 from .space import SearchSpace
 from .tasks import Shared
-from .workspace import architecture, device
+from .workspace import architecture
 
 SHARES = (0.9, 0.1)
 """Of the patches for learning, and for measuring meanwhile."""
@@ -51,7 +52,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The genotype -> a float network and one trained with rounding, both saved."""
     where, found = architecture(run)
     c, began = config.train, time.monotonic() - run.spent
-    loaded = yield from searching.reading(run, config, where.scale, c.patch)
+    loaded = yield from load_photographs.reading(run, config, where.scale, c.patch)
     learn, held = patches.split(loaded.pairs, c.patch, config.seed, SHARES)
     torch.manual_seed(config.seed)
     net = network.build(where, found, None)
@@ -65,7 +66,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     if not where.is_float:
         rounded = network.build(where, found, precision)
         network.inherit(rounded, net)
-        quantize.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
+        network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
         teacher = origins.teacher_of(run, config) if c.teacher == "own" else teacher
         yield from fit(run, device(config), "rounded", rounded, pupil.lesson(True, teacher))
     crew.part()  # nothing after this is shared

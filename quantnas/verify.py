@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import cost, evaluate, export, fusion, schema, stored
+from . import cost, fusion, onnx_metadata, schema, stored, upscaler
 from .conv import QuantConv2d
 from .errors import DataError, UsageError, VerificationError
 from .imported import ImportedNetwork
@@ -155,7 +155,7 @@ def _require_stored(
 ) -> tuple[cost.Layer, ...]:
     """The layers that the metadata state, which must be stored like that, with its weights."""
     try:
-        told = export.read_metadata(path)
+        told = onnx_metadata.read_metadata(path)
         rows = schema.parse(cost.Cost, told["cost"], path.name).layers
     except (DataError, UsageError, KeyError, ValueError, TypeError) as error:
         raise VerificationError(
@@ -258,7 +258,7 @@ def _file_pixels(
         low = np.ascontiguousarray(image[None].transpose(0, 3, 1, 2))
     try:
         if pixels is not None:
-            return _stepped(evaluate.through_foreign(run, image, pixels))
+            return _stepped(upscaler.through_foreign(run, image, pixels))
         (out,) = run.run(None, {entry.name: low})
     except Exception as error:  # ONNX Runtime has no class for what it cannot run
         raise VerificationError(

@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from .phases import Progress
+    from .progress import Progress
     from .runs import Run
 
 

@@ -1,23 +1,21 @@
 """Which bits a quantization uses: given, as searched, or those that damage least within a limit."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from . import allocation, cost, damage_plot, saliency, skeleton
+from . import allocation, cost, genotype, saliency, skeleton, space
 from .allocation import Costs, Damage, Options
 from .bounds import resolution
 from .config import RunConfig
 from .errors import UsageError
-from .genotype import Genotype, read_json
-from .runs import to_json, write_text
+from .files import read_json
+from .genotype import Genotype
 from .saliency import Saliency
 from .space import Precision, SearchSpace
-from .workspace import precision_of
 
 WEIGHTS = (2, 3, 4, 8)
 """Bits to choose from."""
@@ -189,32 +187,26 @@ def load(folder: Path) -> dict[str, Precision]:
     return {name: Precision(**bits) for name, bits in rows.items()}
 
 
-def save(chosen: Plan, folder: Path) -> None:
-    """Write precision.json, damage.json, damage.md and plots/damage.png into a run folder."""
-    write_text(folder / "precision.json", to_json(chosen.precision))
-    rows = list(chosen.damage.values())
-    write_text(folder / "damage.json", to_json(rows))
-    head, *table = damage_plot.table(rows, chosen.precision)
-    lines = [head, ["---"] * len(head), *table]
-    write_text(folder / "damage.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
-    (folder / "plots").mkdir(exist_ok=True)
-    damage_plot.damage(rows, chosen.precision, folder / "plots" / "damage.png")
+def precision_of(
+    where: space.SearchSpace, found: Genotype, config: RunConfig
+) -> dict[str, Precision]:
+    """Slot name -> bits: as searched, or those given between first and last convolution.
 
-
-def notes(chosen: Plan, worst: int = 6) -> Iterator[str]:
-    """Bits per layer and the predicted damage, for people to read before the training begins."""
-    names = defaultdict(list)
-    for name, width in chosen.precision.items():
-        names[f"w{width.weights}a{width.activations}"].append(name)
-    for bits, slots in sorted(names.items()):
-        few = ", ".join(slots) if len(slots) < 12 else f"{', '.join(slots[:10])}, ..."
-        yield f"  {bits}: {len(slots)} of {len(chosen.precision)} layers ({few})"
-    if chosen.unlimited:
-        most = max(w.weights for w in chosen.precision.values())
-        yield f"note: nothing is limited by `{chosen.limit}`: every layer gets {most} bits"
-    rows = sorted(chosen.damage.values(), key=lambda d: -d.at(chosen.precision[d.slot]))
-    shown = "  ".join(f"{d.slot} {d.at(chosen.precision[d.slot]):.1e}" for d in rows[:worst])
-    yield (
-        f"predicted output error of rounding, biases corrected: {chosen.mse:.1e} "
-        f"({damage_plot.psnr(chosen.mse):.1f} dB to float); most of it from: {shown}"
+    Raises UsageError for a network that was searched in float and is given no bits.
+    """
+    if config.bits is None:
+        require_bits(where, config.bits)
+        return genotype.searched_precision(found)
+    return genotype.uniform_precision(
+        skeleton.slots(where), config.bits, config.act_bits, config.quantize.ends
     )
+
+
+def require_bits(where: space.SearchSpace, bits: int | None) -> None:
+    """Raise UsageError when a space in float is to be quantized to nothing in particular."""
+    if where.is_float and bits is None:
+        what = "The network is" if where.source else f"Space '{where.name}' is searched"
+        raise UsageError(
+            f"{what} in float: it says nothing about bits.",
+            "Give --bits 8, 4, 3 or 2, or a limit, as --average-bits 3.",
+        )

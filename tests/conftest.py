@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from quantnas import (
+    beginning,
     cost,
     export,
     genotype,
@@ -18,16 +19,16 @@ from quantnas import (
     network,
     patches,
     quantize,
+    run_photographs,
     skeleton,
     space,
-    workspace,
-)  # fmt: skip
+)
 from quantnas.config import RunConfig
-from quantnas.genotype import Genotype
-from quantnas.runs import Run, to_json
+from quantnas.files import to_json
+from quantnas.genotype import Genotype, choice_of
+from quantnas.runs import Run
 from quantnas.search import Material
 from quantnas.space import Edge, SearchSpace
-from quantnas.supernet import choice_of
 
 torch.set_num_threads(1)  # for tensors this small, a second thread on a busy core costs 100 times
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for programs that tests start
@@ -191,11 +192,11 @@ def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
         run.path("genotype.json").write_text(found.to_json())
         config = RunConfig(str(folder / "space.yaml"), eval_data=held_out)
         command = {"command": ["quantnas", "run", "tiny"]}
-        workspace.begin(run, config, workspace.choose(config), command)
+        beginning.begin(run, config, run_photographs.choose(config), command)
         precision = genotype.searched_precision(found)
         nets = [network.build(where, found, bits) for bits in (None, precision)]
         network.inherit(nets[1], nets[0])
-        quantize.initialise(nets[1], pixels(4, 16, 16))
+        network.initialise(nets[1], pixels(4, 16, 16))
         nets.append(quantize.freeze(nets[1]))
         for name, net in zip(("float", "trained", "quantized"), nets, strict=True):
             network.save(net, run.weights(name), where)

@@ -11,21 +11,24 @@ from safetensors.torch import load_file, save_file
 
 from quantnas import (
     adopt,
+    beginning,
+    environment,
     evaluate,
-    export,
     foreign,
     images,
     network,
     photographs,
     pipeline,
-    runs,
-    searching,
+    run_photographs,
+    skeleton,
     space,
+    upscaler,
     workspace,
 )
 from quantnas.cli.main import main
 from quantnas.config import QuantizeConfig, RunConfig, TrainConfig
 from quantnas.errors import DataError, UsageError
+from quantnas.files import sha256
 from quantnas.runs import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=2)
@@ -60,7 +63,7 @@ def begin(tmp_path):
         data = {"data": str(tmp_path / "learn"), "eval_data": str(tmp_path / "held")}
         config = RunConfig(str(paths[0]), quantize=QUICK, device="cpu", **{**data, **more})
         run = Run(tmp_path / name)
-        workspace.begin(run, config, workspace.choose(config), runs.environment())
+        beginning.begin(run, config, run_photographs.choose(config), environment.environment())
         return run, config
 
     return make
@@ -83,7 +86,7 @@ def weights(tiny, genotype, tmp_path) -> Path:
 def test_both_steps_say_where_the_weights_are_from(tiny, genotype, begin, weights):
     run, config = begin("run", tiny, genotype, bits=4)
     adopt.adopt(run, config, weights)
-    origin = {"adopted": str(weights), "sha256": export.sha256(weights)}
+    origin = {"adopted": str(weights), "sha256": sha256(weights)}
     results = [run.result(step) for step in ("search", "train")]
     assert all(origin.items() <= told.items() and told["seconds"] == 0 for told in results)
     assert workspace.architecture(run) == (tiny, genotype)
@@ -99,7 +102,7 @@ def test_the_whole_chain_goes_on_from_there(tiny, genotype, begin, weights, bits
     net = network.build(tiny, genotype, None)
     network.load(net, weights)
     held_out = photographs.find(config.eval_data, 2)
-    scores = list(evaluate.score(evaluate.torch_upscaler(net), held_out, 2))
+    scores = list(evaluate.score(upscaler.torch_upscaler(net), held_out, 2))
     found = run.result("evaluate")["sets"]["held-out"]
     assert found["float_mean"]["psnr"] == pytest.approx(evaluate.mean(scores).psnr)
     page = (run.folder / "report.md").read_text()
@@ -164,7 +167,7 @@ def test_a_released_rfdn_needs_no_genotype(begin, tmp_path):
     where = dataclasses.replace(space.load("rfdn50", 2), channels=12, cells=2)
     run, config = begin("run", where, bits=4)
     tensors = {}
-    found = searching.known_genotype(where, None)
+    found = skeleton.known_genotype(where, None)
     for name, conv in network.convolutions(network.build(where, found, None)).items():
         tensors[f"{their_name(name)}.weight"] = conv.weight.detach().clone()
         tensors[f"{their_name(name)}.bias"] = conv.bias.detach().clone()
@@ -259,7 +262,7 @@ def test_a_file_that_does_not_fit_is_a_data_error(
         network.save(network.build(tiny, random_genotype(tiny, 4), None), weights, tiny)
     elif other == "space":
         fixed = space.load("quicksrnet_small")
-        found = searching.known_genotype(fixed, None)
+        found = skeleton.known_genotype(fixed, None)
         network.save(network.build(fixed, found, None), weights, fixed)
     elif other == "nothing":
         save_file({}, weights)
@@ -279,7 +282,7 @@ def test_a_file_that_does_not_fit_is_a_data_error(
 
 def test_a_built_in_space_is_known_by_the_file(tmp_path):
     where, path = space.load("espcn", 3), tmp_path / "a.safetensors"
-    net = network.build(where, searching.known_genotype(where, None), None)
+    net = network.build(where, skeleton.known_genotype(where, None), None)
     network.save(net, path, where)
     assert adopt.space_of(path) == ("espcn", 3)
     network.save(net, path, dataclasses.replace(where, name="mine"))

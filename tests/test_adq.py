@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas.adq import Adq, PlainNorm, PlainSum
+from quantnas.adq import Adq, PlainNorm
+from quantnas.filling import PlainSum
 
 BOTH = pytest.mark.parametrize("logarithmic", [False, True])
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import quantnas
-from quantnas import api, drop, images, pipeline
+from quantnas import api, drop, images, model_verbs, pipeline, run_verbs, watcher
 from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError, QualityError, UsageError
 from quantnas.run_sources import Request, nested
@@ -39,7 +39,7 @@ class Upscaler(nn.Module):
         return large + nn.functional.interpolate(x, scale_factor=2, mode=self.mode)
 
 
-class Told(api.Watcher):
+class Told(watcher.Watcher):
     """Keeps what it is told, and may raise after some records of a phase."""
 
     def __init__(self, phase: str = "", after: int = 0) -> None:
@@ -89,7 +89,7 @@ def test_the_package_offers_the_verbs_and_loads_nothing():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(f"'{name}'" in done.stdout for name in quantnas.__all__)
     assert all(hasattr(api, name) for name in quantnas.__all__)
-    assert quantnas.benchmark is api.benchmark
+    assert quantnas.benchmark is model_verbs.benchmark
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = quantnas.nothing
 
@@ -128,7 +128,7 @@ def test_arguments_win_over_settings_and_these_over_the_configuration(here):
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_made(here, arguments, words):
     with pytest.raises(UsageError, match=words):
-        api.quantize(Upscaler(), **arguments)
+        run_verbs.quantize(Upscaler(), **arguments)
     assert not Path("runs").exists()
 
 
@@ -140,35 +140,35 @@ def test_a_module_becomes_a_verified_file(here, capfd, channels, mode):
     torch.manual_seed(0)
     net, told = Upscaler(channels, mode), Told()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    run = api.quantize(net, bits=2, calib="photos", settings=FEW, watch=told)
+    run = run_verbs.quantize(net, bits=2, calib="photos", settings=FEW, watch=told)
     file = run.export("small.onnx")
     assert file == Path("small.onnx") and run.folder == Path("runs/quantize/Upscaler")
     assert net.training and all(map(torch.equal, before.values(), net.state_dict().values()))
     assert told.events[:2] == ["import", "begin Upscaler"] and "quantize now" in told.events
     assert told.events[-1] == "end" and "evaluate held-out" in told.events
     assert run.result("export")["verification"]["max_steps"] <= 1
-    model = api.load(file)
+    model = model_verbs.load(file)
     assert model.scale == 2 and not model.is_float
     assert model.cost.layers[1].weight_bits == 2
     low = np.zeros((6, 9, channels), np.uint8) if channels == 3 else np.zeros((6, 9), np.uint8)
-    assert api.upscale(low, file).shape == (12, 18, *low.shape[2:])
+    assert model_verbs.upscale(low, file).shape == (12, 18, *low.shape[2:])
     assert capfd.readouterr() == ("", "")
 
 
 def test_modules_are_measured_beside_files(here):
     torch.manual_seed(0)
     nets = [Upscaler(), Upscaler()]
-    found = api.evaluate([*nets, "plain-x2"], "photos", name="mine")
+    found = model_verbs.evaluate([*nets, "plain-x2"], "photos", name="mine")
     assert found.folder == Path("runs/evaluate/mine")
     assert [*found.result["models"]] == ["Upscaler-1", "Upscaler-2", "plain-x2"]
     assert found.result["models"]["Upscaler-1"]["what"] == "module Upscaler"
     assert found.psnr("plain-x2") > 20 > found.psnr("Upscaler-1", "photos") - 10
     assert json.loads((found.folder / "evaluation.json").read_text())["scale"] == 2
-    times = api.benchmark(nets[0], size=(24, 32), rounds=3, per_layer=True)
+    times = model_verbs.benchmark(nets[0], size=(24, 32), rounds=3, per_layer=True)
     assert times.result.rows[0].name == "Upscaler" and times.layers["Upscaler"]
-    grey = api.benchmark(Upscaler(1), size=(24, 32), rounds=3)
+    grey = model_verbs.benchmark(Upscaler(1), size=(24, 32), rounds=3)
     assert grey.result.rounds == 3
-    assert api.load(nets[0]).upscaler()(np.zeros((6, 9, 3), np.uint8)).shape == (12, 18, 3)
+    assert model_verbs.load(nets[0]).upscaler()(np.zeros((6, 9, 3), np.uint8)).shape == (12, 18, 3)
 
 
 class Fixed(nn.Module):
@@ -189,7 +189,7 @@ class Fixed(nn.Module):
 )
 def test_modules_that_cannot_be_taken_are_refused(here, net, words):
     with pytest.raises(DataError, match=words):
-        api.quantize(net, bits=4)
+        run_verbs.quantize(net, bits=4)
     assert not Path("runs").exists()
 
 
@@ -197,29 +197,29 @@ def test_modules_that_cannot_be_taken_are_refused(here, net, words):
 
 
 def test_all_verbs_in_a_row(here, tiny, spaces):
-    found = api.search(tiny, config=spaces, name="a")
+    found = run_verbs.search(tiny, config=spaces, name="a")
     assert found.folder == Path("runs/search/a") and found.result("search")
     assert json.loads((found.folder / "env.json").read_text())["verb"] == "search"
-    trained = api.train(found, float_steps=3)
+    trained = run_verbs.train(found, float_steps=3)
     assert trained.folder == Path("runs/train/a") and trained.result("train")
-    small = api.quantize(trained, bits="w2a4", steps=1)
-    file = api.export(small.folder, "b.onnx", compat=True, name="b")
+    small = run_verbs.quantize(trained, bits="w2a4", steps=1)
+    file = run_verbs.export(small.folder, "b.onnx", compat=True, name="b")
     assert file.exists() and not small.result("export")
     assert (Path("runs/export/b") / "model.onnx").read_bytes() == file.read_bytes()
-    assert api.export(small) == small.folder / "model.onnx"
-    assert api.load(small).run.folder == small.folder
-    given = api.train(found.folder / "genotype.json", config=spaces, name="given")
+    assert run_verbs.export(small) == small.folder / "model.onnx"
+    assert model_verbs.load(small).run.folder == small.folder
+    given = run_verbs.train(found.folder / "genotype.json", config=spaces, name="given")
     assert given.result("train")
     with pytest.raises(UsageError, match=r"Space 'tiny' leaves \d+ choices open"):
-        api.train(tiny)
+        run_verbs.train(tiny)
     with pytest.raises(DataError, match="The step 'train' has not finished"):
-        api.quantize(found, bits=2)
+        run_verbs.quantize(found, bits=2)
 
 
 @pytest.mark.slow
 def test_a_whole_run(here, tiny, spaces):
     told = Told()
-    run = api.run(tiny, config=spaces, watch=told)
+    run = run_verbs.run(tiny, config=spaces, watch=told)
     assert (run.folder / "report.html").exists() and (run.folder / "model.onnx").exists()
     assert [e for e in told.events if e.endswith("now")] == [
         f"{step} now" for step in ("search", "train", "quantize", "export", "evaluate", "report")
@@ -229,36 +229,36 @@ def test_a_whole_run(here, tiny, spaces):
 @pytest.mark.parametrize("phase", ["float", "rounded"])
 def test_what_a_watcher_stops_goes_on_bit_for_bit(here, source, phase):
     how = {"settings": {"train": TRAIN | {"float_steps": 4, "qat_steps": 4}}}
-    one = api.train(source, name="one", **how)
+    one = run_verbs.train(source, name="one", **how)
     with pytest.raises(InterruptedError):
-        api.train(source, name="two", watch=Told(phase, after=2), **how)
-    two = api.Run(Path("runs/train/two"))
+        run_verbs.train(source, name="two", watch=Told(phase, after=2), **how)
+    two = run_verbs.Run(Path("runs/train/two"))
     assert two.resumable and two.result("train") is None
     told = Told()
-    assert api.resume(two.folder, watch=told) == two
+    assert run_verbs.resume(two.folder, watch=told) == two
     assert told.events[:2] == ["begin two", "search before"] and "train now" in told.events
     for name in ("float", "trained"):
         first, second = (load_file(run.weights(name)) for run in (one, two))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
     with pytest.raises(UsageError, match="is a run of `quantnas train`"):
-        api.resume(two, verb="quantize")
+        run_verbs.resume(two, verb="quantize")
 
 
 def test_a_quantization_is_stopped_and_finished(here):
     torch.manual_seed(0)
     settings = FEW | {"quantize.steps": 4}
     with pytest.raises(InterruptedError):
-        api.quantize(Upscaler(), bits=4, settings=settings, watch=Told("quantize", after=2))
-    run = api.resume("runs/quantize/Upscaler")
+        run_verbs.quantize(Upscaler(), bits=4, settings=settings, watch=Told("quantize", after=2))
+    run = run_verbs.resume("runs/quantize/Upscaler")
     assert run.result("quantize") and (run.folder / "drop.json").exists()
 
 
 def test_a_result_that_is_too_bad_is_kept_and_its_folder_named(here, source, monkeypatch):
     monkeypatch.setattr(drop, "load", lambda run: [drop.Drop("a", 20.0, 30.0, 10.0, 1)])
     with pytest.raises(QualityError, match="Quantization costs 10") as error:
-        api.quantize(source, bits=2, max_drop=0.0, settings=FEW)
-    kept = api.Run(error.value.folder)
+        run_verbs.quantize(source, bits=2, max_drop=0.0, settings=FEW)
+    kept = run_verbs.Run(error.value.folder)
     assert kept.result("quantize") and kept.export("kept.onnx").exists()
 
 
@@ -270,7 +270,7 @@ def test_a_folder_in_which_nothing_was_made_is_removed(here, tiny, spaces, monke
     monkeypatch.setitem(pipeline.STEPS, "search", refuse)
     told = Told()
     with pytest.raises(DataError, match="No"):
-        api.search(tiny, config=spaces, watch=told)
+        run_verbs.search(tiny, config=spaces, watch=told)
     assert not Path("runs/search/tiny").exists() and told.events == ["begin tiny", "end"]
 
 
@@ -279,7 +279,7 @@ def test_a_run_stays_when_its_export_fails(here, source, monkeypatch):
         raise UsageError("No.", "Yes.")
         yield
 
-    run = api.quantize(source, bits=8, settings=FEW | {"quantize.steps": 0})
+    run = run_verbs.quantize(source, bits=8, settings=FEW | {"quantize.steps": 0})
     monkeypatch.setitem(pipeline.STEPS, "export", refuse)
     with pytest.raises(UsageError):
         run.export("a.onnx")
@@ -292,18 +292,30 @@ def test_a_run_stays_when_its_export_fails(here, source, monkeypatch):
 @pytest.mark.parametrize(
     ("act", "error", "words"),
     [
-        (lambda: api.quantize("nothing"), DataError, "There is no nothing"),
-        (lambda: api.quantize("plain-x2", bits=2), DataError, "is quantized already"),
-        (lambda: api.load("nothing"), UsageError, "no run folder, file or bundled model"),
-        (lambda: api.train("nothing"), UsageError, "no run folder, genotype or space 'nothing'"),
-        (lambda: api.resume("photos"), DataError, "photos is not a run folder"),
-        (lambda: api.export("photos"), DataError, "photos is not a run folder"),
-        (lambda: api.export("runs", "no/a.onnx"), DataError, "There is no folder no"),
-        (lambda: api.export("runs", "a.tflite", format="float"), UsageError, "the format is float"),
-        (lambda: api.evaluate(["plain-x2", "plain-x3"]), UsageError, "Compare models of one scale"),
-        (lambda: api.benchmark("plain-x2", threads=0), UsageError, "must be at least 1"),
-        (lambda: api.upscale(np.zeros((4, 4, 4), np.uint8)), UsageError, "shape 4 x 4 x 4"),
-        (lambda: api.upscale(np.zeros((4, 4, 3))), UsageError, "The image is float64"),
+        (lambda: run_verbs.quantize("nothing"), DataError, "There is no nothing"),
+        (lambda: run_verbs.quantize("plain-x2", bits=2), DataError, "is quantized already"),
+        (lambda: model_verbs.load("nothing"), UsageError, "no run folder, file or bundled model"),
+        (
+            lambda: run_verbs.train("nothing"),
+            UsageError,
+            "no run folder, genotype or space 'nothing'",
+        ),
+        (lambda: run_verbs.resume("photos"), DataError, "photos is not a run folder"),
+        (lambda: run_verbs.export("photos"), DataError, "photos is not a run folder"),
+        (lambda: run_verbs.export("runs", "no/a.onnx"), DataError, "There is no folder no"),
+        (
+            lambda: run_verbs.export("runs", "a.tflite", format="float"),
+            UsageError,
+            "the format is float",
+        ),
+        (
+            lambda: model_verbs.evaluate(["plain-x2", "plain-x3"]),
+            UsageError,
+            "Compare models of one scale",
+        ),
+        (lambda: model_verbs.benchmark("plain-x2", threads=0), UsageError, "must be at least 1"),
+        (lambda: model_verbs.upscale(np.zeros((4, 4, 4), np.uint8)), UsageError, "shape 4 x 4 x 4"),
+        (lambda: model_verbs.upscale(np.zeros((4, 4, 3))), UsageError, "The image is float64"),
     ],
 )
 def test_what_cannot_be_is_an_error_of_the_project(here, act, error, words):
@@ -314,10 +326,10 @@ def test_what_cannot_be_is_an_error_of_the_project(here, act, error, words):
 
 def test_bundled_models_upscale_colour_and_grey(here):
     low = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    large = api.upscale(low)
+    large = model_verbs.upscale(low)
     assert large.shape == (40, 60, 3) and large.dtype == np.uint8
-    model = api.load("plain-x2")
-    assert np.array_equal(api.upscale(low, model), large)
-    grey = api.upscale(low[:, :, 0], model)
+    model = model_verbs.load("plain-x2")
+    assert np.array_equal(model_verbs.upscale(low, model), large)
+    grey = model_verbs.upscale(low[:, :, 0], model)
     assert grey.shape == (40, 60)
-    assert int(np.abs(api.upscale(low, model, tile=12).astype(int) - large).max()) <= 1
+    assert int(np.abs(model_verbs.upscale(low, model, tile=12).astype(int) - large).max()) <= 1

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from quantnas import cost, evaluate, export, network, quantize, skeleton, train
+from quantnas import cost, export, network, quantize, skeleton, train, upscaler
 from quantnas.errors import DataError
 from quantnas.genotype import uniform_precision
 from quantnas.patches import to_image
@@ -45,7 +45,7 @@ def test_a_layer_with_numbers_that_are_none_is_named(net, at, part, word, value)
 
 def test_grids_count_where_they_round(tiny, genotype, net, pixels):
     rounded = network.build(tiny, genotype, uniform_precision(skeleton.slots(tiny), 4))
-    quantize.initialise(rounded, pixels())
+    network.initialise(rounded, pixels())
     for name, conv in network.convolutions(rounded).items():
         with torch.no_grad():
             before = conv.weight_quantizer.log2_step.clone()
@@ -81,7 +81,7 @@ def test_an_output_that_overflows_is_found_where_it_begins(net, pixels):
 
 def test_a_sound_network_is_let_through(tiny, genotype, net, pixels):
     rounded = network.build(tiny, genotype, uniform_precision(skeleton.slots(tiny), 4))
-    quantize.initialise(rounded, pixels())
+    network.initialise(rounded, pixels())
     for sound in (net, rounded):
         before = {k: v.clone() for k, v in sound.state_dict().items()}
         quantize.require_finite(sound)
@@ -139,10 +139,10 @@ def test_what_is_dead_is_quantized_trained_frozen_and_exported(
     rounded = network.build(tiny, genotype, precision)
     network.inherit(rounded, net)
     low = pixels(4)
-    quantize.initialise(rounded, low)
+    network.initialise(rounded, low)
     quantize.correct_biases(rounded, net, low)
     state = train.start(rounded, 1e-3)
-    aim = train.Objective(quantize.teacher_target(net))
+    aim = train.Objective(train.teacher_target(net))
     plan = train.Schedule(steps=4, batch=2, lr=1e-3, check=4)
     losses = [step.loss for step in train.fit(state, *halves, plan, aim)]
     frozen = quantize.freeze(rounded)
@@ -152,6 +152,6 @@ def test_what_is_dead_is_quantized_trained_frozen_and_exported(
     rows = cost.layers(slots, genotype, precision, 2)
     export.to_onnx(frozen, cost.total(rows, 2), 2, tmp_path / "m.onnx")
     photo = to_image(pixels(1, 9, 8, 5)[0])
-    files = [evaluate.onnx_upscaler(tmp_path / "m.onnx"), evaluate.torch_upscaler(frozen)]
+    files = [upscaler.onnx_upscaler(tmp_path / "m.onnx"), upscaler.torch_upscaler(frozen)]
     ours, theirs = (upscale(photo).astype(int) for upscale in files)
     assert abs(ours - theirs).max() <= 2 and ours.std() > 5

@@ -5,9 +5,8 @@ import torch
 
 from quantnas import baselines, network, quantize, skeleton, space
 from quantnas.errors import UsageError
-from quantnas.genotype import Genotype, uniform_precision
+from quantnas.genotype import Genotype, choice_of, uniform_precision
 from quantnas.quantizer import ActQuantizer
-from quantnas.supernet import choice_of
 
 LEARNED = ("gptq", "gpfq", "qronos", "adaround")
 
@@ -133,7 +132,7 @@ def test_minmax_holds_every_value_and_costs_accuracy(couple, low, bits):
 
 def test_minmax_holds_every_activation(couple, low):
     net, teacher = couple(4, at=2)
-    quantize.initialise(net, low)
+    network.initialise(net, low)
     list(baselines.apply("minmax", net, teacher, low))
     grids = [m for m in net.modules() if isinstance(m, ActQuantizer) and not m.fixed]
     seen = []

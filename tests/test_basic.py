@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, network, search, skeleton, space, supernet
+from quantnas import cost, inheritance, network, search, skeleton, space, supernet
 from quantnas.adq import Adq
 from quantnas.errors import UsageError
 from quantnas.genotype import Choice, Genotype, searched_precision
@@ -149,7 +149,7 @@ def test_all_deviations_fold_into_convolutions(small, pixels):
     search.fit_grids(net, low)
     net = net.double().eval()
     rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
-    network.inherit_supernet(rounded, net)
+    inheritance.inherit_supernet(rounded, net)
     with torch.no_grad():
         wanted = net(low.double())
         torch.testing.assert_close(rounded(low.double()), wanted, rtol=0, atol=1e-9)

@@ -65,7 +65,7 @@ def attentive(small, random_genotype, pixels, tmp_path):
     found, slots = random_genotype(where, 0), skeleton.slots(where)
     bits = uniform_precision(slots, 8)
     net = network.build(where, found, bits)
-    quantize.initialise(net, pixels(1, 16, 16))
+    network.initialise(net, pixels(1, 16, 16))
     totals = cost.total(cost.layers(slots, found, bits, where.scale), where.scale)
 
     def write(form: ExportConfig = export.USUAL) -> Path:

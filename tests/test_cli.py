@@ -20,7 +20,7 @@ from quantnas.cli.main import app, main
 from quantnas.cli.pace import Pace
 from quantnas.config import RunConfig, SearchConfig
 from quantnas.errors import DivergedError
-from quantnas.phases import Progress
+from quantnas.progress import Progress
 from quantnas.run_sources import Request
 from quantnas.runs import Run
 
@@ -171,9 +171,9 @@ def test_debug_shows_the_traceback(here):
 
 
 def test_an_unexpected_error_ends_with_1_and_no_traceback(here, monkeypatch, capsys):
-    from quantnas import workspace
+    from quantnas import preflight
 
-    monkeypatch.setattr(workspace, "check", lambda *args: 1 / 0)
+    monkeypatch.setattr(preflight, "check", lambda *args: 1 / 0)
     assert command("run") == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
 

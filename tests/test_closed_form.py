@@ -87,7 +87,7 @@ def require_finite(net, low) -> None:
 def gain(net, teacher, blurred) -> float:
     """The error on other pixels, as a share of what nearest rounding leaves."""
     usual, low, other = copy.deepcopy(net), blurred(64, 16, 16), blurred(8, 12, 13, 7)
-    quantize.initialise(usual, low)
+    network.initialise(usual, low)
     quantize.correct_biases(usual, teacher, low)
     list(closed_form.improve(net, teacher, low))
     return error(net, teacher, other) / error(usual, teacher, other)
@@ -144,7 +144,7 @@ def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
     where = dataclasses.replace(space.load(name, 2), channels=12, cells=1)
     net, teacher = couple(where, bits)
     usual, low = copy.deepcopy(net), blurred(8, 16, 17)
-    quantize.initialise(usual, low)
+    network.initialise(usual, low)
     quantize.correct_biases(usual, teacher, low)
     list(closed_form.improve(net, teacher, low))
     require_finite(net, low)
@@ -233,7 +233,7 @@ def test_a_strided_convolution_is_improved(blurred, groups):
     net, teacher = strided(groups=groups)
     low = torch.cat([blurred(6, 15, 16), blurred(6, 15, 16, 1)], 1)
     usual = copy.deepcopy(net)
-    quantize.initialise(usual, low)
+    network.initialise(usual, low)
     quantize.correct_biases(usual, teacher, low)
     list(closed_form.improve(net, teacher, low))
     require_on_grid(net)

@@ -17,7 +17,10 @@ from quantnas import (
     metrics,
     models,
     network,
+    onnx_session,
+    photo_sets,
     tables,
+    upscaler,
 )
 from quantnas.cli.main import main
 from quantnas.errors import DataError
@@ -104,7 +107,7 @@ def test_the_folder_holds_numbers_tables_and_pictures(here, capsys):
 
 
 def test_a_lone_file_is_measured_on_the_bundled_photographs(here, capsys, monkeypatch):
-    monkeypatch.setattr(comparison, "bundled", lambda: images.Bundled((), (Path("set5/p1.png"),)))
+    monkeypatch.setattr(images, "bundled", lambda: images.Bundled((), (Path("set5/p1.png"),)))
     assert command("evaluate", "runs/export/a/model.onnx", "--json") == 0
     assert list(json.loads(capsys.readouterr().out)["sets"]) == ["bundled"]
 
@@ -234,7 +237,7 @@ def test_an_image_that_the_network_cannot_take_is_one_clear_sentence(
     small, random_genotype, monkeypatch, tmp_path
 ):
     where = small["rfdn"]
-    upscale = evaluate.torch_upscaler(network.build(where, random_genotype(where, 0), None))
+    upscale = upscaler.torch_upscaler(network.build(where, random_genotype(where, 0), None))
     with pytest.raises(DataError, match="cannot enlarge 20x8 pixels: that is too small"):
         upscale(np.zeros((8, 20, 3), np.uint8))
 
@@ -249,9 +252,9 @@ def test_an_image_that_the_network_cannot_take_is_one_clear_sentence(
 
     file = tmp_path / "a.onnx"
     file.write_bytes(b"")
-    monkeypatch.setattr(evaluate, "open_session", lambda path: Broken())
+    monkeypatch.setattr(onnx_session, "open_session", lambda path: Broken())
     with pytest.raises(DataError, match=r"a.onnx cannot enlarge 64x40 pixels: no memory at all"):
-        evaluate.onnx_upscaler(file)(np.zeros((40, 64, 3), np.uint8))
+        upscaler.onnx_upscaler(file)(np.zeros((40, 64, 3), np.uint8))
 
 
 # Pictures
@@ -340,7 +343,7 @@ def test_bicubic_is_in_the_same_axes_unless_it_is_far_away():
 
 def test_a_folder_of_photographs_gives_its_name_to_the_set():
     folders = ["a/Set5", "Set14/GTmod12", "DIV2K_valid_HR", "b/Set5", "."]
-    assert list(evaluate.named_sets(folders)) == ["a/Set5", "Set14", "DIV2K_valid", "b/Set5", "."]
+    assert list(photo_sets.named_sets(folders)) == ["a/Set5", "Set14", "DIV2K_valid", "b/Set5", "."]
 
 
 def test_losses_and_gains_are_words():

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from quantnas import ops
 from quantnas.alphas import Alphas
 from quantnas.config import SearchConfig
-from quantnas.conv import Conv2d, InputGrids, Mix, QuantConv2d, SearchConv2d, embed, see
+from quantnas.conv import Conv2d, QuantConv2d
 from quantnas.quantizer import ActQuantizer, FloatTensor, WeightQuantizer, calibrating
 from quantnas.relax import RELAXATIONS
+from quantnas.search_conv import InputGrids, Mix, SearchConv2d, embed, see
 from quantnas.space import Precision, Slot
 from quantnas.supernet import MixedOp
 

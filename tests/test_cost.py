@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cost, network, skeleton, space, supernet
+from quantnas import cost, network, objective, skeleton, space, supernet
 from quantnas.config import SearchConfig
-from quantnas.genotype import Choice, Genotype, searched_precision, uniform_precision
+from quantnas.genotype import Choice, Genotype, choice_of, searched_precision, uniform_precision
 from quantnas.space import Edge, Precision, SearchSpace
 
 SPACES = ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published"]
@@ -169,7 +169,7 @@ def test_a_decided_supernet_expects_the_cost_of_its_genotype(
     for size in ((32, 32), (17, 20)):
         tables = cost.choice_bitops(skeleton.slots(where), where.scale, size)
         wanted = cost.bitops_at(rows_of(where, genotype), size, where.scale)
-        assert cost.expected_bitops(net, tables).item() == pytest.approx(wanted, rel=1e-6)
+        assert objective.expected_bitops(net, tables).item() == pytest.approx(wanted, rel=1e-6)
 
 
 def countable(tiny) -> SearchSpace:
@@ -185,8 +185,7 @@ def countable(tiny) -> SearchSpace:
 def every_genotype(where):
     slots = skeleton.slots(where)
     options = [
-        [supernet.choice_of(s, o, w) for o in range(len(s.ops)) for w in range(len(s.widths))]
-        for s in slots
+        [choice_of(s, o, w) for o in range(len(s.ops)) for w in range(len(s.widths))] for s in slots
     ]
     for picks in itertools.product(*options):
         yield Genotype("x", {s.name: c for s, c in zip(slots, picks, strict=True)})
@@ -208,7 +207,7 @@ def test_the_expectation_is_the_mean_over_all_genotypes(tiny, probabilities):
             p *= edges[name].alphas.table()[at].item()
         mass += p
         wanted += p * cost.bitops_at(rows_of(where, found), (9, 7), 2)
-    expected = cost.expected_bitops(net, cost.choice_bitops(skeleton.slots(where), 2, (9, 7)))
+    expected = objective.expected_bitops(net, cost.choice_bitops(skeleton.slots(where), 2, (9, 7)))
     assert mass == pytest.approx(1, rel=1e-5)
     assert expected.item() == pytest.approx(wanted, rel=1e-5)
 
@@ -246,11 +245,11 @@ def test_edges_that_are_decided_together_count_once_as_a_choice_and_all_as_work(
 def test_the_expected_cost_falls_along_its_gradient(tiny):
     net = supernet.build(tiny)
     tables = cost.choice_bitops(skeleton.slots(tiny), tiny.scale)
-    before = cost.expected_bitops(net, tables)
+    before = objective.expected_bitops(net, tables)
     before.backward()
     found = supernet.edges(net)["cell0_body0"].alphas.pair.grad.sum(0)
     assert found[0] < 0 < found[2]
     with torch.no_grad():
         for alpha in supernet.alphas(net):
             alpha.sub_(alpha.grad / alpha.grad.norm() * 0.1)
-    assert cost.expected_bitops(net, tables) < before
+    assert objective.expected_bitops(net, tables) < before

@@ -83,7 +83,7 @@ def test_every_skeleton_can_be_measured(small, random_genotype, pixels, name):
         precision = {slot.name: Precision(bits, 8) for slot in slots}
         net = network.build(where, found, precision)
         network.inherit(net, teacher)
-        quantize.initialise(net, low)
+        network.initialise(net, low)
         errors.append([row.fitted for row in rows(teacher, net, low, precision, {})])
     coarse, fine = map(np.asarray, errors)
     assert len(coarse) == len({layer.partition(".")[0] for layer in network.convolutions(teacher)})

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from quantnas import network, skeleton, space, supernet
-from quantnas.conv import InputGrids, QuantConv2d
+from quantnas.conv import QuantConv2d
 from quantnas.distillation import SLOPE, leaky
 from quantnas.genotype import uniform_precision
 from quantnas.quantizer import ActQuantizer, FloatTensor
+from quantnas.search_conv import InputGrids
 
 
 def test_negative_values_keep_a_small_part():

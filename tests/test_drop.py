@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import drop, evaluate, images, network, pipeline, workspace
+from quantnas import (
+    drop,
+    evaluate,
+    evaluate_step,
+    images,
+    network,
+    run_photographs,
+    settings,
+    upscaler,
+    workspace,
+)
 from quantnas.config import QuantizeConfig
 from quantnas.drop import Drop
 from quantnas.errors import DataError, QualityError
@@ -31,7 +41,7 @@ def run(make_run, tmp_path):
 @pytest.fixture
 def config(run, tmp_path):
     """Its settings, with a benchmark."""
-    found = workspace.load_config(run)
+    found = settings.load_config(run)
     return dataclasses.replace(found, benchmarks=(folder(tmp_path / "set2", 2),))
 
 
@@ -43,7 +53,7 @@ def test_it_is_what_the_evaluation_finds_later(run, config):
         ("evaluate set2", 2, 2),
     ]
     found = {row.name: row for row in drop.load(run)}
-    list(pipeline.evaluate_step(run, config))
+    list(evaluate_step.evaluate_step(run, config))
     later = run.result("evaluate")["sets"]
     assert list(found) == list(later) == ["held-out", "set2"]
     assert [row.photographs for row in found.values()] == [1, 2]
@@ -66,7 +76,7 @@ def test_a_network_that_is_spoilt_by_quantization_shows(run, config):
     list(drop.measure(run, config))
     (held_out, _) = drop.load(run)
     scored = evaluate.score(
-        evaluate.torch_upscaler(net), workspace.photographs_of(run, config).held_out, 2
+        upscaler.torch_upscaler(net), run_photographs.photographs_of(run, config).held_out, 2
     )
     assert held_out.quantized == pytest.approx(next(scored).psnr)
     assert held_out.drop > 3 and held_out.below_bicubic

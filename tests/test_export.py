@@ -14,8 +14,10 @@ from onnx.reference import ReferenceEvaluator
 from quantnas import (
     cost,
     export,
+    files,
     fusion,
     network,
+    onnx_metadata,
     onnx_weights,
     patches,
     quantize,
@@ -23,7 +25,7 @@ from quantnas import (
     space,
     verify,
     wiring,
-)  # fmt: skip
+)
 from quantnas.errors import DataError
 from quantnas.genotype import Choice, searched_precision, uniform_precision
 from quantnas.quantizer import ActQuantizer
@@ -45,7 +47,7 @@ def export_network(where, genotype, precision, low, folder, change=None, settle=
     net = network.build(where, genotype, precision)
     if change:
         change(net)
-    quantize.initialise(net, low)
+    network.initialise(net, low)
     if settle:
         settle(net)
     frozen = quantize.freeze(net)
@@ -423,7 +425,7 @@ def test_inputs_and_outputs_are_named_and_of_any_size(make):
 @pytest.mark.parametrize("bits", BITS)
 def test_metadata_give_the_cost_back(make, bits):
     _, totals, path = make(bits)
-    facts = export.read_metadata(path)
+    facts = onnx_metadata.read_metadata(path)
     assert facts["scale"] == 2 and facts["version"]
     found = facts["cost"]
     assert (found["parameters"], found["weight_bytes"]) == (totals.parameters, totals.weight_bytes)
@@ -435,7 +437,7 @@ def test_metadata_give_the_cost_back(make, bits):
 def test_only_the_file_is_left(make):
     path = make()[2]
     assert [p.name for p in path.parent.iterdir()] == ["m.onnx"]
-    assert export.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert files.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_same_network_gives_the_same_file(make):
@@ -451,7 +453,7 @@ def test_a_truncated_file_is_a_data_error(make, keep):
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
     with pytest.raises(DataError, match=r"m\.onnx"):
-        export.read_metadata(path)
+        onnx_metadata.read_metadata(path)
 
 
 def test_a_file_of_another_project_is_a_data_error(tmp_path):
@@ -462,12 +464,12 @@ def test_a_file_of_another_project_is_a_data_error(tmp_path):
         helper.make_model(helper.make_graph([node], "g", [value], [out])), tmp_path / "m.onnx"
     )
     with pytest.raises(DataError, match="not exported by quantnas"):
-        export.read_metadata(tmp_path / "m.onnx")
+        onnx_metadata.read_metadata(tmp_path / "m.onnx")
 
 
 def test_a_missing_file_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="Cannot read"):
-        export.read_metadata(tmp_path / "none.onnx")
+        onnx_metadata.read_metadata(tmp_path / "none.onnx")
 
 
 def test_packed_weights_in_the_file_are_what_the_reader_unpacks(make):

@@ -12,15 +12,17 @@ from onnx import TensorProto
 
 from quantnas import (
     cost,
-    evaluate,
+    evaluate_step,
     export,
+    export_step,
     network,
-    pipeline,
+    onnx_metadata,
     quantize,
+    settings,
     skeleton,
     space,
+    upscaler,
     verify,
-    workspace,
 )
 from quantnas.cli.main import main
 from quantnas.config import ExportConfig, RunConfig
@@ -48,7 +50,7 @@ def make(small, random_genotype, pixels):
             genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
         precision = uniform_precision(slots, weights, activations)
         net = network.build(where, genotype, precision)
-        quantize.initialise(net, pixels(2, 16, 16, 5))
+        network.initialise(net, pixels(2, 16, 16, 5))
         settle(net)
         rows = cost.layers(slots, genotype, precision, where.scale)
         return quantize.freeze(net), cost.total(rows, where.scale), where.scale
@@ -87,7 +89,7 @@ def test_every_form_runs_in_integers_and_gives_what_the_usual_one_gives(make, tm
         found = run(path)
         assert found.dtype == (np.uint8 if form.uint8_io else np.float32)
         assert np.array_equal(found, in_pixels(usual) if form.uint8_io else usual)
-    found = evaluate.onnx_upscaler(path)(IMAGE)
+    found = upscaler.onnx_upscaler(path)(IMAGE)
     assert np.array_equal(found, in_pixels(usual)[0].transpose(1, 2, 0)) and found.std() > 5
 
 
@@ -177,7 +179,7 @@ def test_a_file_of_one_size_knows_every_shape_and_refuses_other_images(make, tmp
     assert sides["lr"] == [1, 3, 16, 20] and sides["sr"] == [1, 3, 16 * scale, 20 * scale]
     assert {name for node in graph.node for name in node.output} <= set(sides)
     assert all(all(shape) for shape in sides.values())
-    upscale = evaluate.onnx_upscaler(path)
+    upscale = upscaler.onnx_upscaler(path)
     image = np.zeros((16, 20, 3), np.uint8)
     assert upscale(image).shape == (16 * scale, 20 * scale, 3)
     for other in (image[:, :19], image[:15], image.transpose(1, 0, 2)):
@@ -203,7 +205,7 @@ def test_the_float_file_computes_what_torch_does(small, random_genotype, pixels,
         wanted = net(torch.from_numpy(image.transpose(2, 0, 1)[None] / np.float32(255))).numpy()
     np.testing.assert_allclose(run(path, image), wanted, atol=1e-4)
     assert wanted.std() > 0.01
-    assert parse(cost.Cost, export.read_metadata(path)["cost"], "file") == totals
+    assert parse(cost.Cost, onnx_metadata.read_metadata(path)["cost"], "file") == totals
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -298,9 +300,9 @@ def test_a_size_below_what_the_network_needs_is_refused(source, tmp_path, capsys
 
 def test_an_evaluated_run_with_a_file_of_one_size_is_measured_at_any(source, tmp_path):
     run, form = Run(source), ExportConfig(size="24x32")
-    config = dataclasses.replace(workspace.load_config(run), export=form)
-    list(pipeline.export_step(run, config))
-    list(pipeline.evaluate_step(run, config))
+    config = dataclasses.replace(settings.load_config(run), export=form)
+    list(export_step.export_step(run, config))
+    list(evaluate_step.evaluate_step(run, config))
     assert run.result("evaluate")["sets"]
 
 

@@ -58,7 +58,7 @@ def write(random_genotype, photo, tmp_path):
         precision = uniform_precision(slots, *(bits or (8, 8)))
         torch.manual_seed(0)
         net = network.build(where, found, precision)
-        quantize.initialise(net, to_tensor(photo.transpose(0, 2, 3, 1)))
+        network.initialise(net, to_tensor(photo.transpose(0, 2, 3, 1)))
         rows = cost.layers(slots, found, precision, where.scale)
         totals = cost.total(rows, where.scale)
         path = tmp_path / "m.onnx"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from quantnas import evaluate, foreign, network, photographs, space
+from quantnas import evaluate, foreign, network, photographs, space, upscaler
 from quantnas.errors import DataError, UsageError
 from quantnas.genotype import searched_precision
 
@@ -151,7 +151,7 @@ def test_nothing_of_the_released_file_is_left_out(published):
     ("name", "wanted"), [("set5", 32.16), pytest.param("set14", 28.65, marks=pytest.mark.slow)]
 )
 def test_the_released_weights_score_as_published(published, shared_data, name, wanted):
-    upscale = evaluate.torch_upscaler(published)
+    upscale = upscaler.torch_upscaler(published)
     photos = photographs.find(shared_data / "test" / name, 4)
     mean = evaluate.mean(list(evaluate.score(upscale, photos, 4)))
     assert mean.psnr == pytest.approx(wanted, abs=0.02)

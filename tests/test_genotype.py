@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from quantnas import genotype as genotypes
-from quantnas import network, skeleton
+from quantnas import genotype, network, skeleton
 from quantnas.errors import DataError, UsageError
 from quantnas.genotype import Choice, Genotype
 from quantnas.space import Precision
@@ -24,16 +23,16 @@ def with_choice(found: Genotype, name: str, choice: Choice) -> Genotype:
 def test_json_reads_back_equal(tiny, found, tmp_path):
     path = tmp_path / "g.json"
     path.write_text(found.to_json())
-    assert genotypes.load(path) == found
+    assert genotype.load(path) == found
     plain = json.loads(path.read_text())
     assert plain["space"] == "tiny"
     assert set(plain["choices"]["head"]) == {"op", "weights", "activations"}
     assert list(plain["choices"]) == [slot.name for slot in skeleton.slots(tiny)]
-    assert genotypes.from_json(path.read_text(), "x") == found
+    assert genotype.from_json(path.read_text(), "x") == found
 
 
 def test_a_fitting_genotype_passes(tiny, found):
-    genotypes.check(found, skeleton.slots(tiny), tiny.name)
+    genotype.check(found, skeleton.slots(tiny), tiny.name)
 
 
 def test_a_missing_slot_is_named(tiny, found):
@@ -68,7 +67,7 @@ def test_a_choice_that_the_space_does_not_offer_is_named(tiny, found, slot, choi
 
 def test_searched_precision_is_what_was_chosen(apart, random_genotype):
     found = random_genotype(apart, 0)
-    precision = genotypes.searched_precision(found)
+    precision = genotype.searched_precision(found)
     wanted = {n: Precision(c.weights, c.activations) for n, c in found.choices.items()}
     assert precision == wanted and any(p.weights != p.activations for p in precision.values())
 
@@ -78,12 +77,12 @@ def test_bits_apart_may_be_combined_in_every_way(apart, random_genotype):
     slots = skeleton.slots(apart)
     for weights, activations in [(2, 4), (2, 8), (8, 4)]:
         mixed = with_choice(found, "cell0_distill0", Choice("conv1x1", weights, activations))
-        genotypes.check(mixed, slots, "apart")
+        genotype.check(mixed, slots, "apart")
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_uniform_precision_spares_the_ends_and_the_activations(tiny, bits):
-    precision = genotypes.uniform_precision(skeleton.slots(tiny), bits)
+    precision = genotype.uniform_precision(skeleton.slots(tiny), bits)
     assert precision.pop("head") == precision.pop("upsample") == Precision(8, 8)
     assert set(precision.values()) == {Precision(bits, 8)} and len(precision) == 10
 
@@ -94,7 +93,7 @@ def test_a_file_without_a_json_object_is_a_data_error(tmp_path, text):
     if text is not None:
         path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"g\.json"):
-        genotypes.load(path)
+        genotype.load(path)
 
 
 @pytest.mark.parametrize(
@@ -111,4 +110,4 @@ def test_an_object_of_another_form_is_a_usage_error(tmp_path, data):
     path = tmp_path / "g.json"
     path.write_text(json.dumps(data))
     with pytest.raises(UsageError, match=r"g\.json"):
-        genotypes.load(path)
+        genotype.load(path)

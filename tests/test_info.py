@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from quantnas import cards, cost, export, network, quantize, skeleton, space
+from quantnas import cards, cost, export, network, onnx_metadata, quantize, skeleton, space
 from quantnas.cli import info
 from quantnas.cli.main import main
 from quantnas.genotype import Choice, Genotype, searched_precision
@@ -50,7 +50,7 @@ def known(tmp_path, pixels):
     (tmp_path / "genotype.json").write_text(found.to_json())
     precision = searched_precision(found)
     net = network.build(where, found, precision)
-    quantize.initialise(net, pixels(1, 8, 8))
+    network.initialise(net, pixels(1, 8, 8))
     rows = cost.layers(skeleton.slots(where), found, precision, 2)
     path = tmp_path / "m.onnx"
     export.to_onnx(quantize.freeze(net), cost.total(rows, 2), 2, path)
@@ -141,7 +141,7 @@ def labelled(text: str):
     def write(path) -> None:
         foreign(path)
         model = onnx.load(path)
-        helper.set_model_props(model, {export.METADATA_KEY: text})
+        helper.set_model_props(model, {onnx_metadata.METADATA_KEY: text})
         onnx.save(model, path)
 
     return write

@@ -141,7 +141,7 @@ def frozen(random_genotype, pixels):
         if bits is not None:
             precision = uniform_precision(skeleton.slots(where), *bits)
         net = network.build(where, genotype, precision)
-        quantize.initialise(net, pixels(2, 17, 20))
+        network.initialise(net, pixels(2, 17, 20))
         with torch.no_grad():
             for name, p in net.named_parameters():
                 if p.requires_grad:

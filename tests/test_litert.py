@@ -32,7 +32,7 @@ def make(small, random_genotype, pixels, tmp_path):
         slots, genotype = skeleton.slots(where), random_genotype(where, weights)
         precision = uniform_precision(slots, weights, activations)
         net = network.build(where, genotype, precision)
-        quantize.initialise(net, patches.to_tensor(photograph()[None]))
+        network.initialise(net, patches.to_tensor(photograph()[None]))
         frozen = quantize.freeze(net)
         totals = cost.total(cost.layers(slots, genotype, precision, 2), 2)
         litert.to_tflite(frozen, totals, 2, SIZE, tmp_path / "m.tflite")

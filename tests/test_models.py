@@ -9,7 +9,17 @@ import numpy as np
 import onnx
 import pytest
 
-from quantnas import cards, comparison, evaluate, export, images, models, network, phases
+from quantnas import (
+    cards,
+    comparison,
+    evaluate,
+    files,
+    images,
+    models,
+    network,
+    onnx_metadata,
+    progress,
+)
 from quantnas.cli.main import main
 from quantnas.cost import Cost
 from quantnas.errors import DataError, QuantnasError, UsageError
@@ -35,7 +45,7 @@ def finish(steps):
     """The result of a generator."""
     while True:
         try:
-            assert isinstance(next(steps), phases.Progress)
+            assert isinstance(next(steps), progress.Progress)
         except StopIteration as end:
             return end.value
 
@@ -121,7 +131,7 @@ def test_what_is_no_model_is_one_clear_sentence(run, tmp_path, monkeypatch, text
 def test_a_file_of_an_older_version_can_be_used_but_has_no_cost(run, tmp_path):
     model = onnx.load(run.folder / "model.onnx")
     old = {"version": "0.1.0", "scale": 2, "cost": {"parameters": 3}}
-    onnx.helper.set_model_props(model, {export.METADATA_KEY: json.dumps(old)})
+    onnx.helper.set_model_props(model, {onnx_metadata.METADATA_KEY: json.dumps(old)})
     onnx.save(model, tmp_path / "old.onnx")
     found = models.resolve(str(tmp_path / "old.onnx"))
     assert found.cost is None and not found.is_float
@@ -182,7 +192,7 @@ def test_a_card_is_made_of_a_run_its_evaluation_and_texts(run, shipped):
     facts = {"name": "tiny-x2", "file": "tiny-x2.onnx", "scale": 2, "space": "tiny", "seed": 0}
     facts |= {"minutes": 3.0, "made_by": "quantnas run tiny", "luma_only": False, **TEXTS}
     assert {key: getattr(shipped, key) for key in facts} == facts
-    assert shipped.sha256 == export.sha256(run.folder / "model.onnx")
+    assert shipped.sha256 == files.sha256(run.folder / "model.onnx")
     assert shipped.bits["head"] == (8, 8) and shipped.bitops["LR 32x32"] > 0
     assert shipped.scores["set5"].bicubic_psnr > 20
     found = models.resolve("tiny-x2")

@@ -6,13 +6,14 @@ import itertools
 import pytest
 import torch
 
-from quantnas import conv, network, search, space, supernet
+from quantnas import conv, inheritance, network, search, space, supernet
 from quantnas.adq import Adq
 from quantnas.config import SearchConfig
-from quantnas.conv import Conv2d, QuantConv2d, SearchConv2d
+from quantnas.conv import Conv2d, QuantConv2d
 from quantnas.errors import DataError
 from quantnas.genotype import Choice, searched_precision
 from quantnas.quantizer import ActQuantizer, WeightQuantizer
+from quantnas.search_conv import SearchConv2d
 from quantnas.space import Edge, Precision
 
 MANY = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))]
@@ -57,7 +58,7 @@ def decided_pair(where, low, how, genotype=None):
     search.fit_grids(net, low)
     net = net.double().eval()
     rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
-    network.inherit_supernet(rounded, net)
+    inheritance.inherit_supernet(rounded, net)
     return net, rounded
 
 
@@ -174,7 +175,7 @@ def test_the_float_network_computes_the_supernet_without_rounding(
             adq.norm.bias.normal_()
     net = net.double().eval()
     plain = network.build(tiny, genotype, None).double().eval()
-    network.inherit_supernet(plain, net)
+    inheritance.inherit_supernet(plain, net)
     for module in (conv, supernet):
         monkeypatch.setattr(module, "see", lambda x, *rest: x)
     monkeypatch.setattr(SearchConv2d, "kernel", lambda self, mix: self.unit_weight())
@@ -194,7 +195,7 @@ def test_a_network_searched_in_float_is_its_supernet(tiny, pixels, deviation):
     net, genotype = settled(where, low, SearchConfig(deviation=deviation))
     make_deviation_constant(net)
     net, plain = net.double().eval(), network.build(where, genotype, None).double().eval()
-    network.inherit_supernet(plain, net)
+    inheritance.inherit_supernet(plain, net)
     assert not any(isinstance(m, WeightQuantizer) for m in net.modules())
     require_equal(net, plain, low)
 
@@ -207,7 +208,7 @@ def test_folding_the_mean_deviation_changes_little(tiny, pixels, random_genotype
             adq.norm.bias.normal_(0, 0.1)
     search.fit_grids(net, low)
     rounded = network.build(tiny, genotype, searched_precision(genotype)).eval()
-    network.inherit_supernet(rounded, net.eval())
+    inheritance.inherit_supernet(rounded, net.eval())
     with torch.no_grad():
         difference = (rounded(low) - net(low)).abs() * 255
         branch = (net(low) - low.repeat_interleave(2, 2).repeat_interleave(2, 3)).abs() * 255

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from quantnas import network, onnx_import, parity, searching, space
+from quantnas import network, onnx_import, parity, skeleton, space
 from quantnas.errors import DataError
 from quantnas.tracing import Tracer
 
-FIXED = [n for n in sorted(space.builtin()) if searching.known_genotype(space.load(n), None)]
+FIXED = [n for n in sorted(space.builtin()) if skeleton.known_genotype(space.load(n), None)]
 """The architectures with nothing to choose."""
 OPSETS = (11, 13, 17, 20, None)
 """None: the exporter of torch.export, at its default."""
@@ -194,7 +194,7 @@ def test_networks_of_elsewhere_come_back_from_every_export(kind, opset, tmp_path
 
 def fixed_network(name: str) -> nn.Module:
     where = space.load(name)
-    return network.build(where, searching.known_genotype(where, None), None).eval()
+    return network.build(where, skeleton.known_genotype(where, None), None).eval()
 
 
 @pytest.mark.parametrize("name", ["espcn", "fsrcnn", "rfdn50"])

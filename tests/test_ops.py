@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from quantnas import cost, ops
-from quantnas.conv import Conv2d, Mix, QuantConv2d, SearchConv2d
+from quantnas.conv import Conv2d, QuantConv2d
 from quantnas.quantizer import ActQuantizer
 from quantnas.relax import RELAXATIONS
+from quantnas.search_conv import Mix, SearchConv2d
 from quantnas.space import Precision, Slot
 
 PUBLISHED = {  # millions of multiply-accumulates at 32x32: 48 -> 48, 48 -> 24 (arXiv 2208.14839)

@@ -17,7 +17,8 @@ from quantnas import front, images, page, page_data, runs, space
 from quantnas.cli.main import main
 from quantnas.damage_measured import FILE, Damages, Measured
 from quantnas.errors import DataError
-from quantnas.runs import Run, to_json
+from quantnas.files import to_json
+from quantnas.runs import Run
 from quantnas.slider import FOLDER, ComparedCrop, ComparedCrops, Version
 from quantnas.space import SearchSpace
 

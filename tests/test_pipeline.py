@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from quantnas import images, phases, pipeline, runs, workspace
+from quantnas import beginning, images, phases, pipeline, run_photographs, runs
 from quantnas.cli.main import main
+from quantnas.settings import load_config
 
 SMOKE = Path(__file__).parent / "smoke.yaml"
 
@@ -58,7 +59,7 @@ def test_the_run_folder_holds_what_the_documentation_says(done):
 
 
 def test_evaluation_is_done_on_photographs_that_were_not_learned_from(done):
-    found = workspace.choose(workspace.load_config(runs.existing(done)))
+    found = run_photographs.choose(load_config(runs.existing(done)))
     assert not set(found.train) & set(found.held_out)
 
 
@@ -152,8 +153,8 @@ def test_a_killed_step_goes_on_bit_for_bit(done, tmp_path, monkeypatch, step, af
     monkeypatch.setattr(phases, "SAVE_EVERY", 0.0)
     killed, resumed = runs.Run(tmp_path / "killed"), runs.Run(tmp_path / "resumed")
     source = runs.existing(done)
-    config = workspace.load_config(source)
-    workspace.begin(killed, config, workspace.choose(config), {})
+    config = load_config(source)
+    beginning.begin(killed, config, run_photographs.choose(config), {})
     runs.carry(source, killed, until=step)
     progress = pipeline.STEPS[step](killed, config)
     for _ in range(after):

@@ -11,6 +11,7 @@ from quantnas import (
     ends,
     errors,
     export,
+    genotype,
     network,
     quantize,
     skeleton,
@@ -44,7 +45,7 @@ LR32 = {"espcn": 25.2, "sesr_m5": 32.7, "quicksrnet_small": 33.9, "quicksrnet_me
 
 def only(where: space.SearchSpace) -> Genotype:
     slots = skeleton.slots(where)
-    return Genotype(where.name, {s.name: supernet.choice_of(s, 0, 0) for s in slots})
+    return Genotype(where.name, {s.name: genotype.choice_of(s, 0, 0) for s in slots})
 
 
 def cost_of(name: str, scale: int) -> cost.Cost:
@@ -102,7 +103,7 @@ def test_a_new_stack_hardly_changes_the_enlarged_image(scale, colours):
     torch.manual_seed(0)
     where = dataclasses.replace(space.load("plain", scale), colours=colours, cells=30)
     found = {
-        s.name: supernet.choice_of(s, s.ops.index("conv3x3"), 0) for s in skeleton.slots(where)
+        s.name: genotype.choice_of(s, s.ops.index("conv3x3"), 0) for s in skeleton.slots(where)
     }
     net = network.build(where, Genotype("plain", found), None)
     x = torch.rand(1, 3, 12, 12)
@@ -125,7 +126,7 @@ def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_p
     precision = searched_precision(found)
     net = network.build(where, found, precision)
     low = torch.rand(1, 3, 20, 17).mul(255).round() / 255
-    quantize.initialise(net, low)
+    network.initialise(net, low)
     frozen = quantize.freeze(net)
     for grid in frozen.modules():
         if isinstance(grid, ActQuantizer):  # powers of two: every sum is exact in float
@@ -154,7 +155,7 @@ def test_luma_networks_leave_colour_differences_alone():
     torch.manual_seed(0)
     where = dataclasses.replace(space.load("plain", 2), cells=2)
     slots = skeleton.slots(where)
-    found = Genotype("plain", {s.name: supernet.choice_of(s, 0, 0) for s in slots})
+    found = Genotype("plain", {s.name: genotype.choice_of(s, 0, 0) for s in slots})
     net = network.build(where, found, None)
     x = torch.rand(1, 3, 9, 9)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import quantnas
-from quantnas import api, images
+from quantnas import api, images, run_verbs
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -29,10 +29,12 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-def quick(model: object, settings: dict[str, object] | None = None, **arguments: object) -> api.Run:
+def quick(
+    model: object, settings: dict[str, object] | None = None, **arguments: object
+) -> run_verbs.Run:
     """`quantnas.quantize` with few steps where the page says nothing of their number."""
     few = {f"quantize.{key}": value for key, value in QUICK.items()}
-    return api.quantize(model, settings=few | (settings or {}), **arguments)
+    return run_verbs.quantize(model, settings=few | (settings or {}), **arguments)
 
 
 def test_the_examples_run(tmp_path, monkeypatch, capsys):

@@ -50,7 +50,7 @@ def make(small, random_genotype, pixels, tmp_path):
         slots, genotype = skeleton.slots(where), random_genotype(where, weights)
         precision = uniform_precision(slots, weights, activations)
         net = network.build(where, genotype, precision)
-        quantize.initialise(net, pixels(2, *SIZE))
+        network.initialise(net, pixels(2, *SIZE))
         if change:
             change(net)
         frozen = quantize.freeze(net)

@@ -23,7 +23,7 @@ def couple(tiny, random_genotype, pixels):
         teacher = network.build(tiny, genotype, None).eval()
         net = network.build(tiny, genotype, precision)
         network.inherit(net, teacher)
-        quantize.initialise(net, pixels(4))
+        network.initialise(net, pixels(4))
         return net, teacher
 
     return build
@@ -169,7 +169,7 @@ def test_a_dead_channel_keeps_its_bias(couple, pixels, bits):
         for conv in convs.values():
             conv.weight[1] = 0
             conv.bias[1] = 0.5
-    quantize.initialise(net, pixels())
+    network.initialise(net, pixels())
     frozen = quantize.freeze(net)
     outputs = mean_outputs(frozen, pixels())
     for name, conv in network.convolutions(frozen).items():

@@ -8,22 +8,25 @@ from pathlib import Path
 import pytest
 
 from quantnas import (
+    beginning,
     damage_plot,
     drop,
-    evaluate,
     images,
     network,
-    quantize,
+    run_photographs,
     runs,
-    searching,
+    settings,
+    skeleton,
     space,
+    upscaler,
     workspace,
 )
 from quantnas.cli import console
 from quantnas.cli.main import main
 from quantnas.config import QuantizeConfig, RunConfig
-from quantnas.genotype import read_json, searched_precision
-from quantnas.runs import Run, to_json, write_text
+from quantnas.files import read_json, to_json, write_text
+from quantnas.genotype import searched_precision
+from quantnas.runs import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=4)
 FAST = ["steps=3", "batch=2", "patch=12", "crops=4"]
@@ -54,11 +57,11 @@ def source(tiny, random_genotype, pixels, photos, tmp_path) -> Run:
     data, held = (str(photos / kind) for kind in ("learn", "held"))
     where = str(tmp_path / "tiny.yaml")
     config = RunConfig(where, data=data, eval_data=held, device="cpu", quantize=QUICK)
-    workspace.begin(run, config, workspace.choose(config), {})
+    beginning.begin(run, config, run_photographs.choose(config), {})
     run.path("genotype.json").write_text(found.to_json())
     nets = [network.build(tiny, found, p) for p in (None, searched_precision(found))]
     network.inherit(nets[1], nets[0])
-    quantize.initialise(nets[1], pixels(2, 16, 16))
+    network.initialise(nets[1], pixels(2, 16, 16))
     for kind, net in zip(("float", "trained"), nets, strict=True):
         network.save(net, run.weights(kind), tiny)
     for step in ("search", "train"):
@@ -142,7 +145,7 @@ def test_a_file_is_quantized_as_its_run_is_and_goes_on(type_, source, file_optio
 def test_a_file_that_names_a_built_in_network_needs_nothing_else(type_, photos, tmp_path, made):
     where = space.load("quicksrnet_small", 2)
     weights = tmp_path / "net.safetensors"
-    found = searching.known_genotype(where, None)
+    found = skeleton.known_genotype(where, None)
     network.save(network.build(where, found, None), weights, where)
     options = ["--average-bits", 3, "--calib", photos / "learn", "--eval-data", photos / "held"]
     code, _, err = type_(weights, *options, "--device", "cpu", fast=True)
@@ -179,7 +182,7 @@ def test_another_length_of_retraining_replaces_that_of_the_run(type_, source, ma
     for i, length in enumerate(lengths):
         assert type_(before, "--bits", 2, *length, "--name", f"n{i}")[0] == 0
         before = made / f"n{i}"
-    asked = [workspace.load_config(runs.existing(made / f"n{i}")).quantize for i in range(4)]
+    asked = [settings.load_config(runs.existing(made / f"n{i}")).quantize for i in range(4)]
     assert [each.train for each in asked] == ["none", "weights", "weights", "weights"]
     assert [each.minutes for each in asked] == [None, 0.01, None, None]
     assert [each.steps for each in asked[2:]] == [2, 0] and not asked[3].retrains
@@ -189,7 +192,7 @@ def test_what_is_to_be_retrained_is_retrained_whatever_the_run_was(type_, source
     assert type_(source.folder, "--bits", 2, "--method", "rtn", "--name", "rtn")[0] == 0
     for name, way in {"option": ("--steps", 2), "set": ("--set", "quantize.steps=2")}.items():
         code, out, _ = type_(made / "rtn", *way, "--name", name)
-        again = workspace.load_config(runs.existing(made / name)).quantize
+        again = settings.load_config(runs.existing(made / name)).quantize
         assert (again.method, again.steps, again.retrains) == ("saliency", 2, True)
         told = f"note: --method is saliency here; for {made / 'rtn'} it was rtn\n"
         assert code == 0 and told in out
@@ -205,7 +208,7 @@ def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
 ):
     """On a photograph that is what the float network makes of its low resolution."""
     low = images.read(photos / "held" / "0.png")
-    upscale = evaluate.torch_upscaler(workspace.checkpoint(source, "float")[1])
+    upscale = upscaler.torch_upscaler(workspace.checkpoint(source, "float")[1])
     images.write(tmp_path / "own" / "LRx2" / "a.png", low)
     images.write(tmp_path / "own" / "HR" / "a.png", upscale(low))
     options = ["--bits", 2, "--max-drop", 1.5, "--benchmark", tmp_path / "own" / "HR"]

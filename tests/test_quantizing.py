@@ -19,7 +19,6 @@ from quantnas import (
     widths,
     workspace,
 )
-from quantnas import quantize as quantize_module
 from quantnas.config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError
 from quantnas.genotype import searched_precision
@@ -58,7 +57,7 @@ def begin(tiny, random_genotype, pixels, mine, tmp_path):
         with torch.no_grad():  # new networks change nearly nothing of an enlarged image
             list(network.convolutions(nets[0]).values())[-1].weight.mul_(10)
         network.inherit(nets[1], nets[0])
-        quantize_module.initialise(nets[1], pixels(2, 16, 16))
+        network.initialise(nets[1], pixels(2, 16, 16))
         for kind, net in zip(("float", "trained"), nets, strict=True):
             network.save(net, run.weights(kind), tiny)
         return run, RunConfig(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cells, network, quantize, retrain, saliency, skeleton, train
+from quantnas import cells, network, retrain, saliency, skeleton, train
 from quantnas.config import QuantizeConfig
 from quantnas.conv import QuantConv2d
 from quantnas.genotype import searched_precision, uniform_precision
@@ -26,7 +26,7 @@ def couple(tiny, random_genotype, pixels):
         teacher = network.build(where, found, None).eval()
         net = network.build(where, found, precision)
         network.inherit(net, teacher)
-        quantize.initialise(net, pixels(4))
+        network.initialise(net, pixels(4))
         return net, teacher
 
     return build
@@ -236,7 +236,7 @@ def penalty(couple, pixels):
     def build(hold: float, blocks: float, of=None):
         net, teacher = couple(2) if of is None else of
         low = pixels(2, 6, 6)
-        objective = train.Objective(quantize.teacher_target(teacher))
+        objective = train.Objective(train.teacher_target(teacher))
         with torch.no_grad():
             loss = objective(net.eval()(low), low, low).item()
         found = saliency.measure(teacher, low, 1)
@@ -317,7 +317,7 @@ def test_a_network_without_cells_has_nothing_to_reconstruct(pixels):
 def test_training_what_is_free_follows_the_teacher_better(couple, halves, what):
     net, teacher = couple(2)
     learn, _ = halves
-    objective = train.Objective(quantize.teacher_target(teacher))
+    objective = train.Objective(train.teacher_target(teacher))
     with torch.no_grad():
         for conv in network.convolutions(net).values():
             conv.weight_quantizer.log2_step.add_(0.7)  # so that clip, too, has something to do

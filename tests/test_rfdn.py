@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, network, ops, search, skeleton, space, supernet
+from quantnas import cost, inheritance, network, ops, search, skeleton, space, supernet
 from quantnas.adq import Adq
 from quantnas.errors import UsageError
 from quantnas.genotype import Choice, Genotype, searched_precision
@@ -194,7 +194,7 @@ def test_the_deviations_fold_into_the_convolutions_in_front_of_the_attention(sma
     search.fit_grids(net, low)
     net = net.double().eval()
     rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
-    network.inherit_supernet(rounded, net)
+    inheritance.inherit_supernet(rounded, net)
     with torch.no_grad():
         wanted = net(low.double())
         torch.testing.assert_close(rounded(low.double()), wanted, rtol=0, atol=1e-9)

@@ -58,7 +58,7 @@ def test_the_oldest_promised_runtime_gives_what_the_newest_gives(
     for bits, compat in OLDEST[version]:
         precision = uniform_precision(slots, bits)
         net = network.build(where, genotype, precision)
-        quantize.initialise(net, pixels(2, 16, 16, 5))
+        network.initialise(net, pixels(2, 16, 16, 5))
         totals = cost.total(cost.layers(slots, genotype, precision, where.scale), where.scale)
         for uint8_io in (False, True):
             image = np.round(low * 255).astype(np.uint8) if uint8_io else low

@@ -21,9 +21,9 @@ from quantnas import (
     train,
 )
 from quantnas.config import SearchConfig
-from quantnas.conv import SearchConv2d
 from quantnas.errors import DivergedError
 from quantnas.patches import Patches
+from quantnas.search_conv import SearchConv2d
 from quantnas.space import Edge
 
 CONFIG = SearchConfig(epochs=3, steps_per_epoch=2, warmup_epochs=1, batch=2, patch=6, refresh=4)
@@ -73,7 +73,7 @@ def test_a_search_moves_alphas_and_weights_and_records_what_it_does(tiny, materi
         if name.endswith(".weight") and "norm" not in name:
             assert not torch.equal(p, fresh[name]), name
     last, tables = records[-1], cost.choice_bitops(loop.slots, 2, (20, 17))
-    assert last.bitops == pytest.approx(cost.expected_bitops(loop.net, tables).item())
+    assert last.bitops == pytest.approx(objective.expected_bitops(loop.net, tables).item())
     assert last.entropy == pytest.approx(objective.entropy(loop.net).item()) and last.entropy < 1
     assert last.decided_bitops == pytest.approx(loop.bitops_of(loop.decide()), rel=1e-6)
     found = supernet.choices(loop.net)
@@ -178,7 +178,7 @@ def test_a_large_penalty_finds_less_work(tiny, material):
 
 def test_the_penalty_is_a_share_of_the_bitops_at_the_start(tiny, material):
     loop = search.Searching(tiny, started(tiny, CONFIG), material, CONFIG)
-    expected = cost.expected_bitops(loop.net, loop.bitops).item()
+    expected = objective.expected_bitops(loop.net, loop.bitops).item()
     assert loop.at_start == pytest.approx(expected, rel=1e-5)
 
 
@@ -217,7 +217,7 @@ def test_a_target_is_met(small, material, name, share, probabilities):
 def test_a_target_moves_the_expected_bitops_towards_it(tiny, material, share):
     where = cheap_or_dear(tiny)
     net = supernet.build(where)
-    start = cost.expected_bitops(net, cost.choice_bitops(skeleton.slots(where), 2)).item()
+    start = objective.expected_bitops(net, cost.choice_bitops(skeleton.slots(where), 2)).item()
     config = dataclasses.replace(QUICK, target_bitops=share * start)
     loop, records = run(where, material, config)
     assert abs(math.log(records[-1].bitops / start / share)) < 0.8 * abs(math.log(share))

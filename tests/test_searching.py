@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import branching, genotype, images, random_search, searching, skeleton, space
+from quantnas import (
+    branching,
+    genotype,
+    images,
+    load_photographs,
+    random_search,
+    searching,
+    skeleton,
+    space,
+)
 from quantnas.config import RunConfig, SearchConfig
 from quantnas.runs import Run
 
@@ -76,7 +85,7 @@ def test_random_search_leaves_the_best_of_its_draws(begin, tiny):
 
 def test_what_was_left_out_is_shown_logged_and_kept(begin, tmp_path, monkeypatch):
     """Of twelve, one is damaged and one too small."""
-    monkeypatch.setattr(searching, "READING_EVERY", 0.0)
+    monkeypatch.setattr(load_photographs, "READING_EVERY", 0.0)
     run, config = begin("run")
     rng = np.random.default_rng(0)
     for k in range(16):
@@ -89,7 +98,7 @@ def test_what_was_left_out_is_shown_logged_and_kept(begin, tmp_path, monkeypatch
     shown = [p for p in records if p.phase == "photographs"]
     assert [p.done for p in shown] == list(range(1, 13))  # four are held out
     assert shown[-1].total == 12 and shown[-1].facts == {"too small": "1", "damaged": "1"}
-    (told,) = (p for p in records if p.phase == searching.LEFT_OUT)
+    (told,) = (p for p in records if p.phase == load_photographs.LEFT_OUT)
     assert (told.done, told.total) == (2, 2) and told.facts == shown[-1].facts
     log = (run.folder / "log.txt").read_text()
     assert "08.png' is damaged" in log and "smaller than a patch: 1" in log
@@ -107,9 +116,9 @@ def test_the_reading_ends_with_its_last_record_when_any_was_shown(begin, tmp_pat
     def shown(every: float, times: float) -> list[int]:
         """The records when that much time passes between two looks at the clock."""
         clock = iter(times * k for k in range(99))
-        monkeypatch.setattr(searching, "READING_EVERY", every)
+        monkeypatch.setattr(load_photographs, "READING_EVERY", every)
         monkeypatch.setattr(searching.time, "monotonic", lambda: next(clock))
-        return [p.done for p in searching.reading(run, config, 2, 12)]
+        return [p.done for p in load_photographs.reading(run, config, 2, 12)]
 
     assert shown(1.0, 0.0) == []
     assert shown(1.0, 0.9) == [2, 4, 6]

@@ -12,8 +12,9 @@ from quantnas.cli import options
 from quantnas.cli.main import main
 from quantnas.config import RunConfig, TrainConfig
 from quantnas.errors import UsageError
+from quantnas.files import write_text
 from quantnas.run_sources import Request
-from quantnas.runs import Run, write_text
+from quantnas.runs import Run
 from quantnas.schema import read_yaml
 
 TINY = ["float_steps=4", "qat_steps=2", "batch=2", "patch=12"]

@@ -33,7 +33,7 @@ def made(tiny, random_genotype, pixels, tmp_path):
         found = random_genotype(where, 1)
         precision = uniform_precision(slots, bits) | {"smooth": Precision(bits, inputs)}
         net = network.build(where, found, precision)
-        quantize.initialise(net, pixels(1, 24, 24))
+        network.initialise(net, pixels(1, 24, 24))
         rows = cost.layers(slots, found, precision, where.scale)
         path = tmp_path / "m.onnx"
         export.to_onnx(quantize.freeze(net), cost.total(rows, where.scale), where.scale, path)

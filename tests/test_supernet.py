@@ -10,10 +10,10 @@ from quantnas import search, skeleton, supernet, team
 from quantnas.adq import Adq
 from quantnas.alphas import Alphas
 from quantnas.config import SearchConfig
-from quantnas.conv import SearchConv2d
 from quantnas.genotype import Choice
 from quantnas.ops import Chain
 from quantnas.quantizer import ActQuantizer, WeightQuantizer
+from quantnas.search_conv import SearchConv2d
 from quantnas.space import Edge, Precision, Slot
 from quantnas.supernet import MixedOp
 

@@ -12,15 +12,15 @@ from torch import nn
 from quantnas import (
     cost,
     elsewhere,
-    export,
     genotype,
     network,
+    onnx_metadata,
     quantize,
     skeleton,
     surgery,
     survey,
     verify,
-)  # fmt: skip
+)
 from quantnas.cli.main import main
 from quantnas.config import ExportConfig, PixelsConfig
 from quantnas.quantizer import ActQuantizer, WeightQuantizer
@@ -70,7 +70,7 @@ def rounded(where, bits, low, powers=False):
     found = survey.genotype(where)
     precision = genotype.uniform_precision(skeleton.slots(where), bits)
     net = network.build(where, found, precision)
-    quantize.initialise(net, low)
+    network.initialise(net, low)
     for grid in net.modules():
         if powers and isinstance(grid, ActQuantizer | WeightQuantizer):
             grid.log2_step.data.round_()
@@ -204,7 +204,7 @@ def test_a_file_from_elsewhere_from_end_to_end(tmp_path, capsys, monkeypatch):
     given = ["--train", "none", "--set", "quantize.crops=4", "-o", "out.onnx"]
     assert command("quantize", path, "--bits", "w4a8", *given) == 0
     assert "5 of 5 convolutions in integers" in capsys.readouterr().out
-    told = export.read_metadata(tmp_path / "out.onnx")
+    told = onnx_metadata.read_metadata(tmp_path / "out.onnx")
     assert told["scale"] == 2 and told["pixels"]["input_peak"] == 255
     assert command("info", "out.onnx") == 0 and command("info", path) == 0
     assert command("evaluate", "out.onnx", path) == 0

@@ -6,8 +6,9 @@ import pytest
 
 from quantnas import space, sweeping
 from quantnas.cli import standings
-from quantnas.cli import sweep as command
 from quantnas.cli.main import main
+from quantnas.cli.sweep import INCOMPLETE, _found
+from quantnas.errors import DataError
 from quantnas.standing import Overview, Standing
 
 
@@ -86,7 +87,7 @@ def test_failed_points_are_named_and_give_an_exit_code_of_their_own(sweep, tmp_p
     monkeypatch.setattr(sweeping.beginning, "prepare", _refuse_seed_1)
     monkeypatch.setattr(sweeping, "perform", _nothing)
     code, out, errors = sweep("tiny.yaml", "--seed", "0,1", "--workers", "2")
-    assert code == command.INCOMPLETE
+    assert code == INCOMPLETE
     assert "failed: seed1: It is odd. Take an even one." in errors and "sweep.md" in out
     assert "--resume" not in errors  # it has not begun
     found = json.loads((tmp_path / "runs" / "sweep" / "sweep" / "sweep.json").read_text())
@@ -98,7 +99,7 @@ PREPARE = sweeping.beginning.prepare
 
 def _refuse_seed_1(verb, config):
     if config.seed == 1:
-        raise sweeping.DataError("It is odd.", "Take an even one.")
+        raise DataError("It is odd.", "Take an even one.")
     return PREPARE(verb, config)
 
 
@@ -127,7 +128,7 @@ def test_points_worse_than_bicubic_are_named():
         }
         for name, (file, full) in scores.items()
     ]  # fmt: skip
-    assert [line for line in command._found(rows) if line.startswith("warning")] == [
+    assert [line for line in _found(rows) if line.startswith("warning")] == [
         "warning: b is worse than bicubic on set5; the float network is, too: train it longer",
         "warning: c is worse than bicubic on set5; use more bits",
     ]

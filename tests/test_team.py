@@ -9,18 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import (
-    config,
-    crew,
-    genotype,
-    network,
-    patches,
-    quantize,
-    search,
-    supernet,
-    team,
-    train,
-)
+from quantnas import config, crew, genotype, network, patches, search, supernet, team, train
 
 ROOT = Path(__file__).parents[1]
 SEARCH = config.SearchConfig(
@@ -61,10 +50,10 @@ def trained(space, found, material, name) -> dict[str, torch.Tensor]:
         in_double(patch)
         net = network.build(space, found, bits if rounded else None).double()
         if rounded:
-            quantize.initialise(net, material.weights.batch(0, 4)[0])
+            network.initialise(net, material.weights.batch(0, 4)[0])
         if name == "teacher":
             teacher = network.build(space, found, None).double()
-            objective = dataclasses.replace(objective, teacher=quantize.teacher_target(teacher))
+            objective = dataclasses.replace(objective, teacher=train.teacher_target(teacher))
         state = train.start(net, plan.lr, plan.average > 0)
         records = list(train.fit(state, material.weights, material.held, plan, objective))
     losses = torch.tensor([r.loss for r in records])

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantnas import checkpoint, network, phases, quantize, runs, search, supernet, threads, train
+from quantnas import checkpoint, crew, network, phases, search, supernet, threads, train
 from quantnas.config import SearchConfig
+from quantnas.files import to_json
 from quantnas.genotype import searched_precision
 from quantnas.phases import Phase
-from quantnas.runs import Run, to_json
+from quantnas.runs import Run
 from quantnas.threads import Choice
 
 
@@ -103,7 +104,7 @@ def training(tiny, random_genotype, halves) -> Phase:
     torch.manual_seed(0)
     found = random_genotype(tiny, 1)
     net = network.build(tiny, found, searched_precision(found))
-    quantize.initialise(net, halves[0].batch(0, 4)[0])
+    network.initialise(net, halves[0].batch(0, 4)[0])
     state = train.start(net, 5e-3, average=True)
     plan = train.Schedule(steps=9, batch=2, lr=5e-3, check=2, average=0.9)
 
@@ -158,8 +159,8 @@ def require_same(one: dict, other: dict) -> None:
 @pytest.fixture
 def always(unset, monkeypatch):
     """A measurement after every step."""
-    monkeypatch.setattr(runs, "cores", lambda: 2)
-    monkeypatch.setattr(phases, "cores", lambda: 2)
+    monkeypatch.setattr(crew, "cores", lambda: 2)
+    monkeypatch.setattr(crew, "cores", lambda: 2)
     for name, value in {"HOPELESS": (9e9, 9e9), "WORTH": 0, "AGAIN": 0}.items():
         monkeypatch.setattr(threads, name, value)
 

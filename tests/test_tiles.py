@@ -20,7 +20,7 @@ from quantnas import (
     skeleton,
     space,
     tiles,
-)  # fmt: skip
+)
 from quantnas.errors import DataError
 from quantnas.reach import Reach
 from quantnas.tiles import Enlarged, Network, Tiling
@@ -49,7 +49,7 @@ def built(where: space.SearchSpace, found: genotype.Genotype, bits: int, tmp_pat
     slots = list(skeleton.slots(where))
     precision = genotype.uniform_precision(slots, bits, bits)
     net = network.build(where, found, precision)
-    quantize.initialise(net, patches.to_tensor(PHOTO[None, :24, :24]))
+    network.initialise(net, patches.to_tensor(PHOTO[None, :24, :24]))
     totals = cost.total(cost.layers(slots, found, precision, where.scale), where.scale)
     export.to_onnx(quantize.freeze(net), totals, where.scale, tmp_path / "m.onnx")
     return tmp_path / "m.onnx"

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import checkpoint, network, quantize, train
+from quantnas import checkpoint, network, train
 from quantnas.ends import luma
 from quantnas.genotype import searched_precision
 from quantnas.train import Objective, Schedule, TrainingProgress
@@ -25,7 +25,7 @@ def make(tiny, random_genotype, halves):
         genotype = random_genotype(tiny, 1)
         net = network.build(tiny, genotype, searched_precision(genotype) if rounded else None)
         if rounded:
-            quantize.initialise(net, halves[0].batch(0, 4)[0])
+            network.initialise(net, halves[0].batch(0, 4)[0])
         return net
 
     return build
@@ -73,7 +73,7 @@ def test_the_network_ends_in_its_best_state(make, halves):
 
 def test_the_target_is_what_is_learned(make, halves):
     net, teacher = make(), make(False, seed=5)
-    target = quantize.teacher_target(teacher)
+    target = train.teacher_target(teacher)
     low, high = halves[0].batch(0, 4)
     with torch.no_grad():
         wanted = teacher(low).clamp(0, 1)

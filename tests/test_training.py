@@ -8,7 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantnas import checkpoint, errors, report, runs, searching, space, training, workspace
+from quantnas import (
+    beginning,
+    checkpoint,
+    errors,
+    report,
+    run_photographs,
+    runs,
+    searching,
+    space,
+    training,
+)
 from quantnas.cli.main import main
 from quantnas.config import RunConfig, TrainConfig
 
@@ -225,7 +235,7 @@ def test_a_full_disk_elsewhere_is_said_in_words(fixed, tmp_path, capsys, monkeyp
 def test_progress_shows_what_a_person_wants_to_know(tmp_path):
     config = RunConfig(space="quicksrnet_small", train=TrainConfig(float_steps=5, qat_steps=0))
     run = runs.create(tmp_path, "train", None, "x")
-    workspace.begin(run, config, workspace.choose(config), {})
+    beginning.begin(run, config, run_photographs.choose(config), {})
     where = space.load("quicksrnet_small")
     (run.folder / "space.yaml").write_text(space.to_yaml(where))
     list(searching.search_step(run, config))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from quantnas import images, skeleton, space, tensorboard, trajectory
+from quantnas import board, images, skeleton, space, tensorboard, trajectory
 from quantnas.space import Edge, Precision, SearchSpace
 
 
@@ -107,7 +107,7 @@ def test_an_infinite_psnr_and_a_search_without_checks_are_drawn(tiny, tmp_path):
     changed = [row | {"psnr": None, "check": None} for row in rows(tmp_path)]
     figure = trajectory.search_figure(changed, {})
     assert len(figure.axes[2].lines) == 1
-    trajectory.save(figure, tmp_path / "a.png")
+    board.save(figure, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("text", [None, "", '{"phase": "search", "step": 3, "best": null}\n'])

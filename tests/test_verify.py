@@ -12,13 +12,23 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cost, export, foreign, images, network, quantize, skeleton, space, verify
+from quantnas import (
+    cost,
+    export,
+    foreign,
+    images,
+    network,
+    onnx_metadata,
+    quantize,
+    skeleton,
+    space,
+    verify,
+)
 from quantnas.cost import Layer
 from quantnas.errors import VerificationError
-from quantnas.genotype import Choice, Genotype, searched_precision, uniform_precision
+from quantnas.genotype import Choice, Genotype, choice_of, searched_precision, uniform_precision
 from quantnas.patches import to_tensor
 from quantnas.quantizer import ActQuantizer
-from quantnas.supernet import choice_of
 from quantnas.wiring import back, origin, wired
 
 
@@ -44,7 +54,7 @@ def make(tiny, random_genotype, photographs, tmp_path):
         net = network.build(tiny, genotype, precision)
         with torch.no_grad():  # so that every layer matters, as in a trained network
             network.convolutions(net)["upsample"].weight.mul_(10)
-        quantize.initialise(net, to_tensor(photographs[0][None]))
+        network.initialise(net, to_tensor(photographs[0][None]))
         frozen = quantize.freeze(net)
         path = tmp_path / "m.onnx"
         rows = cost.layers(slots, genotype, precision, tiny.scale)
@@ -245,7 +255,7 @@ def float_file(net: Enlarger, path: Path, sides: tuple, in_bytes: bool) -> None:
     )  # fmt: skip
     row = Layer("only", "conv3x3", (12, 3, 3, 3), 32, 32, "low", 0, 0)
     facts = {"version": "0", "scale": 2, "cost": asdict(cost.total([row], 2))}
-    helper.set_model_props(model, {export.METADATA_KEY: json.dumps(facts)})
+    helper.set_model_props(model, {onnx_metadata.METADATA_KEY: json.dumps(facts)})
     onnx.save(model, path)
 
 
@@ -288,7 +298,7 @@ def deep(photographs, tmp_path_factory):
     net = network.build(where, found, precision)
     foreign.load(net, RELEASED)
     image = photographs[0][:48, :56]
-    quantize.initialise(net, to_tensor(image[None]))
+    network.initialise(net, to_tensor(image[None]))
     frozen, path = quantize.freeze(net), tmp_path_factory.mktemp("deep") / "deep.onnx"
     rows = cost.layers(slots, found, precision, 4)
     export.to_onnx(frozen, cost.total(rows, 4), 4, path)

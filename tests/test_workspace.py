@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import images, photographs, workspace
+from quantnas import beginning, images, parts, photographs, preflight, run_photographs
 from quantnas.config import RunConfig
 from quantnas.errors import DataError
 from quantnas.photographs import Photograph
 from quantnas.runs import Run
+from quantnas.settings import load_config
 
 
 def lay(folder: Path, count: int = 5, low: tuple[int, int] | None = (40, 50)) -> str:
@@ -29,7 +30,7 @@ def settings(**changes: object) -> RunConfig:
 
 
 def test_the_bundled_photographs_stand_alone():
-    chosen = workspace.choose(settings())
+    chosen = run_photographs.choose(settings())
     assert [p.high for p in chosen.train] == list(images.bundled().train)
     assert not any(p.low for p in chosen.train + chosen.held_out)
 
@@ -39,33 +40,33 @@ def test_a_run_remembers_its_photographs(tmp_path, monkeypatch, paired):
     monkeypatch.chdir(tmp_path)
     config = settings(data="data")
     lay(Path("data"), low=(40, 50) if paired else None)
-    chosen = workspace.choose(config)
+    chosen = run_photographs.choose(config)
     assert (len(chosen.train), len(chosen.held_out)) == (4, 1)
     assert all(bool(p.low) is paired for p in chosen.train + chosen.held_out)
     run, other = Run(tmp_path / "run"), Run(tmp_path / "other")
-    workspace.begin(run, config, chosen, {})
+    beginning.begin(run, config, chosen, {})
     lay(Path("data"), count=9, low=(40, 50) if paired else None)
     monkeypatch.chdir("/")
-    found = workspace.photographs_of(run, config)
+    found = run_photographs.photographs_of(run, config)
     for mine, theirs in zip(
         found.train + found.held_out, chosen.train + chosen.held_out, strict=True
     ):
         assert mine.high == tmp_path / theirs.high
         assert mine.low == (tmp_path / theirs.low if paired else None)
-    assert workspace.inherited(run, settings(seed=1, data=str(tmp_path / "data"))) == found
+    assert run_photographs.inherited(run, settings(seed=1, data=str(tmp_path / "data"))) == found
     monkeypatch.chdir(tmp_path)
-    assert len(workspace.photographs_of(other, config).train) == 7
+    assert len(run_photographs.photographs_of(other, config).train) == 7
 
 
 def test_a_folder_to_evaluate_on_may_be_paired(tmp_path):
     config = settings(data=lay(tmp_path / "a", low=None), eval_data=lay(tmp_path / "b"))
-    chosen = workspace.choose(config)
+    chosen = run_photographs.choose(config)
     assert len(chosen.train) == len(chosen.held_out) == 5
     assert all(p.low for p in chosen.held_out) and not any(p.low for p in chosen.train)
-    workspace.check(config, chosen)
+    preflight.check(config, chosen)
     again = dataclasses.replace(config, eval_data=str(tmp_path / "a" / "HR"))
     with pytest.raises(DataError, match=r"5 photographs to evaluate on are among those to learn"):
-        workspace.choose(again)
+        run_photographs.choose(again)
 
 
 @pytest.mark.parametrize("where", ["data", "eval_data", "benchmarks"])
@@ -75,7 +76,7 @@ def test_pairs_of_wrong_sizes_are_told_of_before_anything_is_decoded(tmp_path, m
     monkeypatch.setattr(photographs, "read", None)
     monkeypatch.setattr(images, "read", None)
     with pytest.raises(DataError, match=r"5 photographs are not 2 times as large .*\(0\.png, 1\.p"):
-        workspace.check(config, workspace.choose(config))
+        preflight.check(config, run_photographs.choose(config))
 
 
 def test_a_damaged_file_to_evaluate_on_is_told_of_at_once(tmp_path):
@@ -83,27 +84,27 @@ def test_a_damaged_file_to_evaluate_on_is_told_of_at_once(tmp_path):
     low = tmp_path / "LR" / "X2" / "3.png"
     low.write_bytes(low.read_bytes()[:900])
     with pytest.raises(DataError, match=r"X2.3\.png' is damaged"):
-        workspace.check(config, workspace.choose(config))
+        preflight.check(config, run_photographs.choose(config))
 
 
 def test_a_damaged_file_to_learn_from_is_left_to_the_step(tmp_path):
     config = settings(data=lay(tmp_path / "a", 12), eval_data=lay(tmp_path / "b"))
     (tmp_path / "a" / "HR" / "0.png").write_bytes(b"not an image")
-    workspace.check(config, workspace.choose(config))
+    preflight.check(config, run_photographs.choose(config))
 
 
 def test_more_than_a_tenth_damaged_is_refused_before_anything_is_written(tmp_path):
     config = settings(data=lay(tmp_path / "a"), eval_data=lay(tmp_path / "b"))
     (tmp_path / "a" / "HR" / "0.png").write_bytes(b"not an image")
     with pytest.raises(DataError, match="More than 10% of 5 photographs"):
-        workspace.check(config, workspace.choose(config))
+        preflight.check(config, run_photographs.choose(config))
 
 
 def test_photographs_without_a_patch_are_told_of(tmp_path):
     images.write(tmp_path / "a.png", np.zeros((400, 30, 3), np.uint8))
-    alone = workspace.Photographs((Photograph(tmp_path / "a.png"),), ())
+    alone = parts.Photographs((Photograph(tmp_path / "a.png"),), ())
     with pytest.raises(DataError, match="No photograph is as large as a patch of"):
-        workspace.check(settings(), alone)
+        preflight.check(settings(), alone)
 
 
 # What a run goes on from
@@ -111,13 +112,13 @@ def test_photographs_without_a_patch_are_told_of(tmp_path):
 
 def begun(folder: Path, config: RunConfig, source: Run | None = None) -> Run:
     """A run that has chosen its photographs."""
-    chosen = workspace.inherited(source, config) if source else workspace.choose(config)
-    workspace.begin(Run(folder), config, chosen, {})
+    chosen = run_photographs.inherited(source, config) if source else run_photographs.choose(config)
+    beginning.begin(Run(folder), config, chosen, {})
     return Run(folder)
 
 
 def heldout(run: Run) -> set[str]:
-    found = workspace.photographs_of(run, workspace.load_config(run)).held_out
+    found = run_photographs.photographs_of(run, load_config(run)).held_out
     return {photo.high.relative_to(run.folder.parent).as_posix() for photo in found}
 
 
@@ -134,9 +135,9 @@ def test_what_the_source_has_learned_from_is_never_held_out(tmp_path, grown):
     first, data = grown
     second = begun(tmp_path / "second", settings(data=data), first)
     assert heldout(second) == {"all/b/HR/0.png", "all/b/HR/2.png"}
-    chosen = workspace.photographs_of(second, settings())
+    chosen = run_photographs.photographs_of(second, settings())
     assert len(chosen.train) == 9 and len(chosen.known) == 6
-    assert workspace.inherited(second, settings(data=data, seed=3)) == chosen
+    assert run_photographs.inherited(second, settings(data=data, seed=3)) == chosen
 
 
 def test_what_a_source_of_the_source_has_learned_from_is_known_too(tmp_path, grown):
@@ -145,7 +146,7 @@ def test_what_a_source_of_the_source_has_learned_from_is_known_too(tmp_path, gro
     second = begun(tmp_path / "second", other, first)
     third = begun(tmp_path / "third", settings(data=f"{data}/a"), second)
     assert heldout(third) == {"all/a/HR/3.png"}
-    assert {path.name for path in workspace.learned(third)} == {f"{k}.png" for k in range(7)}
+    assert {path.name for path in run_photographs.learned(third)} == {f"{k}.png" for k in range(7)}
 
 
 @pytest.mark.parametrize("named", ["source", "teacher", "start"])
@@ -164,10 +165,10 @@ def test_an_evaluation_on_what_was_learned_from_before_is_refused(tmp_path, grow
 def test_a_teacher_may_not_know_what_a_run_keeps_from_its_source(tmp_path, grown):
     first, data = grown
     source = begun(tmp_path / "source", settings(data=f"{data}/b", eval_data=f"{data}/a"))
-    config = workspace.load_config(source)
+    config = load_config(source)
     train = dataclasses.replace(config.train, teacher=str(first.folder))
     with pytest.raises(DataError, match=r"^6 photographs to evaluate on .* Give --eval-data"):
-        workspace.inherited(source, dataclasses.replace(config, train=train))
+        run_photographs.inherited(source, dataclasses.replace(config, train=train))
 
 
 # What cannot be measured
@@ -181,8 +182,8 @@ def test_the_split_draws_from_sound_photographs(tmp_path, paired):
         (tmp_path / "LR" / "X2" / "7.png").write_bytes(b"not an image")
     else:
         images.write(tmp_path / "HR" / "7.png", np.zeros((17, 90, 3), np.uint8))
-    chosen = workspace.choose(settings(data=data))
-    workspace.check(settings(data=data), chosen, "export")
+    chosen = run_photographs.choose(settings(data=data))
+    preflight.check(settings(data=data), chosen, "export")
     assert len(chosen.held_out) == 3 and len(chosen.train) == 9
     assert not {"3", "7"} & {photo.name for photo in chosen.held_out}
 
@@ -191,6 +192,6 @@ def test_of_a_file_damaged_further_inside_the_way_around_is_told(tmp_path):
     config = settings(data=lay(tmp_path, 4, None))
     file = tmp_path / "HR" / "3.png"
     file.write_bytes(file.read_bytes()[:900])
-    chosen = workspace.choose(config)
+    chosen = run_photographs.choose(config)
     with pytest.raises(DataError, match=r"3\.png' is damaged.*or give --eval-data a folder of"):
-        workspace.check(config, chosen, "export")
+        preflight.check(config, chosen, "export")

@@ -1,0 +1,125 @@
+"""The folder of an evaluation: tables and pictures of models measured side by side."""
+
+import re
+import shutil
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import (
+    bicubic,
+    comparison,
+    difference,
+    environment,
+    evaluate,
+    files,
+    front,
+    photographs,
+    runs,
+    tables,
+)
+from .comparison import PhotoSet
+from .errors import UsageError
+from .evaluate import Score
+from .models import Model
+from .progress import Progress
+from .upscaler import Upscaler
+
+
+@contextmanager
+def new_folder(output: Path, name: str | None, models: Sequence[Model]) -> Iterator[Path]:
+    """A new folder of an evaluation, output/evaluate/name; gone again when it fails."""
+    default = slug(models[0].name) if len(models) == 1 else "comparison"
+    made = runs.create(output, "evaluate", name, default)
+    try:
+        yield made.folder
+    except BaseException:
+        shutil.rmtree(made.folder)
+        raise
+
+
+def perform(
+    models: Sequence[Model], sets: Sequence[PhotoSet], folder: Path, plot: bool, published: bool
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Measure, and write evaluation.json, evaluation.md and pictures into a folder."""
+    upscalers = {model.name: model.upscaler() for model in models}
+    table = yield from comparison.measure(upscalers, sets, models[0].scale)
+    found = comparison.collect(models, sets, table)
+    done = 0
+    for group in sets:
+        for model in models:
+            name = f"difference-{slug(group.name)}-{slug(model.name)}.png"
+            rows = table[group.name][model.name]
+            _difference(model, upscalers[model.name], group, rows, folder / "plots" / name)
+            found["sets"][group.name]["models"][model.name]["plot"] = name
+            done += 1
+            yield Progress("pictures", done, len(sets) * len(models), {})
+    if plot:
+        name = "front.png"
+        front.draw(_panels(found, published), found["protocol"], folder / "plots" / name)
+        found["plot"] = name
+    found["environment"] = environment.environment()
+    files.write_text(folder / comparison.FILE, files.to_json(found))
+    files.write_text(folder / "evaluation.md", tables.markdown(folder.name, found))
+    return found
+
+
+def _difference(
+    model: Model, upscale: Upscaler, group: PhotoSet, rows: Sequence[Score], path: Path
+) -> None:
+    """The picture of the worst photograph of a set."""
+    row = evaluate.worst(rows)
+    pair = photographs.read(group.photos[rows.index(row)], model.scale)
+    views = {
+        "bicubic": bicubic.upscale(pair.low, model.scale),
+        model.name: upscale(pair.low),
+        "original": pair.high,
+    }
+    most = f", the {tables.extreme(row.gain)} of {len(rows)} photographs" if len(rows) > 1 else ""
+    title = (
+        f"{row.image} ({group.name}, x{model.scale}): {model.name} is "
+        f"{tables.beside_bicubic(row.gain)}{most}"
+    )
+    difference.draw(views, model.scale, title, path)
+
+
+def _panels(found: Mapping[str, Any], published: bool) -> list[front.Panel]:
+    """What `front.draw` shows of what `collect` gave."""
+    panels = []
+    for name, group in found["sets"].items():
+        points = tuple(
+            front.ParetoPoint(label, model["cost"]["bitops"][tables.AT],
+                        group["models"][label]["mean"]["psnr"], model["float"])
+            for label, model in found["models"].items()
+        )  # fmt: skip
+        title = f"{name} ({tables.photos(group)}), x{found['scale']}"
+        beside = published and front.beside_published(name, found["scale"])
+        panels.append(front.Panel(title, group["bicubic"]["psnr"], points, beside))
+    return panels
+
+
+def require_plot(models: Sequence[Model], sets: Sequence[PhotoSet], published: bool) -> None:
+    """Raise UsageError unless costs are known and the published points can stand beside them."""
+    unknown = [model.what for model in models if model.cost is None]
+    if unknown:
+        raise UsageError(
+            f"{unknown[0]} is of an older version and does not say its BitOps.",
+            "Export it again, or leave --plot out.",
+        )
+    if published and models[0].scale != front.PUBLISHED_SCALE:
+        raise UsageError(
+            f"The published points are of x{front.PUBLISHED_SCALE}, but the models are of "
+            f"x{models[0].scale}.",
+            f"Leave --published out, or compare models of x{front.PUBLISHED_SCALE}.",
+        )
+    if published and not any(group.name.lower() == front.PUBLISHED_SET for group in sets):
+        raise UsageError(
+            "The published points are of Set14, and no set of that name is measured.",
+            "Add --data with a folder named Set14, or leave --published out.",
+        )
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file name."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "it"

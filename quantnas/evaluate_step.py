@@ -1,0 +1,37 @@
+"""The step `evaluate`: the exported file is measured on held-out photographs and benchmarks."""
+
+from collections.abc import Iterator
+
+from . import comparison, evaluate, export_step, network, upscaler
+from .config import RunConfig
+from .progress import Progress
+from .runs import Run
+from .workspace import architecture, need
+
+
+def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
+    """The exported file on photographs that were in no training step, bicubic beside it."""
+    where, found = architecture(run)
+    file = export_step.exported_upscaler(run, config, where)
+    teacher = network.build(where, found, None)
+    network.load(teacher, need(run.weights("float"), "train"), where)
+    plain = upscaler.torch_upscaler(teacher)
+    sets = comparison.sets_of(run, config, where.scale)
+    table = yield from comparison.measure({"file": file, "float": plain}, sets, where.scale)
+    results = {
+        name: {
+            "file": scores["file"],
+            "mean": evaluate.mean(scores["file"]),
+            "float": scores["float"],
+            "float_mean": evaluate.mean(scores["float"]),
+        }
+        for name, scores in table.items()
+    }
+    run.finish(
+        "evaluate",
+        {
+            "protocol": evaluate.protocol(photo for group in sets for photo in group.photos),
+            "scale": where.scale,
+            "sets": results,
+        },
+    )

@@ -1,0 +1,124 @@
+"""The step `export`: the quantized network becomes a verified ONNX file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from . import (
+    bicubic,
+    cost,
+    export,
+    files,
+    formats,
+    metrics,
+    patches,
+    photographs,
+    skeleton,
+    surgery,
+    upscaler,
+    verify,
+)
+from .config import ExportConfig, RunConfig
+from .errors import UsageError
+from .imported import ImportedNetwork, read
+from .progress import Progress
+from .run_photographs import photographs_of
+from .runs import Run
+from .space import SearchSpace
+from .workspace import need, quantized
+
+SAMPLE = 768
+"""Side of the middle part of a photograph on which a file is compared with torch, pixels."""
+
+
+def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
+    """The quantized network -> model.onnx, loaded and compared before it gets that name.
+
+    What `export.format` names besides is written beside it.
+    """
+    beside = formats.FORMATS.get(config.export.format)
+    parts = 2 if beside is None else 3
+    yield Progress("export", 0, parts, {})
+    where, net, totals = quantized(run)
+    _require_sides(where, config.export)
+    pairs = [sample_pair(photo, where.scale) for photo in photographs_of(run, config).held_out[:2]]
+    samples = [p.low for p in pairs]
+    samples.append(samples[0][: len(samples[0]) * 2 // 3 | 1])  # a second size, with odd sides
+    target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
+    notes = _write(net, totals, where, candidate, config.export)
+    yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)}, notes)
+    found = verify.verify(candidate, net, samples)
+    candidate.replace(target)
+    yield Progress("export", 2, parts, {"max difference": f"{found.max_steps} steps"})
+    result = {
+        "file": target.name,
+        "bytes": target.stat().st_size,
+        "sha256": files.sha256(target),
+        "verification": found,
+        "psnr": None
+        if of_one_size(where)
+        else _quality(exported_upscaler(run, config, where), pairs, where.scale),
+        "cost": totals,
+    }
+    if beside is not None:
+        made = beside(run, config, samples)
+        result["beside"] = made
+        yield Progress("export", 3, parts, {"bytes": str(made.bytes)})
+    run.finish("export", result)
+
+
+def _write(
+    net: nn.Module, totals: cost.Cost, where: SearchSpace, path: Path, form: ExportConfig
+) -> tuple[str, ...]:
+    """The file; what is worth knowing of it."""
+    if not isinstance(net, ImportedNetwork):
+        export.to_onnx(net, totals, where.scale, path, form)
+        return ()
+    found = surgery.to_onnx(net, totals, where, path, form)
+    return (f"note: {found.note}",) if found.note else ()
+
+
+def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
+    least = skeleton.smallest(where)
+    if form.sides and min(form.sides) < least:
+        raise UsageError(
+            f"`export.size` is {form.size}, but skeleton '{where.skeleton}' needs {least} pixels.",
+            "Make it larger.",
+        )
+
+
+def of_one_size(where: SearchSpace) -> bool:
+    """Whether it is a network from elsewhere whose file takes images of one size alone."""
+    return bool(where.source) and read(where.source).entry.height is not None
+
+
+def _quality(
+    upscale: upscaler.Upscaler, pairs: Sequence[patches.Pair], scale: int
+) -> dict[str, float]:
+    """Mean PSNR-Y of a file on the middle of some photographs, dB, and that of bicubic."""
+    ours = [metrics.psnr_y(upscale(p.low), p.high, scale) for p in pairs]
+    plain = [metrics.psnr_y(bicubic.upscale(p.low, scale), p.high, scale) for p in pairs]
+    means = {"file": sum(ours) / len(ours), "bicubic": sum(plain) / len(plain)}
+    return {**means, "photographs": len(pairs), "side": SAMPLE}
+
+
+def _file_of_any_size(run: Run, config: RunConfig) -> Path:
+    """model.onnx or, where that takes images of one size alone, the same without that limit."""
+    file = need(run.path("model.onnx"), "export")
+    if config.export.sides is None:
+        return file
+    where, net, totals = quantized(run)
+    twin = run.path("checkpoints/any_size.onnx")
+    export.to_onnx(net, totals, where.scale, twin, replace(config.export, size="any"))
+    return twin
+
+
+def exported_upscaler(run: Run, config: RunConfig, where: SearchSpace) -> upscaler.Upscaler:
+    pixels = where.pixels if where.source else None
+    return upscaler.onnx_upscaler(_file_of_any_size(run, config), pixels)
+
+
+def sample_pair(photo: photographs.Photograph, scale: int) -> patches.Pair:
+    return photographs.middle(photographs.read(photo, scale), SAMPLE)

@@ -1,0 +1,70 @@
+"""Named sets of photographs to measure on, and whether a network can take their sizes."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import images, layouts, photographs
+from .errors import DataError
+from .photographs import Photograph
+
+
+def require_sizes(photos: Iterable[Photograph], scale: int) -> None:
+    """Raise DataError, before anything is computed, for a photograph that is too small.
+
+    Only the beginnings of the files are read; damage behind them shows later.
+    """
+    for photo in photos:
+        height, width = photographs.low_size(photo, scale)
+        _require_side(min(height, width) * scale, photo.high, scale)
+
+
+def measurable(photo: Photograph, scale: int) -> bool:
+    """Whether its files are sound and large enough, as far as their beginnings tell."""
+    try:
+        if photo.low is not None:
+            images.size(photo.low)
+        return min(images.size(photo.high)) >= _least(scale)
+    except DataError:
+        return False
+
+
+def require_size(image: NDArray[np.uint8], path: Path, scale: int) -> None:
+    """Raise DataError when the image (H, W, 3) is too small for SSIM behind the border."""
+    _require_side(min(image.shape[:2]), path, scale)
+
+
+def _require_side(side: int, path: Path, scale: int) -> None:
+    least = _least(scale)
+    if side < least:
+        raise DataError(
+            f"The photograph {path} is too small to be measured at x{scale}.",
+            f"Leave it out; both sides need {least} pixels.",
+        )
+
+
+def _least(scale: int) -> int:
+    """Pixels that a side needs: SSIM has a window of 11 behind the border."""
+    return math.ceil((11 + 3 * scale) / scale) * scale
+
+
+def named_sets(folders: Sequence[str]) -> dict[str, str]:
+    """Name of a set -> its folder: the folder's name, where that is free and unique."""
+    names = [_set_name(Path(folder)) for folder in folders]
+    taken = ("", "held-out", "bundled")
+    return {
+        folder if names.count(name) > 1 or name in taken else name: folder
+        for name, folder in zip(names, folders, strict=True)
+    }
+
+
+def _set_name(folder: Path) -> str:
+    """The folder's own name; of one that holds the high resolution of a set, the set's."""
+    match = re.fullmatch(layouts.HIGH, folder.name)
+    if match is None:
+        return folder.name
+    return (match["set"] or "").rstrip("_") or folder.resolve().parent.name

@@ -1,0 +1,121 @@
+"""Checks before any work begins: settings, photographs and sizes that cannot work are refused."""
+
+from collections.abc import Sequence
+
+from . import (
+    budget,
+    cost,
+    crew,
+    genotype,
+    images,
+    photo_sets,
+    photographs,
+    random_search,
+    skeleton,
+    space,
+    store,
+    widths,
+)
+from .config import QuantizeConfig, RunConfig, SearchConfig
+from .errors import DataError, UsageError
+from .parts import Photographs
+from .photographs import Photograph
+
+
+def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
+    """Raise what is wrong with the settings before anything is written.
+
+    What is evaluated at the end is read now: a damaged photograph should not wait until then.
+    """
+    crew.device(config)
+    where = space.load(config.space, config.scale)
+    if verb in ("run", "quantize") and config.quantize.budget is None:
+        widths.require_bits(where, config.bits)
+    slots = skeleton.slots(where)
+    if config.genotype is not None:
+        genotype.check(genotype.load(config.genotype), slots, where.name)
+    _check_sizes(where, config)
+    if config.search.target_bitops is not None:
+        _check_target(slots, where.scale, config.search)
+    if config.search.strategy == "random":
+        random_search.draw(slots, where, config.search, 1, config.seed)
+    measured = list(chosen.held_out)
+    for folder in config.benchmarks:
+        measured += photographs.find(folder, where.scale)
+    photographs.require_fitting([*chosen.train, *measured], where.scale)
+    if verb in ("run", "quantize") and config.quantize.calib is not None:
+        _check_calibration(where, config.quantize, measured)
+    _check_patches(where, config, chosen, verb)
+    split = config.data is not None and config.eval_data is None
+    for photo in measured:
+        _require_whole(photo, where.scale, split and photo in chosen.held_out)
+
+
+def _require_whole(photo: Photograph, scale: int, split: bool) -> None:
+    """Raise DataError for what cannot be measured on; `split` if nobody has asked for this file."""
+    try:
+        photo_sets.require_size(images.read(photo.high), photo.high, scale)
+        if photo.low is not None:
+            images.read(photo.low)
+    except DataError as error:
+        remedy = "Replace or remove the file, or give --eval-data a folder of other photographs."
+        raise DataError(error.cause, remedy if split else error.remedy) from error
+
+
+def _check_calibration(
+    where: space.SearchSpace, config: QuantizeConfig, measured: Sequence[Photograph]
+) -> None:
+    """Raise DataError unless the folder holds a crop, and nothing that is to be evaluated on."""
+    scale = where.scale if config.reduce else 1
+    photos = photographs.find(str(config.calib), scale)
+    if not store.any_holds(photos, scale, config.patch):
+        side, remedy = photographs.patch_of(photos, scale), "Give larger photographs."
+        if side >= skeleton.smallest(where):
+            remedy = f"Give larger ones, or smaller crops: --set quantize.patch={side}"
+        raise DataError(
+            f"No photograph in {config.calib} holds a crop of {config.patch * scale} pixels.",
+            remedy,
+        )
+    learned = {photo.high.resolve() for photo in photos}
+    photographs.require_apart(measured, learned, f"in {config.calib} too", "--calib")
+
+
+def _check_patches(
+    where: space.SearchSpace, config: RunConfig, chosen: Photographs, verb: str
+) -> None:
+    """One photograph at least must hold the largest patch that a step will cut."""
+    sides = {
+        "search": config.search.patch,
+        "train": config.train.patch,
+        "quantize": config.quantize.patch,
+    }
+    sizes = [side for step, side in sides.items() if verb in (step, "run")]
+    if sizes and not store.any_holds(chosen.train, where.scale, max(sizes)):
+        raise DataError(
+            f"No photograph is as large as a patch of {max(sizes)} low-resolution pixels at "
+            f"x{where.scale}.",
+            "Add larger photographs, or make the patches smaller.",
+        )
+
+
+def _check_sizes(where: space.SearchSpace, config: RunConfig) -> None:
+    least = skeleton.smallest(where)
+    sides = {
+        "search.patch": config.search.patch,
+        "search.at": min(config.search.resolution),
+        "train.patch": config.train.patch,
+        "quantize.patch": config.quantize.patch,
+    }
+    for name, side in sides.items():
+        if side < least:
+            raise UsageError(
+                f"`{name}` is {side} pixels, but skeleton '{where.skeleton}' needs {least}.",
+                "Make it larger.",
+            )
+
+
+def _check_target(slots: Sequence[space.Slot], scale: int, config: SearchConfig) -> None:
+    assert config.target_bitops is not None
+    tables = cost.choice_bitops(slots, scale, config.resolution)
+    costs = {name: table.numpy() for name, table in tables.items()}
+    budget.check(costs, config.target_bitops, config.at)

@@ -1,0 +1,61 @@
+"""The step `report`: tables, pictures and the HTML page of a run."""
+
+from collections.abc import Iterator
+
+from . import (
+    bicubic,
+    crops,
+    damage_measured,
+    diagram,
+    export_step,
+    network,
+    page,
+    report,
+    slider,
+    upscaler,
+)
+from .config import RunConfig
+from .files import to_json, write_text
+from .progress import Progress
+from .run_photographs import photographs_of
+from .runs import Run, require
+from .workspace import architecture, quantized
+
+
+def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
+    """report.json, report.md, report.html and the pictures."""
+    require(run, until="report")
+    yield Progress("report", 0, 5, {})
+    where, found = architecture(run)
+    net, totals = quantized(run)[1:]
+    diagram.architecture(net, where, totals.layers, run.path("plots/architecture.png"))
+    yield Progress("report", 1, 5, {})
+    teacher = network.build(where, found, None)
+    network.load(teacher, run.weights("float"), where)
+    photos = photographs_of(run, config).held_out
+    p = export_step.sample_pair(photos[-1], where.scale)
+    plain, file = (
+        upscaler.torch_upscaler(teacher),
+        export_step.exported_upscaler(run, config, where),
+    )
+    versions = {
+        "bicubic": bicubic.upscale(p.low, where.scale),
+        "float": plain(p.low),
+        "quantized file": file(p.low),
+        "original": p.high,
+    }
+    crops.crops(versions, where.scale, p.name, run.path("plots/crop.png"))
+    yield Progress("report", 2, 5, {})
+    upscalers = {"float": plain, "quantized": file}
+    slider.make(run, photos, upscalers, where.scale, whole=export_step.of_one_size(where))
+    yield Progress("report", 3, 5, {})
+    if not export_step.of_one_size(where):
+        damage_measured.measure(run, photos, teacher, net, config.quantize.patch)
+    yield Progress("report", 4, 5, {})
+    data = report.collect(run)
+    write_text(run.path("report.json"), to_json(data))
+    write_text(run.path("report.md"), report.markdown(data))
+    page.write(page.of_run(run), run.path(page.FILE))
+    made = ["report.json", "report.md", page.FILE, "plots", slider.FOLDER]
+    run.finish("report", {"files": made})
+    yield Progress("report", 5, 5, {})

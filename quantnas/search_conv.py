@@ -1,0 +1,123 @@
+"""Convolution of the supernet: one kernel seen in a mixture of bit widths (arXiv 2208.14839)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .conv import Conv2d
+from .quantizer import ActQuantizer, WeightQuantizer
+from .relax import Relaxation, rounding
+from .space import Slot
+
+
+class Mix(NamedTuple):
+    """How an operation sees the widths of bits."""
+
+    weights: Tensor
+    """(weight widths,), summing to one."""
+    activations: Tensor
+    """(input widths,), summing to one."""
+    share: Tensor
+    """(), the probability of the operation."""
+
+
+class SearchConv2d(Conv2d):
+    """Conv under a mixture of bit widths: relaxed while training, rounded when evaluating.
+
+    Its kernel is normalised per output channel; the gain belongs to the edge. Otherwise a
+    candidate's weights would grow to make up for a small probability, and the loss could not
+    tell candidates apart (batch norm without affine parameters does this in DARTS).
+    """
+
+    def __init__(
+        self, *shape: Any, slot: Slot, source: ActQuantizer, relaxation: Relaxation, **kw: Any
+    ) -> None:
+        super().__init__(*shape, **kw)
+        self.relaxation = relaxation
+        float_ = slot.weight_bits == (32,)
+        weights = () if float_ else slot.weight_bits
+        self._weights = nn.ModuleList(WeightQuantizer(b, self.out_channels) for b in weights)
+        self.grids: InputGrids | None = None
+        """Its own, unless all candidates of the edge share theirs."""
+        if self.inner or not relaxation.merges:
+            self.grids = InputGrids(slot.act_bits, source, inner=self.inner)
+
+    @property
+    def weight_quantizers(self) -> list[WeightQuantizer]:
+        """One for every width."""
+        return cast("list[WeightQuantizer]", list(self._weights))
+
+    def unit_weight(self) -> Tensor:
+        """The weight with norm 1 in every output channel."""
+        norm = self.weight.flatten(1).norm(dim=1).clamp_min(1e-8)
+        return self.weight / norm[:, None, None, None]
+
+    def kernel(self, mix: Mix) -> Tensor:
+        """The normalised weight as the mixture of widths sees it, as it runs."""
+        view = self.relaxation.view if self.training else rounding
+        if not self._weights:
+            return self.dense(self.unit_weight())
+        return self.dense(view(self.unit_weight(), self.weight_quantizers, mix.weights, mix.share))
+
+    def rounded_bias(self, inputs: Sequence[ActQuantizer], mix: Mix) -> Tensor:
+        """(c_out,); rounded to the int32 grid of every pair of widths when evaluating."""
+        assert self.bias is not None
+        if self.training or not self._weights:
+            return self.repeated(self.bias)
+        rounded: Tensor | None = None
+        for w, weights in zip(mix.weights, self.weight_quantizers, strict=True):
+            for a, grid in zip(mix.activations, inputs, strict=True):
+                step = (grid.step * weights.step).flatten()
+                part = w * a * (self.bias / step).round() * step
+                rounded = part if rounded is None else rounded + part
+        assert rounded is not None
+        return self.repeated(rounded)
+
+    def forward(self, x: Tensor, inputs: Sequence[ActQuantizer], mix: Mix) -> Tensor:
+        """x (N, c_in, H, W), seen by the caller on `inputs` unless this conv has its own grids."""
+        if self.grids is not None:
+            inputs = self.grids.quantizers
+            x = see(x, inputs, mix, self.relaxation, self.training)
+        return self.apply_kernel(x, self.kernel(mix), self.rounded_bias(inputs, mix))
+
+
+class InputGrids(nn.Module):
+    """One grid for every width of an input; the wide ones are the grid that it is carried on."""
+
+    def __init__(self, bits: tuple[int, ...], source: ActQuantizer, inner: bool = False) -> None:
+        super().__init__()
+        self._bits, self._source = bits, (source,)
+        own = [b for b in bits if b < 32 and (inner or b < source.bits)]
+        signed = False if inner else source.signed
+        self.own = nn.ModuleList(ActQuantizer(b, signed) for b in own)
+        self._rounds = bits != (32,)
+
+    @property
+    def quantizers(self) -> list[ActQuantizer]:
+        """In the order of the widths; none for a search in float."""
+        own = {q.bits: q for q in cast("list[ActQuantizer]", list(self.own))}
+        return [own.get(b, self._source[0]) for b in self._bits] if self._rounds else []
+
+
+def see(
+    x: Tensor, inputs: Sequence[ActQuantizer], mix: Mix, relaxation: Relaxation, training: bool
+) -> Tensor:
+    """x as a mixture of the widths of its grids sees it."""
+    if not inputs:
+        return x
+    view = relaxation.view if training else rounding
+    return view(x, inputs, mix.activations, mix.share)
+
+
+def embed(kernel: Tensor, size: tuple[int, ...], groups: int = 1) -> Tensor:
+    """Dense (c_out, c_in, *size) kernel that does what `kernel` does with `groups`."""
+    c_out, per_group, height, width = kernel.shape
+    if groups > 1:
+        dense = kernel.new_zeros(groups, c_out // groups, groups, per_group, height, width)
+        each = range(groups)
+        dense[each, :, each] = kernel.view(groups, c_out // groups, per_group, height, width)
+        kernel = dense.view(c_out, groups * per_group, height, width)
+    y, x = (size[0] - height) // 2, (size[1] - width) // 2
+    return F.pad(kernel, [x, x, y, y]) if x or y else kernel
