@@ -9,7 +9,7 @@ from . import schema
 from .errors import UsageError
 from .files import read_json
 
-FOLDER = Path(str(resources.files("quantnas") / "data" / "models"))
+FOLDER = Path(str(resources.files("quantnas") / "assets" / "models"))
 PREFERRED = ("set14", "set5", "b100")
 """Sets by which models are compared, the first that is in the card."""
 

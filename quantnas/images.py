@@ -166,7 +166,7 @@ def format_of(path: Path) -> str:
 
 def bundled() -> Bundled:
     """The 12 training and 4 held-out photographs shipped with the package (432 x 288 pixels)."""
-    folder = Path(str(resources.files("quantnas") / "data" / "photographs"))
+    folder = Path(str(resources.files("quantnas") / "assets" / "photographs"))
     paths = find(folder)
     return Bundled(
         train=tuple(path for path in paths if path.stem not in _BUNDLED_HELD_OUT),

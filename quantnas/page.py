@@ -94,7 +94,7 @@ def size(count: int) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("quantnas") / "data" / "page" / name).read_text(encoding="utf-8")
+    return (resources.files("quantnas") / "reporting" / "page" / name).read_text(encoding="utf-8")
 
 
 def embedded(data: Any) -> str:

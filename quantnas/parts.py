@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from . import images, photo_sets, photographs, space
@@ -12,8 +13,8 @@ from .photographs import Photograph
 FILE = "photographs.json"
 """Where a run keeps them; it is not there when they are the bundled ones."""
 
-HOME = Path(__file__).resolve().parent
-"""The package."""
+HOME = Path(str(resources.files("quantnas"))).resolve()
+"""The folder in which the package is installed."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,19 @@ def load(path: Path) -> Photographs:
     """What `save` has written."""
     rows = read_json(path)
     learn, held_out = (tuple(map(_photograph, rows[part])) for part in ("train", "held_out"))
-    return Photographs(learn, held_out, tuple(map(Path, rows.get("known", ()))))
+    return Photographs(learn, held_out, tuple(_here(Path(k)) for k in rows.get("known", ())))
+
+
+def _here(path: Path) -> Path:
+    """The place of a photograph now; one that came with the package may have moved with it."""
+    if path.parent.name != "photographs" or path.exists():
+        return path
+    moved = HOME / "assets" / "photographs" / path.name
+    return moved if moved.exists() else path
 
 
 def _photograph(row: Mapping[str, str | None]) -> Photograph:
-    high, low = (path and Path(path) for path in (row["high"], row["low"]))
+    high, low = (path and _here(Path(path)) for path in (row["high"], row["low"]))
     assert high
     return Photograph(high, low or None)
 

@@ -65,7 +65,7 @@ def test_every_data_file_is_shipped(package):
 
 
 def test_the_photographs_are_shipped_with_their_licences():
-    photographs = ROOT / "quantnas" / "data" / "photographs"
+    photographs = ROOT / "quantnas" / "assets" / "photographs"
     assert len({path for path in shipped("quantnas") if path.suffix == ".png"}) == 16
     assert photographs / "LICENSES.md" in shipped("quantnas")
     assert all((ROOT / name).is_file() for name in PYPROJECT["project"]["license-files"])

@@ -1,11 +1,12 @@
 """Checks that photographs are found with their partners, and read at both resolutions."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from quantnas import bicubic, images, photographs
+from quantnas import bicubic, images, parts, photographs
 from quantnas.errors import DataError
 from quantnas.photographs import Photograph
 
@@ -303,3 +304,12 @@ def test_the_middle_of_a_pair_is_aligned(tmp_path):
     assert np.array_equal(part.high, whole.high[21:39, 36:54])
     same = photographs.middle(whole, 200)
     assert np.array_equal(same.high, whole.high) and np.array_equal(same.low, whole.low)
+
+
+def test_bundled_photographs_that_a_run_of_before_names_are_found_where_they_are_now(tmp_path):
+    here = images.bundled().train[0]
+    before = f"/elsewhere/quantnas/data/photographs/{here.name}"
+    rows = {"train": [{"high": before, "low": None}], "held_out": [], "known": [before]}
+    (tmp_path / "photographs.json").write_text(json.dumps(rows))
+    found = parts.load(tmp_path / "photographs.json")
+    assert found.train[0].high.resolve() == here.resolve() == found.known[0].resolve()
