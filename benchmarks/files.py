@@ -21,7 +21,6 @@ import torch
 from quantnas import (
     cost,
     export,
-    genotype,
     images,
     latency,
     machine,
@@ -30,13 +29,13 @@ from quantnas import (
     patches,
     quantize,
     skeleton,
-    space,
     verify,
 )
-from quantnas.config import ExportConfig
+from quantnas.config import genotype, search_space
+from quantnas.config.genotype import Choice, Genotype
+from quantnas.config.run_config import ExportConfig
+from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.cost import Cost
-from quantnas.genotype import Choice, Genotype
-from quantnas.space import Precision, SearchSpace
 
 WIDTHS = ((8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2))
 FORMS = {
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10, help="of timing, per file")
     args = parser.parse_args()
-    where = space.load(args.space, args.scale)
+    where = search_space.load(args.space, args.scale)
     where = dataclasses.replace(where, channels=args.channels or where.channels)
     torch.manual_seed(0)
     found, slots = chosen(where), skeleton.slots(where)

@@ -24,19 +24,18 @@ from command import quantnas
 
 from quantnas import (
     evaluate,
-    genotype,
     images,
     network,
     patches,
     random_search,
     skeleton,
-    space,
     store,
     train,
     upscaler,
 )
-from quantnas.config import SearchConfig
-from quantnas.files import write_text
+from quantnas.config import genotype, search_space
+from quantnas.config.files import write_text
+from quantnas.config.run_config import SearchConfig
 from quantnas.photographs import Photograph, find
 
 APART = "search.probabilities=factorised"
@@ -60,7 +59,7 @@ def searched(way: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     name = f"{way.replace(', ', '-').replace(' ', '_')}-{seed}"
     folder = args.output / "search" / name
     if way == ONE:
-        where = space.load(args.space)
+        where = search_space.load(args.space)
         config = SearchConfig(target_bitops=args.target)
         found = random_search.draw(skeleton.slots(where), where, config, 1, 1000 + seed)[0]
         return {"genotype": found, "seconds": 0.0, "decided": 1.0}
@@ -86,7 +85,7 @@ def scored(
     if path.exists():
         kept: dict[str, float] = json.loads(path.read_text())
         return kept
-    where, bundled = space.load(args.space), images.bundled()
+    where, bundled = search_space.load(args.space), images.bundled()
     net = trained(where, found, seed, args)
     sets = {"held-out": [Photograph(path) for path in bundled.held_out]}
     sets |= {folder.name: find(folder, where.scale) for folder in args.benchmark}
@@ -100,7 +99,7 @@ def scored(
 
 
 def trained(
-    where: space.SearchSpace, found: genotype.Genotype, seed: int, args: argparse.Namespace
+    where: search_space.SearchSpace, found: genotype.Genotype, seed: int, args: argparse.Namespace
 ) -> torch.nn.Module:
     """The network of a genotype from new weights: in float, then with its bits."""
     photos = [Photograph(path) for path in images.bundled().train]
@@ -178,7 +177,7 @@ def bitops(name: str, found: genotype.Genotype) -> int:
     """At LR 32x32."""
     from quantnas import cost
 
-    where = space.load(name)
+    where = search_space.load(name)
     precision = genotype.searched_precision(found)
     rows = cost.layers(skeleton.slots(where), found, precision, where.scale)
     return cost.bitops_at(rows, (32, 32), where.scale)

@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
-from quantnas import images, patches, search, space, store, supernet
-from quantnas.config import SearchConfig
+from quantnas import images, patches, search, store, supernet
+from quantnas.config import search_space
+from quantnas.config.run_config import SearchConfig
 from quantnas.photographs import Photograph
 
 MODES: tuple[Any, Any] = ("noise", "direct")
@@ -32,7 +33,7 @@ MODES: tuple[Any, Any] = ("noise", "direct")
 
 def loop(mode: Any, args: argparse.Namespace, **changes: Any) -> search.Searching:
     """A search that has not begun."""
-    where = space.load(args.space)
+    where = search_space.load(args.space)
     config = SearchConfig(
         epochs=args.epochs,
         steps_per_epoch=max(1, args.steps // args.epochs),

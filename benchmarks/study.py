@@ -18,9 +18,10 @@ import yaml
 from command import quantnas
 from sweeps import Row, Settings, mean, measured, middle, table, verdict
 
-from quantnas import cost, evaluate, front, genotype, skeleton, space
-from quantnas.genotype import Genotype
-from quantnas.space import SearchSpace
+from quantnas import cost, evaluate, front, skeleton
+from quantnas.config import genotype, search_space
+from quantnas.config.genotype import Genotype
+from quantnas.config.search_space import SearchSpace
 
 CLAIM: dict[str, Any] = {
     "space": "rfdn_small",
@@ -115,7 +116,7 @@ def with_bits(
     name: str, bits: int, args: argparse.Namespace, act: int | None = None
 ) -> SearchSpace:
     """A built-in space with one width between the ends (32: everywhere), and its file."""
-    where = space.load(name)
+    where = search_space.load(name)
     width = {"bits": (bits,)} if act is None else {"weight_bits": (bits,), "act_bits": (act,)}
     none = {"bits": (), "weight_bits": (), "act_bits": ()}
     edges = {
@@ -126,7 +127,7 @@ def with_bits(
     made = replace(where, name=label, edges=edges)
     path = file_of(made, args)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(space.to_yaml(made))
+    path.write_text(search_space.to_yaml(made))
     return made
 
 
@@ -225,7 +226,7 @@ def qat(args: argparse.Namespace) -> list[str]:
             continue
         where, made = with_bits(net, bits, args, act), []
         file = file_of(where, args)
-        file.write_text(space.to_yaml(replace(where, name=net)))  # that of the weights
+        file.write_text(search_space.to_yaml(replace(where, name=net)))  # that of the weights
         for one in row.found:
             seed = one["varied"]["seed"]
             run = args.output / "sweep" / "ptq" / "points" / one["name"]

@@ -17,18 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import images, network, patches, photographs, skeleton, space, store, train
+from quantnas import images, network, patches, photographs, skeleton, store, train
+from quantnas.config import search_space
 from quantnas.photographs import Photograph
 
 
-def untrained(where: space.SearchSpace) -> nn.Module:
+def untrained(where: search_space.SearchSpace) -> nn.Module:
     """The only network of a space."""
     found = skeleton.known_genotype(where, None)
     assert found is not None, "the space leaves a choice"
     return network.build(where, found, None)
 
 
-def bare(where: space.SearchSpace, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+def bare(
+    where: search_space.SearchSpace, batches: list[tuple[torch.Tensor, torch.Tensor]]
+) -> float:
     """Steps per second of the plainest loop there is."""
     net = untrained(where)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
@@ -41,7 +44,7 @@ def bare(where: space.SearchSpace, batches: list[tuple[torch.Tensor, torch.Tenso
     return len(batches) / (time.perf_counter() - began)
 
 
-def ours(where: space.SearchSpace, learn: patches.Patches, steps: int, batch: int) -> float:
+def ours(where: search_space.SearchSpace, learn: patches.Patches, steps: int, batch: int) -> float:
     """Steps per second of `train.fit`, without its measurements."""
     state = train.start(untrained(where), 1e-3)
     schedule = train.Schedule(steps + 1, batch, 1e-3, check=10**9)
@@ -63,7 +66,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--patch", type=int, default=32)
     args = parser.parse_args()
-    where = space.load(args.space, args.scale)
+    where = search_space.load(args.space, args.scale)
     found = photographs.find(args.data, args.scale) if args.data else None
     photos = found or [Photograph(path) for path in images.bundled().train]
     pairs = store.load(photos, args.scale, args.patch).pairs

@@ -13,9 +13,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from quantnas import beginning, genotype, runs, searching
-from quantnas.config import RunConfig, SearchConfig
-from quantnas.genotype import Genotype
+from quantnas import beginning, runs, searching
+from quantnas.config import genotype
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.settings import load_config
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantnas import bounds
+from quantnas.config import validators
 from quantnas.errors import UsageError
 
 from . import console
@@ -56,7 +56,8 @@ def bench(
     The models take turns, so that what else runs on the machine hits all alike. The ratio is that
     of the times within a round: below 1, the file is faster than its float network.
     """
-    from quantnas import files, model_verbs
+    from quantnas import model_verbs
+    from quantnas.config import files
 
     how: dict[str, Any] = {"threads": threads, "seconds": seconds, "rounds": rounds}
     with console.Display() as watch:
@@ -72,7 +73,7 @@ def bench(
 
 def _size(text: str | None) -> tuple[int, int] | None:
     try:
-        return None if text is None else bounds.resolution(text, "--size")
+        return None if text is None else validators.resolution(text, "--size")
     except ValueError as error:
         raise UsageError(f"{error}.", "Leave it out for the usual value.") from error
 

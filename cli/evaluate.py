@@ -54,7 +54,8 @@ def evaluate(
     Protocol: LR from files where a folder has them, else by bicubic to uint8; BT.601 luma, a
     border of `scale` pixels left out.
     """
-    from quantnas import files, model_verbs
+    from quantnas import model_verbs
+    from quantnas.config import files
 
     where: dict[str, Any] = {"output": output, "name": name}
     with console.Display() as watch:

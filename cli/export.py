@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantnas.config import ExportConfig
+from quantnas.config.run_config import ExportConfig
 from quantnas.errors import UsageError
 
 from . import console, options

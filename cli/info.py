@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantnas import bounds, genotype, space
+from quantnas.config import genotype, search_space, validators
 from quantnas.errors import DataError, UsageError
 
 from . import options
@@ -46,7 +46,7 @@ def info(
 
     Example: quantnas info runs/run/rfdn_small/model.onnx --at 180x320
     """
-    from quantnas import files
+    from quantnas.config import files
 
     size = None if at is None else _size(at)
     facts = _facts(target, space_name, scale)
@@ -60,14 +60,14 @@ def info(
 
 def _size(at: str) -> tuple[int, int]:
     try:
-        return bounds.resolution(at)
+        return validators.resolution(at)
     except ValueError as error:
         raise UsageError(f"--at cannot be '{at}'.", "Give height x width, as 180x320.") from error
 
 
 def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, Any]:
     path = Path(target)
-    if target not in space.builtin():
+    if target not in search_space.builtin():
         from quantnas import cards
 
         path = cards.bundled().get(target, path)
@@ -89,11 +89,12 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
         return _genotype_facts(path, space_name)
     if path.is_dir():
         return _run_facts(path)
-    return _space_facts(space.load(target, scale))
+    return _space_facts(search_space.load(target, scale))
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
-    from quantnas import cost, models, onnx_metadata, schema
+    from quantnas import cost, models, onnx_metadata
+    from quantnas.config import schema
 
     if not onnx_metadata.exported_here(path):
         model = models.resolve(str(path))
@@ -131,11 +132,11 @@ def _run_facts(folder: Path) -> dict[str, Any]:
 def _genotype_facts(path: Path, space_name: str | None) -> dict[str, Any]:
     found = genotype.load(path)
     beside = path.parent / "space.yaml"
-    where = space.load(space_name or (str(beside) if beside.exists() else found.space))
+    where = search_space.load(space_name or (str(beside) if beside.exists() else found.space))
     return {"what": f"genotype {path}", "scale": where.scale, "cost": _cost(where, found)}
 
 
-def _cost(where: space.SearchSpace, found: genotype.Genotype) -> "Cost":
+def _cost(where: search_space.SearchSpace, found: genotype.Genotype) -> "Cost":
     from quantnas import cost, skeleton
 
     slots = skeleton.slots(where)
@@ -143,7 +144,7 @@ def _cost(where: space.SearchSpace, found: genotype.Genotype) -> "Cost":
     return cost.network_cost(where, found, genotype.searched_precision(found))
 
 
-def _space_facts(where: space.SearchSpace) -> dict[str, Any]:
+def _space_facts(where: search_space.SearchSpace) -> dict[str, Any]:
     from quantnas import cost, skeleton
 
     slots = skeleton.slots(where)

@@ -28,7 +28,8 @@ def models(
 
     The names can be used with upscale, evaluate and info. PSNR-Y in dB, bicubic in brackets.
     """
-    from quantnas import cards, files
+    from quantnas import cards
+    from quantnas.config import files
 
     if name is not None:
         card = cards.read(name)

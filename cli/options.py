@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from quantnas import notation, schema
-from quantnas.config import RunConfig, SearchConfig
+from quantnas.config import quantities, schema
+from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.errors import UsageError
 
 Space = Annotated[
@@ -147,7 +147,7 @@ SOURCE = "configuration"
 
 def widths(text: str | None) -> dict[str, int] | dict[str, None]:
     """2 or w2a4 -> settings. Raises UsageError for what is no number of that form."""
-    return {"bits": None} if text is None else notation.widths(text, "--bits")
+    return {"bits": None} if text is None else quantities.widths(text, "--bits")
 
 
 def require_one(target_bitops: object, penalty: object) -> None:
@@ -173,7 +173,7 @@ def searching(
     return {
         "search.target_bitops": None
         if target_bitops is None
-        else notation.number(target_bitops, "--target-bitops"),
+        else quantities.number(target_bitops, "--target-bitops"),
         "search.at": at,
         "search.penalty": penalty,
         "search.strategy": strategy,

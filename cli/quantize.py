@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantnas import notation
-from quantnas.config import BUDGETS, QuantizeConfig
+from quantnas.config import quantities
+from quantnas.config.run_config import BUDGETS, QuantizeConfig
 from quantnas.errors import QualityError, UsageError
 
 from . import console, options, outcome
@@ -254,7 +254,7 @@ def _required(network: Path | None) -> Path:
 
 def _require_file(out: Path, force: bool) -> None:
     """Raise UsageError or DataError for a file that cannot be written."""
-    from quantnas import files
+    from quantnas.config import files
 
     if out.suffix == ".tflite":
         raise UsageError(
@@ -266,7 +266,7 @@ def _require_file(out: Path, force: bool) -> None:
 
 
 def _number(text: str | None, option: str) -> float | None:
-    return None if text is None else notation.number(text, option)
+    return None if text is None else quantities.number(text, option)
 
 
 def _require_one(flags: dict[str, Any]) -> None:

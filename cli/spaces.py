@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantnas import space
+from quantnas.config import search_space
 from quantnas.errors import DataError, UsageError
 
 from . import console
@@ -44,9 +44,9 @@ def spaces(
         raise UsageError(
             "--to and --force belong to --copy.", "Add --copy NAME, or leave them out."
         )
-    from quantnas import files
+    from quantnas.config import files
 
-    facts = {name: _facts(name) for name in sorted(space.builtin())}
+    facts = {name: _facts(name) for name in sorted(search_space.builtin())}
     if json:
         typer.echo(files.to_json(facts), nl=False)
         return
@@ -59,7 +59,7 @@ def spaces(
 
 
 def _copy(name: str, to: Path, force: bool) -> None:
-    shipped = space.builtin()
+    shipped = search_space.builtin()
     if name not in shipped:
         raise UsageError(
             f"There is no built-in search space called '{name}'.",
@@ -78,7 +78,7 @@ def _copy(name: str, to: Path, force: bool) -> None:
 def _facts(name: str) -> dict[str, Any]:
     from quantnas import cost, skeleton
 
-    where = space.load(name)
+    where = search_space.load(name)
     extent = cost.extent(skeleton.slots(where), where.scale)
     ends = {end: extent[end].bitops["LR 32x32"] for end in ("smallest", "largest")}
     return {
@@ -89,7 +89,7 @@ def _facts(name: str) -> dict[str, Any]:
         "architectures": extent["architectures"],
         "parameters": {end: extent[end].parameters for end in ends},
         "bitops": {"LR 32x32": ends},
-        "about": _about(space.builtin()[name].read_text(encoding="utf-8")),
+        "about": _about(search_space.builtin()[name].read_text(encoding="utf-8")),
     }
 
 

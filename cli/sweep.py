@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantnas import notation, schema
-from quantnas.config import RunConfig
+from quantnas.config import quantities, schema
+from quantnas.config.run_config import RunConfig
 from quantnas.errors import UsageError
 
 from . import console, options, standings
@@ -181,7 +181,7 @@ def _points(
     options.require_one(varied["target_bitops"] or None, varied["penalty"] or None)
     values: dict[str, list[Any]] = {"space": _each(space)}
     values["search.target_bitops"] = [
-        notation.number(text, "--target-bitops") for text in _each(varied["target_bitops"])
+        quantities.number(text, "--target-bitops") for text in _each(varied["target_bitops"])
     ]
     values["search.penalty"] = [_number(t, "--penalty", float) for t in _each(varied["penalty"])]
     for setting in vary or ():
@@ -203,7 +203,7 @@ def _each(given: list[str] | None) -> list[str]:
 
 
 def _bits(text: str) -> str:
-    notation.widths(text, "--bits")
+    quantities.widths(text, "--bits")
     return text
 
 
@@ -215,7 +215,7 @@ def _number(text: str, option: str, kind: type) -> Any:
 
 
 def _list(points: "list[Point]") -> None:
-    from quantnas.space import load
+    from quantnas.config.search_space import load
 
     for point in points:
         load(point.config.space, point.config.scale)

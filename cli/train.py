@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from quantnas.config import TrainConfig
+from quantnas.config.run_config import TrainConfig
 from quantnas.errors import UsageError
 
 from . import console, options

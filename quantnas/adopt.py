@@ -11,15 +11,17 @@ from typing import get_args
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from . import files, network, origins, patches, searching, skeleton, space, store, training
-from .config import RunConfig
+from quantnas.config import files, search_space
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import SearchSpace
+
+from . import network, origins, patches, searching, skeleton, store, training
 from .errors import DataError, QuantnasError, UsageError
-from .genotype import Genotype
 from .run_photographs import photographs_of
 from .runs import Run
 from .settings import GIVEN
 from .skeleton import slots
-from .space import SearchSpace
 from .widths import precision_of
 
 ROUNDED = ".weight_quantizer."
@@ -35,7 +37,7 @@ def adopt(run: Run, config: RunConfig, weights: Path) -> None:
     Raises DataError (a file that is missing, or of another network) or UsageError (weights that
     are quantized already or have other shapes, and a space that leaves choices open).
     """
-    where = space.load(str(run.folder / "space.yaml"))
+    where = search_space.load(str(run.folder / "space.yaml"))
     if not where.source:  # else it has been refused if it was quantized
         require_float(weights)
     found = _genotype(run, where)
@@ -69,7 +71,7 @@ def space_of(weights: Path) -> tuple[str, int] | None:
     Raises DataError when the file cannot be read.
     """
     name, _, scale = _header(weights)[1].rpartition(" x")
-    return (name, int(scale)) if name in space.builtin() and scale.isdecimal() else None
+    return (name, int(scale)) if name in search_space.builtin() and scale.isdecimal() else None
 
 
 def _genotype(run: Run, where: SearchSpace) -> Genotype:
@@ -100,7 +102,7 @@ def _read(weights: Path, where: SearchSpace, found: Genotype) -> nn.Module:
 
 def _require_scale(weights: Path, where: SearchSpace, found: Genotype) -> None:
     """Raise UsageError when the weights are those of the same network at another scale."""
-    for scale in {*get_args(space.Scale)} - {where.scale}:
+    for scale in {*get_args(search_space.Scale)} - {where.scale}:
         other = replace(where, scale=scale)
         try:
             origins.read_weights(network.build(other, found, None), weights, other)

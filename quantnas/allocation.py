@@ -13,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantnas.config.genotype import Genotype, kept_precision
+from quantnas.config.search_space import Precision, Slot
+
 from . import cost
 from .conv import Conv2d
 from .errors import UsageError
-from .genotype import Genotype, kept_precision
 from .network import convolutions, hooked
 from .quantizer import ActQuantizer, WeightQuantizer
 from .saliency import Saliency, predicted
-from .space import Precision, Slot
 
 CELLS = 50_000
 """Partial choices that are kept beside each other, about."""

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from . import crew, schema, searching, training
-from .config import RunConfig
+from quantnas.config import schema
+from quantnas.config.run_config import RunConfig
+
+from . import crew, searching, training
 from .crew import device
 from .errors import LostError, QuantnasError
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import yaml
 
+from quantnas.config import files, genotype, search_space
+from quantnas.config.files import to_json, write_text
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import SearchSpace
+
 from . import (
     environment,
-    files,
-    genotype,
     imported,
     origins,
     parts,
@@ -19,16 +23,11 @@ from . import (
     runs,
     settings,
     skeleton,
-    space,
     widths,
     workspace,
 )
-from .config import RunConfig
-from .files import to_json, write_text
-from .genotype import Genotype
 from .parts import Photographs
 from .runs import Run
-from .space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _architecture(source: Run | None, config: RunConfig) -> tuple[SearchSpace, G
     """The space, and the genotype as far as it is known by now."""
     if source is not None:
         return workspace.architecture(source)
-    where = space.load(config.space, config.scale)
+    where = search_space.load(config.space, config.scale)
     given = None if config.genotype is None else Path(config.genotype)
     return where, skeleton.known_genotype(where, given)
 
@@ -104,10 +103,10 @@ def begin(
     """
     used = settings.own(source, config) if source else config
     told = settings.plain(settings.settled(config))
-    where = space.load(used.space, used.scale)
+    where = search_space.load(used.space, used.scale)
     if where.source:
         where, told["space"] = imported.kept(where, run.folder), where.name
-    write_text(run.path("space.yaml"), space.to_yaml(where))
+    write_text(run.path("space.yaml"), search_space.to_yaml(where))
     if config.genotype is not None:
         write_text(run.path(settings.GIVEN), genotype.load(config.genotype).to_json() + "\n")
     write_text(run.path("config.yaml"), yaml.safe_dump(told, sort_keys=False))

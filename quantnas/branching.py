@@ -10,9 +10,10 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from quantnas.config.files import to_json
+from quantnas.config.run_config import RunConfig, SearchConfig
+
 from . import parts, runs, settings
-from .config import RunConfig, SearchConfig
-from .files import to_json
 from .runs import Run
 from .settings import load_config
 

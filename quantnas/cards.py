@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from . import schema
+from quantnas.config import schema
+from quantnas.config.files import read_json
+
 from .errors import UsageError
-from .files import read_json
 
 FOLDER = Path(str(resources.files("quantnas") / "assets" / "models"))
 PREFERRED = ("set14", "set5", "b100")

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
-from . import files
+from quantnas.config import files
+
 from .errors import DataError
 
 

@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import evaluate, files, photo_sets, photographs, run_photographs, runs, settings
-from .config import RunConfig
+from quantnas.config import files
+from quantnas.config.files import read_json
+from quantnas.config.run_config import RunConfig
+
+from . import evaluate, photo_sets, photographs, run_photographs, runs, settings
 from .errors import DataError
 from .evaluate import Score
-from .files import read_json
 from .images import bundled
 from .models import Model
 from .photographs import Photograph

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from quantnas.config import files
+
 from . import (
     bicubic,
     comparison,
     difference,
     environment,
     evaluate,
-    files,
     front,
     photographs,
     runs,

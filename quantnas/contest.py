@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import cost, genotype, network, skeleton, train
-from .config import SearchConfig
-from .genotype import Genotype
+from quantnas.config import genotype
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import SearchSpace
+
+from . import cost, network, skeleton, train
 from .objective import require_finite
 from .search import Material
-from .space import SearchSpace
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantnas.config.search_space import Form, Precision
+
 from .ops import Kernel, sides
 from .quantizer import ActQuantizer, WeightQuantizer, round_ste
-from .space import Form, Precision
 
 
 class Conv2d(nn.Conv2d):

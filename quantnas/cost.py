@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantnas.config.genotype import Genotype, choice_of, searched_precision
+from quantnas.config.search_space import Area, FloatLayer, Precision, SearchSpace, Slot, outputs
+
 from . import ops, skeleton
-from .genotype import Genotype, choice_of, searched_precision
-from .space import Area, FloatLayer, Precision, SearchSpace, Slot, outputs
 
 STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
 """Bits of a weight -> bits that it takes in the file (`onnx_weights.STORAGE`)."""
@@ -36,7 +37,7 @@ class Layer:
     weight_bits: int
     act_bits: int
     area: Area
-    """Where it runs (`space.outputs`)."""
+    """Where it runs (`search_space.outputs`)."""
     macs: int
     """Multiply-accumulates at LR 32x32."""
     parameters: int

@@ -24,8 +24,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from quantnas.config.run_config import RunConfig
+
 from . import team
-from .config import RunConfig
 from .errors import DataError, DivergedError, LostError, UsageError
 
 S = TypeVar("S")

@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import cost, network, photographs, quantize, schema, skeleton, widths
+from quantnas.config import schema
+from quantnas.config.files import read_json, to_json, write_text
+from quantnas.config.search_space import Precision, SearchSpace
+
+from . import cost, network, photographs, quantize, skeleton, widths
 from .conv import Conv2d, QuantConv2d
-from .files import read_json, to_json, write_text
 from .patches import to_tensor
 from .photographs import Photograph
 from .runs import Run
-from .space import Precision, SearchSpace
 from .workspace import architecture
 
 FILE = "damage_measured.json"

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from quantnas.config.search_space import Precision
+
 from .allocation import Damage
 from .board import FAINT, INK, SKIP, save
-from .space import Precision
 
 COLOURS = {2: "#d55e00", 3: "#e69f00", 4: "#009e73", 8: "#0072b2", 32: "#000000"}
 """Bits of weights -> colour, told apart by colour-blind readers (after Okabe and Ito)."""

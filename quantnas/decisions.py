@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import genotype
-from .genotype import Genotype
+from quantnas.config import genotype
+from quantnas.config.genotype import Genotype
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ import matplotlib
 from matplotlib.figure import Figure
 from torch import nn
 
+from quantnas.config.search_space import SearchSpace
+
 from . import layered_layout, schematic
 from .board import BAR, FAINT, INK, PLUS, SKIP, Board, Colour, save
 from .cost import Layer, total
 from .layered_layout import COLUMN, Layout, Wire
 from .layout_grid import Node
 from .schematic import Symbol
-from .space import SearchSpace
 
 HEAD, ROW, BAR_H, WORD, PLAIN_H = 24.0, 28.0, 5.0, 13.0, 30.0
 """Heights: the top of an edge's box, a convolution in it, the bar of its share, an activation, and

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantnas.config.search_space import SearchSpace, Slot
+
 from .filling import LayerFactory
-from .space import SearchSpace, Slot
 
 SLOPE = 0.05
 """Of the LeakyReLU below 0."""

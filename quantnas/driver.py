@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from quantnas.config.run_config import RunConfig
+
 from . import drop, pipeline, runs, settings
-from .config import RunConfig
 from .errors import DataError, QualityError, UsageError
 from .runs import Run
 from .watcher import SILENT, Watcher, follow, watched

@@ -8,10 +8,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from . import comparison, evaluate, schema, upscaler, workspace
-from .config import QuantizeConfig, RunConfig
+from quantnas.config import schema
+from quantnas.config.files import read_json, to_json, write_text
+from quantnas.config.run_config import QuantizeConfig, RunConfig
+
+from . import comparison, evaluate, upscaler, workspace
 from .errors import QualityError
-from .files import read_json, to_json, write_text
 from .progress import Progress
 from .runs import Run
 

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantnas.config.search_space import Area, SearchSpace, Slot
+
 from .filling import LayerFactory
 from .fitting import refuse_identity
 from .quantizer import ActQuantizer
-from .space import Area, SearchSpace, Slot
 
 
 class Edsr(nn.Module):

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantnas.config.search_space import Pixels
+
 from .ends import enlarge, luma
-from .space import Pixels
 
 WHITE = 255
 """Of bytes."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from quantnas.config.run_config import RunConfig
+
 from . import comparison, evaluate, export_step, network, upscaler
-from .config import RunConfig
 from .progress import Progress
 from .runs import Run
 from .workspace import architecture, need

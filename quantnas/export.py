@@ -17,9 +17,9 @@ from onnx import TensorProto, helper
 from torch import fx, nn
 
 from quantnas import __version__
+from quantnas.config.run_config import ExportConfig
 
 from . import onnx_metadata, onnx_weights, tracing
-from .config import ExportConfig
 from .conv import Conv2d, QuantConv2d
 from .cost import Cost
 from .onnx_graph import OnnxGraph, tidied

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from torch import nn
 
+from quantnas.config import files
+from quantnas.config.run_config import ExportConfig, RunConfig
+from quantnas.config.search_space import SearchSpace
+
 from . import (
     bicubic,
     cost,
     export,
-    files,
     formats,
     metrics,
     patches,
@@ -20,13 +23,11 @@ from . import (
     upscaler,
     verify,
 )
-from .config import ExportConfig, RunConfig
 from .errors import UsageError
 from .imported import ImportedNetwork, read
 from .progress import Progress
 from .run_photographs import photographs_of
 from .runs import Run
-from .space import SearchSpace
 from .workspace import need, quantized
 
 SAMPLE = 768

@@ -4,8 +4,9 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from quantnas.config.search_space import Slot
+
 from .quantizer import ActQuantizer
-from .space import Slot
 
 
 class LayerFactory(Protocol):

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from quantnas.config.search_space import SearchSpace, Slot
+
 from . import ops
 from .errors import UsageError
-from .space import SearchSpace, Slot
 
 
 def fitting(space: SearchSpace, slot: Slot) -> Slot:

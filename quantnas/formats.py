@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quantnas.config.run_config import ExportConfig, RunConfig
+
 from . import cost, export, litert, qonnx_export, upscaler, verify
-from .config import ExportConfig, RunConfig
 from .errors import UsageError, VerificationError
 from .runs import Run
 from .workspace import checkpoint, quantized

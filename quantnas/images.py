@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from . import bicubic, files
+from quantnas.config import files
+
+from . import bicubic
 from .errors import DataError, UsageError
 
 FORMATS: dict[str, str] = {

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from quantnas.config.search_space import Area, SearchSpace, Slot
+
 from .distillation import WayOut, leaky, way_out_slots
 from .errors import UsageError
 from .filling import LayerFactory
-from .space import Area, SearchSpace, Slot
 
 fx.wrap("contrast")  # one node of a trace, whatever the size
 

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from quantnas.config.search_space import FloatLayer, Pixels, SearchSpace, Slot
+
 from . import elsewhere, layer_forms, onnx_import, onnx_source
 from .building import MADE, TENSOR
 from .conv import Conv2d
 from .errors import UsageError
 from .filling import LayerFactory
 from .quantizer import ActQuantizer
-from .space import FloatLayer, Pixels, SearchSpace, Slot
 from .tracing import CALL
 
 KEPT = 4

@@ -16,10 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from quantnas.config.search_space import (
+    AREAS,
+    Area,
+    FloatLayer,
+    Form,
+    Pixels,
+    Precision,
+    Slot,
+    outputs,
+)
+
 from .building import NODE, TENSOR
 from .errors import DataError
 from .onnx_import import OnnxImport
-from .space import AREAS, Area, FloatLayer, Form, Pixels, Precision, Slot, outputs
 from .tracing import CALL, watch
 
 FLOAT = (Precision(32, 32),)
@@ -104,7 +114,7 @@ def _at(network: fx.GraphModule, found: OnnxImport, size: Any, images: int) -> S
 
 
 def area(places: Sequence[float], sizes: Sequence[Size], scale: int) -> Area:
-    """A form of `space.outputs` that gives so many places for images of these sizes."""
+    """A form of `search_space.outputs` that gives so many places for images of these sizes."""
     for name in AREAS:
         if all(outputs(name, *s, scale) == n for s, n in zip(sizes, places, strict=True)):
             return name

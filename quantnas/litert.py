@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from . import files, tracing
+from quantnas.config import files
+
+from . import tracing
 from .conv import QuantConv2d
 from .cost import Cost
 from .errors import DataError, UsageError

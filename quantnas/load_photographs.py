@@ -3,8 +3,9 @@
 import time
 from collections.abc import Generator, Sequence
 
+from quantnas.config.run_config import RunConfig
+
 from . import store
-from .config import RunConfig
 from .photographs import Photograph
 from .progress import Progress
 from .run_photographs import photographs_of

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import cards, cost, files, onnx_metadata, runs, schema, settings, survey, tiles, workspace
+from quantnas.config import files, schema
+from quantnas.config.files import read_json
+
+from . import cards, cost, onnx_metadata, runs, settings, survey, tiles, workspace
 from .cards import Card, CardScores
 from .errors import DataError, UsageError
-from .files import read_json
 from .runs import Run
 from .upscaler import Upscaler
 

@@ -13,13 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from . import files, ops, skeleton
+from quantnas.config import files
+from quantnas.config.genotype import Genotype, check
+from quantnas.config.search_space import Precision, SearchSpace, Slot
+
+from . import ops, skeleton
 from .conv import Conv2d, QuantConv2d, start_as_identity
 from .errors import DataError
 from .filling import PlainSum
-from .genotype import Genotype, check
 from .quantizer import ActQuantizer, FloatTensor, calibrating
-from .space import Precision, SearchSpace, Slot
 
 SPACE_KEY = "space"
 """Of the metadata of a checkpoint."""

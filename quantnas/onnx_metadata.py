@@ -11,13 +11,13 @@ import onnx
 from onnx import helper
 
 from quantnas import __version__
+from quantnas.config import files
+from quantnas.config.files import plain
+from quantnas.config.search_space import Pixels, outputs
 
-from . import files
 from .cost import REFERENCE, Cost, Layer, learned, total
 from .errors import DataError
-from .files import plain
 from .ops import Shape
-from .space import Pixels, outputs
 
 METADATA_KEY = "quantnas"
 
@@ -75,7 +75,7 @@ def exported_here(path: Path) -> bool:
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """What `to_onnx` wrote about the file: version, scale and cost; of a network from elsewhere
-    also `pixels`, a `space.Pixels` as a mapping.
+    also `pixels`, a `search_space.Pixels` as a mapping.
 
     Raises DataError when it is no ONNX file, or none of this project.
     """

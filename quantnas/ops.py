@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from .space import Form, Slot
+from quantnas.config.search_space import Form, Slot
 
 Kernel = int | tuple[int, int] | Form
 """Height and width; a form says all else too."""

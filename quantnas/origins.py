@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import foreign, genotype, network, skeleton, space, train
-from .config import RunConfig
+from quantnas.config import genotype, search_space
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import SearchSpace, load
+
+from . import foreign, network, skeleton, train
 from .errors import DataError, QuantnasError, UsageError
-from .genotype import Genotype
 from .runs import Run, existing
-from .space import SearchSpace, load
 from .workspace import architecture, need
 
 
@@ -31,7 +33,7 @@ class Teacher:
 
     def sent(self) -> dict[str, Any]:
         """All that another process needs to build it."""
-        told = {"space": space.to_yaml(self.space), "genotype": self.genotype.to_json()}
+        told = {"space": search_space.to_yaml(self.space), "genotype": self.genotype.to_json()}
         return {**told, "weights": self.net.state_dict()}
 
 
@@ -47,7 +49,7 @@ def teacher_of(run: Run, config: RunConfig) -> Teacher:
 
 def received(sent: Mapping[str, Any]) -> Teacher:
     """What `Teacher.sent` describes."""
-    where = space.from_yaml(sent["space"])
+    where = search_space.from_yaml(sent["space"])
     found = genotype.from_json(sent["genotype"], "the first process")
     net = network.build(where, found, None)
     net.load_state_dict(sent["weights"])

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantnas.config.files import to_json, write_text
+
 from . import point, seeds, sweeping
-from .files import to_json, write_text
 from .runs import Run
 
 COSTS = {"gbitops": 3, "bytes": 0}

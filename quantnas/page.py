@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from quantnas import __version__
+from quantnas.config import files
 
-from . import files, front, page_charts, page_data, page_text, seeds, slider, tables
+from . import front, page_charts, page_data, page_text, seeds, slider, tables
 from .errors import DataError
 from .page_data import AT, Scores, Shown, Source
 from .runs import Run

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import damage_measured, report, runs, slider, space, trajectory
+from quantnas.config import search_space
+from quantnas.config.search_space import SearchSpace
+
+from . import damage_measured, report, runs, slider, trajectory
 from .cost import REFERENCE
 from .damage_measured import Damages
 from .errors import DataError
 from .runs import STEPS, Run
 from .slider import ComparedCrops
-from .space import SearchSpace
 
 SWEEP = "sweep.yaml"
 """A folder with this file is a sweep."""
@@ -221,4 +223,4 @@ def _search(run: Run, config: dict[str, Any]) -> Search | None:
         for i, row in enumerate(rows)
         if i % every == 0 or row["check"] is not None or row is rows[-1]
     ]
-    return Search(tuple(kept), config, space.load(str(run.folder / "space.yaml")))
+    return Search(tuple(kept), config, search_space.load(str(run.folder / "space.yaml")))

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from . import images, photo_sets, photographs, space
-from .config import RunConfig
-from .files import read_json, to_json, write_text
+from quantnas.config import search_space
+from quantnas.config.files import read_json, to_json, write_text
+from quantnas.config.run_config import RunConfig
+
+from . import images, photo_sets, photographs
 from .photographs import Photograph
 
 FILE = "photographs.json"
@@ -40,7 +42,7 @@ def choose(config: RunConfig, known: Collection[Path] = ()) -> Photographs:
     if config.eval_data is not None:
         held_out = _find(config.eval_data, config)
     elif config.data is not None:
-        scale = space.load(config.space, config.scale).scale
+        scale = search_space.load(config.space, config.scale).scale
         barred = {photo for photo in learn if not photo_sets.measurable(photo, scale)}
         barred |= {photo for photo in learn if photo.high.resolve() in known}
         learn, held_out = photographs.split(learn, barred=barred)
@@ -51,7 +53,7 @@ def choose(config: RunConfig, known: Collection[Path] = ()) -> Photographs:
 
 def _find(folder: str, config: RunConfig) -> tuple[Photograph, ...]:
     """The photographs of a folder, for the scale of a run."""
-    return tuple(photographs.find(folder, space.load(config.space, config.scale).scale))
+    return tuple(photographs.find(folder, search_space.load(config.space, config.scale).scale))
 
 
 def load(path: Path) -> Photographs:

@@ -10,9 +10,11 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from . import checkpoint, crew, files, threads
+from quantnas.config import files
+from quantnas.config.files import read_json, to_json, write_text
+
+from . import checkpoint, crew, threads
 from .crew import cores
-from .files import read_json, to_json, write_text
 from .progress import Progress
 from .runs import Run
 

@@ -6,15 +6,9 @@ generator saves the state, and calling the step again goes on from there.
 
 from collections.abc import Callable, Iterator
 
-from . import (
-    evaluate_step,
-    export_step,
-    quantizing,
-    report_step,
-    searching,
-    training,
-)
-from .config import RunConfig
+from quantnas.config.run_config import RunConfig
+
+from . import evaluate_step, export_step, quantizing, report_step, searching, training
 from .progress import Progress
 from .runs import Run
 

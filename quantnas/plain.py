@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from quantnas.config.search_space import SearchSpace, Slot
+
 from .ends import Correction, InputView
 from .filling import LayerFactory
 from .ops import Chain
-from .space import SearchSpace, Slot
 
 
 class Plain(nn.Module):

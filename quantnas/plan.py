@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import notation, schema, settings
-from .config import RunConfig
+from quantnas.config import quantities, schema
+from quantnas.config.files import to_json
+from quantnas.config.run_config import RunConfig
+
+from . import settings
 from .errors import UsageError
-from .files import to_json
 
 QUANTITIES = ("search.target_bitops", "quantize.target_bitops", "quantize.target_size")
 """Settings that may be written as 1.0G."""
@@ -127,9 +129,9 @@ def _meant(name: str, value: Any) -> dict[str, Any]:
     if name == "bits" and value == SEARCHED:
         return {name: None}
     if name == "bits" and isinstance(value, str):
-        return dict(notation.widths(value, name))
+        return dict(quantities.widths(value, name))
     if name in QUANTITIES and isinstance(value, str):
-        return {name: notation.number(value, name)}
+        return {name: quantities.number(value, name)}
     return {name: value}
 
 
@@ -152,7 +154,7 @@ def _label(key: str, value: Any) -> str:
     if key == "bits":
         return f"w{value}" if str(value).isdigit() else str(value or SEARCHED)
     if key in QUANTITIES and value is not None:
-        number = float(notation.number(value, key) if isinstance(value, str) else value)
+        number = float(quantities.number(value, key) if isinstance(value, str) else value)
         unit, size = ("G", 1e9) if number >= 1e8 else ("M", 1e6) if number >= 1e5 else ("", 1.0)
         return f"{number / size:.12g}{unit}"
     return f"{last}{value}" if isinstance(value, int | float) else f"{last}-{value}"

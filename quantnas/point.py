@@ -17,9 +17,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from quantnas.config.files import read_json, to_json, write_text
+
 from . import runs
 from .errors import DataError, QuantnasError
-from .files import read_json, to_json, write_text
 from .runs import Run
 
 DONE, FAILED, STOPPED = 0, 3, 130

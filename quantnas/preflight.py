@@ -2,21 +2,21 @@
 
 from collections.abc import Sequence
 
+from quantnas.config import genotype, search_space
+from quantnas.config.run_config import QuantizeConfig, RunConfig, SearchConfig
+
 from . import (
     budget,
     cost,
     crew,
-    genotype,
     images,
     photo_sets,
     photographs,
     random_search,
     skeleton,
-    space,
     store,
     widths,
 )
-from .config import QuantizeConfig, RunConfig, SearchConfig
 from .errors import DataError, UsageError
 from .parts import Photographs
 from .photographs import Photograph
@@ -28,7 +28,7 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
     What is evaluated at the end is read now: a damaged photograph should not wait until then.
     """
     crew.device(config)
-    where = space.load(config.space, config.scale)
+    where = search_space.load(config.space, config.scale)
     if verb in ("run", "quantize") and config.quantize.budget is None:
         widths.require_bits(where, config.bits)
     slots = skeleton.slots(where)
@@ -63,7 +63,7 @@ def _require_whole(photo: Photograph, scale: int, split: bool) -> None:
 
 
 def _check_calibration(
-    where: space.SearchSpace, config: QuantizeConfig, measured: Sequence[Photograph]
+    where: search_space.SearchSpace, config: QuantizeConfig, measured: Sequence[Photograph]
 ) -> None:
     """Raise DataError unless the folder holds a crop, and nothing that is to be evaluated on."""
     scale = where.scale if config.reduce else 1
@@ -81,7 +81,7 @@ def _check_calibration(
 
 
 def _check_patches(
-    where: space.SearchSpace, config: RunConfig, chosen: Photographs, verb: str
+    where: search_space.SearchSpace, config: RunConfig, chosen: Photographs, verb: str
 ) -> None:
     """One photograph at least must hold the largest patch that a step will cut."""
     sides = {
@@ -98,7 +98,7 @@ def _check_patches(
         )
 
 
-def _check_sizes(where: space.SearchSpace, config: RunConfig) -> None:
+def _check_sizes(where: search_space.SearchSpace, config: RunConfig) -> None:
     least = skeleton.smallest(where)
     sides = {
         "search.patch": config.search.patch,
@@ -114,7 +114,7 @@ def _check_sizes(where: space.SearchSpace, config: RunConfig) -> None:
             )
 
 
-def _check_target(slots: Sequence[space.Slot], scale: int, config: SearchConfig) -> None:
+def _check_target(slots: Sequence[search_space.Slot], scale: int, config: SearchConfig) -> None:
     assert config.target_bitops is not None
     tables = cost.choice_bitops(slots, scale, config.resolution)
     costs = {name: table.numpy() for name, table in tables.items()}

@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, shape_inference
 from torch import fx, nn
 
 from quantnas import __version__
+from quantnas.config import files
 
-from . import files, tracing
+from . import tracing
 from .conv import QuantConv2d
 from .cost import Cost
 from .onnx_graph import OnnxGraph, tidied

@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantnas.config.files import to_json, write_text
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import Precision, SearchSpace
+
 from . import (
     baselines,
     checkpoint,
@@ -28,15 +33,11 @@ from . import (
     training,
     widths,
 )
-from .config import RunConfig
 from .crew import device
-from .files import to_json, write_text
-from .genotype import Genotype
 from .patches import Patches
 from .progress import Progress
 from .runs import Run
 from .saliency import Saliency
-from .space import Precision, SearchSpace
 from .training import Lesson
 from .widths import Plan
 from .workspace import architecture, need

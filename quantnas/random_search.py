@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from quantnas.config.genotype import Genotype, choice_of
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import SearchSpace, Slot
+
 from . import budget, cost
-from .config import SearchConfig
 from .errors import UsageError
-from .genotype import Genotype, choice_of
-from .space import SearchSpace, Slot
 
 TRIES = 20_000
 """Draws for one architecture within the budget."""

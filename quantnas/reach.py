@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
+from quantnas.config.search_space import pooled
+
 from .conv import Conv2d
 from .ends import enlarge
 from .imdn import contrast
 from .rfdn import resize_like
-from .space import pooled
 from .tracing import Tracer
 
 ATTENTION = 12

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from . import schema
-from .files import read_json
+from quantnas.config import schema
+from quantnas.config.files import read_json
+
 from .runs import STEPS, Run
 
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+from quantnas.config.files import to_json, write_text
+from quantnas.config.run_config import RunConfig
+
 from . import (
     bicubic,
     crops,
@@ -14,8 +17,6 @@ from . import (
     slider,
     upscaler,
 )
-from .config import RunConfig
-from .files import to_json, write_text
 from .progress import Progress
 from .run_photographs import photographs_of
 from .runs import Run, require

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn.utils import parametrize
 
+from quantnas.config.run_config import TRAINED, QuantizeConfig
+
 from . import cells
-from .config import TRAINED, QuantizeConfig
 from .conv import Conv2d, QuantConv2d
 from .network import convolutions, hooked
 from .saliency import Saliency

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from quantnas.config.search_space import Area, SearchSpace, Slot
+
 from .errors import UsageError
 from .filling import LayerFactory
 from .fitting import fitting
 from .quantizer import ActQuantizer
-from .space import Area, SearchSpace, Slot
 
 fx.wrap("resize_like")  # one node of a trace, whatever the sizes
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from quantnas.config.search_space import SearchSpace, Slot
+
 from .ends import Correction, InputView
 from .filling import LayerFactory
 from .quantizer import ActQuantizer
-from .space import SearchSpace, Slot
 
 
 class RfdnDeploy(nn.Module):

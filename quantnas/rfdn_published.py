@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from quantnas.config.search_space import SearchSpace, Slot
+
 from .distillation import WayOut, leaky, way_out_slots
 from .filling import LayerFactory
 from .rfdn import esa_slots, resize_like
-from .space import SearchSpace, Slot
 
 fx.wrap("resize_like")  # one node of a trace; what another module wraps is not wrapped here
 

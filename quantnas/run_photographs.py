@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from quantnas.config.run_config import RunConfig
+
 from . import parts, photographs, settings
-from .config import RunConfig
 from .parts import Photographs
 from .runs import Run
 

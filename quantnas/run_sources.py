@@ -13,24 +13,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from . import (
-    adopt,
-    beginning,
-    crew,
-    files,
-    genotype,
-    runs,
-    schema,
-    settings,
-    skeleton,
-    space,
-    survey,
-)
-from .config import RunConfig
+from quantnas.config import files, genotype, schema, search_space
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import SearchSpace
+
+from . import adopt, beginning, crew, runs, settings, skeleton, survey
 from .errors import DataError, UsageError
 from .progress import Progress
 from .runs import Run
-from .space import SearchSpace
 from .watcher import SILENT, Watcher
 
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
@@ -131,7 +121,7 @@ def _path_of(source: str | PathLike[str] | SearchSpace | None) -> Iterator[str |
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{source.name}.yaml"
-        file.write_text(space.to_yaml(source), encoding="utf-8")
+        file.write_text(search_space.to_yaml(source), encoding="utf-8")
         yield str(file)
 
 
@@ -163,12 +153,12 @@ def to_train(request: Request, source: str | PathLike[str] | SearchSpace) -> Run
             str(beside) if beside.exists() else genotype.load(path).space
         )
         return from_space(request.but(space=named, genotype=str(path)))
-    if str(source) not in space.builtin() and not path.exists():
+    if str(source) not in search_space.builtin() and not path.exists():
         raise UsageError(
             f"There is no run folder, genotype or space '{source}'.",
             "Check the path, or choose a fixed network from `quantnas spaces`.",
         )
-    _require_decided(space.load(str(source), request.given("scale")), str(source))
+    _require_decided(search_space.load(str(source), request.given("scale")), str(source))
     return from_space(request, str(source))
 
 

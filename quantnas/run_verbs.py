@@ -12,10 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from . import assisting, cards, driver, files, formats, module_export, notation, run_sources, runs
+from quantnas.config import files, quantities
+from quantnas.config.search_space import SearchSpace
+
+from . import assisting, cards, driver, formats, module_export, run_sources, runs
 from .errors import UsageError, VerificationError
 from .run_sources import Config, Request
-from .space import SearchSpace
 from .watcher import SILENT, Watcher
 
 Place = str | PathLike[str]
@@ -285,12 +287,12 @@ def _performed(verb: str, begun: runs.Run, watch: Watcher) -> Run:
 
 def _widths(bits: int | str | None) -> dict[str, int]:
     """2 or "w2a4" as settings."""
-    return {} if bits is None else notation.widths(str(bits), "`bits`")
+    return {} if bits is None else quantities.widths(str(bits), "`bits`")
 
 
 def _number(text: float | str | None) -> float | None:
     """2e9 or "2.0G"."""
-    return notation.number(text, "The number") if isinstance(text, str) else text
+    return quantities.number(text, "The number") if isinstance(text, str) else text
 
 
 def _require_one(ways: Mapping[str, Any]) -> None:

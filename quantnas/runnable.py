@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import export, formats, genotype, network, quantize, skeleton, space, verify
+from quantnas.config import genotype, search_space
+from quantnas.config.files import to_json
+from quantnas.config.genotype import Choice, Genotype
+from quantnas.config.run_config import ExportConfig, RunConfig
+
+from . import export, formats, network, quantize, skeleton, verify
 from .checks import Check
-from .config import ExportConfig, RunConfig
 from .errors import QuantnasError, UsageError
-from .files import to_json
-from .genotype import Choice, Genotype
 from .onnx_weights import STORAGE
 from .patches import to_tensor
 from .runs import Run
@@ -130,11 +132,11 @@ def _run(folder: Path, bits: int) -> Run:
     Every slot has the last operation of its space; the weights are random.
     """
     run, low = Run(folder), to_tensor(_image()[None])
-    where = dataclasses.replace(space.load(SPACE), channels=CHANNELS, cells=CELLS)
+    where = dataclasses.replace(search_space.load(SPACE), channels=CHANNELS, cells=CELLS)
     slots = skeleton.slots(where)
     choices = {s.name: Choice(s.ops[-1], s.weight_bits[0], s.act_bits[0]) for s in slots}
     found, precision = Genotype(SPACE, choices), genotype.uniform_precision(slots, bits)
-    run.path("space.yaml").write_text(space.to_yaml(where), encoding="utf-8")
+    run.path("space.yaml").write_text(search_space.to_yaml(where), encoding="utf-8")
     run.path("genotype.json").write_text(found.to_json(), encoding="utf-8")
     rows = {name: dataclasses.asdict(one) for name, one in precision.items()}
     run.path("precision.json").write_text(to_json(rows), encoding="utf-8")

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import files
+from quantnas.config import files
+from quantnas.config.files import read_json
+
 from .errors import DataError, UsageError
-from .files import read_json
 
 MADE: dict[str, tuple[str, ...]] = {
     "search": ("space.yaml", "genotype.json", "checkpoints/searched.safetensors"),

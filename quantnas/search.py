@@ -14,10 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from quantnas.config import genotype
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import SearchSpace
+
 from . import (
     budget,
     cost,
-    genotype,
     inheritance,
     network,
     objective,
@@ -29,12 +33,9 @@ from . import (
 )
 from .adq import Adq
 from .checkpoint import Stateful
-from .config import SearchConfig
 from .decisions import DecisionCheck, DecisionLog
-from .genotype import Genotype
 from .objective import entropy, entropy_weight, require_finite
 from .patches import Patches
-from .space import SearchSpace
 
 CLIP = 5.0
 """Norm to which gradients of the supernet are cut, as published."""

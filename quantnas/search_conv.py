@@ -6,10 +6,11 @@ from typing import Any, NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantnas.config.search_space import Slot
+
 from .conv import Conv2d
 from .quantizer import ActQuantizer, WeightQuantizer
 from .relax import Relaxation, rounding
-from .space import Slot
 
 
 class Mix(NamedTuple):

@@ -9,12 +9,16 @@ from typing import Any
 
 import torch
 
+from quantnas.config import files, genotype, search_space
+from quantnas.config.files import write_text
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import SearchSpace
+
 from . import (
     checkpoint,
     cost,
     diagram,
-    files,
-    genotype,
     inheritance,
     load_photographs,
     network,
@@ -23,23 +27,18 @@ from . import (
     random_search,
     search,
     skeleton,
-    space,
     store,
     supernet,
     tasks,
     train,
     trajectory,
 )
-from .config import RunConfig
 from .contest import Contest, TrialStep
 from .crew import device
-from .files import write_text
-from .genotype import Genotype
 from .phases import Phase
 from .progress import Progress
 from .runs import Run
 from .settings import GIVEN
-from .space import SearchSpace
 from .tasks import Shared
 
 SHARES = (0.45, 0.45, 0.1)
@@ -55,7 +54,7 @@ def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterat
     """
     where = _space(run, config)
     if not where.source:  # else it is there, and names the file beside it
-        write_text(run.path("space.yaml"), space.to_yaml(where))
+        write_text(run.path("space.yaml"), search_space.to_yaml(where))
     given = run.folder / GIVEN
     found = skeleton.known_genotype(where, given if given.exists() else None)
     if found is not None:
@@ -82,7 +81,11 @@ def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[search.Search
 
 def _space(run: Run, config: RunConfig) -> SearchSpace:
     mine = run.folder / "space.yaml"
-    return space.load(str(mine)) if mine.exists() else space.load(config.space, config.scale)
+    return (
+        search_space.load(str(mine))
+        if mine.exists()
+        else search_space.load(config.space, config.scale)
+    )
 
 
 def _material(config: RunConfig, loaded: store.Loaded) -> search.Material:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .files import to_json
+from quantnas.config.files import to_json
 
 OWN = (re.compile(r"(?:(?<=/)|^|-)seed\d+(?=-|/|$)"), re.compile(r"-\d+$"))
 """Parts of names that are of the seed alone: what a sweep writes, or the number of a free name."""

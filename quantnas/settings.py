@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from . import genotype, schema, space
-from .config import BUDGETS, RunConfig, TrainConfig
+from quantnas.config import genotype, schema, search_space
+from quantnas.config.run_config import BUDGETS, RunConfig, TrainConfig
+
 from .errors import UsageError
 from .runs import Run
 
@@ -83,13 +84,13 @@ def continued(source: Run, config: RunConfig) -> RunConfig:
     Raises UsageError for a scale, a space or a genotype other than the run's.
     """
     mine, before = str(source.folder / "space.yaml"), written(source)
-    where = space.load(mine)
+    where = search_space.load(mine)
     remedy = "Leave that out, or begin a new run."
     if config.scale not in (None, where.scale):
         raise UsageError(
             f"The run {source.folder} is x{where.scale}, but x{config.scale} is given.", remedy
         )
-    if config.space != mine and space.load(config.space, where.scale) != where:
+    if config.space != mine and search_space.load(config.space, where.scale) != where:
         raise UsageError(
             f"The run {source.folder} has the space '{where.name}' in its space.yaml, but "
             f"{config.space} is another one.",

@@ -5,19 +5,21 @@ from pathlib import Path
 
 from torch import nn
 
-from . import genotype, imported, ops
+from quantnas.config import genotype
+from quantnas.config.genotype import Genotype
+from quantnas.config.search_space import FloatLayer, SearchSpace, Slot
+
+from . import imported, ops
 from .basic import Basic, basic_slots
 from .edsr import Edsr, edsr_slots
 from .errors import UsageError
 from .filling import LayerFactory
-from .genotype import Genotype
 from .imdn import Imdn, imdn_slots
 from .imported import ImportedNetwork, imported_slots
 from .plain import STACKS, Plain
 from .rfdn import Rfdn, rfdn_slots
 from .rfdn_deploy import RfdnDeploy, rfdn_deploy_slots
 from .rfdn_published import RfdnPublished, rfdn_published_slots
-from .space import FloatLayer, SearchSpace, Slot
 
 SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterable[Slot]]]] = {
     "basic": (Basic, basic_slots),

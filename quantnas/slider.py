@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bicubic, crops, images, metrics, photographs, schema
+from quantnas.config import schema
+from quantnas.config.files import read_json, to_json, write_text
+
+from . import bicubic, crops, images, metrics, photographs
 from .board import Image
 from .evaluate import MOST
-from .files import read_json, to_json, write_text
 from .photographs import Photograph
 from .runs import Run
 from .upscaler import Upscaler

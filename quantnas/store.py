@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import files, photographs
+from quantnas.config import files
+
+from . import photographs
 from .errors import DataError
 from .patches import Pair
 from .photographs import LONGEST, Photograph

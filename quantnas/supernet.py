@@ -9,17 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantnas.config.genotype import Genotype, choice_of
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import SearchSpace, Slot
+
 from . import ops, skeleton
 from .adq import Adq, PlainNorm
 from .alphas import Alphas
-from .config import SearchConfig
 from .conv import padding, start_as_identity
 from .filling import PlainSum
-from .genotype import Genotype, choice_of
 from .quantizer import ActQuantizer, FloatTensor
 from .relax import RELAXATIONS, Relaxation
 from .search_conv import InputGrids, Mix, SearchConv2d, embed, see
-from .space import SearchSpace, Slot
 
 
 class MixedOp(nn.Module):

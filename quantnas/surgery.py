@@ -14,8 +14,10 @@ import onnx
 import torch
 from onnx import helper, version_converter
 
+from quantnas.config.run_config import ExportConfig
+from quantnas.config.search_space import SearchSpace
+
 from . import imported, onnx_metadata, onnx_source, subgraphs
-from .config import ExportConfig
 from .conv import QuantConv2d
 from .cost import Cost
 from .errors import UsageError
@@ -24,7 +26,6 @@ from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
 from .onnx_layers import OnnxValue, convolution, quantized
 from .onnx_weights import STORAGE
 from .quantizer import FloatTensor
-from .space import SearchSpace
 
 FILE = "file:"
 """In front of the names of the original, while there are others beside them."""

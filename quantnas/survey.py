@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from . import conventions, cost, imported, layer_forms, parity, schema, skeleton
-from .config import PixelsConfig
+from quantnas.config import schema
+from quantnas.config.genotype import Genotype, choice_of
+from quantnas.config.run_config import PixelsConfig
+from quantnas.config.search_space import Pixels, Precision, Scale, SearchSpace
+
+from . import conventions, cost, imported, layer_forms, parity, skeleton
 from .conventions import Conventions
 from .errors import UsageError
-from .genotype import Genotype, choice_of
 from .parity import Parity
-from .space import Pixels, Precision, Scale, SearchSpace
 
 ASKED = PixelsConfig()
 

@@ -12,10 +12,12 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from . import beginning, branching, environment, page_data, point, runs, schema
+from quantnas.config import schema
+from quantnas.config.files import to_json, write_text
+
+from . import beginning, branching, environment, page_data, point, runs
 from .beginning import Prepared
 from .errors import DataError, QuantnasError, UsageError
-from .files import to_json, write_text
 from .plan import Point
 from .point import PointJob
 from .runs import Run

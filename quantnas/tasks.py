@@ -4,15 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from . import checkpoint, crew, parts, patches, settings, space, store
+from quantnas.config import search_space
+from quantnas.config.run_config import Device, RunConfig
+from quantnas.config.search_space import SearchSpace
+
+from . import checkpoint, crew, parts, patches, settings, store
 from .checkpoint import Stateful
-from .config import Device, RunConfig
 from .crew import device
 from .errors import DataError
 from .patches import Patches
 from .run_photographs import photographs_of
 from .runs import Run
-from .space import SearchSpace
 
 S = TypeVar("S")
 
@@ -46,7 +48,7 @@ class Shared:
         return {
             "step": self.step,
             "config": settings.plain(settings.settled(same)),
-            "space": space.to_yaml(self.space),
+            "space": search_space.to_yaml(self.space),
             "photographs": parts.sent(photographs_of(self.run, self.config).train),
             "fingerprint": self.learn.fingerprint(),
             "first": first,
@@ -62,7 +64,7 @@ def material(
 
     Raises DataError when they are not those of the first process.
     """
-    where = space.from_yaml(task["space"])
+    where = search_space.from_yaml(task["space"])
     photos = parts.received(task["photographs"])
     loaded = store.load(photos, where.scale, size)
     found = patches.split(loaded.pairs, size, config.seed, shares)

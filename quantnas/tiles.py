@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantnas.config.search_space import Pixels
+
 from . import reach
 from .imported import ImportedNetwork
 from .onnx_session import open_session
 from .patches import to_image, to_tensor
 from .reach import Reach
-from .space import Pixels
 from .upscaler import Upscaler, cannot, onnx_upscaler, through, torch_upscaler
 
 SIDE = 512

@@ -8,25 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import (
-    checkpoint,
-    crew,
-    genotype,
-    load_photographs,
-    network,
-    origins,
-    patches,
-    phases,
-    tasks,
-    train,
-)
-from .config import RunConfig
+from quantnas.config import genotype
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import SearchSpace
+
+from . import checkpoint, crew, load_photographs, network, origins, patches, phases, tasks, train
 from .crew import device
-from .genotype import Genotype
 from .phases import Phase
 from .progress import Progress
 from .runs import Run
-from .space import SearchSpace
 from .tasks import Shared
 from .workspace import architecture
 

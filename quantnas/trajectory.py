@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import schema, skeleton
+from quantnas.config import schema
+from quantnas.config.search_space import Precision, SearchSpace, Slot
+
+from . import skeleton
 from .board import GRID, INK, SKIP, save
-from .space import Precision, SearchSpace, Slot
 
 Row = dict[str, Any]
 Style = dict[str, Any]

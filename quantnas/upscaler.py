@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from quantnas.config.search_space import Pixels
+
 from . import elsewhere
 from .errors import DataError
 from .onnx_session import cannot_load, open_session
 from .patches import to_image, to_tensor
-from .space import Pixels
 
 SMALL = 32
 """Pixels of a side below which a network that fails is taken to fail because of the size."""

@@ -19,14 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import cost, fusion, onnx_metadata, schema, stored, upscaler
+from quantnas.config import schema
+from quantnas.config.search_space import Pixels
+
+from . import cost, fusion, onnx_metadata, stored, upscaler
 from .conv import QuantConv2d
 from .errors import DataError, UsageError, VerificationError
 from .imported import ImportedNetwork
 from .onnx_session import open_session
 from .patches import to_tensor
 from .quantizer import ActQuantizer
-from .space import Pixels
 from .wiring import wired
 
 LEAST = 55.0

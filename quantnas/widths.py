@@ -7,15 +7,17 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from . import allocation, cost, genotype, saliency, skeleton, space
+from quantnas.config import genotype, search_space
+from quantnas.config.files import read_json
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import Precision, SearchSpace
+from quantnas.config.validators import resolution
+
+from . import allocation, cost, saliency, skeleton
 from .allocation import Costs, Damage, Options
-from .bounds import resolution
-from .config import RunConfig
 from .errors import UsageError
-from .files import read_json
-from .genotype import Genotype
 from .saliency import Saliency
-from .space import Precision, SearchSpace
 
 WEIGHTS = (2, 3, 4, 8)
 """Bits to choose from."""
@@ -188,7 +190,7 @@ def load(folder: Path) -> dict[str, Precision]:
 
 
 def precision_of(
-    where: space.SearchSpace, found: Genotype, config: RunConfig
+    where: search_space.SearchSpace, found: Genotype, config: RunConfig
 ) -> dict[str, Precision]:
     """Slot name -> bits: as searched, or those given between first and last convolution.
 
@@ -202,7 +204,7 @@ def precision_of(
     )
 
 
-def require_bits(where: space.SearchSpace, bits: int | None) -> None:
+def require_bits(where: search_space.SearchSpace, bits: int | None) -> None:
     """Raise UsageError when a space in float is to be quantized to nothing in particular."""
     if where.is_float and bits is None:
         what = "The network is" if where.source else f"Space '{where.name}' is searched"

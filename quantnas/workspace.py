@@ -4,20 +4,22 @@ from pathlib import Path
 
 from torch import nn
 
-from . import cost, files, genotype, network, skeleton, space
+from quantnas.config import files, genotype, search_space
+from quantnas.config.genotype import Genotype
+from quantnas.config.search_space import Precision
+
+from . import cost, network, skeleton
 from .errors import DataError
-from .genotype import Genotype
 from .runs import Run
-from .space import Precision
 
 
-def architecture(run: Run) -> tuple[space.SearchSpace, Genotype]:
+def architecture(run: Run) -> tuple[search_space.SearchSpace, Genotype]:
     """The space and the genotype of a run. Raises DataError when it has not searched yet."""
     found = genotype.load(need(run.path("genotype.json"), "search"))
-    return space.load(str(need(run.path("space.yaml"), "search"))), found
+    return search_space.load(str(need(run.path("space.yaml"), "search"))), found
 
 
-def quantized(run: Run) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
+def quantized(run: Run) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]:
     """The network on integers of a run, with its cost."""
     where, found = architecture(run)
     rows = files.read_json(need(run.path("precision.json"), "quantize"))
@@ -27,7 +29,7 @@ def quantized(run: Run) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
     return where, net.eval(), cost.network_cost(where, found, precision)
 
 
-def checkpoint(run: Run, kind: str) -> tuple[space.SearchSpace, nn.Module, cost.Cost]:
+def checkpoint(run: Run, kind: str) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]:
     """A network of a run with its cost: `searched` and `float` ones cost 32 x 32 bits."""
     if kind == "quantized":
         return quantized(run)

@@ -14,21 +14,20 @@ from quantnas import (
     beginning,
     cost,
     export,
-    genotype,
     images,
     network,
     patches,
     quantize,
     run_photographs,
     skeleton,
-    space,
 )
-from quantnas.config import RunConfig
-from quantnas.files import to_json
-from quantnas.genotype import Genotype, choice_of
+from quantnas.config import genotype, search_space
+from quantnas.config.files import to_json
+from quantnas.config.genotype import Genotype, choice_of
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import Edge, SearchSpace
 from quantnas.runs import Run
 from quantnas.search import Material
-from quantnas.space import Edge, SearchSpace
 
 torch.set_num_threads(1)  # for tensors this small, a second thread on a busy core costs 100 times
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for programs that tests start
@@ -98,8 +97,8 @@ def apart() -> SearchSpace:
 @pytest.fixture
 def small(tiny, apart) -> dict[str, SearchSpace]:
     """Name -> a space of few channels; every macro-architecture is among them."""
-    basic = dataclasses.replace(space.load("basic"), channels=12, cells=2)
-    rfdn = dataclasses.replace(space.load("rfdn"), channels=12, cells=1)
+    basic = dataclasses.replace(search_space.load("basic"), channels=12, cells=2)
+    rfdn = dataclasses.replace(search_space.load("rfdn"), channels=12, cells=1)
     return {"tiny": tiny, "apart": apart, "basic": basic, "rfdn": rfdn, **searchable()}
 
 
@@ -107,7 +106,7 @@ def searchable() -> dict[str, SearchSpace]:
     """Skeleton of a fixed network -> a space of it with something to choose on every edge."""
     edge, found = Edge(("conv3x3", "growth1x1"), (4, 8)), {}
     for name in ("edsr_baseline", "imdn", "rfdn48"):
-        fixed = space.load(name)
+        fixed = search_space.load(name)
         found[fixed.skeleton] = dataclasses.replace(
             fixed, name=fixed.skeleton, channels=12, cells=1, edges=dict.fromkeys(fixed.edges, edge)
         )
@@ -188,7 +187,7 @@ def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
     def make(folder: Path, scale: int = 2, held_out: str | None = None) -> Run:
         where = dataclasses.replace(tiny, scale=scale)
         run, found = Run(folder), random_genotype(where, 3)
-        run.path("space.yaml").write_text(space.to_yaml(where))
+        run.path("space.yaml").write_text(search_space.to_yaml(where))
         run.path("genotype.json").write_text(found.to_json())
         config = RunConfig(str(folder / "space.yaml"), eval_data=held_out)
         command = {"command": ["quantnas", "run", "tiny"]}

@@ -21,14 +21,14 @@ from quantnas import (
     pipeline,
     run_photographs,
     skeleton,
-    space,
     upscaler,
     workspace,
 )
 from quantnas.cli.main import main
-from quantnas.config import QuantizeConfig, RunConfig, TrainConfig
+from quantnas.config import search_space
+from quantnas.config.files import sha256
+from quantnas.config.run_config import QuantizeConfig, RunConfig, TrainConfig
 from quantnas.errors import DataError, UsageError
-from quantnas.files import sha256
 from quantnas.runs import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=2)
@@ -56,7 +56,7 @@ def begin(tmp_path):
 
     def make(name: str, where, genotype=None, **more) -> tuple[Run, RunConfig]:
         paths = [tmp_path / f"{where.name}.yaml", tmp_path / f"{where.name}.json"]
-        paths[0].write_text(space.to_yaml(where))
+        paths[0].write_text(search_space.to_yaml(where))
         if genotype is not None:
             paths[1].write_text(genotype.to_json())
             more["genotype"] = str(paths[1])
@@ -164,7 +164,7 @@ def their_name(name: str) -> str:
 
 
 def test_a_released_rfdn_needs_no_genotype(begin, tmp_path):
-    where = dataclasses.replace(space.load("rfdn50", 2), channels=12, cells=2)
+    where = dataclasses.replace(search_space.load("rfdn50", 2), channels=12, cells=2)
     run, config = begin("run", where, bits=4)
     tensors = {}
     found = skeleton.known_genotype(where, None)
@@ -184,7 +184,7 @@ def test_a_released_rfdn_needs_no_genotype(begin, tmp_path):
 def test_the_released_file_is_adopted_by_its_space(begin):
     if not RELEASED.is_file():
         pytest.skip(f"{RELEASED} is not there")
-    run, config = begin("run", space.load("rfdn50", 4), bits=2)
+    run, config = begin("run", search_space.load("rfdn50", 4), bits=2)
     adopt.adopt(run, config, RELEASED)
     assert (
         sum(
@@ -244,7 +244,7 @@ def test_open_choices_need_a_genotype(tiny, begin, weights):
 
 
 def test_a_space_in_float_needs_bits(tiny, begin, weights, random_genotype):
-    edges = {kind: space.Edge(edge.ops, (32,)) for kind, edge in tiny.edges.items()}
+    edges = {kind: search_space.Edge(edge.ops, (32,)) for kind, edge in tiny.edges.items()}
     where = dataclasses.replace(tiny, edges=edges)
     found = random_genotype(where, 3)
     network.save(network.build(where, found, None), weights, where)
@@ -261,7 +261,7 @@ def test_a_file_that_does_not_fit_is_a_data_error(
     if other == "genotype":
         network.save(network.build(tiny, random_genotype(tiny, 4), None), weights, tiny)
     elif other == "space":
-        fixed = space.load("quicksrnet_small")
+        fixed = search_space.load("quicksrnet_small")
         found = skeleton.known_genotype(fixed, None)
         network.save(network.build(fixed, found, None), weights, fixed)
     elif other == "nothing":
@@ -281,7 +281,7 @@ def test_a_file_that_does_not_fit_is_a_data_error(
 
 
 def test_a_built_in_space_is_known_by_the_file(tmp_path):
-    where, path = space.load("espcn", 3), tmp_path / "a.safetensors"
+    where, path = search_space.load("espcn", 3), tmp_path / "a.safetensors"
     net = network.build(where, skeleton.known_genotype(where, None), None)
     network.save(net, path, where)
     assert adopt.space_of(path) == ("espcn", 3)

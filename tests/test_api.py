@@ -13,7 +13,7 @@ from torch import nn
 
 import quantnas
 from quantnas import api, drop, images, model_verbs, pipeline, run_verbs, watcher
-from quantnas.config import QuantizeConfig, RunConfig
+from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError, QualityError, UsageError
 from quantnas.run_sources import Request, nested
 

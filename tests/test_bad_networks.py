@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from quantnas import cost, export, network, quantize, skeleton, train, upscaler
+from quantnas.config.genotype import uniform_precision
 from quantnas.errors import DataError
-from quantnas.genotype import uniform_precision
 from quantnas.patches import to_image
 from quantnas.quantizer import BITS, ActQuantizer, WeightQuantizer, activation_grid, weight_grid
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from quantnas import baselines, network, quantize, skeleton, space
+from quantnas import baselines, network, quantize, skeleton
+from quantnas.config import search_space
+from quantnas.config.genotype import Genotype, choice_of, uniform_precision
 from quantnas.errors import UsageError
-from quantnas.genotype import Genotype, choice_of, uniform_precision
 from quantnas.quantizer import ActQuantizer
 
 LEARNED = ("gptq", "gpfq", "qronos", "adaround")
@@ -149,7 +150,7 @@ def test_minmax_holds_every_activation(couple, low):
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_strided_and_transposed_layers(couple, pixels, small, method):
-    for where in (small["rfdn"], space.load("fsrcnn")):
+    for where in (small["rfdn"], search_space.load("fsrcnn")):
         (net, teacher), (simple, _) = couple(4, where), couple(4, where)
         list(baselines.apply(method, net, teacher, pixels(1, 15, 16)))
         list(baselines.apply("rtn", simple, teacher, pixels(1, 15, 16)))

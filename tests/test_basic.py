@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, inheritance, network, search, skeleton, space, supernet
+from quantnas import cost, inheritance, network, search, skeleton, supernet
 from quantnas.adq import Adq
+from quantnas.config import search_space
+from quantnas.config.genotype import Choice, Genotype, searched_precision
+from quantnas.config.search_space import Edge
 from quantnas.errors import UsageError
-from quantnas.genotype import Choice, Genotype, searched_precision
-from quantnas.space import Edge
 
 PUBLISHED = {  # drawn in the paper's repository; its `upsample` is not in the published settings
     "head0": ("conv3x3_groups3", 8),
@@ -38,7 +39,7 @@ def chosen(where, wanted=PLAIN) -> Genotype:
 
 @pytest.fixture
 def published():
-    return space.load("basic")
+    return search_space.load("basic")
 
 
 @pytest.fixture

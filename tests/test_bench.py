@@ -8,8 +8,8 @@ import pytest
 
 from quantnas import cards, cost, export, models, network, quantize, skeleton
 from quantnas.cli.main import main
-from quantnas.config import ExportConfig
-from quantnas.genotype import uniform_precision
+from quantnas.config.genotype import uniform_precision
+from quantnas.config.run_config import ExportConfig
 
 
 def command(*arguments: object) -> int:

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantnas import driver, genotype, images, pipeline, settings, skeleton, space
+from quantnas import driver, images, pipeline, settings, skeleton
 from quantnas.cli import console, options, panel
 from quantnas.cli.main import app, main
 from quantnas.cli.pace import Pace
-from quantnas.config import RunConfig, SearchConfig
+from quantnas.config import genotype, search_space
+from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.errors import DivergedError
 from quantnas.progress import Progress
 from quantnas.run_sources import Request
@@ -83,7 +84,7 @@ def here(tmp_path, monkeypatch):
     Path("op_space.yaml").write_text(SPACE.replace("conv5x5,", "conv7x7,"))
     Path("bits_space.yaml").write_text(SPACE.replace("[4, 8]", "[4, 5]"))
     Path("scale_space.yaml").write_text(SPACE.replace("scale: 2", "scale: 7"))
-    where = space.load("rfdn_small")
+    where = search_space.load("rfdn_small")
     first = {s.name: (s.ops[0], s.weight_bits[0], s.act_bits[0]) for s in skeleton.slots(where)}
     first["head"] = ("conv5x5", 8, 8)
     choices = {name: genotype.Choice(*choice) for name, choice in first.items()}
@@ -243,9 +244,9 @@ def test_spaces_lists_every_built_in_one(capsys):
     names = [[line.split()[0] for line in part] for part in (lines[:gap], lines[gap + 3 :])]
     assert (names[0].pop(0), names[1].pop(0)) == ("space", "network")
     assert names[0] == sorted(names[0]) and names[1] == sorted(names[1])
-    assert {*names[0], *names[1]} == {*space.builtin()}
-    for name in space.builtin():
-        options = {slot.options for slot in skeleton.slots(space.load(name))}
+    assert {*names[0], *names[1]} == {*search_space.builtin()}
+    for name in search_space.builtin():
+        options = {slot.options for slot in skeleton.slots(search_space.load(name))}
         assert name in names[options == {1}]
     small = next(line for line in lines if line.startswith("rfdn_small"))
     assert small.split()[1:7] == ["x2", "16", "2", "15", "10^11.1", "0.435-3.98"]
@@ -257,16 +258,16 @@ def test_spaces_lists_every_built_in_one(capsys):
 def test_spaces_as_json(capsys):
     assert command("spaces", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
-    assert set(facts) == set(space.builtin())
+    assert set(facts) == set(search_space.builtin())
     assert facts["rfdn_small"]["architectures"] > 1e11
     assert all(f["about"] for f in facts.values())
 
 
-@pytest.mark.parametrize("name", sorted(space.builtin()))
+@pytest.mark.parametrize("name", sorted(search_space.builtin()))
 def test_a_copied_space_can_be_used(here, capsys, name):
     assert command("spaces", "--copy", name) == 0
     assert f"quantnas search ./{name}.yaml" in capsys.readouterr().out
-    assert Path(f"{name}.yaml").read_bytes() == space.builtin()[name].read_bytes()
+    assert Path(f"{name}.yaml").read_bytes() == search_space.builtin()[name].read_bytes()
     assert command("info", f"./{name}.yaml") == 0
     out = capsys.readouterr().out
     assert "searched edges" in out or "nothing to choose" in out
@@ -300,7 +301,7 @@ def test_info_tells_widths_apart_and_a_search_in_float(here, capsys):
     Path("plain.yaml").write_text(SPACE.replace("[4, 8]", "[32]").replace("[8]", "[32]"))
     assert command("info", "plain.yaml") == 0
     assert "body (8 searched): in float" in capsys.readouterr().out
-    where = space.load("plain.yaml")
+    where = search_space.load("plain.yaml")
     choices = {s.name: genotype.Choice(s.ops[0], 32, 32) for s in skeleton.slots(where)}
     Path("found.json").write_text(genotype.Genotype("rfdn_small", choices).to_json())
     assert command("info", "found.json", "--space", "plain.yaml") == 0

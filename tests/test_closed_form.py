@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import closed_form, network, ops, quantize, skeleton, space
+from quantnas import closed_form, network, ops, quantize, skeleton
+from quantnas.config import search_space
+from quantnas.config.genotype import uniform_precision
+from quantnas.config.search_space import Precision, Slot
 from quantnas.conv import Conv2d, QuantConv2d
-from quantnas.genotype import uniform_precision
 from quantnas.quantizer import ActQuantizer, FloatTensor, WeightQuantizer
-from quantnas.space import Precision, Slot
 
 SPACES = ["basic", "edsr_baseline", "espcn", "fsrcnn", "imdn", "plain", "quicksrnet_small"]
 SPACES += ["rfdn", "rfdn48", "rfdn_small", "sesr_m5"]
@@ -141,7 +142,7 @@ def test_weights_lie_on_their_grids_and_means_are_those_of_the_teacher(tiny, cou
 @pytest.mark.parametrize("bits", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SPACES)
 def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
-    where = dataclasses.replace(space.load(name, 2), channels=12, cells=1)
+    where = dataclasses.replace(search_space.load(name, 2), channels=12, cells=1)
     net, teacher = couple(where, bits)
     usual, low = copy.deepcopy(net), blurred(8, 16, 17)
     network.initialise(usual, low)
@@ -156,7 +157,7 @@ def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
 
 
 def test_the_spaces_have_every_skeleton():
-    assert {space.load(name).skeleton for name in SPACES} == {*skeleton.SKELETONS} - {
+    assert {search_space.load(name).skeleton for name in SPACES} == {*skeleton.SKELETONS} - {
         "onnx"
     }  # test_surgery.py
 

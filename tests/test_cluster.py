@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import cluster, overview, plan, space, sweeping
+from quantnas import cluster, overview, plan, sweeping
+from quantnas.config import search_space
 from quantnas.errors import DataError, UsageError
 from quantnas.plan import Sweep
 from quantnas.runs import Run
@@ -30,7 +31,7 @@ def test_a_sweep_survives_the_death_of_a_node(tiny, tmp_path):
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster as Nodes
 
-    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
     base = {**BASE, "space": str(tmp_path / "tiny.yaml")}
     points = plan.points(Sweep(base, {"seed": [0, 1, 2, 3]}), "test")
     folder = sweeping.begin(tmp_path, "s", points)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from quantnas import checkpoint, cost, network, random_search, skeleton, train
-from quantnas.config import SearchConfig
+from quantnas.config.genotype import searched_precision
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import Edge
 from quantnas.contest import Contest
-from quantnas.genotype import searched_precision
-from quantnas.space import Edge
 
 CONFIG = SearchConfig(
     strategy="random", samples=2, epochs=3, steps_per_epoch=3, warmup_epochs=0, batch=2, patch=6

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from quantnas import ops
 from quantnas.alphas import Alphas
-from quantnas.config import SearchConfig
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import Precision, Slot
 from quantnas.conv import Conv2d, QuantConv2d
 from quantnas.quantizer import ActQuantizer, FloatTensor, WeightQuantizer, calibrating
 from quantnas.relax import RELAXATIONS
 from quantnas.search_conv import InputGrids, Mix, SearchConv2d, embed, see
-from quantnas.space import Precision, Slot
 from quantnas.supernet import MixedOp
 
 SINGLE = ("conv1x1", "conv3x3", "conv5x5", "conv3x3_groups2", "conv5x5_groups2")

@@ -7,10 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cost, network, objective, skeleton, space, supernet
-from quantnas.config import SearchConfig
-from quantnas.genotype import Choice, Genotype, choice_of, searched_precision, uniform_precision
-from quantnas.space import Edge, Precision, SearchSpace
+from quantnas import cost, network, objective, skeleton, supernet
+from quantnas.config import search_space
+from quantnas.config.genotype import (
+    Choice,
+    Genotype,
+    choice_of,
+    searched_precision,
+    uniform_precision,
+)
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import Edge, Precision, SearchSpace
 
 SPACES = ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published"]
 
@@ -144,7 +151,7 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 
 @pytest.mark.parametrize(("name", "scale"), list(KNOWN))
 def test_fixed_networks_cost_what_is_known(name, scale):
-    where = space.load(name, scale)
+    where = search_space.load(name, scale)
     extent = cost.extent(skeleton.slots(where), scale)
     assert (extent["searched_edges"], extent["architectures"]) == (0, 1)
     found = extent["largest"]

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import config, crew, errors, images, parts, run_sources, schema, tasks
+from quantnas import crew, errors, images, parts, run_sources, tasks
 from quantnas.cli.main import main
+from quantnas.config import run_config, schema
 from quantnas.photographs import Photograph
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +96,7 @@ def test_alone_leading_is_only_doing():
     crew.part()
 
 
-@pytest.mark.parametrize("section", [config.SearchConfig, config.TrainConfig])
+@pytest.mark.parametrize("section", [run_config.SearchConfig, run_config.TrainConfig])
 def test_a_batch_must_be_a_multiple(section):
     section(batch=6, processes=3)
     with pytest.raises(ValueError, match="`batch` is 8, no multiple of 3 `processes`"):
@@ -112,15 +113,15 @@ def test_the_option_is_named_when_the_batch_is_no_multiple(verb, capsys, tmp_pat
 
 
 def test_both_steps_have_the_same_number_or_one():
-    both = config.RunConfig(
-        search=config.SearchConfig(processes=2), train=config.TrainConfig(processes=4)
+    both = run_config.RunConfig(
+        search=run_config.SearchConfig(processes=2), train=run_config.TrainConfig(processes=4)
     )
     with pytest.raises(errors.UsageError, match=r"`search.processes` is 2 and `train.processes`"):
         run_sources.together("run", both, lambda: pytest.fail("must not begin"))
 
 
 def test_settings_from_before_the_training_was_shared_are_read():
-    old = schema.parse(config.RunConfig, {"search": {"processes": 2}, "train": {}}, "old")
+    old = schema.parse(run_config.RunConfig, {"search": {"processes": 2}, "train": {}}, "old")
     assert (old.search.processes, old.train.processes) == (2, 1)
 
 
@@ -137,21 +138,22 @@ def test_photographs_of_the_package_are_found_where_it_lies(tmp_path):
 
 
 def test_other_photographs_are_found_out(tmp_path):
-    from quantnas import patches, space, store
+    from quantnas import patches, store
+    from quantnas.config import search_space
 
-    where = space.load("espcn", 2)
+    where = search_space.load("espcn", 2)
     photos = [Photograph(path) for path in images.bundled().train[:3]]
     found = patches.split(store.load(photos, 2, 12).pairs, 12, 0, (0.9, 0.1))
     task = {
-        "space": space.to_yaml(where),
+        "space": search_space.to_yaml(where),
         "photographs": parts.sent(photos),
         "fingerprint": found[0].fingerprint(),
     }
-    same, received = tasks.material(task, config.RunConfig(), 12, (0.9, 0.1))
+    same, received = tasks.material(task, run_config.RunConfig(), 12, (0.9, 0.1))
     assert same == where and received[0].fingerprint() == found[0].fingerprint()
     task["photographs"] = parts.sent(photos[:2])
     with pytest.raises(errors.DataError, match="not those of the first process"):
-        tasks.material(task, config.RunConfig(), 12, (0.9, 0.1))
+        tasks.material(task, run_config.RunConfig(), 12, (0.9, 0.1))
 
 
 # Whole trainings

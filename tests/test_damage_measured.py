@@ -16,8 +16,8 @@ from quantnas import (
     widths,
     workspace,
 )
+from quantnas.config.search_space import Precision
 from quantnas.damage_measured import Damages, Measured, rows
-from quantnas.space import Precision
 
 
 @pytest.fixture

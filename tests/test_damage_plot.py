@@ -6,8 +6,8 @@ import pytest
 
 from quantnas import damage_plot, images
 from quantnas.allocation import Damage
+from quantnas.config.search_space import Precision
 from quantnas.errors import DataError
-from quantnas.space import Precision
 
 WIDTHS = (Precision(2, 4), Precision(3, 8), Precision(4, 8), Precision(8, 8))
 ENDS = (Precision(8, 8),)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from quantnas.cli.main import app
+from quantnas.config.search_space import builtin
 from quantnas.ops import OPS
-from quantnas.space import builtin
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

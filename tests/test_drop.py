@@ -17,7 +17,7 @@ from quantnas import (
     upscaler,
     workspace,
 )
-from quantnas.config import QuantizeConfig
+from quantnas.config.run_config import QuantizeConfig
 from quantnas.drop import Drop
 from quantnas.errors import DataError, QualityError
 

@@ -6,15 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import network, skeleton, space
+from quantnas import network, skeleton
+from quantnas.config import search_space
+from quantnas.config.search_space import Edge
 from quantnas.errors import UsageError
-from quantnas.space import Edge
 
 
 @pytest.fixture
 def small():
     """8 channels, two cells."""
-    return dataclasses.replace(space.load("edsr_baseline"), channels=8, cells=2)
+    return dataclasses.replace(search_space.load("edsr_baseline"), channels=8, cells=2)
 
 
 def plain_network(convs, x, where):
@@ -58,7 +59,7 @@ def test_the_mean_colour_is_in_the_biases(small, random_genotype, pixels):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_upsampler_has_a_step_for_every_factor(scale):
-    slots = {slot.name: slot for slot in skeleton.slots(space.load("edsr_baseline", scale))}
+    slots = {slot.name: slot for slot in skeleton.slots(search_space.load("edsr_baseline", scale))}
     found = [(s.c_in, s.c_out, s.area) for n, s in slots.items() if n.startswith("upsample")]
     wanted = {2: [(64, 256, "low")], 3: [(64, 576, "low")]}
     assert found == wanted.get(scale, [(64, 256, "low"), (64, 256, "double")])

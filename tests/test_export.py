@@ -14,7 +14,6 @@ from onnx.reference import ReferenceEvaluator
 from quantnas import (
     cost,
     export,
-    files,
     fusion,
     network,
     onnx_metadata,
@@ -22,14 +21,14 @@ from quantnas import (
     patches,
     quantize,
     skeleton,
-    space,
     verify,
     wiring,
 )
+from quantnas.config import files, search_space
+from quantnas.config.genotype import Choice, searched_precision, uniform_precision
+from quantnas.config.search_space import Edge
 from quantnas.errors import DataError
-from quantnas.genotype import Choice, searched_precision, uniform_precision
 from quantnas.quantizer import ActQuantizer
-from quantnas.space import Edge
 
 BITS = [None, 8, 4, 3, 2]
 WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]
@@ -181,7 +180,7 @@ def make_published(random_genotype, pixels, tmp_path):
     """(space's name, seed, scale, cells) -> the same, of a random genotype of a published space."""
 
     def build(name: str, seed: int, scale: int, cells: int, powers: bool = True):
-        where = dataclasses.replace(space.load(name, scale), channels=12, cells=cells)
+        where = dataclasses.replace(search_space.load(name, scale), channels=12, cells=cells)
         genotype = random_genotype(where, seed)
         precision = searched_precision(genotype)
         settle = round_steps if powers else None
@@ -218,7 +217,7 @@ def test_every_convolution_of_a_published_space_runs_in_integers(make_published,
 def test_every_skeleton_runs_in_integers_and_computes_exactly_the_same(
     small, random_genotype, pixels, tmp_path, name, weights, activations
 ):
-    where = small[name] if name in small else space.load(name, 2)
+    where = small[name] if name in small else search_space.load(name, 2)
     precision = uniform_precision(skeleton.slots(where), weights, activations)
     genotype, low = random_genotype(where, weights), pixels(2, 16, 16, 5)
     net, totals, path = export_network(where, genotype, precision, low, tmp_path, enliven, scatter)
@@ -261,7 +260,7 @@ def enliven(net) -> None:
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", ["edsr_baseline", "imdn", "rfdn48"])
 def test_fixed_networks_pass_the_verification(random_genotype, pixels, tmp_path, name, scale, bits):
-    where = dataclasses.replace(space.load(name, scale), channels=12, cells=1 + scale % 2)
+    where = dataclasses.replace(search_space.load(name, scale), channels=12, cells=1 + scale % 2)
     slots = skeleton.slots(where)
     precision = uniform_precision(slots, bits)
     genotype, low = random_genotype(where, 0), pixels(4, 17, 20)

@@ -20,18 +20,18 @@ from quantnas import (
     quantize,
     settings,
     skeleton,
-    space,
     upscaler,
     verify,
 )
 from quantnas.cli.main import main
-from quantnas.config import ExportConfig, RunConfig
+from quantnas.config import search_space
+from quantnas.config.genotype import Choice, uniform_precision
+from quantnas.config.run_config import ExportConfig, RunConfig
+from quantnas.config.schema import parse
+from quantnas.config.search_space import Precision
 from quantnas.errors import DataError, UsageError, VerificationError
-from quantnas.genotype import Choice, uniform_precision
 from quantnas.quantizer import ActQuantizer
 from quantnas.runs import Run
-from quantnas.schema import parse
-from quantnas.space import Precision
 
 WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]
 ALL = {"compat": True, "uint8_io": True, "size": "7x10"}
@@ -44,7 +44,7 @@ def make(small, random_genotype, pixels):
     """(space, weight bits, activation bits, settled) -> (frozen network, cost, scale)."""
 
     def build(name: str, weights: int, activations: int = 8, settle=lambda net: None):
-        where = small[name] if name in small else space.load(name, 2)
+        where = small[name] if name in small else search_space.load(name, 2)
         slots, genotype = skeleton.slots(where), random_genotype(where, 4)
         if name == "tiny":
             genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
@@ -189,7 +189,7 @@ def test_a_file_of_one_size_knows_every_shape_and_refuses_other_images(make, tmp
 
 @pytest.mark.parametrize("name", ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "fsrcnn"])
 def test_the_float_file_computes_what_torch_does(small, random_genotype, pixels, tmp_path, name):
-    where = small[name] if name in small else space.load(name, 2)
+    where = small[name] if name in small else search_space.load(name, 2)
     genotype, slots = random_genotype(where, 4), skeleton.slots(where)
     net = network.build(where, genotype, None).eval()
     none = {slot.name: Precision(32, 32) for slot in slots}

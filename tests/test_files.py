@@ -1,6 +1,6 @@
 import pytest
 
-from quantnas import files
+from quantnas.config import files
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):

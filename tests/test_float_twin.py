@@ -11,9 +11,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from quantnas import cards, cost, export, float_twin, images, network, quantize, skeleton
-from quantnas.config import ExportConfig
+from quantnas.config.genotype import uniform_precision
+from quantnas.config.run_config import ExportConfig
 from quantnas.errors import DataError
-from quantnas.genotype import uniform_precision
 from quantnas.patches import to_tensor
 
 PROVIDERS = ["CPUExecutionProvider"]

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from quantnas import evaluate, foreign, network, photographs, space, upscaler
+from quantnas import evaluate, foreign, network, photographs, upscaler
+from quantnas.config import search_space
+from quantnas.config.genotype import searched_precision
 from quantnas.errors import DataError, UsageError
-from quantnas.genotype import searched_precision
 
 RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
 ESA = {"conv1": (2, 8, 1), "conv_f": (2, 2, 1), "conv_max": (2, 2, 3), "conv2": (2, 2, 3)}
@@ -33,7 +34,7 @@ def tensors():
 
 @pytest.fixture
 def where():
-    return dataclasses.replace(space.load("rfdn50", 2), channels=8, cells=2)
+    return dataclasses.replace(search_space.load("rfdn50", 2), channels=8, cells=2)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def published(random_genotype):
     """The float network with the weights that were released; skips where they are absent."""
     if not RELEASED.is_file():
         pytest.skip(f"{RELEASED} is not there")
-    where = space.load("rfdn50")
+    where = search_space.load("rfdn50")
     net = network.build(where, random_genotype(where, 0), None)
     foreign.load(net, RELEASED)
     return net

@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from quantnas import genotype, network, skeleton
+from quantnas import network, skeleton
+from quantnas.config import genotype
+from quantnas.config.genotype import Choice, Genotype
+from quantnas.config.search_space import Precision
 from quantnas.errors import DataError, UsageError
-from quantnas.genotype import Choice, Genotype
-from quantnas.space import Precision
 
 
 @pytest.fixture

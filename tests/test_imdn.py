@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import network, skeleton, space
+from quantnas import network, skeleton
+from quantnas.config import search_space
 from quantnas.errors import UsageError
 from quantnas.imdn import contrast
 
@@ -14,7 +15,7 @@ from quantnas.imdn import contrast
 @pytest.fixture
 def small():
     """16 channels, two cells."""
-    return dataclasses.replace(space.load("imdn"), channels=16, cells=2)
+    return dataclasses.replace(search_space.load("imdn"), channels=16, cells=2)
 
 
 def plain_contrast(x):
@@ -72,7 +73,7 @@ def test_a_channel_without_contrast_has_a_gradient():
 
 
 def test_the_attention_runs_once_for_every_image():
-    slots = skeleton.slots(space.load("imdn"))
+    slots = skeleton.slots(search_space.load("imdn"))
     single = {slot.name.partition("_")[2]: slot for slot in slots if slot.area == "single"}
     assert {name: (s.c_in, s.c_out) for name, s in single.items()} == {
         "cca_reduce": (64, 4),

@@ -7,10 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from quantnas import cards, cost, export, network, onnx_metadata, quantize, skeleton, space
+from quantnas import cards, cost, export, network, onnx_metadata, quantize, skeleton
 from quantnas.cli import info
 from quantnas.cli.main import main
-from quantnas.genotype import Choice, Genotype, searched_precision
+from quantnas.config import search_space
+from quantnas.config.genotype import Choice, Genotype, searched_precision
 
 BITS = "weight_bits: [4, 8], act_bits: [4, 8]"
 SPACE = f"""
@@ -44,7 +45,7 @@ def command(*words) -> int:
 def known(tmp_path, pixels):
     """The known network: (genotype, file)."""
     (tmp_path / "space.yaml").write_text(SPACE)
-    where = space.load(str(tmp_path / "space.yaml"))
+    where = search_space.load(str(tmp_path / "space.yaml"))
     picks = {name: (f"conv{n[0][-1]}x{n[0][-1]}", *n[2:4]) for name, n in COUNTED.items()}
     found = Genotype("known", {name: Choice(*pick) for name, pick in picks.items()})
     (tmp_path / "genotype.json").write_text(found.to_json())
@@ -95,7 +96,7 @@ def test_the_printed_report_has_the_same_numbers(known, capsys):
 
 @pytest.mark.parametrize("target", ["plain-x4", "rfdn50", "rfdn_small", "rfdn", "edsr_baseline"])
 def test_lines_are_short_and_the_cells_of_a_table_aligned(target, capsys):
-    assert target in {**cards.bundled(), **space.builtin()}
+    assert target in {**cards.bundled(), **search_space.builtin()}
     assert command("info", target, "--at", "1080x1920") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
@@ -113,7 +114,7 @@ def test_counts_are_printed_with_three_digits(number, text):
 
 
 def test_the_parts_of_a_network_are_its_totals():
-    where = space.load("rfdn50")
+    where = search_space.load("rfdn50")
     rows = cost.extent(skeleton.slots(where), 4)["largest"].layers
     found, size = cost.parts(rows, (17, 30), 4), (17, 30)
     assert sum(p.bitops for p in found) == cost.bitops_at(rows, size, 4)

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantnas import network, quantize, skeleton, space
+from quantnas import network, quantize, skeleton
+from quantnas.config import search_space
+from quantnas.config.genotype import searched_precision, uniform_precision
+from quantnas.config.search_space import Precision
 from quantnas.conv import QuantConv2d, padding
-from quantnas.genotype import searched_precision, uniform_precision
 from quantnas.quantizer import ActQuantizer, FloatTensor
 from quantnas.skeleton import SKELETONS
-from quantnas.space import Precision
 
 BITS = (2, 3, 4, 8)
 PAIRS = [(2, 2), (2, 8), (3, 3), (4, 2), (4, 4), (8, 3), (8, 8)]
@@ -164,7 +165,7 @@ def require_equal(net: nn.Module, low: Tensor) -> None:
 
 
 def test_the_spaces_below_have_every_skeleton():
-    assert {space.load(name).skeleton for name in SPACES} == {*SKELETONS} - {
+    assert {search_space.load(name).skeleton for name in SPACES} == {*SKELETONS} - {
         "onnx"
     }  # test_surgery.py
 
@@ -182,7 +183,7 @@ def test_it_is_with_widths_that_were_searched_apart(apart, frozen, pixels, seed)
 @pytest.mark.parametrize("bits", PAIRS)
 @pytest.mark.parametrize("name", SPACES)
 def test_it_is_in_every_macro_architecture(frozen, pixels, name, bits):
-    where = dataclasses.replace(space.load(name, 2), channels=12, cells=1)
+    where = dataclasses.replace(search_space.load(name, 2), channels=12, cells=1)
     require_equal(frozen(where, bits), pixels(1, 17, 20, 3).double())
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import checkpoint, errors, space
+from quantnas import checkpoint, errors
+from quantnas.config import search_space
 
 SETTINGS = [
     "search.epochs=4",
@@ -41,7 +42,7 @@ def begin(folder: Path, name: str, target: list[str]) -> list[str]:
 
 def test_a_killed_search_ends_where_it_would_have(tiny, tmp_path):
     target = ["--target-bitops", "200M"]
-    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
     whole = start(*begin(tmp_path, "whole", target))
     killed = start(*begin(tmp_path, "killed", target))
     run = tmp_path / "search" / "killed"

@@ -158,7 +158,8 @@ def test_commands_import_the_heavy_parts_inside_functions(module):
 
 
 @pytest.mark.parametrize(
-    "code", ["import quantnas.cli.main", "import quantnas", "from quantnas.config import files"]
+    "code",
+    ["import quantnas.cli.main", "import quantnas", "from quantnas.config.run_config import files"],
 )
 def test_nothing_heavy_is_loaded_before_it_is_used(code):
     done = subprocess.run(
@@ -176,7 +177,11 @@ def test_nothing_heavy_is_loaded_before_it_is_used(code):
     [
         ("from .alphas import Alphas", "quantnas.nas.supernet", {"quantnas.nas.alphas"}),
         ("from . import alphas, x", "quantnas.nas.supernet", {"quantnas.nas.alphas"}),
-        ("from ..config import genotype", "quantnas.nas.supernet", {"quantnas.config.genotype"}),
+        (
+            "from ..config import genotype",
+            "quantnas.nas.supernet",
+            {"quantnas.config.run_config.genotype"},
+        ),
         ("from quantnas.nas import alphas", "quantnas.api", {"quantnas.nas.alphas"}),
         ("import quantnas.nas.alphas", "quantnas.api", {"quantnas.nas.alphas"}),
         ("from . import options", "quantnas.cli.main", {"quantnas.cli.options"}),

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import bicubic, cost, images, litert, network, patches, quantize, skeleton, space
+from quantnas import bicubic, cost, images, litert, network, patches, quantize, skeleton
+from quantnas.config import search_space
+from quantnas.config.genotype import uniform_precision
 from quantnas.errors import DataError, UsageError
-from quantnas.genotype import uniform_precision
 from quantnas.litert_graph import schema
 
 pytest.importorskip("ai_edge_litert")
@@ -27,7 +28,7 @@ def make(small, random_genotype, pixels, tmp_path):
     """(space's name, bits of weights, of inputs) -> (frozen, cost, file)."""
 
     def build(name: str, weights: int = 8, activations: int = 8):
-        where = small.get(name) or dataclasses.replace(space.load(name, 2), channels=8)
+        where = small.get(name) or dataclasses.replace(search_space.load(name, 2), channels=8)
         where = dataclasses.replace(where, cells=1, scale=2)
         slots, genotype = skeleton.slots(where), random_genotype(where, weights)
         precision = uniform_precision(slots, weights, activations)

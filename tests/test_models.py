@@ -9,18 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from quantnas import (
-    cards,
-    comparison,
-    evaluate,
-    files,
-    images,
-    models,
-    network,
-    onnx_metadata,
-    progress,
-)
+from quantnas import cards, comparison, evaluate, images, models, network, onnx_metadata, progress
 from quantnas.cli.main import main
+from quantnas.config import files
 from quantnas.cost import Cost
 from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.photographs import Photograph

@@ -6,15 +6,16 @@ import itertools
 import pytest
 import torch
 
-from quantnas import conv, inheritance, network, search, space, supernet
+from quantnas import conv, inheritance, network, search, supernet
 from quantnas.adq import Adq
-from quantnas.config import SearchConfig
+from quantnas.config import search_space
+from quantnas.config.genotype import Choice, searched_precision
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import Edge, Precision
 from quantnas.conv import Conv2d, QuantConv2d
 from quantnas.errors import DataError
-from quantnas.genotype import Choice, searched_precision
 from quantnas.quantizer import ActQuantizer, WeightQuantizer
 from quantnas.search_conv import SearchConv2d
-from quantnas.space import Edge, Precision
 
 MANY = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))]
 VARIANTS = list(itertools.product(("factorised", "joint"), ("none", "batchnorm", "adq", "adadm")))
@@ -96,7 +97,7 @@ def test_the_published_networks_compute_what_their_supernets_do(
     small, pixels, name, probabilities, deviation, seed
 ):
     torch.manual_seed(seed)
-    given = small.get(name) or dataclasses.replace(space.load(name), channels=12)
+    given = small.get(name) or dataclasses.replace(search_space.load(name), channels=12)
     where = dataclasses.replace(given, cells=1 + seed, scale=2)
     how = SearchConfig(probabilities=probabilities, deviation=deviation)
     low = pixels(1, 15, 16, seed)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantnas import notation
+from quantnas.config import quantities
 from quantnas.errors import UsageError
 
 
@@ -12,13 +12,13 @@ from quantnas.errors import UsageError
      (".5G", 5e8), ("2.g", 2e9)],
 )  # fmt: skip
 def test_limits_are_numbers_with_a_suffix(text, value):
-    assert notation.number(text, "--target-bitops") == value
+    assert quantities.number(text, "--target-bitops") == value
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1G", "1GB", "two", "nan", "inf", "1e999", "0.0M"])
 def test_other_limits_are_an_error_that_names_the_form_and_the_option(text):
     with pytest.raises(UsageError, match="--target-size cannot be") as caught:
-        notation.number(text, "--target-size")
+        quantities.number(text, "--target-size")
     assert "2.0G" in caught.value.remedy
 
 
@@ -26,10 +26,10 @@ def test_other_limits_are_an_error_that_names_the_form_and_the_option(text):
     ("text", "bits", "act_bits"), [("2", 2, 8), ("w4a4", 4, 4), ("W3A8", 3, 8)]
 )
 def test_widths_are_weights_and_activations(text, bits, act_bits):
-    assert notation.widths(text, "--bits") == {"bits": bits, "act_bits": act_bits}
+    assert quantities.widths(text, "--bits") == {"bits": bits, "act_bits": act_bits}
 
 
 @pytest.mark.parametrize("text", ["", "a4", "w2", "16", "w2a4x"])
 def test_other_widths_are_an_error(text):
     with pytest.raises(UsageError, match="--bits cannot be"):
-        notation.widths(text, "--bits")
+        quantities.widths(text, "--bits")

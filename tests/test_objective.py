@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
-from quantnas import objective, space, supernet
-from quantnas.config import SearchConfig
+from quantnas import objective, supernet
+from quantnas.config import search_space
+from quantnas.config.run_config import SearchConfig
 from quantnas.errors import DivergedError
 
 
@@ -39,7 +40,7 @@ def test_the_entropy_of_uniform_alphas_is_1(small, name, probabilities):
 
 @pytest.mark.parametrize(("name", "nats"), [("rfdn", 29 * math.log(18) + math.log(12))])
 def test_the_entropies_of_the_published_space_start_at_their_published_sum(name, nats):
-    where = dataclasses.replace(space.load(name), channels=12)
+    where = dataclasses.replace(search_space.load(name), channels=12)
     choices = supernet.choices(supernet.build(where)).values()
     found = sum(a.entropy().item() for a in choices if a.learning())
     assert found == pytest.approx(nats, rel=1e-5) == pytest.approx(86.3, abs=0.05)

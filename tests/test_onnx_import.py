@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from quantnas import network, onnx_import, parity, skeleton, space
+from quantnas import network, onnx_import, parity, skeleton
+from quantnas.config import search_space
 from quantnas.errors import DataError
 from quantnas.tracing import Tracer
 
-FIXED = [n for n in sorted(space.builtin()) if skeleton.known_genotype(space.load(n), None)]
+FIXED = [
+    n for n in sorted(search_space.builtin()) if skeleton.known_genotype(search_space.load(n), None)
+]
 """The architectures with nothing to choose."""
 OPSETS = (11, 13, 17, 20, None)
 """None: the exporter of torch.export, at its default."""
@@ -193,7 +196,7 @@ def test_networks_of_elsewhere_come_back_from_every_export(kind, opset, tmp_path
 
 
 def fixed_network(name: str) -> nn.Module:
-    where = space.load(name)
+    where = search_space.load(name)
     return network.build(where, skeleton.known_genotype(where, None), None).eval()
 
 
@@ -201,7 +204,9 @@ def fixed_network(name: str) -> nn.Module:
 def test_architectures_of_the_project_come_back(name, tmp_path):
     net = fixed_network(name)
     found = require_parity(net, exported(net, tmp_path / "m.onnx", 17))
-    assert found.scale == space.load(name).scale and found.entry.channels == found.channels == 3
+    assert (
+        found.scale == search_space.load(name).scale and found.entry.channels == found.channels == 3
+    )
     assert len(found.names) == len(network.convolutions(net))
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from quantnas import cost, ops
+from quantnas.config.search_space import Precision, Slot
 from quantnas.conv import Conv2d, QuantConv2d
 from quantnas.quantizer import ActQuantizer
 from quantnas.relax import RELAXATIONS
 from quantnas.search_conv import Mix, SearchConv2d
-from quantnas.space import Precision, Slot
 
 PUBLISHED = {  # millions of multiply-accumulates at 32x32: 48 -> 48, 48 -> 24 (arXiv 2208.14839)
     "conv1x1": (2.36, 1.18),

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import yaml
 
-from quantnas import front, images, page, page_data, runs, space
+from quantnas import front, images, page, page_data, runs
 from quantnas.cli.main import main
+from quantnas.config import search_space
+from quantnas.config.files import to_json
+from quantnas.config.search_space import SearchSpace
 from quantnas.damage_measured import FILE, Damages, Measured
 from quantnas.errors import DataError
-from quantnas.files import to_json
 from quantnas.runs import Run
 from quantnas.slider import FOLDER, ComparedCrop, ComparedCrops, Version
-from quantnas.space import SearchSpace
 
 # Run folders as steps leave them, made up
 
@@ -81,7 +82,7 @@ def finished(
     run = Run(folder)
     config = {"space": "tiny", "seed": seed, "search": {"warmup_epochs": 1, "steps_per_epoch": 1}}
     run.path("config.yaml").write_text(yaml.safe_dump(config))
-    run.path("space.yaml").write_text(space.to_yaml(where))
+    run.path("space.yaml").write_text(search_space.to_yaml(where))
     run.path("genotype.json").write_text("{}")
     environment = {"command": ["quantnas", "run", "tiny"], "versions": {"onnxruntime": "1.32.0"}}
     run.path("env.json").write_text(json.dumps(environment))

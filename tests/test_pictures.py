@@ -19,22 +19,22 @@ from quantnas import (
     network,
     schematic,
     skeleton,
-    space,
 )
-from quantnas.genotype import Choice, Genotype, searched_precision
+from quantnas.config import search_space
+from quantnas.config.genotype import Choice, Genotype, searched_precision
+from quantnas.config.search_space import Precision
 from quantnas.layout_grid import Node
-from quantnas.space import Precision
 
 WIDTHS = (2, 3, 4, 8)
 OPS = ("conv3x3", "growth3x3", "conv5x5_groups2", "conv1x1")
 
 
-Decided = tuple[nn.Module, space.SearchSpace, list[cost.Layer]]
+Decided = tuple[nn.Module, search_space.SearchSpace, list[cost.Layer]]
 
 
 def decided(cells: int = 2, scale: int = 2) -> Decided:
     """A network with every width and, among its operations, some of two convolutions."""
-    shipped = space.load("rfdn_small", scale=scale)
+    shipped = search_space.load("rfdn_small", scale=scale)
     where = dataclasses.replace(shipped, cells=cells)
     slots = skeleton.slots(where)
     choices, precision = {}, {}
@@ -47,7 +47,7 @@ def decided(cells: int = 2, scale: int = 2) -> Decided:
 
 
 def built(
-    where: space.SearchSpace, found: Genotype, precision: dict[str, Precision] | None = None
+    where: search_space.SearchSpace, found: Genotype, precision: dict[str, Precision] | None = None
 ) -> Decided:
     """What a picture is made of; the widths need not be those of the space."""
     precision = precision or searched_precision(found)
@@ -68,7 +68,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def usual(name: str) -> Decided:
     """A built-in space with its last operation and width on every edge."""
-    where = space.load(name)
+    where = search_space.load(name)
     slots = skeleton.slots(where)
     last = {slot.name: (slot.ops[-1], slot.widths[-1]) for slot in slots}
     choices = {key: Choice(op, w.weights, w.activations) for key, (op, w) in last.items()}

@@ -6,21 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import (
-    cost,
-    ends,
-    errors,
-    export,
-    genotype,
-    network,
-    quantize,
-    skeleton,
-    space,
-    supernet,
-    verify,
-)
+from quantnas import cost, ends, errors, export, network, quantize, skeleton, supernet, verify
+from quantnas.config import genotype, search_space
+from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.conv import subpixel
-from quantnas.genotype import Choice, Genotype, searched_precision
 from quantnas.quantizer import ActQuantizer
 
 STACKS = ("espcn", "fsrcnn", "quicksrnet_small", "quicksrnet_medium", "quicksrnet_large", "sesr_m5")
@@ -43,13 +32,13 @@ LR32 = {"espcn": 25.2, "sesr_m5": 32.7, "quicksrnet_small": 33.9, "quicksrnet_me
 """x4, million MACs at LR 32x32."""
 
 
-def only(where: space.SearchSpace) -> Genotype:
+def only(where: search_space.SearchSpace) -> Genotype:
     slots = skeleton.slots(where)
     return Genotype(where.name, {s.name: genotype.choice_of(s, 0, 0) for s in slots})
 
 
 def cost_of(name: str, scale: int) -> cost.Cost:
-    where = space.load(name, scale)
+    where = search_space.load(name, scale)
     found = only(where)
     rows = cost.layers(skeleton.slots(where), found, searched_precision(found), scale)
     return cost.total(rows, scale)
@@ -60,7 +49,7 @@ def test_the_published_networks_have_their_known_sizes(name, scale):
     parameters, macs = KNOWN[name, scale]
     found = cost_of(name, scale)
     assert found.parameters == parameters
-    where = space.load(name, scale)
+    where = search_space.load(name, scale)
     net = network.build(where, only(where), None)
     convs = network.convolutions(net).values()
     assert sum(p.numel() for conv in convs for p in conv.parameters()) == parameters
@@ -91,8 +80,8 @@ def test_the_parts_of_a_transposed_convolution_make_the_whole(up, side):
 
 
 def test_a_transposed_convolution_needs_an_edge_that_enlarges():
-    where = space.load("fsrcnn")
-    edges = {**where.edges, "body": space.Edge(("transposed9x9",), bits=(8,))}
+    where = search_space.load("fsrcnn")
+    edges = {**where.edges, "body": search_space.Edge(("transposed9x9",), bits=(8,))}
     with pytest.raises(errors.UsageError, match="'transposed9x9' on the edge body0: it enlarges"):
         skeleton.slots(dataclasses.replace(where, edges=edges))
 
@@ -101,7 +90,7 @@ def test_a_transposed_convolution_needs_an_edge_that_enlarges():
 @pytest.mark.parametrize("colours", [1, 3])
 def test_a_new_stack_hardly_changes_the_enlarged_image(scale, colours):
     torch.manual_seed(0)
-    where = dataclasses.replace(space.load("plain", scale), colours=colours, cells=30)
+    where = dataclasses.replace(search_space.load("plain", scale), colours=colours, cells=30)
     found = {
         s.name: genotype.choice_of(s, s.ops.index("conv3x3"), 0) for s in skeleton.slots(where)
     }
@@ -118,7 +107,7 @@ def test_a_new_stack_hardly_changes_the_enlarged_image(scale, colours):
 def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_path):
     """What reads a tensor behind an edge that is left out lies on the grid in front of it."""
     torch.manual_seed(0)
-    where = dataclasses.replace(space.load("plain", scale), channels=8, cells=4)
+    where = dataclasses.replace(search_space.load("plain", scale), channels=8, cells=4)
     slots = skeleton.slots(where)
     ops = ["identity" if s.name == f"body{dropped}" else "conv3x3" for s in slots]
     found = Genotype("plain", {s.name: Choice(op, s.widths[-1].weights, s.widths[-1].activations)
@@ -139,7 +128,7 @@ def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_p
 
 
 def test_a_residual_supernet_with_nothing_chosen_hands_its_input_on():
-    where = dataclasses.replace(space.load("plain", 2), channels=8, cells=1)
+    where = dataclasses.replace(search_space.load("plain", 2), channels=8, cells=1)
     net = supernet.build(where)
     edge = net.edges[1]
     with torch.no_grad():
@@ -153,7 +142,7 @@ def test_a_residual_supernet_with_nothing_chosen_hands_its_input_on():
 
 def test_luma_networks_leave_colour_differences_alone():
     torch.manual_seed(0)
-    where = dataclasses.replace(space.load("plain", 2), cells=2)
+    where = dataclasses.replace(search_space.load("plain", 2), cells=2)
     slots = skeleton.slots(where)
     found = Genotype("plain", {s.name: genotype.choice_of(s, 0, 0) for s in slots})
     net = network.build(where, found, None)
@@ -166,7 +155,7 @@ def test_luma_networks_leave_colour_differences_alone():
 
 
 def test_one_colour_is_refused_where_it_would_be_ignored():
-    where = dataclasses.replace(space.load("rfdn"), colours=1)
+    where = dataclasses.replace(search_space.load("rfdn"), colours=1)
     with pytest.raises(errors.UsageError, match="'colours' cannot be 1 with skeleton 'rfdn'"):
         skeleton.slots(where)
 

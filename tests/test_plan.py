@@ -3,6 +3,7 @@
 import pytest
 
 from quantnas import plan
+from quantnas.config import run_config
 from quantnas.errors import DataError, UsageError
 from quantnas.plan import Sweep
 
@@ -25,7 +26,7 @@ def test_points_are_given_one_by_one_with_all_that_varies():
         "basic-penalty0.001-seed1", "basic-penalty0.001-seed2", "espcn-w8-seed1", "espcn-w8-seed2",
     ]  # fmt: skip
     assert found[0].config.search.penalty == 1e-3
-    assert found[2].config.search.penalty == plan.RunConfig().search.penalty
+    assert found[2].config.search.penalty == run_config.RunConfig().search.penalty
 
 
 def test_a_point_changes_no_other_ones_section():

@@ -10,8 +10,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from quantnas import cost, network, qonnx_export, quantize, skeleton, space
-from quantnas.genotype import uniform_precision
+from quantnas import cost, network, qonnx_export, quantize, skeleton
+from quantnas.config import search_space
+from quantnas.config.genotype import uniform_precision
 from quantnas.quantizer import ActQuantizer
 
 with warnings.catch_warnings():
@@ -45,7 +46,7 @@ def make(small, random_genotype, pixels, tmp_path):
     """(space's name, bits of weights, of inputs, change) -> (frozen network, cost, file)."""
 
     def build(name: str, weights: int, activations: int, change=rounded):
-        where = small.get(name) or dataclasses.replace(space.load(name, 2), channels=8)
+        where = small.get(name) or dataclasses.replace(search_space.load(name, 2), channels=8)
         where = dataclasses.replace(where, cells=1, scale=2)
         slots, genotype = skeleton.slots(where), random_genotype(where, weights)
         precision = uniform_precision(slots, weights, activations)

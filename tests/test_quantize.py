@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantnas import network, quantize, skeleton
-from quantnas.genotype import searched_precision, uniform_precision
+from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.quantizer import ActQuantizer
 
 BITS = [None, 2, 3, 4, 8]

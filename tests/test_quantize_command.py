@@ -17,15 +17,15 @@ from quantnas import (
     runs,
     settings,
     skeleton,
-    space,
     upscaler,
     workspace,
 )
 from quantnas.cli import console
 from quantnas.cli.main import main
-from quantnas.config import QuantizeConfig, RunConfig
-from quantnas.files import read_json, to_json, write_text
-from quantnas.genotype import searched_precision
+from quantnas.config import search_space
+from quantnas.config.files import read_json, to_json, write_text
+from quantnas.config.genotype import searched_precision
+from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.runs import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=4)
@@ -52,7 +52,7 @@ def photos(tmp_path_factory) -> Path:
 def source(tiny, random_genotype, pixels, photos, tmp_path) -> Run:
     """A run of `tiny` that has trained, with quick settings for what follows."""
     run, found = Run(tmp_path / "source"), random_genotype(tiny, 3)
-    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny))
+    (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny))
     (tmp_path / "tiny.json").write_text(found.to_json())
     data, held = (str(photos / kind) for kind in ("learn", "held"))
     where = str(tmp_path / "tiny.yaml")
@@ -143,7 +143,7 @@ def test_a_file_is_quantized_as_its_run_is_and_goes_on(type_, source, file_optio
 
 
 def test_a_file_that_names_a_built_in_network_needs_nothing_else(type_, photos, tmp_path, made):
-    where = space.load("quicksrnet_small", 2)
+    where = search_space.load("quicksrnet_small", 2)
     weights = tmp_path / "net.safetensors"
     found = skeleton.known_genotype(where, None)
     network.save(network.build(where, found, None), weights, where)
@@ -335,10 +335,10 @@ def test_a_file_that_cannot_be_used(
 
 
 def test_a_network_in_float_needs_bits(type_, source, file_options, tiny, made, tmp_path):
-    edges = {kind: space.Edge(edge.ops, (32,)) for kind, edge in tiny.edges.items()}
+    edges = {kind: search_space.Edge(edge.ops, (32,)) for kind, edge in tiny.edges.items()}
     where = dataclasses.replace(tiny, edges=edges)
-    source.path("space.yaml").write_text(space.to_yaml(where))
-    (tmp_path / "tiny.yaml").write_text(space.to_yaml(where))
+    source.path("space.yaml").write_text(search_space.to_yaml(where))
+    (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(where))
     found = json.loads(source.path("genotype.json").read_text())
     for choice in found["choices"].values():
         choice |= {"weights": 32, "activations": 32}

@@ -14,14 +14,14 @@ from quantnas import (
     images,
     network,
     quantizing,
-    space,
     train,
     widths,
     workspace,
 )
-from quantnas.config import QuantizeConfig, RunConfig
+from quantnas.config import search_space
+from quantnas.config.genotype import searched_precision
+from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError
-from quantnas.genotype import searched_precision
 from quantnas.runs import Run
 
 QUICK = QuantizeConfig(steps=5, batch=2, patch=12, crops=4)
@@ -51,7 +51,7 @@ def begin(tiny, random_genotype, pixels, mine, tmp_path):
     def make(name: str = "run", bits: int | None = None, act_bits: int = 8, **quantize):
         torch.manual_seed(5)
         run, found = Run(tmp_path / name), random_genotype(tiny, 3)
-        run.path("space.yaml").write_text(space.to_yaml(tiny))
+        run.path("space.yaml").write_text(search_space.to_yaml(tiny))
         run.path("genotype.json").write_text(found.to_json())
         nets = [network.build(tiny, found, p) for p in (None, searched_precision(found))]
         with torch.no_grad():  # new networks change nearly nothing of an enlarged image

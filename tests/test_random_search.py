@@ -7,9 +7,9 @@ import pytest
 
 from quantnas import cost, network, random_search, skeleton
 from quantnas.budget import TOLERANCE
-from quantnas.config import SearchConfig
+from quantnas.config.genotype import searched_precision
+from quantnas.config.run_config import SearchConfig
 from quantnas.errors import UsageError
-from quantnas.genotype import searched_precision
 
 CONFIG = SearchConfig(
     strategy="random", samples=2, epochs=3, steps_per_epoch=3, warmup_epochs=0, batch=2, patch=6

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from quantnas import cells, network, retrain, saliency, skeleton, train
-from quantnas.config import QuantizeConfig
+from quantnas.config.genotype import searched_precision, uniform_precision
+from quantnas.config.run_config import QuantizeConfig
 from quantnas.conv import QuantConv2d
-from quantnas.genotype import searched_precision, uniform_precision
 
 
 @pytest.fixture

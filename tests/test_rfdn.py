@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, inheritance, network, ops, search, skeleton, space, supernet
+from quantnas import cost, inheritance, network, ops, search, skeleton, supernet
 from quantnas.adq import Adq
+from quantnas.config import search_space
+from quantnas.config.genotype import Choice, Genotype, searched_precision
+from quantnas.config.search_space import AREAS, Edge
 from quantnas.errors import UsageError
-from quantnas.genotype import Choice, Genotype, searched_precision
 from quantnas.rfdn import Rfdn, resize_like
-from quantnas.space import AREAS, Edge
 
 PLAIN = {"body": "conv3x3", "distill": "conv1x1", "upsample": "conv3x3", "tail": "conv3x3"}
 
@@ -30,7 +31,7 @@ def total(where, genotype) -> cost.Cost:
 
 @pytest.fixture
 def published():
-    return space.load("rfdn")
+    return search_space.load("rfdn")
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_every_scale_builds_and_gives_its_size(small, pixels, scale):
 
 def test_upsampling_goes_without_what_does_not_divide():
     for scale in (2, 3, 4):
-        where = space.load("rfdn", scale)
+        where = search_space.load("rfdn", scale)
         (slot,) = (s for s in skeleton.slots(where) if s.name == "upsample")
         grouped = [op for op in slot.ops if "groups2" in op]
         assert (len(slot.ops), len(grouped)) == ((6, 0) if scale == 3 else (9, 3))

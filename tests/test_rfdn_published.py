@@ -6,14 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import network, skeleton, space
+from quantnas import network, skeleton
+from quantnas.config import search_space
 from quantnas.rfdn_published import RfdnPublished
 
 
 @pytest.fixture
 def small():
     """10 channels, of which a quarter is 2, and two cells."""
-    return dataclasses.replace(space.load("rfdn50"), channels=10, cells=2)
+    return dataclasses.replace(search_space.load("rfdn50"), channels=10, cells=2)
 
 
 def leaky(t):
@@ -75,5 +76,7 @@ def test_any_even_number_of_channels_will_do(small, channels):
 @pytest.mark.parametrize(("name", "channels"), [("rfdn48", 48), ("rfdn50", 50)])
 def test_built_in_ones_differ_in_their_channels(name, channels):
     rest = {"name": "", "channels": 2}
-    first, second = (dataclasses.replace(space.load(other), **rest) for other in (name, "rfdn50"))
-    assert first == second and space.load(name).channels == channels
+    first, second = (
+        dataclasses.replace(search_space.load(other), **rest) for other in (name, "rfdn50")
+    )
+    assert first == second and search_space.load(name).channels == channels

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantnas import export, formats, network, runnable, verify
-from quantnas.config import ExportConfig
+from quantnas.config.run_config import ExportConfig
 from quantnas.errors import UsageError, VerificationError
 from quantnas.onnx_weights import STORAGE
 from quantnas.runnable import Case

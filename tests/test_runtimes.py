@@ -12,8 +12,8 @@ import onnxruntime as ort
 import pytest
 
 from quantnas import cost, export, network, quantize, skeleton
-from quantnas.config import ExportConfig
-from quantnas.genotype import uniform_precision
+from quantnas.config.genotype import uniform_precision
+from quantnas.config.run_config import ExportConfig
 
 pytestmark = pytest.mark.slow
 

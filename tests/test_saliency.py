@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from quantnas import network, ops, saliency
+from quantnas.config.search_space import Precision, Slot
 from quantnas.conv import Conv2d, padding
-from quantnas.space import Precision, Slot
 
 
 @pytest.fixture

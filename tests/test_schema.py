@@ -6,11 +6,11 @@ import re
 import pytest
 import yaml
 
-from quantnas import schema
-from quantnas.config import QuantizeConfig, RunConfig, SearchConfig, TrainConfig
+from quantnas.config import schema
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import QuantizeConfig, RunConfig, SearchConfig, TrainConfig
+from quantnas.config.search_space import Edge, SearchSpace
 from quantnas.errors import DataError, UsageError
-from quantnas.genotype import Genotype
-from quantnas.space import Edge, SearchSpace
 
 SPACE = {
     "name": "s",

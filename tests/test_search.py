@@ -20,11 +20,11 @@ from quantnas import (
     supernet,
     train,
 )
-from quantnas.config import SearchConfig
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import Edge
 from quantnas.errors import DivergedError
 from quantnas.patches import Patches
 from quantnas.search_conv import SearchConv2d
-from quantnas.space import Edge
 
 CONFIG = SearchConfig(epochs=3, steps_per_epoch=2, warmup_epochs=1, batch=2, patch=6, refresh=4)
 QUICK = dataclasses.replace(

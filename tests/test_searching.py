@@ -6,17 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import (
-    branching,
-    genotype,
-    images,
-    load_photographs,
-    random_search,
-    searching,
-    skeleton,
-    space,
-)
-from quantnas.config import RunConfig, SearchConfig
+from quantnas import branching, images, load_photographs, random_search, searching, skeleton
+from quantnas.config import genotype, search_space
+from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.runs import Run
 
 SEARCH = {"epochs": 4, "steps_per_epoch": 3, "warmup_epochs": 1, "batch": 2, "patch": 12}
@@ -25,7 +17,7 @@ SEARCH = {"epochs": 4, "steps_per_epoch": 3, "warmup_epochs": 1, "batch": 2, "pa
 @pytest.fixture
 def begin(tiny, tmp_path):
     """(name, settings of the search) -> run folder and configuration."""
-    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
 
     def make(name: str, **settings: object) -> tuple[Run, RunConfig]:
         config = SearchConfig(**SEARCH | settings)

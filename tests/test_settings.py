@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantnas import driver, settings, space
+from quantnas import driver, settings
 from quantnas.cli import options
 from quantnas.cli.main import main
-from quantnas.config import RunConfig, TrainConfig
+from quantnas.config import search_space
+from quantnas.config.files import write_text
+from quantnas.config.run_config import RunConfig, TrainConfig
+from quantnas.config.schema import read_yaml
 from quantnas.errors import UsageError
-from quantnas.files import write_text
 from quantnas.run_sources import Request
 from quantnas.runs import Run
-from quantnas.schema import read_yaml
 
 TINY = ["float_steps=4", "qat_steps=2", "batch=2", "patch=12"]
 QUICK = [part for s in TINY for part in ("--set", f"train.{s}")]
@@ -93,7 +94,9 @@ def test_a_step_stays_with_the_network_of_its_run(run, random_genotype, tiny, ch
 
 
 def test_the_same_once_more_is_no_change(run):
-    write_text(Path("copy.yaml"), space.to_yaml(space.load(str(run.folder / "space.yaml"))))
+    write_text(
+        Path("copy.yaml"), search_space.to_yaml(search_space.load(str(run.folder / "space.yaml")))
+    )
     same = {"space": "copy.yaml", "scale": 2, "genotype": str(run.folder / "genotype.json")}
     told = RunConfig(**settings.inherit(run, "export") | {"search": None} | same)
     assert settings.continued(run, told).space == settings.written(run).space

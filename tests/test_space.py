@@ -7,12 +7,13 @@ import pytest
 import torch
 import yaml
 
-from quantnas import network, ops, skeleton, space, supernet
+from quantnas import network, ops, skeleton, supernet
+from quantnas.config import search_space
+from quantnas.config.genotype import searched_precision, uniform_precision
+from quantnas.config.search_space import Edge, Precision, SearchSpace, Slot
 from quantnas.errors import DataError, UsageError
-from quantnas.genotype import searched_precision, uniform_precision
-from quantnas.space import Edge, Precision, SearchSpace, Slot
 
-BUILTIN = sorted(space.builtin())
+BUILTIN = sorted(search_space.builtin())
 FOLDER = Path(__file__).parents[1] / "search_spaces"
 
 
@@ -22,29 +23,29 @@ def test_every_shipped_file_is_a_built_in_space():
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_a_built_in_space_is_called_as_its_file(name):
-    assert space.load(name).name == name
+    assert search_space.load(name).name == name
 
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_a_space_written_as_yaml_reads_back_equal(name, tmp_path):
-    loaded = space.load(name, scale=3)
+    loaded = search_space.load(name, scale=3)
     path = tmp_path / "copy.yaml"
-    path.write_text(space.to_yaml(loaded))
-    assert space.load(str(path)) == loaded
+    path.write_text(search_space.to_yaml(loaded))
+    assert search_space.load(str(path)) == loaded
 
 
 def test_every_field_survives_yaml(tiny, tmp_path):
     path = tmp_path / "copy.yaml"
     apart = tiny.edges | {"body": Edge(("conv3x3",), weight_bits=(2, 8), act_bits=(8,))}
     odd = dataclasses.replace(tiny, edges=apart, scale=4, name="0123")
-    path.write_text(space.to_yaml(odd))
-    assert space.load(str(path)) == odd
+    path.write_text(search_space.to_yaml(odd))
+    assert search_space.load(str(path)) == odd
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", BUILTIN)
 def test_a_built_in_space_makes_networks_of_the_right_size(name, scale, random_genotype, pixels):
-    where = space.load(name, scale)
+    where = search_space.load(name, scale)
     assert where.scale == scale
     where = dataclasses.replace(where, channels=12, cells=1)
     low, wanted = pixels(1, 15, 16), (1, 3, 15 * scale, 16 * scale)
@@ -107,7 +108,7 @@ def test_areas_count_what_the_layers_leave(side):
         "pooled": torch.max_pool2d(strided, 7, 3).numel(),
         "single": 1,
     }
-    assert {n: count(side, side + 3, 3) for n, count in space.AREAS.items()} == outputs
+    assert {n: count(side, side + 3, 3) for n, count in search_space.AREAS.items()} == outputs
 
 
 def test_a_search_in_float_has_no_bits_anywhere(tiny):
@@ -121,17 +122,17 @@ def test_a_search_in_float_has_no_bits_anywhere(tiny):
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(UsageError, match="no search space called 'rfnd'") as caught:
-        space.load("rfnd")
+        search_space.load("rfnd")
     assert all(name in caught.value.remedy for name in BUILTIN)
 
 
 def test_a_missing_file_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="Cannot read"):
-        space.load(str(tmp_path / "none.yaml"))
+        search_space.load(str(tmp_path / "none.yaml"))
 
 
 def write(tiny: SearchSpace, path: Path, **changes: object) -> str:
-    data = yaml.safe_load(space.to_yaml(tiny)) | changes
+    data = yaml.safe_load(search_space.to_yaml(tiny)) | changes
     path.write_text(yaml.safe_dump(data))
     return str(path)
 
@@ -161,7 +162,7 @@ def write(tiny: SearchSpace, path: Path, **changes: object) -> str:
 def test_a_value_that_cannot_be_is_an_error(tiny, tmp_path, key, value):
     path = write(tiny, tmp_path / "s.yaml", **{key: value})
     with pytest.raises(UsageError, match=r"s\.yaml"):
-        space.load(path)
+        search_space.load(path)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +187,9 @@ def test_float_in_one_edge_alone_is_an_error(tiny):
 
 def test_a_scale_given_apart_wins_and_is_checked(tiny, tmp_path):
     path = write(tiny, tmp_path / "s.yaml")
-    assert space.load(path, 4).scale == 4
+    assert search_space.load(path, 4).scale == 4
     with pytest.raises(UsageError, match="scale"):
-        space.load(path, 7)
+        search_space.load(path, 7)
 
 
 def test_an_unknown_skeleton_is_an_error(tiny):

@@ -41,7 +41,7 @@ def equal(a, b) -> bool:
 @pytest.mark.parametrize("make", [photograph, paired])
 def test_what_was_read_once_is_not_decoded_again(tmp_path, monkeypatch, cache, make):
     photo = make(tmp_path, "a")
-    wanted = photographs.read(photo, 2, store.LONGEST)
+    wanted = photographs.read(photo, 2, photographs.LONGEST)
     first, kept = store.fetch(photo, 2)
     assert kept and equal(first, wanted)
     assert sorted(p.suffixes for p in cache.iterdir()) == [[".high", ".npy"], [".low", ".npy"]]
@@ -68,7 +68,7 @@ def test_the_key_tells_all_that_matters(tmp_path, monkeypatch):
     keys.append(store.key(pair, 2))
     swapped = Photograph(pair.low, pair.high)
     keys += [store.key(swapped, 2), store.key(photograph(tmp_path, "aa"), 2)]
-    monkeypatch.setattr(store, "LONGEST", 20)
+    monkeypatch.setattr(photographs, "LONGEST", 20)
     keys.append(store.key(photo, 2))
     assert store.key(pair, 2) == keys[3]  # never shrunk
     monkeypatch.setattr(store, "VERSION", 99)
@@ -205,7 +205,7 @@ def test_a_pair_of_wrong_sizes_is_among_the_damaged(tmp_path):
 
 
 def test_large_photographs_are_shrunk_for_learning_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "LONGEST", 20)
+    monkeypatch.setattr(photographs, "LONGEST", 20)
     photo, pair = photograph(tmp_path, "a"), paired(tmp_path / "own", "a")
     loaded = store.load([photo, pair], 2, 4)
     assert [p.high.shape for p in loaded.pairs] == [(14, 20, 3), (24, 32, 3)]

@@ -7,20 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import (
-    cost,
-    export,
-    network,
-    onnx_weights,
-    quantize,
-    skeleton,
-    space,
-    stored,
-    subgraphs,
-)
+from quantnas import cost, export, network, onnx_weights, quantize, skeleton, stored, subgraphs
+from quantnas.config import search_space
+from quantnas.config.genotype import uniform_precision
+from quantnas.config.search_space import Precision
 from quantnas.cost import Layer
-from quantnas.genotype import uniform_precision
-from quantnas.space import Precision
 from quantnas.wiring import origin, wired
 
 
@@ -28,7 +19,7 @@ from quantnas.wiring import origin, wired
 def made(tiny, random_genotype, pixels, tmp_path):
     """bits -> (model, layers) of a random network."""
 
-    def make(bits: int, where: space.SearchSpace = tiny, inputs: int = 8):
+    def make(bits: int, where: search_space.SearchSpace = tiny, inputs: int = 8):
         slots = skeleton.slots(where)
         found = random_genotype(where, 1)
         precision = uniform_precision(slots, bits) | {"smooth": Precision(bits, inputs)}
@@ -67,7 +58,7 @@ def test_sums_that_go_on_in_float_are_found_too(made, small, skeleton_name, bits
 
 
 def test_a_transposed_convolution_is_stored_in_parts(made):
-    model, rows = made(8, replace(space.load("fsrcnn"), channels=4, cells=1))
+    model, rows = made(8, replace(search_space.load("fsrcnn"), channels=4, cells=1))
     assert rows[-1].op == "transposed9x9"
     assert kernel(model, "upsample").dims == [4, 4, 5, 5]
     assert [*stored.problems(model, rows, 2)] == []

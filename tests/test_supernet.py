@@ -9,12 +9,12 @@ import torch
 from quantnas import search, skeleton, supernet, team
 from quantnas.adq import Adq
 from quantnas.alphas import Alphas
-from quantnas.config import SearchConfig
-from quantnas.genotype import Choice
+from quantnas.config.genotype import Choice
+from quantnas.config.run_config import SearchConfig
+from quantnas.config.search_space import Edge, Precision, Slot
 from quantnas.ops import Chain
 from quantnas.quantizer import ActQuantizer, WeightQuantizer
 from quantnas.search_conv import SearchConv2d
-from quantnas.space import Edge, Precision, Slot
 from quantnas.supernet import MixedOp
 
 SPACES = ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published"]

@@ -12,7 +12,6 @@ from torch import nn
 from quantnas import (
     cost,
     elsewhere,
-    genotype,
     network,
     onnx_metadata,
     quantize,
@@ -22,9 +21,10 @@ from quantnas import (
     verify,
 )
 from quantnas.cli.main import main
-from quantnas.config import ExportConfig, PixelsConfig
+from quantnas.config import genotype
+from quantnas.config.run_config import ExportConfig, PixelsConfig
+from quantnas.config.search_space import Pixels, SearchSpace, outputs
 from quantnas.quantizer import ActQuantizer, WeightQuantizer
-from quantnas.space import Pixels, SearchSpace, outputs
 
 
 class Small(nn.Module):

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from quantnas import space, sweeping
+from quantnas import sweeping
 from quantnas.cli import standings
 from quantnas.cli.main import main
 from quantnas.cli.sweep import INCOMPLETE, _found
+from quantnas.config import search_space
 from quantnas.errors import DataError
 from quantnas.standing import Overview, Standing
 
@@ -16,7 +17,7 @@ from quantnas.standing import Overview, Standing
 def sweep(tiny, tmp_path, capsys, monkeypatch):
     """(words) -> exit code, output, errors of `quantnas sweep tiny.yaml WORDS`."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
 
     def run(*words: str) -> tuple[int, str, str]:
         code = 0

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from quantnas import branching, overview, plan, point, runs, space, standing, sweeping
+from quantnas import branching, overview, plan, point, runs, standing, sweeping
+from quantnas.config import search_space
 from quantnas.errors import DataError, UsageError
 from quantnas.plan import Sweep
 from quantnas.point import DONE, FAILED, PointJob
@@ -71,7 +72,7 @@ class Engine:
 def begin(tiny, tmp_path, monkeypatch):
     """(what varies, places) -> engine, and the overviews of a sweep that has begun."""
     monkeypatch.setattr(sweeping, "TICK", 0.0)
-    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
 
     def make(vary: dict, places: int = 9) -> tuple[Engine, Iterator[standing.Overview], Path]:
         base = {**BASE, "space": str(tmp_path / "tiny.yaml")}
@@ -362,7 +363,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_killed_or_stopped_goes_on_where_it_was(tiny, tmp_path, how):
-    (tmp_path / "tiny.yaml").write_text(space.to_yaml(tiny), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
     (tmp_path / "sweep.yaml").write_text(json.dumps({**BASE, "vary": {"seed": [0, 1, 2]}}))
     process = command(
         str(tmp_path / "tiny.yaml"), "--config", str(tmp_path / "sweep.yaml"), "--workers", "2",

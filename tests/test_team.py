@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import config, crew, genotype, network, patches, search, supernet, team, train
+from quantnas import crew, network, patches, search, supernet, team, train
+from quantnas.config import genotype, run_config
 
 ROOT = Path(__file__).parents[1]
-SEARCH = config.SearchConfig(
+SEARCH = run_config.SearchConfig(
     epochs=5, steps_per_epoch=1, warmup_epochs=1, batch=4, patch=6, refresh=2
 )
 PLAN = train.Schedule(steps=6, batch=4, lr=5e-3, check=2)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from quantnas import checkpoint, crew, network, phases, search, supernet, threads, train
-from quantnas.config import SearchConfig
-from quantnas.files import to_json
-from quantnas.genotype import searched_precision
+from quantnas.config.files import to_json
+from quantnas.config.genotype import searched_precision
+from quantnas.config.run_config import SearchConfig
 from quantnas.phases import Phase
 from quantnas.runs import Run
 from quantnas.threads import Choice

@@ -7,20 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import (
-    cards,
-    cost,
-    export,
-    genotype,
-    images,
-    network,
-    patches,
-    quantize,
-    reach,
-    skeleton,
-    space,
-    tiles,
-)
+from quantnas import cards, cost, export, images, network, patches, quantize, reach, skeleton, tiles
+from quantnas.config import genotype, search_space
 from quantnas.errors import DataError
 from quantnas.reach import Reach
 from quantnas.tiles import Enlarged, Network, Tiling
@@ -44,7 +32,9 @@ def off(found: Network, low: np.ndarray, *tiling: int | None) -> int:
     return int(np.abs(run(found, low, *tiling).image.astype(int) - whole).max())
 
 
-def built(where: space.SearchSpace, found: genotype.Genotype, bits: int, tmp_path: Path) -> Path:
+def built(
+    where: search_space.SearchSpace, found: genotype.Genotype, bits: int, tmp_path: Path
+) -> Path:
     """A small network, as an exported file with these bits."""
     slots = list(skeleton.slots(where))
     precision = genotype.uniform_precision(slots, bits, bits)
@@ -73,7 +63,7 @@ def test_the_reach_is_where_a_changed_pixel_shows(small, random_genotype, skelet
 
 
 def test_the_reach_of_known_networks(small, random_genotype):
-    fixed = {name: space.load(name, 4) for name in ("edsr_baseline", "imdn", "rfdn50")}
+    fixed = {name: search_space.load(name, 4) for name in ("edsr_baseline", "imdn", "rfdn50")}
     found = {
         name: reach.of_network(network.build(where, random_genotype(where, 0), None))
         for name, where in fixed.items()
@@ -93,7 +83,7 @@ def test_file_and_network_have_one_reach(small, random_genotype, tmp_path, name)
 
 @pytest.mark.parametrize(("full", "origin", "size"), [(50, 0, 50), (37, 0, 37), (15, 0, 15)])
 def test_stretching_the_whole_is_bilinear(full, origin, size):
-    cells = space.pooled(full)
+    cells = search_space.pooled(full)
     x = torch.rand(1, 2, cells, cells)
     matrix = torch.from_numpy(reach.stretching(full, origin, size))
     wanted = F.interpolate(x, (full, full), mode="bilinear", align_corners=False)
@@ -103,7 +93,7 @@ def test_stretching_the_whole_is_bilinear(full, origin, size):
 def test_stretching_a_part_gives_that_part():
     whole = reach.stretching(100, 0, 100)
     part = reach.stretching(100, 30, 60)  # cells 5 to 5 + pooled(60)
-    cells = slice(5, 5 + space.pooled(60))
+    cells = slice(5, 5 + search_space.pooled(60))
     assert np.allclose(part[12:40], whole[42:70, cells], atol=1e-5)
 
 

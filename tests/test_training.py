@@ -16,11 +16,11 @@ from quantnas import (
     run_photographs,
     runs,
     searching,
-    space,
     training,
 )
 from quantnas.cli.main import main
-from quantnas.config import RunConfig, TrainConfig
+from quantnas.config import search_space
+from quantnas.config.run_config import RunConfig, TrainConfig
 
 TINY = ["float_steps=12", "qat_steps=6", "batch=2", "patch=12", "check=4"]
 SETTINGS = [part for s in TINY for part in ("--set", f"train.{s}")]
@@ -144,9 +144,9 @@ def test_weights_of_another_network_are_refused_for_a_run_and_a_genotype(fixed, 
 def test_a_run_in_float_has_all_the_time_for_it(tmp_path):
     how = TrainConfig(float_steps=1000, qat_steps=400, max_hours=1)
     assert training.schedule(RunConfig(train=how), False, True).seconds == pytest.approx(3600)
-    copied = space.to_yaml(space.load("quicksrnet_small")).replace("- 8", "- 32")
+    copied = search_space.to_yaml(search_space.load("quicksrnet_small")).replace("- 8", "- 32")
     (tmp_path / "plain.yaml").write_text(copied)
-    assert space.load(str(tmp_path / "plain.yaml")).is_float
+    assert search_space.load(str(tmp_path / "plain.yaml")).is_float
     settings = ["--set", "train.batch=2", "--set", "train.patch=12"]
     limit = ["--max-hours", 4 / 3600, "--float-steps", 10**6, "--output", tmp_path]
     assert command("train", tmp_path / "plain.yaml", *limit, *settings) == 0
@@ -236,8 +236,8 @@ def test_progress_shows_what_a_person_wants_to_know(tmp_path):
     config = RunConfig(space="quicksrnet_small", train=TrainConfig(float_steps=5, qat_steps=0))
     run = runs.create(tmp_path, "train", None, "x")
     beginning.begin(run, config, run_photographs.choose(config), {})
-    where = space.load("quicksrnet_small")
-    (run.folder / "space.yaml").write_text(space.to_yaml(where))
+    where = search_space.load("quicksrnet_small")
+    (run.folder / "space.yaml").write_text(search_space.to_yaml(where))
     list(searching.search_step(run, config))
     records = [r for r in training.train_step(run, config) if r.phase == "float"]
     assert [(r.done, r.total) for r in records] == [(i, 5) for i in range(1, 6)]

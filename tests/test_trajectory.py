@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from quantnas import board, images, skeleton, space, tensorboard, trajectory
-from quantnas.space import Edge, Precision, SearchSpace
+from quantnas import board, images, skeleton, tensorboard, trajectory
+from quantnas.config import search_space
+from quantnas.config.search_space import Edge, Precision, SearchSpace
 
 
 def record(folder: Path, where: SearchSpace, steps: int = 40) -> dict[str, list[float]]:
@@ -44,7 +45,7 @@ def look(line: Line2D) -> tuple:
 
 @pytest.mark.parametrize("name", ["tiny", "rfdn_small", "rfdn"])
 def test_both_pictures_are_written_and_show_something(name, tiny, tmp_path):
-    where = tiny if name == "tiny" else space.load(name)
+    where = tiny if name == "tiny" else search_space.load(name)
     record(tmp_path, where)
     written = trajectory.draw(tmp_path, where)
     assert written == [tmp_path / "plots" / "alphas.png", tmp_path / "plots" / "search.png"]
@@ -57,7 +58,7 @@ def test_both_pictures_are_written_and_show_something(name, tiny, tmp_path):
 
 @pytest.mark.parametrize("name", ["rfdn_small", "basic", "rfdn"])
 def test_there_is_one_panel_per_choice_and_one_line_per_pair(name, tmp_path):
-    where = space.load(name)
+    where = search_space.load(name)
     wanted = record(tmp_path, where)
     figure = trajectory.alphas_figure(rows(tmp_path), where)
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(wanted)

@@ -21,12 +21,18 @@ from quantnas import (
     onnx_metadata,
     quantize,
     skeleton,
-    space,
     verify,
+)
+from quantnas.config import search_space
+from quantnas.config.genotype import (
+    Choice,
+    Genotype,
+    choice_of,
+    searched_precision,
+    uniform_precision,
 )
 from quantnas.cost import Layer
 from quantnas.errors import VerificationError
-from quantnas.genotype import Choice, Genotype, choice_of, searched_precision, uniform_precision
 from quantnas.patches import to_tensor
 from quantnas.quantizer import ActQuantizer
 from quantnas.wiring import back, origin, wired
@@ -291,7 +297,7 @@ def deep(photographs, tmp_path_factory):
     """(network, file, image) of the released RFDN on 4 bits: 64 convolutions, as they were."""
     if not RELEASED.exists():
         pytest.skip("needs the released weights")
-    where = space.load("rfdn50", 4)
+    where = search_space.load("rfdn50", 4)
     slots = skeleton.slots(where)
     found = Genotype("rfdn50", {s.name: choice_of(s, 0, 0) for s in slots})
     precision = uniform_precision(slots, 4)

@@ -7,10 +7,10 @@ import math
 import pytest
 
 from quantnas import cost, network, quantizing, skeleton, widths
-from quantnas.config import QuantizeConfig, RunConfig
+from quantnas.config.genotype import searched_precision, uniform_precision
+from quantnas.config.run_config import QuantizeConfig, RunConfig
+from quantnas.config.search_space import Precision
 from quantnas.errors import UsageError
-from quantnas.genotype import searched_precision, uniform_precision
-from quantnas.space import Precision
 
 LIMITS = ("average_bits", "target_size", "target_bitops")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from quantnas import beginning, images, parts, photographs, preflight, run_photographs
-from quantnas.config import RunConfig
+from quantnas.config.run_config import RunConfig
 from quantnas.errors import DataError
 from quantnas.photographs import Photograph
 from quantnas.runs import Run

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .bounds import require, require_shares, resolution
+from .validators import require, require_shares, resolution
 
 Device = Literal["auto", "cpu", "cuda"]
 

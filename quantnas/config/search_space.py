@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import yaml
 
+from quantnas.errors import UsageError
+
 from . import schema
-from .errors import UsageError
 
 Scale = Literal[2, 3, 4]
 Bits = Literal[2, 3, 4, 8, 32]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 
-from .errors import DataError, UsageError
+from quantnas.errors import DataError, UsageError
 
 T = TypeVar("T")
 UNKNOWN = "unexpected_keyword_argument"

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from quantnas.errors import UsageError
+
 from . import files, schema
-from .errors import UsageError
-from .space import Precision, Slot
+from .search_space import Precision, Slot
 
 
 @dataclass(frozen=True)

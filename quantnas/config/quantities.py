@@ -2,7 +2,7 @@
 
 import re
 
-from .errors import UsageError
+from quantnas.errors import UsageError
 
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
