@@ -18,24 +18,13 @@ from typing import Any
 
 import torch
 
-from quantnas import (
-    cost,
-    export,
-    images,
-    latency,
-    machine,
-    models,
-    network,
-    patches,
-    quantize,
-    skeleton,
-    verify,
-)
+from quantnas import cost, export, latency, machine, models, network, quantize, skeleton, verify
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.cost import Cost
+from quantnas.data import image_files, patches
 
 WIDTHS = ((8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2))
 FORMS = {
@@ -71,7 +60,7 @@ def main() -> None:
     where = dataclasses.replace(where, channels=args.channels or where.channels)
     torch.manual_seed(0)
     found, slots = chosen(where), skeleton.slots(where)
-    shown = [images.read(path) for path in images.bundled().held_out[:2]]
+    shown = [image_files.read(path) for path in image_files.bundled().held_out[:2]]
     shown = [shown[0][:96, :128], shown[1][:120, :80]]
     low = torch.cat([patches.to_tensor(image[None, :80, :80]) for image in shown])
     net, checks = network.build(where, found, None).eval(), {}

@@ -22,21 +22,12 @@ from typing import Any
 import torch
 from command import quantnas
 
-from quantnas import (
-    evaluate,
-    images,
-    network,
-    patches,
-    random_search,
-    skeleton,
-    store,
-    train,
-    upscaler,
-)
+from quantnas import evaluate, network, random_search, skeleton, train, upscaler
 from quantnas.config import genotype, search_space
 from quantnas.config.files import write_text
 from quantnas.config.run_config import SearchConfig
-from quantnas.photographs import Photograph, find
+from quantnas.data import image_files, patches, photo_cache
+from quantnas.data.photographs import Photograph, find
 
 APART = "search.probabilities=factorised"
 WAYS: dict[str, list[str]] = {
@@ -85,7 +76,7 @@ def scored(
     if path.exists():
         kept: dict[str, float] = json.loads(path.read_text())
         return kept
-    where, bundled = search_space.load(args.space), images.bundled()
+    where, bundled = search_space.load(args.space), image_files.bundled()
     net = trained(where, found, seed, args)
     sets = {"held-out": [Photograph(path) for path in bundled.held_out]}
     sets |= {folder.name: find(folder, where.scale) for folder in args.benchmark}
@@ -102,8 +93,8 @@ def trained(
     where: search_space.SearchSpace, found: genotype.Genotype, seed: int, args: argparse.Namespace
 ) -> torch.nn.Module:
     """The network of a genotype from new weights: in float, then with its bits."""
-    photos = [Photograph(path) for path in images.bundled().train]
-    pairs = store.load(photos, where.scale, 32).pairs
+    photos = [Photograph(path) for path in image_files.bundled().train]
+    pairs = photo_cache.load(photos, where.scale, 32).pairs
     learn, held = patches.split(pairs, 32, seed, (0.9, 0.1))
     torch.manual_seed(seed)
     plain = network.build(where, found, None)

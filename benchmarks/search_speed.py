@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 
-from quantnas import images, patches, search, store, supernet
+from quantnas import search, supernet
 from quantnas.config import search_space
 from quantnas.config.run_config import SearchConfig
-from quantnas.photographs import Photograph
+from quantnas.data import image_files, patches, photo_cache
+from quantnas.data.photographs import Photograph
 
 MODES: tuple[Any, Any] = ("noise", "direct")
 
@@ -45,8 +46,8 @@ def loop(mode: Any, args: argparse.Namespace, **changes: Any) -> search.Searchin
         probabilities="factorised",
         **changes,
     )
-    photos = [Photograph(path) for path in images.bundled().train]
-    pairs = store.load(photos, where.scale, config.patch).pairs
+    photos = [Photograph(path) for path in image_files.bundled().train]
+    pairs = photo_cache.load(photos, where.scale, config.patch).pairs
     material = search.Material(*patches.split(pairs, config.patch, 0, (0.45, 0.45, 0.1)))
     torch.manual_seed(0)
     return search.Searching(

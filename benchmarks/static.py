@@ -24,7 +24,8 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from quantnas import bicubic, evaluate, fusion, images, patches, photographs, upscaler, verify
+from quantnas import evaluate, fusion, upscaler, verify
+from quantnas.data import bicubic, image_files, patches, photographs
 from quantnas.onnx_graph import CONVOLUTIONS
 
 METHODS = {
@@ -38,13 +39,13 @@ class Reader(CalibrationDataReader):
     """Low-resolution crops of 64x64 from the middle of photographs, one after the other."""
 
     def __init__(self, folder: Path, scale: int, count: int) -> None:
-        paths = images.find(folder)
+        paths = image_files.find(folder)
         chosen = paths[:: max(1, len(paths) // count)][:count]
         self.crops = iter([self._crop(path, scale) for path in chosen])
 
     @staticmethod
     def _crop(path: Path, scale: int) -> dict[str, Any]:
-        whole = bicubic.crop_to_multiple(images.read(path), scale)
+        whole = bicubic.crop_to_multiple(image_files.read(path), scale)
         low = bicubic.downscale(whole, scale)
         y, x = ((side - 64) // 2 for side in low.shape[:2])
         return {"lr": patches.to_tensor(low[None, y : y + 64, x : x + 64]).numpy()}

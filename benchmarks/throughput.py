@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import images, network, patches, photographs, skeleton, store, train
+from quantnas import network, skeleton, train
 from quantnas.config import search_space
-from quantnas.photographs import Photograph
+from quantnas.data import image_files, patches, photo_cache, photographs
+from quantnas.data.photographs import Photograph
 
 
 def untrained(where: search_space.SearchSpace) -> nn.Module:
@@ -68,8 +69,8 @@ def main() -> None:
     args = parser.parse_args()
     where = search_space.load(args.space, args.scale)
     found = photographs.find(args.data, args.scale) if args.data else None
-    photos = found or [Photograph(path) for path in images.bundled().train]
-    pairs = store.load(photos, args.scale, args.patch).pairs
+    photos = found or [Photograph(path) for path in image_files.bundled().train]
+    pairs = photo_cache.load(photos, args.scale, args.patch).pairs
     (learn,) = patches.split(pairs, args.patch, 0, (1.0,))
     began = time.perf_counter()
     batches = [learn.batch(i, args.batch) for i in range(args.steps)]

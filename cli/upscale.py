@@ -76,7 +76,8 @@ def upscale(
 
     Grey stays grey, in 16 bits too; transparency, colour profile and resolution are kept.
     """
-    from quantnas import enlarging, images
+    from quantnas import enlarging
+    from quantnas.data import image_files
     from quantnas.tiles import Tiling
 
     if force and skip_existing:
@@ -84,7 +85,7 @@ def upscale(
     chosen = _chosen(model, scale)
     found = enlarging.jobs(photos, out, format, chosen.scale)
     left = enlarging.check(found, force, skip_existing)
-    others = [path for folder in photos if folder.is_dir() for path in images.others(folder)]
+    others = [path for folder in photos if folder.is_dir() for path in image_files.others(folder)]
     if others:
         more = f" and {len(others) - 1} more" if others[1:] else ""
         console.say(f"left out, no photographs: {others[0]}{more}", progress=True)

@@ -15,8 +15,9 @@ from quantnas.config import files, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.data import patches, photo_cache
 
-from . import network, origins, patches, searching, skeleton, store, training
+from . import network, origins, searching, skeleton, training
 from .errors import DataError, QuantnasError, UsageError
 from .run_photographs import photographs_of
 from .runs import Run
@@ -130,7 +131,7 @@ def _rounded(
     rounded = network.build(where, found, precision_of(where, found, config))
     network.inherit(rounded, net)
     size = config.quantize.patch
-    loaded = store.load(photographs_of(run, config).train, where.scale, size)
+    loaded = photo_cache.load(photographs_of(run, config).train, where.scale, size)
     learn, _ = patches.split(loaded.pairs, size, config.seed, training.SHARES)
     network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
     return rounded

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from quantnas.config.genotype import Genotype, kept_precision
 from quantnas.config.search_space import Precision, Slot
+from quantnas.nn.convolutions import Conv2d
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 
 from . import cost
-from .conv import Conv2d
 from .errors import UsageError
 from .network import convolutions, hooked
-from .quantizer import ActQuantizer, WeightQuantizer
 from .saliency import Saliency, predicted
 
 CELLS = 50_000

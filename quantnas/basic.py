@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantnas.config.search_space import Area, SearchSpace, Slot
+from quantnas.nn.layer_factory import LayerFactory
+from quantnas.nn.quantizers import ActQuantizer
 
-from .filling import LayerFactory
 from .fitting import fitting, refuse_identity
-from .quantizer import ActQuantizer
 
 
 class Basic(nn.Module):

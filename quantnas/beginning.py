@@ -12,12 +12,13 @@ from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.data import holdout
+from quantnas.data.holdout import Photographs
 
 from . import (
     environment,
     imported,
     origins,
-    parts,
     preflight,
     run_photographs,
     runs,
@@ -26,7 +27,6 @@ from . import (
     widths,
     workspace,
 )
-from .parts import Photographs
 from .runs import Run
 
 
@@ -112,4 +112,4 @@ def begin(
     write_text(run.path("config.yaml"), yaml.safe_dump(told, sort_keys=False))
     write_text(run.path("env.json"), to_json(environment))
     if config.data is not None or config.eval_data is not None or chosen.known:
-        parts.save(run.path(parts.FILE), chosen)
+        holdout.save(run.path(holdout.FILE), chosen)

@@ -13,7 +13,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 from numpy.typing import NDArray
 
-from . import images
+from quantnas.data import image_files
 
 Image = NDArray[np.uint8]
 Point = tuple[float, float]
@@ -32,7 +32,7 @@ def save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # in the name of a photograph
         canvas.draw()
-    images.write(path, np.asarray(canvas.buffer_rgba())[:, :, :3])
+    image_files.write(path, np.asarray(canvas.buffer_rgba())[:, :, :3])
 
 
 def darker(colour: str) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from quantnas.config.files import to_json
 from quantnas.config.run_config import RunConfig, SearchConfig
+from quantnas.data import holdout
 
-from . import parts, runs, settings
+from . import runs, settings
 from .runs import Run
 from .settings import load_config
 
@@ -52,7 +53,7 @@ def keys(run: Run) -> dict[str, str | None]:
 
 
 def _digest(run: Run, config: RunConfig, section: object) -> str:
-    files = [run.folder / name for name in ("space.yaml", settings.GIVEN, parts.FILE)]
+    files = [run.folder / name for name in ("space.yaml", settings.GIVEN, holdout.FILE)]
     texts = [file.read_text(encoding="utf-8") if file.exists() else None for file in files]
     data = [_content(run.folder / name) for name in DATA]
     given = [texts, data, config.seed, config.device, section]

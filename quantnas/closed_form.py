@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conv import Conv2d, QuantConv2d
+from quantnas.nn.convolutions import Conv2d, QuantConv2d
+from quantnas.nn.quantizers import calibrating, fake_quantize
+
 from .network import hooked, visited
-from .quantizer import calibrating, fake_quantize
 
 RIDGE = 0.01
 """Of the mean power of an input value: how strongly a kernel is held where it was."""

@@ -8,13 +8,14 @@ from typing import Any
 from quantnas.config import files
 from quantnas.config.files import read_json
 from quantnas.config.run_config import RunConfig
+from quantnas.data import photo_sets, photographs
+from quantnas.data.image_files import bundled
+from quantnas.data.photographs import Photograph
 
-from . import evaluate, photo_sets, photographs, run_photographs, runs, settings
+from . import evaluate, run_photographs, runs, settings
 from .errors import DataError
 from .evaluate import Score
-from .images import bundled
 from .models import Model
-from .photographs import Photograph
 from .progress import Progress
 from .upscaler import Upscaler
 

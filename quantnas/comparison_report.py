@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from quantnas.config import files
+from quantnas.data import bicubic, photographs
 
-from . import (
-    bicubic,
-    comparison,
-    difference,
-    environment,
-    evaluate,
-    front,
-    photographs,
-    runs,
-    tables,
-)
+from . import comparison, difference, environment, evaluate, front, runs, tables
 from .comparison import PhotoSet
 from .errors import UsageError
 from .evaluate import Score

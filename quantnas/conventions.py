@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from . import bicubic, images
+from quantnas.data import bicubic, image_files
+
 from .onnx_import import OnnxImport
 
 PEAKS = (1, 255)
@@ -89,7 +90,7 @@ def conventions(imported: OnnxImport) -> Conventions:
 def _pairs(imported: OnnxImport, size: tuple[int, int]) -> list[Pair]:
     """Photographs whose small ones have that height and width, not cut but resized as a whole."""
     height, width = (side * imported.scale for side in size)
-    photographs = map(images.read, images.bundled().held_out)
+    photographs = map(image_files.read, image_files.bundled().held_out)
     highs = (bicubic.resize(photo, height, width, antialias=True) for photo in photographs)
     return [(bicubic.downscale(high, imported.scale), high) for high in highs]
 

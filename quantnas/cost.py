@@ -14,8 +14,9 @@ from torch import Tensor
 
 from quantnas.config.genotype import Genotype, choice_of, searched_precision
 from quantnas.config.search_space import Area, FloatLayer, Precision, SearchSpace, Slot, outputs
+from quantnas.nn import operations
 
-from . import ops, skeleton
+from . import skeleton
 
 STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
 """Bits of a weight -> bits that it takes in the file (`onnx_weights.STORAGE`)."""
@@ -32,7 +33,7 @@ class Layer:
 
     name: str
     op: str
-    shape: ops.Shape
+    shape: operations.Shape
     """(c_out, c_in / groups, height, width)"""
     weight_bits: int
     act_bits: int
@@ -66,7 +67,7 @@ class Part:
 
     name: str
     op: str
-    shape: ops.Shape
+    shape: operations.Shape
     weight_bits: int
     act_bits: int
     macs: int
@@ -91,7 +92,7 @@ class Cost:
 
 def weights(op: str, slot: Slot) -> int:
     """Weights of an operation: its multiply-accumulates per output pixel."""
-    return sum(math.prod(shape) for shape in ops.shapes(op, slot))
+    return sum(math.prod(shape) for shape in operations.shapes(op, slot))
 
 
 def layers(
@@ -101,7 +102,7 @@ def layers(
     result = []
     for slot in slots:
         op, bits = genotype.choices[slot.name].op, precision[slot.name]
-        found, places = ops.shapes(op, slot), outputs(slot.area, *REFERENCE, scale)
+        found, places = operations.shapes(op, slot), outputs(slot.area, *REFERENCE, scale)
         for i, shape in enumerate(found):
             name = slot.name if len(found) == 1 else f"{slot.name}.{i}"
             n, widths = math.prod(shape), (bits.weights, bits.activations)

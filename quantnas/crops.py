@@ -7,7 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from . import bicubic, metrics
+from quantnas.data import bicubic
+
+from . import metrics
 from .board import Board, Image, save
 
 ZOOM = 4

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.search_space import Precision, SearchSpace
+from quantnas.data import photographs
+from quantnas.data.patches import to_tensor
+from quantnas.data.photographs import Photograph
+from quantnas.nn.convolutions import Conv2d, QuantConv2d
 
-from . import cost, network, photographs, quantize, skeleton, widths
-from .conv import Conv2d, QuantConv2d
-from .patches import to_tensor
-from .photographs import Photograph
+from . import cost, network, quantize, skeleton, widths
 from .runs import Run
 from .workspace import architecture
 

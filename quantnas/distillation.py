@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantnas.config.search_space import SearchSpace, Slot
-
-from .filling import LayerFactory
+from quantnas.nn.layer_factory import LayerFactory
 
 SLOPE = 0.05
 """Of the LeakyReLU below 0."""

@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantnas.config.search_space import Pixels
-
-from .ends import enlarge, luma
+from quantnas.nn.image_layers import enlarge, luma
 
 WHITE = 255
 """Of bytes."""

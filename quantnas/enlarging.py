@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import bicubic, images, picture, tiles
+from quantnas.data import bicubic, image_files, image_modes
+from quantnas.data.image_modes import Picture
+
+from . import tiles
 from .errors import DataError, QuantnasError, UsageError
-from .picture import Picture
 from .progress import Progress
 from .tiles import Network, Tiling
 
@@ -50,7 +52,11 @@ def jobs(
         if not photo.exists():
             raise DataError(f"'{photo}' does not exist.", "Check the path.")
     single = len(photos) == 1 and not photos[0].is_dir()
-    if out is not None and not out.is_dir() and (single or out.suffix.lower() in images.FORMATS):
+    if (
+        out is not None
+        and not out.is_dir()
+        and (single or out.suffix.lower() in image_files.FORMATS)
+    ):
         return [_named(photos, out, kind, single)]
     name = f"{{}}_x{scale}.{kind or 'png'}"
     found = []
@@ -62,7 +68,7 @@ def jobs(
         whole = photo.resolve()
         folder = whole.with_name(f"{whole.name}_x{scale}") if out is None else out
         sources = [
-            p for p in images.find(photo) if not p.resolve().is_relative_to(folder.resolve())
+            p for p in image_files.find(photo) if not p.resolve().is_relative_to(folder.resolve())
         ]
         for path in sources:
             place = folder / path.relative_to(photo).parent
@@ -73,9 +79,9 @@ def jobs(
 def _named(photos: Sequence[Path], out: Path, kind: str | None, single: bool) -> UpscaleJob:
     if not single:
         raise UsageError(f"{out} is one file, for several photographs.", "Give -o a folder.")
-    if kind is not None and images.format_of(out) != images.FORMATS[f".{kind}"]:
+    if kind is not None and image_files.format_of(out) != image_files.FORMATS[f".{kind}"]:
         raise UsageError(f"--format is {kind}, but -o is {out}.", "Leave one of them out.")
-    images.format_of(out)
+    image_files.format_of(out)
     return UpscaleJob(photos[0], out)
 
 
@@ -153,7 +159,7 @@ def perform(
 def _tiles(job: UpscaleJob, network: Network, tiling: Tiling) -> int:
     """How many tiles it has; 1 for a file that cannot be read."""
     try:
-        return len(tiles.plan(*images.size(job.source), network.reach, tiling))
+        return len(tiles.plan(*image_files.size(job.source), network.reach, tiling))
     except DataError:
         return 1
 
@@ -170,13 +176,13 @@ def one(
     Raises DataError for a file that cannot be read or written, UsageError for one that its format
     cannot hold.
     """
-    low = picture.read(job.source)
+    low = image_modes.read(job.source)
     height, width = low.rgb.shape[:2]
     scale = network.scale
-    picture.require_side(height * scale, width * scale, job.target)
-    notes = picture.losses(low, job.target)
+    image_modes.require_side(height * scale, width * scale, job.target)
+    notes = image_modes.losses(low, job.target)
     found = yield from tiles.enlarge(network, low.rgb, tiling)
-    picture.write(job.target, _enlarged(low, found.image, scale))
+    image_modes.write(job.target, _enlarged(low, found.image, scale))
     if found.seam > VISIBLE:
         notes.append(
             f"tiles differ by up to {found.seam} of 255 where they meet; a larger --overlap or "

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bicubic, photo_sets, photographs
+from quantnas.data import bicubic, photo_sets, photographs
+from quantnas.data.photographs import Photograph
+
 from .metrics import psnr_y, ssim_y
-from .photographs import Photograph
 from .upscaler import Upscaler
 
 PROTOCOL = "uint8 bicubic LR, uint8 SR, BT.601 luma, border = scale, mean over images"

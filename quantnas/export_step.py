@@ -9,20 +9,9 @@ from torch import nn
 from quantnas.config import files
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.data import bicubic, patches, photographs
 
-from . import (
-    bicubic,
-    cost,
-    export,
-    formats,
-    metrics,
-    patches,
-    photographs,
-    skeleton,
-    surgery,
-    upscaler,
-    verify,
-)
+from . import cost, export, formats, metrics, skeleton, surgery, upscaler, verify
 from .errors import UsageError
 from .imported import ImportedNetwork, read
 from .progress import Progress

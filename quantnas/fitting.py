@@ -3,8 +3,8 @@
 import dataclasses
 
 from quantnas.config.search_space import SearchSpace, Slot
+from quantnas.nn import operations
 
-from . import ops
 from .errors import UsageError
 
 
@@ -26,7 +26,7 @@ def fitting(space: SearchSpace, slot: Slot) -> Slot:
 
 def _joins(op: str, slot: Slot) -> bool:
     try:
-        ops.shapes(op, slot)
+        operations.shapes(op, slot)
     except ValueError:
         return False
     return True

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from quantnas.config.search_space import FloatLayer, Pixels, SearchSpace, Slot
+from quantnas.nn.convolutions import Conv2d
+from quantnas.nn.layer_factory import LayerFactory
+from quantnas.nn.quantizers import ActQuantizer
+from quantnas.nn.tracing import CALL
 
 from . import elsewhere, layer_forms, onnx_import, onnx_source
 from .building import MADE, TENSOR
-from .conv import Conv2d
 from .errors import UsageError
-from .filling import LayerFactory
-from .quantizer import ActQuantizer
-from .tracing import CALL
 
 KEPT = 4
 """Files that are kept in memory."""

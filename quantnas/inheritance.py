@@ -5,10 +5,11 @@ from typing import cast
 import torch
 from torch import nn
 
+from quantnas.nn.convolutions import Conv2d, QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer
+
 from .adq import Adq
-from .conv import Conv2d, QuantConv2d
 from .network import scale_outputs
-from .quantizer import ActQuantizer
 from .search_conv import SearchConv2d
 from .supernet import MixedOp
 

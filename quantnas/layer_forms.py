@@ -26,11 +26,11 @@ from quantnas.config.search_space import (
     Slot,
     outputs,
 )
+from quantnas.nn.tracing import CALL, watch
 
 from .building import NODE, TENSOR
 from .errors import DataError
 from .onnx_import import OnnxImport
-from .tracing import CALL, watch
 
 FLOAT = (Precision(32, 32),)
 SIZES = ((64, 96), (101, 75), (180, 320), (47, 58))
@@ -183,7 +183,7 @@ def _title(form: Form, up: int) -> str:
 
 
 def _up(module: Any) -> int | None:
-    """The factor of a transposed convolution that ours can stand for (`conv.subpixel`)."""
+    """The factor of a transposed convolution that ours can stand for (`convolutions.subpixel`)."""
     if not isinstance(module, nn.ConvTranspose2d):
         return None
     pads: Any = module.padding

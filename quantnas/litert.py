@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from quantnas.config import files
+from quantnas.nn import tracing
+from quantnas.nn.convolutions import QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer
 
-from . import tracing
-from .conv import QuantConv2d
 from .cost import Cost
 from .errors import DataError, UsageError
 from .litert_graph import IDENTIFIER, Levels, TFLiteGraph, runtime, schema
 from .litert_layers import Ahead, TFLiteValue, convolution, in_float, laid
 from .litert_operations import OPERATORS, TRANSLATE
 from .onnx_metadata import METADATA_KEY, full_metadata
-from .quantizer import ActQuantizer
 from .upscaler import Upscaler
 
 

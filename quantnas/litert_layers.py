@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .conv import QuantConv2d
+from quantnas.nn.convolutions import QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer
+
 from .errors import UsageError
 from .litert_graph import Array, Levels, TFLiteGraph
-from .quantizer import ActQuantizer
 
 SAME, VALID = 0, 1
 """Padding: zeros all round, so that the size stays; none."""

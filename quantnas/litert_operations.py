@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .ends import LUMA, enlarge, luma
+from quantnas.nn.image_layers import LUMA, enlarge, luma
+
 from .litert_graph import Array, TFLiteGraph
 from .litert_layers import (
     SAME,

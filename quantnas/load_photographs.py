@@ -4,9 +4,9 @@ import time
 from collections.abc import Generator, Sequence
 
 from quantnas.config.run_config import RunConfig
+from quantnas.data import photo_cache
+from quantnas.data.photographs import Photograph
 
-from . import store
-from .photographs import Photograph
 from .progress import Progress
 from .run_photographs import photographs_of
 from .runs import Run
@@ -23,19 +23,19 @@ def reading(
     scale: int,
     size: int,
     photos: Sequence[Photograph] | None = None,
-) -> Generator[Progress, None, store.Loaded]:
+) -> Generator[Progress, None, photo_cache.Loaded]:
     """What a step learns from; progress over the photographs when that takes more than a moment.
 
     `photos`: others than those of the run.
     """
     given = photographs_of(run, config).train if photos is None else photos
-    steps = store.loading(given, scale, size)
+    steps = photo_cache.loading(given, scale, size)
     shown = began = time.monotonic()
     while True:
         try:
             record = next(steps)
         except StopIteration as end:
-            loaded: store.Loaded = end.value
+            loaded: photo_cache.Loaded = end.value
             break
         if record.done < record.total and time.monotonic() - shown > READING_EVERY:
             shown = time.monotonic()

@@ -16,28 +16,29 @@ from torch import Tensor, nn
 from quantnas.config import files
 from quantnas.config.genotype import Genotype, check
 from quantnas.config.search_space import Precision, SearchSpace, Slot
+from quantnas.nn import operations
+from quantnas.nn.convolutions import Conv2d, QuantConv2d, start_as_identity
+from quantnas.nn.layer_factory import PlainSum
+from quantnas.nn.quantizers import ActQuantizer, FloatTensor, calibrating
 
-from . import ops, skeleton
-from .conv import Conv2d, QuantConv2d, start_as_identity
+from . import skeleton
 from .errors import DataError
-from .filling import PlainSum
-from .quantizer import ActQuantizer, FloatTensor, calibrating
 
 SPACE_KEY = "space"
 """Of the metadata of a checkpoint."""
 
 
 class NetworkFactory:
-    """Fills a skeleton with decided convolutions (`filling.LayerFactory`)."""
+    """Fills a skeleton with decided convolutions (`layer_factory.LayerFactory`)."""
 
     def __init__(self, genotype: Genotype, precision: Mapping[str, Precision] | None) -> None:
         self.genotype, self.precision = genotype, precision
 
     def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
-        conv: ops.Conv = Conv2d
+        conv: operations.Conv = Conv2d
         if self.precision is not None:
             conv = partial(QuantConv2d, precision=self.precision[slot.name], source=source)
-        op = ops.build(self.genotype.choices[slot.name].op, conv, slot)
+        op = operations.build(self.genotype.choices[slot.name].op, conv, slot)
         convs = [m for m in op if isinstance(m, Conv2d)]
         for i, module in enumerate(convs):
             module.name = slot.name if len(convs) == 1 else f"{slot.name}.{i}"

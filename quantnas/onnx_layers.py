@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from quantnas.nn.convolutions import Conv2d, QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer
+
 from . import onnx_weights
-from .conv import Conv2d, QuantConv2d
 from .onnx_graph import OnnxGraph
-from .quantizer import ActQuantizer
 
 Array = NDArray[Any]
 

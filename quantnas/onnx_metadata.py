@@ -14,10 +14,10 @@ from quantnas import __version__
 from quantnas.config import files
 from quantnas.config.files import plain
 from quantnas.config.search_space import Pixels, outputs
+from quantnas.nn.operations import Shape
 
 from .cost import REFERENCE, Cost, Layer, learned, total
 from .errors import DataError
-from .ops import Shape
 
 METADATA_KEY = "quantnas"
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from .ends import LUMA, enlarge, luma
+from quantnas.nn.image_layers import LUMA, enlarge, luma
+
 from .imdn import contrast
 from .onnx_graph import OnnxGraph
 from .onnx_layers import OnnxValue, quantized

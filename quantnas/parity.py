@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from . import onnx_source, tracing
+from quantnas.nn import tracing
+
+from . import onnx_source
 from .errors import DataError
 from .onnx_import import OnnxImport
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from quantnas.config.search_space import SearchSpace, Slot
-
-from .ends import Correction, InputView
-from .filling import LayerFactory
-from .ops import Chain
+from quantnas.nn.image_layers import Correction, InputView
+from quantnas.nn.layer_factory import LayerFactory
+from quantnas.nn.operations import Chain
 
 
 class Plain(nn.Module):

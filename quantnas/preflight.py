@@ -4,22 +4,12 @@ from collections.abc import Sequence
 
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import QuantizeConfig, RunConfig, SearchConfig
+from quantnas.data import image_files, photo_cache, photo_sets, photographs
+from quantnas.data.holdout import Photographs
+from quantnas.data.photographs import Photograph
 
-from . import (
-    budget,
-    cost,
-    crew,
-    images,
-    photo_sets,
-    photographs,
-    random_search,
-    skeleton,
-    store,
-    widths,
-)
+from . import budget, cost, crew, random_search, skeleton, widths
 from .errors import DataError, UsageError
-from .parts import Photographs
-from .photographs import Photograph
 
 
 def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
@@ -54,9 +44,9 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
 def _require_whole(photo: Photograph, scale: int, split: bool) -> None:
     """Raise DataError for what cannot be measured on; `split` if nobody has asked for this file."""
     try:
-        photo_sets.require_size(images.read(photo.high), photo.high, scale)
+        photo_sets.require_size(image_files.read(photo.high), photo.high, scale)
         if photo.low is not None:
-            images.read(photo.low)
+            image_files.read(photo.low)
     except DataError as error:
         remedy = "Replace or remove the file, or give --eval-data a folder of other photographs."
         raise DataError(error.cause, remedy if split else error.remedy) from error
@@ -68,7 +58,7 @@ def _check_calibration(
     """Raise DataError unless the folder holds a crop, and nothing that is to be evaluated on."""
     scale = where.scale if config.reduce else 1
     photos = photographs.find(str(config.calib), scale)
-    if not store.any_holds(photos, scale, config.patch):
+    if not photo_cache.any_holds(photos, scale, config.patch):
         side, remedy = photographs.patch_of(photos, scale), "Give larger photographs."
         if side >= skeleton.smallest(where):
             remedy = f"Give larger ones, or smaller crops: --set quantize.patch={side}"
@@ -90,7 +80,7 @@ def _check_patches(
         "quantize": config.quantize.patch,
     }
     sizes = [side for step, side in sides.items() if verb in (step, "run")]
-    if sizes and not store.any_holds(chosen.train, where.scale, max(sizes)):
+    if sizes and not photo_cache.any_holds(chosen.train, where.scale, max(sizes)):
         raise DataError(
             f"No photograph is as large as a patch of {max(sizes)} low-resolution pixels at "
             f"x{where.scale}.",

@@ -18,15 +18,15 @@ from torch import fx, nn
 
 from quantnas import __version__
 from quantnas.config import files
+from quantnas.nn import tracing
+from quantnas.nn.convolutions import QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer
 
-from . import tracing
-from .conv import QuantConv2d
 from .cost import Cost
 from .onnx_graph import OnnxGraph, tidied
 from .onnx_layers import OnnxValue
 from .onnx_metadata import METADATA_KEY, full_metadata
 from .onnx_ops import translation
-from .quantizer import ActQuantizer
 from .rfdn import resize_like
 
 DOMAIN = "qonnx.custom_op.general"

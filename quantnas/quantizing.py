@@ -15,6 +15,8 @@ from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Precision, SearchSpace
+from quantnas.data import patches, photographs
+from quantnas.data.patches import Patches
 
 from . import (
     baselines,
@@ -23,9 +25,7 @@ from . import (
     damage_plot,
     load_photographs,
     network,
-    patches,
     phases,
-    photographs,
     quantize,
     retrain,
     saliency,
@@ -34,7 +34,6 @@ from . import (
     widths,
 )
 from .crew import device
-from .patches import Patches
 from .progress import Progress
 from .runs import Run
 from .saliency import Saliency

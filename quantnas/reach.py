@@ -21,12 +21,12 @@ from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
 from quantnas.config.search_space import pooled
+from quantnas.nn.convolutions import Conv2d
+from quantnas.nn.image_layers import enlarge
+from quantnas.nn.tracing import Tracer
 
-from .conv import Conv2d
-from .ends import enlarge
 from .imdn import contrast
 from .rfdn import resize_like
-from .tracing import Tracer
 
 ATTENTION = 12
 """Pixels that an attention counts for. It looks 41 pixels far, but next to nothing comes from the

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
+
 from . import team
-from .quantizer import ActQuantizer, WeightQuantizer
 
 Quantizer = ActQuantizer | WeightQuantizer
 View = Callable[[Tensor, Sequence[Quantizer], Tensor, Tensor], Tensor]

@@ -4,7 +4,9 @@ import dataclasses
 from os import PathLike
 from pathlib import Path
 
-from . import comparison, evaluate_step, photo_sets, report_step, runs, settings
+from quantnas.data import photo_sets
+
+from . import comparison, evaluate_step, report_step, runs, settings
 from .runs import Run
 from .watcher import SILENT, Watcher, follow
 

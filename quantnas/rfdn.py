@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from quantnas.config.search_space import Area, SearchSpace, Slot
+from quantnas.nn.layer_factory import LayerFactory
+from quantnas.nn.quantizers import ActQuantizer
 
 from .errors import UsageError
-from .filling import LayerFactory
 from .fitting import fitting
-from .quantizer import ActQuantizer
 
 fx.wrap("resize_like")  # one node of a trace, whatever the sizes
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from quantnas.config.search_space import SearchSpace, Slot
-
-from .ends import Correction, InputView
-from .filling import LayerFactory
-from .quantizer import ActQuantizer
+from quantnas.nn.image_layers import Correction, InputView
+from quantnas.nn.layer_factory import LayerFactory
+from quantnas.nn.quantizers import ActQuantizer
 
 
 class RfdnDeploy(nn.Module):

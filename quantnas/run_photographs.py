@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantnas.config.run_config import RunConfig
+from quantnas.data import holdout, photographs
+from quantnas.data.holdout import Photographs
 
-from . import parts, photographs, settings
-from .parts import Photographs
+from . import settings
 from .runs import Run
 
 
@@ -19,7 +20,7 @@ def choose(config: RunConfig, source: Run | None = None) -> Photographs:
     """
     origins = [*_origins(config), *([source] if source else [])]
     known = {path for run in origins for path in learned(run)}
-    return _unseen(parts.choose(config, known), origins)
+    return _unseen(holdout.choose(config, known), origins)
 
 
 def _origins(config: RunConfig) -> list[Run]:
@@ -54,8 +55,8 @@ def _unseen(chosen: Photographs, origins: Sequence[Run]) -> Photographs:
 
 def photographs_of(run: Run, config: RunConfig) -> Photographs:
     """The photographs of a run, as they were chosen when it began."""
-    path = run.folder / parts.FILE
-    return parts.load(path) if path.exists() else parts.choose(config)
+    path = run.folder / holdout.FILE
+    return holdout.load(path) if path.exists() else holdout.choose(config)
 
 
 def inherited(source: Run, config: RunConfig) -> Photographs:

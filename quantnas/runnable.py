@@ -20,12 +20,12 @@ from quantnas.config import genotype, search_space
 from quantnas.config.files import to_json
 from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig, RunConfig
+from quantnas.data.patches import to_tensor
 
 from . import export, formats, network, quantize, skeleton, verify
 from .checks import Check
 from .errors import QuantnasError, UsageError
 from .onnx_weights import STORAGE
-from .patches import to_tensor
 from .runs import Run
 from .workspace import quantized
 

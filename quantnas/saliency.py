@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .conv import Conv2d
+from quantnas.nn.convolutions import Conv2d
+
 from .network import convolutions
 
 

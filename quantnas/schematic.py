@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import fx, nn
 
+from quantnas.nn.convolutions import Conv2d
+from quantnas.nn.operations import Chain
+from quantnas.nn.tracing import CALL, Tracer
+
 from .building import NODE
-from .conv import Conv2d
 from .imported import ImportedNetwork
-from .ops import Chain
-from .tracing import CALL, Tracer
 
 ACTIVATIONS = {
     "relu": "ReLU",

@@ -18,24 +18,14 @@ from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.data.patches import Patches
+from quantnas.nn import quantizers
 
-from . import (
-    budget,
-    cost,
-    inheritance,
-    network,
-    objective,
-    quantizer,
-    skeleton,
-    supernet,
-    team,
-    train,
-)
+from . import budget, cost, inheritance, network, objective, skeleton, supernet, team, train
 from .adq import Adq
 from .checkpoint import Stateful
 from .decisions import DecisionCheck, DecisionLog
 from .objective import entropy, entropy_weight, require_finite
-from .patches import Patches
 
 CLIP = 5.0
 """Norm to which gradients of the supernet are cut, as published."""
@@ -268,7 +258,7 @@ def fit_grids(net: nn.Module, low: Tensor, learned: bool = False) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = 0.0
-    with quantizer.calibrating(net, fixed_only=learned):
+    with quantizers.calibrating(net, fixed_only=learned):
         net(low)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

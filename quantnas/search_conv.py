@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantnas.config.search_space import Slot
+from quantnas.nn.convolutions import Conv2d
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 
-from .conv import Conv2d
-from .quantizer import ActQuantizer, WeightQuantizer
 from .relax import Relaxation, rounding
 
 

@@ -14,6 +14,7 @@ from quantnas.config.files import write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.data import patches, photo_cache
 
 from . import (
     checkpoint,
@@ -22,12 +23,10 @@ from . import (
     inheritance,
     load_photographs,
     network,
-    patches,
     phases,
     random_search,
     search,
     skeleton,
-    store,
     supernet,
     tasks,
     train,
@@ -88,7 +87,7 @@ def _space(run: Run, config: RunConfig) -> SearchSpace:
     )
 
 
-def _material(config: RunConfig, loaded: store.Loaded) -> search.Material:
+def _material(config: RunConfig, loaded: photo_cache.Loaded) -> search.Material:
     size = config.search.patch
     return search.Material(*patches.split(loaded.pairs, size, config.seed, SHARES))
 

@@ -8,12 +8,13 @@ from torch import nn
 from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import FloatLayer, SearchSpace, Slot
+from quantnas.nn import operations
+from quantnas.nn.layer_factory import LayerFactory
 
-from . import imported, ops
+from . import imported
 from .basic import Basic, basic_slots
 from .edsr import Edsr, edsr_slots
 from .errors import UsageError
-from .filling import LayerFactory
 from .imdn import Imdn, imdn_slots
 from .imported import ImportedNetwork, imported_slots
 from .plain import STACKS, Plain
@@ -73,10 +74,10 @@ def slots(space: SearchSpace) -> tuple[Slot, ...]:
 def _require_known(space: SearchSpace) -> None:
     for name, edge in space.edges.items():
         for i, op in enumerate(edge.ops):
-            if op not in ops.OPS:
+            if op not in operations.OPS:
                 raise UsageError(
                     f"Space '{space.name}': 'edges.{name}.ops.{i}' cannot be '{op}'.",
-                    f"Use {', '.join(ops.OPS)}.",
+                    f"Use {', '.join(operations.OPS)}.",
                 )
 
 
@@ -84,7 +85,7 @@ def _require_fitting(space: SearchSpace, slots: Sequence[Slot]) -> None:
     for slot in slots:
         for i, op in enumerate(slot.ops):
             try:
-                ops.shapes(op, slot)
+                operations.shapes(op, slot)
             except ValueError as error:
                 raise UsageError(
                     f"Space '{space.name}': 'edges.{slot.kind}.ops.{i}' cannot be '{op}' on the "

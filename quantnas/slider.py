@@ -9,11 +9,12 @@ from pathlib import Path
 
 from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
+from quantnas.data import bicubic, image_files, photographs
+from quantnas.data.photographs import Photograph
 
-from . import bicubic, crops, images, metrics, photographs
+from . import crops, metrics
 from .board import Image
 from .evaluate import MOST
-from .photographs import Photograph
 from .runs import Run
 from .upscaler import Upscaler
 
@@ -118,7 +119,7 @@ def _view(
 def _version(
     folder: Path, file: str, name: str, image: Image, original: Image, scale: int
 ) -> Version:
-    images.write(folder / file, image)
+    image_files.write(folder / file, image)
     if name == ORIGINAL:
         return Version(name, file, None)
     return Version(name, file, min(metrics.psnr_y(image, original, scale), MOST))

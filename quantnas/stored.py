@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from quantnas.nn.convolutions import subpixel
+from quantnas.nn.operations import Shape
+
 from . import subgraphs
-from .conv import subpixel
 from .cost import STORED, Layer
 from .onnx_weights import STORAGE
-from .ops import Shape
 from .wiring import Wiring, origin, wired
 
 UNWIRED = ("linear", "upconv", "product", "normalisation")

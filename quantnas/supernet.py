@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace, Slot
+from quantnas.nn import operations
+from quantnas.nn.convolutions import padding, start_as_identity
+from quantnas.nn.layer_factory import PlainSum
+from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 
-from . import ops, skeleton
+from . import skeleton
 from .adq import Adq, PlainNorm
 from .alphas import Alphas
-from .conv import padding, start_as_identity
-from .filling import PlainSum
-from .quantizer import ActQuantizer, FloatTensor
 from .relax import RELAXATIONS, Relaxation
 from .search_conv import InputGrids, Mix, SearchConv2d, embed, see
 
@@ -36,7 +37,7 @@ class MixedOp(nn.Module):
         self.slot, self.alphas, self.how = slot, alphas, how
         self.relaxation = _relaxation(slot, how)
         conv = partial(SearchConv2d, slot=slot, source=source, relaxation=self.relaxation)
-        self.ops = nn.ModuleDict({name: ops.build(name, conv, slot) for name in slot.ops})
+        self.ops = nn.ModuleDict({name: operations.build(name, conv, slot) for name in slot.ops})
         self.inputs = InputGrids(slot.act_bits, source)
         start = slot.gain * math.sqrt(2 / 3 * len(slot.ops))  # as if candidates were orthogonal
         if slot.identity:
@@ -85,8 +86,8 @@ class MixedOp(nn.Module):
             parts.append((weight * gain)[:, None, None] * out)
         return _sum(parts) if parts else torch.zeros_like(x)
 
-    def _chain(self, index: int) -> ops.Chain:
-        return cast(ops.Chain, self.ops[self.slot.ops[index]])
+    def _chain(self, index: int) -> operations.Chain:
+        return cast(operations.Chain, self.ops[self.slot.ops[index]])
 
     def _alive(self, p: Tensor) -> list[int]:
         """The candidates worth computing: those above the floor, and the most probable one."""
@@ -161,7 +162,7 @@ RESIDUALS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class SupernetFactory:
-    """Fills a skeleton with all candidates (`filling.LayerFactory`)."""
+    """Fills a skeleton with all candidates (`layer_factory.LayerFactory`)."""
 
     def __init__(self, space: SearchSpace, how: SearchConfig) -> None:
         self.tensors = FloatTensor if space.is_float else Carrier

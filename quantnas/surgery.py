@@ -16,16 +16,16 @@ from onnx import helper, version_converter
 
 from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.nn.convolutions import QuantConv2d
+from quantnas.nn.quantizers import FloatTensor
 
 from . import imported, onnx_metadata, onnx_source, subgraphs
-from .conv import QuantConv2d
 from .cost import Cost
 from .errors import UsageError
 from .network import convolutions
 from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
 from .onnx_layers import OnnxValue, convolution, quantized
 from .onnx_weights import STORAGE
-from .quantizer import FloatTensor
 
 FILE = "file:"
 """In front of the names of the original, while there are others beside them."""

@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 from quantnas.config import search_space
 from quantnas.config.run_config import Device, RunConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.data import holdout, patches, photo_cache
+from quantnas.data.patches import Patches
 
-from . import checkpoint, crew, parts, patches, settings, store
+from . import checkpoint, crew, settings
 from .checkpoint import Stateful
 from .crew import device
 from .errors import DataError
-from .patches import Patches
 from .run_photographs import photographs_of
 from .runs import Run
 
@@ -49,7 +50,7 @@ class Shared:
             "step": self.step,
             "config": settings.plain(settings.settled(same)),
             "space": search_space.to_yaml(self.space),
-            "photographs": parts.sent(photographs_of(self.run, self.config).train),
+            "photographs": holdout.sent(photographs_of(self.run, self.config).train),
             "fingerprint": self.learn.fingerprint(),
             "first": first,
             "state": checkpoint.states(state),
@@ -65,8 +66,8 @@ def material(
     Raises DataError when they are not those of the first process.
     """
     where = search_space.from_yaml(task["space"])
-    photos = parts.received(task["photographs"])
-    loaded = store.load(photos, where.scale, size)
+    photos = holdout.received(task["photographs"])
+    loaded = photo_cache.load(photos, where.scale, size)
     found = patches.split(loaded.pairs, size, config.seed, shares)
     if found[0].fingerprint() != task["fingerprint"]:
         why = f" {loaded.damaged[0]}" if loaded.damaged else ""

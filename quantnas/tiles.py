@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantnas.config.search_space import Pixels
+from quantnas.data.patches import to_image, to_tensor
 
 from . import reach
 from .imported import ImportedNetwork
 from .onnx_session import open_session
-from .patches import to_image, to_tensor
 from .reach import Reach
 from .upscaler import Upscaler, cannot, onnx_upscaler, through, torch_upscaler
 

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from quantnas.data.patches import Patches
+from quantnas.nn.image_layers import luma
+
 from . import team
 from .checkpoint import Stateful
-from .ends import luma
-from .patches import Patches
 
 CLIP = 1.0
 """Norm to which gradients are cut."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from . import shape_arithmetic as arithmetic
+from . import shape_arithmetic
 from .building import Array, Build, FileNode, Value, refuse
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -132,9 +132,11 @@ def _ends(
     for dim, (window, stride) in enumerate(zip(windows, strides, strict=True), 2):
         total: Any = window - 1
         if stride > 1:
-            total = arithmetic.apply(b, arithmetic.lacking, b.side(x, dim), stride, window)
-        half = arithmetic.apply(b, operator.floordiv, total, 2)
-        rest = arithmetic.apply(b, operator.sub, total, half)
+            total = shape_arithmetic.apply(
+                b, shape_arithmetic.lacking, b.side(x, dim), stride, window
+            )
+        half = shape_arithmetic.apply(b, operator.floordiv, total, 2)
+        rest = shape_arithmetic.apply(b, operator.sub, total, half)
         found.append((half, rest) if how == "SAME_UPPER" else (rest, half))
     return found
 

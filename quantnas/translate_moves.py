@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import fx
 
-from . import shape_arithmetic as arithmetic
+from . import shape_arithmetic
 from .building import Build, FileNode, Value, fixed, numbers, refuse, shape
 
 PADDINGS = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
@@ -25,7 +25,7 @@ def shape_of(b: Build, step: FileNode, x: Value) -> Value:
 
 
 def size_of(b: Build, step: FileNode, x: fx.Node) -> Value:
-    return shape([arithmetic.product(b, shape_of(b, step, x))]).reshape(())
+    return shape([shape_arithmetic.product(b, shape_of(b, step, x))]).reshape(())
 
 
 def constant_of_shape(b: Build, step: FileNode, sides: Value) -> Value:
@@ -55,7 +55,7 @@ def reshape(b: Build, step: FileNode, x: Value, sides: Value) -> Value:
 
 def flatten(b: Build, step: FileNode, x: fx.Node) -> Value:
     axis = step.get("axis", 1) % (b.rank(x) + 1)
-    first = arithmetic.product(b, [b.side(x, dim) for dim in range(axis)])
+    first = shape_arithmetic.product(b, [b.side(x, dim) for dim in range(axis)])
     return b.call(torch.reshape, x, (first, -1))
 
 
@@ -78,8 +78,8 @@ def split(
     axis, count = step.get("axis", 0), len(step.outputs)
     wanted: Any = list(step.get("split") or numbers(sizes))
     if not wanted:
-        rounded = arithmetic.apply(b, operator.add, b.side(x, axis), count - 1)
-        wanted = arithmetic.apply(b, operator.floordiv, rounded, count)
+        rounded = shape_arithmetic.apply(b, operator.add, b.side(x, axis), count - 1)
+        wanted = shape_arithmetic.apply(b, operator.floordiv, rounded, count)
     parts = b.call(torch.split, x, wanted, axis)
     return tuple(b.call(operator.getitem, parts, k) for k in range(count))
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import fx
 
-from . import shape_arithmetic as arithmetic
+from . import shape_arithmetic
 from .building import Build, FileNode, Translation, Value, fixed, numbers, refuse, shape
 
 TYPES: dict[int, tuple[torch.dtype, str]] = {
@@ -34,7 +34,7 @@ def unary(
 
     def translate(b: Build, step: FileNode, x: Value) -> Value:
         if number and not isinstance(x, fx.Node):
-            return arithmetic.elementwise(b, number, x)
+            return shape_arithmetic.elementwise(b, number, x)
         args = {key: step.get(*attribute) for key, attribute in keywords.items()}
         return b.call(function, b.tensor(x, step.inputs[0]), **args)
 
@@ -46,7 +46,7 @@ def binary(function: Callable[..., Any], number: Callable[..., Any] | None = Non
 
     def pair(b: Build, x: Value, y: Value, names: tuple[str, str]) -> Value:
         if not isinstance(x, fx.Node) and not isinstance(y, fx.Node):
-            return arithmetic.elementwise(b, number or function, x, y)
+            return shape_arithmetic.elementwise(b, number or function, x, y)
         return b.call(function, operand(b, x, y, names[0]), operand(b, y, x, names[1]))
 
     def translate(b: Build, step: FileNode, *values: Value) -> Value:
@@ -75,7 +75,7 @@ def either(function: Callable[..., Any], how: str) -> Translation:
     def translate(b: Build, step: FileNode, x: Value) -> Value:
         if isinstance(x, fx.Node):
             return b.call(function, x)
-        return arithmetic.rounded(b, x, how)
+        return shape_arithmetic.rounded(b, x, how)
 
     return translate
 
@@ -85,8 +85,8 @@ def clip(
 ) -> Value:
     """The ends are attributes or, later, inputs."""
     if not isinstance(x, fx.Node):
-        for end, function in ((low, arithmetic.larger), (high, arithmetic.smaller)):
-            x = x if end is None else arithmetic.elementwise(b, function, x, end)
+        for end, function in ((low, shape_arithmetic.larger), (high, shape_arithmetic.smaller)):
+            x = x if end is None else shape_arithmetic.elementwise(b, function, x, end)
         return x
     first, last = (
         step.get(name) if end is None else operand(b, end, x, f"{step.name}_{name}")
@@ -100,13 +100,13 @@ def cast(b: Build, step: FileNode, x: Value) -> Value:
         raise refuse(f"a Cast to {TensorProto.DataType.Name(step.get('to')).lower()}")
     dtype, how = TYPES[step.get("to")]
     if not isinstance(x, fx.Node):
-        return arithmetic.rounded(b, x, how)
+        return shape_arithmetic.rounded(b, x, how)
     return x if b.example(x).dtype == dtype else b.method("to", x, dtype)
 
 
 def where(b: Build, step: FileNode, condition: Value, x: Value, y: Value) -> Value:
     if not any(isinstance(v, fx.Node) for v in (condition, x, y)):
-        return arithmetic.elementwise(b, arithmetic.choose, condition, x, y)
+        return shape_arithmetic.elementwise(b, shape_arithmetic.choose, condition, x, y)
     return b.call(torch.where, *map(b.tensor, (condition, x, y), step.inputs))
 
 
@@ -172,7 +172,7 @@ def pooled(function: Callable[..., Any]) -> Translation:
 
 def product(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Value:
     """Of the elements of a shape."""
-    total = arithmetic.product(b, numbers(x))
+    total = shape_arithmetic.product(b, numbers(x))
     return shape([total]) if step.get("keepdims", 1) else shape([total]).reshape(())
 
 
@@ -185,7 +185,7 @@ def extreme(function: Callable[..., Any], number: Callable[..., Any]) -> Transla
 
     def translate(b: Build, step: FileNode, *values: Value) -> Value:
         if not any(isinstance(v, fx.Node) for v in values):
-            return reduce(lambda x, y: arithmetic.elementwise(b, number, x, y), values)
+            return reduce(lambda x, y: shape_arithmetic.elementwise(b, number, x, y), values)
         tensors = map(b.tensor, values, step.inputs)
         return reduce(lambda x, y: b.call(function, x, y), tensors)
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from quantnas.config.search_space import Pixels
+from quantnas.data.patches import to_image, to_tensor
 
 from . import elsewhere
 from .errors import DataError
 from .onnx_session import cannot_load, open_session
-from .patches import to_image, to_tensor
 
 SMALL = 32
 """Pixels of a side below which a network that fails is taken to fail because of the size."""

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from quantnas.config import schema
 from quantnas.config.search_space import Pixels
+from quantnas.data.patches import to_tensor
+from quantnas.nn.convolutions import QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer
 
 from . import cost, fusion, onnx_metadata, stored, upscaler
-from .conv import QuantConv2d
 from .errors import DataError, UsageError, VerificationError
 from .imported import ImportedNetwork
 from .onnx_session import open_session
-from .patches import to_tensor
-from .quantizer import ActQuantizer
 from .wiring import wired
 
 LEAST = 55.0

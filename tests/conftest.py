@@ -10,22 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import (
-    beginning,
-    cost,
-    export,
-    images,
-    network,
-    patches,
-    quantize,
-    run_photographs,
-    skeleton,
-)
+from quantnas import beginning, cost, export, network, quantize, run_photographs, skeleton
 from quantnas.config import genotype, search_space
 from quantnas.config.files import to_json
 from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Edge, SearchSpace
+from quantnas.data import image_files, patches
 from quantnas.runs import Run
 from quantnas.search import Material
 
@@ -215,5 +206,5 @@ def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
 def source(make_run, tmp_path):
     """The folder of a run that has everything up to its quantized network."""
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 60, 72, 3), np.uint8)):
-        images.write(tmp_path / "photos" / f"{i}.png", pixels)
+        image_files.write(tmp_path / "photos" / f"{i}.png", pixels)
     return make_run(tmp_path / "runs" / "mine", held_out=str(tmp_path / "photos")).folder

@@ -15,9 +15,7 @@ from quantnas import (
     environment,
     evaluate,
     foreign,
-    images,
     network,
-    photographs,
     pipeline,
     run_photographs,
     skeleton,
@@ -28,6 +26,7 @@ from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.files import sha256
 from quantnas.config.run_config import QuantizeConfig, RunConfig, TrainConfig
+from quantnas.data import image_files, photographs
 from quantnas.errors import DataError, UsageError
 from quantnas.runs import Run
 
@@ -49,10 +48,13 @@ def same(a: Path, b: Path) -> bool:
 @pytest.fixture
 def begin(tmp_path):
     """(name, space, genotype or None, settings) -> (a run that has only begun, its settings)."""
-    for kind, files in (("learn", images.bundled().train[:3]), ("held", images.bundled().held_out)):
+    for kind, files in (
+        ("learn", image_files.bundled().train[:3]),
+        ("held", image_files.bundled().held_out),
+    ):
         for i, file in enumerate(files[:3]):
-            photo = images.read(file)[40:120, 60:200]
-            images.write(tmp_path / kind / f"{i}.png", photo)
+            photo = image_files.read(file)[40:120, 60:200]
+            image_files.write(tmp_path / kind / f"{i}.png", photo)
 
     def make(name: str, where, genotype=None, **more) -> tuple[Run, RunConfig]:
         paths = [tmp_path / f"{where.name}.yaml", tmp_path / f"{where.name}.json"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quantnas.adq import Adq, PlainNorm
-from quantnas.filling import PlainSum
+from quantnas.nn.layer_factory import PlainSum
 
 BOTH = pytest.mark.parametrize("logarithmic", [False, True])
 

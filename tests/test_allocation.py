@@ -14,9 +14,9 @@ from quantnas import allocation, cost, network, quantize, saliency, skeleton
 from quantnas.allocation import Damage
 from quantnas.config.genotype import Choice
 from quantnas.config.search_space import Precision
-from quantnas.conv import Conv2d
 from quantnas.errors import UsageError
-from quantnas.quantizer import ActQuantizer, WeightQuantizer
+from quantnas.nn.convolutions import Conv2d
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.saliency import Saliency
 
 WIDTHS = tuple(Precision(w, a) for w in (2, 4, 8) for a in (4, 8))

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import quantnas
-from quantnas import api, drop, images, model_verbs, pipeline, run_verbs, watcher
+from quantnas import api, drop, model_verbs, pipeline, run_verbs, watcher
 from quantnas.config.run_config import QuantizeConfig, RunConfig
+from quantnas.data import image_files
 from quantnas.errors import DataError, QualityError, UsageError
 from quantnas.run_sources import Request, nested
 
@@ -71,7 +72,7 @@ def here(tmp_path, monkeypatch):
     for k in range(2):
         waves = [np.sin(y / (3 + k + c)) + np.cos(x / (4 + c)) for c in range(3)]
         image = (np.stack(waves, -1) * 50 + 128).astype(np.uint8)
-        images.write(tmp_path / "photos" / f"{k}.png", image)
+        image_files.write(tmp_path / "photos" / f"{k}.png", image)
     return tmp_path
 
 

@@ -7,9 +7,9 @@ import torch
 
 from quantnas import cost, export, network, quantize, skeleton, train, upscaler
 from quantnas.config.genotype import uniform_precision
+from quantnas.data.patches import to_image
 from quantnas.errors import DataError
-from quantnas.patches import to_image
-from quantnas.quantizer import BITS, ActQuantizer, WeightQuantizer, activation_grid, weight_grid
+from quantnas.nn.quantizers import BITS, ActQuantizer, WeightQuantizer, activation_grid, weight_grid
 
 
 @pytest.fixture

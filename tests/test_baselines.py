@@ -7,7 +7,7 @@ from quantnas import baselines, network, quantize, skeleton
 from quantnas.config import search_space
 from quantnas.config.genotype import Genotype, choice_of, uniform_precision
 from quantnas.errors import UsageError
-from quantnas.quantizer import ActQuantizer
+from quantnas.nn.quantizers import ActQuantizer
 
 LEARNED = ("gptq", "gpfq", "qronos", "adaround")
 

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantnas import driver, images, pipeline, settings, skeleton
+from quantnas import driver, pipeline, settings, skeleton
 from quantnas.cli import console, options, panel
 from quantnas.cli.main import app, main
 from quantnas.cli.pace import Pace
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
+from quantnas.data import image_files
 from quantnas.errors import DivergedError
 from quantnas.progress import Progress
 from quantnas.run_sources import Request
@@ -68,11 +69,11 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     photos = tmp_path / "photos"
     photos.mkdir()
-    for path in images.bundled().train[:2]:
+    for path in image_files.bundled().train[:2]:
         shutil.copy(path, photos)
     shutil.copytree(photos, tmp_path / "fine")
     (photos / "broken.png").write_bytes(b"not a picture")
-    images.write(tmp_path / "tiny" / "dot.png", np.zeros((12, 12, 3), np.uint8))
+    image_files.write(tmp_path / "tiny" / "dot.png", np.zeros((12, 12, 3), np.uint8))
     taken = tmp_path / "runs" / "run" / "taken"
     taken.mkdir(parents=True)
     (taken / "precious").write_text("mine")

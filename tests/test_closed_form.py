@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import closed_form, network, ops, quantize, skeleton
+from quantnas import closed_form, network, quantize, skeleton
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.search_space import Precision, Slot
-from quantnas.conv import Conv2d, QuantConv2d
-from quantnas.quantizer import ActQuantizer, FloatTensor, WeightQuantizer
+from quantnas.nn import operations
+from quantnas.nn.convolutions import Conv2d, QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer, FloatTensor, WeightQuantizer
 
 SPACES = ["basic", "edsr_baseline", "espcn", "fsrcnn", "imdn", "plain", "quicksrnet_small"]
 SPACES += ["rfdn", "rfdn48", "rfdn_small", "sesr_m5"]
@@ -181,7 +182,7 @@ def stack(name: str, signed: bool, bits: int = 3):
                 return Conv2d(*shape, **kw)
             return QuantConv2d(*shape, precision=precision, source=source, **kw)
 
-        layers = [conv(*shapes[0], source=source), ops.build(name, conv, slot)]
+        layers = [conv(*shapes[0], source=source), operations.build(name, conv, slot)]
         rest = nn.PixelShuffle(up) if up > 1 else nn.Identity()
         net = nn.Sequential(source, *layers, rest, conv(*shapes[1], source=between[1]))
         for i, m in enumerate(m for m in net.modules() if isinstance(m, Conv2d)):
@@ -191,7 +192,7 @@ def stack(name: str, signed: bool, bits: int = 3):
     return nets
 
 
-@pytest.mark.parametrize("name", ops.OPS)
+@pytest.mark.parametrize("name", operations.OPS)
 @pytest.mark.parametrize("signed", [False, True])
 def test_every_operation_is_improved(pixels, name, signed):
     net, teacher = stack(name, signed)

@@ -12,21 +12,20 @@ from quantnas import (
     difference,
     evaluate,
     front,
-    images,
     labels,
     metrics,
     models,
     network,
     onnx_session,
-    photo_sets,
     tables,
     upscaler,
 )
 from quantnas.cli.main import main
+from quantnas.data import image_files, photo_sets
+from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
-from quantnas.photographs import Photograph
 
-FILES = images.bundled().held_out
+FILES = image_files.bundled().held_out
 
 
 def command(*arguments: object) -> int:
@@ -42,7 +41,7 @@ def texts(figure) -> list[str]:
 def photo_folder(folder: Path, count: int = 2) -> Path:
     """Small photographs, none of which is divisible by 2 or 4."""
     for i, path in enumerate(FILES[:count]):
-        images.write(folder / f"p{i}.png", images.read(path)[40:119, 60 : 161 + 8 * i])
+        image_files.write(folder / f"p{i}.png", image_files.read(path)[40:119, 60 : 161 + 8 * i])
     return folder
 
 
@@ -77,7 +76,7 @@ def test_a_run_is_measured_on_what_it_held_out(here, capsys):
     found = read("a")
     assert list(found["sets"]) == ["held-out"]
     row = found["sets"]["held-out"]["models"]["a"]["images"][0]
-    high = images.read("mine/p0.png")[:78, :100]
+    high = image_files.read("mine/p0.png")[:78, :100]
     low = comparison.photographs.read(Photograph(Path("mine/p0.png")), 2).low
     ours = models.resolve("runs/export/a").upscaler()(low)
     assert row["psnr"] == pytest.approx(metrics.psnr_y(ours, high, 2))
@@ -98,7 +97,7 @@ def test_the_folder_holds_numbers_tables_and_pictures(here, capsys):
         mean = np.mean([row["psnr"] for row in rows])
         assert group["models"]["a"]["mean"]["psnr"] == pytest.approx(mean)
         picture = f"plots/difference-{name}-a.png"
-        assert picture in page and images.read(folder / picture).shape[1] > 1000
+        assert picture in page and image_files.read(folder / picture).shape[1] > 1000
         assert f"## {name}" in page and all(f"| {row['image']} |" in page for row in rows)
     assert command("evaluate", "runs/export/a", *sets) == 0
     assert Path("runs/evaluate/a-2/evaluation.md").is_file()
@@ -107,7 +106,9 @@ def test_the_folder_holds_numbers_tables_and_pictures(here, capsys):
 
 
 def test_a_lone_file_is_measured_on_the_bundled_photographs(here, capsys, monkeypatch):
-    monkeypatch.setattr(images, "bundled", lambda: images.Bundled((), (Path("set5/p1.png"),)))
+    monkeypatch.setattr(
+        image_files, "bundled", lambda: image_files.Bundled((), (Path("set5/p1.png"),))
+    )
     assert command("evaluate", "runs/export/a/model.onnx", "--json") == 0
     assert list(json.loads(capsys.readouterr().out)["sets"]) == ["bundled"]
 
@@ -115,9 +116,9 @@ def test_a_lone_file_is_measured_on_the_bundled_photographs(here, capsys, monkey
 def test_low_resolution_files_are_used_where_they_are(here, capsys):
     pair = comparison.photographs.read(Photograph(Path("set5/p0.png")), 2)
     for grey, name in ((0, "same"), (60, "dark")):
-        images.write(Path(name, "GTmod12", "p0.png"), pair.high)
+        image_files.write(Path(name, "GTmod12", "p0.png"), pair.high)
         dark = np.maximum(pair.low, grey) - np.uint8(grey)
-        images.write(Path(name, "LRbicx2", "p0.png"), dark)
+        image_files.write(Path(name, "LRbicx2", "p0.png"), dark)
     folders = ["--data", "same/GTmod12", "--data", "dark", "--data", "set5"]
     assert command("evaluate", "runs/export/b", *folders, "--json") == 0
     sets = json.loads(capsys.readouterr().out)["sets"]
@@ -129,8 +130,8 @@ def test_low_resolution_files_are_used_where_they_are(here, capsys):
 
 def test_the_protocol_tells_where_the_low_resolution_is_from(here, capsys, monkeypatch):
     pair = comparison.photographs.read(Photograph(Path("set5/p0.png")), 2)
-    images.write(Path("own/hr/p0.png"), pair.high)
-    images.write(Path("own/lr/p0.png"), pair.low)
+    image_files.write(Path("own/hr/p0.png"), pair.high)
+    image_files.write(Path("own/lr/p0.png"), pair.low)
     notes, tail = [], evaluate.PROTOCOL.removeprefix("uint8 bicubic LR")
     monkeypatch.setattr(front, "draw", lambda panels, note, path: notes.append(note))
     mixed = "uint8 LR from files or, where there are none, bicubic" + tail
@@ -146,7 +147,7 @@ def test_the_protocol_tells_where_the_low_resolution_is_from(here, capsys, monke
 
 
 def test_equal_images_count_as_100_db(tmp_path):
-    images.write(tmp_path / "flat.png", np.full((40, 44, 3), 90, np.uint8))
+    image_files.write(tmp_path / "flat.png", np.full((40, 44, 3), 90, np.uint8))
     photo = Photograph(tmp_path / "flat.png")
     (row,) = evaluate.score(lambda low: low.repeat(2, 0).repeat(2, 1), [photo], 2)
     assert (row.psnr, row.bicubic_psnr, row.gain) == (100.0, 100.0, 0.0)
@@ -207,7 +208,7 @@ def test_the_report_of_an_evaluation_is_that_of_its_run(here, capsys):
 
 
 def test_what_cannot_be_measured_is_one_clear_sentence(here, capsys):
-    images.write(Path("tiny/t.png"), np.zeros((15, 60, 3), np.uint8))
+    image_files.write(Path("tiny/t.png"), np.zeros((15, 60, 3), np.uint8))
     Path("empty").mkdir()
     Path("cut.onnx").write_bytes(Path("runs/export/a/model.onnx").read_bytes()[:900])
     cases = [
@@ -261,7 +262,7 @@ def test_an_image_that_the_network_cannot_take_is_one_clear_sentence(
 
 
 def test_the_difference_is_shown_with_its_numbers():
-    high = images.read(FILES[0])[:120, :160]
+    high = image_files.read(FILES[0])[:120, :160]
     blurred, dark = high.copy(), high.copy()
     blurred[30:60, 90:120] //= 2
     dark[70:100, 20:50] //= 2

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import ops
 from quantnas.alphas import Alphas
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Precision, Slot
-from quantnas.conv import Conv2d, QuantConv2d
-from quantnas.quantizer import ActQuantizer, FloatTensor, WeightQuantizer, calibrating
+from quantnas.nn import operations
+from quantnas.nn.convolutions import Conv2d, QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer, FloatTensor, WeightQuantizer, calibrating
 from quantnas.relax import RELAXATIONS
 from quantnas.search_conv import InputGrids, Mix, SearchConv2d, embed, see
 from quantnas.supernet import MixedOp
@@ -109,7 +109,7 @@ def test_channels_by_themselves_are_embedded_on_the_diagonal():
 def _columns(monkeypatch) -> None:
     """Operations of one convolution that is not square."""
     for name, kernel in (("conv5x1", (5, 1)), ("conv1x3", (1, 3))):
-        monkeypatch.setitem(ops.OPS, name, partial(ops.simple, kernel=kernel))
+        monkeypatch.setitem(operations.OPS, name, partial(operations.simple, kernel=kernel))
 
 
 @pytest.mark.usefixtures("_columns")

@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import crew, errors, images, parts, run_sources, tasks
+from quantnas import crew, errors, run_sources, tasks
 from quantnas.cli.main import main
 from quantnas.config import run_config, schema
-from quantnas.photographs import Photograph
+from quantnas.data import holdout, image_files
+from quantnas.data.photographs import Photograph
 
 ROOT = Path(__file__).parents[1]
 QUANTNAS = [sys.executable, "-m", "quantnas.cli"]
@@ -129,29 +130,29 @@ def test_settings_from_before_the_training_was_shared_are_read():
 
 
 def test_photographs_of_the_package_are_found_where_it_lies(tmp_path):
-    ours = [Photograph(path) for path in images.bundled().train]
-    sent = parts.sent(ours)
+    ours = [Photograph(path) for path in image_files.bundled().train]
+    sent = holdout.sent(ours)
     assert all(not Path(row["high"]).is_absolute() and row["low"] is None for row in sent)
-    assert parts.received(sent) == [Photograph(photo.high.resolve()) for photo in ours]
+    assert holdout.received(sent) == [Photograph(photo.high.resolve()) for photo in ours]
     other = [Photograph(tmp_path / "high.png", tmp_path / "low.png")]
-    assert parts.received(parts.sent(other)) == other
+    assert holdout.received(holdout.sent(other)) == other
 
 
 def test_other_photographs_are_found_out(tmp_path):
-    from quantnas import patches, store
     from quantnas.config import search_space
+    from quantnas.data import patches, photo_cache
 
     where = search_space.load("espcn", 2)
-    photos = [Photograph(path) for path in images.bundled().train[:3]]
-    found = patches.split(store.load(photos, 2, 12).pairs, 12, 0, (0.9, 0.1))
+    photos = [Photograph(path) for path in image_files.bundled().train[:3]]
+    found = patches.split(photo_cache.load(photos, 2, 12).pairs, 12, 0, (0.9, 0.1))
     task = {
         "space": search_space.to_yaml(where),
-        "photographs": parts.sent(photos),
+        "photographs": holdout.sent(photos),
         "fingerprint": found[0].fingerprint(),
     }
     same, received = tasks.material(task, run_config.RunConfig(), 12, (0.9, 0.1))
     assert same == where and received[0].fingerprint() == found[0].fingerprint()
-    task["photographs"] = parts.sent(photos[:2])
+    task["photographs"] = holdout.sent(photos[:2])
     with pytest.raises(errors.DataError, match="not those of the first process"):
         tasks.material(task, run_config.RunConfig(), 12, (0.9, 0.1))
 

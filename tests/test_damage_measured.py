@@ -6,18 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import (
-    damage_measured,
-    network,
-    photographs,
-    quantize,
-    runs,
-    skeleton,
-    widths,
-    workspace,
-)
+from quantnas import damage_measured, network, quantize, runs, skeleton, widths, workspace
 from quantnas.config.search_space import Precision
 from quantnas.damage_measured import Damages, Measured, rows
+from quantnas.data import photographs
 
 
 @pytest.fixture

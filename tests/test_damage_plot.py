@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from quantnas import damage_plot, images
+from quantnas import damage_plot
 from quantnas.allocation import Damage
 from quantnas.config.search_space import Precision
+from quantnas.data import image_files
 from quantnas.errors import DataError
 
 WIDTHS = (Precision(2, 4), Precision(3, 8), Precision(4, 8), Precision(8, 8))
@@ -57,7 +58,7 @@ def test_the_picture_is_written_and_grows_with_the_slots(tmp_path):
     for cells in (1, 12):
         found = rows(cells)
         damage_plot.damage(found, picks(found), tmp_path / "damage.png")
-        sizes.append(images.read(tmp_path / "damage.png").shape)
+        sizes.append(image_files.read(tmp_path / "damage.png").shape)
     assert sizes[0][1] == sizes[1][1]
     assert sizes[0][0] < sizes[1][0]
     with pytest.raises(DataError):

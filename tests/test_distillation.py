@@ -8,9 +8,9 @@ import torch
 from quantnas import network, skeleton, supernet
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
-from quantnas.conv import QuantConv2d
 from quantnas.distillation import SLOPE, leaky
-from quantnas.quantizer import ActQuantizer, FloatTensor
+from quantnas.nn.convolutions import QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 from quantnas.search_conv import InputGrids
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from quantnas.cli.main import app
 from quantnas.config.search_space import builtin
-from quantnas.ops import OPS
+from quantnas.nn.operations import OPS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -10,7 +10,6 @@ from quantnas import (
     drop,
     evaluate,
     evaluate_step,
-    images,
     network,
     run_photographs,
     settings,
@@ -18,10 +17,11 @@ from quantnas import (
     workspace,
 )
 from quantnas.config.run_config import QuantizeConfig
+from quantnas.data import image_files
 from quantnas.drop import Drop
 from quantnas.errors import DataError, QualityError
 
-FILES = images.bundled().held_out
+FILES = image_files.bundled().held_out
 SMALL = Drop("set5", quantized=31.9, full=32.0, bicubic=28.0, photographs=5)
 LARGE = Drop("set14", quantized=27.5, full=28.0, bicubic=27.6, photographs=14)
 BETTER = Drop("mine", quantized=30.2, full=30.0, bicubic=28.0, photographs=1)
@@ -29,7 +29,7 @@ BETTER = Drop("mine", quantized=30.2, full=30.0, bicubic=28.0, photographs=1)
 
 def folder(path: Path, count: int) -> str:
     for i, file in enumerate(FILES[:count]):
-        images.write(path / f"p{i}.png", images.read(file)[40:90, 60 : 121 + 8 * i])
+        image_files.write(path / f"p{i}.png", image_files.read(file)[40:90, 60 : 121 + 8 * i])
     return str(path)
 
 

@@ -18,7 +18,6 @@ from quantnas import (
     network,
     onnx_metadata,
     onnx_weights,
-    patches,
     quantize,
     skeleton,
     verify,
@@ -27,8 +26,9 @@ from quantnas import (
 from quantnas.config import files, search_space
 from quantnas.config.genotype import Choice, searched_precision, uniform_precision
 from quantnas.config.search_space import Edge
+from quantnas.data import patches
 from quantnas.errors import DataError
-from quantnas.quantizer import ActQuantizer
+from quantnas.nn.quantizers import ActQuantizer
 
 BITS = [None, 8, 4, 3, 2]
 WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]

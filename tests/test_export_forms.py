@@ -30,7 +30,7 @@ from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.config.schema import parse
 from quantnas.config.search_space import Precision
 from quantnas.errors import DataError, UsageError, VerificationError
-from quantnas.quantizer import ActQuantizer
+from quantnas.nn.quantizers import ActQuantizer
 from quantnas.runs import Run
 
 WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]

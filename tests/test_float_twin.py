@@ -10,11 +10,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cards, cost, export, float_twin, images, network, quantize, skeleton
+from quantnas import cards, cost, export, float_twin, network, quantize, skeleton
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
+from quantnas.data import image_files
+from quantnas.data.patches import to_tensor
 from quantnas.errors import DataError
-from quantnas.patches import to_tensor
 
 PROVIDERS = ["CPUExecutionProvider"]
 
@@ -45,7 +46,7 @@ def psnr(some: np.ndarray, other: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
     """(1, 3, 48, 63), uint8."""
-    image = images.read(images.bundled().held_out[0])[100:148, 200:263]
+    image = image_files.read(image_files.bundled().held_out[0])[100:148, 200:263]
     return np.ascontiguousarray(image.transpose(2, 0, 1)[None])
 
 

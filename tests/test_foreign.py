@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from quantnas import evaluate, foreign, network, photographs, upscaler
+from quantnas import evaluate, foreign, network, upscaler
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
+from quantnas.data import photographs
 from quantnas.errors import DataError, UsageError
 
 RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"

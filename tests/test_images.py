@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantnas import bicubic, images
+from quantnas.data import bicubic, image_files
 from quantnas.errors import DataError, UsageError
 
 ORIENTATION = 0x0112
@@ -34,24 +34,24 @@ def test_find_is_recursive_sorted_and_skips_hidden_and_other_files(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [p.relative_to(tmp_path).as_posix() for p in images.find(tmp_path)] == wanted
+    assert [p.relative_to(tmp_path).as_posix() for p in image_files.find(tmp_path)] == wanted
 
 
 def test_find_works_below_a_hidden_folder(tmp_path):
     folder = tmp_path / ".data"
-    images.write(folder / "a.png", gradient())
-    assert images.find(str(folder)) == [folder / "a.png"]
+    image_files.write(folder / "a.png", gradient())
+    assert image_files.find(str(folder)) == [folder / "a.png"]
 
 
 def test_find_explains_bad_folders(tmp_path):
     file = tmp_path / "file.txt"
     file.touch()
     with pytest.raises(DataError, match=r"none' does not exist"):
-        images.find(tmp_path / "none")
+        image_files.find(tmp_path / "none")
     with pytest.raises(DataError, match=r"file\.txt' is not a folder"):
-        images.find(file)
+        image_files.find(file)
     with pytest.raises(DataError, match=r"holds no images.*\.png.*\.webp"):
-        images.find(tmp_path)
+        image_files.find(tmp_path)
 
 
 # Reading
@@ -77,7 +77,7 @@ def test_find_explains_bad_folders(tmp_path):
 )
 def test_read_png_of_every_mode(tmp_path, mode, fill, expected):
     path = save(tmp_path / "a.png", Image.new(mode, (3, 2), fill))
-    pixels = images.read(path)
+    pixels = image_files.read(path)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (2, 3, 3)
     assert (pixels == expected).all()
@@ -87,8 +87,8 @@ def test_read_palette_with_and_without_transparency(tmp_path):
     picture = Image.new("P", (2, 1))
     picture.putpalette([9, 8, 7, 50, 60, 70])
     picture.putpixel((1, 0), 1)
-    plain = images.read(save(tmp_path / "plain.png", picture))
-    keyed = images.read(save(tmp_path / "keyed.png", picture, transparency=1))
+    plain = image_files.read(save(tmp_path / "plain.png", picture))
+    keyed = image_files.read(save(tmp_path / "keyed.png", picture, transparency=1))
     assert plain.tolist() == [[[9, 8, 7], [50, 60, 70]]]
     assert keyed.tolist() == [[[9, 8, 7], [255, 255, 255]]]
 
@@ -97,34 +97,34 @@ def test_read_palette_with_and_without_transparency(tmp_path):
 def test_read_shows_a_transparent_colour_as_white(tmp_path, mode, key):
     picture = Image.new(mode, (2, 1), key)
     picture.putpixel((1, 0), (0, 0, 0) if mode == "RGB" else 0)
-    pixels = images.read(save(tmp_path / "a.png", picture, transparency=key))
+    pixels = image_files.read(save(tmp_path / "a.png", picture, transparency=key))
     assert pixels[0, :, 0].tolist() == [255, 0]
 
 
 def test_read_cmyk_jpeg(tmp_path):
     path = save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=100)
-    assert np.abs(images.read(path).astype(int) - (255, 0, 0)).max() <= 4
+    assert np.abs(image_files.read(path).astype(int) - (255, 0, 0)).max() <= 4
 
 
 @pytest.mark.parametrize("extension", ["png", "webp", "bmp"])
 def test_read_returns_what_was_written_losslessly(tmp_path, extension):
     path = tmp_path / f"a.{extension}"
-    images.write(path, gradient())
-    assert np.array_equal(images.read(path), gradient())
+    image_files.write(path, gradient())
+    assert np.array_equal(image_files.read(path), gradient())
 
 
 def test_read_applies_the_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     path = save(tmp_path / "a.png", Image.fromarray(gradient()), exif=exif)
-    assert np.array_equal(images.read(path), np.rot90(gradient(), -1))
-    assert images.read(path).flags.writeable
+    assert np.array_equal(image_files.read(path), np.rot90(gradient(), -1))
+    assert image_files.read(path).flags.writeable
 
 
 def test_read_ignores_damaged_exif_data(tmp_path):
     damaged = b"Exif\0\0II*\0\x08\0\0\0\x05\0"
     path = save(tmp_path / "a.jpg", Image.fromarray(gradient()), exif=damaged)
-    assert images.read(path).shape == (6, 8, 3)
+    assert image_files.read(path).shape == (6, 8, 3)
 
 
 def png(path: Path, kind: int, values: np.ndarray) -> Path:
@@ -155,7 +155,7 @@ def png(path: Path, kind: int, values: np.ndarray) -> Path:
 )
 def test_read_png_of_16_bits(tmp_path, kind, pixel, expected):
     """PIL leaves out the low byte of colours, so that one is at most 1 too dark."""
-    pixels = images.read(png(tmp_path / "a.png", kind, np.full((3, 2, len(pixel)), pixel)))
+    pixels = image_files.read(png(tmp_path / "a.png", kind, np.full((3, 2, len(pixel)), pixel)))
     assert pixels.shape == (3, 2, 3) and pixels.dtype == np.uint8
     difference = np.array(expected) - pixels.astype(int)
     assert difference.min() >= 0 and difference.max() <= (kind == 2)
@@ -166,7 +166,7 @@ def test_read_palette_with_partial_transparency(tmp_path):
     picture.putpalette([0, 100, 200, 50, 60, 70])
     picture.putpixel((1, 0), 1)
     path = save(tmp_path / "a.png", picture, transparency=bytes([51, 255]))
-    assert images.read(path).tolist() == [[[204, 224, 244], [50, 60, 70]]]
+    assert image_files.read(path).tolist() == [[[204, 224, 244], [50, 60, 70]]]
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp"])
@@ -176,17 +176,19 @@ def test_size_is_that_of_what_is_read(tmp_path, extension, orientation):
     exif[ORIENTATION] = orientation
     path = save(tmp_path / f"a.{extension}", Image.fromarray(gradient()), exif=exif)
     assert (
-        images.size(path) == images.read(path).shape[:2] == ((6, 8) if orientation < 5 else (8, 6))
+        image_files.size(path)
+        == image_files.read(path).shape[:2]
+        == ((6, 8) if orientation < 5 else (8, 6))
     )
 
 
 def test_size_decodes_no_pixels(tmp_path):
     whole = save(tmp_path / "a.png", Image.fromarray(gradient(64, 48))).read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    assert images.size(tmp_path / "a.png") == (64, 48)
+    assert image_files.size(tmp_path / "a.png") == (64, 48)
     (tmp_path / "a.png").write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"a\.png' is damaged or not a PNG"):
-        images.size(tmp_path / "a.png")
+        image_files.size(tmp_path / "a.png")
 
 
 def test_read_explains_unreadable_files(tmp_path):
@@ -199,26 +201,26 @@ def test_read_explains_unreadable_files(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=rf"{name}' is damaged or not a PNG"):
-            images.read(tmp_path / name)
+            image_files.read(tmp_path / name)
     with pytest.raises(DataError, match=r"none\.png' does not exist"):
-        images.read(tmp_path / "none.png")
+        image_files.read(tmp_path / "none.png")
     with pytest.raises(DataError, match="cannot be opened"):
-        images.read(tmp_path)
+        image_files.read(tmp_path)
 
 
 def test_read_refuses_formats_that_are_not_accepted(tmp_path):
     path = save(tmp_path / "a.png", Image.fromarray(gradient()), format="TIFF")
     with pytest.raises(DataError, match="not a PNG, JPEG, WebP or BMP"):
-        images.read(path)
+        image_files.read(path)
 
 
 def test_read_refuses_only_images_above_the_size_limit(tmp_path, monkeypatch):
-    images.write(tmp_path / "a.png", gradient(10, 10))
+    image_files.write(tmp_path / "a.png", gradient(10, 10))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
-    assert images.read(tmp_path / "a.png").shape == (10, 10, 3)
+    assert image_files.read(tmp_path / "a.png").shape == (10, 10, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(DataError, match=r"a\.png' has too many pixels"):
-        images.read(tmp_path / "a.png")
+        image_files.read(tmp_path / "a.png")
 
 
 # Writing
@@ -227,15 +229,15 @@ def test_read_refuses_only_images_above_the_size_limit(tmp_path, monkeypatch):
 def test_write_jpeg_is_close_and_keeps_colour_edges(tmp_path):
     picture = np.zeros((16, 16, 3), np.uint8)
     picture[:, 7:] = (255, 0, 0)
-    images.write(tmp_path / "new" / "a.JPG", picture)
-    assert np.abs(images.read(tmp_path / "new" / "a.JPG").astype(int) - picture).max() < 30
+    image_files.write(tmp_path / "new" / "a.JPG", picture)
+    assert np.abs(image_files.read(tmp_path / "new" / "a.JPG").astype(int) - picture).max() < 30
 
 
 def test_write_replaces_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
-    images.write(path, gradient())
-    assert np.array_equal(images.read(path), gradient())
+    image_files.write(path, gradient())
+    assert np.array_equal(image_files.read(path), gradient())
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -249,7 +251,7 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(DataError, match=r"a\.png' cannot be written \(No space left"):
-        images.write(path, gradient())
+        image_files.write(path, gradient())
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -257,10 +259,10 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 def test_write_explains_bad_targets(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
-        images.write(tmp_path / "file" / "a.png", gradient())
+        image_files.write(tmp_path / "file" / "a.png", gradient())
     for name in ("a.gif", "a"):
         with pytest.raises(UsageError, match=r"known image extension.*\.png.*\.bmp"):
-            images.write(tmp_path / "deep" / name, gradient())
+            image_files.write(tmp_path / "deep" / name, gradient())
     assert not (tmp_path / "deep").exists()
 
 
@@ -270,7 +272,7 @@ def test_write_explains_bad_targets(tmp_path):
 )
 def test_write_takes_only_uint8_rgb(tmp_path, image):
     with pytest.raises(ValueError, match="expected uint8"):
-        images.write(tmp_path / "a.png", image)
+        image_files.write(tmp_path / "a.png", image)
 
 
 # Resizing
@@ -278,11 +280,11 @@ def test_write_takes_only_uint8_rgb(tmp_path, image):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_downscale_equals_matlab(shared_data, scale):
-    paths = images.find(shared_data / "test" / "set5")
+    paths = image_files.find(shared_data / "test" / "set5")
     assert len(paths) == 5
     for path in paths:
-        expected = images.read(shared_data / "lr_reference" / f"x{scale}" / path.name)
-        actual = bicubic.downscale(bicubic.crop_to_multiple(images.read(path), scale), scale)
+        expected = image_files.read(shared_data / "lr_reference" / f"x{scale}" / path.name)
+        actual = bicubic.downscale(bicubic.crop_to_multiple(image_files.read(path), scale), scale)
         assert np.array_equal(actual, expected), path.name
 
 
@@ -345,7 +347,7 @@ def test_crop_to_multiple_cuts_bottom_and_right():
 
 
 def test_bundled_photographs_are_complete_and_licensed():
-    photographs = images.bundled()
+    photographs = image_files.bundled()
     assert (len(photographs.train), len(photographs.held_out)) == (12, 4)
     everything = photographs.train + photographs.held_out
     assert len(set(everything)) == 16
@@ -354,4 +356,4 @@ def test_bundled_photographs_are_complete_and_licensed():
     for path in everything:
         part = "train" if path in photographs.train else "held out"
         assert f"| {path.name} | {part} |" in table
-        assert images.read(path).shape == (288, 432, 3)
+        assert image_files.read(path).shape == (288, 432, 3)

@@ -19,8 +19,8 @@ from quantnas import network, quantize, skeleton
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.search_space import Precision
-from quantnas.conv import QuantConv2d, padding
-from quantnas.quantizer import ActQuantizer, FloatTensor
+from quantnas.nn.convolutions import QuantConv2d, padding
+from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 from quantnas.skeleton import SKELETONS
 
 BITS = (2, 3, 4, 8)

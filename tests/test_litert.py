@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import bicubic, cost, images, litert, network, patches, quantize, skeleton
+from quantnas import cost, litert, network, quantize, skeleton
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
+from quantnas.data import bicubic, image_files, patches
 from quantnas.errors import DataError, UsageError
 from quantnas.litert_graph import schema
 
@@ -19,7 +20,7 @@ SIZE = (40, 56)
 
 def photograph() -> np.ndarray:
     """A part of a real photograph, (40, 56, 3)."""
-    first = images.read(images.bundled().held_out[0])
+    first = image_files.read(image_files.bundled().held_out[0])
     return np.ascontiguousarray(bicubic.downscale(first[:164, :224], 4)[: SIZE[0], : SIZE[1]])
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import bicubic, images, metrics
+from quantnas import metrics
+from quantnas.data import bicubic, image_files
 
 BICUBIC_PSNR = {
     "set5": {2: 33.673, 3: 30.403, 4: 28.429},
@@ -20,7 +21,7 @@ def noise(seed: int, height: int = 40, width: int = 33) -> np.ndarray:
 
 
 def bicubic_psnr(path: Path, scale: int) -> float:
-    high = bicubic.crop_to_multiple(images.read(path), scale)
+    high = bicubic.crop_to_multiple(image_files.read(path), scale)
     low = bicubic.downscale(high, scale)
     return metrics.psnr_y(bicubic.upscale(low, scale), high, scale)
 
@@ -28,7 +29,7 @@ def bicubic_psnr(path: Path, scale: int) -> float:
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", ["set5", "set14", pytest.param("b100", marks=pytest.mark.slow)])
 def test_bicubic_table(shared_data, name, scale):
-    values = [bicubic_psnr(path, scale) for path in images.find(shared_data / "test" / name)]
+    values = [bicubic_psnr(path, scale) for path in image_files.find(shared_data / "test" / name)]
     assert np.mean(values) == pytest.approx(BICUBIC_PSNR[name][scale], abs=0.001)
 
 
@@ -82,7 +83,7 @@ def test_ssim_equals_scikit_image(index, cut, how):
     scikit-image reflects the image at its edges instead: 5 pixels less on each side are the same.
     """
     library = pytest.importorskip("skimage.metrics")
-    high = images.read(images.bundled().held_out[index])[: cut[0], : cut[1]]
+    high = image_files.read(image_files.bundled().held_out[index])[: cut[0], : cut[1]]
     rebuilt, border = spoilt(high, how), 4
     inside = np.s_[border : high.shape[0] - border, border : high.shape[1] - border]
     _, full = library.structural_similarity(

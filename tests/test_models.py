@@ -9,12 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from quantnas import cards, comparison, evaluate, images, models, network, onnx_metadata, progress
+from quantnas import cards, comparison, evaluate, models, network, onnx_metadata, progress
 from quantnas.cli.main import main
 from quantnas.config import files
 from quantnas.cost import Cost
+from quantnas.data import image_files
+from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError, QuantnasError, UsageError
-from quantnas.photographs import Photograph
 
 TEXTS = {"trained_on": "six photographs", "terms": "CC0", "recipe": "not at all"}
 
@@ -27,7 +28,7 @@ def command(*arguments: object) -> int:
 
 def measured(model: models.Model) -> dict:
     """What an evaluation on one small photograph gives."""
-    sets = [comparison.PhotoSet("set5", (Photograph(images.bundled().held_out[0]),))]
+    sets = [comparison.PhotoSet("set5", (Photograph(image_files.bundled().held_out[0]),))]
     steps = comparison.measure({model.name: model.upscaler()}, sets, model.scale)
     return comparison.collect([model], sets, finish(steps))
 
@@ -76,7 +77,7 @@ def test_checkpoints_are_what_they_are(run):
     assert isinstance(exported.cost, Cost) and exported.name == "mine"
     at, plain = "LR 32x32", found["float"].cost
     assert plain.bitops[at] == 1024 * plain.macs[at] and plain.macs == exported.cost.macs
-    low = images.read(images.bundled().held_out[0])[:40, :51]
+    low = image_files.read(image_files.bundled().held_out[0])[:40, :51]
     one, two = (m.upscaler()(low).astype(int) for m in (exported, found["quantized"]))
     assert one.shape == (80, 102, 3) and abs(one - two).max() <= 1
 
@@ -126,7 +127,10 @@ def test_a_file_of_an_older_version_can_be_used_but_has_no_cost(run, tmp_path):
     onnx.save(model, tmp_path / "old.onnx")
     found = models.resolve(str(tmp_path / "old.onnx"))
     assert found.cost is None and not found.is_float
-    assert found.upscaler()(images.read(images.bundled().held_out[0])[:24, :30]).shape[1] == 60
+    assert (
+        found.upscaler()(image_files.read(image_files.bundled().held_out[0])[:24, :30]).shape[1]
+        == 60
+    )
     with pytest.raises(DataError, match="older version"):
         models.facts(found.file)
 
@@ -221,11 +225,11 @@ def test_a_card_is_read_strictly(shipped):
 
 def test_a_bundled_model_is_used_by_its_name(shipped, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    images.write("p.png", images.read(images.bundled().held_out[0])[:40, :52])
+    image_files.write("p.png", image_files.read(image_files.bundled().held_out[0])[:40, :52])
     assert command("upscale", "p.png") == 0 and "by tiny-x2" in capsys.readouterr().out
-    assert images.read("p_x2.png").shape == (80, 104, 3)
+    assert image_files.read("p_x2.png").shape == (80, 104, 3)
     assert command("upscale", "p.png", "-m", "tiny-x2", "-o", "q.png") == 0
-    assert np.array_equal(images.read("p_x2.png"), images.read("q.png"))
+    assert np.array_equal(image_files.read("p_x2.png"), image_files.read("q.png"))
     assert (
         command("upscale", "p.png", "-m", "runs/mine/checkpoints/float.safetensors", "--force") == 0
     )
@@ -280,6 +284,6 @@ def test_a_bundled_model_is_what_its_card_says_and_beats_bicubic(name):
     assert {key: getattr(card, key) for key in told} == told
     assert (card.name, card.file) == (name, file.name)
     assert card.protocol == evaluate.PROTOCOL
-    photos = [Photograph(path) for path in images.bundled().held_out]
+    photos = [Photograph(path) for path in image_files.bundled().held_out]
     scores = list(evaluate.score(models.resolve(name).upscaler(), photos, card.scale))
     assert evaluate.mean(scores).gain > 0

@@ -6,15 +6,16 @@ import itertools
 import pytest
 import torch
 
-from quantnas import conv, inheritance, network, search, supernet
+from quantnas import inheritance, network, search, supernet
 from quantnas.adq import Adq
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge, Precision
-from quantnas.conv import Conv2d, QuantConv2d
 from quantnas.errors import DataError
-from quantnas.quantizer import ActQuantizer, WeightQuantizer
+from quantnas.nn import convolutions
+from quantnas.nn.convolutions import Conv2d, QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.search_conv import SearchConv2d
 
 MANY = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))]
@@ -177,7 +178,7 @@ def test_the_float_network_computes_the_supernet_without_rounding(
     net = net.double().eval()
     plain = network.build(tiny, genotype, None).double().eval()
     inheritance.inherit_supernet(plain, net)
-    for module in (conv, supernet):
+    for module in (convolutions, supernet):
         monkeypatch.setattr(module, "see", lambda x, *rest: x)
     monkeypatch.setattr(SearchConv2d, "kernel", lambda self, mix: self.unit_weight())
     monkeypatch.setattr(SearchConv2d, "rounded_bias", lambda self, *rest: self.bias)

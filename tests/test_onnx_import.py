@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quantnas import network, onnx_import, parity, skeleton
 from quantnas.config import search_space
 from quantnas.errors import DataError
-from quantnas.tracing import Tracer
+from quantnas.nn.tracing import Tracer
 
 FIXED = [
     n for n in sorted(search_space.builtin()) if skeleton.known_genotype(search_space.load(n), None)

@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from quantnas import onnx_weights
+from quantnas.nn.quantizers import BITS
 from quantnas.onnx_graph import OnnxGraph
-from quantnas.quantizer import BITS
 
 RANGE = {2: (0, 3), 3: (0, 7), 4: (0, 15), 8: (-128, 127)}
 SHAPES = [(1,), (3,), (4,), (5, 1, 1, 1), (3, 3, 1, 1), (7, 5, 3, 3), (4, 2, 5, 5), (0,)]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cost, ops
+from quantnas import cost
 from quantnas.config.search_space import Precision, Slot
-from quantnas.conv import Conv2d, QuantConv2d
-from quantnas.quantizer import ActQuantizer
+from quantnas.nn import operations
+from quantnas.nn.convolutions import Conv2d, QuantConv2d
+from quantnas.nn.quantizers import ActQuantizer
 from quantnas.relax import RELAXATIONS
 from quantnas.search_conv import Mix, SearchConv2d
 
@@ -67,13 +68,13 @@ def counted(op: nn.Module, x: torch.Tensor) -> int:
 
 
 def test_every_operation_is_checked_here():
-    assert {*WORK, "identity"} == set(ops.OPS)
+    assert {*WORK, "identity"} == set(operations.OPS)
 
 
 @pytest.mark.parametrize("name", WORK)
 def test_an_operation_keeps_the_size_learns_and_costs_what_is_counted(name):
     slot = slot_of(name)
-    op = ops.build(name, Conv2d, slot)
+    op = operations.build(name, Conv2d, slot)
     x = torch.rand(2, 12, 7, 5, requires_grad=True)
     y = op(x)
     assert y.shape == (2, slot.c_out, 7, 5)
@@ -85,15 +86,15 @@ def test_an_operation_keeps_the_size_learns_and_costs_what_is_counted(name):
 def test_the_identity_hands_its_input_on_for_nothing():
     slot = slot_of("identity", c_out=12)
     x = torch.rand(2, 12, 7, 5)
-    assert torch.equal(ops.build("identity", Conv2d, slot)(x), x)
-    assert ops.shapes("identity", slot) == () and cost.weights("identity", slot) == 0
+    assert torch.equal(operations.build("identity", Conv2d, slot)(x), x)
+    assert operations.shapes("identity", slot) == () and cost.weights("identity", slot) == 0
 
 
-@pytest.mark.parametrize("name", ops.OPS)
+@pytest.mark.parametrize("name", operations.OPS)
 def test_the_shapes_are_those_of_the_real_kernels(name):
     slot = slot_of(name, c_out=12)
-    convs = [m for m in ops.build(name, Conv2d, slot) if isinstance(m, Conv2d)]
-    assert ops.shapes(name, slot) == tuple(tuple(c.weight.shape) for c in convs)
+    convs = [m for m in operations.build(name, Conv2d, slot) if isinstance(m, Conv2d)]
+    assert operations.shapes(name, slot) == tuple(tuple(c.weight.shape) for c in convs)
 
 
 @pytest.mark.parametrize("relaxation", ["noise", "direct", "authors"])
@@ -101,9 +102,9 @@ def test_the_shapes_are_those_of_the_real_kernels(name):
 def test_an_operation_takes_every_kind_of_convolution(name, relaxation):
     slot, source, x = slot_of(name), ActQuantizer(8), torch.rand(1, 12, 5, 6)
     rounded = partial(QuantConv2d, precision=Precision(4, 4), source=source)
-    assert ops.build(name, rounded, slot)(x).shape == (1, slot.c_out, 5, 6)
+    assert operations.build(name, rounded, slot)(x).shape == (1, slot.c_out, 5, 6)
     relaxed = {"slot": slot, "source": source, "relaxation": RELAXATIONS[relaxation]}
-    op = ops.build(name, partial(SearchConv2d, **relaxed), slot)
+    op = operations.build(name, partial(SearchConv2d, **relaxed), slot)
     half = torch.tensor([0.5, 0.5])
     mix = Mix(half, half, torch.tensor(0.3))
     assert op(x, [ActQuantizer(4), source], mix).shape == (1, slot.c_out, 5, 6)
@@ -111,9 +112,9 @@ def test_an_operation_takes_every_kind_of_convolution(name, relaxation):
     assert inner == [False, True][: len(inner)]
 
 
-@pytest.mark.parametrize("name", [n for n in WORK if len(ops.shapes(n, slot_of(n))) == 2])
+@pytest.mark.parametrize("name", [n for n in WORK if len(operations.shapes(n, slot_of(n))) == 2])
 def test_there_is_a_relu_between_two_convolutions(name):
-    op = ops.build(name, Conv2d, slot_of(name))
+    op = operations.build(name, Conv2d, slot_of(name))
     with torch.no_grad():
         op[0].bias.fill_(-1e6)
         out = op(torch.rand(1, 12, 5, 6))
@@ -121,7 +122,7 @@ def test_there_is_a_relu_between_two_convolutions(name):
 
 
 def test_a_strided_operation_leaves_the_edges_out():
-    op = ops.build("conv3x3", Conv2d, slot_of("conv3x3", stride=2))
+    op = operations.build("conv3x3", Conv2d, slot_of("conv3x3", stride=2))
     assert op(torch.rand(1, 12, 8, 5)).shape == (1, 6, 3, 2)
 
 
@@ -134,19 +135,19 @@ def test_work_agrees_with_the_published_table(name):
 
 def test_an_unknown_operation_is_a_key_error():
     with pytest.raises(KeyError, match="conv7x7"):
-        ops.build("conv7x7", Conv2d, slot_of("conv7x7"))
+        operations.build("conv7x7", Conv2d, slot_of("conv7x7"))
 
 
 @pytest.mark.parametrize(("c_in", "c_out"), [(7, 6), (6, 7)])
-@pytest.mark.parametrize("name", [*(n for n in ops.OPS if "groups" in n), "identity"])
+@pytest.mark.parametrize("name", [*(n for n in operations.OPS if "groups" in n), "identity"])
 def test_channels_that_cannot_be_joined_are_a_value_error(name, c_in, c_out):
-    for build in (partial(ops.build, name, Conv2d), partial(ops.shapes, name)):
+    for build in (partial(operations.build, name, Conv2d), partial(operations.shapes, name)):
         with pytest.raises(ValueError):
             build(slot_of(name, c_in, 4, c_out))
 
 
 @pytest.mark.parametrize(("kernel", "found"), [(3, (3, 3)), ((5, 1), (5, 1))])
 def test_the_sides_of_a_kernel_are_height_and_width(kernel, found):
-    assert ops.sides(kernel) == found
+    assert operations.sides(kernel) == found
     weight = Conv2d(2, 4, kernel).weight
     assert weight.shape[2:] == found and math.prod(found) * 8 == weight.numel()

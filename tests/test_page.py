@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import yaml
 
-from quantnas import front, images, page, page_data, runs
+from quantnas import front, page, page_data, runs
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.files import to_json
 from quantnas.config.search_space import SearchSpace
 from quantnas.damage_measured import FILE, Damages, Measured
+from quantnas.data import image_files
 from quantnas.errors import DataError
 from quantnas.runs import Run
 from quantnas.slider import FOLDER, ComparedCrop, ComparedCrops, Version
@@ -93,7 +94,7 @@ def finished(
     )
     run.path(FILE).write_text(to_json(Damages(2, 32, 32, rows, None, None)))
     _crops(run)
-    images.write(run.path("plots/architecture.png"), np.zeros((30, 40, 3), np.uint8))
+    image_files.write(run.path("plots/architecture.png"), np.zeros((30, 40, 3), np.uint8))
     results = {
         "search": {"seconds": 3.0, "kept": "last", "best": None},
         "train": {"seconds": 4.0},
@@ -114,7 +115,7 @@ def _crops(run: Run) -> None:
         versions = []
         for i, version in enumerate(("bicubic", "float", "quantized", "original")):
             file = f"{k}-{i}.webp"
-            images.write(
+            image_files.write(
                 run.path(f"{FOLDER}/{file}"), np.full((30, 40, 3), 20 + 50 * i + k, np.uint8)
             )
             versions.append(Version(version, file, None if i == 3 else 30.0 + i))

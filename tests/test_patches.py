@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import patches
+from quantnas.data import patches
+from quantnas.data.patches import Pair, Patches
 from quantnas.errors import DataError
-from quantnas.patches import Pair, Patches
 
 SIZES = ((31, 47), (26, 20), (13, 90))
 

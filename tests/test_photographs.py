@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import bicubic, images, parts, photographs
+from quantnas.data import bicubic, holdout, image_files, photographs
+from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
-from quantnas.photographs import Photograph
 
 
 def picture(height: int = 12, width: int = 16) -> np.ndarray:
@@ -18,7 +18,7 @@ def picture(height: int = 12, width: int = 16) -> np.ndarray:
 
 def lay(root: Path, *names: str) -> None:
     for name in names:
-        images.write(root / name, picture())
+        image_files.write(root / name, picture())
 
 
 def shown(root: Path, folder: str = "", scale: int = 4) -> dict[str, str | None]:
@@ -145,7 +145,7 @@ def test_case_does_not_matter(tmp_path, high):
 def test_a_flat_folder_is_taken_when_all_its_sizes_fit(tmp_path):
     lay(tmp_path, "HR/1.png", "HR/2.png")
     for k in (1, 2):
-        images.write(tmp_path / f"LR/{k}.png", picture(3, 4))
+        image_files.write(tmp_path / f"LR/{k}.png", picture(3, 4))
     assert shown(tmp_path) == {f"HR/{k}.png": f"LR/{k}.png" for k in (1, 2)}
     assert shown(tmp_path, scale=2) == {"HR/1.png": None, "HR/2.png": None}
     lay(tmp_path, "LR/2.png")
@@ -229,11 +229,11 @@ def test_split_needs_two_images():
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_a_pair_is_the_photograph_and_its_small_form(tmp_path, scale):
     path = tmp_path / "a.png"
-    images.write(path, picture(29, 38))
+    image_files.write(path, picture(29, 38))
     found = photographs.read(Photograph(path), scale)
     height, width = 29 // scale, 38 // scale
     assert found.name == "a" and found.low.shape == (height, width, 3)
-    assert np.array_equal(found.high, images.read(path)[: height * scale, : width * scale])
+    assert np.array_equal(found.high, image_files.read(path)[: height * scale, : width * scale])
     blocks = found.high.reshape(height, scale, width, scale, 3).mean((1, 3))
     inside = np.abs(blocks - found.low)[2:-2, 2:-2]
     assert np.median(inside) < 1
@@ -242,9 +242,9 @@ def test_a_pair_is_the_photograph_and_its_small_form(tmp_path, scale):
 def test_its_own_low_resolution_is_taken_as_it_is(tmp_path):
     """Whatever was done to it; what the photograph has beyond it is cut off."""
     photo = Photograph(tmp_path / "a.png", tmp_path / "b.png")
-    images.write(photo.high, picture(23, 35))
+    image_files.write(photo.high, picture(23, 35))
     low = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
-    images.write(photo.low, low)
+    image_files.write(photo.low, low)
     found = photographs.read(photo, 4, longest=10)
     assert np.array_equal(found.low, low)
     assert np.array_equal(found.high, picture(23, 35)[:20, :32])
@@ -254,8 +254,8 @@ def test_its_own_low_resolution_is_taken_as_it_is(tmp_path):
 @pytest.mark.parametrize("size", [(19, 35), (20, 31), (24, 35), (20, 36), (35, 20)])
 def test_a_pair_of_other_sizes_is_an_error(tmp_path, size):
     photo = Photograph(tmp_path / "a.png", tmp_path / "b.png")
-    images.write(photo.high, picture(*size))
-    images.write(photo.low, picture(5, 8))
+    image_files.write(photo.high, picture(*size))
+    image_files.write(photo.low, picture(5, 8))
     told = rf"a\.png' has {size[1]}x{size[0]} pixels.* not 4 times the 8x5 of '.*b\.png'"
     for read in (photographs.read, photographs.low_size):
         with pytest.raises(DataError, match=told):
@@ -266,17 +266,17 @@ def test_a_pair_of_other_sizes_is_an_error(tmp_path, size):
 
 def test_sizes_are_compared_without_decoding(tmp_path, monkeypatch):
     fine = Photograph(tmp_path / "a.png", tmp_path / "b.png")
-    images.write(fine.high, picture(20, 32))
-    images.write(fine.low, picture(5, 8))
+    image_files.write(fine.high, picture(20, 32))
+    image_files.write(fine.low, picture(5, 8))
     damaged = Photograph(tmp_path / "c.png", fine.low)
     damaged.high.write_bytes(b"not an image")
-    monkeypatch.setattr(images, "read", None)
+    monkeypatch.setattr(image_files, "read", None)
     photographs.require_fitting([fine, damaged], 4)
 
 
 def test_a_photograph_smaller_than_a_pixel_is_named(tmp_path):
     photo = Photograph(tmp_path / "a.png")
-    images.write(photo.high, picture(3, 9))
+    image_files.write(photo.high, picture(3, 9))
     assert photographs.low_size(photo, 4) == (0, 2)
     with pytest.raises(DataError, match=r"a\.png' of 9x3 pixels is too small for x4"):
         photographs.read(photo, 4)
@@ -285,7 +285,7 @@ def test_a_photograph_smaller_than_a_pixel_is_named(tmp_path):
 @pytest.mark.parametrize(("size", "smaller"), [((15, 44), (7, 20)), ((44, 30), (20, 14))])
 def test_large_photographs_are_shrunk(tmp_path, size, smaller):
     photo = Photograph(tmp_path / "a.png")
-    images.write(photo.high, picture(*size))
+    image_files.write(photo.high, picture(*size))
     found = photographs.read(photo, 2, longest=20)
     whole = bicubic.resize(picture(*size), *smaller, antialias=True)
     assert np.array_equal(found.high, bicubic.crop_to_multiple(whole, 2))
@@ -296,7 +296,7 @@ def test_large_photographs_are_shrunk(tmp_path, size, smaller):
 
 def test_the_middle_of_a_pair_is_aligned(tmp_path):
     photo = Photograph(tmp_path / "a.png")
-    images.write(photo.high, picture(60, 90))
+    image_files.write(photo.high, picture(60, 90))
     whole = photographs.read(photo, 3)
     part = photographs.middle(whole, 20)
     assert part.low.shape == (6, 6, 3) and part.high.shape == (18, 18, 3)
@@ -307,9 +307,9 @@ def test_the_middle_of_a_pair_is_aligned(tmp_path):
 
 
 def test_bundled_photographs_that_a_run_of_before_names_are_found_where_they_are_now(tmp_path):
-    here = images.bundled().train[0]
+    here = image_files.bundled().train[0]
     before = f"/elsewhere/quantnas/data/photographs/{here.name}"
     rows = {"train": [{"high": before, "low": None}], "held_out": [], "known": [before]}
     (tmp_path / "photographs.json").write_text(json.dumps(rows))
-    found = parts.load(tmp_path / "photographs.json")
+    found = holdout.load(tmp_path / "photographs.json")
     assert found.train[0].high.resolve() == here.resolve() == found.known[0].resolve()

@@ -9,20 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
 
-from quantnas import (
-    cost,
-    crops,
-    diagram,
-    images,
-    layered_layout,
-    metrics,
-    network,
-    schematic,
-    skeleton,
-)
+from quantnas import cost, crops, diagram, layered_layout, metrics, network, schematic, skeleton
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.config.search_space import Precision
+from quantnas.data import image_files
 from quantnas.layout_grid import Node
 
 WIDTHS = (2, 3, 4, 8)
@@ -198,7 +189,7 @@ def test_the_file_is_as_large_as_the_figure_and_the_same_every_time(tmp_path):
     first, second = tmp_path / "a.png", tmp_path / "b.png"
     for path in (first, second):
         diagram.architecture(*decided(1), path)
-    picture = images.read(first)
+    picture = image_files.read(first)
     width, height = diagram.architecture_figure(*decided(1)).get_size_inches() * 150
     assert picture.shape[1] >= 1200
     assert picture.shape == pytest.approx((height, width, 3), abs=1)
@@ -241,7 +232,7 @@ def test_crops_show_the_pixels_magnified_with_their_psnr(tmp_path):
     spoilt, original = planted(30, 50)
     versions = {"bicubic": spoilt, "float": noise(120, 160, 1), "original": original}
     crops.crops(versions, 2, "gravel", tmp_path / "crop.png", side=40)
-    picture = images.read(tmp_path / "crop.png")
+    picture = image_files.read(tmp_path / "crop.png")
     top, left = crops.region(spoilt, original, 40)
     for i, version in enumerate(versions.values(), 1):
         x = 14 + i * (160 + 14)
@@ -265,5 +256,5 @@ def test_odd_input_is_drawn(tmp_path: Path):
     name = "a very long name of a photograph with $x_{ and \u4e2d\u6587.png"
     versions = {"bicubic": small, "equal": small.copy(), "original": small}
     crops.crops(versions, 3, name, tmp_path / "crop.png")
-    assert images.read(tmp_path / "crop.png").shape == (14 + 160 + 58, 14 + 4 * 174, 3)
+    assert image_files.read(tmp_path / "crop.png").shape == (14 + 160 + 58, 14 + 4 * 174, 3)
     assert "equal to the original" in texts(crops.crops_figure(versions, 3, name))

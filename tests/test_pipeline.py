@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from quantnas import beginning, images, phases, pipeline, run_photographs, runs
+from quantnas import beginning, phases, pipeline, run_photographs, runs
 from quantnas.cli.main import main
+from quantnas.data import image_files
 from quantnas.settings import load_config
 
 SMOKE = Path(__file__).parent / "smoke.yaml"
@@ -49,7 +50,7 @@ def test_the_run_folder_holds_what_the_documentation_says(done):
     assert [name for name in files.split() if not (done / name).is_file()] == []
     report = json.loads((done / "report.json").read_text())
     rows = report["evaluate"]["sets"]["held-out"]["file"]
-    assert [row["image"] for row in rows] == [p.stem for p in images.bundled().held_out]
+    assert [row["image"] for row in rows] == [p.stem for p in image_files.bundled().held_out]
     assert report["export"]["verification"]["integer_convolutions"] == 20
     markdown = (done / "report.md").read_text()
     assert (done / "report.html").stat().st_size < 4_000_000
@@ -89,7 +90,9 @@ def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys,
     exported = tmp_path / "export" / "rfdn_small"
     if wanted == 2:
         folder = tmp_path / "photos"
-        images.write(folder / "a.png", images.read(images.bundled().held_out[1])[:90, :120])
+        image_files.write(
+            folder / "a.png", image_files.read(image_files.bundled().held_out[1])[:90, :120]
+        )
         assert command("evaluate", exported, "--data", folder, "--output", tmp_path) == 0
         assert command("report", tmp_path / "evaluate" / "rfdn_small") == 0
         sets = json.loads((exported / "report.json").read_text())["evaluate"]["sets"]
@@ -111,13 +114,13 @@ def test_an_old_file_is_never_taken_for_a_new_one(done, tmp_path, capsys):
 def test_what_was_held_out_stays_held_out(tmp_path, capsys):
     """A photograph that comes into the folder later changes nothing; a flat one is measured."""
     folder = tmp_path / "photos"
-    for i, path in enumerate(images.bundled().train[:5]):
-        images.write(folder / f"{i}.png", images.read(path))
-    images.write(folder / "3.png", np.full((96, 120, 3), 255, np.uint8))  # will be held out
+    for i, path in enumerate(image_files.bundled().train[:5]):
+        image_files.write(folder / f"{i}.png", image_files.read(path))
+    image_files.write(folder / "3.png", np.full((96, 120, 3), 255, np.uint8))  # will be held out
     root = ["--output", tmp_path]
     assert command("run", "--data", folder, "--config", SMOKE, *root) == 0
     run = tmp_path / "run" / "rfdn_small"
-    images.write(folder / "00.png", images.read(images.bundled().train[6]))
+    image_files.write(folder / "00.png", image_files.read(image_files.bundled().train[6]))
     capsys.readouterr()
     assert command("evaluate", run, "--json", *root) == 0
     result = json.loads(capsys.readouterr().out)["sets"]["held-out"]
@@ -220,9 +223,9 @@ def test_a_finished_run_is_not_done_again(done, capsys):
 
 
 def test_upscale_writes_the_enlarged_photograph_and_overwrites_nothing(done, tmp_path, capsys):
-    photo, out = images.bundled().held_out[0], tmp_path / "large.png"
+    photo, out = image_files.bundled().held_out[0], tmp_path / "large.png"
     assert command("upscale", photo, "-m", done / "model.onnx", "-o", out) == 0
-    assert images.read(out).shape == (2 * 288, 2 * 432, 3)
+    assert image_files.read(out).shape == (2 * 288, 2 * 432, 3)
     before = out.read_bytes()
     assert command("upscale", photo, "-m", done / "model.onnx", "-o", out) == 2
     assert "exists already" in capsys.readouterr().err
@@ -251,7 +254,7 @@ def test_a_user_folder_with_grey_and_transparent_images(done, tmp_path, capsys):
 
     folder = tmp_path / "photos" / "deeper"
     folder.mkdir(parents=True)
-    for i, path in enumerate(images.bundled().train[:5]):
+    for i, path in enumerate(image_files.bundled().train[:5]):
         with Image.open(path) as photo:
             photo.convert(["RGB", "L", "RGBA", "P", "RGB"][i]).save(folder / f"{i}.png")
     settings = ["--config", SMOKE, "--output", tmp_path, "--scale", 3]

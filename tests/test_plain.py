@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, ends, errors, export, network, quantize, skeleton, supernet, verify
+from quantnas import cost, errors, export, network, quantize, skeleton, supernet, verify
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
-from quantnas.conv import subpixel
-from quantnas.quantizer import ActQuantizer
+from quantnas.nn import image_layers
+from quantnas.nn.convolutions import subpixel
+from quantnas.nn.quantizers import ActQuantizer
 
 STACKS = ("espcn", "fsrcnn", "quicksrnet_small", "quicksrnet_medium", "quicksrnet_large", "sesr_m5")
 KNOWN = {
@@ -96,7 +97,7 @@ def test_a_new_stack_hardly_changes_the_enlarged_image(scale, colours):
     }
     net = network.build(where, Genotype("plain", found), None)
     x = torch.rand(1, 3, 12, 12)
-    start = ends.enlarge(x, scale) if colours == 1 else F.interpolate(x, scale_factor=scale)
+    start = image_layers.enlarge(x, scale) if colours == 1 else F.interpolate(x, scale_factor=scale)
     with torch.no_grad():
         assert (net(x) - start).abs().mean() < 0.1  # thirty convolutions deep
     assert net(x).shape == (1, 3, 12 * scale, 12 * scale)
@@ -148,7 +149,7 @@ def test_luma_networks_leave_colour_differences_alone():
     net = network.build(where, found, None)
     x = torch.rand(1, 3, 9, 9)
     with torch.no_grad():
-        change = net(x) - ends.enlarge(x, 2)
+        change = net(x) - image_layers.enlarge(x, 2)
     assert change.abs().max() > 1e-3
     assert torch.allclose(change[:, :1], change[:, 1:2], atol=1e-6)
     assert torch.allclose(change[:, :1], change[:, 2:], atol=1e-6)
@@ -165,5 +166,5 @@ def test_luma_is_that_of_the_metric():
 
     image = torch.randint(0, 256, (5, 6, 3), dtype=torch.uint8)
     x = image.permute(2, 0, 1)[None].double() / 255
-    found = ends.luma(x)[0, 0].numpy() * 219 + 16
+    found = image_layers.luma(x)[0, 0].numpy() * 219 + 16
     assert abs(found - metrics.luma(image.numpy())).max() < 0.02

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import quantnas
-from quantnas import api, images, run_verbs
+from quantnas import api, run_verbs
+from quantnas.data import image_files
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -44,7 +45,7 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quantnas, "quantize", quick, raising=False)
     for k, name in enumerate("abcdefgh"):
         noise = np.random.default_rng(k).integers(0, 256, (8, 10, 3), np.uint8)
-        images.write(tmp_path / "photos" / f"{name}.png", noise.repeat(12, 0).repeat(12, 1))
+        image_files.write(tmp_path / "photos" / f"{name}.png", noise.repeat(12, 0).repeat(12, 1))
     names = {"load_my_network": network, "short": SHORT}
     for code in EXAMPLES:
         exec(code, names)

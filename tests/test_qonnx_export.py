@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from quantnas import cost, network, qonnx_export, quantize, skeleton
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
-from quantnas.quantizer import ActQuantizer
+from quantnas.nn.quantizers import ActQuantizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

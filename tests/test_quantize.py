@@ -7,7 +7,7 @@ import torch
 
 from quantnas import network, quantize, skeleton
 from quantnas.config.genotype import searched_precision, uniform_precision
-from quantnas.quantizer import ActQuantizer
+from quantnas.nn.quantizers import ActQuantizer
 
 BITS = [None, 2, 3, 4, 8]
 

@@ -11,7 +11,6 @@ from quantnas import (
     beginning,
     damage_plot,
     drop,
-    images,
     network,
     run_photographs,
     runs,
@@ -26,6 +25,7 @@ from quantnas.config import search_space
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
+from quantnas.data import image_files
 from quantnas.runs import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=4)
@@ -42,9 +42,12 @@ def _undrawn(monkeypatch):
 def photos(tmp_path_factory) -> Path:
     """Folders `learn` and `held` of small photographs."""
     root = tmp_path_factory.mktemp("photos")
-    for kind, files in (("learn", images.bundled().train[:3]), ("held", images.bundled().held_out)):
+    for kind, files in (
+        ("learn", image_files.bundled().train[:3]),
+        ("held", image_files.bundled().held_out),
+    ):
         for i, file in enumerate(files[:3]):
-            images.write(root / kind / f"{i}.png", images.read(file)[40:100, 60:140])
+            image_files.write(root / kind / f"{i}.png", image_files.read(file)[40:100, 60:140])
     return root
 
 
@@ -207,10 +210,10 @@ def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
     type_, source, photos, made, tmp_path
 ):
     """On a photograph that is what the float network makes of its low resolution."""
-    low = images.read(photos / "held" / "0.png")
+    low = image_files.read(photos / "held" / "0.png")
     upscale = upscaler.torch_upscaler(workspace.checkpoint(source, "float")[1])
-    images.write(tmp_path / "own" / "LRx2" / "a.png", low)
-    images.write(tmp_path / "own" / "HR" / "a.png", upscale(low))
+    image_files.write(tmp_path / "own" / "LRx2" / "a.png", low)
+    image_files.write(tmp_path / "own" / "HR" / "a.png", upscale(low))
     options = ["--bits", 2, "--max-drop", 1.5, "--benchmark", tmp_path / "own" / "HR"]
     code, out, err = type_(source.folder, *options)
     _, mine = drop.load(Run(made / "source"))
@@ -284,8 +287,8 @@ def test_bad_photographs_end_with_3_and_leave_nothing(
         folder.mkdir()
     if isinstance(photograph, tuple):
         height, width = photograph
-        photo = images.read(photos / "learn" / "0.png")[:height, :width]
-        images.write(folder / "small.png", photo)
+        photo = image_files.read(photos / "learn" / "0.png")[:height, :width]
+        image_files.write(folder / "small.png", photo)
     elif photograph == "held":
         (folder / "same.png").symlink_to(photos / "held" / "1.png")
     elif photograph == "text":
@@ -369,7 +372,9 @@ def test_a_whole_run_is_refused_before_it_trains(type_, photos, made, space, bit
 
 def test_photographs_that_cannot_be_decoded_leave_no_folder(type_, source, made, tmp_path):
     """Their beginnings are sound, so that it shows only when they are read."""
-    images.write(tmp_path / "calib" / "a.png", images.read(images.bundled().train[0]))
+    image_files.write(
+        tmp_path / "calib" / "a.png", image_files.read(image_files.bundled().train[0])
+    )
     whole = (tmp_path / "calib" / "a.png").read_bytes()
     (tmp_path / "calib" / "a.png").write_bytes(whole[: len(whole) // 2])
     code, _, err = type_(source.folder, "--bits", 4, "--calib", tmp_path / "calib")

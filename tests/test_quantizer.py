@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import quantizer
-from quantnas.quantizer import ActQuantizer, WeightQuantizer, fake_quantize, round_ste
+from quantnas.nn import quantizers
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer, fake_quantize, round_ste
 
 LOW_BITS = [2, 3, 4]
 
@@ -135,7 +135,7 @@ def test_the_zero_point_learns(bits):
     assert (grid.zero.grad.abs() > 0).any()
 
 
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_rounding_twice_is_rounding_once(bits):
     grid, kernel = fitted(rows(), bits)
     once = grid(kernel)
@@ -194,7 +194,7 @@ def test_8_bits_are_symmetric():
     assert set(q.unique().tolist()) <= {-127, 0, 127} and q.min() == -127 and q.max() == 127
 
 
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_integers_give_the_rounded_kernel_back(bits):
     grid, kernel = fitted(rows() + np.float32(0.3), bits)
     grid.zero.data.add_(0.0 if bits == 8 else 0.3)
@@ -250,7 +250,7 @@ def test_the_8_bit_grid_is_as_good_as_a_finer_search():
     assert ours < 1.1 * best
 
 
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_a_dead_channel_has_a_grid_and_stays_zero(bits):
     weight = rows(3)
     weight[1] = 0
@@ -263,7 +263,7 @@ def test_a_dead_channel_has_a_grid_and_stays_zero(bits):
 # Activations
 
 
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_the_grid_after_a_relu_starts_at_zero(bits):
     grid = ActQuantizer(bits)
     assert [b.item() for b in grid.bounds()] == [0, 2**bits - 1]
@@ -271,7 +271,7 @@ def test_the_grid_after_a_relu_starts_at_zero(bits):
     assert (grid(torch.tensor([-5.0, -0.01])) == 0).all()
 
 
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_the_grid_of_signed_data_begins_around_the_middle(bits):
     grid = ActQuantizer(bits, signed=True)
     assert grid.zero_point == 2 ** (bits - 1)
@@ -281,7 +281,7 @@ def test_the_grid_of_signed_data_begins_around_the_middle(bits):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_the_fitted_step_is_as_good_as_a_finer_search(bits, signed):
     x = torch.randn(5000)
     x = x if signed else x.relu()
@@ -298,7 +298,7 @@ def test_the_fitted_step_is_as_good_as_a_finer_search(bits, signed):
     assert ours < 1.1 * best
 
 
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_a_zero_point_is_fitted_to_signed_data(bits):
     top, data = 2**bits - 1, torch.randn(5000)
     for low, zero in ((-1.0, top), (0.0, 0)):  # never positive, and never negative
@@ -314,7 +314,7 @@ def test_a_zero_point_is_fitted_to_signed_data(bits):
     assert grid.step < 0.75 * symmetric
 
 
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_data_that_are_never_negative_lose_nothing_on_a_signed_grid(bits):
     x = torch.rand(3000)
     grids = [ActQuantizer(bits, signed) for signed in (False, True)]
@@ -326,7 +326,7 @@ def test_data_that_are_never_negative_lose_nothing_on_a_signed_grid(bits):
     assert grids[1].step < 1.1 / (2**bits - 1)  # half of what a zero point in the middle needs
 
 
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_unsigned_grids_keep_the_zero_point_0(bits):
     grid = ActQuantizer(bits)
     grid.calibrate(torch.randn(500) - 3)
@@ -335,7 +335,7 @@ def test_unsigned_grids_keep_the_zero_point_0(bits):
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("x", [torch.zeros(9), torch.full((9,), 0.7), torch.full((9,), -0.7)])
-@pytest.mark.parametrize("bits", quantizer.BITS)
+@pytest.mark.parametrize("bits", quantizers.BITS)
 def test_constant_data_have_a_grid(bits, x, signed):
     grid = ActQuantizer(bits, signed)
     grid.calibrate(x)
@@ -430,7 +430,7 @@ def test_larger_channels_get_coarser_steps_unless_more_is_made_of_them():
 
 def test_steps_are_not_further_apart_than_agreed():
     x = torch.ones(1, 2, 3, 3) * torch.tensor([1.0, 1e-4])[:, None, None]
-    assert spread(x, torch.ones(2)) == [0, -quantizer.OCTAVES]
+    assert spread(x, torch.ones(2)) == [0, -quantizers.OCTAVES]
     assert spread(torch.zeros(1, 2, 3, 3), torch.zeros(2)) == [0, 0]
 
 
@@ -488,7 +488,7 @@ def test_calibrating_fits_front_to_back_and_then_lets_go():
     first, second = ActQuantizer(2), ActQuantizer(8)
     net = torch.nn.Sequential(first, second)
     x = torch.rand(1000) * 3
-    with quantizer.calibrating(net):
+    with quantizers.calibrating(net):
         net(x)
     alone = ActQuantizer(2)
     alone.calibrate(x)
@@ -503,7 +503,7 @@ def test_calibrating_fits_front_to_back_and_then_lets_go():
 
 def test_a_grid_that_carries_several_tensors_is_fitted_to_all_of_them():
     grid = ActQuantizer(8)
-    with quantizer.calibrating(grid):
+    with quantizers.calibrating(grid):
         grid(torch.linspace(0, 1, 500))
         grid(torch.linspace(0, 0.2, 500))
     assert 255 * grid.step.item() > 0.9
@@ -513,9 +513,9 @@ def test_kernels_are_left_alone_when_told_to():
     act, kernels = ActQuantizer(4), WeightQuantizer(4, 2)
     net = torch.nn.Sequential(act, kernels)
     before = kernels.log2_step.clone()
-    with quantizer.calibrating(net, weights=False):
+    with quantizers.calibrating(net, weights=False):
         net(torch.rand(2, 3, 4, 4))
     assert torch.equal(kernels.log2_step, before) and act.log2_step != -6
-    with quantizer.calibrating(net):
+    with quantizers.calibrating(net):
         net(torch.rand(2, 3, 4, 4))
     assert not torch.equal(kernels.log2_step, before)

@@ -11,7 +11,6 @@ from quantnas import (
     baselines,
     closed_form,
     damage_plot,
-    images,
     network,
     quantizing,
     train,
@@ -21,6 +20,7 @@ from quantnas import (
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
+from quantnas.data import image_files
 from quantnas.errors import DataError
 from quantnas.runs import Run
 
@@ -33,8 +33,8 @@ LIMITS = ("bits", "average_bits", "target_size", "target_bitops")
 def mine(tmp_path_factory) -> str:
     """A folder of three photographs."""
     folder = tmp_path_factory.mktemp("mine")
-    for i, file in enumerate(images.bundled().train[:3]):
-        images.write(folder / f"{i}.png", images.read(file)[40:120, 60:200])
+    for i, file in enumerate(image_files.bundled().train[:3]):
+        image_files.write(folder / f"{i}.png", image_files.read(file)[40:120, 60:200])
     return str(folder)
 
 
@@ -255,7 +255,7 @@ def test_without_a_folder_they_are_those_of_the_run(begin):
     list(quantizing.quantize_step(run, config))
     found = run.result("quantize")
     assert found["calibration"].endswith("from the bundled photographs")
-    assert found["photographs"]["used"] == len(images.bundled().train)
+    assert found["photographs"]["used"] == len(image_files.bundled().train)
 
 
 # What cannot be

@@ -6,7 +6,7 @@ import torch
 from torch.autograd import gradcheck
 
 from quantnas import team
-from quantnas.quantizer import ActQuantizer, WeightQuantizer
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.relax import RELAXATIONS, authors, noise, plain, rounding
 
 ONE = torch.tensor(1.0)

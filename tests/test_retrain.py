@@ -11,7 +11,7 @@ from torch import nn
 from quantnas import cells, network, retrain, saliency, skeleton, train
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.run_config import QuantizeConfig
-from quantnas.conv import QuantConv2d
+from quantnas.nn.convolutions import QuantConv2d
 
 
 @pytest.fixture

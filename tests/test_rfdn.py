@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, inheritance, network, ops, search, skeleton, supernet
+from quantnas import cost, inheritance, network, search, skeleton, supernet
 from quantnas.adq import Adq
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.config.search_space import AREAS, Edge
 from quantnas.errors import UsageError
+from quantnas.nn import operations
 from quantnas.rfdn import Rfdn, resize_like
 
 PLAIN = {"body": "conv3x3", "distill": "conv1x1", "upsample": "conv3x3", "tail": "conv3x3"}
@@ -106,7 +107,7 @@ def test_the_uniform_cost_is_the_published_one(published):
     for slot in skeleton.slots(published):
         if slot.options > 1:
             outputs = AREAS[slot.area](32, 32, published.scale)
-            macs = [sum(map(math.prod, ops.shapes(op, slot))) * outputs for op in slot.ops]
+            macs = [sum(map(math.prod, operations.shapes(op, slot))) * outputs for op in slot.ops]
             bits = [w.weights for w in slot.widths]
             expected += 2 * sum(macs) / len(macs) * sum(bits) / len(bits)
     assert expected == pytest.approx(9.31381248e9, rel=1e-12)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import network, ops, saliency
+from quantnas import network, saliency
 from quantnas.config.search_space import Precision, Slot
-from quantnas.conv import Conv2d, padding
+from quantnas.nn import operations
+from quantnas.nn.convolutions import Conv2d, padding
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_it_predicts_the_error_that_small_changes_of_weights_make(net, found, pi
 def test_it_does_whatever_the_operation(pixels, name):
     up = 2 if name.startswith("transposed") else 1
     slot = Slot("body", 4, 4, 4 * up**2, (name,), (Precision(8, 8),), up=up)
-    net = nn.Sequential(Conv2d(3, 4, 3, stride=2), ops.build(name, Conv2d, slot)).double()
+    net = nn.Sequential(Conv2d(3, 4, 3, stride=2), operations.build(name, Conv2d, slot)).double()
     for i, conv in enumerate(m for m in net.modules() if isinstance(m, Conv2d)):
         conv.name = f"c{i}"
     low = pixels(2, 6, 7).double()

@@ -22,8 +22,8 @@ from quantnas import (
 )
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge
+from quantnas.data.patches import Patches
 from quantnas.errors import DivergedError
-from quantnas.patches import Patches
 from quantnas.search_conv import SearchConv2d
 
 CONFIG = SearchConfig(epochs=3, steps_per_epoch=2, warmup_epochs=1, batch=2, patch=6, refresh=4)

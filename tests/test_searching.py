@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import branching, images, load_photographs, random_search, searching, skeleton
+from quantnas import branching, load_photographs, random_search, searching, skeleton
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
+from quantnas.data import image_files
 from quantnas.runs import Run
 
 SEARCH = {"epochs": 4, "steps_per_epoch": 3, "warmup_epochs": 1, "batch": 2, "patch": 12}
@@ -83,7 +84,7 @@ def test_what_was_left_out_is_shown_logged_and_kept(begin, tmp_path, monkeypatch
     for k in range(16):
         side = 8 if k == 5 else 64
         pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        images.write(tmp_path / "photos" / f"{k:02}.png", pixels)
+        image_files.write(tmp_path / "photos" / f"{k:02}.png", pixels)
     (tmp_path / "photos" / "08.png").write_bytes(b"not an image")
     config = dataclasses.replace(config, data=str(tmp_path / "photos"))
     records = list(searching.search_step(run, config))
@@ -102,7 +103,7 @@ def test_what_was_left_out_is_shown_logged_and_kept(begin, tmp_path, monkeypatch
 def test_the_reading_ends_with_its_last_record_when_any_was_shown(begin, tmp_path, monkeypatch):
     run, config = begin("run")
     for k in range(8):
-        images.write(tmp_path / "photos" / f"{k}.png", np.full((64, 64, 3), 30 * k, np.uint8))
+        image_files.write(tmp_path / "photos" / f"{k}.png", np.full((64, 64, 3), 30 * k, np.uint8))
     config = dataclasses.replace(config, data=str(tmp_path / "photos"))
 
     def shown(every: float, times: float) -> list[int]:

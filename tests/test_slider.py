@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from quantnas import bicubic, images, slider
+from quantnas import slider
+from quantnas.data import bicubic, image_files
+from quantnas.data.photographs import Photograph
 from quantnas.evaluate import MOST
-from quantnas.photographs import Photograph
 from quantnas.runs import Run
 
 
@@ -16,7 +17,7 @@ def photos(tmp_path):
     for i in range(4):
         image = np.full((400, 600, 3) if i == 0 else (61, 72, 3), 128, np.uint8)
         image[-40:, -40:] = rng.integers(0, 256, (40, 40, 3))
-        images.write(tmp_path / "photos" / f"{i}.png", image)
+        image_files.write(tmp_path / "photos" / f"{i}.png", image)
         found.append(Photograph(tmp_path / "photos" / f"{i}.png"))
     return found
 
@@ -32,8 +33,8 @@ def test_every_version_is_the_same_part(tmp_path, photos):
     first = found.views[0]
     assert (first.photograph, first.width, first.height) == ("0", 512, 384)
     assert [v.name for v in first.versions] == ["bicubic", "float", "quantized", "original"]
-    pictures = [images.read(run.folder / "crops" / v.file) for v in first.versions]
-    assert np.array_equal(pictures[3], images.read(photos[0].high)[-384:, -512:])
+    pictures = [image_files.read(run.folder / "crops" / v.file) for v in first.versions]
+    assert np.array_equal(pictures[3], image_files.read(photos[0].high)[-384:, -512:])
     assert np.array_equal(pictures[0], pictures[1])  # also at the edges of the part
     assert first.versions[0].psnr == first.versions[2].psnr and first.versions[3].psnr is None
 
@@ -57,7 +58,7 @@ def test_a_file_of_one_size_sees_whole_photographs(tmp_path, photos):
 
 def test_equal_images_count_as_the_most(tmp_path, photos):
     flat = np.full((60, 60, 3), 9, np.uint8)
-    images.write(photos[1].high, flat)
+    image_files.write(photos[1].high, flat)
     (view,) = slider.make(Run(tmp_path / "run"), photos[1:2], {}, 2).views
     assert view.versions[0].psnr == MOST
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 import yaml
 
-from quantnas import network, ops, skeleton, supernet
+from quantnas import network, skeleton, supernet
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.search_space import Edge, Precision, SearchSpace, Slot
 from quantnas.errors import DataError, UsageError
+from quantnas.nn import operations
 
 BUILTIN = sorted(search_space.builtin())
 FOLDER = Path(__file__).parents[1] / "search_spaces"
@@ -212,7 +213,7 @@ def test_an_unknown_operation_is_an_error_that_names_its_place(tiny, build):
     edges = tiny.edges | {"distill": Edge(("conv1x1", "conv7x7"), (8,))}
     with pytest.raises(UsageError, match=r"'edges\.distill\.ops\.1' cannot be 'conv7x7'") as caught:
         build(dataclasses.replace(tiny, edges=edges))
-    assert all(name in caught.value.remedy for name in ops.OPS)
+    assert all(name in caught.value.remedy for name in operations.OPS)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import images, photographs, store
+from quantnas.data import image_files, photo_cache, photographs
+from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
-from quantnas.photographs import Photograph
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 def photograph(folder: Path, name: str, height: int = 24, width: int = 32) -> Photograph:
     y, x, c = np.mgrid[:height, :width, :3]
-    images.write(folder / f"{name}.png", (y * 3 + x * 2 + c * 40 + len(name)).astype(np.uint8))
+    image_files.write(folder / f"{name}.png", (y * 3 + x * 2 + c * 40 + len(name)).astype(np.uint8))
     return Photograph(folder / f"{name}.png")
 
 
@@ -42,45 +42,45 @@ def equal(a, b) -> bool:
 def test_what_was_read_once_is_not_decoded_again(tmp_path, monkeypatch, cache, make):
     photo = make(tmp_path, "a")
     wanted = photographs.read(photo, 2, photographs.LONGEST)
-    first, kept = store.fetch(photo, 2)
+    first, kept = photo_cache.fetch(photo, 2)
     assert kept and equal(first, wanted)
     assert sorted(p.suffixes for p in cache.iterdir()) == [[".high", ".npy"], [".low", ".npy"]]
     monkeypatch.setattr(photographs, "read", None)
-    again, kept = store.fetch(photo, 2)
+    again, kept = photo_cache.fetch(photo, 2)
     assert kept and equal(again, wanted)
-    assert np.array_equal(np.load(cache / f"{store.key(photo, 2)}.high.npy"), wanted.high)
+    assert np.array_equal(np.load(cache / f"{photo_cache.key(photo, 2)}.high.npy"), wanted.high)
     with pytest.raises(ValueError):
         again.low[0, 0, 0] = 1
 
 
 def test_a_copy_under_another_name_is_found(tmp_path, monkeypatch):
     photo = photograph(tmp_path, "a")
-    store.fetch(photo, 2)
+    photo_cache.fetch(photo, 2)
     shutil.copy(photo.high, tmp_path / "b.png")
     monkeypatch.setattr(photographs, "read", None)
-    assert store.fetch(Photograph(tmp_path / "b.png"), 2)[0].name == "b"
+    assert photo_cache.fetch(Photograph(tmp_path / "b.png"), 2)[0].name == "b"
 
 
 def test_the_key_tells_all_that_matters(tmp_path, monkeypatch):
     photo, pair = photograph(tmp_path, "a"), paired(tmp_path, "a")
-    keys = [store.key(photo, 2), store.key(photo, 3), store.key(pair, 2)]
+    keys = [photo_cache.key(photo, 2), photo_cache.key(photo, 3), photo_cache.key(pair, 2)]
     photograph(tmp_path / "low", "a", 13, 16)
-    keys.append(store.key(pair, 2))
+    keys.append(photo_cache.key(pair, 2))
     swapped = Photograph(pair.low, pair.high)
-    keys += [store.key(swapped, 2), store.key(photograph(tmp_path, "aa"), 2)]
+    keys += [photo_cache.key(swapped, 2), photo_cache.key(photograph(tmp_path, "aa"), 2)]
     monkeypatch.setattr(photographs, "LONGEST", 20)
-    keys.append(store.key(photo, 2))
-    assert store.key(pair, 2) == keys[3]  # never shrunk
-    monkeypatch.setattr(store, "VERSION", 99)
-    keys.append(store.key(photo, 2))
+    keys.append(photo_cache.key(photo, 2))
+    assert photo_cache.key(pair, 2) == keys[3]  # never shrunk
+    monkeypatch.setattr(photo_cache, "VERSION", 99)
+    keys.append(photo_cache.key(photo, 2))
     assert len(set(keys)) == len(keys)
 
 
 def test_new_content_under_the_old_name_is_read(tmp_path):
     photo = photograph(tmp_path, "a")
-    store.fetch(photo, 2)
+    photo_cache.fetch(photo, 2)
     photograph(tmp_path, "a", 40, 32)
-    assert store.fetch(photo, 2)[0].high.shape == (40, 32, 3)
+    assert photo_cache.fetch(photo, 2)[0].high.shape == (40, 32, 3)
 
 
 @pytest.mark.parametrize("part", ["low", "high"])
@@ -88,8 +88,8 @@ def test_new_content_under_the_old_name_is_read(tmp_path):
 def test_a_damaged_file_is_made_anew(tmp_path, cache, part, damage):
     photo = photograph(tmp_path, "a")
     wanted = photographs.read(photo, 2)
-    store.fetch(photo, 2)
-    file = cache / f"{store.key(photo, 2)}.{part}.npy"
+    photo_cache.fetch(photo, 2)
+    file = cache / f"{photo_cache.key(photo, 2)}.{part}.npy"
     whole = file.read_bytes()
     array = np.load(file)
     if damage in ("shape", "type", "object"):
@@ -98,7 +98,7 @@ def test_a_damaged_file_is_made_anew(tmp_path, cache, part, damage):
     else:
         bad = {"cut": whole[:-9], "long": whole + b"more", "empty": b"", "text": b"text" * 99}
         file.write_bytes(bad[damage])
-    found, kept = store.fetch(photo, 2)
+    found, kept = photo_cache.fetch(photo, 2)
     assert kept and equal(found, wanted)
     assert file.read_bytes() == whole
 
@@ -109,7 +109,7 @@ def test_without_a_cache_the_pairs_are_held_in_memory(tmp_path, cache, monkeypat
     if obstacle == "file":
         cache.write_text("not a folder")
     elif obstacle == "full":
-        monkeypatch.setattr(store, "FREE", 1 << 62)
+        monkeypatch.setattr(photo_cache, "FREE", 1 << 62)
     else:
 
         def fail(file, array, version):
@@ -117,7 +117,7 @@ def test_without_a_cache_the_pairs_are_held_in_memory(tmp_path, cache, monkeypat
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(np.lib.format, "write_array", fail)
-    loaded = store.load([photo], 2, 4)
+    loaded = photo_cache.load([photo], 2, 4)
     assert not loaded.cached and equal(loaded.pairs[0], photographs.read(photo, 2))
     assert loaded.remarks() == [
         f"photographs are held in memory, since {cache} takes no more files"
@@ -128,7 +128,7 @@ def test_without_a_cache_the_pairs_are_held_in_memory(tmp_path, cache, monkeypat
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="everything may be written")
 def test_a_folder_that_may_not_be_written_is_no_obstacle(tmp_path, cache):
     cache.mkdir(mode=0o500)
-    assert not store.load([photograph(tmp_path, "a")], 2, 4).cached
+    assert not photo_cache.load([photograph(tmp_path, "a")], 2, 4).cached
 
 
 def test_many_photographs_keep_no_files_open(tmp_path):
@@ -136,7 +136,7 @@ def test_many_photographs_keep_no_files_open(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, limit[1]))
     try:
-        loaded = store.load([photo] * 200, 2, 4)
+        loaded = photo_cache.load([photo] * 200, 2, 4)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     assert loaded.cached and len(loaded.pairs) == 200
@@ -146,7 +146,7 @@ def test_several_may_fill_it_at_once(tmp_path, cache):
     """By threads, which meet in the file system as processes do."""
     photos = [photograph(tmp_path, "a" * k) for k in range(1, 31)]
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda _: store.load(photos, 2, 4), range(4)))
+        found = list(threads.map(lambda _: photo_cache.load(photos, 2, 4), range(4)))
     assert all(loaded.cached for loaded in found)
     for same in zip(*(loaded.pairs for loaded in found), strict=True):
         assert all(equal(same[0], other) for other in same[1:])
@@ -154,13 +154,13 @@ def test_several_may_fill_it_at_once(tmp_path, cache):
 
 
 def test_the_folder_is_the_users_own(monkeypatch, tmp_path):
-    assert store.folder() == tmp_path / "cache"
+    assert photo_cache.folder() == tmp_path / "cache"
     monkeypatch.delenv("QUANTNAS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert store.folder() == Path("/somewhere/quantnas")
+    assert photo_cache.folder() == Path("/somewhere/quantnas")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert store.folder() == Path("/home/me/.cache/quantnas")
+    assert photo_cache.folder() == Path("/home/me/.cache/quantnas")
 
 
 # What cannot be used
@@ -169,12 +169,12 @@ def test_the_folder_is_the_users_own(monkeypatch, tmp_path):
 def test_photographs_that_are_too_small_are_left_out_and_counted(tmp_path):
     photos = [photograph(tmp_path, "a", 40, 15), photograph(tmp_path, "b", 25, 33)]
     photos.append(photograph(tmp_path, "c", 1, 33))
-    loaded = store.load([*photos, *[photos[1]] * 9], 2, 12)
+    loaded = photo_cache.load([*photos, *[photos[1]] * 9], 2, 12)
     assert {p.name for p in loaded.pairs} == {"b"} and len(loaded.pairs) == 10
     assert loaded.small == 2 and not loaded.damaged
     assert loaded.remarks() == ["photographs left out, smaller than a patch: 2"]
     with pytest.raises(DataError, match="as large as a patch of 26x26"):
-        store.load(photos[:2], 2, 13)
+        photo_cache.load(photos[:2], 2, 13)
 
 
 def test_a_few_damaged_photographs_are_named_and_left_out(tmp_path):
@@ -182,10 +182,10 @@ def test_a_few_damaged_photographs_are_named_and_left_out(tmp_path):
     photos[3].high.write_bytes(b"not an image")
     whole = photos[7].high.read_bytes()
     photos[7].high.write_bytes(whole[: len(whole) // 2])
-    records = list(store.loading(photos, 2, 4))
+    records = list(photo_cache.loading(photos, 2, 4))
     assert [r.done for r in records] == list(range(1, 21))
     assert (records[-1].total, records[-1].small, records[-1].damaged) == (20, 0, 2)
-    loaded = store.load(photos, 2, 4)
+    loaded = photo_cache.load(photos, 2, 4)
     assert len(loaded.pairs) == 18 and loaded.cached
     for name, cause in zip("37", loaded.damaged, strict=True):
         assert f"{name}.png' is damaged" in cause
@@ -195,19 +195,19 @@ def test_a_few_damaged_photographs_are_named_and_left_out(tmp_path):
     photos[9].high.unlink()
     told = r"More than 10% of 20 .*3\.png' is damaged.*7\.png' is damaged.*9\.png' does not exist"
     with pytest.raises(DataError, match=told):
-        store.load(photos, 2, 4)
+        photo_cache.load(photos, 2, 4)
 
 
 def test_a_pair_of_wrong_sizes_is_among_the_damaged(tmp_path):
     photo = dataclasses.replace(paired(tmp_path, "a"), low=photograph(tmp_path, "b", 5, 5).high)
     with pytest.raises(DataError, match=r"a\.png' has 32x24 pixels"):
-        store.load([photo], 2, 4)
+        photo_cache.load([photo], 2, 4)
 
 
 def test_large_photographs_are_shrunk_for_learning_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(photographs, "LONGEST", 20)
     photo, pair = photograph(tmp_path, "a"), paired(tmp_path / "own", "a")
-    loaded = store.load([photo, pair], 2, 4)
+    loaded = photo_cache.load([photo, pair], 2, 4)
     assert [p.high.shape for p in loaded.pairs] == [(14, 20, 3), (24, 32, 3)]
-    assert store.any_holds([photo], 2, 7)
-    assert not store.any_holds([photo], 2, 8) and store.any_holds([photo, pair], 2, 8)
+    assert photo_cache.any_holds([photo], 2, 7)
+    assert not photo_cache.any_holds([photo], 2, 8) and photo_cache.any_holds([photo, pair], 2, 8)

@@ -12,8 +12,8 @@ from quantnas.alphas import Alphas
 from quantnas.config.genotype import Choice
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge, Precision, Slot
-from quantnas.ops import Chain
-from quantnas.quantizer import ActQuantizer, WeightQuantizer
+from quantnas.nn.operations import Chain
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.search_conv import SearchConv2d
 from quantnas.supernet import MixedOp
 

@@ -24,7 +24,7 @@ from quantnas.cli.main import main
 from quantnas.config import genotype
 from quantnas.config.run_config import ExportConfig, PixelsConfig
 from quantnas.config.search_space import Pixels, SearchSpace, outputs
-from quantnas.quantizer import ActQuantizer, WeightQuantizer
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 
 
 class Small(nn.Module):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import crew, network, patches, search, supernet, team, train
+from quantnas import crew, network, search, supernet, team, train
 from quantnas.config import genotype, run_config
+from quantnas.data import patches
 
 ROOT = Path(__file__).parents[1]
 SEARCH = run_config.SearchConfig(

@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cards, cost, export, images, network, patches, quantize, reach, skeleton, tiles
+from quantnas import cards, cost, export, network, quantize, reach, skeleton, tiles
 from quantnas.config import genotype, search_space
+from quantnas.data import image_files, patches
 from quantnas.errors import DataError
 from quantnas.reach import Reach
 from quantnas.tiles import Enlarged, Network, Tiling
 
-PHOTO = images.read(images.bundled().held_out[0])
+PHOTO = image_files.read(image_files.bundled().held_out[0])
 
 
 def run(found: Network, low: np.ndarray, *tiling: int | None) -> Enlarged:

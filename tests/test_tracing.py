@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from quantnas import tracing
-from quantnas.quantizer import ActQuantizer
+from quantnas.nn import tracing
+from quantnas.nn.quantizers import ActQuantizer
 
 
 class Small(nn.Module):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from quantnas import checkpoint, network, train
 from quantnas.config.genotype import searched_precision
-from quantnas.ends import luma
+from quantnas.nn.image_layers import luma
 from quantnas.train import Objective, Schedule, TrainingProgress
 
 SCHEDULE = Schedule(steps=6, batch=2, lr=5e-3, check=2)

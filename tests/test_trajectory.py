@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from quantnas import board, images, skeleton, tensorboard, trajectory
+from quantnas import board, skeleton, tensorboard, trajectory
 from quantnas.config import search_space
 from quantnas.config.search_space import Edge, Precision, SearchSpace
+from quantnas.data import image_files
 
 
 def record(folder: Path, where: SearchSpace, steps: int = 40) -> dict[str, list[float]]:
@@ -51,7 +52,7 @@ def test_both_pictures_are_written_and_show_something(name, tiny, tmp_path):
     assert written == [tmp_path / "plots" / "alphas.png", tmp_path / "plots" / "search.png"]
     for path in written:
         assert path.read_bytes().startswith(b"\x89PNG")
-        pixels = images.read(path)
+        pixels = image_files.read(path)
         assert all(300 < side < 2500 for side in pixels.shape[:2])
         assert 0.01 < np.mean(pixels.min(axis=2) < 128) < 0.5
 

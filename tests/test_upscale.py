@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from quantnas import bicubic, cards, enlarging, images, models, picture, tiles
+from quantnas import cards, enlarging, models, tiles
 from quantnas.cli import console
 from quantnas.cli.main import main
+from quantnas.data import bicubic, image_files, image_modes
+from quantnas.data.image_modes import Picture
 from quantnas.errors import DataError, UsageError
-from quantnas.picture import Picture
 from quantnas.reach import Reach
 from quantnas.tiles import Network, Tiling
 
-PHOTO = images.read(images.bundled().held_out[0])[:24, :30]
+PHOTO = image_files.read(image_files.bundled().held_out[0])[:24, :30]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -31,8 +32,8 @@ def command(*arguments: object) -> int:
 def here(tmp_path, monkeypatch):
     """A folder of two photographs and a broken one, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    images.write("photos/b.png", PHOTO)
-    images.write("photos/deep/a.jpg", PHOTO)
+    image_files.write("photos/b.png", PHOTO)
+    image_files.write("photos/deep/a.jpg", PHOTO)
     Path("photos/c.png").write_bytes(b"not an image")
     return tmp_path
 
@@ -64,12 +65,12 @@ def test_a_folder_is_done_but_for_a_broken_file(here, capsys):
     assert found == ["b_x2.png", "deep/a_x2.png"]
     assert all(f"large/{name}: 30x24 -> 60x48" in told.out for name in found)
     whole = models.resolve("plain-x2").upscaler()(PHOTO)
-    assert np.array_equal(images.read("large/b_x2.png"), whole)
+    assert np.array_equal(image_files.read("large/b_x2.png"), whole)
 
 
 def test_what_is_there_is_neither_overwritten_nor_done_again(here, capsys):
     Path("photos/c.png").unlink()
-    images.write("large/deep/a_x2.png", PHOTO)
+    image_files.write("large/deep/a_x2.png", PHOTO)
     before = Path("large/deep/a_x2.png").read_bytes()
     assert command("upscale", "photos", "-o", "large") == 2
     assert "exists already" in capsys.readouterr().err
@@ -96,7 +97,9 @@ def test_jobs_keep_names_and_places(here):
     assert targets([one], folder, None, 2) == ["photos/b_x2.png"]  # a folder that is there
     beside = [f"{here}/photos_x2/{name}_x2.png" for name in ("b", "c", "deep/a")]
     assert targets([folder], None, None, 2) == beside
-    images.write("photos/large/b_x2.png", PHOTO)  # a result below the photographs is none of them
+    image_files.write(
+        "photos/large/b_x2.png", PHOTO
+    )  # a result below the photographs is none of them
     assert len(targets([folder], Path("photos/large"), None, 2)) == 3
 
 
@@ -201,11 +204,11 @@ def test_a_format_without_transparency_gets_white_and_a_note(tmp_path):
     clear = np.dstack([PHOTO, np.zeros_like(PHOTO[:, :, 0])])
     Image.fromarray(clear).save(tmp_path / "a.png")
     assert (np.asarray(enlarged(tmp_path / "a.png", "b.jpg")) > 250).all()
-    found = picture.read(tmp_path / "a.png")
-    assert picture.losses(found, Path("b.jpg")) == [
+    found = image_modes.read(tmp_path / "a.png")
+    assert image_modes.losses(found, Path("b.jpg")) == [
         "JPEG has no transparency: the background becomes white"
     ]
-    assert picture.losses(found, Path("b.png")) == []
+    assert image_modes.losses(found, Path("b.png")) == []
 
 
 @pytest.mark.parametrize(("mode", "kept"), [("L", "L"), ("1", "L"), ("LA", "LA")])
@@ -233,15 +236,15 @@ def test_16_bit_grey_stays_fine(tmp_path):
     assert np.abs(values - np.asarray(wanted)).max() <= 257
     eight = enlarged(tmp_path / "a.png", "c.jpg")
     assert eight.mode == "L" and abs(int(np.asarray(eight)[20, 20]) - values[20, 20] / 257) < 3
-    assert "16-bit" in picture.losses(picture.read(tmp_path / "a.png"), Path("c.jpg"))[0]
+    assert "16-bit" in image_modes.losses(image_modes.read(tmp_path / "a.png"), Path("c.jpg"))[0]
 
 
 def test_16_bit_colours_are_cut_with_a_note(tmp_path):
-    images.write(tmp_path / "a.png", PHOTO)
-    assert picture.losses(picture.read(tmp_path / "a.png"), Path("b.png")) == []
+    image_files.write(tmp_path / "a.png", PHOTO)
+    assert image_modes.losses(image_modes.read(tmp_path / "a.png"), Path("b.png")) == []
     found = deep_colours(tmp_path / "a.png", np.full((3, 2, 3), 257 * 40))
     assert (found.rgb == 40).all() and not found.grey
-    assert "only 8 are read" in picture.losses(found, Path("b.png"))[0]
+    assert "only 8 are read" in image_modes.losses(found, Path("b.png"))[0]
 
 
 def deep_colours(path: Path, values: np.ndarray) -> Picture:
@@ -254,14 +257,14 @@ def deep_colours(path: Path, values: np.ndarray) -> Picture:
         for name, body in ((b"IHDR", head), (b"IDAT", data), (b"IEND", b""))
     )
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    return picture.read(path)
+    return image_modes.read(path)
 
 
 def test_16_bit_grey_with_a_transparent_level(tmp_path):
     image = Image.new("I;16", (2, 1), 257 * 9)
     image.putpixel((1, 0), 0)
     image.save(tmp_path / "a.png", transparency=257 * 9)
-    found = picture.read(tmp_path / "a.png")
+    found = image_modes.read(tmp_path / "a.png")
     assert found.grey and found.deep is None and found.alpha.tolist() == [[0, 255]]
     assert found.cut
 
@@ -279,18 +282,18 @@ def test_orientation_is_applied_once_and_profile_and_resolution_stay(tmp_path):
 
 
 def test_a_profile_of_other_colours_is_left_out(tmp_path):
-    picture.write(tmp_path / "a.png", Picture(PHOTO, grey=True, icc=SRGB))
-    assert picture.read(tmp_path / "a.png").icc is None
+    image_modes.write(tmp_path / "a.png", Picture(PHOTO, grey=True, icc=SRGB))
+    assert image_modes.read(tmp_path / "a.png").icc is None
 
 
 @pytest.mark.parametrize("dpi", [(0, 0), (float("nan"), 1), (1e9, 1e9), ("a", "b"), 72, (1,)])
 def test_a_senseless_resolution_is_left_out(dpi):
-    assert picture._dpi({"dpi": dpi}) is None
+    assert image_modes._dpi({"dpi": dpi}) is None
 
 
 def test_a_format_that_cannot_hold_the_size_is_told_before_computing(tmp_path, monkeypatch):
-    monkeypatch.setitem(picture.SIDES, "WEBP", 50)
-    images.write(tmp_path / "a.png", PHOTO)
+    monkeypatch.setitem(image_modes.SIDES, "WEBP", 50)
+    image_files.write(tmp_path / "a.png", PHOTO)
     monkeypatch.setattr(tiles, "enlarge", lambda *a: pytest.fail("computed"))
     with pytest.raises(UsageError, match="60x48 pixels, but a side of WEBP has 50"):
         enlarged(tmp_path / "a.png", "b.webp")
@@ -298,7 +301,7 @@ def test_a_format_that_cannot_hold_the_size_is_told_before_computing(tmp_path, m
 
 def test_files_of_other_kinds_are_named(here, capsys):
     folder = here / "album"
-    images.write(folder / "a.png", np.zeros((20, 24, 3), np.uint8))
+    image_files.write(folder / "a.png", np.zeros((20, 24, 3), np.uint8))
     (folder / "b.gif").write_bytes(b"GIF89a")
     (folder / ".hidden").write_bytes(b"")
     assert command("upscale", folder, "-o", here / "large") == 0

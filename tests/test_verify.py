@@ -12,17 +12,7 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import (
-    cost,
-    export,
-    foreign,
-    images,
-    network,
-    onnx_metadata,
-    quantize,
-    skeleton,
-    verify,
-)
+from quantnas import cost, export, foreign, network, onnx_metadata, quantize, skeleton, verify
 from quantnas.config import search_space
 from quantnas.config.genotype import (
     Choice,
@@ -32,16 +22,17 @@ from quantnas.config.genotype import (
     uniform_precision,
 )
 from quantnas.cost import Layer
+from quantnas.data import image_files
+from quantnas.data.patches import to_tensor
 from quantnas.errors import VerificationError
-from quantnas.patches import to_tensor
-from quantnas.quantizer import ActQuantizer
+from quantnas.nn.quantizers import ActQuantizer
 from quantnas.wiring import back, origin, wired
 
 
 @pytest.fixture(scope="module")
 def photographs() -> list[np.ndarray]:
     """Two crops of different size, neither square."""
-    first, second = (images.read(path) for path in images.bundled().held_out[:2])
+    first, second = (image_files.read(path) for path in image_files.bundled().held_out[:2])
     return [
         np.ascontiguousarray(first[100:150, 200:261]),
         np.ascontiguousarray(second[30:93, 50:98]),

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import beginning, images, parts, photographs, preflight, run_photographs
+from quantnas import beginning, preflight, run_photographs
 from quantnas.config.run_config import RunConfig
+from quantnas.data import holdout, image_files, photographs
+from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
-from quantnas.photographs import Photograph
 from quantnas.runs import Run
 from quantnas.settings import load_config
 
@@ -19,9 +20,9 @@ def lay(folder: Path, count: int = 5, low: tuple[int, int] | None = (40, 50)) ->
     rng = np.random.default_rng(0)
     for k in range(count):
         high = rng.integers(0, 256, (81, 100, 3), dtype=np.uint8)
-        images.write(folder / "HR" / f"{k}.png", high)
+        image_files.write(folder / "HR" / f"{k}.png", high)
         if low is not None:
-            images.write(folder / "LR" / "X2" / f"{k}.png", high[: low[0], : low[1]])
+            image_files.write(folder / "LR" / "X2" / f"{k}.png", high[: low[0], : low[1]])
     return str(folder)
 
 
@@ -31,7 +32,7 @@ def settings(**changes: object) -> RunConfig:
 
 def test_the_bundled_photographs_stand_alone():
     chosen = run_photographs.choose(settings())
-    assert [p.high for p in chosen.train] == list(images.bundled().train)
+    assert [p.high for p in chosen.train] == list(image_files.bundled().train)
     assert not any(p.low for p in chosen.train + chosen.held_out)
 
 
@@ -74,7 +75,7 @@ def test_pairs_of_wrong_sizes_are_told_of_before_anything_is_decoded(tmp_path, m
     folder = lay(tmp_path / "bad", low=(40, 49))
     config = settings(**{where: (folder,) if where == "benchmarks" else folder})
     monkeypatch.setattr(photographs, "read", None)
-    monkeypatch.setattr(images, "read", None)
+    monkeypatch.setattr(image_files, "read", None)
     with pytest.raises(DataError, match=r"5 photographs are not 2 times as large .*\(0\.png, 1\.p"):
         preflight.check(config, run_photographs.choose(config))
 
@@ -101,8 +102,8 @@ def test_more_than_a_tenth_damaged_is_refused_before_anything_is_written(tmp_pat
 
 
 def test_photographs_without_a_patch_are_told_of(tmp_path):
-    images.write(tmp_path / "a.png", np.zeros((400, 30, 3), np.uint8))
-    alone = parts.Photographs((Photograph(tmp_path / "a.png"),), ())
+    image_files.write(tmp_path / "a.png", np.zeros((400, 30, 3), np.uint8))
+    alone = holdout.Photographs((Photograph(tmp_path / "a.png"),), ())
     with pytest.raises(DataError, match="No photograph is as large as a patch of"):
         preflight.check(settings(), alone)
 
@@ -181,7 +182,7 @@ def test_the_split_draws_from_sound_photographs(tmp_path, paired):
     if paired:
         (tmp_path / "LR" / "X2" / "7.png").write_bytes(b"not an image")
     else:
-        images.write(tmp_path / "HR" / "7.png", np.zeros((17, 90, 3), np.uint8))
+        image_files.write(tmp_path / "HR" / "7.png", np.zeros((17, 90, 3), np.uint8))
     chosen = run_photographs.choose(settings(data=data))
     preflight.check(settings(data=data), chosen, "export")
     assert len(chosen.held_out) == 3 and len(chosen.train) == 9

@@ -143,7 +143,7 @@ class Edge:
     """What one kind of searched edge may be."""
 
     ops: tuple[str, ...]
-    """Names of operations (`quantnas.ops.OPS`)."""
+    """Names of operations (`quantnas.nn.operations.OPS`)."""
     bits: tuple[Bits, ...] = ()
     """Widths that weights and input activations share; [32] = a search in float."""
     weight_bits: tuple[Bits, ...] = ()

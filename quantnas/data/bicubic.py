@@ -7,7 +7,7 @@ after each of the two passes.
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
+from quantnas.errors import DataError
 
 # Elements of one float64 block while resizing: small enough to stay in the cache.
 _BLOCK_ELEMENTS = 1 << 17

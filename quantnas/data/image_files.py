@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from quantnas.config import files
+from quantnas.errors import DataError, UsageError
 
 from . import bicubic
-from .errors import DataError, UsageError
 
 FORMATS: dict[str, str] = {
     ".png": "PNG",

@@ -1,6 +1,6 @@
 """The convolutions of the house: one for searching over bits, one with bits decided, one in float.
 
-All are built by operations through the same call, `ops.Conv`.
+All are built by operations through the same call, `operations.Conv`.
 """
 
 from typing import Any, cast
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from quantnas.config.search_space import Form, Precision
 
-from .ops import Kernel, sides
-from .quantizer import ActQuantizer, WeightQuantizer, round_ste
+from .operations import Kernel, sides
+from .quantizers import ActQuantizer, WeightQuantizer, round_ste
 
 
 class Conv2d(nn.Conv2d):

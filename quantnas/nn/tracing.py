@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .quantizer import ActQuantizer
+from .quantizers import ActQuantizer
 
 CALL = "call_module"
 """A node of a trace that stands for a module."""

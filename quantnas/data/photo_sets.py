@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import images, layouts, photographs
-from .errors import DataError
+from quantnas.errors import DataError
+
+from . import folder_layouts, image_files, photographs
 from .photographs import Photograph
 
 
@@ -27,8 +28,8 @@ def measurable(photo: Photograph, scale: int) -> bool:
     """Whether its files are sound and large enough, as far as their beginnings tell."""
     try:
         if photo.low is not None:
-            images.size(photo.low)
-        return min(images.size(photo.high)) >= _least(scale)
+            image_files.size(photo.low)
+        return min(image_files.size(photo.high)) >= _least(scale)
     except DataError:
         return False
 
@@ -64,7 +65,7 @@ def named_sets(folders: Sequence[str]) -> dict[str, str]:
 
 def _set_name(folder: Path) -> str:
     """The folder's own name; of one that holds the high resolution of a set, the set's."""
-    match = re.fullmatch(layouts.HIGH, folder.name)
+    match = re.fullmatch(folder_layouts.HIGH, folder.name)
     if match is None:
         return folder.name
     return (match["set"] or "").rstrip("_") or folder.resolve().parent.name

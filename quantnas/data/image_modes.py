@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from . import images
-from .errors import UsageError
-from .images import format_of
+from quantnas.errors import UsageError
+
+from . import image_files
+from .image_files import format_of
 
 CLEAR = ("PNG", "WEBP")
 """Formats that hold transparency here."""
@@ -47,15 +48,15 @@ class Picture:
 
 
 def read(path: str | Path) -> Picture:
-    """As `images.read`, with transparency, 16 bits of grey, colour profile and resolution kept.
+    """As `image_files.read`, with transparency, 16 bits of grey, colour profile and resolution kept.
 
     Of 16 bits per colour, and of 16-bit grey with transparency, the upper 8 are read. Raises
-    DataError as `images.read`.
+    DataError as `image_files.read`.
     """
-    with images.opened(Path(path)) as file:
+    with image_files.opened(Path(path)) as file:
         image, info = ImageOps.exif_transpose(file), file.info
         deep, clear = image.mode.startswith("I"), image.has_transparency_data
-        rgb, alpha, rest = images.to_rgb(image), None, None
+        rgb, alpha, rest = image_files.to_rgb(image), None, None
         if deep:
             values = np.asarray(image)
             if "transparency" in info:
@@ -86,7 +87,7 @@ def _dpi(info: Mapping[str | tuple[int, int], Any]) -> tuple[float, float] | Non
 
 
 def write(path: str | Path, picture: Picture) -> None:
-    """As `images.write`, with all of the picture that the format can hold; see `losses`."""
+    """As `image_files.write`, with all of the picture that the format can hold; see `losses`."""
     path = Path(path)
     kind = format_of(path)
     image, kept = _drawn(picture, kind), dict[str, Any]()
@@ -95,7 +96,7 @@ def write(path: str | Path, picture: Picture) -> None:
         kept["icc_profile"] = picture.icc
     if picture.dpi is not None and kind != "WEBP":
         kept["dpi"] = picture.dpi
-    images.save(path, image, kept)
+    image_files.save(path, image, kept)
 
 
 def _drawn(picture: Picture, kind: str) -> Image.Image:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from quantnas.config.search_space import Slot
 
-from .quantizer import ActQuantizer
+from .quantizers import ActQuantizer
 
 
 class LayerFactory(Protocol):

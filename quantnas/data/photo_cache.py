@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from quantnas.config import files
+from quantnas.errors import DataError
 
 from . import photographs
-from .errors import DataError
 from .patches import Pair
 from .photographs import LONGEST, Photograph
 

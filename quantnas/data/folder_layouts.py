@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .errors import DataError
+from quantnas.errors import DataError
 
 HIGH = r"(?i:(?P<set>.*_)?(HR|GT(mod\d+)?))"
 """Name of a folder of high resolution, when folders of `FAMILY` lie beside it."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bicubic, images, layouts
-from .errors import DataError
+from quantnas.errors import DataError
+
+from . import bicubic, folder_layouts, image_files
 from .patches import Pair
 
 LONGEST = 2048
@@ -41,14 +42,14 @@ def find(folder: str | Path, scale: int) -> list[Photograph]:
 
     A folder of high resolution with folders of low resolution beside it is a layout (`layouts`),
     whatever else lies there is left out, and where it has no files at `scale` its
-    photographs stand alone. Raises DataError as `images.find`, for files without a partner or
+    photographs stand alone. Raises DataError as `image_files.find`, for files without a partner or
     with two, and for a folder of low resolution.
     """
-    root, found, known = layouts.by_name(Path(folder)), list[Photograph](), set[Path]()
-    paths = images.find(root)
-    layouts.require_high(root)
-    for high in layouts.folders(root, paths):
-        if not layouts.beside(high, (layouts.FAMILY,)):
+    root, found, known = folder_layouts.by_name(Path(folder)), list[Photograph](), set[Path]()
+    paths = image_files.find(root)
+    folder_layouts.require_high(root)
+    for high in folder_layouts.folders(root, paths):
+        if not folder_layouts.beside(high, (folder_layouts.FAMILY,)):
             continue
         known |= {high, high.parent}
         ours = [path for path in paths if high in path.parents]
@@ -60,11 +61,11 @@ def find(folder: str | Path, scale: int) -> list[Photograph]:
 
 def _low(high: Path, paths: Sequence[Path], scale: int) -> Path | None:
     """The folder with the low resolution at `scale` of the files `paths` below `high`."""
-    for low in layouts.beside(high, layouts.LOW.values(), scale):
+    for low in folder_layouts.beside(high, folder_layouts.LOW.values(), scale):
         return low
-    for low in layouts.beside(high, (layouts.FLAT,), scale):
+    for low in folder_layouts.beside(high, (folder_layouts.FLAT,), scale):
         try:
-            lows = images.find(low)
+            lows = image_files.find(low)
         except DataError:  # there is none
             continue
         pairs, _, _ = _matched(_stems(high, paths), _stems(low, lows), scale)
@@ -75,7 +76,7 @@ def _low(high: Path, paths: Sequence[Path], scale: int) -> Path | None:
 
 def _paired(high: Path, low: Path, paths: Sequence[Path], scale: int) -> list[Photograph]:
     """`0001.png` with `0001x4.png` or `0001.png`."""
-    pairs, alone, left = _matched(_stems(high, paths), _stems(low, images.find(low)), scale)
+    pairs, alone, left = _matched(_stems(high, paths), _stems(low, image_files.find(low)), scale)
     told = []
     if alone:
         verb = "have" if alone[1:] else "has"
@@ -185,12 +186,12 @@ def read(photo: Photograph, scale: int, longest: int | None = None) -> Pair:
     """The photograph at both resolutions.
 
     Without a low-resolution file of its own it is shrunk first, so that its longer side has at
-    most `longest` pixels. Raises DataError as `images.read` and `low_size`, and for a photograph
+    most `longest` pixels. Raises DataError as `image_files.read` and `low_size`, and for a photograph
     smaller than one low-resolution pixel.
     """
-    high = images.read(photo.high)
+    high = image_files.read(photo.high)
     if photo.low is not None:
-        low = images.read(photo.low)
+        low = image_files.read(photo.low)
         height, width = _fitting(photo, high.shape[:2], low.shape[:2], scale)
         return Pair(photo.name, low, _cut(high, height, width, scale))
     if min(high.shape[:2]) < scale:
@@ -209,12 +210,12 @@ def read(photo: Photograph, scale: int, longest: int | None = None) -> Pair:
 def low_size(photo: Photograph, scale: int, longest: int | None = None) -> tuple[int, int]:
     """Height and width of the low resolution that `read` gives; no pixels are decoded.
 
-    Raises DataError as `images.size`, and for a pair of which one file is not `scale` times as
+    Raises DataError as `image_files.size`, and for a pair of which one file is not `scale` times as
     large as the other; up to `scale` - 1 pixels more are allowed, they will be cut off.
     """
-    high = images.size(photo.high)
+    high = image_files.size(photo.high)
     if photo.low is not None:
-        return _fitting(photo, high, images.size(photo.low), scale)
+        return _fitting(photo, high, image_files.size(photo.low), scale)
     height, width = _shrunk(high, longest)
     return height // scale, width // scale
 
@@ -249,7 +250,7 @@ def _fits(photo: Photograph, scale: int) -> bool:
     if photo.low is None:
         return True
     try:
-        high, low = images.size(photo.high), images.size(photo.low)
+        high, low = image_files.size(photo.high), image_files.size(photo.low)
     except DataError:
         return True
     return low == (high[0] // scale, high[1] // scale)

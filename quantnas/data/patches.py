@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import DataError
+from quantnas.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from quantnas.config import search_space
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import RunConfig
 
-from . import images, photo_sets, photographs
+from . import image_files, photo_sets, photographs
 from .photographs import Photograph
 
 FILE = "photographs.json"
@@ -35,7 +35,7 @@ def choose(config: RunConfig, known: Collection[Path] = ()) -> Photographs:
     Raises DataError as `photographs.find` and `photographs.split`, and when the parts overlap.
     """
     if config.data is None:
-        bundled = images.bundled()
+        bundled = image_files.bundled()
         learn, held_out = (tuple(map(Photograph, p)) for p in (bundled.train, bundled.held_out))
     else:
         learn, held_out = _find(config.data, config), ()

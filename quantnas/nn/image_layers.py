@@ -6,8 +6,8 @@ from torch import Tensor, fx, nn
 
 from quantnas.config.search_space import SearchSpace
 
-from .filling import LayerFactory
-from .quantizer import ActQuantizer
+from .layer_factory import LayerFactory
+from .quantizers import ActQuantizer
 
 LUMA = (0.299, 0.587, 0.114)
 """Of red, green and blue, in BT.601: for pixels in [0, 1] the studio range is left out."""

@@ -1,0 +1,1 @@
+"""Photographs: files, bicubic reduction, pairs of low and high resolution, patches, the cache."""

@@ -1,0 +1,1 @@
+"""Parts of networks: quantizers, convolutions, operations."""
