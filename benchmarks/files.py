@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from quantnas import cost, export, latency, machine, models, network, quantize, skeleton, verify
+from quantnas import export, latency, machine, models, quantize, verify
+from quantnas.architectures import cost, network, registry
+from quantnas.architectures.cost import Cost
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import Precision, SearchSpace
-from quantnas.cost import Cost
 from quantnas.data import image_files, patches
 
 WIDTHS = ((8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2))
@@ -37,7 +38,7 @@ FORMS = {
 def chosen(where: SearchSpace) -> Genotype:
     """The first 3x3 convolution, or else the first operation, of every slot."""
     choices = {}
-    for slot in skeleton.slots(where):
+    for slot in registry.slots(where):
         op = next((op for op in slot.ops if op.startswith("conv3x3")), slot.ops[0])
         choices[slot.name] = Choice(op, slot.weight_bits[-1], slot.act_bits[-1])
     return Genotype(where.name, choices)
@@ -45,7 +46,7 @@ def chosen(where: SearchSpace) -> Genotype:
 
 def priced(where: SearchSpace, found: Genotype, precision: dict[str, Precision]) -> Cost:
     """What the layers cost, for the file's metadata."""
-    rows = cost.layers(skeleton.slots(where), found, precision, where.scale)
+    rows = cost.layers(registry.slots(where), found, precision, where.scale)
     return cost.total(rows, where.scale)
 
 
@@ -59,7 +60,7 @@ def main() -> None:
     where = search_space.load(args.space, args.scale)
     where = dataclasses.replace(where, channels=args.channels or where.channels)
     torch.manual_seed(0)
-    found, slots = chosen(where), skeleton.slots(where)
+    found, slots = chosen(where), registry.slots(where)
     shown = [image_files.read(path) for path in image_files.bundled().held_out[:2]]
     shown = [shown[0][:96, :128], shown[1][:120, :80]]
     low = torch.cat([patches.to_tensor(image[None, :80, :80]) for image in shown])

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from command import quantnas
 
-from quantnas import evaluate, network, random_search, skeleton, train, upscaler
+from quantnas import evaluate, random_search, train, upscaler
+from quantnas.architectures import network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import write_text
 from quantnas.config.run_config import SearchConfig
@@ -52,7 +53,7 @@ def searched(way: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     if way == ONE:
         where = search_space.load(args.space)
         config = SearchConfig(target_bitops=args.target)
-        found = random_search.draw(skeleton.slots(where), where, config, 1, 1000 + seed)[0]
+        found = random_search.draw(registry.slots(where), where, config, 1, 1000 + seed)[0]
         return {"genotype": found, "seconds": 0.0, "decided": 1.0}
     if not (folder / "steps" / "search.json").exists():
         settings = [*WAYS[way], f"search.steps_per_epoch={args.steps_per_epoch}"]
@@ -166,11 +167,11 @@ def main() -> None:
 
 def bitops(name: str, found: genotype.Genotype) -> int:
     """At LR 32x32."""
-    from quantnas import cost
+    from quantnas.architectures import cost
 
     where = search_space.load(name)
     precision = genotype.searched_precision(found)
-    rows = cost.layers(skeleton.slots(where), found, precision, where.scale)
+    rows = cost.layers(registry.slots(where), found, precision, where.scale)
     return cost.bitops_at(rows, (32, 32), where.scale)
 
 

@@ -18,7 +18,8 @@ import yaml
 from command import quantnas
 from sweeps import Row, Settings, mean, measured, middle, table, verdict
 
-from quantnas import cost, evaluate, front, skeleton
+from quantnas import evaluate, front
+from quantnas.architectures import cost, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import SearchSpace
@@ -183,7 +184,7 @@ def aware(args: argparse.Namespace) -> list[str]:
 
 def _float_search(where: SearchSpace, bits: int, seed: int, args: argparse.Namespace) -> str:
     """A genotype with the bits of `where`, and 1.0 GBitOps with them, found in float; its file."""
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     tables = cost.choice_bitops(slots, where.scale, (32, 32))
     fixed = sum(float(t.min()) for name, t in tables.items() if not _inner(name))
     goal = CLAIM["search"]["target_bitops"]

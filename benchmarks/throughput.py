@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import network, skeleton, train
+from quantnas import train
+from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.data import image_files, patches, photo_cache, photographs
 from quantnas.data.photographs import Photograph
@@ -25,7 +26,7 @@ from quantnas.data.photographs import Photograph
 
 def untrained(where: search_space.SearchSpace) -> nn.Module:
     """The only network of a space."""
-    found = skeleton.known_genotype(where, None)
+    found = registry.known_genotype(where, None)
     assert found is not None, "the space leaves a choice"
     return network.build(where, found, None)
 

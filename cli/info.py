@@ -16,7 +16,7 @@ from . import options
 from .columns import columns
 
 if TYPE_CHECKING:
-    from quantnas.cost import Cost
+    from quantnas.architectures.cost import Cost
 
 
 def info(
@@ -93,7 +93,8 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
-    from quantnas import cost, models, onnx_metadata
+    from quantnas import models, onnx_metadata
+    from quantnas.architectures import cost
     from quantnas.config import schema
 
     if not onnx_metadata.exported_here(path):
@@ -137,17 +138,17 @@ def _genotype_facts(path: Path, space_name: str | None) -> dict[str, Any]:
 
 
 def _cost(where: search_space.SearchSpace, found: genotype.Genotype) -> "Cost":
-    from quantnas import cost, skeleton
+    from quantnas.architectures import cost, registry
 
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     genotype.check(found, slots, where.name)
     return cost.network_cost(where, found, genotype.searched_precision(found))
 
 
 def _space_facts(where: search_space.SearchSpace) -> dict[str, Any]:
-    from quantnas import cost, skeleton
+    from quantnas.architectures import cost, registry
 
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     edges = {}
     for kind, edge in where.edges.items():
         choices = {slot.choice: slot for slot in slots if slot.kind == kind}.values()
@@ -169,7 +170,7 @@ def _space_facts(where: search_space.SearchSpace) -> dict[str, Any]:
 
 def _counted(facts: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
     """Totals at every resolution, and all layers of a network at one of them."""
-    from quantnas import cost
+    from quantnas.architectures import cost
 
     height, width = size or cost.REFERENCE
     scale, at = facts["scale"], f"LR {height}x{width}"
@@ -187,7 +188,7 @@ def _totals(
     whole: "Cost", sizes: dict[str, tuple[int, int]], scale: int
 ) -> dict[str, dict[str, Any]]:
     """Resolution -> its size and what the network costs there."""
-    from quantnas import cost
+    from quantnas.architectures import cost
 
     found = {}
     for name, size in sizes.items():
@@ -229,7 +230,7 @@ def _space_lines(facts: dict[str, Any]) -> Iterator[str]:
 
 def _total_lines(*ends: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Totals of a network, or of the smallest one and the largest."""
-    from quantnas import cost
+    from quantnas.architectures import cost
 
     table = [["", "GMACs", "GBitOps", "GMACs x w/32 x a/32"]]
     for name in ends[0]:

@@ -76,10 +76,10 @@ def _copy(name: str, to: Path, force: bool) -> None:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    from quantnas import cost, skeleton
+    from quantnas.architectures import cost, registry
 
     where = search_space.load(name)
-    extent = cost.extent(skeleton.slots(where), where.scale)
+    extent = cost.extent(registry.slots(where), where.scale)
     ends = {end: extent[end].bitops["LR 32x32"] for end in ("smallest", "largest")}
     return {
         "scale": where.scale,

@@ -11,18 +11,19 @@ from typing import get_args
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from quantnas.architectures import network, registry
+from quantnas.architectures.registry import slots
 from quantnas.config import files, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import patches, photo_cache
 
-from . import network, origins, searching, skeleton, training
+from . import origins, searching, training
 from .errors import DataError, QuantnasError, UsageError
 from .run_photographs import photographs_of
 from .runs import Run
 from .settings import GIVEN
-from .skeleton import slots
 from .widths import precision_of
 
 ROUNDED = ".weight_quantizer."
@@ -77,7 +78,7 @@ def space_of(weights: Path) -> tuple[str, int] | None:
 
 def _genotype(run: Run, where: SearchSpace) -> Genotype:
     given = run.folder / GIVEN
-    found = skeleton.known_genotype(where, given if given.exists() else None)
+    found = registry.known_genotype(where, given if given.exists() else None)
     if found is None:
         count = sum(slot.options > 1 for slot in slots(where))
         raise UsageError(

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantnas.architectures import cost
+from quantnas.architectures.network import convolutions, hooked
 from quantnas.config.genotype import Genotype, kept_precision
 from quantnas.config.search_space import Precision, Slot
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 
-from . import cost
 from .errors import UsageError
-from .network import convolutions, hooked
 from .saliency import Saliency, predicted
 
 CELLS = 50_000

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantnas.architectures import network
+from quantnas.architectures.network import convolutions, hooked, inherit, visited
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, weight_grid
 
-from . import network
 from .errors import UsageError
-from .network import convolutions, hooked, inherit, visited
 
 Visit = Callable[[QuantConv2d, Tensor, Tensor], None]
 """Sets a convolution's weight, given (N, c_in, H, W), its input here and in the float network."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from quantnas.architectures import imported_onnx, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
@@ -15,18 +16,7 @@ from quantnas.config.search_space import SearchSpace
 from quantnas.data import holdout
 from quantnas.data.holdout import Photographs
 
-from . import (
-    environment,
-    imported,
-    origins,
-    preflight,
-    run_photographs,
-    runs,
-    settings,
-    skeleton,
-    widths,
-    workspace,
-)
+from . import environment, origins, preflight, run_photographs, runs, settings, widths, workspace
 from .runs import Run
 
 
@@ -87,7 +77,7 @@ def _architecture(source: Run | None, config: RunConfig) -> tuple[SearchSpace, G
         return workspace.architecture(source)
     where = search_space.load(config.space, config.scale)
     given = None if config.genotype is None else Path(config.genotype)
-    return where, skeleton.known_genotype(where, given)
+    return where, registry.known_genotype(where, given)
 
 
 def begin(
@@ -105,7 +95,7 @@ def begin(
     told = settings.plain(settings.settled(config))
     where = search_space.load(used.space, used.scale)
     if where.source:
-        where, told["space"] = imported.kept(where, run.folder), where.name
+        where, told["space"] = imported_onnx.kept(where, run.folder), where.name
     write_text(run.path("space.yaml"), search_space.to_yaml(where))
     if config.genotype is not None:
         write_text(run.path(settings.GIVEN), genotype.load(config.genotype).to_json() + "\n")

@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantnas.architectures.network import hooked, visited
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import calibrating, fake_quantize
-
-from .network import hooked, visited
 
 RIDGE = 0.01
 """Of the mean power of an input value: how strongly a kernel is held where it was."""

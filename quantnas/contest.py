@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace
 
-from . import cost, network, skeleton, train
+from . import train
 from .objective import require_finite
 from .search import Material
 
@@ -50,7 +51,7 @@ class Contest:
     ) -> None:
         self.space, self.config, self.device = space, config, device
         self.genotypes, self.total = genotypes, steps
-        slots = skeleton.slots(space)
+        slots = registry.slots(space)
         self.bitops = [
             cost.searched_bitops(slots, g, space.scale, config.resolution) for g in self.genotypes
         ]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quantnas.architectures import cost, network, registry
 from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.search_space import Precision, SearchSpace
@@ -26,7 +27,7 @@ from quantnas.data.patches import to_tensor
 from quantnas.data.photographs import Photograph
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 
-from . import cost, network, quantize, skeleton, widths
+from . import quantize, widths
 from .runs import Run
 from .workspace import architecture
 
@@ -76,7 +77,7 @@ def measure(
     """
     where, found = architecture(run)
     precision = widths.load(run.folder)
-    layers = cost.layers(skeleton.slots(where), found, precision, where.scale)
+    layers = cost.layers(registry.slots(where), found, precision, where.scale)
     each = sum(row.macs for row in layers) * side**2 / math.prod(cost.REFERENCE)
     count = int(max(1, min(MOST, WORK / (2 * each * (len(precision) + 1)))))
     low = crops(photos, where, side, count)

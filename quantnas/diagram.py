@@ -10,11 +10,11 @@ import matplotlib
 from matplotlib.figure import Figure
 from torch import nn
 
+from quantnas.architectures.cost import Layer, total
 from quantnas.config.search_space import SearchSpace
 
 from . import layered_layout, schematic
 from .board import BAR, FAINT, INK, PLUS, SKIP, Board, Colour, save
-from .cost import Layer, total
 from .layered_layout import COLUMN, Layout, Wire
 from .layout_grid import Node
 from .schematic import Symbol

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from quantnas.architectures import network
 from quantnas.config.run_config import RunConfig
 
-from . import comparison, evaluate, export_step, network, upscaler
+from . import comparison, evaluate, export_step, upscaler
 from .progress import Progress
 from .runs import Run
 from .workspace import architecture, need

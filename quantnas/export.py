@@ -17,13 +17,13 @@ from onnx import TensorProto, helper
 from torch import fx, nn
 
 from quantnas import __version__
+from quantnas.architectures.cost import Cost
 from quantnas.config.run_config import ExportConfig
 from quantnas.nn import tracing
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 
 from . import onnx_metadata, onnx_weights
-from .cost import Cost
 from .onnx_graph import OnnxGraph, tidied
 from .onnx_layers import OnnxValue, Readers, convolution, float_convolution, on_grid, quantized
 from .onnx_ops import translation

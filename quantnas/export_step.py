@@ -6,14 +6,15 @@ from pathlib import Path
 
 from torch import nn
 
+from quantnas.architectures import cost, registry
+from quantnas.architectures.imported_onnx import ImportedNetwork, read
 from quantnas.config import files
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import bicubic, patches, photographs
 
-from . import cost, export, formats, metrics, skeleton, surgery, upscaler, verify
+from . import export, formats, metrics, surgery, upscaler, verify
 from .errors import UsageError
-from .imported import ImportedNetwork, read
 from .progress import Progress
 from .run_photographs import photographs_of
 from .runs import Run
@@ -71,7 +72,7 @@ def _write(
 
 
 def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
-    least = skeleton.smallest(where)
+    least = registry.smallest(where)
     if form.sides and min(form.sides) < least:
         raise UsageError(
             f"`export.size` is {form.size}, but skeleton '{where.skeleton}' needs {least} pixels.",

@@ -12,7 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from . import subgraphs
+from quantnas.onnx_import import subgraphs
+
 from .errors import DataError
 from .onnx_graph import OnnxGraph
 

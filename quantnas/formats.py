@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quantnas.architectures import cost
 from quantnas.config.run_config import ExportConfig, RunConfig
 
-from . import cost, export, litert, qonnx_export, upscaler, verify
+from . import export, litert, qonnx_export, upscaler, verify
 from .errors import UsageError, VerificationError
 from .runs import Run
 from .workspace import checkpoint, quantized

@@ -5,11 +5,11 @@ from typing import cast
 import torch
 from torch import nn
 
+from quantnas.architectures.network import scale_outputs
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 
 from .adq import Adq
-from .network import scale_outputs
 from .search_conv import SearchConv2d
 from .supernet import MixedOp
 

@@ -14,11 +14,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from . import cost, float_twin
+from quantnas.architectures import cost
+from quantnas.onnx_import.onnx_session import cannot_load, open_session
+
+from . import float_twin
 from .errors import DataError, UsageError
 from .machine import Machine
 from .models import Model
-from .onnx_session import cannot_load, open_session
 from .progress import Progress
 from .upscaler import SMALL
 

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from quantnas.architectures.cost import Cost
 from quantnas.config import files
 from quantnas.nn import tracing
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 
-from .cost import Cost
 from .errors import DataError, UsageError
 from .litert_graph import IDENTIFIER, Levels, TFLiteGraph, runtime, schema
 from .litert_layers import Ahead, TFLiteValue, convolution, in_float, laid

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from quantnas.architectures.rfdn import resize_like
 from quantnas.nn.image_layers import LUMA, enlarge, luma
 
 from .litert_graph import Array, TFLiteGraph
@@ -26,7 +27,6 @@ from .litert_layers import (
     ordered,
     rounded,
 )
-from .rfdn import resize_like
 
 SYMMETRIC = 1
 """Padding by a mirror: of one pixel, it repeats the border."""

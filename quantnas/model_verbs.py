@@ -12,16 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from . import (
-    comparison,
-    comparison_report,
-    latency,
-    machine,
-    models,
-    module_export,
-    profiling,
-    tiles,
-)
+from quantnas.onnx_import import module_export
+
+from . import comparison, comparison_report, latency, machine, models, profiling, tiles
 from .errors import UsageError
 from .models import Model
 from .progress import Progress

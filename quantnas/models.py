@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quantnas.architectures import cost, onnx_survey
 from quantnas.config import files, schema
 from quantnas.config.files import read_json
 
-from . import cards, cost, onnx_metadata, runs, settings, survey, tiles, workspace
+from . import cards, onnx_metadata, runs, settings, tiles, workspace
 from .cards import Card, CardScores
 from .errors import DataError, UsageError
 from .runs import Run
@@ -137,14 +138,14 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
     except (UsageError, KeyError):
         totals = None
     scale = int(told["scale"])
-    load = partial(tiles.load, path, scale, survey.recorded(told, path))
+    load = partial(tiles.load, path, scale, onnx_survey.recorded(told, path))
     return Model(name, what, scale, path, totals, load, run)
 
 
 def _foreign(path: Path, name: str) -> Model:
-    w = survey.survey(path).space
+    w = onnx_survey.survey(path).space
     load = partial(tiles.load, path, w.scale, w.pixels)
-    return Model(name, f"ONNX file {path}", w.scale, path, survey.float_cost(w), load)
+    return Model(name, f"ONNX file {path}", w.scale, path, onnx_survey.float_cost(w), load)
 
 
 def _place(path: Path) -> tuple[Run, str, str]:

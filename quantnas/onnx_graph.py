@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from . import subgraphs
+from quantnas.onnx_import import subgraphs
 
 CONVOLUTIONS = ("Conv", "ConvInteger")
 """Names of nodes."""

@@ -11,12 +11,12 @@ import onnx
 from onnx import helper
 
 from quantnas import __version__
+from quantnas.architectures.cost import REFERENCE, Cost, Layer, learned, total
 from quantnas.config import files
 from quantnas.config.files import plain
 from quantnas.config.search_space import Pixels, outputs
 from quantnas.nn.operations import Shape
 
-from .cost import REFERENCE, Cost, Layer, learned, total
 from .errors import DataError
 
 METADATA_KEY = "quantnas"

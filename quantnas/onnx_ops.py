@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from quantnas.architectures.imdn import contrast
+from quantnas.architectures.rfdn import resize_like
 from quantnas.nn.image_layers import LUMA, enlarge, luma
 
-from .imdn import contrast
 from .onnx_graph import OnnxGraph
 from .onnx_layers import OnnxValue, quantized
-from .rfdn import resize_like
 
 
 def _pointwise(kind: str) -> Callable[..., OnnxValue]:

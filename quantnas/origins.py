@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from quantnas.architectures import network, registry, released_weights
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace, load
 
-from . import foreign, network, skeleton, train
+from . import train
 from .errors import DataError, QuantnasError, UsageError
 from .runs import Run, existing
 from .workspace import architecture, need
@@ -103,7 +104,7 @@ def _require_weights(path: Path, config: RunConfig, source: Run | None) -> None:
     else:
         where = load(config.space, config.scale)
         given = None if config.genotype is None else Path(config.genotype)
-        known = skeleton.known_genotype(where, given)
+        known = registry.known_genotype(where, given)
         if known is None:
             return
         found = known
@@ -117,10 +118,10 @@ def _require_weights(path: Path, config: RunConfig, source: Run | None) -> None:
 def read_weights(net: nn.Module, path: Path, where: SearchSpace) -> None:
     """Load weights in float, of this project or of another one, into a network of `where`.
 
-    Raises as `foreign.load` and `network.load`.
+    Raises as `released_weights.load` and `network.load`.
     """
-    if foreign.known(path):
-        foreign.load(net, path)
+    if released_weights.known(path):
+        released_weights.load(net, path)
     else:
         network.load(net, path, where)
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantnas.architectures.cost import REFERENCE
 from quantnas.config import search_space
 from quantnas.config.search_space import SearchSpace
 
 from . import damage_measured, report, runs, slider, trajectory
-from .cost import REFERENCE
 from .damage_measured import Damages
 from .errors import DataError
 from .runs import STEPS, Run

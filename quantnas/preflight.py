@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from quantnas.architectures import cost, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import QuantizeConfig, RunConfig, SearchConfig
 from quantnas.data import image_files, photo_cache, photo_sets, photographs
 from quantnas.data.holdout import Photographs
 from quantnas.data.photographs import Photograph
 
-from . import budget, cost, crew, random_search, skeleton, widths
+from . import budget, crew, random_search, widths
 from .errors import DataError, UsageError
 
 
@@ -21,7 +22,7 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
     where = search_space.load(config.space, config.scale)
     if verb in ("run", "quantize") and config.quantize.budget is None:
         widths.require_bits(where, config.bits)
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     if config.genotype is not None:
         genotype.check(genotype.load(config.genotype), slots, where.name)
     _check_sizes(where, config)
@@ -60,7 +61,7 @@ def _check_calibration(
     photos = photographs.find(str(config.calib), scale)
     if not photo_cache.any_holds(photos, scale, config.patch):
         side, remedy = photographs.patch_of(photos, scale), "Give larger photographs."
-        if side >= skeleton.smallest(where):
+        if side >= registry.smallest(where):
             remedy = f"Give larger ones, or smaller crops: --set quantize.patch={side}"
         raise DataError(
             f"No photograph in {config.calib} holds a crop of {config.patch * scale} pixels.",
@@ -89,7 +90,7 @@ def _check_patches(
 
 
 def _check_sizes(where: search_space.SearchSpace, config: RunConfig) -> None:
-    least = skeleton.smallest(where)
+    least = registry.smallest(where)
     sides = {
         "search.patch": config.search.patch,
         "search.at": min(config.search.resolution),

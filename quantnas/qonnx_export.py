@@ -17,17 +17,17 @@ from onnx import TensorProto, helper, shape_inference
 from torch import fx, nn
 
 from quantnas import __version__
+from quantnas.architectures.cost import Cost
+from quantnas.architectures.rfdn import resize_like
 from quantnas.config import files
 from quantnas.nn import tracing
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 
-from .cost import Cost
 from .onnx_graph import OnnxGraph, tidied
 from .onnx_layers import OnnxValue
 from .onnx_metadata import METADATA_KEY, full_metadata
 from .onnx_ops import translation
-from .rfdn import resize_like
 
 DOMAIN = "qonnx.custom_op.general"
 OPSET, IR_VERSION = 13, 7

@@ -11,11 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from quantnas.architectures.network import convolutions, hooked
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import FloatTensor
 
 from .errors import DataError
-from .network import convolutions, hooked
 
 WORDS = {"weight": "weights", "bias": "biases"}
 """Tensors of a convolution, in words; those of its quantizers are grids."""

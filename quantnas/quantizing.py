@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantnas.architectures import network
 from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
@@ -24,7 +25,6 @@ from . import (
     closed_form,
     damage_plot,
     load_photographs,
-    network,
     phases,
     quantize,
     retrain,

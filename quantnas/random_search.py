@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from quantnas.architectures import cost
 from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace, Slot
 
-from . import budget, cost
+from . import budget
 from .errors import UsageError
 
 TRIES = 20_000

@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
+from quantnas.architectures.imdn import contrast
+from quantnas.architectures.rfdn import resize_like
 from quantnas.config.search_space import pooled
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.image_layers import enlarge
 from quantnas.nn.tracing import Tracer
-
-from .imdn import contrast
-from .rfdn import resize_like
 
 ATTENTION = 12
 """Pixels that an attention counts for. It looks 41 pixels far, but next to nothing comes from the

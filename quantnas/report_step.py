@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
+from quantnas.architectures import network
 from quantnas.config.files import to_json, write_text
 from quantnas.config.run_config import RunConfig
 from quantnas.data import bicubic
 
-from . import crops, damage_measured, diagram, export_step, network, page, report, slider, upscaler
+from . import crops, damage_measured, diagram, export_step, page, report, slider, upscaler
 from .progress import Progress
 from .run_photographs import photographs_of
 from .runs import Run, require

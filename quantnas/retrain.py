@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn.utils import parametrize
 
+from quantnas.architectures.network import convolutions, hooked
 from quantnas.config.run_config import TRAINED, QuantizeConfig
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 
 from . import cells
-from .network import convolutions, hooked
 from .saliency import Saliency
 from .train import LOGS, Objective, TrainingState, cosine, set_rate
 

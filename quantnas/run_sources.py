@@ -13,11 +13,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from quantnas.architectures import onnx_survey, registry
 from quantnas.config import files, genotype, schema, search_space
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 
-from . import adopt, beginning, crew, runs, settings, skeleton, survey
+from . import adopt, beginning, crew, runs, settings
 from .errors import DataError, UsageError
 from .progress import Progress
 from .runs import Run
@@ -164,7 +165,7 @@ def to_train(request: Request, source: str | PathLike[str] | SearchSpace) -> Run
 
 def _require_decided(found: SearchSpace, name: str | None = None) -> None:
     """Raise UsageError for a space with open choices."""
-    count = sum(slot.options > 1 for slot in skeleton.slots(found))
+    count = sum(slot.options > 1 for slot in registry.slots(found))
     if count:
         named = name or found.name
         raise UsageError(
@@ -212,7 +213,7 @@ def from_weights(request: Request, weights: Path, watch: Watcher = SILENT) -> Ru
 def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
     """A new run with the float network of an ONNX file, imported.
 
-    Raises as `survey.survey`, and UsageError where a space or a genotype is given besides.
+    Raises as `onnx_survey.survey`, and UsageError where a space or a genotype is given besides.
     """
     for setting in ("space", "genotype"):
         if request.given(setting) is not None:
@@ -220,8 +221,8 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
                 f"`{setting}` is given, but {file} brings its own network.", "Leave it out."
             )
     config = request.over({})
-    found = survey.survey(file, config.pixels)
-    watch(Progress("import", 1, 1, {}, tuple(survey.lines(found))))
+    found = onnx_survey.survey(file, config.pixels)
+    watch(Progress("import", 1, 1, {}, tuple(onnx_survey.lines(found))))
     with _path_of(found.space) as path:
         run = _fresh(request, replace(config, space=str(path)))
     return _taken(run, file)

@@ -14,8 +14,9 @@ from torch import nn
 
 from quantnas.config import files, quantities
 from quantnas.config.search_space import SearchSpace
+from quantnas.onnx_import import module_export
 
-from . import assisting, cards, driver, formats, module_export, run_sources, runs
+from . import assisting, cards, driver, formats, run_sources, runs
 from .errors import UsageError, VerificationError
 from .run_sources import Config, Request
 from .watcher import SILENT, Watcher

@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quantnas.architectures import network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import to_json
 from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.data.patches import to_tensor
 
-from . import export, formats, network, quantize, skeleton, verify
+from . import export, formats, quantize, verify
 from .checks import Check
 from .errors import QuantnasError, UsageError
 from .onnx_weights import STORAGE
@@ -133,7 +134,7 @@ def _run(folder: Path, bits: int) -> Run:
     """
     run, low = Run(folder), to_tensor(_image()[None])
     where = dataclasses.replace(search_space.load(SPACE), channels=CHANNELS, cells=CELLS)
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     choices = {s.name: Choice(s.ops[-1], s.weight_bits[0], s.act_bits[0]) for s in slots}
     found, precision = Genotype(SPACE, choices), genotype.uniform_precision(slots, bits)
     run.path("space.yaml").write_text(search_space.to_yaml(where), encoding="utf-8")

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantnas.architectures.network import convolutions
 from quantnas.nn.convolutions import Conv2d
-
-from .network import convolutions
 
 
 @dataclass(frozen=True)

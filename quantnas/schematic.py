@@ -11,12 +11,11 @@ from typing import Any
 
 from torch import fx, nn
 
+from quantnas.architectures.imported_onnx import ImportedNetwork
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.operations import Chain
 from quantnas.nn.tracing import CALL, Tracer
-
-from .building import NODE
-from .imported import ImportedNetwork
+from quantnas.onnx_import.graph_builder import NODE
 
 ACTIVATIONS = {
     "relu": "ReLU",

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import SearchConfig
@@ -21,7 +22,7 @@ from quantnas.config.search_space import SearchSpace
 from quantnas.data.patches import Patches
 from quantnas.nn import quantizers
 
-from . import budget, cost, inheritance, network, objective, skeleton, supernet, team, train
+from . import budget, inheritance, objective, supernet, team, train
 from .adq import Adq
 from .checkpoint import Stateful
 from .decisions import DecisionCheck, DecisionLog
@@ -99,7 +100,7 @@ class Searching:
         self, space: SearchSpace, state: SearchState, material: Material, config: SearchConfig
     ) -> None:
         self.space, self.state, self.material, self.config = space, state, material, config
-        self.net, self.slots = state.net, skeleton.slots(space)
+        self.net, self.slots = state.net, registry.slots(space)
         self.like = next(state.net.parameters())
         tables = cost.choice_bitops(self.slots, space.scale, config.resolution)
         self.bitops = {name: table.to(self.like) for name, table in tables.items()}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from quantnas.architectures import cost, network, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.files import write_text
 from quantnas.config.genotype import Genotype
@@ -18,15 +19,12 @@ from quantnas.data import patches, photo_cache
 
 from . import (
     checkpoint,
-    cost,
     diagram,
     inheritance,
     load_photographs,
-    network,
     phases,
     random_search,
     search,
-    skeleton,
     supernet,
     tasks,
     train,
@@ -55,7 +53,7 @@ def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterat
     if not where.source:  # else it is there, and names the file beside it
         write_text(run.path("space.yaml"), search_space.to_yaml(where))
     given = run.folder / GIVEN
-    found = skeleton.known_genotype(where, given if given.exists() else None)
+    found = registry.known_genotype(where, given if given.exists() else None)
     if found is not None:
         _keep(run, "last", found)
         facts = {"seconds": 0.0, "kept": "nothing to choose", "share_decided": 1.0}
@@ -183,7 +181,7 @@ def _random(
     counts: Mapping[str, object],
 ) -> Iterator[Progress]:
     began, c = time.monotonic() - run.spent, config.search
-    drawn = random_search.draw(skeleton.slots(where), where, c, c.samples, config.seed)
+    drawn = random_search.draw(registry.slots(where), where, c, c.samples, config.seed)
     contest = Contest(where, c, drawn, c.epochs * c.steps_per_epoch, device(config))
     yield from _hold(run, "search", contest, material)
     found, net = contest.winner()
@@ -235,7 +233,7 @@ def _finish(
 ) -> None:
     write_text(run.path("genotype.json"), found.to_json() + "\n")
     precision = genotype.searched_precision(found)
-    rows = cost.layers(skeleton.slots(where), found, precision, where.scale)
+    rows = cost.layers(registry.slots(where), found, precision, where.scale)
     decided = network.build(where, found, precision)
     diagram.architecture(decided, where, rows, run.path("plots/architecture.png"))
     at = cost.bitops_at(rows, config.search.resolution, where.scale)

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from quantnas.architectures.cost import STORED, Layer
 from quantnas.nn.convolutions import subpixel
 from quantnas.nn.operations import Shape
+from quantnas.onnx_import import subgraphs
 
-from . import subgraphs
-from .cost import STORED, Layer
 from .onnx_weights import STORAGE
 from .wiring import Wiring, origin, wired
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantnas.architectures import registry
 from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace, Slot
@@ -17,7 +18,6 @@ from quantnas.nn.convolutions import padding, start_as_identity
 from quantnas.nn.layer_factory import PlainSum
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 
-from . import skeleton
 from .adq import Adq, PlainNorm
 from .alphas import Alphas
 from .relax import RELAXATIONS, Relaxation
@@ -187,7 +187,7 @@ class SupernetFactory:
 def build(space: SearchSpace, how: SearchConfig | None = None) -> nn.Module:
     """The supernet of a space: (N, 3, H, W) -> (N, 3, scale*H, scale*W)."""
     how = how or SearchConfig()
-    net = skeleton.build(space, SupernetFactory(space, how))
+    net = registry.build(space, SupernetFactory(space, how))
     if not RELAXATIONS[how.relaxation].trains_grids:
         for name, parameter in net.named_parameters():
             if name.endswith(("log2_step", "zero")):  # fitted from time to time, not trained

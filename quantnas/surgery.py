@@ -14,15 +14,17 @@ import onnx
 import torch
 from onnx import helper, version_converter
 
+from quantnas.architectures import imported_onnx
+from quantnas.architectures.cost import Cost
+from quantnas.architectures.network import convolutions
 from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import FloatTensor
+from quantnas.onnx_import import file_reader, subgraphs
 
-from . import imported, onnx_metadata, onnx_source, subgraphs
-from .cost import Cost
+from . import onnx_metadata
 from .errors import UsageError
-from .network import convolutions
 from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
 from .onnx_layers import OnnxValue, convolution, quantized
 from .onnx_weights import STORAGE
@@ -46,7 +48,7 @@ class Written:
 
 @torch.no_grad()
 def to_onnx(
-    network: imported.ImportedNetwork,
+    network: imported_onnx.ImportedNetwork,
     cost: Cost,
     where: SearchSpace,
     path: Path,
@@ -74,12 +76,12 @@ def to_onnx(
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return next(o.version for o in model.opset_import if o.domain in onnx_source.STANDARD)
+    return next(o.version for o in model.opset_import if o.domain in file_reader.STANDARD)
 
 
 def _raised(source: str, bits: Iterable[int], form: ExportConfig) -> tuple[onnx.ModelProto, bool]:
     """The original, at a version of the operators that has what is needed; whether in bytes."""
-    model = onnx_source.complete(Path(source))
+    model = file_reader.complete(Path(source))
     stores = [STORAGE[8 if form.compat else b] for b in bits]
     wanted = max(store.opset for store in stores)
     reasons = []
@@ -87,7 +89,7 @@ def _raised(source: str, bits: Iterable[int], form: ExportConfig) -> tuple[onnx.
         try:
             found = _converted(model, opset)
         except Exception as error:  # of the converter, which has no class for it
-            reasons.append(onnx_source.line(error))
+            reasons.append(file_reader.line(error))
             continue
         needed = max(s.ir_version for s in STORAGE.values() if s.opset <= opset)
         found.ir_version = max(found.ir_version, needed)
@@ -116,12 +118,12 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def _replace(
     model: onnx.ModelProto,
-    network: imported.ImportedNetwork,
+    network: imported_onnx.ImportedNetwork,
     convs: Mapping[str, QuantConv2d],
     compat: bool,
 ) -> None:
     """Put integer convolutions where those of the network are, in place."""
-    nodes, places = list(model.graph.node), imported.places(network)
+    nodes, places = list(model.graph.node), imported_onnx.places(network)
     makers = {name: node for node in nodes for name in node.output}
     at = {node.output[0]: k for k, node in enumerate(nodes)}
     order = sorted(convs, key=lambda name: at[places[name].gives])

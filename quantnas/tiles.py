@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantnas.architectures.imported_onnx import ImportedNetwork
 from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_image, to_tensor
+from quantnas.onnx_import.onnx_session import open_session
 
 from . import reach
-from .imported import ImportedNetwork
-from .onnx_session import open_session
 from .reach import Reach
 from .upscaler import Upscaler, cannot, onnx_upscaler, through, torch_upscaler
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from quantnas.architectures import network
 from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import patches
 
-from . import checkpoint, crew, load_photographs, network, origins, phases, tasks, train
+from . import checkpoint, crew, load_photographs, origins, phases, tasks, train
 from .crew import device
 from .phases import Phase
 from .progress import Progress

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from quantnas.architectures import registry
 from quantnas.config import schema
 from quantnas.config.search_space import Precision, SearchSpace, Slot
 
-from . import skeleton
 from .board import GRID, INK, SKIP, save
 
 Row = dict[str, Any]
@@ -68,7 +68,7 @@ def alphas_figure(rows: Sequence[Row], space: SearchSpace, most: int = COLUMNS) 
 
     At most `most` panels stand in a row.
     """
-    decided = {slot.choice: slot for slot in reversed(skeleton.slots(space))}
+    decided = {slot.choice: slot for slot in reversed(registry.slots(space))}
     names = list(rows[-1]["probabilities"])
     chosen = [decided[name] for name in names]
     look = _Look(chosen)

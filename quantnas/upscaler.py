@@ -11,10 +11,10 @@ from torch import nn
 
 from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_image, to_tensor
+from quantnas.onnx_import import pixel_conversion
+from quantnas.onnx_import.onnx_session import cannot_load, open_session
 
-from . import elsewhere
 from .errors import DataError
-from .onnx_session import cannot_load, open_session
 
 SMALL = 32
 """Pixels of a side below which a network that fails is taken to fail because of the size."""
@@ -78,11 +78,11 @@ def through_foreign(
 ) -> NDArray[np.float32]:
     """(1, 3, scale*H, scale*W), RGB, white is 1: an image through a file from elsewhere."""
     x, entry = to_tensor(low[None]), run.get_inputs()[0]
-    image = elsewhere.array(x, pixels).numpy()
+    image = pixel_conversion.array(x, pixels).numpy()
     (made,) = run.run(None, {entry.name: np.ascontiguousarray(image)})
     out = torch.from_numpy(np.asarray(made)).float()
     scale = out.shape[2] // image.shape[2]
-    found: NDArray[np.float32] = elsewhere.given(out, x, pixels, scale).numpy()
+    found: NDArray[np.float32] = pixel_conversion.given(out, x, pixels, scale).numpy()
     return found
 
 

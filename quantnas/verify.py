@@ -19,16 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantnas.architectures import cost
+from quantnas.architectures.imported_onnx import ImportedNetwork
 from quantnas.config import schema
 from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_tensor
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
+from quantnas.onnx_import.onnx_session import open_session
 
-from . import cost, fusion, onnx_metadata, stored, upscaler
+from . import fusion, onnx_metadata, stored, upscaler
 from .errors import DataError, UsageError, VerificationError
-from .imported import ImportedNetwork
-from .onnx_session import open_session
 from .wiring import wired
 
 LEAST = 55.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from quantnas.architectures import cost, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import read_json
 from quantnas.config.genotype import Genotype
@@ -14,7 +15,7 @@ from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.config.validators import resolution
 
-from . import allocation, cost, saliency, skeleton
+from . import allocation, saliency
 from .allocation import Costs, Damage, Options
 from .errors import UsageError
 from .saliency import Saliency
@@ -86,7 +87,7 @@ def check(where: SearchSpace, found: Genotype | None, config: RunConfig) -> None
 
 def _options(where: SearchSpace, found: Genotype, config: RunConfig) -> Options:
     """What each slot may have; without a limit its own bits, and others to compare with."""
-    slots, ends = skeleton.slots(where), config.quantize.ends
+    slots, ends = registry.slots(where), config.quantize.ends
     inputs = INPUTS if config.quantize.target_bitops is not None else (config.act_bits,)
     widths = [Precision(w, a) for a in inputs for w in WEIGHTS]
     if config.quantize.budget is not None:
@@ -138,10 +139,10 @@ def _costs(
     where: SearchSpace, found: Genotype, config: RunConfig, given: Options
 ) -> tuple[Costs, float]:
     """What every option costs, and the limit, in the unit of the budget."""
-    slots, c = skeleton.slots(where), config.quantize
+    slots, c = registry.slots(where), config.quantize
     if c.target_bitops is not None:
         size = resolution(c.at)
-        fixed = cost.bitops_at(cost.beside(skeleton.beside(where), where.scale), size, where.scale)
+        fixed = cost.bitops_at(cost.beside(registry.beside(where), where.scale), size, where.scale)
         each = allocation.bitops_costs(slots, found, given, where.scale, size)
         each[slots[0].name] = [n + fixed for n in each[slots[0].name]]
         return each, c.target_bitops
@@ -152,7 +153,7 @@ def _costs(
 
 
 def _inner(where: SearchSpace, found: Genotype) -> int:
-    return allocation.inner_weights(skeleton.slots(where), found)
+    return allocation.inner_weights(registry.slots(where), found)
 
 
 def reached(
@@ -161,9 +162,9 @@ def reached(
     """What these bits cost: `weight_bytes` when packed, `bitops` at LR 32x32, and `average_bits`
     of the weights between the ends, if there are any.
     """
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     rows = cost.layers(slots, found, precision, where.scale)
-    beside = cost.beside(skeleton.beside(where), where.scale)
+    beside = cost.beside(registry.beside(where), where.scale)
     widths = {name: (width,) for name, width in precision.items()}
     bits, inner = allocation.bit_costs(slots, found, widths), _inner(where, found)
     return {
@@ -200,7 +201,7 @@ def precision_of(
         require_bits(where, config.bits)
         return genotype.searched_precision(found)
     return genotype.uniform_precision(
-        skeleton.slots(where), config.bits, config.act_bits, config.quantize.ends
+        registry.slots(where), config.bits, config.act_bits, config.quantize.ends
     )
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from torch import nn
 
+from quantnas.architectures import cost, network, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import Precision
 
-from . import cost, network, skeleton
 from .errors import DataError
 from .runs import Run
 
@@ -38,7 +38,7 @@ def checkpoint(run: Run, kind: str) -> tuple[search_space.SearchSpace, nn.Module
     precision = genotype.searched_precision(found) if rounded else None
     net = network.build(where, found, precision)
     network.load(net, run.weights(kind), where)
-    bits = precision or {slot.name: Precision(32, 32) for slot in skeleton.slots(where)}
+    bits = precision or {slot.name: Precision(32, 32) for slot in registry.slots(where)}
     return where, net.eval(), cost.network_cost(where, found, bits)
 
 

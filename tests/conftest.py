@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import beginning, cost, export, network, quantize, run_photographs, skeleton
+from quantnas import beginning, export, quantize, run_photographs
+from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import to_json
 from quantnas.config.genotype import Genotype, choice_of
@@ -110,7 +111,7 @@ def random_genotype() -> Callable[[SearchSpace, int], Genotype]:
 
     def draw(space: SearchSpace, seed: int) -> Genotype:
         rng, picks = np.random.default_rng(seed), {}
-        slots = skeleton.slots(space)
+        slots = registry.slots(space)
         for slot in slots:
             at = int(rng.integers(len(slot.ops))), int(rng.integers(len(slot.widths)))
             picks.setdefault(slot.choice, at)
@@ -193,7 +194,7 @@ def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
         shutil.copy(run.weights("float"), run.weights("searched"))
         rows = {name: dataclasses.asdict(bits) for name, bits in precision.items()}
         run.path("precision.json").write_text(to_json(rows))
-        totals = cost.total(cost.layers(skeleton.slots(where), found, precision, scale), scale)
+        totals = cost.total(cost.layers(registry.slots(where), found, precision, scale), scale)
         export.to_onnx(nets[2], totals, scale, run.path("model.onnx"))
         for step in ("search", "train", "quantize", "export"):
             run.finish(step, {"seconds": 60.0})

@@ -14,14 +14,12 @@ from quantnas import (
     beginning,
     environment,
     evaluate,
-    foreign,
-    network,
     pipeline,
     run_photographs,
-    skeleton,
     upscaler,
     workspace,
 )
+from quantnas.architectures import network, registry, released_weights
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.files import sha256
@@ -160,7 +158,7 @@ def test_without_bits_it_is_what_a_training_of_no_steps_leaves(tiny, genotype, b
 
 def their_name(name: str) -> str:
     """What the released RFDN calls a layer of ours."""
-    pairs = [(ours, theirs) for theirs, ours in foreign.LAYERS.items()]
+    pairs = [(ours, theirs) for theirs, ours in released_weights.LAYERS.items()]
     cell, _, layer = name.partition("_")
     return f"B{int(cell[4:]) + 1}.{dict(pairs[4:])[layer]}" if layer else dict(pairs[:4])[name]
 
@@ -169,14 +167,14 @@ def test_a_released_rfdn_needs_no_genotype(begin, tmp_path):
     where = dataclasses.replace(search_space.load("rfdn50", 2), channels=12, cells=2)
     run, config = begin("run", where, bits=4)
     tensors = {}
-    found = skeleton.known_genotype(where, None)
+    found = registry.known_genotype(where, None)
     for name, conv in network.convolutions(network.build(where, found, None)).items():
         tensors[f"{their_name(name)}.weight"] = conv.weight.detach().clone()
         tensors[f"{their_name(name)}.bias"] = conv.bias.detach().clone()
     save_file(tensors, tmp_path / "theirs.safetensors")
     adopt.adopt(run, config, tmp_path / "theirs.safetensors")
     net = network.build(where, found, None)
-    foreign.load(net, tmp_path / "theirs.safetensors")
+    released_weights.load(net, tmp_path / "theirs.safetensors")
     assert workspace.architecture(run)[1] == found
     network.save(net, tmp_path / "wanted.safetensors")
     assert same(run.weights("float"), tmp_path / "wanted.safetensors")
@@ -264,7 +262,7 @@ def test_a_file_that_does_not_fit_is_a_data_error(
         network.save(network.build(tiny, random_genotype(tiny, 4), None), weights, tiny)
     elif other == "space":
         fixed = search_space.load("quicksrnet_small")
-        found = skeleton.known_genotype(fixed, None)
+        found = registry.known_genotype(fixed, None)
         network.save(network.build(fixed, found, None), weights, fixed)
     elif other == "nothing":
         save_file({}, weights)
@@ -284,7 +282,7 @@ def test_a_file_that_does_not_fit_is_a_data_error(
 
 def test_a_built_in_space_is_known_by_the_file(tmp_path):
     where, path = search_space.load("espcn", 3), tmp_path / "a.safetensors"
-    net = network.build(where, skeleton.known_genotype(where, None), None)
+    net = network.build(where, registry.known_genotype(where, None), None)
     network.save(net, path, where)
     assert adopt.space_of(path) == ("espcn", 3)
     network.save(net, path, dataclasses.replace(where, name="mine"))

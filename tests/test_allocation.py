@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import allocation, cost, network, quantize, saliency, skeleton
+from quantnas import allocation, quantize, saliency
 from quantnas.allocation import Damage
+from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import Choice
 from quantnas.config.search_space import Precision
 from quantnas.errors import UsageError
@@ -105,7 +106,7 @@ def decided(small, random_genotype):
 
     def make(name: str, seed: int):
         where = small[name]
-        slots, genotype = skeleton.slots(where), random_genotype(where, seed)
+        slots, genotype = registry.slots(where), random_genotype(where, seed)
         options = allocation.options(slots, WIDTHS)
         rng = np.random.default_rng(seed)
         picks = {s: int(rng.integers(len(widths))) for s, widths in options.items()}
@@ -227,7 +228,7 @@ def rounded(x: torch.Tensor, bits: int) -> torch.Tensor:
 def test_it_is_about_the_true_error_of_rounding_one_slot_alone(tiny, random_genotype, pixels):
     genotype, low = random_genotype(tiny, 4), pixels(4, 9, 8)
     net = network.build(tiny, genotype, None).eval()
-    given = {s.name: (Precision(4, 4), Precision(8, 8)) for s in skeleton.slots(tiny)}
+    given = {s.name: (Precision(4, 4), Precision(8, 8)) for s in registry.slots(tiny)}
     damage = allocation.predict(net, saliency.measure(net, low, draws=8), low, given)
     assert list(damage) == list(given)
     with torch.no_grad():
@@ -246,7 +247,7 @@ def test_a_slot_without_convolution_is_not_damaged(apart, random_genotype, pixel
     genotype = random_genotype(apart, 0)
     choices = genotype.choices | {"upsample": Choice("identity", 2, 4)}
     net = network.build(apart, dataclasses.replace(genotype, choices=choices), None)
-    given = allocation.options(skeleton.slots(apart), WIDTHS) | {"upsample": WIDTHS}
+    given = allocation.options(registry.slots(apart), WIDTHS) | {"upsample": WIDTHS}
     low = pixels(1)
     damage = allocation.predict(net, saliency.measure(net, low, draws=1), low, given)
     assert damage["upsample"].mse == (0.0,) * len(WIDTHS)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from quantnas import cost, export, network, quantize, skeleton, train, upscaler
+from quantnas import export, quantize, train, upscaler
+from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.data.patches import to_image
 from quantnas.errors import DataError
@@ -44,7 +45,7 @@ def test_a_layer_with_numbers_that_are_none_is_named(net, at, part, word, value)
 
 
 def test_grids_count_where_they_round(tiny, genotype, net, pixels):
-    rounded = network.build(tiny, genotype, uniform_precision(skeleton.slots(tiny), 4))
+    rounded = network.build(tiny, genotype, uniform_precision(registry.slots(tiny), 4))
     network.initialise(rounded, pixels())
     for name, conv in network.convolutions(rounded).items():
         with torch.no_grad():
@@ -80,7 +81,7 @@ def test_an_output_that_overflows_is_found_where_it_begins(net, pixels):
 
 
 def test_a_sound_network_is_let_through(tiny, genotype, net, pixels):
-    rounded = network.build(tiny, genotype, uniform_precision(skeleton.slots(tiny), 4))
+    rounded = network.build(tiny, genotype, uniform_precision(registry.slots(tiny), 4))
     network.initialise(rounded, pixels())
     for sound in (net, rounded):
         before = {k: v.clone() for k, v in sound.state_dict().items()}
@@ -134,7 +135,7 @@ def test_what_is_dead_is_quantized_trained_frozen_and_exported(
     tiny, genotype, net, pixels, halves, tmp_path, bits, how
 ):
     deaden(net, how)
-    slots = skeleton.slots(tiny)
+    slots = registry.slots(tiny)
     precision = uniform_precision(slots, bits)
     rounded = network.build(tiny, genotype, precision)
     network.inherit(rounded, net)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from quantnas import baselines, network, quantize, skeleton
+from quantnas import baselines, quantize
+from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import Genotype, choice_of, uniform_precision
 from quantnas.errors import UsageError
@@ -28,7 +29,7 @@ def couple(tiny):
     """(bits, space, at, act_bits) -> (rounded network, float teacher), with operation `at`."""
 
     def build(bits: int, where=tiny, at: int = 0, act_bits: int | None = None):
-        slots = skeleton.slots(where)
+        slots = registry.slots(where)
         choices = {s.name: choice_of(s, min(at, len(s.ops) - 1), 0) for s in slots}
         genotype = Genotype(where.name, choices)
         teacher = network.build(where, genotype, None).eval()

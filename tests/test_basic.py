@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, inheritance, network, search, skeleton, supernet
+from quantnas import inheritance, search, supernet
 from quantnas.adq import Adq
+from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.config.search_space import Edge
@@ -31,7 +32,7 @@ PLAIN = {
 
 def chosen(where, wanted=PLAIN) -> Genotype:
     choices = {}
-    for slot in skeleton.slots(where):
+    for slot in registry.slots(where):
         op, bits = wanted[slot.name.rpartition("_")[2]]
         choices[slot.name] = Choice(op, bits, bits)
     return Genotype(where.name, choices)
@@ -64,20 +65,20 @@ def plain_network(convs, x, where):
 
 def test_the_published_genotype_costs_what_is_published(published):
     genotype = chosen(published, PUBLISHED)
-    slots = skeleton.slots(published)
+    slots = registry.slots(published)
     rows = cost.layers(slots, genotype, searched_precision(genotype), published.scale)
     assert cost.total(rows, published.scale).bitops["LR 32x32"] == 4_628_938_752
 
 
 def test_the_extremes_cost_what_is_published(published):
-    found = cost.extent(skeleton.slots(published), published.scale)
+    found = cost.extent(registry.slots(published), published.scale)
     low, high = (found[end].bitops["LR 32x32"] for end in ("smallest", "largest"))
     assert (low / 1e9, high / 1e9) == (pytest.approx(1.04, abs=5e-3), pytest.approx(29.9, abs=0.05))
     assert found["architectures"] == 19_660_800 and found["searched_edges"] == 8
 
 
 def test_the_space_has_the_published_size(published):
-    options = {s.choice: s.options for s in skeleton.slots(published)}
+    options = {s.choice: s.options for s in registry.slots(published)}
     assert len(options) == 8 and sum(options.values()) == 66
     assert math.prod(options.values()) == 19_660_800
 
@@ -92,7 +93,7 @@ def test_cells_are_decided_together(small):
 
 
 def test_the_first_and_the_last_slot_are_the_first_and_the_last_convolution(published):
-    names = [s.name for s in skeleton.slots(published)]
+    names = [s.name for s in registry.slots(published)]
     assert (names[0], names[-1], len({*names})) == ("head0", "tail1", 14)
 
 
@@ -123,7 +124,7 @@ def test_upsampling_goes_without_what_does_not_divide(published):
     edges = published.edges | {"upsample": Edge(("conv3x3", "conv3x3_groups2"), (8,))}
     for scale, count in ((2, 2), (3, 1), (4, 2)):
         where = dataclasses.replace(published, scale=scale, edges=edges)
-        (slot,) = (s for s in skeleton.slots(where) if s.name == "upsample")
+        (slot,) = (s for s in registry.slots(where) if s.name == "upsample")
         assert len(slot.ops) == count
 
 
@@ -131,7 +132,7 @@ def test_upsampling_goes_without_what_does_not_divide(published):
 def test_an_edge_with_a_batch_norm_behind_it_cannot_be_the_identity(published, kind):
     edges = published.edges | {kind: Edge(("conv3x3", "identity"), (8,))}
     with pytest.raises(UsageError, match=rf"'edges\.{kind}\.ops' cannot have 'identity'"):
-        skeleton.slots(dataclasses.replace(published, edges=edges))
+        registry.slots(dataclasses.replace(published, edges=edges))
 
 
 def test_all_deviations_fold_into_convolutions(small, pixels):

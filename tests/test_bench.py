@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import cards, cost, export, models, network, quantize, skeleton
+from quantnas import cards, export, models, quantize
+from quantnas.architectures import cost, network, registry
 from quantnas.cli.main import main
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
@@ -62,7 +63,7 @@ def test_layers_as_a_table(capsys):
 def attentive(small, random_genotype, pixels, tmp_path):
     """(form) -> a file with attention, which needs 15 pixels."""
     where = small["rfdn_published"]
-    found, slots = random_genotype(where, 0), skeleton.slots(where)
+    found, slots = random_genotype(where, 0), registry.slots(where)
     bits = uniform_precision(slots, 8)
     net = network.build(where, found, bits)
     network.initialise(net, pixels(1, 16, 16))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cells, network
+from quantnas import cells
+from quantnas.architectures import network
 
 
 class Chain(nn.Module):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantnas import driver, pipeline, settings, skeleton
+from quantnas import driver, pipeline, settings
+from quantnas.architectures import registry
 from quantnas.cli import console, options, panel
 from quantnas.cli.main import app, main
 from quantnas.cli.pace import Pace
@@ -86,7 +87,7 @@ def here(tmp_path, monkeypatch):
     Path("bits_space.yaml").write_text(SPACE.replace("[4, 8]", "[4, 5]"))
     Path("scale_space.yaml").write_text(SPACE.replace("scale: 2", "scale: 7"))
     where = search_space.load("rfdn_small")
-    first = {s.name: (s.ops[0], s.weight_bits[0], s.act_bits[0]) for s in skeleton.slots(where)}
+    first = {s.name: (s.ops[0], s.weight_bits[0], s.act_bits[0]) for s in registry.slots(where)}
     first["head"] = ("conv5x5", 8, 8)
     choices = {name: genotype.Choice(*choice) for name, choice in first.items()}
     Path("misfit.json").write_text(genotype.Genotype("rfdn_small", choices).to_json())
@@ -247,7 +248,7 @@ def test_spaces_lists_every_built_in_one(capsys):
     assert names[0] == sorted(names[0]) and names[1] == sorted(names[1])
     assert {*names[0], *names[1]} == {*search_space.builtin()}
     for name in search_space.builtin():
-        options = {slot.options for slot in skeleton.slots(search_space.load(name))}
+        options = {slot.options for slot in registry.slots(search_space.load(name))}
         assert name in names[options == {1}]
     small = next(line for line in lines if line.startswith("rfdn_small"))
     assert small.split()[1:7] == ["x2", "16", "2", "15", "10^11.1", "0.435-3.98"]
@@ -303,7 +304,7 @@ def test_info_tells_widths_apart_and_a_search_in_float(here, capsys):
     assert command("info", "plain.yaml") == 0
     assert "body (8 searched): in float" in capsys.readouterr().out
     where = search_space.load("plain.yaml")
-    choices = {s.name: genotype.Choice(s.ops[0], 32, 32) for s in skeleton.slots(where)}
+    choices = {s.name: genotype.Choice(s.ops[0], 32, 32) for s in registry.slots(where)}
     Path("found.json").write_text(genotype.Genotype("rfdn_small", choices).to_json())
     assert command("info", "found.json", "--space", "plain.yaml") == 0
     assert "32 bits" in capsys.readouterr().out

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import closed_form, network, quantize, skeleton
+from quantnas import closed_form, quantize
+from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.search_space import Precision, Slot
@@ -28,7 +29,7 @@ def couple(random_genotype):
     def build(where, bits: int):
         genotype = random_genotype(where, 4)
         teacher = network.build(where, genotype, None).eval()
-        net = network.build(where, genotype, uniform_precision(skeleton.slots(where), bits))
+        net = network.build(where, genotype, uniform_precision(registry.slots(where), bits))
         network.inherit(net, teacher)
         return net, teacher
 
@@ -158,7 +159,7 @@ def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
 
 
 def test_the_spaces_have_every_skeleton():
-    assert {search_space.load(name).skeleton for name in SPACES} == {*skeleton.SKELETONS} - {
+    assert {search_space.load(name).skeleton for name in SPACES} == {*registry.SKELETONS} - {
         "onnx"
     }  # test_surgery.py
 

@@ -15,15 +15,15 @@ from quantnas import (
     labels,
     metrics,
     models,
-    network,
-    onnx_session,
     tables,
     upscaler,
 )
+from quantnas.architectures import network
 from quantnas.cli.main import main
 from quantnas.data import image_files, photo_sets
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
+from quantnas.onnx_import import onnx_session
 
 FILES = image_files.bundled().held_out
 

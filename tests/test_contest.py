@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import checkpoint, cost, network, random_search, skeleton, train
+from quantnas import checkpoint, random_search, train
+from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge
@@ -18,13 +19,13 @@ CONFIG = SearchConfig(
 
 
 def bitops(where, genotype) -> int:
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     rows = cost.layers(slots, genotype, searched_precision(genotype), where.scale)
     return cost.bitops_at(rows, (32, 32), where.scale)
 
 
 def contest(where, config=CONFIG) -> Contest:
-    drawn = random_search.draw(skeleton.slots(where), where, config, config.samples, seed=0)
+    drawn = random_search.draw(registry.slots(where), where, config, config.samples, seed=0)
     steps = config.epochs * config.steps_per_epoch
     return Contest(where, config, drawn, steps, torch.device("cpu"))
 

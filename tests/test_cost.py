@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cost, network, objective, skeleton, supernet
+from quantnas import objective, supernet
+from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import (
     Choice,
@@ -24,7 +25,7 @@ SPACES = ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published"]
 
 def rows_of(where, genotype, precision=None):
     precision = precision or searched_precision(genotype)
-    return cost.layers(skeleton.slots(where), genotype, precision, where.scale)
+    return cost.layers(registry.slots(where), genotype, precision, where.scale)
 
 
 def total_of(where, genotype, precision=None):
@@ -60,7 +61,7 @@ def test_the_closed_form_is_what_the_network_does(small, random_genotype, pixels
     genotype = random_genotype(where, seed)
     precision = searched_precision(genotype)
     if bits:
-        precision = uniform_precision(skeleton.slots(where), bits)
+        precision = uniform_precision(registry.slots(where), bits)
     net = network.build(where, genotype, precision)
     rows = rows_of(where, genotype, precision)
     macs, bitops = counted(net, pixels(1, 17, 20))
@@ -112,7 +113,7 @@ def test_a_known_convolution_costs_what_it_costs():
     edge = Edge(("conv1x1",), (8,))
     edges = dict.fromkeys(("body", "distill", "upsample"), edge)
     where = SearchSpace("s", "rfdn_deploy", 2, 2, 1, edges)
-    genotype = Genotype("s", {s.name: Choice(s.ops[0], 8, 8) for s in skeleton.slots(where)})
+    genotype = Genotype("s", {s.name: Choice(s.ops[0], 8, 8) for s in registry.slots(where)})
     precision = searched_precision(genotype) | {"smooth": Precision(3, 4)}
     rows = {r.name: r for r in rows_of(where, genotype, precision)}
     assert rows["head"].macs_at(7, 5, 2) == 35 * 3 * 2 * 9
@@ -152,7 +153,7 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 @pytest.mark.parametrize(("name", "scale"), list(KNOWN))
 def test_fixed_networks_cost_what_is_known(name, scale):
     where = search_space.load(name, scale)
-    extent = cost.extent(skeleton.slots(where), scale)
+    extent = cost.extent(registry.slots(where), scale)
     assert (extent["searched_edges"], extent["architectures"]) == (0, 1)
     found = extent["largest"]
     values = [found.parameters, found.macs["1280x720 output"], found.macs["LR 32x32"]]
@@ -174,7 +175,7 @@ def test_a_decided_supernet_expects_the_cost_of_its_genotype(
     net, genotype = supernet.build(where, how), random_genotype(where, 1)
     supernet.collapse(net, genotype)
     for size in ((32, 32), (17, 20)):
-        tables = cost.choice_bitops(skeleton.slots(where), where.scale, size)
+        tables = cost.choice_bitops(registry.slots(where), where.scale, size)
         wanted = cost.bitops_at(rows_of(where, genotype), size, where.scale)
         assert objective.expected_bitops(net, tables).item() == pytest.approx(wanted, rel=1e-6)
 
@@ -190,7 +191,7 @@ def countable(tiny) -> SearchSpace:
 
 
 def every_genotype(where):
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     options = [
         [choice_of(s, o, w) for o in range(len(s.ops)) for w in range(len(s.widths))] for s in slots
     ]
@@ -214,7 +215,7 @@ def test_the_expectation_is_the_mean_over_all_genotypes(tiny, probabilities):
             p *= edges[name].alphas.table()[at].item()
         mass += p
         wanted += p * cost.bitops_at(rows_of(where, found), (9, 7), 2)
-    expected = objective.expected_bitops(net, cost.choice_bitops(skeleton.slots(where), 2, (9, 7)))
+    expected = objective.expected_bitops(net, cost.choice_bitops(registry.slots(where), 2, (9, 7)))
     assert mass == pytest.approx(1, rel=1e-5)
     assert expected.item() == pytest.approx(wanted, rel=1e-5)
 
@@ -222,7 +223,7 @@ def test_the_expectation_is_the_mean_over_all_genotypes(tiny, probabilities):
 def test_the_extent_agrees_with_counting_everything_out(tiny):
     where = countable(tiny)
     totals = [cost.bitops_at(rows_of(where, g), (32, 32), 2) for g in every_genotype(where)]
-    extent = cost.extent(skeleton.slots(where), where.scale)
+    extent = cost.extent(registry.slots(where), where.scale)
     assert extent["architectures"] == len(totals) == 4**5
     assert extent["searched_edges"] == 5
     for name, pick in (("smallest", min), ("largest", max)):
@@ -232,7 +233,7 @@ def test_the_extent_agrees_with_counting_everything_out(tiny):
 @pytest.mark.parametrize("name", SPACES)
 def test_every_architecture_lies_between_the_smallest_and_the_largest(small, random_genotype, name):
     where = small[name]
-    extent = cost.extent(skeleton.slots(where), where.scale)
+    extent = cost.extent(registry.slots(where), where.scale)
     for seed in range(3):
         found = total_of(where, random_genotype(where, seed))
         for key, bitops in found.bitops.items():
@@ -242,8 +243,8 @@ def test_every_architecture_lies_between_the_smallest_and_the_largest(small, ran
 
 def test_edges_that_are_decided_together_count_once_as_a_choice_and_all_as_work(small):
     where = small["basic"]
-    net, extent = supernet.build(where), cost.extent(skeleton.slots(where), where.scale)
-    tables = cost.choice_bitops(skeleton.slots(where), where.scale)
+    net, extent = supernet.build(where), cost.extent(registry.slots(where), where.scale)
+    tables = cost.choice_bitops(registry.slots(where), where.scale)
     assert extent["searched_edges"] == len(tables) == 8
     one = cost.option_bitops(supernet.edges(net)["cell0_skip"].slot, (32, 32), where.scale)
     assert tables["cells_skip"].tolist() == [[2 * n for n in row] for row in one]
@@ -251,7 +252,7 @@ def test_edges_that_are_decided_together_count_once_as_a_choice_and_all_as_work(
 
 def test_the_expected_cost_falls_along_its_gradient(tiny):
     net = supernet.build(tiny)
-    tables = cost.choice_bitops(skeleton.slots(tiny), tiny.scale)
+    tables = cost.choice_bitops(registry.slots(tiny), tiny.scale)
     before = objective.expected_bitops(net, tables)
     before.backward()
     found = supernet.edges(net)["cell0_body0"].alphas.pair.grad.sum(0)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import damage_measured, network, quantize, runs, skeleton, widths, workspace
+from quantnas import damage_measured, quantize, runs, widths, workspace
+from quantnas.architectures import network, registry
 from quantnas.config.search_space import Precision
 from quantnas.damage_measured import Damages, Measured, rows
 from quantnas.data import photographs
@@ -70,7 +71,7 @@ def test_every_skeleton_can_be_measured(small, random_genotype, pixels, name):
     where, low = small[name], pixels(2, 24, 26)
     found = random_genotype(where, 1)
     teacher = network.build(where, found, None)
-    slots, errors = skeleton.slots(where), []
+    slots, errors = registry.slots(where), []
     for bits in (2, 8):
         precision = {slot.name: Precision(bits, 8) for slot in slots}
         net = network.build(where, found, precision)

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from quantnas import network, skeleton, supernet
+from quantnas import supernet
+from quantnas.architectures import network, registry
+from quantnas.architectures.distillation_tail import SLOPE, leaky
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
-from quantnas.distillation import SLOPE, leaky
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 from quantnas.search_conv import InputGrids
@@ -23,7 +24,7 @@ def test_negative_values_keep_a_small_part():
 def test_every_convolution_rounds_its_input_by_itself(random_genotype, name, bits):
     """But those that read pixels or, in EDSR, what passed a ReLU or was enlarged already."""
     where = dataclasses.replace(search_space.load(name), channels=12, cells=2)
-    precision = uniform_precision(skeleton.slots(where), bits)
+    precision = uniform_precision(registry.slots(where), bits)
     net = network.build(where, random_genotype(where, 0), precision)
     for key, conv in network.convolutions(net).items():
         assert isinstance(conv, QuantConv2d)
@@ -39,7 +40,7 @@ def test_every_convolution_rounds_its_input_by_itself(random_genotype, name, bit
 @pytest.mark.parametrize("name", ["rfdn48", "imdn"])
 def test_two_readers_of_one_tensor_have_two_grids(random_genotype, name):
     where = dataclasses.replace(search_space.load(name), channels=12, cells=1)
-    precision = uniform_precision(skeleton.slots(where), 4)
+    precision = uniform_precision(registry.slots(where), 4)
     net = network.build(where, random_genotype(where, 0), precision)
     grids = [c.grid for c in network.convolutions(net).values()]
     own = [g for g in grids if g.octaves is not None]

@@ -6,16 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import (
-    drop,
-    evaluate,
-    evaluate_step,
-    network,
-    run_photographs,
-    settings,
-    upscaler,
-    workspace,
-)
+from quantnas import drop, evaluate, evaluate_step, run_photographs, settings, upscaler, workspace
+from quantnas.architectures import network
 from quantnas.config.run_config import QuantizeConfig
 from quantnas.data import image_files
 from quantnas.drop import Drop

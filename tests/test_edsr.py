@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import network, skeleton
+from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.config.search_space import Edge
 from quantnas.errors import UsageError
@@ -59,7 +59,7 @@ def test_the_mean_colour_is_in_the_biases(small, random_genotype, pixels):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_upsampler_has_a_step_for_every_factor(scale):
-    slots = {slot.name: slot for slot in skeleton.slots(search_space.load("edsr_baseline", scale))}
+    slots = {slot.name: slot for slot in registry.slots(search_space.load("edsr_baseline", scale))}
     found = [(s.c_in, s.c_out, s.area) for n, s in slots.items() if n.startswith("upsample")]
     wanted = {2: [(64, 256, "low")], 3: [(64, 576, "low")]}
     assert found == wanted.get(scale, [(64, 256, "low"), (64, 256, "double")])
@@ -69,4 +69,4 @@ def test_the_upsampler_has_a_step_for_every_factor(scale):
 def test_a_branch_without_convolution_is_a_usage_error(small):
     edges = small.edges | {"body": Edge(("conv3x3", "identity"), (8,))}
     with pytest.raises(UsageError, match=r"'edges\.body\.ops' cannot have 'identity'"):
-        skeleton.slots(dataclasses.replace(small, edges=edges))
+        registry.slots(dataclasses.replace(small, edges=edges))

@@ -11,18 +11,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from quantnas import (
-    cost,
-    export,
-    fusion,
-    network,
-    onnx_metadata,
-    onnx_weights,
-    quantize,
-    skeleton,
-    verify,
-    wiring,
-)
+from quantnas import export, fusion, onnx_metadata, onnx_weights, quantize, verify, wiring
+from quantnas.architectures import cost, network, registry
 from quantnas.config import files, search_space
 from quantnas.config.genotype import Choice, searched_precision, uniform_precision
 from quantnas.config.search_space import Edge
@@ -50,7 +40,7 @@ def export_network(where, genotype, precision, low, folder, change=None, settle=
     if settle:
         settle(net)
     frozen = quantize.freeze(net)
-    rows = cost.layers(skeleton.slots(where), genotype, precision, where.scale)
+    rows = cost.layers(registry.slots(where), genotype, precision, where.scale)
     totals = cost.total(rows, where.scale)
     path = folder / "m.onnx"
     export.to_onnx(frozen, totals, where.scale, path)
@@ -94,7 +84,7 @@ def make(tiny, random_genotype, pixels, tmp_path):
         where = dataclasses.replace(tiny, **changes)
         genotype = random_genotype(where, 4)
         genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
-        slots = skeleton.slots(where)
+        slots = registry.slots(where)
         precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
         settle = round_steps if powers else None
         return export_network(where, genotype, precision, pixels(4), tmp_path, change, settle)
@@ -218,7 +208,7 @@ def test_every_skeleton_runs_in_integers_and_computes_exactly_the_same(
     small, random_genotype, pixels, tmp_path, name, weights, activations
 ):
     where = small[name] if name in small else search_space.load(name, 2)
-    precision = uniform_precision(skeleton.slots(where), weights, activations)
+    precision = uniform_precision(registry.slots(where), weights, activations)
     genotype, low = random_genotype(where, weights), pixels(2, 16, 16, 5)
     net, totals, path = export_network(where, genotype, precision, low, tmp_path, enliven, scatter)
     run_in_integers(path, totals)
@@ -261,7 +251,7 @@ def enliven(net) -> None:
 @pytest.mark.parametrize("name", ["edsr_baseline", "imdn", "rfdn48"])
 def test_fixed_networks_pass_the_verification(random_genotype, pixels, tmp_path, name, scale, bits):
     where = dataclasses.replace(search_space.load(name, scale), channels=12, cells=1 + scale % 2)
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     precision = uniform_precision(slots, bits)
     genotype, low = random_genotype(where, 0), pixels(4, 17, 20)
     net, _, path = export_network(where, genotype, precision, low, tmp_path, enliven)
@@ -354,7 +344,7 @@ def test_weights_of_sums_that_go_on_in_float_are_stored_packed(
     small, random_genotype, pixels, tmp_path, bits
 ):
     where = small["imdn"]
-    precision = uniform_precision(skeleton.slots(where), bits)
+    precision = uniform_precision(registry.slots(where), bits)
     genotype, low = random_genotype(where, 0), pixels(1, 16, 16)
     net, _, path = export_network(where, genotype, precision, low, tmp_path)
     graph, convs = onnx.load(path).graph, network.convolutions(net)

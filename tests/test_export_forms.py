@@ -11,18 +11,16 @@ import torch
 from onnx import TensorProto
 
 from quantnas import (
-    cost,
     evaluate_step,
     export,
     export_step,
-    network,
     onnx_metadata,
     quantize,
     settings,
-    skeleton,
     upscaler,
     verify,
 )
+from quantnas.architectures import cost, network, registry
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, uniform_precision
@@ -45,7 +43,7 @@ def make(small, random_genotype, pixels):
 
     def build(name: str, weights: int, activations: int = 8, settle=lambda net: None):
         where = small[name] if name in small else search_space.load(name, 2)
-        slots, genotype = skeleton.slots(where), random_genotype(where, 4)
+        slots, genotype = registry.slots(where), random_genotype(where, 4)
         if name == "tiny":
             genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
         precision = uniform_precision(slots, weights, activations)
@@ -190,7 +188,7 @@ def test_a_file_of_one_size_knows_every_shape_and_refuses_other_images(make, tmp
 @pytest.mark.parametrize("name", ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "fsrcnn"])
 def test_the_float_file_computes_what_torch_does(small, random_genotype, pixels, tmp_path, name):
     where = small[name] if name in small else search_space.load(name, 2)
-    genotype, slots = random_genotype(where, 4), skeleton.slots(where)
+    genotype, slots = random_genotype(where, 4), registry.slots(where)
     net = network.build(where, genotype, None).eval()
     none = {slot.name: Precision(32, 32) for slot in slots}
     totals = cost.total(cost.layers(slots, genotype, none, 2), 2)
@@ -293,7 +291,7 @@ def test_sizes_that_are_none_are_refused(size):
 
 
 def test_a_size_below_what_the_network_needs_is_refused(source, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(skeleton, "smallest", lambda where: 9)
+    monkeypatch.setattr(registry, "smallest", lambda where: 9)
     assert command("export", source, "--size", "8x40", "--output", tmp_path) == 2
     assert "needs 9 pixels" in capsys.readouterr().err
 

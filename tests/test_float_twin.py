@@ -10,7 +10,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cards, cost, export, float_twin, network, quantize, skeleton
+from quantnas import cards, export, float_twin, quantize
+from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
 from quantnas.data import image_files
@@ -55,7 +56,7 @@ def write(random_genotype, photo, tmp_path):
     """(space, bits or None, form) -> the exported file of an untrained network of that space."""
 
     def build(where, bits=None, form=export.USUAL) -> onnx.ModelProto:
-        found, slots = random_genotype(where, 1), skeleton.slots(where)
+        found, slots = random_genotype(where, 1), registry.slots(where)
         precision = uniform_precision(slots, *(bits or (8, 8)))
         torch.manual_seed(0)
         net = network.build(where, found, precision)

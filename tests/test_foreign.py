@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from quantnas import evaluate, foreign, network, upscaler
+from quantnas import evaluate, upscaler
+from quantnas.architectures import network, released_weights
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
 from quantnas.data import photographs
@@ -86,7 +87,7 @@ def test_the_network_computes_what_the_released_one_does(
     where, tensors, save, random_genotype, pixels
 ):
     net = network.build(where, random_genotype(where, 0), None)
-    foreign.load(net, save())
+    released_weights.load(net, save())
     x = pixels(2, 17, 20).double()
     with torch.no_grad():
         found = net.double()(x) * 255
@@ -99,7 +100,7 @@ def test_a_rounded_network_takes_the_same_weights(where, save, random_genotype):
     genotype = random_genotype(where, 0)
     nets = [network.build(where, genotype, p) for p in (None, searched_precision(genotype))]
     for net in nets:
-        foreign.load(net, save())
+        released_weights.load(net, save())
     first, second = map(network.convolutions, nets)
     assert all(torch.equal(first[name].weight, second[name].weight) for name in first)
     assert all(torch.equal(first[name].bias, second[name].bias) for name in first)
@@ -120,7 +121,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_copied(
     net = network.build(where, random_genotype(where, 0), None)
     before = {name: p.clone() for name, p in net.state_dict().items()}
     with pytest.raises(kind, match=words):
-        foreign.load(net, save(**changes))
+        released_weights.load(net, save(**changes))
     assert all(torch.equal(p, before[name]) for name, p in net.state_dict().items())
 
 
@@ -130,7 +131,7 @@ def test_a_file_that_cannot_be_read_is_a_data_error(where, random_genotype, tmp_
     if content:
         path.write_bytes(content)
     with pytest.raises(DataError, match="Cannot read"):
-        foreign.load(network.build(where, random_genotype(where, 0), None), path)
+        released_weights.load(network.build(where, random_genotype(where, 0), None), path)
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def published(random_genotype):
         pytest.skip(f"{RELEASED} is not there")
     where = search_space.load("rfdn50")
     net = network.build(where, random_genotype(where, 0), None)
-    foreign.load(net, RELEASED)
+    released_weights.load(net, RELEASED)
     return net
 
 

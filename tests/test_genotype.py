@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from quantnas import network, skeleton
+from quantnas.architectures import network, registry
 from quantnas.config import genotype
 from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.search_space import Precision
@@ -28,12 +28,12 @@ def test_json_reads_back_equal(tiny, found, tmp_path):
     plain = json.loads(path.read_text())
     assert plain["space"] == "tiny"
     assert set(plain["choices"]["head"]) == {"op", "weights", "activations"}
-    assert list(plain["choices"]) == [slot.name for slot in skeleton.slots(tiny)]
+    assert list(plain["choices"]) == [slot.name for slot in registry.slots(tiny)]
     assert genotype.from_json(path.read_text(), "x") == found
 
 
 def test_a_fitting_genotype_passes(tiny, found):
-    genotype.check(found, skeleton.slots(tiny), tiny.name)
+    genotype.check(found, registry.slots(tiny), tiny.name)
 
 
 def test_a_missing_slot_is_named(tiny, found):
@@ -75,7 +75,7 @@ def test_searched_precision_is_what_was_chosen(apart, random_genotype):
 
 def test_bits_apart_may_be_combined_in_every_way(apart, random_genotype):
     found = random_genotype(apart, 0)
-    slots = skeleton.slots(apart)
+    slots = registry.slots(apart)
     for weights, activations in [(2, 4), (2, 8), (8, 4)]:
         mixed = with_choice(found, "cell0_distill0", Choice("conv1x1", weights, activations))
         genotype.check(mixed, slots, "apart")
@@ -83,7 +83,7 @@ def test_bits_apart_may_be_combined_in_every_way(apart, random_genotype):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_uniform_precision_spares_the_ends_and_the_activations(tiny, bits):
-    precision = genotype.uniform_precision(skeleton.slots(tiny), bits)
+    precision = genotype.uniform_precision(registry.slots(tiny), bits)
     assert precision.pop("head") == precision.pop("upsample") == Precision(8, 8)
     assert set(precision.values()) == {Precision(bits, 8)} and len(precision) == 10
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import network, skeleton
+from quantnas.architectures import network, registry
+from quantnas.architectures.imdn import contrast
 from quantnas.config import search_space
 from quantnas.errors import UsageError
-from quantnas.imdn import contrast
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_channel_without_contrast_has_a_gradient():
 
 
 def test_the_attention_runs_once_for_every_image():
-    slots = skeleton.slots(search_space.load("imdn"))
+    slots = registry.slots(search_space.load("imdn"))
     single = {slot.name.partition("_")[2]: slot for slot in slots if slot.area == "single"}
     assert {name: (s.c_in, s.c_out) for name, s in single.items()} == {
         "cca_reduce": (64, 4),
@@ -83,5 +83,5 @@ def test_the_attention_runs_once_for_every_image():
 
 def test_channels_without_a_quarter_are_a_usage_error(small):
     with pytest.raises(UsageError, match="'channels' cannot be 18") as caught:
-        skeleton.slots(dataclasses.replace(small, channels=18))
+        registry.slots(dataclasses.replace(small, channels=18))
     assert "such as 16" in caught.value.remedy

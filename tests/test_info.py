@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from quantnas import cards, cost, export, network, onnx_metadata, quantize, skeleton
+from quantnas import cards, export, onnx_metadata, quantize
+from quantnas.architectures import cost, network, registry
 from quantnas.cli import info
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -52,7 +53,7 @@ def known(tmp_path, pixels):
     precision = searched_precision(found)
     net = network.build(where, found, precision)
     network.initialise(net, pixels(1, 8, 8))
-    rows = cost.layers(skeleton.slots(where), found, precision, 2)
+    rows = cost.layers(registry.slots(where), found, precision, 2)
     path = tmp_path / "m.onnx"
     export.to_onnx(quantize.freeze(net), cost.total(rows, 2), 2, path)
     return tmp_path / "genotype.json", path
@@ -115,7 +116,7 @@ def test_counts_are_printed_with_three_digits(number, text):
 
 def test_the_parts_of_a_network_are_its_totals():
     where = search_space.load("rfdn50")
-    rows = cost.extent(skeleton.slots(where), 4)["largest"].layers
+    rows = cost.extent(registry.slots(where), 4)["largest"].layers
     found, size = cost.parts(rows, (17, 30), 4), (17, 30)
     assert sum(p.bitops for p in found) == cost.bitops_at(rows, size, 4)
     assert sum(p.share for p in found) == pytest.approx(1)

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantnas import network, quantize, skeleton
+from quantnas import quantize
+from quantnas.architectures import network, registry
+from quantnas.architectures.registry import SKELETONS
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.search_space import Precision
 from quantnas.nn.convolutions import QuantConv2d, padding
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor
-from quantnas.skeleton import SKELETONS
 
 BITS = (2, 3, 4, 8)
 PAIRS = [(2, 2), (2, 8), (3, 3), (4, 2), (4, 4), (8, 3), (8, 8)]
@@ -140,7 +141,7 @@ def frozen(random_genotype, pixels):
         genotype = random_genotype(where, seed)
         precision = searched_precision(genotype)
         if bits is not None:
-            precision = uniform_precision(skeleton.slots(where), *bits)
+            precision = uniform_precision(registry.slots(where), *bits)
         net = network.build(where, genotype, precision)
         network.initialise(net, pixels(2, 17, 20))
         with torch.no_grad():

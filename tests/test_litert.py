@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import cost, litert, network, quantize, skeleton
+from quantnas import litert, quantize
+from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.data import bicubic, image_files, patches
@@ -31,7 +32,7 @@ def make(small, random_genotype, pixels, tmp_path):
     def build(name: str, weights: int = 8, activations: int = 8):
         where = small.get(name) or dataclasses.replace(search_space.load(name, 2), channels=8)
         where = dataclasses.replace(where, cells=1, scale=2)
-        slots, genotype = skeleton.slots(where), random_genotype(where, weights)
+        slots, genotype = registry.slots(where), random_genotype(where, weights)
         precision = uniform_precision(slots, weights, activations)
         net = network.build(where, genotype, precision)
         network.initialise(net, patches.to_tensor(photograph()[None]))

@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
-from quantnas import cards, comparison, evaluate, models, network, onnx_metadata, progress
+from quantnas import cards, comparison, evaluate, models, onnx_metadata, progress
+from quantnas.architectures import network
+from quantnas.architectures.cost import Cost
 from quantnas.cli.main import main
 from quantnas.config import files
-from quantnas.cost import Cost
 from quantnas.data import image_files
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError, QuantnasError, UsageError

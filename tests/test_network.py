@@ -6,8 +6,9 @@ import itertools
 import pytest
 import torch
 
-from quantnas import inheritance, network, search, supernet
+from quantnas import inheritance, search, supernet
 from quantnas.adq import Adq
+from quantnas.architectures import network
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, searched_precision
 from quantnas.config.run_config import SearchConfig

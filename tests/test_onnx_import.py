@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from quantnas import network, onnx_import, parity, skeleton
+from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.errors import DataError
 from quantnas.nn.tracing import Tracer
+from quantnas.onnx_import import importer, parity
 
 FIXED = [
-    n for n in sorted(search_space.builtin()) if skeleton.known_genotype(search_space.load(n), None)
+    n for n in sorted(search_space.builtin()) if registry.known_genotype(search_space.load(n), None)
 ]
 """The architectures with nothing to choose."""
 OPSETS = (11, 13, 17, 20, None)
@@ -43,9 +44,9 @@ def exported(net: nn.Module, path: Path, opset: int | None = 17, **options) -> P
     return path
 
 
-def require_parity(net: nn.Module, path: Path) -> onnx_import.OnnxImport:
+def require_parity(net: nn.Module, path: Path) -> importer.OnnxImport:
     """The file comes back with parity, and equals the network at a third size."""
-    found = onnx_import.load(path)
+    found = importer.load(path)
     assert parity.check(found, path).largest < 1e-5
     if found.entry.height is None:
         low = torch.rand(2 if found.entry.batch is None else 1, 3, 52, 60)
@@ -197,7 +198,7 @@ def test_networks_of_elsewhere_come_back_from_every_export(kind, opset, tmp_path
 
 def fixed_network(name: str) -> nn.Module:
     where = search_space.load(name)
-    return network.build(where, skeleton.known_genotype(where, None), None).eval()
+    return network.build(where, registry.known_genotype(where, None), None).eval()
 
 
 @pytest.mark.parametrize("name", ["espcn", "fsrcnn", "rfdn50"])
@@ -220,7 +221,7 @@ def test_architectures_of_the_project_come_back_from_every_export(name, opset, t
 # What the graph is like
 
 
-def functions(found: onnx_import.OnnxImport) -> list[str]:
+def functions(found: importer.OnnxImport) -> list[str]:
     """Names of what the graph calls, but for layers."""
     nodes = found.network.graph.nodes
     return [n.target.__name__ for n in nodes if n.op == "call_function"]
@@ -283,7 +284,7 @@ def test_layers_are_ordinary_modules_with_biases_and_can_be_replaced(tmp_path):
 
 @pytest.mark.parametrize("kind", [Windows, Many])
 def test_the_graph_can_be_traced_again(kind, tmp_path):
-    found = onnx_import.load(exported(kind().eval(), tmp_path / "m.onnx"))
+    found = importer.load(exported(kind().eval(), tmp_path / "m.onnx"))
     again = torch.fx.GraphModule(found.network, Tracer().trace(found.network))
     low = torch.rand(1, 3, 30, 21)
     assert torch.equal(again(low), found.network(low))
@@ -292,7 +293,7 @@ def test_the_graph_can_be_traced_again(kind, tmp_path):
 def test_loading_leaves_the_random_numbers_alone(tmp_path):
     path = exported(Dense().eval(), tmp_path / "m.onnx")
     state = torch.get_rng_state()
-    onnx_import.load(path)
+    importer.load(path)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -307,7 +308,7 @@ def two_convolutions(path: Path) -> Path:
 @pytest.mark.parametrize(("at", "named"), [(0, "'/0/Conv'"), (1, "'/2/Conv'")])
 def test_the_first_node_that_differs_is_named(at, named, tmp_path):
     path = two_convolutions(tmp_path / "m.onnx")
-    found = onnx_import.load(path)
+    found = importer.load(path)
     with torch.no_grad():
         found.network.get_submodule([*found.names][at]).weight[0, 0] += 1
     with pytest.raises(DataError, match=f"first at Conv {named}"):
@@ -316,7 +317,7 @@ def test_the_first_node_that_differs_is_named(at, named, tmp_path):
 
 def test_a_network_that_fails_or_gives_no_numbers_is_refused(tmp_path):
     path = two_convolutions(tmp_path / "m.onnx")
-    found = onnx_import.load(path)
+    found = importer.load(path)
     last = found.network.get_submodule([*found.names][1])
     last.bias.data[0] = torch.nan
     with pytest.raises(DataError, match="first at Conv '/2/Conv'"):
@@ -342,7 +343,7 @@ def test_weights_in_other_files_and_initializers_as_inputs_are_read(tmp_path):
         location="weights",
         size_threshold=0,
     )
-    one, other = onnx_import.load(path), onnx_import.load(tmp_path / "out.onnx")
+    one, other = importer.load(path), importer.load(tmp_path / "out.onnx")
     low = torch.rand(1, 3, 9, 8)
     assert torch.equal(one.network(low), other.network(low))
     assert parity.check(other, tmp_path / "out.onnx").largest < 1e-5
@@ -363,6 +364,6 @@ def test_an_image_in_bytes_is_taken(tmp_path):
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=11), path
     )
-    found = onnx_import.load(path)
+    found = importer.load(path)
     assert (found.scale, found.entry.dtype, found.entry.channels) == (3, "uint8", 1)
     assert parity.check(found, path).largest < 1e-5

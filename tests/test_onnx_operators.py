@@ -8,8 +8,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from quantnas import onnx_import, onnx_source
-from quantnas.translations import TABLE
+from quantnas.onnx_import import file_reader, importer
+from quantnas.onnx_import.op_table import TABLE
 
 SIZES = ((7, 10), (9, 8))
 Case = tuple[list[str], dict[str, np.ndarray]]
@@ -31,12 +31,12 @@ def file_of(tmp_path, lines: list[str], tensors: dict, opset: int, sides=("h", "
 
 
 def imported(path):
-    return onnx_import.graph_of(onnx_source.read(path, TABLE), SIZES, path)
+    return importer.graph_of(file_reader.read(path, TABLE), SIZES, path)
 
 
 def require_equal(path, batch: int = 2, sizes=SIZES, around: float = 0.0):
     """The imported graph and ONNX Runtime give the same, at sizes and numbers of images."""
-    net, run = imported(path), onnx_source.session(path, path)
+    net, run = imported(path), file_reader.session(path, path)
     for seed, size in enumerate(sizes):
         rng = np.random.default_rng(seed)
         image = rng.normal(around, 1, (batch, 3, *size)).astype(np.float32)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cost
+from quantnas.architectures import cost
 from quantnas.config.search_space import Precision, Slot
 from quantnas.nn import operations
 from quantnas.nn.convolutions import Conv2d, QuantConv2d

@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
 
-from quantnas import cost, crops, diagram, layered_layout, metrics, network, schematic, skeleton
+from quantnas import crops, diagram, layered_layout, metrics, schematic
+from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.config.search_space import Precision
@@ -27,7 +28,7 @@ def decided(cells: int = 2, scale: int = 2) -> Decided:
     """A network with every width and, among its operations, some of two convolutions."""
     shipped = search_space.load("rfdn_small", scale=scale)
     where = dataclasses.replace(shipped, cells=cells)
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     choices, precision = {}, {}
     for i, slot in enumerate(slots):
         searched = len(slot.ops) > 1
@@ -42,8 +43,8 @@ def built(
 ) -> Decided:
     """What a picture is made of; the widths need not be those of the space."""
     precision = precision or searched_precision(found)
-    layers = cost.layers(skeleton.slots(where), found, precision, where.scale)
-    return skeleton.build(where, network.NetworkFactory(found, precision)), where, layers
+    layers = cost.layers(registry.slots(where), found, precision, where.scale)
+    return registry.build(where, network.NetworkFactory(found, precision)), where, layers
 
 
 def texts(figure: Figure) -> list[str]:
@@ -60,7 +61,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 def usual(name: str) -> Decided:
     """A built-in space with its last operation and width on every edge."""
     where = search_space.load(name)
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     last = {slot.name: (slot.ops[-1], slot.widths[-1]) for slot in slots}
     choices = {key: Choice(op, w.weights, w.activations) for key, (op, w) in last.items()}
     return built(where, Genotype(name, choices))
@@ -73,7 +74,7 @@ FEW = ("basic", "fsrcnn", "imdn", "plain", "rfdn", "rfdn50", "rfdn_small")
 def test_every_convolution_is_drawn(cells):
     net, where, layers = decided(cells)
     found = texts(diagram.architecture_figure(net, where, layers))
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     for name in ("head", "smooth", "upsample", "LR image", "SR image", "pixel shuffle x2"):
         assert found.count(name) == 1
     for kind in ("body0", "body1", "body2", "body3", "distill0", "distill1", "distill2"):

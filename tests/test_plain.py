@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, errors, export, network, quantize, skeleton, supernet, verify
+from quantnas import errors, export, quantize, supernet, verify
+from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.nn import image_layers
@@ -34,14 +35,14 @@ LR32 = {"espcn": 25.2, "sesr_m5": 32.7, "quicksrnet_small": 33.9, "quicksrnet_me
 
 
 def only(where: search_space.SearchSpace) -> Genotype:
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     return Genotype(where.name, {s.name: genotype.choice_of(s, 0, 0) for s in slots})
 
 
 def cost_of(name: str, scale: int) -> cost.Cost:
     where = search_space.load(name, scale)
     found = only(where)
-    rows = cost.layers(skeleton.slots(where), found, searched_precision(found), scale)
+    rows = cost.layers(registry.slots(where), found, searched_precision(found), scale)
     return cost.total(rows, scale)
 
 
@@ -84,7 +85,7 @@ def test_a_transposed_convolution_needs_an_edge_that_enlarges():
     where = search_space.load("fsrcnn")
     edges = {**where.edges, "body": search_space.Edge(("transposed9x9",), bits=(8,))}
     with pytest.raises(errors.UsageError, match="'transposed9x9' on the edge body0: it enlarges"):
-        skeleton.slots(dataclasses.replace(where, edges=edges))
+        registry.slots(dataclasses.replace(where, edges=edges))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -93,7 +94,7 @@ def test_a_new_stack_hardly_changes_the_enlarged_image(scale, colours):
     torch.manual_seed(0)
     where = dataclasses.replace(search_space.load("plain", scale), colours=colours, cells=30)
     found = {
-        s.name: genotype.choice_of(s, s.ops.index("conv3x3"), 0) for s in skeleton.slots(where)
+        s.name: genotype.choice_of(s, s.ops.index("conv3x3"), 0) for s in registry.slots(where)
     }
     net = network.build(where, Genotype("plain", found), None)
     x = torch.rand(1, 3, 12, 12)
@@ -109,7 +110,7 @@ def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_p
     """What reads a tensor behind an edge that is left out lies on the grid in front of it."""
     torch.manual_seed(0)
     where = dataclasses.replace(search_space.load("plain", scale), channels=8, cells=4)
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     ops = ["identity" if s.name == f"body{dropped}" else "conv3x3" for s in slots]
     found = Genotype("plain", {s.name: Choice(op, s.widths[-1].weights, s.widths[-1].activations)
                                for s, op in zip(slots, ops, strict=True)})  # fmt: skip
@@ -144,7 +145,7 @@ def test_a_residual_supernet_with_nothing_chosen_hands_its_input_on():
 def test_luma_networks_leave_colour_differences_alone():
     torch.manual_seed(0)
     where = dataclasses.replace(search_space.load("plain", 2), cells=2)
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     found = Genotype("plain", {s.name: genotype.choice_of(s, 0, 0) for s in slots})
     net = network.build(where, found, None)
     x = torch.rand(1, 3, 9, 9)
@@ -158,7 +159,7 @@ def test_luma_networks_leave_colour_differences_alone():
 def test_one_colour_is_refused_where_it_would_be_ignored():
     where = dataclasses.replace(search_space.load("rfdn"), colours=1)
     with pytest.raises(errors.UsageError, match="'colours' cannot be 1 with skeleton 'rfdn'"):
-        skeleton.slots(where)
+        registry.slots(where)
 
 
 def test_luma_is_that_of_the_metric():

@@ -10,7 +10,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from quantnas import cost, network, qonnx_export, quantize, skeleton
+from quantnas import qonnx_export, quantize
+from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.nn.quantizers import ActQuantizer
@@ -48,7 +49,7 @@ def make(small, random_genotype, pixels, tmp_path):
     def build(name: str, weights: int, activations: int, change=rounded):
         where = small.get(name) or dataclasses.replace(search_space.load(name, 2), channels=8)
         where = dataclasses.replace(where, cells=1, scale=2)
-        slots, genotype = skeleton.slots(where), random_genotype(where, weights)
+        slots, genotype = registry.slots(where), random_genotype(where, weights)
         precision = uniform_precision(slots, weights, activations)
         net = network.build(where, genotype, precision)
         network.initialise(net, pixels(2, *SIZE))

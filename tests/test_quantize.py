@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from quantnas import network, quantize, skeleton
+from quantnas import quantize
+from quantnas.architectures import network, registry
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.nn.quantizers import ActQuantizer
 
@@ -18,7 +19,7 @@ def couple(tiny, random_genotype, pixels):
 
     def build(bits: int | None = None, seed: int = 4):
         genotype = random_genotype(tiny, seed)
-        slots = skeleton.slots(tiny)
+        slots = registry.slots(tiny)
         precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
         teacher = network.build(tiny, genotype, None).eval()
         net = network.build(tiny, genotype, precision)

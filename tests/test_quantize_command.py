@@ -11,14 +11,13 @@ from quantnas import (
     beginning,
     damage_plot,
     drop,
-    network,
     run_photographs,
     runs,
     settings,
-    skeleton,
     upscaler,
     workspace,
 )
+from quantnas.architectures import network, registry
 from quantnas.cli import console
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -148,7 +147,7 @@ def test_a_file_is_quantized_as_its_run_is_and_goes_on(type_, source, file_optio
 def test_a_file_that_names_a_built_in_network_needs_nothing_else(type_, photos, tmp_path, made):
     where = search_space.load("quicksrnet_small", 2)
     weights = tmp_path / "net.safetensors"
-    found = skeleton.known_genotype(where, None)
+    found = registry.known_genotype(where, None)
     network.save(network.build(where, found, None), weights, where)
     options = ["--average-bits", 3, "--calib", photos / "learn", "--eval-data", photos / "held"]
     code, _, err = type_(weights, *options, "--device", "cpu", fast=True)

@@ -7,16 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import (
-    baselines,
-    closed_form,
-    damage_plot,
-    network,
-    quantizing,
-    train,
-    widths,
-    workspace,
-)
+from quantnas import baselines, closed_form, damage_plot, quantizing, train, widths, workspace
+from quantnas.architectures import network
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig

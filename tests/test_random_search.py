@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from quantnas import cost, network, random_search, skeleton
+from quantnas import random_search
+from quantnas.architectures import cost, network, registry
 from quantnas.budget import TOLERANCE
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import SearchConfig
@@ -17,13 +18,13 @@ CONFIG = SearchConfig(
 
 
 def bitops(where, genotype, size=(32, 32)) -> int:
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     rows = cost.layers(slots, genotype, searched_precision(genotype), where.scale)
     return cost.bitops_at(rows, size, where.scale)
 
 
 def ends(where) -> tuple[int, int]:
-    extent = cost.extent(skeleton.slots(where), where.scale)
+    extent = cost.extent(registry.slots(where), where.scale)
     return tuple(extent[end].bitops["LR 32x32"] for end in ("smallest", "largest"))
 
 
@@ -37,7 +38,7 @@ def test_architectures_are_drawn_within_the_target(small, name, share):
     low, high = ends(where)
     target = low + share * (high - low)
     config = dataclasses.replace(CONFIG, target_bitops=target * 17 * 20 / 1024, at="17x20")
-    found = random_search.draw(skeleton.slots(where), where, config, 4, seed=0)
+    found = random_search.draw(registry.slots(where), where, config, 4, seed=0)
     assert len(found) == 4
     for genotype in found:
         network.build(where, genotype, None)  # it fits, choices that are shared included
@@ -45,8 +46,8 @@ def test_architectures_are_drawn_within_the_target(small, name, share):
 
 
 def test_without_a_target_the_draw_is_uniform(tiny):
-    found = random_search.draw(skeleton.slots(tiny), tiny, CONFIG, 600, seed=3)
-    edges = {s.name: s for s in skeleton.slots(tiny) if s.options > 1}
+    found = random_search.draw(registry.slots(tiny), tiny, CONFIG, 600, seed=3)
+    edges = {s.name: s for s in registry.slots(tiny) if s.options > 1}
     for name, slot in edges.items():
         counts = np.zeros(slot.options)
         for genotype in found:
@@ -58,14 +59,14 @@ def test_without_a_target_the_draw_is_uniform(tiny):
 
 
 def test_the_seed_decides_the_draw(tiny):
-    slots = skeleton.slots(tiny)
+    slots = registry.slots(tiny)
     first, again, other = (random_search.draw(slots, tiny, CONFIG, 3, s) for s in (1, 1, 2))
     assert first == again != other
 
 
 def test_edges_that_are_decided_together_are_drawn_together(small):
     where = small["basic"]
-    for genotype in random_search.draw(skeleton.slots(where), where, CONFIG, 5, seed=0):
+    for genotype in random_search.draw(registry.slots(where), where, CONFIG, 5, seed=0):
         for name in ("skip", "body0", "body1"):
             assert genotype.choices[f"cell0_{name}"] == genotype.choices[f"cell1_{name}"]
 
@@ -76,4 +77,4 @@ def test_a_target_that_nothing_meets_is_an_error(tiny, monkeypatch, factor):
     end = ends(tiny)[factor > 1] * factor
     config = dataclasses.replace(CONFIG, target_bitops=float(end))
     with pytest.raises(UsageError, match="met the target only 0 times"):
-        random_search.draw(skeleton.slots(tiny), tiny, config, 2, seed=0)
+        random_search.draw(registry.slots(tiny), tiny, config, 2, seed=0)

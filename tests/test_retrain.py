@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cells, network, retrain, saliency, skeleton, train
+from quantnas import cells, retrain, saliency, train
+from quantnas.architectures import network, registry
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.run_config import QuantizeConfig
 from quantnas.nn.convolutions import QuantConv2d
@@ -21,7 +22,7 @@ def couple(tiny, random_genotype, pixels):
     def build(bits: int | None = 2, cells: int = 2):
         where = dataclasses.replace(tiny, cells=cells)
         found = random_genotype(where, 4)
-        slots = skeleton.slots(where)
+        slots = registry.slots(where)
         precision = uniform_precision(slots, bits) if bits else searched_precision(found)
         teacher = network.build(where, found, None).eval()
         net = network.build(where, found, precision)

@@ -7,26 +7,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cost, inheritance, network, search, skeleton, supernet
+from quantnas import inheritance, search, supernet
 from quantnas.adq import Adq
+from quantnas.architectures import cost, network, registry
+from quantnas.architectures.rfdn import Rfdn, resize_like
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.config.search_space import AREAS, Edge
 from quantnas.errors import UsageError
 from quantnas.nn import operations
-from quantnas.rfdn import Rfdn, resize_like
 
 PLAIN = {"body": "conv3x3", "distill": "conv1x1", "upsample": "conv3x3", "tail": "conv3x3"}
 
 
 def chosen(where, wanted=PLAIN, bits=8) -> Genotype:
     """The same operation on every edge of a kind."""
-    found = {s.name: wanted.get(s.kind, s.ops[0]) for s in skeleton.slots(where)}
+    found = {s.name: wanted.get(s.kind, s.ops[0]) for s in registry.slots(where)}
     return Genotype(where.name, {name: Choice(op, bits, bits) for name, op in found.items()})
 
 
 def total(where, genotype) -> cost.Cost:
-    rows = cost.layers(skeleton.slots(where), genotype, searched_precision(genotype), where.scale)
+    rows = cost.layers(registry.slots(where), genotype, searched_precision(genotype), where.scale)
     return cost.total(rows, where.scale)
 
 
@@ -84,7 +85,7 @@ def test_the_plain_genotype_costs_what_is_published(published):
 
 
 def test_the_extremes_cost_what_is_published(published):
-    found = cost.extent(skeleton.slots(published), published.scale)
+    found = cost.extent(registry.slots(published), published.scale)
     low, high = (found[end].bitops["LR 32x32"] for end in ("smallest", "largest"))
     assert (low / 1e9, high / 1e9) == (
         pytest.approx(3.99, rel=2e-3),
@@ -93,7 +94,7 @@ def test_the_extremes_cost_what_is_published(published):
 
 
 def test_the_space_has_the_published_size(published):
-    searched = [s for s in skeleton.slots(published) if s.options > 1]
+    searched = [s for s in registry.slots(published) if s.options > 1]
     assert len(searched) == 30 and sum(s.options for s in searched) == 534
     entropy = sum(math.log(s.options) for s in searched)
     assert entropy == pytest.approx(29 * math.log(18) + math.log(12))
@@ -104,7 +105,7 @@ def test_the_space_has_the_published_size(published):
 def test_the_uniform_cost_is_the_published_one(published):
     """Linear in bits, two operations per multiply-accumulate, searched edges only."""
     expected = 0.0
-    for slot in skeleton.slots(published):
+    for slot in registry.slots(published):
         if slot.options > 1:
             outputs = AREAS[slot.area](32, 32, published.scale)
             macs = [sum(map(math.prod, operations.shapes(op, slot))) * outputs for op in slot.ops]
@@ -114,7 +115,7 @@ def test_the_uniform_cost_is_the_published_one(published):
 
 
 def test_the_first_and_the_last_slot_are_the_first_and_the_last_convolution(published):
-    names = [s.name for s in skeleton.slots(published)]
+    names = [s.name for s in registry.slots(published)]
     assert (names[0], names[-1], len(names)) == ("cell0_distill0", "tail", 64)
     assert len({*names}) == 64
 
@@ -159,7 +160,7 @@ def test_every_scale_builds_and_gives_its_size(small, pixels, scale):
 def test_upsampling_goes_without_what_does_not_divide():
     for scale in (2, 3, 4):
         where = search_space.load("rfdn", scale)
-        (slot,) = (s for s in skeleton.slots(where) if s.name == "upsample")
+        (slot,) = (s for s in registry.slots(where) if s.name == "upsample")
         grouped = [op for op in slot.ops if "groups2" in op]
         assert (len(slot.ops), len(grouped)) == ((6, 0) if scale == 3 else (9, 3))
 
@@ -167,13 +168,13 @@ def test_upsampling_goes_without_what_does_not_divide():
 def test_no_operation_left_for_upsampling_is_a_usage_error(published):
     edges = published.edges | {"upsample": Edge(("conv3x3_groups2",), (8,))}
     with pytest.raises(UsageError, match=r"'edges\.upsample\.ops'.*48 channels into the 27"):
-        skeleton.slots(dataclasses.replace(published, scale=3, edges=edges))
+        registry.slots(dataclasses.replace(published, scale=3, edges=edges))
 
 
 @pytest.mark.parametrize("channels", [2, 8, 16, 50])
 def test_channels_that_cannot_hold_the_image_are_a_usage_error(published, channels):
     with pytest.raises(UsageError, match=f"'channels' cannot be {channels}") as caught:
-        skeleton.slots(dataclasses.replace(published, channels=channels))
+        registry.slots(dataclasses.replace(published, channels=channels))
     assert "multiple of 6" in caught.value.remedy
 
 
@@ -183,7 +184,7 @@ def test_the_deviations_fold_into_the_convolutions_in_front_of_the_attention(sma
     found = [m for m in net.modules() if isinstance(m, Adq)]
     assert len(found) == where.cells
     genotype = chosen(where)
-    for slot in skeleton.slots(where):
+    for slot in registry.slots(where):
         if slot.kind:
             genotype.choices[slot.name] = Choice(PLAIN[slot.kind], 4, 4)
     supernet.settle(net, genotype, [low])

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import network, skeleton
+from quantnas.architectures import network, registry
+from quantnas.architectures.rfdn_published import RfdnPublished
 from quantnas.config import search_space
-from quantnas.rfdn_published import RfdnPublished
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_smallest_image_is_the_one_that_is_named(small, random_genotype, pix
 
 @pytest.mark.parametrize("channels", [2, 4, 50])
 def test_any_even_number_of_channels_will_do(small, channels):
-    slots = skeleton.slots(dataclasses.replace(small, channels=channels))
+    slots = registry.slots(dataclasses.replace(small, channels=channels))
     assert min(min(slot.c_in, slot.c_out) for slot in slots) >= 1
 
 

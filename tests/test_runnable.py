@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from quantnas import export, formats, network, runnable, verify
+from quantnas import export, formats, runnable, verify
+from quantnas.architectures import network
 from quantnas.config.run_config import ExportConfig
 from quantnas.errors import UsageError, VerificationError
 from quantnas.onnx_weights import STORAGE

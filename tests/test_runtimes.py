@@ -11,7 +11,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from quantnas import cost, export, network, quantize, skeleton
+from quantnas import export, quantize
+from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
 
@@ -53,7 +54,7 @@ def test_the_oldest_promised_runtime_gives_what_the_newest_gives(
     old, small, random_genotype, pixels, tmp_path, name
 ):
     (version, python), where = old, small[name]
-    slots, genotype = skeleton.slots(where), random_genotype(small[name], 4)
+    slots, genotype = registry.slots(where), random_genotype(small[name], 4)
     low = pixels(1, 16, 21, 5).numpy()
     for bits, compat in OLDEST[version]:
         precision = uniform_precision(slots, bits)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import network, saliency
+from quantnas import saliency
+from quantnas.architectures import network
 from quantnas.config.search_space import Precision, Slot
 from quantnas.nn import operations
 from quantnas.nn.convolutions import Conv2d, padding

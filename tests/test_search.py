@@ -9,17 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import (
-    budget,
-    checkpoint,
-    cost,
-    decisions,
-    objective,
-    search,
-    skeleton,
-    supernet,
-    train,
-)
+from quantnas import budget, checkpoint, decisions, objective, search, supernet, train
+from quantnas.architectures import cost, registry
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge
 from quantnas.data.patches import Patches
@@ -196,7 +187,7 @@ def test_the_entropy_term_makes_decisions(tiny, material):
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_a_target_is_met(small, material, name, share, probabilities):
     where = dataclasses.replace(small[name], scale=2)
-    tables = cost.choice_bitops(skeleton.slots(where), 2, (9, 30)).values()
+    tables = cost.choice_bitops(registry.slots(where), 2, (9, 30)).values()
     low, high = (sum(end(t).item() for t in tables) for end in (torch.min, torch.max))
     target = low + share * (high - low)
     config = dataclasses.replace(
@@ -217,7 +208,7 @@ def test_a_target_is_met(small, material, name, share, probabilities):
 def test_a_target_moves_the_expected_bitops_towards_it(tiny, material, share):
     where = cheap_or_dear(tiny)
     net = supernet.build(where)
-    start = objective.expected_bitops(net, cost.choice_bitops(skeleton.slots(where), 2)).item()
+    start = objective.expected_bitops(net, cost.choice_bitops(registry.slots(where), 2)).item()
     config = dataclasses.replace(QUICK, target_bitops=share * start)
     loop, records = run(where, material, config)
     assert abs(math.log(records[-1].bitops / start / share)) < 0.8 * abs(math.log(share))

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import branching, load_photographs, random_search, searching, skeleton
+from quantnas import branching, load_photographs, random_search, searching
+from quantnas.architectures import registry
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.data import image_files
@@ -70,7 +71,7 @@ def test_the_winner_of_a_trial_is_used_and_an_interrupted_trial_goes_on(begin):
 def test_random_search_leaves_the_best_of_its_draws(begin, tiny):
     run, config = begin("run", strategy="random", samples=2)
     result = finished(run, config)
-    drawn = random_search.draw(skeleton.slots(tiny), tiny, config.search, 2, config.seed)
+    drawn = random_search.draw(registry.slots(tiny), tiny, config.search, 2, config.seed)
     scores = [row["psnr"] for row in result["samples"]]
     assert found(run) == drawn[scores.index(max(scores))]
     assert Path(run.weights("searched")).exists()

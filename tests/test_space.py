@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from quantnas import network, skeleton, supernet
+from quantnas import supernet
+from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.search_space import Edge, Precision, SearchSpace, Slot
@@ -51,7 +52,7 @@ def test_a_built_in_space_makes_networks_of_the_right_size(name, scale, random_g
     where = dataclasses.replace(where, channels=12, cells=1)
     low, wanted = pixels(1, 15, 16), (1, 3, 15 * scale, 16 * scale)
     genotype = random_genotype(where, scale)
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     with torch.no_grad():
         assert supernet.build(where)(low).shape == wanted
         assert network.build(where, genotype, None)(low).shape == wanted
@@ -61,7 +62,7 @@ def test_a_built_in_space_makes_networks_of_the_right_size(name, scale, random_g
 
 @pytest.mark.parametrize("cells", [1, 3])
 def test_slots_are_distinct_and_fit_one_another(tiny, cells):
-    slots = skeleton.slots(dataclasses.replace(tiny, cells=cells, scale=4))
+    slots = registry.slots(dataclasses.replace(tiny, cells=cells, scale=4))
     by_name = {slot.name: slot for slot in slots}
     assert len(by_name) == len(slots) == 4 + cells * 8
     assert slots[0].name == "head" and slots[0].c_in == 3
@@ -115,7 +116,7 @@ def test_areas_count_what_the_layers_leave(side):
 def test_a_search_in_float_has_no_bits_anywhere(tiny):
     plain = dict.fromkeys(tiny.edges, Edge(("conv1x1",), (32,)))
     where = dataclasses.replace(tiny, edges=plain)
-    assert where.is_float and {w for s in skeleton.slots(where) for w in s.widths} == {
+    assert where.is_float and {w for s in registry.slots(where) for w in s.widths} == {
         Precision(32, 32)
     }
     assert not tiny.is_float and tiny.fixed_width == Precision(8, 8)
@@ -195,11 +196,11 @@ def test_a_scale_given_apart_wins_and_is_checked(tiny, tmp_path):
 
 def test_an_unknown_skeleton_is_an_error(tiny):
     with pytest.raises(UsageError, match="'skeleton' cannot be 'unet'") as caught:
-        skeleton.slots(dataclasses.replace(tiny, skeleton="unet"))
-    assert all(name in caught.value.remedy for name in skeleton.SKELETONS)
+        registry.slots(dataclasses.replace(tiny, skeleton="unet"))
+    assert all(name in caught.value.remedy for name in registry.SKELETONS)
 
 
-@pytest.mark.parametrize("build", [supernet.build, skeleton.slots])
+@pytest.mark.parametrize("build", [supernet.build, registry.slots])
 def test_other_kinds_of_edges_than_the_skeleton_has_are_an_error(tiny, build):
     edges = tiny.edges
     for wrong in ({"body": edges["body"]}, edges | {"tail": edges["body"]}):
@@ -208,7 +209,7 @@ def test_other_kinds_of_edges_than_the_skeleton_has_are_an_error(tiny, build):
         assert "body, distill, upsample" in caught.value.remedy
 
 
-@pytest.mark.parametrize("build", [supernet.build, skeleton.slots])
+@pytest.mark.parametrize("build", [supernet.build, registry.slots])
 def test_an_unknown_operation_is_an_error_that_names_its_place(tiny, build):
     edges = tiny.edges | {"distill": Edge(("conv1x1", "conv7x7"), (8,))}
     with pytest.raises(UsageError, match=r"'edges\.distill\.ops\.1' cannot be 'conv7x7'") as caught:

@@ -7,11 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cost, export, network, onnx_weights, quantize, skeleton, stored, subgraphs
+from quantnas import export, onnx_weights, quantize, stored
+from quantnas.architectures import cost, network, registry
+from quantnas.architectures.cost import Layer
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.search_space import Precision
-from quantnas.cost import Layer
+from quantnas.onnx_import import subgraphs
 from quantnas.wiring import origin, wired
 
 
@@ -20,7 +22,7 @@ def made(tiny, random_genotype, pixels, tmp_path):
     """bits -> (model, layers) of a random network."""
 
     def make(bits: int, where: search_space.SearchSpace = tiny, inputs: int = 8):
-        slots = skeleton.slots(where)
+        slots = registry.slots(where)
         found = random_genotype(where, 1)
         precision = uniform_precision(slots, bits) | {"smooth": Precision(bits, inputs)}
         net = network.build(where, found, precision)

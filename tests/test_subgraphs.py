@@ -3,9 +3,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import subgraphs
 from quantnas.errors import DataError
-from quantnas.onnx_session import cannot_load, open_session
+from quantnas.onnx_import import subgraphs
+from quantnas.onnx_import.onnx_session import cannot_load, open_session
 
 
 def model() -> onnx.ModelProto:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import search, skeleton, supernet, team
+from quantnas import search, supernet, team
 from quantnas.adq import Adq
 from quantnas.alphas import Alphas
+from quantnas.architectures import registry
 from quantnas.config.genotype import Choice
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge, Precision, Slot
@@ -48,7 +49,7 @@ def test_the_supernet_keeps_sizes_and_pixels(small, pixels, name, deviation, tra
 @pytest.mark.parametrize("name", SPACES)
 def test_every_slot_has_its_edge_and_every_choice_its_alphas(small, name, joint):
     how = SearchConfig(probabilities="joint" if joint else "factorised")
-    net, slots = supernet.build(small[name], how), skeleton.slots(small[name])
+    net, slots = supernet.build(small[name], how), registry.slots(small[name])
     edges, choices = supernet.edges(net), supernet.choices(net)
     assert {name: edge.slot for name, edge in edges.items()} == {s.name: s for s in slots}
     assert set(choices) == {s.choice for s in slots}

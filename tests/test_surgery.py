@@ -9,22 +9,14 @@ import torch.nn.functional as F
 from onnx import helper, numpy_helper
 from torch import nn
 
-from quantnas import (
-    cost,
-    elsewhere,
-    network,
-    onnx_metadata,
-    quantize,
-    skeleton,
-    surgery,
-    survey,
-    verify,
-)
+from quantnas import onnx_metadata, quantize, surgery, verify
+from quantnas.architectures import cost, network, onnx_survey, registry
 from quantnas.cli.main import main
 from quantnas.config import genotype
 from quantnas.config.run_config import ExportConfig, PixelsConfig
 from quantnas.config.search_space import Pixels, SearchSpace, outputs
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
+from quantnas.onnx_import import pixel_conversion
 
 
 class Small(nn.Module):
@@ -67,8 +59,8 @@ def space_of(path):
 
 def rounded(where, bits, low, powers=False):
     """A frozen network and its cost; with steps that are powers of two all is exact."""
-    found = survey.genotype(where)
-    precision = genotype.uniform_precision(skeleton.slots(where), bits)
+    found = onnx_survey.genotype(where)
+    precision = genotype.uniform_precision(registry.slots(where), bits)
     net = network.build(where, found, precision)
     network.initialise(net, low)
     for grid in net.modules():
@@ -82,15 +74,15 @@ def rounded(where, bits, low, powers=False):
 def test_the_network_in_float_is_that_of_the_file(tmp_path):
     net = Small()
     where = space_of(exported(net, tmp_path / "m.onnx"))
-    built = network.build(where, survey.genotype(where), None).eval()
+    built = network.build(where, onnx_survey.genotype(where), None).eval()
     low = torch.rand(2, 3, 21, 30)
     torch.testing.assert_close(built(low), net(low), rtol=0, atol=1e-6)
-    assert [slot.name for slot in skeleton.slots(where)][-1] == "last"
+    assert [slot.name for slot in registry.slots(where)][-1] == "last"
 
 
 def test_forms_and_areas_are_read_from_the_file(tmp_path):
     where = space_of(exported(Small(), tmp_path / "m.onnx"))
-    slots = {slot.name: slot for slot in skeleton.slots(where)}
+    slots = {slot.name: slot for slot in registry.slots(where)}
     assert slots["deep"].ops == ("conv3x3_groups2_dilation2",)
     assert slots["strided"].area == "strided" and slots["strided"].gate
     assert slots["up"].up == 2 and slots["up"].ops == ("transposed4x4_up2",)
@@ -167,26 +159,26 @@ def test_a_file_that_cannot_be_converted_gets_bytes_and_a_note(tmp_path, pixels,
 @pytest.mark.parametrize("pixels_", [Pixels(255, 255, "BGR"), Pixels(multiple=8, smallest=24)])
 def test_what_is_taken_is_given_back(pixels_):
     low = torch.rand(1, 3, 13, 17)
-    there = elsewhere.taken(low, pixels_)
-    back = elsewhere.given(F.interpolate(there, scale_factor=2), low, pixels_, 2)
+    there = pixel_conversion.taken(low, pixels_)
+    back = pixel_conversion.given(F.interpolate(there, scale_factor=2), low, pixels_, 2)
     torch.testing.assert_close(back, F.interpolate(low, scale_factor=2), rtol=0, atol=1e-6)
     assert all(side % pixels_.multiple == 0 for side in there.shape[2:])
 
 
 def test_brightness_alone_leaves_grey_grey():
     low = torch.full((1, 3, 6, 5), 0.5)
-    y = elsewhere.taken(low, Pixels(order="Y"))
+    y = pixel_conversion.taken(low, Pixels(order="Y"))
     assert y.shape == (1, 1, 6, 5)
-    out = elsewhere.given(F.interpolate(y, scale_factor=2), low, Pixels(order="Y"), 2)
+    out = pixel_conversion.given(F.interpolate(y, scale_factor=2), low, Pixels(order="Y"), 2)
     torch.testing.assert_close(out, torch.full((1, 3, 12, 10), 0.5))
 
 
 def test_ranges_are_found_out_and_can_be_set(tmp_path):
     path = exported(Small(255), tmp_path / "m.onnx")
-    found = survey.survey(path)
+    found = onnx_survey.survey(path)
     assert (found.space.pixels.input_peak, found.space.pixels.output_peak) == (255, 255)
-    assert survey.survey(path, PixelsConfig(order="BGR")).space.pixels.order == "BGR"
-    assert any("0..255" in line for line in survey.lines(found))
+    assert onnx_survey.survey(path, PixelsConfig(order="BGR")).space.pixels.order == "BGR"
+    assert any("0..255" in line for line in onnx_survey.lines(found))
 
 
 # The command

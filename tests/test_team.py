@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import crew, network, search, supernet, team, train
+from quantnas import crew, search, supernet, team, train
+from quantnas.architectures import network
 from quantnas.config import genotype, run_config
 from quantnas.data import patches
 

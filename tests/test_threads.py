@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantnas import checkpoint, crew, network, phases, search, supernet, threads, train
+from quantnas import checkpoint, crew, phases, search, supernet, threads, train
+from quantnas.architectures import network
 from quantnas.config.files import to_json
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import SearchConfig

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cards, cost, export, network, quantize, reach, skeleton, tiles
+from quantnas import cards, export, quantize, reach, tiles
+from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.data import image_files, patches
 from quantnas.errors import DataError
@@ -37,7 +38,7 @@ def built(
     where: search_space.SearchSpace, found: genotype.Genotype, bits: int, tmp_path: Path
 ) -> Path:
     """A small network, as an exported file with these bits."""
-    slots = list(skeleton.slots(where))
+    slots = list(registry.slots(where))
     precision = genotype.uniform_precision(slots, bits, bits)
     net = network.build(where, found, precision)
     network.initialise(net, patches.to_tensor(PHOTO[None, :24, :24]))

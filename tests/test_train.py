@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import checkpoint, network, train
+from quantnas import checkpoint, train
+from quantnas.architectures import network
 from quantnas.config.genotype import searched_precision
 from quantnas.nn.image_layers import luma
 from quantnas.train import Objective, Schedule, TrainingProgress

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from quantnas import board, skeleton, tensorboard, trajectory
+from quantnas import board, tensorboard, trajectory
+from quantnas.architectures import registry
 from quantnas.config import search_space
 from quantnas.config.search_space import Edge, Precision, SearchSpace
 from quantnas.data import image_files
@@ -15,7 +16,7 @@ from quantnas.data import image_files
 
 def record(folder: Path, where: SearchSpace, steps: int = 40) -> dict[str, list[float]]:
     """Metrics of a search in which every choice moves from uniform to its first pair."""
-    choices = {slot.choice: slot.options for slot in skeleton.slots(where) if slot.options > 1}
+    choices = {slot.choice: slot.options for slot in registry.slots(where) if slot.options > 1}
     probabilities: dict[str, list[float]] = {}
     with (folder / "metrics.jsonl").open("w") as file:
         for step in range(10, steps + 1, 10):
@@ -74,7 +75,7 @@ def test_the_legend_names_every_operation_and_width_once(tiny, tmp_path):
     record(tmp_path, where)
     (legend,) = trajectory.alphas_figure(rows(tmp_path), where).legends
     names = [text.get_text() for text in legend.get_texts()]
-    searched = [slot for slot in skeleton.slots(where) if slot.options > 1]
+    searched = [slot for slot in registry.slots(where) if slot.options > 1]
     ops = {op for slot in searched for op in slot.ops}
     widths = {trajectory.bits(width) for slot in searched for width in slot.widths}
     assert len(names) == len({*names}) and {*names} == ops | widths

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cost, export, foreign, network, onnx_metadata, quantize, skeleton, verify
+from quantnas import export, onnx_metadata, quantize, verify
+from quantnas.architectures import cost, network, registry, released_weights
+from quantnas.architectures.cost import Layer
 from quantnas.config import search_space
 from quantnas.config.genotype import (
     Choice,
@@ -21,7 +23,6 @@ from quantnas.config.genotype import (
     searched_precision,
     uniform_precision,
 )
-from quantnas.cost import Layer
 from quantnas.data import image_files
 from quantnas.data.patches import to_tensor
 from quantnas.errors import VerificationError
@@ -46,7 +47,7 @@ def make(tiny, random_genotype, photographs, tmp_path):
     def build(bits: int | None = None, **stated: dict):
         genotype = random_genotype(tiny, 1)
         genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
-        slots = skeleton.slots(tiny)
+        slots = registry.slots(tiny)
         precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
         net = network.build(tiny, genotype, precision)
         with torch.no_grad():  # so that every layer matters, as in a trained network
@@ -289,11 +290,11 @@ def deep(photographs, tmp_path_factory):
     if not RELEASED.exists():
         pytest.skip("needs the released weights")
     where = search_space.load("rfdn50", 4)
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     found = Genotype("rfdn50", {s.name: choice_of(s, 0, 0) for s in slots})
     precision = uniform_precision(slots, 4)
     net = network.build(where, found, precision)
-    foreign.load(net, RELEASED)
+    released_weights.load(net, RELEASED)
     image = photographs[0][:48, :56]
     network.initialise(net, to_tensor(image[None]))
     frozen, path = quantize.freeze(net), tmp_path_factory.mktemp("deep") / "deep.onnx"

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from quantnas import cost, network, quantizing, skeleton, widths
+from quantnas import quantizing, widths
+from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.config.search_space import Precision
@@ -44,7 +45,7 @@ def plan(given):
 
 def spent(config: RunConfig, where, found, precision) -> float:
     """In the unit of the limit, counted for the network as a whole."""
-    slots, c = skeleton.slots(where), config.quantize
+    slots, c = registry.slots(where), config.quantize
     rows = cost.layers(slots, found, precision, where.scale)
     if c.target_bitops is not None:
         height, width = map(int, c.at.split("x"))
@@ -64,7 +65,7 @@ def between(given):
 
     def find(name: str, share: float, ends: int = 8) -> RunConfig:
         where, found, *_ = given()
-        slots = skeleton.slots(where)
+        slots = registry.slots(where)
         costs = []
         for bits, acts in ((2, 4 if name == "target_bitops" else 8), (8, 8)):
             precision = uniform_precision(slots, bits, acts, ends)
@@ -81,7 +82,7 @@ def between(given):
 
 @pytest.mark.parametrize(("bits", "acts", "ends"), [(2, 8, 8), (4, 4, 8), (3, 2, 4)])
 def test_given_bits_are_everywhere_but_at_the_ends_and_in_attention(plan, given, bits, acts, ends):
-    slots = skeleton.slots(given()[0])
+    slots = registry.slots(given()[0])
     found = plan(settings(bits, acts, ends=ends)).precision
     gates = {slot.name for slot in slots if slot.gate}
     assert gates and list(found) == [slot.name for slot in slots]
@@ -125,7 +126,7 @@ def test_a_limit_is_kept_and_used_up(plan, given, between, name, share, ends):
             if row.at(option) < row.at(chosen.precision[slot]):
                 better = {**chosen.precision, slot: option}
                 assert spent(config, where, found, better) > limit, f"{slot} could be {option}"
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     kept = {slot.name: Precision(8, 8) for slot in slots if slot.gate}
     kept |= dict.fromkeys((slots[0].name, slots[-1].name), Precision(ends, ends))
     assert all(chosen.precision[slot] == width for slot, width in kept.items())

@@ -206,7 +206,7 @@ class SearchSpace:
 
     name: str
     skeleton: str
-    """Macro-architecture (`quantnas.skeleton.SKELETONS`)."""
+    """Macro-architecture (`quantnas.architectures.registry.SKELETONS`)."""
     scale: Scale
     channels: int
     cells: int

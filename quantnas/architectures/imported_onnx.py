@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from quantnas.config.search_space import FloatLayer, Pixels, SearchSpace, Slot
+from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.layer_factory import LayerFactory
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.nn.tracing import CALL
-
-from . import elsewhere, layer_forms, onnx_import, onnx_source
-from .building import MADE, TENSOR
-from .errors import UsageError
+from quantnas.onnx_import import file_reader, importer, layer_analysis, pixel_conversion
+from quantnas.onnx_import.graph_builder import MADE, TENSOR
 
 KEPT = 4
 """Files that are kept in memory."""
@@ -44,7 +43,7 @@ class ImportedNetwork(nn.Module):
         super().__init__()
         self.pixels, self.scale = space.pixels, space.scale
         self.inner = copy.deepcopy(read(space.source).network)
-        positive = layer_forms.positive(self.inner)
+        positive = layer_analysis.positive(self.inner)
         for slot in imported_slots(space):
             node = _node(self.inner, slot.name)
             source = _source(self.inner, node, factory, space.pixels, positive)
@@ -56,8 +55,8 @@ class ImportedNetwork(nn.Module):
         self.inner.recompile()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.inner(elsewhere.taken(x, self.pixels))
-        return elsewhere.given(out, x, self.pixels, self.scale)
+        out = self.inner(pixel_conversion.taken(x, self.pixels))
+        return pixel_conversion.given(out, x, self.pixels, self.scale)
 
     def double(self) -> "ImportedNetwork":
         """In float64, also where the file names the type."""
@@ -76,14 +75,14 @@ def _wider(value: Any) -> Any:
 
 def kept(space: SearchSpace, folder: Path) -> SearchSpace:
     """The space with a copy of its file in that folder, with all data, and named as it is there."""
-    onnx.save(onnx_source.complete(Path(space.source)), folder / SOURCE)
+    onnx.save(file_reader.complete(Path(space.source)), folder / SOURCE)
     return replace(space, source=SOURCE)
 
 
-def read(source: str) -> onnx_import.OnnxImport:
+def read(source: str) -> importer.OnnxImport:
     """The network in a file; a file that has not changed is imported once.
 
-    Raises as `onnx_import.load`.
+    Raises as `importer.load`.
     """
     path = Path(source)
     seen = path.stat() if path.is_file() else None
@@ -91,8 +90,8 @@ def read(source: str) -> onnx_import.OnnxImport:
 
 
 @lru_cache(KEPT)
-def _read(path: Path, version: tuple[int, int] | None) -> onnx_import.OnnxImport:
-    return onnx_import.load(path)
+def _read(path: Path, version: tuple[int, int] | None) -> importer.OnnxImport:
+    return importer.load(path)
 
 
 def imported_slots(space: SearchSpace) -> tuple[Slot, ...]:
@@ -120,14 +119,14 @@ def beside(space: SearchSpace) -> tuple[FloatLayer, ...]:
 
 
 Parts = tuple[tuple[Slot, ...], tuple[FloatLayer, ...]]
-_SEEN: dict[tuple[int, Pixels], tuple[onnx_import.OnnxImport, Parts]] = {}
+_SEEN: dict[tuple[int, Pixels], tuple[importer.OnnxImport, Parts]] = {}
 
 
 def _analysed(source: str, pixels: Pixels) -> Parts:
     found = read(source)
     key = id(found), pixels
     if key not in _SEEN:
-        _SEEN[key] = found, layer_forms.parts(found, pixels)
+        _SEEN[key] = found, layer_analysis.parts(found, pixels)
     return _SEEN[key][1]
 
 
@@ -163,7 +162,7 @@ def _source(
     x: Any = node.args[0]
     if x.op != "placeholder":
         return factory.free(signed=x not in positive)
-    grid = factory.tensor(step=pixels.input_peak / elsewhere.WHITE)
+    grid = factory.tensor(step=pixels.input_peak / pixel_conversion.WHITE)
     name = f"{node.target}_pixels"
     network.add_module(name, grid)
     with network.graph.inserting_before(node):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from .errors import UsageError
+from quantnas.errors import UsageError
 
 Array = NDArray[Any]
 Value = fx.Node | Array

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from quantnas.config.search_space import SearchSpace, Slot
 from quantnas.nn.layer_factory import LayerFactory
 
-from .distillation import WayOut, leaky, way_out_slots
+from .distillation_tail import WayOut, leaky, way_out_slots
 from .rfdn import esa_slots, resize_like
 
 fx.wrap("resize_like")  # one node of a trace; what another module wraps is not wrapped here

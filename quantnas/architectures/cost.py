@@ -16,7 +16,7 @@ from quantnas.config.genotype import Genotype, choice_of, searched_precision
 from quantnas.config.search_space import Area, FloatLayer, Precision, SearchSpace, Slot, outputs
 from quantnas.nn import operations
 
-from . import skeleton
+from . import registry
 
 STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
 """Bits of a weight -> bits that it takes in the file (`onnx_weights.STORAGE`)."""
@@ -129,8 +129,8 @@ def network_layers(
     space: SearchSpace, genotype: Genotype, precision: Mapping[str, Precision]
 ) -> list[Layer]:
     """All that costs something in the decided network of a space."""
-    rows = layers(skeleton.slots(space), genotype, precision, space.scale)
-    return rows + beside(skeleton.beside(space), space.scale)
+    rows = layers(registry.slots(space), genotype, precision, space.scale)
+    return rows + beside(registry.beside(space), space.scale)
 
 
 def network_cost(

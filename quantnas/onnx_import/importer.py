@@ -1,6 +1,6 @@
 """A foreign ONNX file as a torch graph whose convolutions are ordinary modules.
 
-Every operator is translated by one function (`translations.TABLE`). What depends on the image's
+Every operator is translated by one function (`op_table.TABLE`). What depends on the image's
 size stays arithmetic in the graph, so it takes images of every size that the file takes.
 """
 
@@ -16,13 +16,14 @@ import torch
 from onnx import helper
 from torch import fx
 
-from . import onnx_source
-from .building import MADE, NODE, TENSOR, Build, FileNode
-from .errors import DataError, UsageError
-from .onnx_source import Entry, FileGraph
-from .patterns import tidy
-from .translations import TABLE
-from .trying import probe
+from quantnas.errors import DataError, UsageError
+
+from . import file_reader
+from .file_reader import Entry, FileGraph
+from .graph_builder import MADE, NODE, TENSOR, Build, FileNode
+from .graph_cleanup import tidy
+from .op_table import TABLE
+from .probing import probe
 
 APART = 16
 """Times that the second example of an image is larger than the first."""
@@ -54,8 +55,8 @@ def load(path: Path) -> OnnxImport:
     Raises UsageError for what cannot be translated, all of it; DataError for a file that is
     missing, damaged, too large, quantized already, or does not enlarge images.
     """
-    source = onnx_source.read(path, TABLE)
-    found = probe(onnx_source.session(path, path), source.entry, path)
+    source = file_reader.read(path, TABLE)
+    found = probe(file_reader.session(path, path), source.entry, path)
     network = _opened(source, found.sizes, path)
     nodes = list(network.graph.nodes)
     names = {str(n.target): n.meta[NODE] for n in nodes if n.op == "call_module"}
@@ -109,7 +110,7 @@ def graph_of(
     values[source.entry.name] = b.placeholder("lr", _examples(source.entry, sizes, images))
     problems = _translate(b, source, values)
     if problems:
-        raise onnx_source.unsupported(path, problems)
+        raise file_reader.unsupported(path, problems)
     output = values.get(source.output)
     if not isinstance(output, fx.Node):
         raise DataError(
@@ -134,7 +135,7 @@ def _translate(b: Build, source: FileGraph, values: dict[str, Any]) -> list[str]
             problems.append(f"{step.kind} ({step.name}: {error.cause})")
             continue
         except Exception as error:  # of torch, for attributes that it does not take
-            problems.append(f"{step.kind} ({step.name}: {onnx_source.line(error)})")
+            problems.append(f"{step.kind} ({step.name}: {file_reader.line(error)})")
             continue
         given = given if isinstance(given, tuple) else (given,)
         for name, value in zip(node.output, given, strict=False):
@@ -148,7 +149,7 @@ def _translate(b: Build, source: FileGraph, values: dict[str, Any]) -> list[str]
 def _step(node: onnx.NodeProto, opset: int) -> FileNode:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     names = tuple(node.input), tuple(node.output)
-    return FileNode(node.op_type, onnx_source.title(node), *names, attributes, opset)
+    return FileNode(node.op_type, file_reader.title(node), *names, attributes, opset)
 
 
 def _examples(

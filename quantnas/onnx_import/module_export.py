@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import onnx_source
-from .errors import DataError
+from quantnas.errors import DataError
+
+from . import file_reader
 
 OPSET = 17
 """Version of the operators that are written."""
@@ -53,7 +54,7 @@ def _image(net: nn.Module) -> Tensor:
             try:
                 out = _run(net, image)
             except Exception as error:  # of any module
-                reasons.append(onnx_source.line(error))
+                reasons.append(file_reader.line(error))
                 continue
             if isinstance(out, Tensor) and out.dim() == 4:
                 return image
@@ -90,14 +91,14 @@ def _write(net: nn.Module, image: Tensor, file: Path) -> None:
             )
     except Exception as error:  # of many kinds
         raise DataError(
-            f"torch cannot write {_name(net)} as ONNX: {onnx_source.line(error)}.",
+            f"torch cannot write {_name(net)} as ONNX: {file_reader.line(error)}.",
             "Export it to ONNX yourself, and give the file.",
         ) from error
 
 
 def _require_same(net: nn.Module, file: Path) -> None:
     """Raise DataError unless ONNX Runtime gives what the module does at the sizes that it takes."""
-    session = onnx_source.session(file, file)
+    session = file_reader.session(file, file)
     channels = session.get_inputs()[0].shape[1]
     for size in SIZES:
         image = _noise(channels, size)

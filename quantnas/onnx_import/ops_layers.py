@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from . import shape_arithmetic
-from .building import Array, Build, FileNode, Value, refuse
+from .graph_builder import Array, Build, FileNode, Value, refuse
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
 """Dimensions of a kernel -> module"""

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx
 
-from .building import Build, FileNode, Value, numbers, refuse
+from .graph_builder import Build, FileNode, Value, numbers, refuse
 
 HALF = ("half_pixel", "pytorch_half_pixel")
 """Equal but where a side of one pixel comes out."""

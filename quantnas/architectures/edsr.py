@@ -10,7 +10,7 @@ from quantnas.config.search_space import Area, SearchSpace, Slot
 from quantnas.nn.layer_factory import LayerFactory
 from quantnas.nn.quantizers import ActQuantizer
 
-from .fitting import refuse_identity
+from .channel_constraints import refuse_identity
 
 
 class Edsr(nn.Module):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from quantnas.config.search_space import Area, SearchSpace, Slot
+from quantnas.errors import UsageError
 from quantnas.nn.layer_factory import LayerFactory
 
-from .distillation import WayOut, leaky, way_out_slots
-from .errors import UsageError
+from .distillation_tail import WayOut, leaky, way_out_slots
 
 fx.wrap("contrast")  # one node of a trace, whatever the size
 

@@ -26,11 +26,11 @@ from quantnas.config.search_space import (
     Slot,
     outputs,
 )
+from quantnas.errors import DataError
 from quantnas.nn.tracing import CALL, watch
 
-from .building import NODE, TENSOR
-from .errors import DataError
-from .onnx_import import OnnxImport
+from .graph_builder import NODE, TENSOR
+from .importer import OnnxImport
 
 FLOAT = (Precision(32, 32),)
 SIZES = ((64, 96), (101, 75), (180, 320), (47, 58))

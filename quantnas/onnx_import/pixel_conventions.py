@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from quantnas.data import bicubic, image_files
 
-from .onnx_import import OnnxImport
+from .importer import OnnxImport
 
 PEAKS = (1, 255)
 """Values that white may have."""

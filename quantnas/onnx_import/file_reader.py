@@ -14,8 +14,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
+from quantnas.errors import DataError, UsageError
+
 from . import subgraphs
-from .errors import DataError, UsageError
 from .onnx_session import open_session
 
 LARGEST = 2**31 - 1

@@ -8,16 +8,16 @@ from torch import nn
 from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import FloatLayer, SearchSpace, Slot
+from quantnas.errors import UsageError
 from quantnas.nn import operations
 from quantnas.nn.layer_factory import LayerFactory
 
-from . import imported
+from . import imported_onnx
 from .basic import Basic, basic_slots
 from .edsr import Edsr, edsr_slots
-from .errors import UsageError
 from .imdn import Imdn, imdn_slots
-from .imported import ImportedNetwork, imported_slots
-from .plain import STACKS, Plain
+from .imported_onnx import ImportedNetwork, imported_slots
+from .plain_stacks import STACKS, Plain
 from .rfdn import Rfdn, rfdn_slots
 from .rfdn_deploy import RfdnDeploy, rfdn_deploy_slots
 from .rfdn_published import RfdnPublished, rfdn_published_slots
@@ -109,7 +109,7 @@ def smallest(space: SearchSpace) -> int:
 
 def beside(space: SearchSpace) -> tuple[FloatLayer, ...]:
     """What the network computes in float whatever its slots are: only one from elsewhere does."""
-    return imported.beside(space) if space.source else ()
+    return imported_onnx.beside(space) if space.source else ()
 
 
 def build(space: SearchSpace, factory: LayerFactory) -> nn.Module:

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from torch import fx
 
 from . import shape_arithmetic
-from .building import Build, FileNode, Value, fixed, numbers, refuse, shape
+from .graph_builder import Build, FileNode, Value, fixed, numbers, refuse, shape
 
 PADDINGS = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 """Mode -> the same in torch, besides a constant."""

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from torch import fx
 
 from . import shape_arithmetic
-from .building import Build, FileNode, Translation, Value, fixed, numbers, refuse, shape
+from .graph_builder import Build, FileNode, Translation, Value, fixed, numbers, refuse, shape
 
 TYPES: dict[int, tuple[torch.dtype, str]] = {
     TensorProto.FLOAT: (torch.float32, "float"),

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from quantnas.config import files
 from quantnas.config.genotype import Genotype, check
 from quantnas.config.search_space import Precision, SearchSpace, Slot
+from quantnas.errors import DataError
 from quantnas.nn import operations
 from quantnas.nn.convolutions import Conv2d, QuantConv2d, start_as_identity
 from quantnas.nn.layer_factory import PlainSum
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor, calibrating
 
-from . import skeleton
-from .errors import DataError
+from . import registry
 
 SPACE_KEY = "space"
 """Of the metadata of a checkpoint."""
@@ -68,8 +68,8 @@ def build(
     `precision`: slot name -> bits; None = in float. Raises UsageError when the genotype does not
     fit the space.
     """
-    check(genotype, skeleton.slots(space), space.name)
-    return skeleton.build(space, NetworkFactory(genotype, precision))
+    check(genotype, registry.slots(space), space.name)
+    return registry.build(space, NetworkFactory(genotype, precision))
 
 
 def convolutions(network: nn.Module) -> dict[str, Conv2d]:

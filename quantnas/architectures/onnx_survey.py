@@ -14,11 +14,12 @@ from quantnas.config import schema
 from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import PixelsConfig
 from quantnas.config.search_space import Pixels, Precision, Scale, SearchSpace
+from quantnas.errors import UsageError
+from quantnas.onnx_import import layer_analysis, parity, pixel_conventions
+from quantnas.onnx_import.parity import Parity
+from quantnas.onnx_import.pixel_conventions import Conventions
 
-from . import conventions, cost, imported, layer_forms, parity, skeleton
-from .conventions import Conventions
-from .errors import UsageError
-from .parity import Parity
+from . import cost, imported_onnx, registry
 
 ASKED = PixelsConfig()
 
@@ -38,22 +39,22 @@ class Survey:
 def survey(path: Path, asked: PixelsConfig = ASKED) -> Survey:
     """Look at the network in an ONNX file.
 
-    Raises as `onnx_import.load` and `parity.check`; UsageError for a magnification that this
+    Raises as `importer.load` and `parity.check`; UsageError for a magnification that this
     project does not have, DataError for a network that takes one image at a time.
     """
-    found = imported.read(str(path))
+    found = imported_onnx.read(str(path))
     if found.scale not in get_args(Scale):
         raise UsageError(
             f"{path} enlarges x{found.scale}; x2, x3 and x4 are supported.", "Give another network."
         )
-    layer_forms.require_several(found)
+    layer_analysis.require_several(found)
     equal = parity.check(found, path)
-    seen = conventions.conventions(found)
+    seen = pixel_conventions.conventions(found)
     pixels, told = _pixels(seen, asked, found.entry.dtype == "uint8")
     name = re.sub(r"[^\w.-]+", "-", path.stem) or "network"
     scale = cast(Scale, found.scale)
     where = SearchSpace(name, "onnx", scale, 0, 0, {}, source=str(path.resolve()), pixels=pixels)
-    skeleton.slots(where)
+    registry.slots(where)
     return Survey(where, equal, seen, found.opset, told)
 
 
@@ -77,13 +78,13 @@ def _pixels(
 
 def genotype(where: SearchSpace) -> Genotype:
     """The only one there is."""
-    slots = skeleton.slots(where)
+    slots = registry.slots(where)
     return Genotype(where.name, {slot.name: choice_of(slot, 0, 0) for slot in slots})
 
 
 def float_cost(where: SearchSpace) -> cost.Cost:
     """What the network costs as it is."""
-    bits = {slot.name: Precision(32, 32) for slot in skeleton.slots(where)}
+    bits = {slot.name: Precision(32, 32) for slot in registry.slots(where)}
     return cost.network_cost(where, genotype(where), bits)
 
 
@@ -96,7 +97,7 @@ def lines(found: Survey) -> Iterator[str]:
     """What was found, for people to read."""
     where, p, how = found.space, found.space.pixels, found.conventions.how
     sizes = " and ".join(f"{width}x{height}" for height, width in found.parity.sizes)
-    slots, beside = skeleton.slots(where), skeleton.beside(where)
+    slots, beside = registry.slots(where), registry.beside(where)
     rest = f", {len(beside)} other layers that stay in float" if beside else ""
     yield f"{where.source}: opset {found.opset}, x{where.scale}, {len(slots)} convolutions{rest}"
     yield (

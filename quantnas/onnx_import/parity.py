@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from quantnas.errors import DataError
 from quantnas.nn import tracing
 
-from . import onnx_source
-from .errors import DataError
-from .onnx_import import OnnxImport
+from . import file_reader
+from .importer import OnnxImport
 
 LIMIT = 1e-4
 """Of the range of the output, that the largest difference may be."""
@@ -40,7 +40,7 @@ def check(imported: OnnxImport, path: Path) -> Parity:
     Raises DataError when they differ by more than 1e-4 of the output's range, and names the first
     node that does; also when either gives what are no finite numbers.
     """
-    run = onnx_source.session(path, path)
+    run = file_reader.session(path, path)
     largest = 0.0
     for seed, size in enumerate(imported.sizes):
         image = _image(imported, size, seed)
@@ -88,7 +88,7 @@ def _differs(imported: OnnxImport, path: Path, image: Array, difference: float) 
         value = found.get(node)
         if value is None or not _difference(value, wanted[name]) <= LIMIT:
             maker = makers[name]
-            named = f"first at {maker.op_type} '{onnx_source.title(maker)}'"
+            named = f"first at {maker.op_type} '{file_reader.title(maker)}'"
             break
     return DataError(
         f"The network imported from {path} differs from ONNX Runtime by {difference:.1e} of its "
@@ -103,7 +103,7 @@ def _intermediates(imported: OnnxImport, path: Path, image: Array) -> Mapping[st
     names = {name for node in model.graph.node for name in node.output} & {*imported.tensors}
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
-    run = onnx_source.session(model.SerializeToString(), path)
+    run = file_reader.session(model.SerializeToString(), path)
     return dict(zip(sorted(names), run.run(None, {imported.entry.name: image}), strict=True))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from .building import Array, Build, Value, numbers, shape
+from .graph_builder import Array, Build, Value, numbers, shape
 
 Numbers = Callable[..., Any]
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .building import TENSOR, Build
-from .translate_moves import reordered
+from .graph_builder import TENSOR, Build
+from .ops_shape import reordered
 
 Shape = tuple[int, ...]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)

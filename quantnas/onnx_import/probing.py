@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from .errors import DataError
-from .onnx_source import Entry, line
+from quantnas.errors import DataError
+
+from .file_reader import Entry, line
 
 Size = tuple[int, int]
 PAIRS: tuple[tuple[Size, Size], ...] = (

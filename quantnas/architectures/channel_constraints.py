@@ -3,9 +3,8 @@
 import dataclasses
 
 from quantnas.config.search_space import SearchSpace, Slot
+from quantnas.errors import UsageError
 from quantnas.nn import operations
-
-from .errors import UsageError
 
 
 def fitting(space: SearchSpace, slot: Slot) -> Slot:

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from quantnas.config.search_space import Area, SearchSpace, Slot
+from quantnas.errors import UsageError
 from quantnas.nn.layer_factory import LayerFactory
 from quantnas.nn.quantizers import ActQuantizer
 
-from .errors import UsageError
-from .fitting import fitting
+from .channel_constraints import fitting
 
 fx.wrap("resize_like")  # one node of a trace, whatever the sizes
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from .errors import DataError
+from quantnas.errors import DataError
 
 
 def open_session(

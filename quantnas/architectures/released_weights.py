@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import DataError, UsageError
+from quantnas.errors import DataError, UsageError
+
 from .network import convolutions
 
 LAYERS = {

@@ -1,0 +1,1 @@
+"""Macro-architectures, the decided network and its cost in BitOps."""
