@@ -87,7 +87,7 @@ def _evaluated(folder: Path) -> Path:
 
 def _made_anew(source: Path) -> "Run":
     """The run in a folder, or of an evaluation, after its last steps."""
-    from quantnas import report_again
+    from quantnas.pipeline import report_again
 
     with console.Display() as watch:
         return report_again.report_again(source, watch)

@@ -93,7 +93,9 @@ def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
 
 def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
     """Every step, with a record of where it is; closing this saves the state."""
-    from . import pipeline, searching
+    from quantnas.pipeline import search_step
+    from quantnas.pipeline.steps import STEPS
+
     from .settings import load_config
 
     config, spent = load_config(run), seconds(run.folder)
@@ -101,8 +103,10 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
         if run.result(step) is not None:
             continue
         before, began, shown = spent.get(step, 0.0), time.monotonic(), 0.0
-        work = pipeline.STEPS[step]
-        steps = searching.search_step(run, config, warm) if step == "search" else work(run, config)
+        work = STEPS[step]
+        steps = (
+            search_step.search_step(run, config, warm) if step == "search" else work(run, config)
+        )
         try:
             for record in steps:
                 now = time.monotonic()

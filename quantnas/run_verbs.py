@@ -15,10 +15,11 @@ from torch import nn
 from quantnas.config import files, quantities
 from quantnas.config.search_space import SearchSpace
 from quantnas.onnx_import import module_export
+from quantnas.pipeline import driver, extra_formats, helper_process, run_sources
+from quantnas.pipeline.run_sources import Config, Request
 
-from . import assisting, cards, driver, formats, run_sources, runs
+from . import cards, runs
 from .errors import UsageError, VerificationError
-from .run_sources import Config, Request
 from .watcher import SILENT, Watcher
 
 Place = str | PathLike[str]
@@ -64,7 +65,7 @@ def run(
     """
     given = {"data": data, "search.target_bitops": _number(target_bitops), **_widths(bits)}
     request = _request("run", given, config, settings, output, name)
-    assisting.join()
+    helper_process.join()
     return _performed("run", run_sources.from_space(request, space), watch)
 
 
@@ -87,7 +88,7 @@ def search(
     """
     given = {"data": data, "search.target_bitops": _number(target_bitops)}
     request = _request("search", given, config, settings, output, name)
-    assisting.join()
+    helper_process.join()
     return _performed("search", run_sources.from_space(request, space), watch)
 
 
@@ -126,7 +127,7 @@ def train(
         "train.teacher": teacher,
     }
     request = _request("train", given, config, settings, output, name)
-    assisting.join()
+    helper_process.join()
     return _performed("train", run_sources.to_train(request, source), watch)
 
 
@@ -222,7 +223,7 @@ def export(
     if file is not None:
         files.require_writable(file)
     form = {
-        "export.format": formats.named_format(format, file),
+        "export.format": extra_formats.named_format(format, file),
         "export.compat": compat,
         "export.uint8_io": uint8_io,
         "export.size": size,
@@ -258,7 +259,7 @@ def resume(run: Place, *, verb: str | None = None, watch: Watcher = SILENT) -> R
 
     Example: quantnas.resume("runs/search/rfdn_small")
     """
-    assisting.join()
+    helper_process.join()
     found, begun = run_sources.interrupted(run, verb)
     return _performed(found, begun, watch)
 

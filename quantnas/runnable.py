@@ -22,8 +22,9 @@ from quantnas.config.files import to_json
 from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.data.patches import to_tensor
+from quantnas.pipeline import extra_formats
 
-from . import export, formats, quantize, verify
+from . import export, quantize, verify
 from .checks import Check
 from .errors import QuantnasError, UsageError
 from .onnx_weights import STORAGE
@@ -63,7 +64,7 @@ CASES = (
     Case("8-bit --size", 8, ExportConfig(size=SIZE)),
     *(
         Case(f"--format {name}", 8, ExportConfig(format=name, size=SIZE))  # type: ignore[arg-type]
-        for name in formats.FORMATS
+        for name in extra_formats.FORMATS
     ),
 )
 """Everything that `quantnas export` can write."""
@@ -108,8 +109,8 @@ def _apart() -> Iterator[None]:
 
 def _compared(case: Case, run: Run) -> str:
     """Write the file into the run; with what it was compared, and what came out."""
-    if case.form.format in formats.FORMATS:
-        made = formats.FORMATS[case.form.format](run, RunConfig(export=case.form), [_image()])
+    if case.form.format in extra_formats.FORMATS:
+        made = extra_formats.FORMATS[case.form.format](run, RunConfig(export=case.form), [_image()])
         return f"{made.compared}."
     where, net, totals = quantized(run)
     path = run.path("model.onnx")

@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 
 from quantnas.config import schema
 from quantnas.config.files import to_json, write_text
+from quantnas.pipeline import new_run
+from quantnas.pipeline.new_run import Prepared
 
-from . import beginning, branching, environment, page_data, point, runs
-from .beginning import Prepared
+from . import branching, environment, page_data, point, runs
 from .errors import DataError, QuantnasError, UsageError
 from .plan import Point
 from .point import PointJob
@@ -41,7 +42,7 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
     wrong: dict[str, QuantnasError] = {}
     for each in points:
         try:
-            ready[each.name] = beginning.prepare("run", each.config)
+            ready[each.name] = new_run.prepare("run", each.config)
         except QuantnasError as error:
             wrong[each.name] = error
     if not ready:

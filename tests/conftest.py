@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import beginning, export, quantize, run_photographs
+from quantnas import export, quantize, run_photographs
 from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import to_json
@@ -18,6 +18,7 @@ from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Edge, SearchSpace
 from quantnas.data import image_files, patches
+from quantnas.pipeline import new_run
 from quantnas.runs import Run
 from quantnas.search import Material
 
@@ -183,7 +184,7 @@ def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
         run.path("genotype.json").write_text(found.to_json())
         config = RunConfig(str(folder / "space.yaml"), eval_data=held_out)
         command = {"command": ["quantnas", "run", "tiny"]}
-        beginning.begin(run, config, run_photographs.choose(config), command)
+        new_run.begin(run, config, run_photographs.choose(config), command)
         precision = genotype.searched_precision(found)
         nets = [network.build(where, found, bits) for bits in (None, precision)]
         network.inherit(nets[1], nets[0])

@@ -9,16 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantnas import (
-    adopt,
-    beginning,
-    environment,
-    evaluate,
-    pipeline,
-    run_photographs,
-    upscaler,
-    workspace,
-)
+from quantnas import environment, evaluate, run_photographs, upscaler, workspace
 from quantnas.architectures import network, registry, released_weights
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -26,6 +17,7 @@ from quantnas.config.files import sha256
 from quantnas.config.run_config import QuantizeConfig, RunConfig, TrainConfig
 from quantnas.data import image_files, photographs
 from quantnas.errors import DataError, UsageError
+from quantnas.pipeline import new_run, pretrained, steps
 from quantnas.runs import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=2)
@@ -63,7 +55,7 @@ def begin(tmp_path):
         data = {"data": str(tmp_path / "learn"), "eval_data": str(tmp_path / "held")}
         config = RunConfig(str(paths[0]), quantize=QUICK, device="cpu", **{**data, **more})
         run = Run(tmp_path / name)
-        beginning.begin(run, config, run_photographs.choose(config), environment.environment())
+        new_run.begin(run, config, run_photographs.choose(config), environment.environment())
         return run, config
 
     return make
@@ -85,7 +77,7 @@ def weights(tiny, genotype, tmp_path) -> Path:
 
 def test_both_steps_say_where_the_weights_are_from(tiny, genotype, begin, weights):
     run, config = begin("run", tiny, genotype, bits=4)
-    adopt.adopt(run, config, weights)
+    pretrained.adopt(run, config, weights)
     origin = {"adopted": str(weights), "sha256": sha256(weights)}
     results = [run.result(step) for step in ("search", "train")]
     assert all(origin.items() <= told.items() and told["seconds"] == 0 for told in results)
@@ -96,9 +88,9 @@ def test_both_steps_say_where_the_weights_are_from(tiny, genotype, begin, weight
 @pytest.mark.parametrize("bits", [None, 4])
 def test_the_whole_chain_goes_on_from_there(tiny, genotype, begin, weights, bits):
     run, config = begin("run", tiny, genotype, bits=bits)
-    adopt.adopt(run, config, weights)
+    pretrained.adopt(run, config, weights)
     for step in ("quantize", "export", "evaluate", "report"):
-        list(pipeline.STEPS[step](run, config))
+        list(steps.STEPS[step](run, config))
     net = network.build(tiny, genotype, None)
     network.load(net, weights)
     held_out = photographs.find(config.eval_data, 2)
@@ -113,7 +105,7 @@ def test_the_whole_chain_goes_on_from_there(tiny, genotype, begin, weights, bits
 
 def test_every_command_takes_the_run(tiny, genotype, begin, weights, tmp_path, capsys):
     run, config = begin("run", tiny, genotype, bits=4)
-    adopt.adopt(run, config, weights)
+    pretrained.adopt(run, config, weights)
     output = ("--output", tmp_path)
     assert command("info", run.folder) == 0
     capsys.readouterr()
@@ -135,20 +127,20 @@ def test_quantizing_a_file_gives_what_quantizing_its_run_gives(
     """`make_run` has the same genotype, and a float network of its own."""
     source = make_run(tmp_path / "source")
     ours, config = begin("ours", tiny, genotype, bits=4)
-    adopt.adopt(ours, config, source.weights("float"))
+    pretrained.adopt(ours, config, source.weights("float"))
     for run in (source, ours):
-        list(pipeline.STEPS["quantize"](run, config))
+        list(steps.STEPS["quantize"](run, config))
     assert same(ours.weights("quantized"), source.weights("quantized"))
 
 
 def test_without_bits_it_is_what_a_training_of_no_steps_leaves(tiny, genotype, begin, weights):
     ours, config = begin("ours", tiny, genotype)
-    adopt.adopt(ours, config, weights)
+    pretrained.adopt(ours, config, weights)
     none = TrainConfig(start=str(weights), float_steps=0, qat_steps=0, patch=QUICK.patch)
     theirs, config = begin("theirs", tiny, genotype, train=none)
     shutil.copy(weights, theirs.weights("given"))
     for step in ("search", "train"):
-        list(pipeline.STEPS[step](theirs, config))
+        list(steps.STEPS[step](theirs, config))
     for name in ("float", "trained"):
         assert same(ours.weights(name), theirs.weights(name)), name
 
@@ -172,20 +164,20 @@ def test_a_released_rfdn_needs_no_genotype(begin, tmp_path):
         tensors[f"{their_name(name)}.weight"] = conv.weight.detach().clone()
         tensors[f"{their_name(name)}.bias"] = conv.bias.detach().clone()
     save_file(tensors, tmp_path / "theirs.safetensors")
-    adopt.adopt(run, config, tmp_path / "theirs.safetensors")
+    pretrained.adopt(run, config, tmp_path / "theirs.safetensors")
     net = network.build(where, found, None)
     released_weights.load(net, tmp_path / "theirs.safetensors")
     assert workspace.architecture(run)[1] == found
     network.save(net, tmp_path / "wanted.safetensors")
     assert same(run.weights("float"), tmp_path / "wanted.safetensors")
-    assert adopt.space_of(tmp_path / "theirs.safetensors") is None
+    assert pretrained.space_of(tmp_path / "theirs.safetensors") is None
 
 
 def test_the_released_file_is_adopted_by_its_space(begin):
     if not RELEASED.is_file():
         pytest.skip(f"{RELEASED} is not there")
     run, config = begin("run", search_space.load("rfdn50", 4), bits=2)
-    adopt.adopt(run, config, RELEASED)
+    pretrained.adopt(run, config, RELEASED)
     assert (
         sum(
             conv.weight.numel() + conv.bias.numel()
@@ -207,12 +199,12 @@ def test_what_is_quantized_already_is_refused(tiny, genotype, begin, make_run, t
     file = make_run(tmp_path / "source").weights(kind)
     run, config = begin("run", tiny, genotype, bits=4)
     with pytest.raises(UsageError, match="is already quantized") as told:
-        adopt.adopt(run, config, file)
+        pretrained.adopt(run, config, file)
     assert told.value.remedy == f"Give the run folder, {tmp_path / 'source'}." and unfinished(run)
     alone = shutil.copy(file, tmp_path / "alone.safetensors")
     open_, config = begin("open", tiny, bits=4)  # told before a genotype is asked for
     with pytest.raises(UsageError, match="is already quantized") as told:
-        adopt.adopt(open_, config, Path(alone))
+        pretrained.adopt(open_, config, Path(alone))
     assert told.value.remedy == "Give the float network."
 
 
@@ -220,7 +212,7 @@ def test_another_scale_is_named(tiny, genotype, begin, weights):
     other = dataclasses.replace(tiny, scale=4)
     run, config = begin("run", other, genotype, bits=4)
     with pytest.raises(UsageError, match="enlarge x2, but x4 is asked for") as told:
-        adopt.adopt(run, config, weights)
+        pretrained.adopt(run, config, weights)
     assert told.value.remedy == "Give --scale 2." and unfinished(run)
 
 
@@ -230,7 +222,7 @@ def test_zero_points_that_round_nothing_may_be_absent(tiny, genotype, begin, wei
     assert len(older) < len(whole)
     save_file(older, weights)
     run, config = begin("run", tiny, genotype, bits=4)
-    adopt.adopt(run, config, weights)
+    pretrained.adopt(run, config, weights)
     found = load_file(run.weights("float"))
     assert found.keys() == whole.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
@@ -239,7 +231,7 @@ def test_zero_points_that_round_nothing_may_be_absent(tiny, genotype, begin, wei
 def test_open_choices_need_a_genotype(tiny, begin, weights):
     run, config = begin("run", tiny, bits=4)
     with pytest.raises(UsageError, match="leaves 8 choices open") as told:
-        adopt.adopt(run, config, weights)
+        pretrained.adopt(run, config, weights)
     assert "--genotype" in told.value.remedy and unfinished(run)
 
 
@@ -250,7 +242,7 @@ def test_a_space_in_float_needs_bits(tiny, begin, weights, random_genotype):
     network.save(network.build(where, found, None), weights, where)
     run, config = begin("run", where, found)
     with pytest.raises(UsageError, match="says nothing about bits"):
-        adopt.adopt(run, config, weights)
+        pretrained.adopt(run, config, weights)
     assert unfinished(run)
 
 
@@ -272,7 +264,7 @@ def test_a_file_that_does_not_fit_is_a_data_error(
         weights.unlink()
     run, config = begin("run", tiny, genotype, bits=4)
     with pytest.raises(DataError, match=r"net\.safetensors") as told:
-        adopt.adopt(run, config, weights)
+        pretrained.adopt(run, config, weights)
     assert "--space" in told.value.remedy or other in ("damaged", "missing")
     assert unfinished(run)
 
@@ -284,11 +276,11 @@ def test_a_built_in_space_is_known_by_the_file(tmp_path):
     where, path = search_space.load("espcn", 3), tmp_path / "a.safetensors"
     net = network.build(where, registry.known_genotype(where, None), None)
     network.save(net, path, where)
-    assert adopt.space_of(path) == ("espcn", 3)
+    assert pretrained.space_of(path) == ("espcn", 3)
     network.save(net, path, dataclasses.replace(where, name="mine"))
-    assert adopt.space_of(path) is None
+    assert pretrained.space_of(path) is None
     network.save(net, path)
-    assert adopt.space_of(path) is None
+    assert pretrained.space_of(path) is None
     path.write_bytes(b"none")
     with pytest.raises(DataError, match="Cannot read"):
-        adopt.space_of(path)
+        pretrained.space_of(path)

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import quantnas
-from quantnas import api, drop, model_verbs, pipeline, run_verbs, watcher
+from quantnas import api, drop, model_verbs, run_verbs, watcher
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
 from quantnas.errors import DataError, QualityError, UsageError
-from quantnas.run_sources import Request, nested
+from quantnas.pipeline import steps
+from quantnas.pipeline.run_sources import Request, nested
 
 FEW = {"quantize.steps": 2, "quantize.crops": 2, "quantize.batch": 2, "quantize.patch": 12}
 SEARCH = {"epochs": 2, "warmup_epochs": 1, "steps_per_epoch": 2, "batch": 2, "patch": 12}
@@ -268,7 +269,7 @@ def test_a_folder_in_which_nothing_was_made_is_removed(here, tiny, spaces, monke
         raise DataError("No.", "Yes.")
         yield
 
-    monkeypatch.setitem(pipeline.STEPS, "search", refuse)
+    monkeypatch.setitem(steps.STEPS, "search", refuse)
     told = Told()
     with pytest.raises(DataError, match="No"):
         run_verbs.search(tiny, config=spaces, watch=told)
@@ -281,7 +282,7 @@ def test_a_run_stays_when_its_export_fails(here, source, monkeypatch):
         yield
 
     run = run_verbs.quantize(source, bits=8, settings=FEW | {"quantize.steps": 0})
-    monkeypatch.setitem(pipeline.STEPS, "export", refuse)
+    monkeypatch.setitem(steps.STEPS, "export", refuse)
     with pytest.raises(UsageError):
         run.export("a.onnx")
     assert run.result("quantize") and not Path("a.onnx").exists()

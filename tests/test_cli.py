@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantnas import driver, pipeline, settings
+from quantnas import settings
 from quantnas.architectures import registry
 from quantnas.cli import console, options, panel
 from quantnas.cli.main import app, main
@@ -23,8 +23,9 @@ from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.data import image_files
 from quantnas.errors import DivergedError
+from quantnas.pipeline import driver, steps
+from quantnas.pipeline.run_sources import Request
 from quantnas.progress import Progress
-from quantnas.run_sources import Request
 from quantnas.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -174,7 +175,7 @@ def test_debug_shows_the_traceback(here):
 
 
 def test_an_unexpected_error_ends_with_1_and_no_traceback(here, monkeypatch, capsys):
-    from quantnas import preflight
+    from quantnas.pipeline import preflight
 
     monkeypatch.setattr(preflight, "check", lambda *args: 1 / 0)
     assert command("run") == 1
@@ -378,7 +379,7 @@ def test_the_pace_is_that_of_the_phase(monkeypatch):
 
 def test_the_time_of_a_resumed_step_counts_what_its_saved_state_took(tmp_path, monkeypatch, capsys):
     run = Run(tmp_path)
-    monkeypatch.setattr(pipeline, "STEPS", {"train": lambda run, config: (_ for _ in ())})
+    monkeypatch.setattr(steps, "STEPS", {"train": lambda run, config: (_ for _ in ())})
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     run.finish("search", {})
     run.resume_point("float").touch()

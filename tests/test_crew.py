@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import crew, errors, run_sources, tasks
+from quantnas import crew, errors
 from quantnas.cli.main import main
 from quantnas.config import run_config, schema
 from quantnas.data import holdout, image_files
 from quantnas.data.photographs import Photograph
+from quantnas.pipeline import run_sources, shared_loops
 
 ROOT = Path(__file__).parents[1]
 QUANTNAS = [sys.executable, "-m", "quantnas.cli"]
@@ -150,11 +151,11 @@ def test_other_photographs_are_found_out(tmp_path):
         "photographs": holdout.sent(photos),
         "fingerprint": found[0].fingerprint(),
     }
-    same, received = tasks.material(task, run_config.RunConfig(), 12, (0.9, 0.1))
+    same, received = shared_loops.material(task, run_config.RunConfig(), 12, (0.9, 0.1))
     assert same == where and received[0].fingerprint() == found[0].fingerprint()
     task["photographs"] = holdout.sent(photos[:2])
     with pytest.raises(errors.DataError, match="not those of the first process"):
-        tasks.material(task, run_config.RunConfig(), 12, (0.9, 0.1))
+        shared_loops.material(task, run_config.RunConfig(), 12, (0.9, 0.1))
 
 
 # Whole trainings

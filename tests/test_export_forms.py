@@ -10,16 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from quantnas import (
-    evaluate_step,
-    export,
-    export_step,
-    onnx_metadata,
-    quantize,
-    settings,
-    upscaler,
-    verify,
-)
+from quantnas import export, onnx_metadata, quantize, settings, upscaler, verify
 from quantnas.architectures import cost, network, registry
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -29,6 +20,7 @@ from quantnas.config.schema import parse
 from quantnas.config.search_space import Precision
 from quantnas.errors import DataError, UsageError, VerificationError
 from quantnas.nn.quantizers import ActQuantizer
+from quantnas.pipeline import evaluate_step, export_step
 from quantnas.runs import Run
 
 WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from quantnas import formats, litert
+from quantnas import litert
 from quantnas.cli.main import main
+from quantnas.pipeline import extra_formats
 
 
 def command(*arguments) -> int:
@@ -19,7 +20,7 @@ def command(*arguments) -> int:
 SUFFIX = {"float": ".float.onnx", "qonnx": ".qonnx.onnx", "tflite": ".tflite"}
 
 
-@pytest.mark.parametrize("format", formats.FORMATS)
+@pytest.mark.parametrize("format", extra_formats.FORMATS)
 def test_every_format_is_written_beside_and_is_what_the_option_gets(
     source, tmp_path, capsys, format
 ):

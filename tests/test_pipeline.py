@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from quantnas import beginning, phases, pipeline, run_photographs, runs
+from quantnas import phases, run_photographs, runs
 from quantnas.cli.main import main
 from quantnas.data import image_files
+from quantnas.pipeline import new_run, steps
 from quantnas.settings import load_config
 
 SMOKE = Path(__file__).parent / "smoke.yaml"
@@ -157,15 +158,15 @@ def test_a_killed_step_goes_on_bit_for_bit(done, tmp_path, monkeypatch, step, af
     killed, resumed = runs.Run(tmp_path / "killed"), runs.Run(tmp_path / "resumed")
     source = runs.existing(done)
     config = load_config(source)
-    beginning.begin(killed, config, run_photographs.choose(config), {})
+    new_run.begin(killed, config, run_photographs.choose(config), {})
     runs.carry(source, killed, until=step)
-    progress = pipeline.STEPS[step](killed, config)
+    progress = steps.STEPS[step](killed, config)
     for _ in range(after):
         next(progress)
     shutil.copytree(killed.folder, resumed.folder)  # what a kill would have left
     assert list(resumed.folder.rglob("*.resume")) and 0 < resumed.spent < 100
     resumed.spend(1000.0)
-    records = list(pipeline.STEPS[step](resumed, config))
+    records = list(steps.STEPS[step](resumed, config))
     assert len(records) < {"search": 12, "train": 80}[step]
     assert 1000 < resumed.result(step)["seconds"] < 1100
     name = {"search": "searched", "train": "trained"}[step]

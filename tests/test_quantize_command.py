@@ -7,16 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import (
-    beginning,
-    damage_plot,
-    drop,
-    run_photographs,
-    runs,
-    settings,
-    upscaler,
-    workspace,
-)
+from quantnas import damage_plot, drop, run_photographs, runs, settings, upscaler, workspace
 from quantnas.architectures import network, registry
 from quantnas.cli import console
 from quantnas.cli.main import main
@@ -25,6 +16,7 @@ from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
+from quantnas.pipeline import new_run
 from quantnas.runs import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=4)
@@ -59,7 +51,7 @@ def source(tiny, random_genotype, pixels, photos, tmp_path) -> Run:
     data, held = (str(photos / kind) for kind in ("learn", "held"))
     where = str(tmp_path / "tiny.yaml")
     config = RunConfig(where, data=data, eval_data=held, device="cpu", quantize=QUICK)
-    beginning.begin(run, config, run_photographs.choose(config), {})
+    new_run.begin(run, config, run_photographs.choose(config), {})
     run.path("genotype.json").write_text(found.to_json())
     nets = [network.build(tiny, found, p) for p in (None, searched_precision(found))]
     network.inherit(nets[1], nets[0])

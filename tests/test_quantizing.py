@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import baselines, closed_form, damage_plot, quantizing, train, widths, workspace
+from quantnas import baselines, closed_form, damage_plot, train, widths, workspace
 from quantnas.architectures import network
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
 from quantnas.errors import DataError
+from quantnas.pipeline import quantize_step
 from quantnas.runs import Run
 
 QUICK = QuantizeConfig(steps=5, batch=2, patch=12, crops=4)
@@ -78,7 +79,7 @@ def same(a: Run, b: Run, name: str = "quantized") -> bool:
 )  # fmt: skip
 def test_every_way_leaves_a_network_and_what_was_reached(begin, how):
     run, config = begin(**how)
-    records = list(quantizing.quantize_step(run, config))
+    records = list(quantize_step.quantize_step(run, config))
     found = run.result("quantize")
     trains = how.get("train") != "none" and how.get("steps") != 0
     first = next((name for name in LIMITS if name in how), None)
@@ -111,11 +112,11 @@ def test_every_way_leaves_a_network_and_what_was_reached(begin, how):
 
 def test_what_it_reports_is_what_its_network_gives(begin):
     run, config = begin(bits=3)
-    list(quantizing.quantize_step(run, config))
+    list(quantize_step.quantize_step(run, config))
     _, frozen, _ = workspace.quantized(run)
     where, teacher, _ = workspace.checkpoint(run, "float")
     assert where.colours == 3
-    steps = quantizing._calibration(run, config, where)
+    steps = quantize_step._calibration(run, config, where)
     with pytest.raises(StopIteration) as end:
         while True:
             next(steps)
@@ -128,27 +129,27 @@ def test_what_it_reports_is_what_its_network_gives(begin):
 
 
 def test_too_few_minutes_are_warned_of(begin, monkeypatch):
-    monkeypatch.setattr(quantizing, "FEW", 10**6)
+    monkeypatch.setattr(quantize_step, "FEW", 10**6)
     run, config = begin(bits=2, minutes=0.001)
-    *_, last = [r for r in quantizing.quantize_step(run, config) if r.notes]
+    *_, last = [r for r in quantize_step.quantize_step(run, config) if r.notes]
     wanted = f"only {last.done} steps of retraining fit into 0.001 minutes; give more"
     assert last.notes == (f"warning: {wanted}",) and 0 < last.done < 10**6
 
 
 def test_a_start_that_retraining_spoils_is_kept(begin):
     run, config = begin(bits=4, rate=100.0)
-    list(quantizing.quantize_step(run, config))
+    list(quantize_step.quantize_step(run, config))
     found = run.result("quantize")
     before = found["psnr_to_float_before_training"]
     assert found["psnr_to_float"] == pytest.approx(before, abs=1e-3)
     other, untrained = begin("other", bits=4, train="none")
-    list(quantizing.quantize_step(other, untrained))
+    list(quantize_step.quantize_step(other, untrained))
     assert same(run, other)
 
 
 def test_retraining_helps(begin):
     run, config = begin(bits=2, steps=40, rate=0.05)
-    list(quantizing.quantize_step(run, config))
+    list(quantize_step.quantize_step(run, config))
     found = run.result("quantize")
     assert found["psnr_to_float"] > found["psnr_to_float_before_training"] + 0.2
     assert found["psnr_to_float"] > found["psnr_to_float_plain_rounding"]
@@ -158,7 +159,7 @@ def test_retraining_helps(begin):
 def test_every_method_is_there_to_compare_with(begin, monkeypatch, method):
     monkeypatch.setattr(baselines, "STEPS", 20)
     run, config = begin(bits=3, method=method)
-    records = list(quantizing.quantize_step(run, config))
+    records = list(quantize_step.quantize_step(run, config))
     found = run.result("quantize")
     assert found["method"] == method and "quantize" not in {r.phase for r in records}
     whole = [r.done == r.total for r in records if r.phase == method]
@@ -176,11 +177,11 @@ def test_every_method_is_there_to_compare_with(begin, monkeypatch, method):
 def test_it_ends_in_time_with_a_result(begin):
     run, config = begin(bits=2, minutes=0.02, steps=1)
     began = time.monotonic()
-    records = list(quantizing.quantize_step(run, config))
+    records = list(quantize_step.quantize_step(run, config))
     assert time.monotonic() - began < 1.2 + 3
     steps = [r for r in records if r.phase == "quantize"]
     warned = any("steps of retraining fit into" in line for r in records for line in r.notes)
-    assert warned == (steps[-1].done < quantizing.FEW)
+    assert warned == (steps[-1].done < quantize_step.FEW)
     assert len(steps) > 5 and steps[-1].done == steps[-1].total
     found = run.result("quantize")
     assert found["psnr_to_float"] >= found["psnr_to_float_before_training"] - 1e-3
@@ -193,11 +194,11 @@ def test_it_ends_in_time_with_a_result(begin):
 )
 def test_closed_in_the_middle_it_ends_where_it_would_have(begin, monkeypatch, how):
     (whole, config), (cut, _) = (begin(name, steps=12, **how) for name in ("whole", "cut"))
-    list(quantizing.quantize_step(whole, config))
+    list(quantize_step.quantize_step(whole, config))
     begun = []
     early = ("least squares", 3) if "average_bits" in how else ("saliency", 2)
     for phase, after in (("saliency", 1), early, ("quantize", 4), ("quantize", 3)):
-        progress = quantizing.quantize_step(cut, config)
+        progress = quantize_step.quantize_step(cut, config)
         begun.append(next(r for r in progress if r.phase == phase).done)
         for _ in range(after - 1):
             next(progress)
@@ -208,7 +209,7 @@ def test_closed_in_the_middle_it_ends_where_it_would_have(begin, monkeypatch, ho
     monkeypatch.setattr(closed_form, "improve", None)
     assert cut.spent > 0
     cut.spend(1000.0)
-    rest = list(quantizing.quantize_step(cut, config))
+    rest = list(quantize_step.quantize_step(cut, config))
     (note,) = (line for r in rest for line in r.notes)
     assert note == "going on at step 8 of the retraining, with the bits of precision.json"
     assert [r.done for r in rest if r.phase == "quantize"] == list(range(8, 13))
@@ -236,7 +237,7 @@ def test_photographs_are_made_smaller_or_taken_as_they_are(begin, monkeypatch):
     monkeypatch.setattr(train, "measure", spy)
     for reduce in (True, False):
         run, config = begin(f"run{reduce}", bits=4, reduce=reduce)
-        list(quantizing.quantize_step(run, config))
+        list(quantize_step.quantize_step(run, config))
         told = run.result("quantize")["calibration"]
         assert told.endswith(", taken as low resolution") != reduce
     assert set(seen[True]) == {(40, 70, 3)} and set(seen[False]) == {(80, 140, 3)}
@@ -244,7 +245,7 @@ def test_photographs_are_made_smaller_or_taken_as_they_are(begin, monkeypatch):
 
 def test_without_a_folder_they_are_those_of_the_run(begin):
     run, config = begin(bits=4, calib=None)
-    list(quantizing.quantize_step(run, config))
+    list(quantize_step.quantize_step(run, config))
     found = run.result("quantize")
     assert found["calibration"].endswith("from the bundled photographs")
     assert found["photographs"]["used"] == len(image_files.bundled().train)
@@ -266,7 +267,7 @@ def test_a_network_that_is_no_number_is_refused_by_the_name_of_its_layer(begin, 
         network.convolutions(net)["cell0_fuse"].bias.fill_(3e38)
     network.save(net, run.weights("float"), where)
     with pytest.raises(DataError) as told:
-        list(quantizing.quantize_step(run, config))
+        list(quantize_step.quantize_step(run, config))
     assert told.value.cause == cause and "rain the network again" in told.value.remedy
     assert run.result("quantize") is None and not run.weights("quantized").exists()
     assert not (run.folder / "precision.json").exists()

@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from quantnas import export, formats, runnable, verify
+from quantnas import export, runnable, verify
 from quantnas.architectures import network
 from quantnas.config.run_config import ExportConfig
 from quantnas.errors import UsageError, VerificationError
 from quantnas.onnx_weights import STORAGE
+from quantnas.pipeline import extra_formats
 from quantnas.runnable import Case
 
 CASES = {case.name: case for case in runnable.CASES}
@@ -23,7 +24,7 @@ def test_every_form_of_file_is_tried():
     assert set().union(*changed) == options and all(len(names) <= 1 for names in changed)
     usual = [case for case in CASES.values() if case.form == export.USUAL]
     assert {case.bits for case in usual} == {*STORAGE}
-    assert {case.form.format for case in CASES.values()} == {"onnx", *formats.FORMATS}
+    assert {case.form.format for case in CASES.values()} == {"onnx", *extra_formats.FORMATS}
     assert len(CASES) == len(runnable.CASES)
 
 
@@ -79,7 +80,7 @@ def test_what_does_not_run_is_told_with_its_reason(
         raise error
 
     monkeypatch.setattr(verify, "verify", refuse)
-    monkeypatch.setitem(formats.FORMATS, "tflite", refuse)
+    monkeypatch.setitem(extra_formats.FORMATS, "tflite", refuse)
     check = runnable.tried(CASES[name])
     assert (check.topic, check.verdict, check.fatal) == (name, verdict, fatal)
     assert finding in check.finding and remedy in check.remedy

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import branching, load_photographs, random_search, searching
+from quantnas import branching, random_search
 from quantnas.architectures import registry
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.data import image_files
+from quantnas.pipeline import load_photographs, search_step
 from quantnas.runs import Run
 
 SEARCH = {"epochs": 4, "steps_per_epoch": 3, "warmup_epochs": 1, "batch": 2, "patch": 12}
@@ -30,7 +31,7 @@ def begin(tiny, tmp_path):
 
 
 def finished(run: Run, config: RunConfig) -> dict:
-    for _ in searching.search_step(run, config):
+    for _ in search_step.search_step(run, config):
         pass
     return run.result("search")
 
@@ -58,7 +59,7 @@ def test_the_winner_of_a_trial_is_used_and_an_interrupted_trial_goes_on(begin):
     scores = [row["psnr"] for row in result["trial"]]
     assert 1 <= len(scores) <= 3
     again, _ = begin("interrupted", **settings)
-    steps = searching.search_step(again, config)
+    steps = search_step.search_step(again, config)
     for progress in steps:
         if progress.phase == "trial" and progress.done == 2:
             break
@@ -88,7 +89,7 @@ def test_what_was_left_out_is_shown_logged_and_kept(begin, tmp_path, monkeypatch
         image_files.write(tmp_path / "photos" / f"{k:02}.png", pixels)
     (tmp_path / "photos" / "08.png").write_bytes(b"not an image")
     config = dataclasses.replace(config, data=str(tmp_path / "photos"))
-    records = list(searching.search_step(run, config))
+    records = list(search_step.search_step(run, config))
     shown = [p for p in records if p.phase == "photographs"]
     assert [p.done for p in shown] == list(range(1, 13))  # four are held out
     assert shown[-1].total == 12 and shown[-1].facts == {"too small": "1", "damaged": "1"}
@@ -111,7 +112,7 @@ def test_the_reading_ends_with_its_last_record_when_any_was_shown(begin, tmp_pat
         """The records when that much time passes between two looks at the clock."""
         clock = iter(times * k for k in range(99))
         monkeypatch.setattr(load_photographs, "READING_EVERY", every)
-        monkeypatch.setattr(searching.time, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(search_step.time, "monotonic", lambda: next(clock))
         return [p.done for p in load_photographs.reading(run, config, 2, 12)]
 
     assert shown(1.0, 0.0) == []
@@ -137,12 +138,12 @@ def test_a_search_from_a_shared_warm_up_ends_as_one_by_itself(begin, tmp_path, n
     settings, (one, other) = {"warmup_epochs": 2, "alpha_lr": 0.3}, OTHER[name]
     warm = tmp_path / "warm" / "key.pt"
     first, config = begin("first", **{name: one}, **settings)
-    for _ in searching.search_step(first, config, warm):
+    for _ in search_step.search_step(first, config, warm):
         pass
     alone, config = begin("alone", **{name: other}, **settings)
     finished(alone, config)
     branch, _ = begin("branch", **{name: other}, **settings)
-    seen = [p.done for p in searching.search_step(branch, config, warm) if p.phase == "search"]
+    seen = [p.done for p in search_step.search_step(branch, config, warm) if p.phase == "search"]
     assert seen[0] == 2 * SEARCH["steps_per_epoch"] + 1
     assert found(branch) == found(alone)
     names = [run.weights("searched").read_bytes() for run in (branch, alone)]

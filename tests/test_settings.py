@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantnas import driver, settings
+from quantnas import settings
 from quantnas.cli import options
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -15,7 +15,8 @@ from quantnas.config.files import write_text
 from quantnas.config.run_config import RunConfig, TrainConfig
 from quantnas.config.schema import read_yaml
 from quantnas.errors import UsageError
-from quantnas.run_sources import Request
+from quantnas.pipeline import driver
+from quantnas.pipeline.run_sources import Request
 from quantnas.runs import Run
 
 TINY = ["float_steps=4", "qat_steps=2", "batch=2", "patch=12"]

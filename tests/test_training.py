@@ -8,19 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantnas import (
-    beginning,
-    checkpoint,
-    errors,
-    report,
-    run_photographs,
-    runs,
-    searching,
-    training,
-)
+from quantnas import checkpoint, errors, report, run_photographs, runs
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.run_config import RunConfig, TrainConfig
+from quantnas.pipeline import new_run, search_step, train_step
 
 TINY = ["float_steps=12", "qat_steps=6", "batch=2", "patch=12", "check=4"]
 SETTINGS = [part for s in TINY for part in ("--set", f"train.{s}")]
@@ -143,7 +135,7 @@ def test_weights_of_another_network_are_refused_for_a_run_and_a_genotype(fixed, 
 @pytest.mark.slow
 def test_a_run_in_float_has_all_the_time_for_it(tmp_path):
     how = TrainConfig(float_steps=1000, qat_steps=400, max_hours=1)
-    assert training.schedule(RunConfig(train=how), False, True).seconds == pytest.approx(3600)
+    assert train_step.schedule(RunConfig(train=how), False, True).seconds == pytest.approx(3600)
     copied = search_space.to_yaml(search_space.load("quicksrnet_small")).replace("- 8", "- 32")
     (tmp_path / "plain.yaml").write_text(copied)
     assert search_space.load(str(tmp_path / "plain.yaml")).is_float
@@ -190,10 +182,12 @@ def test_a_teacher_changes_what_is_learned(fixed, tmp_path, teacher):
 
 def test_the_time_limit_is_shared_out_by_what_the_steps_cost():
     how = TrainConfig(float_steps=1000, qat_steps=400, max_hours=1)
-    limits = [training.schedule(RunConfig(train=how), rounded).seconds for rounded in (False, True)]
+    limits = [
+        train_step.schedule(RunConfig(train=how), rounded).seconds for rounded in (False, True)
+    ]
     assert sum(limits) == pytest.approx(3600) and limits[0] == pytest.approx(1800)
     alone = TrainConfig(start="float", qat_steps=400, max_hours=1)
-    assert training.schedule(RunConfig(train=alone), True).seconds == pytest.approx(3600)
+    assert train_step.schedule(RunConfig(train=alone), True).seconds == pytest.approx(3600)
 
 
 @pytest.mark.slow
@@ -235,11 +229,11 @@ def test_a_full_disk_elsewhere_is_said_in_words(fixed, tmp_path, capsys, monkeyp
 def test_progress_shows_what_a_person_wants_to_know(tmp_path):
     config = RunConfig(space="quicksrnet_small", train=TrainConfig(float_steps=5, qat_steps=0))
     run = runs.create(tmp_path, "train", None, "x")
-    beginning.begin(run, config, run_photographs.choose(config), {})
+    new_run.begin(run, config, run_photographs.choose(config), {})
     where = search_space.load("quicksrnet_small")
     (run.folder / "space.yaml").write_text(search_space.to_yaml(where))
-    list(searching.search_step(run, config))
-    records = [r for r in training.train_step(run, config) if r.phase == "float"]
+    list(search_step.search_step(run, config))
+    records = [r for r in train_step.train_step(run, config) if r.phase == "float"]
     assert [(r.done, r.total) for r in records] == [(i, 5) for i in range(1, 6)]
     assert set(records[-1].facts) == {"loss", "PSNR", "patches/s"}
     assert float(records[-1].facts["patches/s"]) > 0 and records[-1].facts["PSNR"] != "-"

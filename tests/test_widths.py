@@ -6,12 +6,13 @@ import math
 
 import pytest
 
-from quantnas import quantizing, widths
+from quantnas import widths
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.config.search_space import Precision
 from quantnas.errors import UsageError
+from quantnas.pipeline import quantize_step
 
 LIMITS = ("average_bits", "target_size", "target_bitops")
 
@@ -177,7 +178,7 @@ def test_a_limit_beside_given_bits_is_refused(given):
 @pytest.mark.parametrize(("bits", "free"), [(8, True), (9.5, True), (7.5, False)])
 def test_a_limit_that_limits_nothing_is_said(plan, bits, free):
     lines = [
-        line for line in quantizing.notes(plan(settings(average_bits=bits))) if "note:" in line
+        line for line in quantize_step.notes(plan(settings(average_bits=bits))) if "note:" in line
     ]
     wanted = ["note: nothing is limited by `average_bits`: every layer gets 8 bits"]
     assert lines == (wanted if free else [])
@@ -199,7 +200,7 @@ def test_what_bits_cost_is_counted(plan, given):
 @pytest.mark.parametrize("config", [settings(2), settings(average_bits=3.3)])
 def test_the_notes_name_every_width_and_how_often_it_is_used(plan, config):
     found = plan(config)
-    *lines, last = quantizing.notes(found)
+    *lines, last = quantize_step.notes(found)
     used = list(found.precision.values())
     wanted = {f"w{w.weights}a{w.activations}: {used.count(w)} of {len(used)} layers" for w in used}
     assert {line.strip().partition(" (")[0] for line in lines} == wanted
@@ -213,7 +214,7 @@ def test_the_notes_name_every_width_and_how_often_it_is_used(plan, config):
 
 def test_the_files_of_a_run_say_the_same(plan, tmp_path):
     found = plan(settings(average_bits=3.3), "tiny")
-    quantizing.save(found, tmp_path)
+    quantize_step.save(found, tmp_path)
     rows = json.loads((tmp_path / "precision.json").read_text())
     assert {name: Precision(**row) for name, row in rows.items()} == found.precision
     damage = json.loads((tmp_path / "damage.json").read_text())

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import beginning, preflight, run_photographs
+from quantnas import run_photographs
 from quantnas.config.run_config import RunConfig
 from quantnas.data import holdout, image_files, photographs
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
+from quantnas.pipeline import new_run, preflight
 from quantnas.runs import Run
 from quantnas.settings import load_config
 
@@ -45,7 +46,7 @@ def test_a_run_remembers_its_photographs(tmp_path, monkeypatch, paired):
     assert (len(chosen.train), len(chosen.held_out)) == (4, 1)
     assert all(bool(p.low) is paired for p in chosen.train + chosen.held_out)
     run, other = Run(tmp_path / "run"), Run(tmp_path / "other")
-    beginning.begin(run, config, chosen, {})
+    new_run.begin(run, config, chosen, {})
     lay(Path("data"), count=9, low=(40, 50) if paired else None)
     monkeypatch.chdir("/")
     found = run_photographs.photographs_of(run, config)
@@ -114,7 +115,7 @@ def test_photographs_without_a_patch_are_told_of(tmp_path):
 def begun(folder: Path, config: RunConfig, source: Run | None = None) -> Run:
     """A run that has chosen its photographs."""
     chosen = run_photographs.inherited(source, config) if source else run_photographs.choose(config)
-    beginning.begin(Run(folder), config, chosen, {})
+    new_run.begin(Run(folder), config, chosen, {})
     return Run(folder)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Generator, Sequence
 from quantnas.config.run_config import RunConfig
 from quantnas.data import photo_cache
 from quantnas.data.photographs import Photograph
-
-from .progress import Progress
-from .run_photographs import photographs_of
-from .runs import Run
+from quantnas.progress import Progress
+from quantnas.run_photographs import photographs_of
+from quantnas.runs import Run
 
 READING_EVERY = 1.0
 """Seconds between two records of the reading of photographs."""

@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from quantnas import drop, runs, settings
 from quantnas.config.run_config import RunConfig
+from quantnas.errors import DataError, QualityError, UsageError
+from quantnas.runs import Run
+from quantnas.watcher import SILENT, Watcher, follow, watched
 
-from . import drop, pipeline, runs, settings
-from .errors import DataError, QualityError, UsageError
-from .runs import Run
-from .watcher import SILENT, Watcher, follow, watched
+from . import steps as steps_module
 
 STEPS: dict[str, tuple[str, ...]] = {
     "run": runs.STEPS,
@@ -44,7 +45,7 @@ def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
         watch.finish(step, None)
         return
     began = time.monotonic() - run.spent
-    follow(pipeline.STEPS[step](run, config), watch)
+    follow(steps_module.STEPS[step](run, config), watch)
     watch.finish(step, time.monotonic() - began)
 
 

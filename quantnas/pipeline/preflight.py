@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
+from quantnas import budget, crew, random_search, widths
 from quantnas.architectures import cost, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import QuantizeConfig, RunConfig, SearchConfig
 from quantnas.data import image_files, photo_cache, photo_sets, photographs
 from quantnas.data.holdout import Photographs
 from quantnas.data.photographs import Photograph
-
-from . import budget, crew, random_search, widths
-from .errors import DataError, UsageError
+from quantnas.errors import DataError, UsageError
 
 
 def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quantnas import export, litert, qonnx_export, upscaler, verify
 from quantnas.architectures import cost
 from quantnas.config.run_config import ExportConfig, RunConfig
-
-from . import export, litert, qonnx_export, upscaler, verify
-from .errors import UsageError, VerificationError
-from .runs import Run
-from .workspace import checkpoint, quantized
+from quantnas.errors import UsageError, VerificationError
+from quantnas.runs import Run
+from quantnas.workspace import checkpoint, quantized
 
 Samples = Sequence[NDArray[np.uint8]]
 """Low-resolution images (H, W, 3) on which a file is compared."""

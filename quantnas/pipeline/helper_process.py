@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
+from quantnas import crew
 from quantnas.config import schema
 from quantnas.config.run_config import RunConfig
+from quantnas.crew import device
+from quantnas.errors import LostError, QuantnasError
 
-from . import crew, searching, training
-from .crew import device
-from .errors import LostError, QuantnasError
+from . import search_step, train_step
 
 STEPS: dict[str, Callable[[Mapping[str, Any], RunConfig], Iterator[Any]]] = {
-    "search": searching.assist,
-    "train": training.assist,
+    "search": search_step.assist,
+    "train": train_step.assist,
 }
 
 

@@ -13,16 +13,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from quantnas import crew, runs, settings
 from quantnas.architectures import onnx_survey, registry
 from quantnas.config import files, genotype, schema, search_space
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.errors import DataError, UsageError
+from quantnas.progress import Progress
+from quantnas.runs import Run
+from quantnas.watcher import SILENT, Watcher
 
-from . import adopt, beginning, crew, runs, settings
-from .errors import DataError, UsageError
-from .progress import Progress
-from .runs import Run
-from .watcher import SILENT, Watcher
+from . import new_run, pretrained
 
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
 """Verb -> its steps that several processes may share."""
@@ -103,7 +104,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 def from_space(request: Request, source: str | PathLike[str] | SearchSpace | None = None) -> Run:
     """A new run that begins with nothing, or with what its settings name.
 
-    Raises as `beginning.fresh`, and UsageError as `together`.
+    Raises as `new_run.fresh`, and UsageError as `together`.
     """
     with _path_of(source) as path:
         config = (request.but(space=path) if path else request).over({})
@@ -111,7 +112,7 @@ def from_space(request: Request, source: str | PathLike[str] | SearchSpace | Non
 
 
 def _fresh(request: Request, config: RunConfig, source: Run | None = None) -> Run:
-    return beginning.fresh(request.verb, request.output, request.name, config, source)
+    return new_run.fresh(request.verb, request.output, request.name, config, source)
 
 
 @contextmanager
@@ -130,7 +131,7 @@ def from_run(request: Request, source: Run) -> Run:
     """A new run that goes on from another one, which has done all steps before the verb.
 
     Raises UsageError for a scale, a space or a genotype other than the other run's; else as
-    `beginning.fresh`.
+    `new_run.fresh`.
     """
     runs.require(source, until=request.verb)
     config = settings.continued(source, request.over(settings.inherit(source, request.verb)))
@@ -194,10 +195,10 @@ def to_quantize(request: Request, source: str | PathLike[str], watch: Watcher = 
 def from_weights(request: Request, weights: Path, watch: Watcher = SILENT) -> Run:
     """A new run that has not trained, but taken the float weights in a safetensors file.
 
-    Without a space among the settings it is the one that the file names. Raises as `adopt.adopt`.
+    Without a space among the settings it is the one that the file names. Raises as `pretrained.adopt`.
     """
-    adopt.require_float(weights)
-    named = adopt.space_of(weights)
+    pretrained.require_float(weights)
+    named = pretrained.space_of(weights)
     if request.given("space") is None and named is not None:
         request = request.but(space=named[0], scale=request.given("scale") or named[1])
     config = request.but(train__start=str(weights)).over({})
@@ -205,7 +206,9 @@ def from_weights(request: Request, weights: Path, watch: Watcher = SILENT) -> Ru
     if unnamed and config.genotype is None:
         raise UsageError(
             f"{weights} does not say which network its weights are of.",
-            adopt.instead(weights, "Give --space, and --genotype where it leaves choices open."),
+            pretrained.instead(
+                weights, "Give --space, and --genotype where it leaves choices open."
+            ),
         )
     return _taken(_fresh(request, config), weights)
 
@@ -231,7 +234,7 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
 def _taken(run: Run, file: Path) -> Run:
     """A run that has begun, with the network in a file; when that fails, no run is left."""
     try:
-        adopt.adopt(run, settings.load_config(run), file)
+        pretrained.adopt(run, settings.load_config(run), file)
     except BaseException:
         shutil.rmtree(run.folder)
         raise

@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from quantnas import train
 from quantnas.architectures import network, registry, released_weights
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace, load
-
-from . import train
-from .errors import DataError, QuantnasError, UsageError
-from .runs import Run, existing
-from .workspace import architecture, need
+from quantnas.errors import DataError, QuantnasError, UsageError
+from quantnas.runs import Run, existing
+from quantnas.workspace import architecture, need
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ generator saves the state, and calling the step again goes on from there.
 from collections.abc import Callable, Iterator
 
 from quantnas.config.run_config import RunConfig
+from quantnas.progress import Progress
+from quantnas.runs import Run
 
-from . import evaluate_step, export_step, quantizing, report_step, searching, training
-from .progress import Progress
-from .runs import Run
+from . import evaluate_step, export_step, quantize_step, report_step, search_step, train_step
 
 Step = Callable[[Run, RunConfig], Iterator[Progress]]
 
 STEPS: dict[str, Step] = {
-    "search": searching.search_step,
-    "train": training.train_step,
-    "quantize": quantizing.quantize_step,
+    "search": search_step.search_step,
+    "train": train_step.train_step,
+    "quantize": quantize_step.quantize_step,
     "export": export_step.export_step,
     "evaluate": evaluate_step.evaluate_step,
     "report": report_step.report_step,

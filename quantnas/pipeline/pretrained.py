@@ -18,13 +18,13 @@ from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import patches, photo_cache
+from quantnas.errors import DataError, QuantnasError, UsageError
+from quantnas.run_photographs import photographs_of
+from quantnas.runs import Run
+from quantnas.settings import GIVEN
+from quantnas.widths import precision_of
 
-from . import origins, searching, training
-from .errors import DataError, QuantnasError, UsageError
-from .run_photographs import photographs_of
-from .runs import Run
-from .settings import GIVEN
-from .widths import precision_of
+from . import initial_weights, search_step, train_step
 
 ROUNDED = ".weight_quantizer."
 """Part of the name of a tensor that no float network has."""
@@ -49,7 +49,7 @@ def adopt(run: Run, config: RunConfig, weights: Path) -> None:
     for name, net in nets.items():
         network.save(net, run.weights(name), where)
     origin = {"adopted": str(weights), "sha256": files.sha256(weights)}
-    for _ in searching.search_step(run, config):
+    for _ in search_step.search_step(run, config):
         pass  # nothing is left to be searched
     run.finish("search", {**(run.result("search") or {}), **origin})
     run.finish("train", {"seconds": 0.0, **origin})
@@ -94,7 +94,7 @@ def _read(weights: Path, where: SearchSpace, found: Genotype) -> nn.Module:
     if where.source:  # it comes with its weights
         return net
     try:
-        origins.read_weights(net, weights, where)
+        initial_weights.read_weights(net, weights, where)
     except QuantnasError as error:
         _require_scale(weights, where, found)
         remedy = "Give float weights of this network, or the --space and --genotype of the weights."
@@ -107,7 +107,7 @@ def _require_scale(weights: Path, where: SearchSpace, found: Genotype) -> None:
     for scale in {*get_args(search_space.Scale)} - {where.scale}:
         other = replace(where, scale=scale)
         try:
-            origins.read_weights(network.build(other, found, None), weights, other)
+            initial_weights.read_weights(network.build(other, found, None), weights, other)
         except QuantnasError:
             continue
         raise UsageError(
@@ -133,6 +133,6 @@ def _rounded(
     network.inherit(rounded, net)
     size = config.quantize.patch
     loaded = photo_cache.load(photographs_of(run, config).train, where.scale, size)
-    learn, _ = patches.split(loaded.pairs, size, config.seed, training.SHARES)
+    learn, _ = patches.split(loaded.pairs, size, config.seed, train_step.SHARES)
     network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
     return rounded

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 
+from quantnas import crops, damage_measured, diagram, page, report, slider, upscaler
 from quantnas.architectures import network
 from quantnas.config.files import to_json, write_text
 from quantnas.config.run_config import RunConfig
 from quantnas.data import bicubic
+from quantnas.progress import Progress
+from quantnas.run_photographs import photographs_of
+from quantnas.runs import Run, require
+from quantnas.workspace import architecture, quantized
 
-from . import crops, damage_measured, diagram, export_step, page, report, slider, upscaler
-from .progress import Progress
-from .run_photographs import photographs_of
-from .runs import Run, require
-from .workspace import architecture, quantized
+from . import export_step
 
 
 def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:

@@ -4,18 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from quantnas import checkpoint, crew, settings
+from quantnas.checkpoint import Stateful
 from quantnas.config import search_space
 from quantnas.config.run_config import Device, RunConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.crew import device
 from quantnas.data import holdout, patches, photo_cache
 from quantnas.data.patches import Patches
-
-from . import checkpoint, crew, settings
-from .checkpoint import Stateful
-from .crew import device
-from .errors import DataError
-from .run_photographs import photographs_of
-from .runs import Run
+from quantnas.errors import DataError
+from quantnas.run_photographs import photographs_of
+from quantnas.runs import Run
 
 S = TypeVar("S")
 

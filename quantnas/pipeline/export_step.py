@@ -6,19 +6,20 @@ from pathlib import Path
 
 from torch import nn
 
+from quantnas import export, metrics, surgery, upscaler, verify
 from quantnas.architectures import cost, registry
 from quantnas.architectures.imported_onnx import ImportedNetwork, read
 from quantnas.config import files
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import bicubic, patches, photographs
+from quantnas.errors import UsageError
+from quantnas.progress import Progress
+from quantnas.run_photographs import photographs_of
+from quantnas.runs import Run
+from quantnas.workspace import need, quantized
 
-from . import export, formats, metrics, surgery, upscaler, verify
-from .errors import UsageError
-from .progress import Progress
-from .run_photographs import photographs_of
-from .runs import Run
-from .workspace import need, quantized
+from . import extra_formats
 
 SAMPLE = 768
 """Side of the middle part of a photograph on which a file is compared with torch, pixels."""
@@ -29,7 +30,7 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
 
     What `export.format` names besides is written beside it.
     """
-    beside = formats.FORMATS.get(config.export.format)
+    beside = extra_formats.FORMATS.get(config.export.format)
     parts = 2 if beside is None else 3
     yield Progress("export", 0, parts, {})
     where, net, totals = quantized(run)

@@ -8,20 +8,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from quantnas import checkpoint, crew, phases, train
 from quantnas.architectures import network
 from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.crew import device
 from quantnas.data import patches
+from quantnas.phases import Phase
+from quantnas.progress import Progress
+from quantnas.runs import Run
+from quantnas.workspace import architecture
 
-from . import checkpoint, crew, load_photographs, origins, phases, tasks, train
-from .crew import device
-from .phases import Phase
-from .progress import Progress
-from .runs import Run
-from .tasks import Shared
-from .workspace import architecture
+from . import initial_weights, load_photographs, shared_loops
+from .shared_loops import Shared
 
 SHARES = (0.9, 0.1)
 """Of the patches for learning, and for measuring meanwhile."""
@@ -49,8 +50,8 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     learn, held = patches.split(loaded.pairs, c.patch, config.seed, SHARES)
     torch.manual_seed(config.seed)
     net = network.build(where, found, None)
-    origin = origins.begin_with(net, run, config, where)
-    teacher = origins.teacher_of(run, config) if c.teacher not in (None, "own") else None
+    origin = initial_weights.begin_with(net, run, config, where)
+    teacher = initial_weights.teacher_of(run, config) if c.teacher not in (None, "own") else None
     pupil = _Pupil(run, config, where, found, learn, held)
     if c.start != "float":
         yield from fit(run, device(config), "float", net, pupil.lesson(False, teacher))
@@ -60,7 +61,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         rounded = network.build(where, found, precision)
         network.inherit(rounded, net)
         network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
-        teacher = origins.teacher_of(run, config) if c.teacher == "own" else teacher
+        teacher = initial_weights.teacher_of(run, config) if c.teacher == "own" else teacher
         yield from fit(run, device(config), "rounded", rounded, pupil.lesson(True, teacher))
     crew.part()  # nothing after this is shared
     network.save(rounded, run.weights("trained"), where)
@@ -87,7 +88,7 @@ class _Pupil:
     learn: patches.Patches
     held: patches.Patches
 
-    def lesson(self, rounded: bool, teacher: origins.Teacher | None) -> Lesson:
+    def lesson(self, rounded: bool, teacher: initial_weights.Teacher | None) -> Lesson:
         """For the float network, or the one with rounding."""
         more = {
             "genotype": self.genotype.to_json(),
@@ -105,12 +106,12 @@ class _Pupil:
 
 def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[train.TrainingStep]:
     """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
-    where, (learn, held) = tasks.material(task, config, config.train.patch, SHARES)
+    where, (learn, held) = shared_loops.material(task, config, config.train.patch, SHARES)
     found, rounded = genotype.from_json(task["genotype"], "the first process"), task["rounded"]
     net = network.build(where, found, genotype.searched_precision(found) if rounded else None)
     plan, teacher = schedule(config, rounded, where.is_float), None
     if task["teacher"] is not None:
-        teacher = origins.received(task["teacher"])
+        teacher = initial_weights.received(task["teacher"])
     state = train.start(net.to(device(config)), plan.lr, plan.average > 0)
     checkpoint.restore(state.parts(), task["state"])
     goal = objective(config, where, teacher)
@@ -118,7 +119,7 @@ def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[train.Trainin
 
 
 def objective(
-    config: RunConfig, where: SearchSpace, teacher: origins.Teacher | None = None
+    config: RunConfig, where: SearchSpace, teacher: initial_weights.Teacher | None = None
 ) -> train.Objective:
     """What is learned in a training step."""
     c, target = config.train, None if teacher is None else teacher.target(device(config))

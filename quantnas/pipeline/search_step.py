@@ -9,34 +9,33 @@ from typing import Any
 
 import torch
 
+from quantnas import (
+    checkpoint,
+    diagram,
+    inheritance,
+    phases,
+    random_search,
+    search,
+    supernet,
+    train,
+    trajectory,
+)
 from quantnas.architectures import cost, network, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.files import write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.contest import Contest, TrialStep
+from quantnas.crew import device
 from quantnas.data import patches, photo_cache
+from quantnas.phases import Phase
+from quantnas.progress import Progress
+from quantnas.runs import Run
+from quantnas.settings import GIVEN
 
-from . import (
-    checkpoint,
-    diagram,
-    inheritance,
-    load_photographs,
-    phases,
-    random_search,
-    search,
-    supernet,
-    tasks,
-    train,
-    trajectory,
-)
-from .contest import Contest, TrialStep
-from .crew import device
-from .phases import Phase
-from .progress import Progress
-from .runs import Run
-from .settings import GIVEN
-from .tasks import Shared
+from . import load_photographs, shared_loops
+from .shared_loops import Shared
 
 SHARES = (0.45, 0.45, 0.1)
 """Of the patches for weights, for alphas, and for the decided network."""
@@ -70,7 +69,7 @@ def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterat
 
 def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[search.SearchStep]:
     """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
-    where, found = tasks.material(task, config, config.search.patch, SHARES)
+    where, found = shared_loops.material(task, config, config.search.patch, SHARES)
     _, loop = _loop(config, where, search.Material(*found))
     checkpoint.restore(loop.state.parts(), task["state"])
     return loop.steps(task["first"])

@@ -4,11 +4,12 @@ import dataclasses
 from os import PathLike
 from pathlib import Path
 
+from quantnas import comparison, runs, settings
 from quantnas.data import photo_sets
+from quantnas.runs import Run
+from quantnas.watcher import SILENT, Watcher, follow
 
-from . import comparison, evaluate_step, report_step, runs, settings
-from .runs import Run
-from .watcher import SILENT, Watcher, follow
+from . import evaluate_step, report_step
 
 
 def report_again(source: str | PathLike[str], watch: Watcher = SILENT) -> Run:

@@ -11,35 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantnas.architectures import network
-from quantnas.config.files import to_json, write_text
-from quantnas.config.genotype import Genotype
-from quantnas.config.run_config import RunConfig
-from quantnas.config.search_space import Precision, SearchSpace
-from quantnas.data import patches, photographs
-from quantnas.data.patches import Patches
-
-from . import (
+from quantnas import (
     baselines,
     checkpoint,
     closed_form,
     damage_plot,
-    load_photographs,
     phases,
     quantize,
     retrain,
     saliency,
     train,
-    training,
     widths,
 )
-from .crew import device
-from .progress import Progress
-from .runs import Run
-from .saliency import Saliency
-from .training import Lesson
-from .widths import Plan
-from .workspace import architecture, need
+from quantnas.architectures import network
+from quantnas.config.files import to_json, write_text
+from quantnas.config.genotype import Genotype
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import Precision, SearchSpace
+from quantnas.crew import device
+from quantnas.data import patches, photographs
+from quantnas.data.patches import Patches
+from quantnas.progress import Progress
+from quantnas.runs import Run
+from quantnas.saliency import Saliency
+from quantnas.widths import Plan
+from quantnas.workspace import architecture, need
+
+from . import load_photographs, train_step
+from .train_step import Lesson
 
 ENDLESS = 10**7
 """Steps of a retraining that only time limits."""
@@ -194,7 +193,7 @@ def _calibration(
         scale = where.scale if c.reduce else 1  # at 1, what is read stays as it is
         photos = photographs.find(c.calib, scale)
     loaded = yield from load_photographs.reading(run, config, scale, c.patch, photos)
-    learn, held = patches.split(loaded.pairs, c.patch, config.seed, training.SHARES)
+    learn, held = patches.split(loaded.pairs, c.patch, config.seed, train_step.SHARES)
     return learn, held, loaded.counts()
 
 
@@ -239,7 +238,7 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
             run.spend(work.seconds)
         objective = replace(work.objective, penalty=penalty)
         lesson = Lesson(work.learn, work.held, _schedule(work, rate), objective)
-        yield from training.fit(run, where, "quantize", net, lesson, state)
+        yield from train_step.fit(run, where, "quantize", net, lesson, state)
     if c.minutes is not None and state.pace.steps < FEW:
         done = state.pace.steps
         note = f"warning: only {done} steps of retraining fit into {c.minutes:g} minutes; give more"

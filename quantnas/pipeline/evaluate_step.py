@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+from quantnas import comparison, evaluate, upscaler
 from quantnas.architectures import network
 from quantnas.config.run_config import RunConfig
+from quantnas.progress import Progress
+from quantnas.runs import Run
+from quantnas.workspace import architecture, need
 
-from . import comparison, evaluate, export_step, upscaler
-from .progress import Progress
-from .runs import Run
-from .workspace import architecture, need
+from . import export_step
 
 
 def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:

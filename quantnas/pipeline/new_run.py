@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from quantnas import environment, run_photographs, runs, settings, widths, workspace
 from quantnas.architectures import imported_onnx, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.files import to_json, write_text
@@ -15,9 +16,9 @@ from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import holdout
 from quantnas.data.holdout import Photographs
+from quantnas.runs import Run
 
-from . import environment, origins, preflight, run_photographs, runs, settings, widths, workspace
-from .runs import Run
+from . import initial_weights, preflight
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def prepare(verb: str, config: RunConfig, source: Run | None = None) -> Prepared
     if verb in ("run", "quantize"):
         widths.check(*_architecture(source, used), used)
     if verb in ("train", "run"):
-        origins.require_teacher(used)
-        given = origins.given_weights(used, source)
+        initial_weights.require_teacher(used)
+        given = initial_weights.given_weights(used, source)
     return Prepared(verb, config, source, chosen, given)
 
 
