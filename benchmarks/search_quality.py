@@ -22,13 +22,15 @@ from typing import Any
 import torch
 from command import quantnas
 
-from quantnas import evaluate, random_search, train, upscaler
+from quantnas import evaluate, random_search
 from quantnas.architectures import network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import write_text
 from quantnas.config.run_config import SearchConfig
 from quantnas.data import image_files, patches, photo_cache
 from quantnas.data.photographs import Photograph, find
+from quantnas.inference import upscaler
+from quantnas.training import training_loop
 
 APART = "search.probabilities=factorised"
 WAYS: dict[str, list[str]] = {
@@ -99,19 +101,19 @@ def trained(
     learn, held = patches.split(pairs, 32, seed, (0.9, 0.1))
     torch.manual_seed(seed)
     plain = network.build(where, found, None)
-    fit(plain, learn, held, train.Schedule(args.float_steps, 16, 2e-3))
+    fit(plain, learn, held, training_loop.Schedule(args.float_steps, 16, 2e-3))
     rounded = network.build(where, found, genotype.searched_precision(found))
     network.inherit(rounded, plain)
     network.initialise(rounded, learn.batch(0, 32)[0])
-    fit(rounded, learn, held, train.Schedule(args.qat_steps, 16, 5e-4))
+    fit(rounded, learn, held, training_loop.Schedule(args.qat_steps, 16, 5e-4))
     return rounded
 
 
 def fit(
-    net: torch.nn.Module, learn: patches.Patches, held: patches.Patches, how: train.Schedule
+    net: torch.nn.Module, learn: patches.Patches, held: patches.Patches, how: training_loop.Schedule
 ) -> None:
     """Train in place."""
-    for _ in train.fit(train.start(net, how.lr), learn, held, how):
+    for _ in training_loop.fit(training_loop.start(net, how.lr), learn, held, how):
         pass
 
 

@@ -24,8 +24,9 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from quantnas import evaluate, fusion, upscaler, verify
+from quantnas import evaluate, fusion, verify
 from quantnas.data import bicubic, image_files, patches, photographs
+from quantnas.inference import upscaler
 from quantnas.onnx_graph import CONVOLUTIONS
 
 METHODS = {

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import train
 from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.data import image_files, patches, photo_cache, photographs
 from quantnas.data.photographs import Photograph
+from quantnas.training import training_loop
 
 
 def untrained(where: search_space.SearchSpace) -> nn.Module:
@@ -47,10 +47,10 @@ def bare(
 
 
 def ours(where: search_space.SearchSpace, learn: patches.Patches, steps: int, batch: int) -> float:
-    """Steps per second of `train.fit`, without its measurements."""
-    state = train.start(untrained(where), 1e-3)
-    schedule = train.Schedule(steps + 1, batch, 1e-3, check=10**9)
-    loop = train.fit(state, learn, learn, schedule)
+    """Steps per second of `training_loop.fit`, without its measurements."""
+    state = training_loop.start(untrained(where), 1e-3)
+    schedule = training_loop.Schedule(steps + 1, batch, 1e-3, check=10**9)
+    loop = training_loop.fit(state, learn, learn, schedule)
     began = time.perf_counter()
     done = sum(1 for _ in islice(loop, steps))
     seconds = time.perf_counter() - began

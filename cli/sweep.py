@@ -239,10 +239,10 @@ def _engine(workers: int, ray: str | None, cores: int | None, gpu: bool) -> "Eng
         return Cluster(ray, cores or 1, gpu)
     import torch
 
-    from quantnas import crew
+    from quantnas.training import processes
     from quantnas.workers import Workers
 
-    share = max(1, min(torch.get_num_threads(), crew.cores() // workers))
+    share = max(1, min(torch.get_num_threads(), processes.cores() // workers))
     return Workers(workers, cores or share, torch.cuda.device_count() if gpu else 0)
 
 

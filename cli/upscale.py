@@ -13,7 +13,7 @@ from quantnas.errors import DataError, UsageError
 from . import console
 
 if TYPE_CHECKING:
-    from quantnas.enlarging import Outcome
+    from quantnas.inference.upscale_files import Outcome
     from quantnas.models import Model
 
 SCALE = 2
@@ -76,15 +76,15 @@ def upscale(
 
     Grey stays grey, in 16 bits too; transparency, colour profile and resolution are kept.
     """
-    from quantnas import enlarging
     from quantnas.data import image_files
-    from quantnas.tiles import Tiling
+    from quantnas.inference import upscale_files
+    from quantnas.inference.tiling import Tiling
 
     if force and skip_existing:
         raise UsageError("--force and --skip-existing are both given.", "Leave one of them out.")
     chosen = _chosen(model, scale)
-    found = enlarging.jobs(photos, out, format, chosen.scale)
-    left = enlarging.check(found, force, skip_existing)
+    found = upscale_files.jobs(photos, out, format, chosen.scale)
+    left = upscale_files.check(found, force, skip_existing)
     others = [path for folder in photos if folder.is_dir() for path in image_files.others(folder)]
     if others:
         more = f" and {len(others) - 1} more" if others[1:] else ""
@@ -94,7 +94,7 @@ def upscale(
     if not left:
         return
     started = time.perf_counter()
-    steps = enlarging.perform(left, chosen.network(), Tiling(tile, overlap))
+    steps = upscale_files.perform(left, chosen.network(), Tiling(tile, overlap))
     outcome = console.follow(steps, _again() if len(left) > 1 else None)
     _tell(outcome, chosen.name, time.perf_counter() - started)
 

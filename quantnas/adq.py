@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from . import team
+from quantnas.training import collectives
 
 
 class Adq(nn.Module):
@@ -35,20 +35,22 @@ class Adq(nn.Module):
         std = skip.flatten(1).std(1)
         if self.training:
             with torch.no_grad():
-                self.mean_std.lerp_(team.mean(std.mean()), cast(float, self.norm.momentum))
-        normal = self._normal(branch) if self.training and team.size() > 1 else self.norm(branch)
+                self.mean_std.lerp_(collectives.mean(std.mean()), cast(float, self.norm.momentum))
+        normal = (
+            self._normal(branch) if self.training and collectives.size() > 1 else self.norm(branch)
+        )
         return cast(Tensor, normal) * self.deviation(std)[:, None, None, None]
 
     def _normal(self, branch: Tensor) -> Tensor:
         """The batch norm over the rows of all processes."""
         norm = self.norm
         assert norm.running_var is not None and norm.running_mean is not None
-        mean = team.mean(branch.mean((0, 2, 3)))
+        mean = collectives.mean(branch.mean((0, 2, 3)))
         centred = branch - mean[:, None, None]
-        var = team.mean(centred.square().mean((0, 2, 3)))
+        var = collectives.mean(centred.square().mean((0, 2, 3)))
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-            n = team.size() * branch.numel() / branch.shape[1]
+            n = collectives.size() * branch.numel() / branch.shape[1]
             norm.running_mean.lerp_(mean, cast(float, norm.momentum))
             norm.running_var.lerp_(var * n / (n - 1), cast(float, norm.momentum))
         scale = norm.weight / (var + norm.eps).sqrt()

@@ -11,13 +11,13 @@ from quantnas.config.run_config import RunConfig
 from quantnas.data import photo_sets, photographs
 from quantnas.data.image_files import bundled
 from quantnas.data.photographs import Photograph
+from quantnas.inference.upscaler import Upscaler
 
 from . import evaluate, run_photographs, runs, settings
 from .errors import DataError
 from .evaluate import Score
 from .models import Model
 from .progress import Progress
-from .upscaler import Upscaler
 
 FILE = "evaluation.json"
 Table = dict[str, dict[str, list[Score]]]

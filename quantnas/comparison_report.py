@@ -9,6 +9,7 @@ from typing import Any
 
 from quantnas.config import files
 from quantnas.data import bicubic, photographs
+from quantnas.inference.upscaler import Upscaler
 
 from . import comparison, difference, environment, evaluate, front, runs, tables
 from .comparison import PhotoSet
@@ -16,7 +17,6 @@ from .errors import UsageError
 from .evaluate import Score
 from .models import Model
 from .progress import Progress
-from .upscaler import Upscaler
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.training import training_loop
 
-from . import train
 from .objective import require_finite
 from .search import Material
 
@@ -65,7 +65,7 @@ class Contest:
         torch.manual_seed(len(self.psnr))
         precision = genotype.searched_precision(found) if rounded else None
         self.net, self.rounded = network.build(self.space, found, precision), rounded
-        self.training = train.start(self.net.to(self.device), self.config.weight_lr)
+        self.training = training_loop.start(self.net.to(self.device), self.config.weight_lr)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -111,8 +111,8 @@ class Contest:
         network.initialise(self.net, low.to(self.device))
 
     def _update(self, material: Material, step: int, share: float) -> float:
-        rate = train.cosine(share) * (0.25 if self.rounded else 1.0)
-        train.set_rate(self.training.optimizer, self.config.weight_lr * rate)
+        rate = training_loop.cosine(share) * (0.25 if self.rounded else 1.0)
+        training_loop.set_rate(self.training.optimizer, self.config.weight_lr * rate)
         half = material.weights if step % 2 else material.alphas  # all that the search learns from
         low, high = (t.to(self.device) for t in half.batch(step, self.config.batch))
         self.net.train()
@@ -120,13 +120,13 @@ class Contest:
         require_finite(loss, f"L1 of architecture {len(self.psnr) + 1}", step)
         self.net.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), train.CLIP)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), training_loop.CLIP)
         require_finite(norm, f"gradient of architecture {len(self.psnr) + 1}", step)
         self.training.optimizer.step()
         return loss.item()
 
     def _finish(self, material: Material) -> None:
-        psnr = train.measure(self.net, material.held)
+        psnr = training_loop.measure(self.net, material.held)
         if psnr > max(self.psnr, default=-math.inf):
             plain = network.build(self.space, self.genotypes[len(self.psnr)], None)
             network.inherit(plain, self.net.cpu())

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import QuantizeConfig, RunConfig
+from quantnas.inference import upscaler
 
-from . import comparison, evaluate, upscaler, workspace
+from . import comparison, evaluate, workspace
 from .errors import QualityError
 from .progress import Progress
 from .runs import Run

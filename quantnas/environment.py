@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import crew
+from quantnas.training import processes
 
 
 def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "platform": platform.platform(),
-        "cpu_count": crew.cores(),
+        "cpu_count": processes.cores(),
         "command": list(command or _command()),
     }
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from quantnas.data import bicubic, photo_sets, photographs
 from quantnas.data.photographs import Photograph
+from quantnas.inference.upscaler import Upscaler
 
 from .metrics import psnr_y, ssim_y
-from .upscaler import Upscaler
 
 PROTOCOL = "uint8 bicubic LR, uint8 SR, BT.601 luma, border = scale, mean over images"
 """Where all low resolution is made here; see `protocol`."""

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 
 from quantnas.architectures import cost
+from quantnas.inference.upscaler import SMALL
 from quantnas.onnx_import.onnx_session import cannot_load, open_session
 
 from . import float_twin
@@ -22,7 +23,6 @@ from .errors import DataError, UsageError
 from .machine import Machine
 from .models import Model
 from .progress import Progress
-from .upscaler import SMALL
 
 SIZE = (180, 320)
 """(height, width) of the low-resolution image where nothing else is said: at x4, 1280x720."""

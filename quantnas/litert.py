@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from quantnas.architectures.cost import Cost
 from quantnas.config import files
+from quantnas.inference.upscaler import Upscaler
 from quantnas.nn import tracing
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
@@ -27,7 +28,6 @@ from .litert_graph import IDENTIFIER, Levels, TFLiteGraph, runtime, schema
 from .litert_layers import Ahead, TFLiteValue, convolution, in_float, laid
 from .litert_operations import OPERATORS, TRANSLATE
 from .onnx_metadata import METADATA_KEY, full_metadata
-from .upscaler import Upscaler
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime as ort
 import torch
 
-from .crew import cores
+from quantnas.training.processes import cores
 
 X86: dict[str, tuple[str, ...]] = {
     "avx2": ("avx2",),

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from quantnas.inference import tiling
 from quantnas.onnx_import import module_export
 
-from . import comparison, comparison_report, latency, machine, models, profiling, tiles
+from . import comparison, comparison_report, latency, machine, models, profiling
 from .errors import UsageError
 from .models import Model
 from .progress import Progress
@@ -170,7 +171,7 @@ def upscale(
     low = np.stack([image] * 3, axis=2) if grey else image
     with ExitStack() as files:
         network = _resolved(model, files).network()
-        large = tiles.upscaler(network, tiles.Tiling(tile, overlap))(low)
+        large = tiling.upscaler(network, tiling.Tiling(tile, overlap))(low)
     return large.mean(axis=2).round().astype(np.uint8) if grey else large
 
 

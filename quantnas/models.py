@@ -13,12 +13,13 @@ from typing import Any
 from quantnas.architectures import cost, onnx_survey
 from quantnas.config import files, schema
 from quantnas.config.files import read_json
+from quantnas.inference import tiling
+from quantnas.inference.upscaler import Upscaler
 
-from . import cards, onnx_metadata, runs, settings, tiles, workspace
+from . import cards, onnx_metadata, runs, settings, workspace
 from .cards import Card, CardScores
 from .errors import DataError, UsageError
 from .runs import Run
-from .upscaler import Upscaler
 
 KINDS = ("quantized", "trained", "float", "searched")
 """Checkpoints of a run, the most finished first; the last one is no network to be used as it is."""
@@ -35,14 +36,14 @@ class Model:
     file: Path
     cost: cost.Cost | None
     """None where a file of an older version does not say it in full."""
-    network: Callable[[], tiles.Network]
+    network: Callable[[], tiling.Network]
     """Loads it. Raises DataError when that fails."""
     run: Run | None = None
     """The run that it was taken from; none for a lone file."""
 
     def upscaler(self) -> Upscaler:
         """Loads it as a function that cuts large photographs into tiles."""
-        return tiles.upscaler(self.network())
+        return tiling.upscaler(self.network())
 
     @property
     def is_float(self) -> bool:
@@ -138,13 +139,13 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
     except (UsageError, KeyError):
         totals = None
     scale = int(told["scale"])
-    load = partial(tiles.load, path, scale, onnx_survey.recorded(told, path))
+    load = partial(tiling.load, path, scale, onnx_survey.recorded(told, path))
     return Model(name, what, scale, path, totals, load, run)
 
 
 def _foreign(path: Path, name: str) -> Model:
     w = onnx_survey.survey(path).space
-    load = partial(tiles.load, path, w.scale, w.pixels)
+    load = partial(tiling.load, path, w.scale, w.pixels)
     return Model(name, f"ONNX file {path}", w.scale, path, onnx_survey.float_cost(w), load)
 
 
@@ -164,7 +165,7 @@ def _place(path: Path) -> tuple[Run, str, str]:
 def _checkpoint(run: Run, kind: str, name: str) -> Model:
     where, net, totals = workspace.checkpoint(run, kind)
     file = run.weights(kind)
-    what, load = f"{kind} checkpoint {file}", partial(tiles.load, net, where.scale)
+    what, load = f"{kind} checkpoint {file}", partial(tiling.load, net, where.scale)
     return Model(name, what, where.scale, file, totals, load, run)
 
 

@@ -12,9 +12,9 @@ import torch
 
 from quantnas.config import files
 from quantnas.config.files import read_json, to_json, write_text
+from quantnas.training import checkpoint, processes, threads
+from quantnas.training.processes import cores
 
-from . import checkpoint, crew, threads
-from .crew import cores
 from .progress import Progress
 from .runs import Run
 
@@ -66,7 +66,7 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
     done = checkpoint.load(path, phase.parts)
     run.forget(phase.name, done)
     began, shown = saved - run.spent, dict[str, str]()
-    choice = threads_of(run, phase.name, phase.on_cpu and crew.size() == 1)
+    choice = threads_of(run, phase.name, phase.on_cpu and processes.size() == 1)
 
     def save() -> None:
         checkpoint.save(path, done, phase.parts)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
-
-from . import team
+from quantnas.training import collectives
 
 Quantizer = ActQuantizer | WeightQuantizer
 View = Callable[[Tensor, Sequence[Quantizer], Tensor, Tensor], Tensor]
@@ -46,7 +45,7 @@ def noise(t: Tensor, quantizers: Sequence[Quantizer], mix: Tensor, share: Tensor
         highs = torch.stack([hi for _, hi in ends]) * steps
     low, high = _weighted(mix, lows), _weighted(mix, highs)
     deviation = _weighted(mix, steps.square()).sqrt()
-    uniform = team.rand_like(t, _batched(quantizers)).sub_(0.5)
+    uniform = collectives.rand_like(t, _batched(quantizers)).sub_(0.5)
     return torch.addcmul(torch.clamp(t, low, high), uniform, deviation)
 
 
@@ -64,10 +63,14 @@ def authors(t: Tensor, quantizers: Sequence[Quantizer], mix: Tensor, share: Tens
     """
     f = 1 / (len(quantizers) + 1)
     batched = _batched(quantizers)
-    spread = team.largest(t.max()) + team.largest(-t.min()) if batched else t.max() - t.min()
+    spread = (
+        collectives.largest(t.max()) + collectives.largest(-t.min())
+        if batched
+        else t.max() - t.min()
+    )
     out = f * t
     for p, q in zip(mix, quantizers, strict=True):
-        noisy = t + spread / (2**q.bits - 1) * 0.5 * team.randn_like(t, batched)
+        noisy = t + spread / (2**q.bits - 1) * 0.5 * collectives.randn_like(t, batched)
         out = out + share * p / (share + f) * noisy.detach()
     return out
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import psutil
 import torch
 
-from .crew import cores
+from quantnas.training.processes import cores
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")

@@ -13,10 +13,10 @@ from torch.nn.utils import parametrize
 from quantnas.architectures.network import convolutions, hooked
 from quantnas.config.run_config import TRAINED, QuantizeConfig
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
+from quantnas.training.training_loop import LOGS, Objective, TrainingState, cosine, set_rate
 
 from . import cells
 from .saliency import Saliency
-from .train import LOGS, Objective, TrainingState, cosine, set_rate
 
 BIAS, STEP, ZERO = 0.3, 0.3, 2.0
 """Rates of biases (in deviations of the output), of log2 of steps and of zero points (in levels),

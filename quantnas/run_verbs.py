@@ -117,7 +117,7 @@ def train(
 
     Returns the run. Raises as `run`.
 
-    Example: quantnas.train("quicksrnet_small", data="my_photographs", float_steps=50_000)
+    Example: quantnas.training.training_loop("quicksrnet_small", data="my_photographs", float_steps=50_000)
     """
     given = {
         "data": data,

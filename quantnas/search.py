@@ -21,10 +21,11 @@ from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data.patches import Patches
 from quantnas.nn import quantizers
+from quantnas.training import collectives, training_loop
+from quantnas.training.checkpoint import Stateful
 
-from . import budget, inheritance, objective, supernet, team, train
+from . import budget, inheritance, objective, supernet
 from .adq import Adq
-from .checkpoint import Stateful
 from .decisions import DecisionCheck, DecisionLog
 from .objective import entropy, entropy_weight, require_finite
 
@@ -87,7 +88,7 @@ def start(net: nn.Module, config: SearchConfig) -> SearchState:
     weights = [(n, p) for n, p in net.named_parameters() if p.requires_grad and id(p) not in known]
     return SearchState(
         net,
-        optim.Adam(train.groups(weights, config.weight_lr), fused=True),
+        optim.Adam(training_loop.groups(weights, config.weight_lr), fused=True),
         optim.Adam([{"params": alphas}], config.alpha_lr, betas=(0.5, 0.999)),
         budget.Multiplier(config.target_bitops or 1.0),
     )
@@ -117,7 +118,7 @@ class Searching:
         for step in range(first, c.epochs * c.steps_per_epoch):
             torch.manual_seed(self.material.weights.seed * 1_000_003 + step)
             low, high = self.batch(self.material.weights, step)
-            mine = team.share(low), team.share(high)
+            mine = collectives.share(low), collectives.share(high)
             early = step < c.refresh and step & (step - 1) == 0
             if step % c.refresh == 0 or early:
                 fit_grids(self.net, low, learned=step > 0)
@@ -127,7 +128,7 @@ class Searching:
                 self.alpha_step(step, epoch)
             loss, error = self.weight_step(step, *mine)
             ends = (step + 1) % c.steps_per_epoch == 0
-            check = self._check(epoch) if ends and team.rank() == 0 else None
+            check = self._check(epoch) if ends and collectives.rank() == 0 else None
             yield self._record(step + 1, loss, error, check)
 
     def batch(self, patches: Patches, step: int) -> list[Tensor]:
@@ -135,7 +136,7 @@ class Searching:
 
     def alpha_step(self, step: int, epoch: int) -> None:
         c, price = self.config, self.state.price
-        low, high = (team.share(t) for t in self.batch(self.material.alphas, step))
+        low, high = (collectives.share(t) for t in self.batch(self.material.alphas, step))
         expected = objective.expected_bitops(self.net, self.bitops)
         terms = {"L1 of the alphas": F.l1_loss(self.net(low), high)}
         push = c.entropy * entropy_weight(epoch, c.epochs, c.warmup_epochs)
@@ -151,13 +152,13 @@ class Searching:
     def weight_step(self, step: int, low: Tensor, high: Tensor) -> tuple[float, float]:
         """L1 and squared error."""
         c = self.config
-        rate = c.weight_lr * train.cosine(step, c.epochs * c.steps_per_epoch)
-        train.set_rate(self.state.by_weight, rate)
+        rate = c.weight_lr * training_loop.cosine(step, c.epochs * c.steps_per_epoch)
+        training_loop.set_rate(self.state.by_weight, rate)
         out = self.net(low)
         loss = F.l1_loss(out, high)
         self._update(step, self.state.by_weight, self.weights, {"L1 of the weights": loss})
         with torch.no_grad():
-            both = team.mean(torch.stack([loss, F.mse_loss(out, high)])).tolist()
+            both = collectives.mean(torch.stack([loss, F.mse_loss(out, high)])).tolist()
         return both[0], both[1]
 
     def _update(
@@ -168,10 +169,10 @@ class Searching:
         terms: Mapping[str, Tensor],
     ) -> None:
         values = torch.stack(list(terms.values()))
-        for name, value in zip(terms, team.mean(values.detach()), strict=True):
+        for name, value in zip(terms, collectives.mean(values.detach()), strict=True):
             require_finite(value, name, step)
         loss = values.sum()
-        grads = team.average(torch.autograd.grad(loss, parameters, allow_unused=True))
+        grads = collectives.average(torch.autograd.grad(loss, parameters, allow_unused=True))
         for p, grad in zip(parameters, grads, strict=True):
             p.grad = grad
         norm = nn.utils.clip_grad_norm_(parameters, CLIP)
@@ -204,7 +205,7 @@ class Searching:
         found = self.decide()
         batches = [self.batch(self.material.weights, i)[0] for i in range(4)]
         decided = decided_network(self.space, found, copy.deepcopy(self.net), batches)
-        psnr = train.measure(decided, self.material.held)
+        psnr = training_loop.measure(decided, self.material.held)
         check = DecisionCheck(epoch + 1, psnr, self.bitops_of(found), found)
         if epoch >= self.config.warmup_epochs:
             self.state.checks.rows.append(check)
@@ -237,7 +238,7 @@ def decided_network(
 
     Changes `net`: it is settled on the genotype. batches: low-resolution patches.
     """
-    with team.alone():
+    with collectives.alone():
         supernet.settle(net, found, batches)
     precision = None if space.is_float else genotype.searched_precision(found)
     decided = network.build(space, found, precision).to(batches[0].device)

@@ -18,7 +18,7 @@ from .runs import Run
 GIVEN = "genotype_given.json"
 """Copy of the genotype that a run was given, beside its config."""
 STARTS = ("searched", "scratch", "float")
-"""Values of `train.start` that are no file."""
+"""Values of `training_loop.start` that are no file."""
 BEGINNING = ("start", "teacher", "max_hours")
 """Settings of a training that say where it begins and ends: the next one has its own."""
 LENGTHS = ("steps", "minutes")

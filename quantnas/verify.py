@@ -24,11 +24,12 @@ from quantnas.architectures.imported_onnx import ImportedNetwork
 from quantnas.config import schema
 from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_tensor
+from quantnas.inference import upscaler
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.onnx_import.onnx_session import open_session
 
-from . import fusion, onnx_metadata, stored, upscaler
+from . import fusion, onnx_metadata, stored
 from .errors import DataError, UsageError, VerificationError
 from .wiring import wired
 

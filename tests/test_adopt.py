@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantnas import environment, evaluate, run_photographs, upscaler, workspace
+from quantnas import environment, evaluate, run_photographs, workspace
 from quantnas.architectures import network, registry, released_weights
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -17,6 +17,7 @@ from quantnas.config.files import sha256
 from quantnas.config.run_config import QuantizeConfig, RunConfig, TrainConfig
 from quantnas.data import image_files, photographs
 from quantnas.errors import DataError, UsageError
+from quantnas.inference import upscaler
 from quantnas.pipeline import new_run, pretrained, steps
 from quantnas.runs import Run
 

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
-from quantnas import export, quantize, train, upscaler
+from quantnas import export, quantize
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.data.patches import to_image
 from quantnas.errors import DataError
+from quantnas.inference import upscaler
 from quantnas.nn.quantizers import BITS, ActQuantizer, WeightQuantizer, activation_grid, weight_grid
+from quantnas.training import training_loop
 
 
 @pytest.fixture
@@ -142,10 +144,10 @@ def test_what_is_dead_is_quantized_trained_frozen_and_exported(
     low = pixels(4)
     network.initialise(rounded, low)
     quantize.correct_biases(rounded, net, low)
-    state = train.start(rounded, 1e-3)
-    aim = train.Objective(train.teacher_target(net))
-    plan = train.Schedule(steps=4, batch=2, lr=1e-3, check=4)
-    losses = [step.loss for step in train.fit(state, *halves, plan, aim)]
+    state = training_loop.start(rounded, 1e-3)
+    aim = training_loop.Objective(training_loop.teacher_target(net))
+    plan = training_loop.Schedule(steps=4, batch=2, lr=1e-3, check=4)
+    losses = [step.loss for step in training_loop.fit(state, *halves, plan, aim)]
     frozen = quantize.freeze(rounded)
     assert all(map(math.isfinite, losses))
     assert all(p.isfinite().all() for p in frozen.parameters())

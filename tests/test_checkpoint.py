@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn, optim
 
-from quantnas import checkpoint
 from quantnas.errors import DataError
+from quantnas.training import checkpoint
 
 
 def parts(width: int = 3) -> dict:

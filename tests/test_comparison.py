@@ -7,22 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import (
-    comparison,
-    difference,
-    evaluate,
-    front,
-    labels,
-    metrics,
-    models,
-    tables,
-    upscaler,
-)
+from quantnas import comparison, difference, evaluate, front, labels, metrics, models, tables
 from quantnas.architectures import network
 from quantnas.cli.main import main
 from quantnas.data import image_files, photo_sets
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
+from quantnas.inference import upscaler
 from quantnas.onnx_import import onnx_session
 
 FILES = image_files.bundled().held_out

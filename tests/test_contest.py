@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import checkpoint, random_search, train
+from quantnas import random_search
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge
 from quantnas.contest import Contest
+from quantnas.training import checkpoint, training_loop
 
 CONFIG = SearchConfig(
     strategy="random", samples=2, epochs=3, steps_per_epoch=3, warmup_epochs=0, batch=2, patch=6
@@ -51,13 +52,13 @@ def test_two_thirds_of_the_steps_are_in_float(tiny, material):
 
 def test_the_winners_weights_are_those_that_were_scored(tiny, material, monkeypatch):
     loop, scored = contest(tiny), []
-    measure = train.measure
+    measure = training_loop.measure
 
     def keep(net, *rest):
         scored.append({n: c.weight.clone() for n, c in network.convolutions(net).items()})
         return measure(net, *rest)
 
-    monkeypatch.setattr(train, "measure", keep)
+    monkeypatch.setattr(training_loop, "measure", keep)
     list(loop.steps(material))
     _, net = loop.winner()
     wanted = scored[int(np.argmax(loop.psnr))]

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import crew, errors
+from quantnas import errors
 from quantnas.cli.main import main
 from quantnas.config import run_config, schema
 from quantnas.data import holdout, image_files
 from quantnas.data.photographs import Photograph
 from quantnas.pipeline import run_sources, shared_loops
+from quantnas.training import processes
 
 ROOT = Path(__file__).parents[1]
 QUANTNAS = [sys.executable, "-m", "quantnas.cli"]
@@ -53,49 +54,49 @@ def test_more_processes_than_gpus_are_refused():
     if torch.cuda.device_count() >= 64:
         pytest.skip("this machine has them")
     with pytest.raises(errors.UsageError, match="GPUs for 64 processes"):
-        crew.check(64, cuda=True)
+        processes.check(64, cuda=True)
 
 
 def test_of_several_machines_each_needs_gpus_for_its_own(torchrun, monkeypatch):
     torchrun(8, 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    crew.check(8, cuda=True)
+    processes.check(8, cuda=True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     with pytest.raises(errors.UsageError, match="3 GPUs for 4 processes"):
-        crew.check(8, cuda=True)
+        processes.check(8, cuda=True)
 
 
 def test_without_fabric_the_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(errors.UsageError, match=r"quantnas\[several\]"):
-        crew.launch(2)
+        processes.launch(2)
 
 
 def test_torchrun_must_have_started_as_many(torchrun):
     torchrun(4, 2)
-    crew.check(4, cuda=False)
+    processes.check(4, cuda=False)
     for asked, told in ((2, "but --processes is 2"), (1, "but one does this")):
         with pytest.raises(errors.UsageError, match=f"started 4 processes, {told}") as error:
-            crew.launch(asked)
+            processes.launch(asked)
         assert "--processes 4" in error.value.remedy
 
 
 def test_who_was_started_to_help_knows(torchrun, monkeypatch):
-    assert not crew.launched() and not crew.called()
+    assert not processes.launched() and not processes.called()
     torchrun(2, 2)
-    assert crew.launched() and not crew.called()
+    assert processes.launched() and not processes.called()
     monkeypatch.setenv("RANK", "1")
-    assert crew.called()
+    assert processes.called()
     monkeypatch.delenv("RANK")  # of the processes that the first one starts by itself
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert crew.called() and not crew.launched()
+    assert processes.called() and not processes.launched()
 
 
 def test_alone_leading_is_only_doing():
-    assert list(crew.lead(lambda: 1 / 0, iter([1, 2]))) == [1, 2]
-    assert crew.size() == 1 and crew.local_rank() == 0
-    crew.launch(1)
-    crew.part()
+    assert list(processes.lead(lambda: 1 / 0, iter([1, 2]))) == [1, 2]
+    assert processes.size() == 1 and processes.local_rank() == 0
+    processes.launch(1)
+    processes.part()
 
 
 @pytest.mark.parametrize("section", [run_config.SearchConfig, run_config.TrainConfig])

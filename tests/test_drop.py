@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import drop, evaluate, run_photographs, settings, upscaler, workspace
+from quantnas import drop, evaluate, run_photographs, settings, workspace
 from quantnas.architectures import network
 from quantnas.config.run_config import QuantizeConfig
 from quantnas.data import image_files
 from quantnas.drop import Drop
 from quantnas.errors import DataError, QualityError
+from quantnas.inference import upscaler
 from quantnas.pipeline import evaluate_step
 
 FILES = image_files.bundled().held_out

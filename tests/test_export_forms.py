@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from quantnas import export, onnx_metadata, quantize, settings, upscaler, verify
+from quantnas import export, onnx_metadata, quantize, settings, verify
 from quantnas.architectures import cost, network, registry
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -19,6 +19,7 @@ from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.config.schema import parse
 from quantnas.config.search_space import Precision
 from quantnas.errors import DataError, UsageError, VerificationError
+from quantnas.inference import upscaler
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.pipeline import evaluate_step, export_step
 from quantnas.runs import Run

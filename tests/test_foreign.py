@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from quantnas import evaluate, upscaler
+from quantnas import evaluate
 from quantnas.architectures import network, released_weights
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
 from quantnas.data import photographs
 from quantnas.errors import DataError, UsageError
+from quantnas.inference import upscaler
 
 RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
 ESA = {"conv1": (2, 8, 1), "conv_f": (2, 2, 1), "conv_max": (2, 2, 3), "conv2": (2, 2, 3)}

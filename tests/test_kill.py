@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import checkpoint, errors
+from quantnas import errors
 from quantnas.config import search_space
+from quantnas.training import checkpoint
 
 SETTINGS = [
     "search.epochs=4",

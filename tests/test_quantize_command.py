@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import damage_plot, drop, run_photographs, runs, settings, upscaler, workspace
+from quantnas import damage_plot, drop, run_photographs, runs, settings, workspace
 from quantnas.architectures import network, registry
 from quantnas.cli import console
 from quantnas.cli.main import main
@@ -16,6 +16,7 @@ from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
+from quantnas.inference import upscaler
 from quantnas.pipeline import new_run
 from quantnas.runs import Run
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import baselines, closed_form, damage_plot, train, widths, workspace
+from quantnas import baselines, closed_form, damage_plot, widths, workspace
 from quantnas.architectures import network
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
@@ -16,6 +16,7 @@ from quantnas.data import image_files
 from quantnas.errors import DataError
 from quantnas.pipeline import quantize_step
 from quantnas.runs import Run
+from quantnas.training import training_loop
 
 QUICK = QuantizeConfig(steps=5, batch=2, patch=12, crops=4)
 METHODS = ["rtn", "minmax", "adaround", "gptq", "gpfq", "qronos"]
@@ -228,13 +229,13 @@ def test_closed_in_the_middle_it_ends_where_it_would_have(begin, monkeypatch, ho
 
 def test_photographs_are_made_smaller_or_taken_as_they_are(begin, monkeypatch):
     seen = {}
-    measure = train.measure
+    measure = training_loop.measure
 
     def spy(net, held, objective, count=32):
         seen[reduce] = [pair.low.shape for pair in held.pairs]
         return measure(net, held, objective, count)
 
-    monkeypatch.setattr(train, "measure", spy)
+    monkeypatch.setattr(training_loop, "measure", spy)
     for reduce in (True, False):
         run, config = begin(f"run{reduce}", bits=4, reduce=reduce)
         list(quantize_step.quantize_step(run, config))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from quantnas import team
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.relax import RELAXATIONS, authors, noise, plain, rounding
+from quantnas.training import collectives
 
 ONE = torch.tensor(1.0)
 
@@ -17,7 +17,7 @@ def grids(*steps: float, bits: tuple[int, ...] = (4, 8)) -> list[ActQuantizer]:
 
 
 def noiseless(monkeypatch) -> None:
-    monkeypatch.setattr(team, "rand_like", lambda t, batch: torch.full_like(t, 0.5))
+    monkeypatch.setattr(collectives, "rand_like", lambda t, batch: torch.full_like(t, 0.5))
 
 
 def test_every_relaxation_is_checked_here():
@@ -89,7 +89,7 @@ def test_a_kernel_is_clipped_to_the_range_of_its_channel(monkeypatch):
 
 
 def test_the_gradient_to_the_mixture_is_that_of_the_noise(monkeypatch):
-    monkeypatch.setattr(team, "rand_like", lambda t, batch: torch.full_like(t, 0.75))
+    monkeypatch.setattr(collectives, "rand_like", lambda t, batch: torch.full_like(t, 0.75))
     steps = (0.06, 0.01)
     mix = torch.tensor([0.3, 0.7], requires_grad=True)
     noise(torch.full((10,), 0.4), grids(*steps), mix, ONE).sum().backward()
@@ -146,7 +146,7 @@ def test_the_published_formula_with_the_same_noise(bits, share):
 
 @pytest.mark.parametrize(("share", "gain"), [(1 / 9, 0.583), (0.5, 0.933), (1.0, 1.083)])
 def test_the_published_gain_is_not_one(monkeypatch, share, gain):
-    monkeypatch.setattr(team, "randn_like", lambda t, batch: torch.zeros_like(t))
+    monkeypatch.setattr(collectives, "randn_like", lambda t, batch: torch.zeros_like(t))
     t = torch.rand(20) + 1
     found = authors(t, grids(1, 1), torch.tensor([0.3, 0.7]), torch.tensor(share))
     torch.testing.assert_close(found / t, torch.full_like(t, gain), rtol=0, atol=6e-4)

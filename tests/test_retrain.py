@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cells, retrain, saliency, train
+from quantnas import cells, retrain, saliency
 from quantnas.architectures import network, registry
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.run_config import QuantizeConfig
 from quantnas.nn.convolutions import QuantConv2d
+from quantnas.training import training_loop
 
 
 @pytest.fixture
@@ -237,7 +238,7 @@ def penalty(couple, pixels):
     def build(hold: float, blocks: float, of=None):
         net, teacher = couple(2) if of is None else of
         low = pixels(2, 6, 6)
-        objective = train.Objective(train.teacher_target(teacher))
+        objective = training_loop.Objective(training_loop.teacher_target(teacher))
         with torch.no_grad():
             loss = objective(net.eval()(low), low, low).item()
         found = saliency.measure(teacher, low, 1)
@@ -269,7 +270,7 @@ def test_nothing_is_added_without_weights_or_without_cells(penalty, pixels):
         assert added is None
     alone = nn.Conv2d(3, 3, 1)
     context = retrain.penalty(
-        alone, alone, saliency.Saliency({}, {}), pixels(1), train.Objective(),
+        alone, alone, saliency.Saliency({}, {}), pixels(1), training_loop.Objective(),
         QuantizeConfig(blocks=1.0),
     )  # fmt: skip
     with context as added:
@@ -318,14 +319,14 @@ def test_a_network_without_cells_has_nothing_to_reconstruct(pixels):
 def test_training_what_is_free_follows_the_teacher_better(couple, halves, what):
     net, teacher = couple(2)
     learn, _ = halves
-    objective = train.Objective(train.teacher_target(teacher))
+    objective = training_loop.Objective(training_loop.teacher_target(teacher))
     with torch.no_grad():
         for conv in network.convolutions(net).values():
             conv.weight_quantizer.log2_step.add_(0.7)  # so that clip, too, has something to do
     rate = 0.1 if what == "clip" else 0.02
     retrain.free(net, what)
     state = retrain.start(net, teacher, learn.batch(0, 8)[0], rate)
-    before = train.measure(net, learn, objective)
-    schedule = train.Schedule(20, 4, rate, check=10, warmup=2)
-    list(train.fit(state, learn, learn, schedule, objective))
-    assert train.measure(net, learn, objective) > before + 1
+    before = training_loop.measure(net, learn, objective)
+    schedule = training_loop.Schedule(20, 4, rate, check=10, warmup=2)
+    list(training_loop.fit(state, learn, learn, schedule, objective))
+    assert training_loop.measure(net, learn, objective) > before + 1

@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import budget, checkpoint, decisions, objective, search, supernet, train
+from quantnas import budget, decisions, objective, search, supernet
 from quantnas.architectures import cost, registry
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge
 from quantnas.data.patches import Patches
 from quantnas.errors import DivergedError
 from quantnas.search_conv import SearchConv2d
+from quantnas.training import checkpoint, training_loop
 
 CONFIG = SearchConfig(epochs=3, steps_per_epoch=2, warmup_epochs=1, batch=2, patch=6, refresh=4)
 QUICK = dataclasses.replace(
@@ -254,7 +255,7 @@ def test_a_check_scores_the_decided_rounded_network(tiny, material):
     torch.manual_seed(5 + material.weights.seed * 1_000_003)
     before = copy.deepcopy(loop.net.state_dict())
     net = search.decided_network(tiny, check.genotype, copy.deepcopy(loop.net), batches)
-    assert check.psnr == pytest.approx(train.measure(net, material.held), abs=0.5)
+    assert check.psnr == pytest.approx(training_loop.measure(net, material.held), abs=0.5)
     assert all(torch.equal(v, before[k]) for k, v in loop.net.state_dict().items())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import search, supernet, team
+from quantnas import search, supernet
 from quantnas.adq import Adq
 from quantnas.alphas import Alphas
 from quantnas.architectures import registry
@@ -17,6 +17,7 @@ from quantnas.nn.operations import Chain
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.search_conv import SearchConv2d
 from quantnas.supernet import MixedOp
+from quantnas.training import collectives
 
 SPACES = ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published"]
 
@@ -174,7 +175,7 @@ def results(edge: MixedOp, x: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("names", [SEVERAL, ("conv1x1", *SEVERAL[:2], "identity")])
 def test_what_is_drawn_is_on_average_the_sum_of_all(monkeypatch, names):
-    monkeypatch.setattr(team, "rand_like", lambda t, batch: torch.full_like(t, 0.5))
+    monkeypatch.setattr(collectives, "rand_like", lambda t, batch: torch.full_like(t, 0.5))
     edge, x = edge_of(names), torch.rand(2, 4, 5, 3, dtype=torch.float64)
     shares = [p for n, p in zip(names, edge.alphas.table().sum(1).tolist(), strict=True)
               if n in SEVERAL]  # fmt: skip

@@ -9,21 +9,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import crew, search, supernet, team, train
+from quantnas import search, supernet
 from quantnas.architectures import network
 from quantnas.config import genotype, run_config
 from quantnas.data import patches
+from quantnas.training import collectives, processes, training_loop
 
 ROOT = Path(__file__).parents[1]
 SEARCH = run_config.SearchConfig(
     epochs=5, steps_per_epoch=1, warmup_epochs=1, batch=4, patch=6, refresh=2
 )
-PLAN = train.Schedule(steps=6, batch=4, lr=5e-3, check=2)
+PLAN = training_loop.Schedule(steps=6, batch=4, lr=5e-3, check=2)
 TRAININGS = {
-    "float": (False, PLAN, train.Objective()),
-    "rounded": (True, PLAN, train.Objective()),
-    "average": (True, dataclasses.replace(PLAN, average=0.9), train.Objective(loss="charbonnier")),
-    "teacher": (True, PLAN, train.Objective(share=0.3, colours=1)),
+    "float": (False, PLAN, training_loop.Objective()),
+    "rounded": (True, PLAN, training_loop.Objective()),
+    "average": (
+        True,
+        dataclasses.replace(PLAN, average=0.9),
+        training_loop.Objective(loss="charbonnier"),
+    ),
+    "teacher": (True, PLAN, training_loop.Objective(share=0.3, colours=1)),
 }
 """Name -> with rounding or not, how long, towards what."""
 SHORT = dataclasses.replace(PLAN, steps=10**6, check=10**6, seconds=0.5)
@@ -46,7 +51,7 @@ def searched(space, material, how) -> dict[str, torch.Tensor]:
 
 def trained(space, found, material, name) -> dict[str, torch.Tensor]:
     """The same of a short training; the weights are the last ones."""
-    rounded, plan, objective = TRAININGS.get(name, (False, SHORT, train.Objective()))
+    rounded, plan, objective = TRAININGS.get(name, (False, SHORT, training_loop.Objective()))
     torch.manual_seed(0)
     bits = genotype.searched_precision(found)
     with pytest.MonkeyPatch.context() as patch:
@@ -56,9 +61,11 @@ def trained(space, found, material, name) -> dict[str, torch.Tensor]:
             network.initialise(net, material.weights.batch(0, 4)[0])
         if name == "teacher":
             teacher = network.build(space, found, None).double()
-            objective = dataclasses.replace(objective, teacher=train.teacher_target(teacher))
-        state = train.start(net, plan.lr, plan.average > 0)
-        records = list(train.fit(state, material.weights, material.held, plan, objective))
+            objective = dataclasses.replace(
+                objective, teacher=training_loop.teacher_target(teacher)
+            )
+        state = training_loop.start(net, plan.lr, plan.average > 0)
+        records = list(training_loop.fit(state, material.weights, material.held, plan, objective))
     losses = torch.tensor([r.loss for r in records])
     measured = torch.tensor([r.psnr for r in records if r.psnr is not None])
     return {**state.last, "losses": losses, "measured": measured}
@@ -72,21 +79,21 @@ def in_double(patch) -> None:
 def work(folder: Path) -> None:
     """What every process of the tests does, in both the same; each saves what came out."""
     space, found, material, relaxations = torch.load(folder / "task.pt", weights_only=False)
-    crew.launch(2)
-    assert crew.size() == 2 and team.size() == 1
-    with team.sharing():
-        assert team.size() == 2
+    processes.launch(2)
+    assert processes.size() == 2 and collectives.size() == 1
+    with collectives.sharing():
+        assert collectives.size() == 2
         outcomes = {
             name: searched(space, material, dataclasses.replace(SEARCH, relaxation=name))
             for name in relaxations
         }
         for name in (*TRAININGS, "short") if "noise" in relaxations else ():
             outcomes[name] = trained(space, found, material, name)
-    torch.save(outcomes, folder / f"outcome{team.rank()}.pt")
-    if team.rank() > 0:
-        assert not list(crew.tasks())
-    crew.part()
-    assert crew.size() == 1
+    torch.save(outcomes, folder / f"outcome{collectives.rank()}.pt")
+    if collectives.rank() > 0:
+        assert not list(processes.tasks())
+    processes.part()
+    assert processes.size() == 1
 
 
 def together(folder: Path, task) -> list[dict[str, dict[str, torch.Tensor]]]:
@@ -151,11 +158,15 @@ def test_the_clock_of_the_first_process_ends_both(tiny, random_genotype, materia
 
 def test_alone_nothing_is_shared_out():
     t = torch.rand(4, 3)
-    assert team.size() == 1 and team.rank() == 0
-    assert torch.equal(team.share(t), t) and team.mean(t) is t and team.told([1, 0.5]) == [1, 0.5]
-    assert team.average([t, None]) == [t, None]
-    with team.sharing():
-        assert team.size() == 1 and team.rows(4) == slice(None)
+    assert collectives.size() == 1 and collectives.rank() == 0
+    assert (
+        torch.equal(collectives.share(t), t)
+        and collectives.mean(t) is t
+        and collectives.told([1, 0.5]) == [1, 0.5]
+    )
+    assert collectives.average([t, None]) == [t, None]
+    with collectives.sharing():
+        assert collectives.size() == 1 and collectives.rows(4) == slice(None)
 
 
 def test_rows_of_a_batch_are_those_of_the_whole(halves):

@@ -6,14 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantnas import checkpoint, crew, phases, search, supernet, threads, train
+from quantnas import phases, search, supernet
 from quantnas.architectures import network
 from quantnas.config.files import to_json
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.phases import Phase
 from quantnas.runs import Run
-from quantnas.threads import Choice
+from quantnas.training import checkpoint, processes, threads, training_loop
+from quantnas.training.threads import Choice
 
 
 @pytest.fixture
@@ -106,11 +107,11 @@ def training(tiny, random_genotype, halves) -> Phase:
     found = random_genotype(tiny, 1)
     net = network.build(tiny, found, searched_precision(found))
     network.initialise(net, halves[0].batch(0, 4)[0])
-    state = train.start(net, 5e-3, average=True)
-    plan = train.Schedule(steps=9, batch=2, lr=5e-3, check=2, average=0.9)
+    state = training_loop.start(net, 5e-3, average=True)
+    plan = training_loop.Schedule(steps=9, batch=2, lr=5e-3, check=2, average=0.9)
 
     def steps(first: int):
-        return train.fit(state, *halves, plan, first=first)
+        return training_loop.fit(state, *halves, plan, first=first)
 
     return Phase("float", lambda: plan.steps, state.parts(), steps, lambda step: {})
 
@@ -160,8 +161,8 @@ def require_same(one: dict, other: dict) -> None:
 @pytest.fixture
 def always(unset, monkeypatch):
     """A measurement after every step."""
-    monkeypatch.setattr(crew, "cores", lambda: 2)
-    monkeypatch.setattr(crew, "cores", lambda: 2)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
     for name, value in {"HOPELESS": (9e9, 9e9), "WORTH": 0, "AGAIN": 0}.items():
         monkeypatch.setattr(threads, name, value)
 

@@ -7,19 +7,30 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cards, export, quantize, reach, tiles
+from quantnas import cards, export, quantize
 from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.data import image_files, patches
 from quantnas.errors import DataError
-from quantnas.reach import Reach
-from quantnas.tiles import Enlarged, Network, Tiling
+from quantnas.inference import receptive_field
+from quantnas.inference.receptive_field import Reach
+from quantnas.inference.tiling import (
+    SIDE,
+    Enlarged,
+    Network,
+    Tiling,
+    enlarge,
+    load,
+    plan,
+    spans,
+    upscaler,
+)
 
 PHOTO = image_files.read(image_files.bundled().held_out[0])
 
 
 def run(found: Network, low: np.ndarray, *tiling: int | None) -> Enlarged:
-    steps = tiles.enlarge(found, low, Tiling(*tiling))
+    steps = enlarge(found, low, Tiling(*tiling))
     while True:
         try:
             next(steps)
@@ -55,7 +66,7 @@ def test_the_reach_is_where_a_changed_pixel_shows(small, random_genotype, skelet
     """Not beyond it, and not much less: 3x1 and 1x3 in a row count twice."""
     where = small[skeleton_]
     net = network.build(where, random_genotype(where, 1), None).eval()
-    found, side = reach.of_network(net), 61
+    found, side = receptive_field.of_network(net), 61
     x = torch.rand(1, 3, side, side, requires_grad=True)
     middle = where.scale * (side // 2)
     net(x)[0, :, middle : middle + where.scale, middle : middle + where.scale].sum().backward()
@@ -67,34 +78,34 @@ def test_the_reach_is_where_a_changed_pixel_shows(small, random_genotype, skelet
 def test_the_reach_of_known_networks(small, random_genotype):
     fixed = {name: search_space.load(name, 4) for name in ("edsr_baseline", "imdn", "rfdn50")}
     found = {
-        name: reach.of_network(network.build(where, random_genotype(where, 0), None))
+        name: receptive_field.of_network(network.build(where, random_genotype(where, 0), None))
         for name, where in fixed.items()
     }
     assert found["edsr_baseline"] == Reach(36)  # 35 convolutions, then at 2 and 4 times the size
     assert found["imdn"] == Reach(1 + 4 * 6 + 2, whole=True)
-    assert found["rfdn50"] == Reach(1 + 4 * (4 + reach.ATTENTION) + 2, attention=True)
+    assert found["rfdn50"] == Reach(1 + 4 * (4 + receptive_field.ATTENTION) + 2, attention=True)
 
 
 @pytest.mark.parametrize("name", ["tiny", "rfdn_published", "imdn", "edsr"])
 def test_file_and_network_have_one_reach(small, random_genotype, tmp_path, name):
     where = small[name]
     found = random_genotype(where, 2)
-    file = reach.of_file(built(where, found, 8, tmp_path))
-    assert file == reach.of_network(network.build(where, found, None))
+    file = receptive_field.of_file(built(where, found, 8, tmp_path))
+    assert file == receptive_field.of_network(network.build(where, found, None))
 
 
 @pytest.mark.parametrize(("full", "origin", "size"), [(50, 0, 50), (37, 0, 37), (15, 0, 15)])
 def test_stretching_the_whole_is_bilinear(full, origin, size):
     cells = search_space.pooled(full)
     x = torch.rand(1, 2, cells, cells)
-    matrix = torch.from_numpy(reach.stretching(full, origin, size))
+    matrix = torch.from_numpy(receptive_field.stretching(full, origin, size))
     wanted = F.interpolate(x, (full, full), mode="bilinear", align_corners=False)
-    assert torch.allclose(reach.stretch(x, matrix, matrix.T), wanted, atol=1e-5)
+    assert torch.allclose(receptive_field.stretch(x, matrix, matrix.T), wanted, atol=1e-5)
 
 
 def test_stretching_a_part_gives_that_part():
-    whole = reach.stretching(100, 0, 100)
-    part = reach.stretching(100, 30, 60)  # cells 5 to 5 + pooled(60)
+    whole = receptive_field.stretching(100, 0, 100)
+    part = receptive_field.stretching(100, 30, 60)  # cells 5 to 5 + pooled(60)
     cells = slice(5, 5 + search_space.pooled(60))
     assert np.allclose(part[12:40], whole[42:70, cells], atol=1e-5)
 
@@ -108,7 +119,7 @@ def test_stretching_a_part_gives_that_part():
 @pytest.mark.parametrize("attention", [False, True])
 def test_spans_cover_an_axis_once(length, side, overlap, attention):
     length += 14 * attention
-    found = tiles.spans(length, side, overlap, Reach(0, attention))
+    found = spans(length, side, overlap, Reach(0, attention))
     assert [n for s in found for n in range(s.start, s.stop)] == list(range(length))
     for s in found:
         assert 0 <= s.first <= max(0, s.start - overlap)
@@ -118,14 +129,14 @@ def test_spans_cover_an_axis_once(length, side, overlap, attention):
 
 
 def test_tiled_equals_whole_for_a_bundled_model():
-    found = tiles.load(cards.bundled()["plain-x4"], 4)
+    found = load(cards.bundled()["plain-x4"], 4)
     assert off(found, PHOTO[:97, :121], 40) == 0
     result = run(found, PHOTO[:97, :121], 40, 1)
     assert result.seam > 0  # it tells when the overlap is too small
 
 
 def test_tiled_equals_whole_for_random_sizes(tiny, random_genotype, tmp_path):
-    found = tiles.load(built(tiny, random_genotype(tiny, 0), 4, tmp_path), tiny.scale)
+    found = load(built(tiny, random_genotype(tiny, 0), 4, tmp_path), tiny.scale)
     rng = np.random.default_rng(0)
     for height, width, side in rng.integers((5, 5, 4), (60, 60, 30), (6, 3)):
         low = PHOTO[:height, :width]
@@ -136,7 +147,7 @@ def test_tiled_equals_whole_for_random_sizes(tiny, random_genotype, tmp_path):
 def test_tiled_is_within_a_level_for_attention(small, random_genotype, height, width, side):
     where = small["rfdn_published"]
     net = network.build(where, random_genotype(where, 0), None)
-    found = tiles.load(net, where.scale)
+    found = load(net, where.scale)
     assert found.reach.attention
     assert off(found, PHOTO[:height, :width], side) <= 1
 
@@ -144,7 +155,7 @@ def test_tiled_is_within_a_level_for_attention(small, random_genotype, height, w
 def test_tiled_is_within_a_level_for_attention_in_a_file(small, random_genotype, tmp_path):
     where = small["rfdn_published"]
     file = built(where, random_genotype(where, 0), 8, tmp_path)
-    found = tiles.load(file, where.scale)
+    found = load(file, where.scale)
     assert off(found, PHOTO[:97, :83], 40, 60) <= 1
     assert run(found, PHOTO[:97, :83], 40, 60).seam <= 1
 
@@ -164,15 +175,15 @@ def test_no_tile_is_larger_than_the_memory_allows(kind):
     sizes: list[tuple[int, int]] = []
     low = np.random.default_rng(0).integers(0, 256, (1300, 700, 3), np.uint8)
     assert np.array_equal(run(fake(kind, sizes), low).image, low.repeat(2, 0).repeat(2, 1))
-    most = tiles.SIDE + (reach.GRID if kind.attention else 0)
-    assert max(map(max, sizes)) <= most and len(sizes) == len(tiles.plan(1300, 700, kind, Tiling()))
+    most = SIDE + (receptive_field.GRID if kind.attention else 0)
+    assert max(map(max, sizes)) <= most and len(sizes) == len(plan(1300, 700, kind, Tiling()))
 
 
 def test_small_photographs_and_those_of_global_networks_stay_whole():
     for found, side in ((Reach(25), 512), (Reach(27, whole=True), 1024)):
-        assert len(tiles.plan(side, side, found, Tiling())) == 1
-        assert len(tiles.plan(side, side + 1, found, Tiling())) > 1
-    assert len(tiles.plan(5000, 5000, Reach(25), Tiling(0))) == 1
+        assert len(plan(side, side, found, Tiling())) == 1
+        assert len(plan(side, side + 1, found, Tiling())) > 1
+    assert len(plan(5000, 5000, Reach(25), Tiling(0))) == 1
 
 
 def test_the_seam_is_the_difference_of_neighbours():
@@ -185,12 +196,12 @@ def test_the_seam_is_the_difference_of_neighbours():
 
 def test_a_photograph_too_small_for_attention_is_mirrored(small, random_genotype):
     where = small["rfdn_published"]
-    found = tiles.load(network.build(where, random_genotype(where, 0), None), where.scale)
+    found = load(network.build(where, random_genotype(where, 0), None), where.scale)
     low = PHOTO[:8, :20]
     mirrored = np.concatenate([low, low[::-1]])[:15]
     wanted = found.whole(mirrored)[: 8 * where.scale]
-    assert np.array_equal(tiles.upscaler(found)(low), wanted)
-    assert tiles.upscaler(found)(PHOTO[:1, :1]).shape == (where.scale, where.scale, 3)
+    assert np.array_equal(upscaler(found)(low), wanted)
+    assert upscaler(found)(PHOTO[:1, :1]).shape == (where.scale, where.scale, 3)
 
 
 def test_a_failing_part_is_one_clear_sentence():

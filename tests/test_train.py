@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import checkpoint, train
 from quantnas.architectures import network
 from quantnas.config.genotype import searched_precision
 from quantnas.nn.image_layers import luma
-from quantnas.train import Objective, Schedule, TrainingProgress
+from quantnas.training import checkpoint, training_loop
+from quantnas.training.training_loop import Objective, Schedule, TrainingProgress
 
 SCHEDULE = Schedule(steps=6, batch=2, lr=5e-3, check=2)
 
@@ -45,7 +45,7 @@ def test_training_brings_the_loss_down(make, halves, rounded):
     net = make(rounded)
     before = psnr(net, halves[1])
     schedule = Schedule(steps=120, batch=4, lr=5e-3, check=20)
-    steps = list(train.fit(train.start(net, 5e-3), *halves, schedule))
+    steps = list(training_loop.fit(training_loop.start(net, 5e-3), *halves, schedule))
     assert [s.step for s in steps] == list(range(1, 121))
     assert np.mean([s.loss for s in steps[-20:]]) < 0.95 * np.mean([s.loss for s in steps[:20]])
     assert psnr(net, halves[1]) > before + 1
@@ -53,16 +53,16 @@ def test_training_brings_the_loss_down(make, halves, rounded):
 
 def test_measurements_come_when_announced_and_at_the_end(make, halves):
     schedule = Schedule(steps=5, batch=2, lr=1e-3, check=2)
-    steps = train.fit(train.start(make(), 1e-3), *halves, schedule)
+    steps = training_loop.fit(training_loop.start(make(), 1e-3), *halves, schedule)
     assert [s.step for s in steps if s.psnr is not None] == [2, 4, 5]
 
 
 def test_the_network_ends_in_its_best_state(make, halves):
     net = make(False)
-    list(train.fit(train.start(net, 5e-3), *halves, Schedule(40, 4, 5e-3)))
+    list(training_loop.fit(training_loop.start(net, 5e-3), *halves, Schedule(40, 4, 5e-3)))
     schedule = Schedule(steps=8, batch=2, lr=1.0, check=1)
     found, states = [], []
-    for step in train.fit(train.start(net, 1.0), *halves, schedule):
+    for step in training_loop.fit(training_loop.start(net, 1.0), *halves, schedule):
         found.append(step.psnr)
         states.append({k: v.clone() for k, v in net.state_dict().items()})
     best = int(np.argmax(found))
@@ -74,7 +74,7 @@ def test_the_network_ends_in_its_best_state(make, halves):
 
 def test_the_target_is_what_is_learned(make, halves):
     net, teacher = make(), make(False, seed=5)
-    target = train.teacher_target(teacher)
+    target = training_loop.teacher_target(teacher)
     low, high = halves[0].batch(0, 4)
     with torch.no_grad():
         wanted = teacher(low).clamp(0, 1)
@@ -83,7 +83,9 @@ def test_the_target_is_what_is_learned(make, halves):
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     untrained = psnr(net, halves[1], target)
     schedule = Schedule(steps=30, batch=4, lr=5e-3, check=10)
-    steps = list(train.fit(train.start(net, 5e-3), *halves, schedule, Objective(target)))
+    steps = list(
+        training_loop.fit(training_loop.start(net, 5e-3), *halves, schedule, Objective(target))
+    )
     assert steps[0].loss == pytest.approx(first, rel=1e-5)
     learned = psnr(net, halves[1], target)
     assert learned > untrained + 1
@@ -93,18 +95,18 @@ def test_the_target_is_what_is_learned(make, halves):
 
 @pytest.mark.parametrize("rounded", [False, True])
 def test_training_continues_exactly_where_it_stopped(make, halves, tmp_path, rounded, equal_states):
-    whole = train.start(make(rounded), SCHEDULE.lr)
-    records = list(train.fit(whole, *halves, SCHEDULE))
-    half = train.start(make(rounded), SCHEDULE.lr)
+    whole = training_loop.start(make(rounded), SCHEDULE.lr)
+    records = list(training_loop.fit(whole, *halves, SCHEDULE))
+    half = training_loop.start(make(rounded), SCHEDULE.lr)
     begun = []
-    for record in train.fit(half, *halves, SCHEDULE):
+    for record in training_loop.fit(half, *halves, SCHEDULE):
         begun.append(record)
         if record.step == 3:
             checkpoint.save(tmp_path / "c.pt", 3, half.parts())
             break
-    rest = train.start(make(rounded, seed=9), 1.0)
+    rest = training_loop.start(make(rounded, seed=9), 1.0)
     first = checkpoint.load(tmp_path / "c.pt", rest.parts())
-    ended = list(train.fit(rest, *halves, SCHEDULE, first=first))
+    ended = list(training_loop.fit(rest, *halves, SCHEDULE, first=first))
     assert begun + ended == records
     for name, part in whole.parts().items():
         assert equal_states(part.state_dict(), rest.parts()[name].state_dict()), name
@@ -113,18 +115,18 @@ def test_training_continues_exactly_where_it_stopped(make, halves, tmp_path, rou
 def test_a_finished_training_does_nothing_more_but_gives_its_best(
     make, halves, tmp_path, equal_states
 ):
-    state = train.start(make(), SCHEDULE.lr)
-    list(train.fit(state, *halves, SCHEDULE))
+    state = training_loop.start(make(), SCHEDULE.lr)
+    list(training_loop.fit(state, *halves, SCHEDULE))
     checkpoint.save(tmp_path / "c.pt", 6, state.parts())
-    other = train.start(make(seed=4), SCHEDULE.lr)
+    other = training_loop.start(make(seed=4), SCHEDULE.lr)
     first = checkpoint.load(tmp_path / "c.pt", other.parts())
-    assert list(train.fit(other, *halves, SCHEDULE, first=first)) == []
+    assert list(training_loop.fit(other, *halves, SCHEDULE, first=first)) == []
     assert equal_states(other.net.state_dict(), state.net.state_dict())
 
 
 def test_grids_learn_faster_than_weights_and_fixed_ones_not_at_all(make):
     net = make()
-    state = train.start(net, 0.01)
+    state = training_loop.start(net, 0.01)
     rates = {id(p): g["lr"] for g in state.optimizer.param_groups for p in g["params"]}
     for name, p in net.named_parameters():
         if not p.requires_grad:
@@ -135,9 +137,9 @@ def test_grids_learn_faster_than_weights_and_fixed_ones_not_at_all(make):
 
 
 def test_the_rate_warms_up_and_falls_to_zero(make, halves):
-    state = train.start(make(False), 1.0)
+    state = training_loop.start(make(False), 1.0)
     rates = []
-    for _ in train.fit(state, *halves, Schedule(steps=60, batch=1, lr=1e-4, check=100)):
+    for _ in training_loop.fit(state, *halves, Schedule(steps=60, batch=1, lr=1e-4, check=100)):
         rates.append(state.optimizer.param_groups[0]["lr"])
     assert rates[0] < 0.1e-4 and max(rates) == pytest.approx(0.75e-4, rel=0.1)
     assert rates[:19] == sorted(rates[:19]) and rates[20:] == sorted(rates[20:], reverse=True)
@@ -146,7 +148,7 @@ def test_the_rate_warms_up_and_falls_to_zero(make, halves):
 
 def test_every_loss_is_zero_for_equal_images_and_grows_with_the_difference():
     a = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    for name, loss in train.LOSSES.items():
+    for name, loss in training_loop.LOSSES.items():
         assert loss(a, a).item() == pytest.approx(0, abs=2e-3), name
         assert loss(a, a + 0.1).item() == pytest.approx(0.1, abs=1e-3), name
         assert loss(a, a + 0.2).item() == pytest.approx(0.2, abs=1e-3), name
@@ -171,9 +173,9 @@ def test_a_teacher_has_its_share_of_the_loss():
 def test_the_average_of_the_weights_is_what_is_measured_and_kept(make, halves):
     net = make(False)
     schedule = Schedule(steps=8, batch=2, lr=5e-3, check=4, average=0.9)
-    state = train.start(net, schedule.lr, average=True)
+    state = training_loop.start(net, schedule.lr, average=True)
     wanted = {k: v.clone() for k, v in state.average.state_dict().items()}
-    for step in train.fit(state, *halves, schedule):
+    for step in training_loop.fit(state, *halves, schedule):
         decay = min(0.9, step.step / (10 + step.step))
         weights = dict(net.named_parameters())
         for name, value in wanted.items():
@@ -188,9 +190,9 @@ def test_the_average_of_the_weights_is_what_is_measured_and_kept(make, halves):
 
 def test_a_time_limit_ends_the_cosine_in_time(make, halves):
     schedule = Schedule(steps=10**6, batch=2, lr=1e-3, check=10**6, seconds=1.5)
-    state, rates = train.start(make(False), 1e-3), []
+    state, rates = training_loop.start(make(False), 1e-3), []
     began = time.monotonic()
-    for step in train.fit(state, *halves, schedule):
+    for step in training_loop.fit(state, *halves, schedule):
         rates.append((step.step, step.total, state.optimizer.param_groups[0]["lr"]))
     assert 1.0 < time.monotonic() - began < 4
     done, total, last = rates[-1]
@@ -209,16 +211,16 @@ def test_time_used_before_an_interruption_counts(make, halves):
 
 
 def test_measuring_counts_as_time(make, halves, monkeypatch):
-    measure = train.measure
+    measure = training_loop.measure
 
     def slow(*arguments):
         time.sleep(0.05)
         return measure(*arguments)
 
-    monkeypatch.setattr(train, "measure", slow)
+    monkeypatch.setattr(training_loop, "measure", slow)
     schedule = Schedule(steps=10**6, batch=2, lr=1e-3, check=2, seconds=2.0)
-    state, began = train.start(make(False), 1e-3), time.monotonic()
-    list(train.fit(state, *halves, schedule))
+    state, began = training_loop.start(make(False), 1e-3), time.monotonic()
+    list(training_loop.fit(state, *halves, schedule))
     assert 1.5 < time.monotonic() - began < 3
     assert state.pace.seconds == pytest.approx(2, abs=0.3)
 
@@ -237,9 +239,9 @@ def test_a_training_too_slow_for_its_time_ends_at_once_after_a_step():
 def test_a_rate_with_time_to_spare_is_that_of_the_steps(make, halves):
     plain, limited = [], []
     for seconds, rates in ((None, plain), (10**6, limited)):
-        state = train.start(make(False), 1e-3)
+        state = training_loop.start(make(False), 1e-3)
         schedule = Schedule(steps=30, batch=1, lr=1e-3, check=100, seconds=seconds)
-        for _ in train.fit(state, *halves, schedule):
+        for _ in training_loop.fit(state, *halves, schedule):
             rates.append(state.optimizer.param_groups[0]["lr"])
     assert len(plain) == len(limited)
     assert limited == pytest.approx(plain, abs=1e-4 * 1e-3)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantnas import checkpoint, errors, report, run_photographs, runs
+from quantnas import errors, report, run_photographs, runs
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.run_config import RunConfig, TrainConfig
 from quantnas.pipeline import new_run, search_step, train_step
+from quantnas.training import checkpoint
 
 TINY = ["float_steps=12", "qat_steps=6", "batch=2", "patch=12", "check=4"]
 SETTINGS = [part for s in TINY for part in ("--set", f"train.{s}")]

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from quantnas import cards, enlarging, models, tiles
+from quantnas import cards, models
 from quantnas.cli import console
 from quantnas.cli.main import main
 from quantnas.data import bicubic, image_files, image_modes
 from quantnas.data.image_modes import Picture
 from quantnas.errors import DataError, UsageError
-from quantnas.reach import Reach
-from quantnas.tiles import Network, Tiling
+from quantnas.inference import tiling, upscale_files
+from quantnas.inference.receptive_field import Reach
+from quantnas.inference.tiling import Network, Tiling
 
 PHOTO = image_files.read(image_files.bundled().held_out[0])[:24, :30]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -46,8 +47,8 @@ def plain(pixels: int = 0) -> Network:
 
 def enlarged(source: Path, target: str) -> Image.Image:
     """The file that is written, opened."""
-    job = enlarging.UpscaleJob(source, source.with_name(target))
-    list(enlarging.one(job, plain(), Tiling()))
+    job = upscale_files.UpscaleJob(source, source.with_name(target))
+    list(upscale_files.one(job, plain(), Tiling()))
     with Image.open(job.target) as found:
         found.load()
         return found
@@ -87,7 +88,7 @@ def test_what_is_there_is_neither_overwritten_nor_done_again(here, capsys):
 
 def test_jobs_keep_names_and_places(here):
     def targets(*arguments):
-        return [str(job.target) for job in enlarging.jobs(*arguments)]
+        return [str(job.target) for job in upscale_files.jobs(*arguments)]
 
     one, two, folder = Path("photos/b.png"), Path("photos/deep/a.jpg"), Path("photos")
     assert targets([one], None, None, 3) == ["photos/b_x3.png"]
@@ -141,14 +142,16 @@ def test_a_folder_that_cannot_be_written_into_is_told_first(here, monkeypatch):
     def refuse(**options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(enlarging.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(upscale_files.tempfile, "TemporaryFile", refuse)
     with pytest.raises(DataError, match=r"new/deep cannot be written into \(Permission denied\)"):
-        enlarging.check([enlarging.UpscaleJob(Path("a.png"), Path("new/deep/a.png"))], False, False)
+        upscale_files.check(
+            [upscale_files.UpscaleJob(Path("a.png"), Path("new/deep/a.png"))], False, False
+        )
 
 
 def test_progress_counts_the_tiles_of_all_photographs(here):
-    found = enlarging.jobs([Path("photos")], Path("new"), None, 2)
-    steps, records = enlarging.perform(found, plain(2), Tiling(12)), []
+    found = upscale_files.jobs([Path("photos")], Path("new"), None, 2)
+    steps, records = upscale_files.perform(found, plain(2), Tiling(12)), []
     while True:
         try:
             records.append(next(steps))
@@ -294,7 +297,7 @@ def test_a_senseless_resolution_is_left_out(dpi):
 def test_a_format_that_cannot_hold_the_size_is_told_before_computing(tmp_path, monkeypatch):
     monkeypatch.setitem(image_modes.SIDES, "WEBP", 50)
     image_files.write(tmp_path / "a.png", PHOTO)
-    monkeypatch.setattr(tiles, "enlarge", lambda *a: pytest.fail("computed"))
+    monkeypatch.setattr(tiling, "enlarge", lambda *a: pytest.fail("computed"))
     with pytest.raises(UsageError, match="60x48 pixels, but a side of WEBP has 50"):
         enlarged(tmp_path / "a.png", "b.webp")
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from quantnas import comparison, evaluate, upscaler
+from quantnas import comparison, evaluate
 from quantnas.architectures import network
 from quantnas.config.run_config import RunConfig
+from quantnas.inference import upscaler
 from quantnas.progress import Progress
 from quantnas.runs import Run
 from quantnas.workspace import architecture, need

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from quantnas import export, metrics, surgery, upscaler, verify
+from quantnas import export, metrics, surgery, verify
 from quantnas.architectures import cost, registry
 from quantnas.architectures.imported_onnx import ImportedNetwork, read
 from quantnas.config import files
@@ -14,6 +14,7 @@ from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import bicubic, patches, photographs
 from quantnas.errors import UsageError
+from quantnas.inference import upscaler
 from quantnas.progress import Progress
 from quantnas.run_photographs import photographs_of
 from quantnas.runs import Run

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantnas import export, litert, qonnx_export, upscaler, verify
+from quantnas import export, litert, qonnx_export, verify
 from quantnas.architectures import cost
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.errors import UsageError, VerificationError
+from quantnas.inference import upscaler
 from quantnas.runs import Run
 from quantnas.workspace import checkpoint, quantized
 

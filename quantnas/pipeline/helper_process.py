@@ -8,11 +8,21 @@ from typing import Any
 
 import torch
 
-from quantnas import crew
 from quantnas.config import schema
 from quantnas.config.run_config import RunConfig
-from quantnas.crew import device
 from quantnas.errors import LostError, QuantnasError
+from quantnas.training.processes import (
+    agree,
+    called,
+    device,
+    follow,
+    launch,
+    launched,
+    part,
+    require_gpus,
+    size,
+    tasks,
+)
 
 from . import search_step, train_step
 
@@ -31,14 +41,14 @@ def join() -> None:
     if "WORLD_SIZE" not in os.environ:
         return
     world = int(os.environ["WORLD_SIZE"])
-    if crew.called():
+    if called():
         try:
             assist(world)
         except LostError:  # the first process has failed, and says so
             sys.exit(1)
         sys.exit(0)
-    if crew.launched():
-        crew.launch(world)
+    if launched():
+        launch(world)
 
 
 def assist(processes: int) -> None:
@@ -47,8 +57,8 @@ def assist(processes: int) -> None:
     Writes nothing, and leaves Ctrl-C to the first one. Raises LostError when that is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    crew.launch(processes)
-    for task in crew.tasks():
+    launch(processes)
+    for task in tasks():
         problem, steps = "", iter(())
         try:
             steps = _steps(task)
@@ -56,9 +66,9 @@ def assist(processes: int) -> None:
             problem = f"{error.cause} {error.remedy}"
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
-        if crew.agree(problem):
-            crew.follow(steps)
-    crew.part()
+        if agree(problem):
+            follow(steps)
+    part()
 
 
 def _steps(task: Mapping[str, Any]) -> Iterator[Any]:
@@ -66,6 +76,6 @@ def _steps(task: Mapping[str, Any]) -> Iterator[Any]:
     config = schema.parse(RunConfig, task["config"], "the first process")
     where = device(config)
     if where.type == "cuda":
-        crew.require_gpus(crew.size())
+        require_gpus(size())
         torch.cuda.set_device(where)
     return STEPS[task["step"]](task, config)

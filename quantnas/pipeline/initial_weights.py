@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantnas import train
 from quantnas.architectures import network, registry, released_weights
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Genotype
@@ -16,6 +15,7 @@ from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace, load
 from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.runs import Run, existing
+from quantnas.training import training_loop
 from quantnas.workspace import architecture, need
 
 
@@ -27,9 +27,9 @@ class Teacher:
     genotype: Genotype
     net: nn.Module
 
-    def target(self, where: torch.device) -> train.Target:
+    def target(self, where: torch.device) -> training_loop.Target:
         """What it makes of the pixels."""
-        return train.teacher_target(self.net.to(where))
+        return training_loop.teacher_target(self.net.to(where))
 
     def sent(self) -> dict[str, Any]:
         """All that another process needs to build it."""
@@ -72,7 +72,7 @@ def require_teacher(config: RunConfig) -> None:
 
 
 def given_weights(config: RunConfig, source: Run | None) -> Path | None:
-    """The file that `train.start` means, if it means one.
+    """The file that `training_loop.start` means, if it means one.
 
     Raises DataError or UsageError when it is missing, or when it is of another network than the
     one that is known before a search.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from quantnas import budget, crew, random_search, widths
+from quantnas import budget, random_search, widths
 from quantnas.architectures import cost, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import QuantizeConfig, RunConfig, SearchConfig
@@ -10,6 +10,7 @@ from quantnas.data import image_files, photo_cache, photo_sets, photographs
 from quantnas.data.holdout import Photographs
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError, UsageError
+from quantnas.training import processes
 
 
 def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
@@ -17,7 +18,7 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
 
     What is evaluated at the end is read now: a damaged photograph should not wait until then.
     """
-    crew.device(config)
+    processes.device(config)
     where = search_space.load(config.space, config.scale)
     if verb in ("run", "quantize") and config.quantize.budget is None:
         widths.require_bits(where, config.bits)

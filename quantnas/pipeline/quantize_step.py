@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from quantnas import (
     baselines,
-    checkpoint,
     closed_form,
     damage_plot,
     phases,
     quantize,
     retrain,
     saliency,
-    train,
     widths,
 )
 from quantnas.architectures import network
@@ -28,12 +26,13 @@ from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Precision, SearchSpace
-from quantnas.crew import device
 from quantnas.data import patches, photographs
 from quantnas.data.patches import Patches
 from quantnas.progress import Progress
 from quantnas.runs import Run
 from quantnas.saliency import Saliency
+from quantnas.training import checkpoint, training_loop
+from quantnas.training.processes import device
 from quantnas.widths import Plan
 from quantnas.workspace import architecture, need
 
@@ -89,14 +88,14 @@ class Work:
         return self.learn.batch(0, self.config.quantize.crops)[0]
 
     @property
-    def objective(self) -> train.Objective:
+    def objective(self) -> training_loop.Objective:
         """Closeness to the float network."""
-        target = train.teacher_target(self.teacher)
-        return train.Objective(target, colours=self.where.colours)
+        target = training_loop.teacher_target(self.teacher)
+        return training_loop.Objective(target, colours=self.where.colours)
 
     def measure(self, net: nn.Module) -> float:
         """PSNR to the float network on validation patches, dB."""
-        return train.measure(net, self.held, self.objective)
+        return training_loop.measure(net, self.held, self.objective)
 
 
 def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
@@ -257,14 +256,14 @@ def _rate(work: Work) -> float:
     return retrain.in_proportion(work.config.quantize.rate, lost)
 
 
-def _schedule(work: Work, rate: float) -> train.Schedule:
+def _schedule(work: Work, rate: float) -> training_loop.Schedule:
     """Of the retraining; within a time limit, what the stages before it have left."""
     c = work.config.quantize
     if c.minutes is None:
-        return train.Schedule(c.steps, c.batch, rate)
+        return training_loop.Schedule(c.steps, c.batch, rate)
     spent = max(work.facts.values["seconds"], time.monotonic() - work.began)
     left = max(1.0, 60 * c.minutes - spent)
-    return train.Schedule(ENDLESS, c.batch, rate, seconds=left)
+    return training_loop.Schedule(ENDLESS, c.batch, rate, seconds=left)
 
 
 def save(chosen: Plan, folder: Path) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from quantnas import crops, damage_measured, diagram, page, report, slider, upscaler
+from quantnas import crops, damage_measured, diagram, page, report, slider
 from quantnas.architectures import network
 from quantnas.config.files import to_json, write_text
 from quantnas.config.run_config import RunConfig
 from quantnas.data import bicubic
+from quantnas.inference import upscaler
 from quantnas.progress import Progress
 from quantnas.run_photographs import photographs_of
 from quantnas.runs import Run, require

@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from quantnas import crew, runs, settings
+from quantnas import runs, settings
 from quantnas.architectures import onnx_survey, registry
 from quantnas.config import files, genotype, schema, search_space
 from quantnas.config.run_config import RunConfig
@@ -21,6 +21,7 @@ from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError, UsageError
 from quantnas.progress import Progress
 from quantnas.runs import Run
+from quantnas.training import processes
 from quantnas.watcher import SILENT, Watcher
 
 from . import new_run, pretrained
@@ -246,7 +247,7 @@ def together(
 ) -> Run:
     """What `begin` gives, with the other processes there where several share a step of the run.
 
-    before: the run itself, if it was interrupted. Raises UsageError as `crew.check`, and for
+    before: the run itself, if it was interrupted. Raises UsageError as `processes.check`, and for
     steps that want different numbers of processes.
     """
     left = [step for step in SHARED.get(verb, ()) if before is None or not before.result(step)]
@@ -256,7 +257,7 @@ def together(
         told = " and ".join(f"`{step}.processes` is {n}" for step, n in several.items())
         raise UsageError(f"{told}.", "Give both the same number, or one of them 1.")
     number = max(wanted.values(), default=1)
-    crew.launch(number, number > 1 and crew.device(config).type == "cuda")
+    processes.launch(number, number > 1 and processes.device(config).type == "cuda")
     return begin()
 
 

@@ -9,17 +9,7 @@ from typing import Any
 
 import torch
 
-from quantnas import (
-    checkpoint,
-    diagram,
-    inheritance,
-    phases,
-    random_search,
-    search,
-    supernet,
-    train,
-    trajectory,
-)
+from quantnas import diagram, inheritance, phases, random_search, search, supernet, trajectory
 from quantnas.architectures import cost, network, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.files import write_text
@@ -27,12 +17,13 @@ from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.contest import Contest, TrialStep
-from quantnas.crew import device
 from quantnas.data import patches, photo_cache
 from quantnas.phases import Phase
 from quantnas.progress import Progress
 from quantnas.runs import Run
 from quantnas.settings import GIVEN
+from quantnas.training import checkpoint, training_loop
+from quantnas.training.processes import device
 
 from . import load_photographs, shared_loops
 from .shared_loops import Shared
@@ -135,9 +126,9 @@ def _gradient(
         "trial": tried,
         "share_decided": sure,
         "best": None if best is None else asdict(best),
-        "psnr_patches_supernet": train.measure(net, material.held),
-        "psnr_patches_rounded": train.measure(rounded, material.held),
-        "psnr_patches_folded": train.measure(decided, material.held),
+        "psnr_patches_supernet": training_loop.measure(net, material.held),
+        "psnr_patches_rounded": training_loop.measure(rounded, material.held),
+        "psnr_patches_folded": training_loop.measure(decided, material.held),
     }
     network.save(decided, run.weights("searched"), where)
     trajectory.draw(run.folder, where)

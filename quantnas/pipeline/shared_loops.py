@@ -4,17 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from quantnas import checkpoint, crew, settings
-from quantnas.checkpoint import Stateful
+from quantnas import settings
 from quantnas.config import search_space
 from quantnas.config.run_config import Device, RunConfig
 from quantnas.config.search_space import SearchSpace
-from quantnas.crew import device
 from quantnas.data import holdout, patches, photo_cache
 from quantnas.data.patches import Patches
 from quantnas.errors import DataError
 from quantnas.run_photographs import photographs_of
 from quantnas.runs import Run
+from quantnas.training import checkpoint, processes
+from quantnas.training.checkpoint import Stateful
+from quantnas.training.processes import device
 
 S = TypeVar("S")
 
@@ -35,12 +36,12 @@ class Shared:
     def lead(self, steps: Iterator[S], first: int, state: Mapping[str, Stateful]) -> Iterator[S]:
         """The records of the loop from step `first`, with all processes where several share it.
 
-        state: all that changes, as it is before that step. Raises as `crew.lead`.
+        state: all that changes, as it is before that step. Raises as `processes.lead`.
         """
         if getattr(self.config, self.step).processes == 1:
             yield from steps
         else:
-            yield from crew.lead(lambda: self._task(first, state), steps)
+            yield from processes.lead(lambda: self._task(first, state), steps)
 
     def _task(self, first: int, state: Mapping[str, Stateful]) -> dict[str, Any]:
         kind: Device = "cuda" if device(self.config).type == "cuda" else "cpu"

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantnas import checkpoint, crew, phases, train
+from quantnas import phases
 from quantnas.architectures import network
 from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
-from quantnas.crew import device
 from quantnas.data import patches
 from quantnas.phases import Phase
 from quantnas.progress import Progress
 from quantnas.runs import Run
+from quantnas.training import checkpoint, processes, training_loop
+from quantnas.training.processes import device
 from quantnas.workspace import architecture
 
 from . import initial_weights, load_photographs, shared_loops
@@ -36,8 +37,8 @@ class Lesson:
 
     learn: patches.Patches
     held: patches.Patches
-    schedule: train.Schedule
-    objective: train.Objective = field(default_factory=train.Objective)
+    schedule: training_loop.Schedule
+    objective: training_loop.Objective = field(default_factory=training_loop.Objective)
     shared: Shared | None = None
     """What other processes need to take the same steps; none: they do not."""
 
@@ -63,15 +64,15 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
         teacher = initial_weights.teacher_of(run, config) if c.teacher == "own" else teacher
         yield from fit(run, device(config), "rounded", rounded, pupil.lesson(True, teacher))
-    crew.part()  # nothing after this is shared
+    processes.part()  # nothing after this is shared
     network.save(rounded, run.weights("trained"), where)
     run.finish(
         "train",
         {
             "seconds": time.monotonic() - began,
             "began_with": origin,
-            "psnr_patches_float": train.measure(net, held, objective(config, where)),
-            "psnr_patches_rounded": train.measure(rounded, held, objective(config, where)),
+            "psnr_patches_float": training_loop.measure(net, held, objective(config, where)),
+            "psnr_patches_rounded": training_loop.measure(rounded, held, objective(config, where)),
             "photographs": loaded.counts(),
         },
     )
@@ -104,7 +105,7 @@ class _Pupil:
         )
 
 
-def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[train.TrainingStep]:
+def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[training_loop.TrainingStep]:
     """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
     where, (learn, held) = shared_loops.material(task, config, config.train.patch, SHARES)
     found, rounded = genotype.from_json(task["genotype"], "the first process"), task["rounded"]
@@ -112,23 +113,23 @@ def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[train.Trainin
     plan, teacher = schedule(config, rounded, where.is_float), None
     if task["teacher"] is not None:
         teacher = initial_weights.received(task["teacher"])
-    state = train.start(net.to(device(config)), plan.lr, plan.average > 0)
+    state = training_loop.start(net.to(device(config)), plan.lr, plan.average > 0)
     checkpoint.restore(state.parts(), task["state"])
     goal = objective(config, where, teacher)
-    return train.fit(state, learn, held, plan, goal, task["first"])
+    return training_loop.fit(state, learn, held, plan, goal, task["first"])
 
 
 def objective(
     config: RunConfig, where: SearchSpace, teacher: initial_weights.Teacher | None = None
-) -> train.Objective:
+) -> training_loop.Objective:
     """What is learned in a training step."""
     c, target = config.train, None if teacher is None else teacher.target(device(config))
-    return train.Objective(
+    return training_loop.Objective(
         loss=c.loss, colours=where.colours, share=c.teacher_share, teacher=target
     )
 
 
-def schedule(config: RunConfig, rounded: bool, is_float: bool = False) -> train.Schedule:
+def schedule(config: RunConfig, rounded: bool, is_float: bool = False) -> training_loop.Schedule:
     """Of the steps in float, or of those with rounding, of which a float space has none."""
     c = config.train
     limit = None
@@ -136,7 +137,7 @@ def schedule(config: RunConfig, rounded: bool, is_float: bool = False) -> train.
         rounding = 0 if is_float else ROUNDED_COST * c.qat_steps
         costs = (0 if c.start == "float" else c.float_steps, rounding)
         limit = 3600 * c.max_hours * costs[rounded] / max(1, sum(costs))
-    return train.Schedule(
+    return training_loop.Schedule(
         steps=c.qat_steps if rounded else c.float_steps,
         batch=c.batch,
         lr=c.qat_lr if rounded else c.lr,
@@ -153,7 +154,7 @@ def fit(
     phase: str,
     net: nn.Module,
     lesson: Lesson,
-    state: train.TrainingState | None = None,
+    state: training_loop.TrainingState | None = None,
 ) -> Iterator[Progress]:
     """Train `net`, in place; it is back on the CPU at the end, with its best weights.
 
@@ -161,12 +162,12 @@ def fit(
     """
     plan, net = lesson.schedule, net.to(where)
     if state is None:
-        state = train.start(net, plan.lr, plan.average > 0)
-    label = "PSNR" if lesson.objective.target is train.truth else "PSNR to float"
+        state = training_loop.start(net, plan.lr, plan.average > 0)
+    label = "PSNR" if lesson.objective.target is training_loop.truth else "PSNR to float"
     show = _figures(plan.batch, label)
 
-    def steps(first: int) -> Iterator[train.TrainingStep]:
-        mine = train.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
+    def steps(first: int) -> Iterator[training_loop.TrainingStep]:
+        mine = training_loop.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
         shared = lesson.shared
         return mine if shared is None else shared.lead(mine, first, state.parts())
 
@@ -181,11 +182,13 @@ def fit(
     net.cpu()
 
 
-def _figures(batch: int, label: str) -> Callable[[train.TrainingStep], dict[str, str | None]]:
+def _figures(
+    batch: int, label: str
+) -> Callable[[training_loop.TrainingStep], dict[str, str | None]]:
     """What is shown of a step, with the speed since the first one; label: of the PSNR."""
     seen: list[tuple[int, float]] = []  # the first step and the last one, with their times
 
-    def show(step: train.TrainingStep) -> dict[str, str | None]:
+    def show(step: training_loop.TrainingStep) -> dict[str, str | None]:
         seen[1:] = [(step.step, time.monotonic())]
         (first, began), (last, now) = seen[0], seen[-1]
         speed = batch * (last - first) / max(1e-9, now - began)

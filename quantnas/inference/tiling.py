@@ -21,8 +21,8 @@ from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_image, to_tensor
 from quantnas.onnx_import.onnx_session import open_session
 
-from . import reach
-from .reach import Reach
+from . import receptive_field
+from .receptive_field import Reach
 from .upscaler import Upscaler, cannot, onnx_upscaler, through, torch_upscaler
 
 SIDE = 512
@@ -36,7 +36,7 @@ LEAST = 64
 
 Image = NDArray[np.uint8]
 Part = Callable[[Image, NDArray[np.float32], NDArray[np.float32]], Image]
-"""(part of an image, matrix of its rows, of its columns; see `reach.stretching`) -> enlarged."""
+"""(part of an image, matrix of its rows, of its columns; see `receptive_field.stretching`) -> enlarged."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,17 @@ def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> 
     unknown = Reach(UNKNOWN, whole=True)  # never an attention, so it is not asked for its parts
     if isinstance(source, Path):
         whole, part = onnx_upscaler(source, pixels), partial(_file_part, source)
-        return Network(scale, whole, unknown if foreign else reach.of_file(source), cache(part))
+        return Network(
+            scale, whole, unknown if foreign else receptive_field.of_file(source), cache(part)
+        )
     net, part = torch_upscaler(source), partial(_network_part, source)
-    return Network(scale, net, unknown if foreign else reach.of_network(source), cache(part))
+    return Network(
+        scale, net, unknown if foreign else receptive_field.of_network(source), cache(part)
+    )
 
 
 def _file_part(path: Path) -> Part:
-    run = open_session(reach.file_for_parts(path))
+    run = open_session(receptive_field.file_for_parts(path))
 
     def enlarge(low: Image, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Image:
         return through(run, low, {"rows": rows, "columns": columns})
@@ -109,7 +113,7 @@ def _file_part(path: Path) -> Part:
 
 
 def _network_part(network: nn.Module) -> Part:
-    net, device = reach.network_for_parts(network), next(network.parameters()).device
+    net, device = receptive_field.network_for_parts(network), next(network.parameters()).device
 
     @torch.no_grad()
     def enlarge(low: Image, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Image:
@@ -131,7 +135,7 @@ def plan(height: int, width: int, found: Reach, tiling: Tiling) -> list[Tile]:
 
 def spans(length: int, side: int, overlap: int, found: Reach) -> list[Span]:
     """An axis in parts of about equal length, `side` at most; 0 = one part."""
-    grid, least = (reach.GRID, reach.SMALLEST) if found.attention else (1, 1)
+    grid, least = (receptive_field.GRID, receptive_field.SMALLEST) if found.attention else (1, 1)
     count = -(-length // side) if side else 1
     ends = [length * k // count for k in range(count + 1)]
     result = []
@@ -151,7 +155,7 @@ def enlarge(
     result cut off. Raises DataError as the network's upscaler.
     """
     height, width = low.shape[:2]
-    least = reach.SMALLEST if network.reach.attention else 1
+    least = receptive_field.SMALLEST if network.reach.attention else 1
     lacking = [(0, max(0, least - side)) for side in (height, width)]
     low = np.pad(low, (*lacking, (0, 0)), "symmetric")
     tiles = plan(low.shape[0], low.shape[1], network.reach, tiling)
@@ -186,7 +190,7 @@ def _one(network: Network, low: Image, y: Span, x: Span) -> Image:
     if not network.reach.attention:
         return network.whole(part)
     rows, columns = (
-        reach.stretching(full, s.first, s.last - s.first)
+        receptive_field.stretching(full, s.first, s.last - s.first)
         for full, s in zip(low.shape[:2], (y, x), strict=True)
     )
     try:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import LostError
+from quantnas.errors import LostError
 
 broken: list[bool] = []
 """Not empty when another process has gone, or does not do the same any more."""

@@ -11,11 +11,10 @@ from PIL import Image
 
 from quantnas.data import bicubic, image_files, image_modes
 from quantnas.data.image_modes import Picture
+from quantnas.errors import DataError, QuantnasError, UsageError
+from quantnas.progress import Progress
 
-from . import tiles
-from .errors import DataError, QuantnasError, UsageError
-from .progress import Progress
-from .tiles import Network, Tiling
+from .tiling import Network, Tiling, enlarge, plan
 
 VISIBLE = 1
 """Difference of neighbouring tiles, of 255, above which it is told."""
@@ -159,7 +158,7 @@ def perform(
 def _tiles(job: UpscaleJob, network: Network, tiling: Tiling) -> int:
     """How many tiles it has; 1 for a file that cannot be read."""
     try:
-        return len(tiles.plan(*image_files.size(job.source), network.reach, tiling))
+        return len(plan(*image_files.size(job.source), network.reach, tiling))
     except DataError:
         return 1
 
@@ -181,7 +180,7 @@ def one(
     scale = network.scale
     image_modes.require_side(height * scale, width * scale, job.target)
     notes = image_modes.losses(low, job.target)
-    found = yield from tiles.enlarge(network, low.rgb, tiling)
+    found = yield from enlarge(network, low.rgb, tiling)
     image_modes.write(job.target, _enlarged(low, found.image, scale))
     if found.seam > VISIBLE:
         notes.append(

@@ -18,7 +18,7 @@ from torch import Tensor, nn, optim
 from quantnas.data.patches import Patches
 from quantnas.nn.image_layers import luma
 
-from . import team
+from . import collectives
 from .checkpoint import Stateful
 
 CLIP = 1.0
@@ -148,7 +148,7 @@ class TrainingProgress:
             fit = step + int((schedule.seconds - self.seconds) * step / self.seconds)
             self.steps = max(step, min(schedule.steps, fit))
         self.done += (1 - self.done) / max(1, self.steps - step + 1)
-        steps, self.done, self.seconds = team.told((self.steps, self.done, self.seconds))
+        steps, self.done, self.seconds = collectives.told((self.steps, self.done, self.seconds))
         self.steps = int(steps)
 
     def state_dict(self) -> dict[str, object]:
@@ -211,7 +211,7 @@ def fit(
     """Train from step `first`; at the end the network holds its best state."""
     net, pace, device = state.net, state.pace, next(state.net.parameters()).device
     pace.steps = pace.steps or schedule.steps
-    rows = team.rows(schedule.batch)
+    rows = collectives.rows(schedule.batch)
     with closing(patches.batches(first, schedule.steps, schedule.batch, rows)) as batches:
         done, before = first, time.monotonic()
         while done < pace.steps:
@@ -236,7 +236,7 @@ def fit(
 
 def _check(state: TrainingState, validation: Patches, objective: Objective) -> float | None:
     """PSNR on the validation patches, if this is the first process; the best state is kept."""
-    if team.rank() > 0:
+    if collectives.rank() > 0:
         return None
     psnr = measure(state.average, validation, objective)
     state.best.keep(psnr, state.average)
@@ -258,7 +258,7 @@ def _update(state: TrainingState, objective: Objective, low: Tensor, high: Tenso
     net.zero_grad()
     loss.backward()
     parameters = list(net.parameters())
-    *grads, whole = team.average([*(p.grad for p in parameters), loss.detach()])
+    *grads, whole = collectives.average([*(p.grad for p in parameters), loss.detach()])
     for p, grad in zip(parameters, grads, strict=True):
         p.grad = grad
     nn.utils.clip_grad_norm_(parameters, CLIP)
@@ -292,7 +292,7 @@ def measure(
 
 
 def teacher_target(teacher: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """A target for `train.fit`: what the float network makes of the low-resolution patch."""
+    """A target for `training_loop.fit`: what the float network makes of the low-resolution patch."""
     teacher.eval()
 
     @torch.no_grad()

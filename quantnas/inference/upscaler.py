@@ -11,10 +11,9 @@ from torch import nn
 
 from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_image, to_tensor
+from quantnas.errors import DataError
 from quantnas.onnx_import import pixel_conversion
 from quantnas.onnx_import.onnx_session import cannot_load, open_session
-
-from .errors import DataError
 
 SMALL = 32
 """Pixels of a side below which a network that fails is taken to fail because of the size."""

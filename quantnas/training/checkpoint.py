@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from quantnas.config import files
-
-from .errors import DataError
+from quantnas.errors import DataError
 
 
 class Stateful(Protocol):

@@ -25,9 +25,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from quantnas.config.run_config import RunConfig
+from quantnas.errors import DataError, DivergedError, LostError, UsageError
 
-from . import team
-from .errors import DataError, DivergedError, LostError, UsageError
+from . import collectives
 
 S = TypeVar("S")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -126,9 +126,9 @@ def launch(processes: int, cuda: bool = False) -> None:
         strategy=DDPStrategy(process_group_backend=backend),
         plugins=[TorchElasticEnvironment() if joins else LightningEnvironment()],
     )
-    team.exchange(fabric.launch)
+    collectives.exchange(fabric.launch)
     _control.append(dist.new_group(backend="gloo", timeout=PATIENCE))
-    if team.rank() == 0:
+    if collectives.rank() == 0:
         atexit.register(part)
         for name in [name for name, value in before.items() if value is None]:
             os.environ.pop(name, None)  # not for programs that this one starts
@@ -145,14 +145,14 @@ def _end_with(parent: int) -> None:
 
 def part() -> None:
     """Let the others go, if they wait for a task, and give up the connection."""
-    if not _control or team.broken:
+    if not _control or collectives.broken:
         return
     with suppress(LostError):  # they are gone
-        if team.rank() == 0:
+        if collectives.rank() == 0:
             if _open:
                 _say(False)
             _send(None)
-        team.exchange(dist.barrier, _control[0])
+        collectives.exchange(dist.barrier, _control[0])
     _control.clear()
     dist.destroy_process_group()
 
@@ -173,7 +173,7 @@ def lead(task: Callable[[], Mapping[str, Any]], steps: Iterator[S]) -> Iterator[
     try:
         while True:
             _say(True)
-            with team.sharing():
+            with collectives.sharing():
                 step = next(steps, None)
             if step is None:
                 break
@@ -181,11 +181,11 @@ def lead(task: Callable[[], Mapping[str, Any]], steps: Iterator[S]) -> Iterator[
     except (GeneratorExit, DivergedError):  # between two steps; the others have found the same
         raise
     except BaseException:  # somewhere in a step
-        team.broken.append(True)
+        collectives.broken.append(True)
         raise
     finally:
         _open.clear()
-        if not team.broken:
+        if not collectives.broken:
             _say(False)
 
 
@@ -212,7 +212,7 @@ def follow(steps: Iterator[Any]) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while _heard():
         try:
-            with team.sharing():
+            with collectives.sharing():
                 next(steps, None)
         except DivergedError:  # the first process has found the same, and says so
             pass
@@ -220,12 +220,12 @@ def follow(steps: Iterator[Any]) -> None:
 
 
 def _say(more: bool) -> None:
-    team.exchange(dist.broadcast, torch.tensor([more]), 0, _control[0])
+    collectives.exchange(dist.broadcast, torch.tensor([more]), 0, _control[0])
 
 
 def _heard() -> bool:
     more = torch.tensor([False])
-    team.exchange(dist.broadcast, more, 0, _control[0])
+    collectives.exchange(dist.broadcast, more, 0, _control[0])
     return bool(more)
 
 
@@ -234,14 +234,14 @@ def _send(task: Mapping[str, Any] | None) -> None:
     torch.save(task, file)
     body = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
     for part_ in (torch.tensor([len(body)]), body):
-        team.exchange(dist.broadcast, part_, 0, _control[0])
+        collectives.exchange(dist.broadcast, part_, 0, _control[0])
 
 
 def _received() -> dict[str, Any] | None:
     length = torch.zeros(1, dtype=torch.int64)
-    team.exchange(dist.broadcast, length, 0, _control[0])
+    collectives.exchange(dist.broadcast, length, 0, _control[0])
     body = torch.zeros(int(length), dtype=torch.uint8)
-    team.exchange(dist.broadcast, body, 0, _control[0])
+    collectives.exchange(dist.broadcast, body, 0, _control[0])
     file = io.BytesIO(body.numpy().tobytes())
     task: dict[str, Any] | None = torch.load(file, map_location="cpu", weights_only=True)
     return task
@@ -251,11 +251,11 @@ def _agree(problem: str) -> None:
     """Raise DataError, in all processes, for what one of them cannot do."""
     mine = torch.zeros(PROBLEM, dtype=torch.uint8)
     if problem:
-        place = f"Process {team.rank()} on {socket.gethostname()}: "
+        place = f"Process {collectives.rank()} on {socket.gethostname()}: "
         text = (place + problem).encode()[:PROBLEM]
         mine[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     all_ = [torch.zeros_like(mine) for _ in range(size())]
-    team.exchange(dist.all_gather, all_, mine, group=_control[0])
+    collectives.exchange(dist.all_gather, all_, mine, group=_control[0])
     found = [text for text in map(_text, all_) if text]
     if found:
         raise DataError(found[0], "All machines need the same photographs, at the same paths.")

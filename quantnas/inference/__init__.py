@@ -1,0 +1,1 @@
+"""Running one network: upscalers, tiles, whole files."""

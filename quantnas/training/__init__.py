@@ -1,0 +1,1 @@
+"""The training loop, its saved states, and processes that share it."""
