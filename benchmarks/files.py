@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from quantnas import export, latency, machine, models, quantize, verify
+from quantnas import export, latency, machine, models, verify
 from quantnas.architectures import cost, network, registry
 from quantnas.architectures.cost import Cost
 from quantnas.config import genotype, search_space
@@ -26,6 +26,7 @@ from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.data import image_files, patches
+from quantnas.quantization import post_training
 
 WIDTHS = ((8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2))
 FORMS = {
@@ -72,7 +73,7 @@ def main() -> None:
             rounded = network.build(where, found, precision)
             network.inherit(rounded, net)
             network.initialise(rounded, low)
-            frozen, totals = quantize.freeze(rounded), priced(where, found, precision)
+            frozen, totals = post_training.freeze(rounded), priced(where, found, precision)
             for form, config in FORMS.items():
                 if form and acts < 8:
                     continue

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from command import quantnas
 
-from quantnas import evaluate, random_search
+from quantnas import evaluate
 from quantnas.architectures import network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import write_text
@@ -30,6 +30,7 @@ from quantnas.config.run_config import SearchConfig
 from quantnas.data import image_files, patches, photo_cache
 from quantnas.data.photographs import Photograph, find
 from quantnas.inference import upscaler
+from quantnas.nas import random_search
 from quantnas.training import training_loop
 
 APART = "search.probabilities=factorised"

@@ -23,16 +23,16 @@ from typing import Any
 
 import torch
 
-from quantnas import search, supernet
 from quantnas.config import search_space
 from quantnas.config.run_config import SearchConfig
 from quantnas.data import image_files, patches, photo_cache
 from quantnas.data.photographs import Photograph
+from quantnas.nas import gradient_search, supernet
 
 MODES: tuple[Any, Any] = ("noise", "direct")
 
 
-def loop(mode: Any, args: argparse.Namespace, **changes: Any) -> search.Searching:
+def loop(mode: Any, args: argparse.Namespace, **changes: Any) -> gradient_search.Searching:
     """A search that has not begun."""
     where = search_space.load(args.space)
     config = SearchConfig(
@@ -48,14 +48,14 @@ def loop(mode: Any, args: argparse.Namespace, **changes: Any) -> search.Searchin
     )
     photos = [Photograph(path) for path in image_files.bundled().train]
     pairs = photo_cache.load(photos, where.scale, config.patch).pairs
-    material = search.Material(*patches.split(pairs, config.patch, 0, (0.45, 0.45, 0.1)))
+    material = gradient_search.Material(*patches.split(pairs, config.patch, 0, (0.45, 0.45, 0.1)))
     torch.manual_seed(0)
-    return search.Searching(
-        where, search.start(supernet.build(where, config), config), material, config
+    return gradient_search.Searching(
+        where, gradient_search.start(supernet.build(where, config), config), material, config
     )
 
 
-def one_step(searching: search.Searching, step: int) -> float:
+def one_step(searching: gradient_search.Searching, step: int) -> float:
     """Seconds of an update of the alphas and one of the weights, at uniform alphas."""
     for alpha in searching.alphas:
         alpha.data.zero_()
@@ -67,10 +67,10 @@ def one_step(searching: search.Searching, step: int) -> float:
     return time.perf_counter() - began
 
 
-def prepared(mode: Any, args: argparse.Namespace) -> search.Searching:
+def prepared(mode: Any, args: argparse.Namespace) -> gradient_search.Searching:
     """Every candidate computed, grids fitted, one step done."""
     found = loop(mode, args, draw=False, floor=0.0)
-    search.fit_grids(found.net, found.batch(found.material.weights, 0)[0])
+    gradient_search.fit_grids(found.net, found.batch(found.material.weights, 0)[0])
     one_step(found, 0)
     return found
 
@@ -85,7 +85,7 @@ def step_ratio(args: argparse.Namespace) -> tuple[list[float], list[float]]:
 def search_seconds(args: argparse.Namespace) -> tuple[float, float, str]:
     """Seconds of a whole search in both modes, an epoch at a time by turns; how they ended."""
     loops = [loop("noise", args), loop("direct", args, floor=0.0)]
-    steps: list[Iterator[search.SearchStep]] = [searching.steps() for searching in loops]
+    steps: list[Iterator[gradient_search.SearchStep]] = [searching.steps() for searching in loops]
     seconds, last = [0.0, 0.0], [None, None]
     per_epoch = max(1, args.steps // args.epochs)
     for epoch in range(args.epochs):

@@ -1,7 +1,7 @@
 """What rounding one slot alone does to the output, measured: the check of what was predicted.
 
 The float network runs with a single slot rounded and its means made good, as every rounded network
-has them (`quantize.correct_biases`): on the grids of the finished network, and on grids fitted to
+has them (`post_training.correct_biases`): on the grids of the finished network, and on grids fitted to
 the float weights, which the prediction is about. Training with rounding moves weights and grids
 together, so the former are no longer the best for the float weights. What it has done to the
 weights is left out on purpose: the prediction is about plain rounding.
@@ -26,8 +26,8 @@ from quantnas.data import photographs
 from quantnas.data.patches import to_tensor
 from quantnas.data.photographs import Photograph
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
+from quantnas.quantization import bit_widths, post_training
 
-from . import quantize, widths
 from .runs import Run
 from .workspace import architecture
 
@@ -76,7 +76,7 @@ def measure(
     whose weights become those of the teacher; side: of a crop, low-resolution pixels.
     """
     where, found = architecture(run)
-    precision = widths.load(run.folder)
+    precision = bit_widths.load(run.folder)
     layers = cost.layers(registry.slots(where), found, precision, where.scale)
     each = sum(row.macs for row in layers) * side**2 / math.prod(cost.REFERENCE)
     count = int(max(1, min(MOST, WORK / (2 * each * (len(precision) + 1)))))
@@ -158,7 +158,7 @@ def _errors(
     teacher: nn.Module, net: nn.Module, low: Tensor, precision: Mapping[str, Precision]
 ) -> dict[str, float]:
     """Slot -> mean squared error of the output when it alone is rounded."""
-    plain, wanted = teacher.eval()(low), quantize.mean_outputs(teacher, low)
+    plain, wanted = teacher.eval()(low), post_training.mean_outputs(teacher, low)
     rounded = network.convolutions(net.eval())
     errors = {}
     for slot, width in precision.items():

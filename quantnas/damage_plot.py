@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from quantnas.config.search_space import Precision
+from quantnas.quantization.bit_allocation import Damage
 
-from .allocation import Damage
 from .board import FAINT, INK, SKIP, save
 
 COLOURS = {2: "#d55e00", 3: "#e69f00", 4: "#009e73", 8: "#0072b2", 32: "#000000"}

@@ -113,7 +113,7 @@ def _readers(modules: Mapping[fx.Node, nn.Module]) -> Readers:
 def to_onnx(
     network: nn.Module, cost: Cost, scale: int, path: Path, form: ExportConfig = USUAL
 ) -> None:
-    """Write a frozen network (`quantize.freeze`) or one in float to `path`, whole or not at all.
+    """Write a frozen network (`post_training.freeze`) or one in float to `path`, whole or not at all.
 
     Input "lr" (N, 3, H, W), output "sr" (N, 3, scale*H, scale*W): float32 in [0, 1] or, as `form`
     says, uint8; of any size or of one, then with N = 1 and all shapes inferred. Layers and bits go

@@ -94,7 +94,7 @@ def to_tflite(
     path: Path,
     pixels: bool = False,
 ) -> None:
-    """Write a frozen network (`quantize.freeze`) for images of that (height, width) to `path`.
+    """Write a frozen network (`post_training.freeze`) for images of that (height, width) to `path`.
 
     Input "lr" (1, H, W, 3), output "sr" (1, scale*H, scale*W, 3): float32 in [0, 1] or, with
     `pixels`, uint8. Other sizes can be set before it runs, unless the network has attention.

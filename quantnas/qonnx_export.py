@@ -142,7 +142,7 @@ def _resized(graph: OnnxGraph, name: str, x: str, shape: tuple[int, ...]) -> str
 
 
 def to_qonnx(network: nn.Module, cost: Cost, scale: int, size: tuple[int, int], path: Path) -> None:
-    """Write a frozen network (`quantize.freeze`) for images of that (height, width) to `path`.
+    """Write a frozen network (`post_training.freeze`) for images of that (height, width) to `path`.
 
     Input "lr" (1, 3, H, W), output "sr" (1, 3, scale*H, scale*W), float32 in [0, 1]. Layers, bits
     and BitOps go into the file's metadata as JSON, as in `export.to_onnx`.

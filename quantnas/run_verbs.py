@@ -84,7 +84,7 @@ def search(
 
     Returns the run, with `genotype.json` in its folder.
 
-    Example: quantnas.search("rfdn_small", settings={"search.epochs": 30})
+    Example: quantnas.nas.gradient_search("rfdn_small", settings={"search.epochs": 30})
     """
     given = {"data": data, "search.target_bitops": _number(target_bitops)}
     request = _request("search", given, config, settings, output, name)
@@ -165,7 +165,7 @@ def quantize(
     for a network that cannot be imported, DataError for one that does not enlarge images, and
     QualityError, whose `folder` is that of the finished run, where more than max_drop is lost.
 
-    Example: quantnas.quantize(module, bits=2, calib="photographs").export("small.onnx")
+    Example: quantnas.quantization.post_training(module, bits=2, calib="photographs").export("small.onnx")
     """
     ways = {
         **_widths(bits),

@@ -23,8 +23,9 @@ from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.data.patches import to_tensor
 from quantnas.pipeline import extra_formats
+from quantnas.quantization import post_training
 
-from . import export, quantize, verify
+from . import export, verify
 from .checks import Check
 from .errors import QuantnasError, UsageError
 from .onnx_weights import STORAGE
@@ -147,7 +148,7 @@ def _run(folder: Path, bits: int) -> Run:
     network.inherit(net, plain)
     network.initialise(net, low)
     network.save(plain, run.weights("float"), where)
-    network.save(quantize.freeze(net), run.weights("quantized"), where)
+    network.save(post_training.freeze(net), run.weights("quantized"), where)
     return run
 
 

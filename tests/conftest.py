@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import export, quantize, run_photographs
+from quantnas import export, run_photographs
 from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import to_json
@@ -18,9 +18,10 @@ from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Edge, SearchSpace
 from quantnas.data import image_files, patches
+from quantnas.nas.gradient_search import Material
 from quantnas.pipeline import new_run
+from quantnas.quantization import post_training
 from quantnas.runs import Run
-from quantnas.search import Material
 
 torch.set_num_threads(1)  # for tensors this small, a second thread on a busy core costs 100 times
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for programs that tests start
@@ -189,7 +190,7 @@ def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
         nets = [network.build(where, found, bits) for bits in (None, precision)]
         network.inherit(nets[1], nets[0])
         network.initialise(nets[1], pixels(4, 16, 16))
-        nets.append(quantize.freeze(nets[1]))
+        nets.append(post_training.freeze(nets[1]))
         for name, net in zip(("float", "trained", "quantized"), nets, strict=True):
             network.save(net, run.weights(name), where)
         shutil.copy(run.weights("float"), run.weights("searched"))

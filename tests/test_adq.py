@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas.adq import Adq, PlainNorm
+from quantnas.nas.adaptive_norm import Adq, PlainNorm
 from quantnas.nn.layer_factory import PlainSum
 
 BOTH = pytest.mark.parametrize("logarithmic", [False, True])

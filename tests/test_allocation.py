@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import allocation, quantize, saliency
-from quantnas.allocation import Damage
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import Choice
 from quantnas.config.search_space import Precision
 from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
-from quantnas.saliency import Saliency
+from quantnas.quantization import bit_allocation, post_training, saliency
+from quantnas.quantization.bit_allocation import Damage
+from quantnas.quantization.saliency import Saliency
 
 WIDTHS = tuple(Precision(w, a) for w in (2, 4, 8) for a in (4, 8))
 
@@ -55,7 +55,7 @@ def test_nothing_within_the_limit_does_less_damage(seed):
     every = everything(damage, costs)
     totals = sorted({total for _, total in every})
     for limit in (*totals[:: max(1, len(totals) // 6)], totals[-1], totals[-1] + 0.5):
-        chosen = allocation.allocate(damage, costs, limit)
+        chosen = bit_allocation.allocate(damage, costs, limit)
         assert list(chosen) == list(damage)
         mse, total = sums(damage, costs, chosen)
         assert total <= limit
@@ -69,20 +69,20 @@ def test_with_too_many_partial_choices_the_limit_still_holds(seed, monkeypatch):
     least, most = (sum(map(pick, costs.values())) for pick in (min, max))
     limit, cells = (least + most) / 2, 80
     within = [limit * (1 - len(damage) / cells), limit]
-    ends = [sums(damage, costs, allocation.allocate(damage, costs, at))[0] for at in within]
-    monkeypatch.setattr(allocation, "CELLS", cells)
-    mse, total = sums(damage, costs, allocation.allocate(damage, costs, limit))
+    ends = [sums(damage, costs, bit_allocation.allocate(damage, costs, at))[0] for at in within]
+    monkeypatch.setattr(bit_allocation, "CELLS", cells)
+    mse, total = sums(damage, costs, bit_allocation.allocate(damage, costs, limit))
     assert total <= limit
     assert ends[1] <= mse <= ends[0]
     for tight in (least, least * 1.01):
-        assert sums(damage, costs, allocation.allocate(damage, costs, tight))[1] <= tight
+        assert sums(damage, costs, bit_allocation.allocate(damage, costs, tight))[1] <= tight
 
 
 def test_a_larger_limit_is_never_worse():
     damage, costs = instance(3, slots=30)
     least, most = (sum(map(pick, costs.values())) for pick in (min, max))
     limits = np.linspace(least, most, 40)
-    found = [sums(damage, costs, allocation.allocate(damage, costs, at))[0] for at in limits]
+    found = [sums(damage, costs, bit_allocation.allocate(damage, costs, at))[0] for at in limits]
     assert all(a >= b for a, b in itertools.pairwise(found))
     assert found[-1] == sum(min(row.mse) for row in damage.values())
 
@@ -90,9 +90,9 @@ def test_a_larger_limit_is_never_worse():
 def test_a_limit_below_everything_names_the_nearest():
     damage, costs = instance(0)
     least = sum(map(min, costs.values()))
-    allocation.allocate(damage, costs, least)
+    bit_allocation.allocate(damage, costs, least)
     with pytest.raises(UsageError) as caught:
-        allocation.allocate(damage, {n: [10**9 * c for c in r] for n, r in costs.items()}, 1e9)
+        bit_allocation.allocate(damage, {n: [10**9 * c for c in r] for n, r in costs.items()}, 1e9)
     assert caught.value.cause == "No choice of bits is within 1,000,000,000."
     assert caught.value.remedy == f"The nearest one comes to {least},000,000,000."
 
@@ -107,7 +107,7 @@ def decided(small, random_genotype):
     def make(name: str, seed: int):
         where = small[name]
         slots, genotype = registry.slots(where), random_genotype(where, seed)
-        options = allocation.options(slots, WIDTHS)
+        options = bit_allocation.options(slots, WIDTHS)
         rng = np.random.default_rng(seed)
         picks = {s: int(rng.integers(len(widths))) for s, widths in options.items()}
         return where, slots, genotype, options, picks
@@ -134,25 +134,25 @@ def test_costs_add_up_to_those_of_the_network(decided, name, seed):
         return sum(costs[s][i] for s, i in picks.items())
 
     size = (45, 31)
-    bitops = allocation.bitops_costs(slots, genotype, options, where.scale, size)
+    bitops = bit_allocation.bitops_costs(slots, genotype, options, where.scale, size)
     assert total(bitops) == cost.bitops_at(rows, size, where.scale)
     weight_bytes = cost.total(rows, where.scale).weight_bytes
-    assert total(allocation.byte_costs(slots, genotype, options)) == weight_bytes
+    assert total(bit_allocation.byte_costs(slots, genotype, options)) == weight_bytes
     ends = {slots[0].name, slots[-1].name}
     inner = [row for row in rows if row.name.split(".")[0] not in ends]
     bits = sum(math.prod(row.shape) * row.weight_bits for row in inner)
-    assert total(allocation.bit_costs(slots, genotype, options)) == bits
+    assert total(bit_allocation.bit_costs(slots, genotype, options)) == bits
     weights = sum(math.prod(row.shape) for row in inner)
-    assert allocation.inner_weights(slots, genotype) == weights
+    assert bit_allocation.inner_weights(slots, genotype) == weights
 
 
 def test_an_average_of_bits_is_that_of_uniform_widths(decided):
     _, slots, genotype, _, _ = decided("tiny", 1)
-    options = allocation.options(slots, [Precision(b, 8) for b in (2, 3, 4, 8)])
-    costs = allocation.bit_costs(slots, genotype, options)
+    options = bit_allocation.options(slots, [Precision(b, 8) for b in (2, 3, 4, 8)])
+    costs = bit_allocation.bit_costs(slots, genotype, options)
     for i, bits in enumerate((2, 3, 4, 8)):
         total = sum(row[i] if len(row) > 1 else row[0] for row in costs.values())
-        assert total == bits * allocation.inner_weights(slots, genotype)
+        assert total == bits * bit_allocation.inner_weights(slots, genotype)
 
 
 # The damage
@@ -187,7 +187,7 @@ def test_the_damage_is_that_of_the_grids_a_rounded_network_gets(signed, spread):
             conv.weight.mul_(torch.tensor([8.0, 1, 0.1])[:, None, None])
     x = nn.functional.leaky_relu(x, 0.05) if signed else x.relu()
     widths = [Precision(w, a) for w in (2, 3, 4, 8, 32) for a in (3, 4, 8, 32)]
-    damage = allocation.predict(conv, found, x, {"only": widths})["only"]
+    damage = bit_allocation.predict(conv, found, x, {"only": widths})["only"]
     assert (damage.slot, damage.options) == ("only", tuple(widths))
     for width in widths:
         wanted = 0.0
@@ -204,7 +204,7 @@ def test_the_damage_is_that_of_the_grids_a_rounded_network_gets(signed, spread):
 def test_pixels_lie_on_their_grid(pixels):
     conv, found = single()
     given = {"only": (Precision(32, 8), Precision(32, 4))}
-    row = allocation.predict(conv, found, pixels(2), given)["only"]
+    row = bit_allocation.predict(conv, found, pixels(2), given)["only"]
     assert row.mse[0] == pytest.approx(0, abs=1e-12)
     assert row.mse[1] > 1e-4
 
@@ -229,7 +229,7 @@ def test_it_is_about_the_true_error_of_rounding_one_slot_alone(tiny, random_geno
     genotype, low = random_genotype(tiny, 4), pixels(4, 9, 8)
     net = network.build(tiny, genotype, None).eval()
     given = {s.name: (Precision(4, 4), Precision(8, 8)) for s in registry.slots(tiny)}
-    damage = allocation.predict(net, saliency.measure(net, low, draws=8), low, given)
+    damage = bit_allocation.predict(net, saliency.measure(net, low, draws=8), low, given)
     assert list(damage) == list(given)
     with torch.no_grad():
         wanted = net(low)
@@ -237,7 +237,7 @@ def test_it_is_about_the_true_error_of_rounding_one_slot_alone(tiny, random_geno
             for width, mse in zip(row.options, row.mse, strict=True):
                 changed = copy.deepcopy(net)
                 rounding(changed, slot, width.weights)
-                quantize.correct_biases(changed, net, low)
+                post_training.correct_biases(changed, net, low)
                 true = (changed(low) - wanted).square().mean().item()
                 assert true / 3 < mse < true * 3, (slot, width)
             assert row.mse[1] < 0.1 * row.mse[0]
@@ -247,8 +247,8 @@ def test_a_slot_without_convolution_is_not_damaged(apart, random_genotype, pixel
     genotype = random_genotype(apart, 0)
     choices = genotype.choices | {"upsample": Choice("identity", 2, 4)}
     net = network.build(apart, dataclasses.replace(genotype, choices=choices), None)
-    given = allocation.options(registry.slots(apart), WIDTHS) | {"upsample": WIDTHS}
+    given = bit_allocation.options(registry.slots(apart), WIDTHS) | {"upsample": WIDTHS}
     low = pixels(1)
-    damage = allocation.predict(net, saliency.measure(net, low, draws=1), low, given)
+    damage = bit_allocation.predict(net, saliency.measure(net, low, draws=1), low, given)
     assert damage["upsample"].mse == (0.0,) * len(WIDTHS)
     assert all(min(row.mse) > 0 for name, row in damage.items() if name != "upsample")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas.alphas import Alphas
+from quantnas.nas.alphas import Alphas
 
 BOTH = pytest.mark.parametrize("joint", [False, True])
 

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from quantnas import export, quantize
+from quantnas import export
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.data.patches import to_image
 from quantnas.errors import DataError
 from quantnas.inference import upscaler
 from quantnas.nn.quantizers import BITS, ActQuantizer, WeightQuantizer, activation_grid, weight_grid
+from quantnas.quantization import post_training
 from quantnas.training import training_loop
 
 
@@ -43,7 +44,7 @@ def spoil(net, at: int, part: str, value: float) -> str:
 def test_a_layer_with_numbers_that_are_none_is_named(net, at, part, word, value):
     name = spoil(net, at, part, value)
     with pytest.raises(DataError, match=f"'{name}' has {word} that are no finite"):
-        quantize.require_finite(net)
+        post_training.require_finite(net)
 
 
 def test_grids_count_where_they_round(tiny, genotype, net, pixels):
@@ -54,21 +55,21 @@ def test_grids_count_where_they_round(tiny, genotype, net, pixels):
             before = conv.weight_quantizer.log2_step.clone()
             conv.weight_quantizer.log2_step[1] = math.nan
         with pytest.raises(DataError, match=f"'{name}' has grids that are no finite"):
-            quantize.require_finite(rounded)
+            post_training.require_finite(rounded)
         conv.weight_quantizer.log2_step.data.copy_(before)
     shared = [m for m in rounded.modules() if isinstance(m, ActQuantizer) and not m.fixed]
     shared[0].log2_step.data.fill_(math.inf)
     with pytest.raises(DataError, match="no finite"):
-        quantize.require_finite(rounded)
+        post_training.require_finite(rounded)
     for grid in (m for m in net.modules() if isinstance(m, ActQuantizer)):
         grid.log2_step.data.fill_(math.nan)
-    quantize.require_finite(net)
+    post_training.require_finite(net)
 
 
 def test_of_two_bad_layers_the_first_is_named(net):
     names = [spoil(net, at, "bias", math.nan) for at in (3, 1)]
     with pytest.raises(DataError, match=f"'{names[1]}'"):
-        quantize.require_finite(net)
+        post_training.require_finite(net)
 
 
 def test_an_output_that_overflows_is_found_where_it_begins(net, pixels):
@@ -76,9 +77,9 @@ def test_an_output_that_overflows_is_found_where_it_begins(net, pixels):
     name, conv = list(convs.items())[1]
     with torch.no_grad():
         conv.weight.copy_(conv.weight.sign() * 3e38)
-    quantize.require_finite(net)
+    post_training.require_finite(net)
     with pytest.raises(DataError, match=f"layer '{name}' gives"):
-        quantize.require_finite_outputs(net, pixels())
+        post_training.require_finite_outputs(net, pixels())
     assert not any(c._forward_hooks for c in convs.values())
 
 
@@ -87,8 +88,8 @@ def test_a_sound_network_is_let_through(tiny, genotype, net, pixels):
     network.initialise(rounded, pixels())
     for sound in (net, rounded):
         before = {k: v.clone() for k, v in sound.state_dict().items()}
-        quantize.require_finite(sound)
-        quantize.require_finite_outputs(sound, pixels())
+        post_training.require_finite(sound)
+        post_training.require_finite_outputs(sound, pixels())
         assert all(torch.equal(v, before[k]) for k, v in sound.state_dict().items())
         assert not any(c._forward_hooks for c in network.convolutions(sound).values())
 
@@ -143,15 +144,15 @@ def test_what_is_dead_is_quantized_trained_frozen_and_exported(
     network.inherit(rounded, net)
     low = pixels(4)
     network.initialise(rounded, low)
-    quantize.correct_biases(rounded, net, low)
+    post_training.correct_biases(rounded, net, low)
     state = training_loop.start(rounded, 1e-3)
     aim = training_loop.Objective(training_loop.teacher_target(net))
     plan = training_loop.Schedule(steps=4, batch=2, lr=1e-3, check=4)
     losses = [step.loss for step in training_loop.fit(state, *halves, plan, aim)]
-    frozen = quantize.freeze(rounded)
+    frozen = post_training.freeze(rounded)
     assert all(map(math.isfinite, losses))
     assert all(p.isfinite().all() for p in frozen.parameters())
-    quantize.require_finite_outputs(frozen, low)
+    post_training.require_finite_outputs(frozen, low)
     rows = cost.layers(slots, genotype, precision, 2)
     export.to_onnx(frozen, cost.total(rows, 2), 2, tmp_path / "m.onnx")
     photo = to_image(pixels(1, 9, 8, 5)[0])

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from quantnas import baselines, quantize
 from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import Genotype, choice_of, uniform_precision
 from quantnas.errors import UsageError
 from quantnas.nn.quantizers import ActQuantizer
+from quantnas.quantization import baselines, post_training
 
 LEARNED = ("gptq", "gpfq", "qronos", "adaround")
 
@@ -75,7 +75,7 @@ def test_weights_lie_on_their_grids_and_freezing_changes_nothing(couple, low, me
     list(baselines.apply(method, net, teacher, low))
     assert_on_grid(net)
     with torch.no_grad():
-        assert torch.equal(quantize.freeze(net)(low), net.eval()(low))
+        assert torch.equal(post_training.freeze(net)(low), net.eval()(low))
     assert all(torch.equal(v, given[k]) for k, v in teacher.state_dict().items())
 
 
@@ -84,7 +84,7 @@ def test_weights_lie_on_their_grids_and_freezing_changes_nothing(couple, low, me
 def test_what_looks_at_the_inputs_beats_corrected_biases_alone(couple, low, method, bits, at):
     net, teacher = couple(bits, at=at)
     list(baselines.apply("rtn", net, teacher, low))
-    quantize.correct_biases(net, teacher, low)
+    post_training.correct_biases(net, teacher, low)
     simple = error(net, teacher, low)
     list(baselines.apply(method, net, teacher, low))
     assert error(net, teacher, low) < 0.9 * simple

@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import inheritance, search, supernet
-from quantnas.adq import Adq
 from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.config.search_space import Edge
 from quantnas.errors import UsageError
+from quantnas.nas import gradient_search, inheritance, supernet
+from quantnas.nas.adaptive_norm import Adq
 
 PUBLISHED = {  # drawn in the paper's repository; its `upsample` is not in the published settings
     "head0": ("conv3x3_groups3", 8),
@@ -148,7 +148,7 @@ def test_all_deviations_fold_into_convolutions(small, pixels):
             m.c.fill_(1.3)
             m.norm.weight.uniform_(-1.5, 1.5)
             m.norm.running_mean.zero_()
-    search.fit_grids(net, low)
+    gradient_search.fit_grids(net, low)
     net = net.double().eval()
     rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
     inheritance.inherit_supernet(rounded, net)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import cards, export, models, quantize
+from quantnas import cards, export, models
 from quantnas.architectures import cost, network, registry
 from quantnas.cli.main import main
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
+from quantnas.quantization import post_training
 
 
 def command(*arguments: object) -> int:
@@ -71,7 +72,7 @@ def attentive(small, random_genotype, pixels, tmp_path):
 
     def write(form: ExportConfig = export.USUAL) -> Path:
         path = tmp_path / "esa.onnx"
-        export.to_onnx(quantize.freeze(net), totals, where.scale, path, form)
+        export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
         return path
 
     return write

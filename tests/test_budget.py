@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import budget
-from quantnas.budget import TOLERANCE, Multiplier
 from quantnas.errors import UsageError
+from quantnas.nas import bitops_budget
+from quantnas.nas.bitops_budget import TOLERANCE, Multiplier
 
 
 def instance(seed: int, choices: int = 5) -> tuple[dict, dict]:
@@ -39,7 +39,7 @@ def test_the_best_network_within_the_budget_is_decided(seed):
     every = everything(scores)
     target = float(np.random.default_rng(seed).choice([value(costs, p) for p in every]))
     fitting = [p for p in every if abs(value(costs, p) / target - 1) <= TOLERANCE]
-    found = budget.decide(scores, costs, target)
+    found = bitops_budget.decide(scores, costs, target)
     assert list(found) == list(scores)
     assert abs(value(costs, found) / target - 1) <= TOLERANCE
     best = max(value(scores, p) for p in fitting)
@@ -52,22 +52,22 @@ def test_beyond_the_range_the_nearest_network_is_decided(seed, factor):
     scores, costs = instance(seed)
     totals = [value(costs, p) for p in everything(scores)]
     end = min(totals) if factor < 1 else max(totals)
-    found = budget.decide(scores, costs, end * factor)
-    cells = len(costs) * end * factor / budget.BINS
+    found = bitops_budget.decide(scores, costs, end * factor)
+    cells = len(costs) * end * factor / bitops_budget.BINS
     assert value(costs, found) == pytest.approx(end, abs=cells)
 
 
 def test_in_a_gap_the_nearest_network_is_decided():
     scores, costs = {"a": np.array([[0.0, -9.0]])}, {"a": np.array([[1e6, 2e6]])}
-    assert budget.decide(scores, costs, 1.6e6) == {"a": (0, 1)}
-    assert budget.decide(scores, costs, 1.4e6) == {"a": (0, 0)}
+    assert bitops_budget.decide(scores, costs, 1.6e6) == {"a": (0, 1)}
+    assert bitops_budget.decide(scores, costs, 1.4e6) == {"a": (0, 0)}
 
 
 def test_hopeless_and_free_pairs_can_be_decided():
     scores = {"a": np.array([[0.0, -1e9]]), "b": np.array([[0.0], [-3.0]])}
     costs = {"a": np.array([[1e6, 3e6]]), "b": np.array([[0.0], [1e6]])}
-    assert budget.decide(scores, costs, 1e6) == {"a": (0, 0), "b": (0, 0)}
-    assert budget.decide(scores, costs, 4e6) == {"a": (0, 1), "b": (1, 0)}
+    assert bitops_budget.decide(scores, costs, 1e6) == {"a": (0, 0), "b": (0, 0)}
+    assert bitops_budget.decide(scores, costs, 4e6) == {"a": (0, 1), "b": (1, 0)}
 
 
 def test_many_choices_are_decided_within_the_budget():
@@ -75,7 +75,7 @@ def test_many_choices_are_decided_within_the_budget():
     likely = {n: np.unravel_index(t.argmax(), t.shape) for n, t in scores.items()}
     for share in (0.7, 1.0, 1.2):
         target = share * value(costs, likely)
-        found = budget.decide(scores, costs, target)
+        found = bitops_budget.decide(scores, costs, target)
         assert abs(value(costs, found) / target - 1) <= TOLERANCE
         if share == 1:
             assert value(scores, found) >= value(scores, likely) - 1e-9
@@ -125,26 +125,26 @@ COSTS = {"fixed": np.array([[5e8]]), "open": np.linspace(5e8, 35e8, 16).reshape(
 
 @pytest.mark.parametrize("target", [0.96e9, 1e9, 3e9, 4.2e9])
 def test_a_target_within_the_range_passes(target):
-    budget.check(COSTS, target, "32x32")
+    bitops_budget.check(COSTS, target, "32x32")
 
 
 @pytest.mark.parametrize("target", [0.9e9, 4.3e9])
 def test_a_target_out_of_range_is_answered_with_the_range(target):
     with pytest.raises(UsageError, match=r"GBitOps at LR 45x60") as caught:
-        budget.check(COSTS, target, "45x60")
+        bitops_budget.check(COSTS, target, "45x60")
     assert "1G to 4G" in caught.value.remedy
 
 
 def test_a_target_in_a_gap_is_answered_with_the_nearest_network():
     with pytest.raises(UsageError, match=r"within 5% of 2 GBitOps") as caught:
-        budget.check({"edge": np.array([[1e9, 1.8e9, 4e9]])}, 2e9, "32x32")
+        bitops_budget.check({"edge": np.array([[1e9, 1.8e9, 4e9]])}, 2e9, "32x32")
     assert "nearest one 1.8G" in caught.value.remedy
 
 
 def test_a_target_far_below_everything_is_answered_with_the_cheapest_at_once():
     costs = {"a": np.array([[3.0, 2.0], [5.0, 7.0]]) * 1e9, "b": np.array([[4.0, 1.0]]) * 1e9}
     scores = {name: np.zeros_like(table) for name, table in costs.items()}
-    assert budget.decide(scores, costs, 1.0) == {"a": (0, 1), "b": (0, 1)}
+    assert bitops_budget.decide(scores, costs, 1.0) == {"a": (0, 1), "b": (0, 1)}
     with pytest.raises(UsageError) as caught:
-        budget.check(costs, 1.0, "32x32")
+        bitops_budget.check(costs, 1.0, "32x32")
     assert "3G" in caught.value.remedy

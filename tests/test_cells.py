@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cells
 from quantnas.architectures import network
+from quantnas.quantization import block_outputs
 
 
 class Chain(nn.Module):
@@ -26,7 +26,7 @@ class Chain(nn.Module):
 def test_blocks_is_the_error_that_the_cells_are_predicted_to_make(pixels):
     net, teacher, low = Chain(), Chain(), pixels(2, 3, 4)
     gains = [torch.tensor([0.5, 2.0]), torch.tensor([1.0, 0.0, 3.0])]
-    blocks = cells.Blocks(net, teacher, gains, 0.7)
+    blocks = block_outputs.Blocks(net, teacher, gains, 0.7)
     net(low), teacher(low)
     total = 0.0
     ours, theirs = low, low
@@ -44,7 +44,7 @@ def test_blocks_is_the_error_that_the_cells_are_predicted_to_make(pixels):
 
 def test_gains_of_a_linear_network_are_known(pixels):
     net = Chain()
-    first, last = cells.gains(net, pixels(2, 3, 4), draws=200)
+    first, last = block_outputs.gains(net, pixels(2, 3, 4), draws=200)
     wanted = net.cells[1].weight.square().sum((0, 2, 3)) / 3  # of three outputs
     torch.testing.assert_close(first, wanted.detach(), rtol=0.1, atol=0)
     torch.testing.assert_close(last, torch.full((3,), 1 / 3))
@@ -68,7 +68,7 @@ def test_gains_are_the_squared_jacobian(tiny, random_genotype, pixels):
             jacobian = torch.autograd.functional.jacobian(shifted, shift)
             total += jacobian.square().sum((0, 1, 3, 4)) / (len(jacobian) * len(low))
         wanted.append(total)
-    found = cells.gains(teacher, low, draws=40)
+    found = block_outputs.gains(teacher, low, draws=40)
     for mine, exact in zip(found, wanted, strict=True):
         assert (mine - exact).norm() < 0.2 * exact.norm()
     assert not any(cell._forward_hooks for cell in teacher.cells)

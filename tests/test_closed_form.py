@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import closed_form, quantize
 from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
@@ -17,6 +16,7 @@ from quantnas.config.search_space import Precision, Slot
 from quantnas.nn import operations
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor, WeightQuantizer
+from quantnas.quantization import least_squares, post_training
 
 SPACES = ["basic", "edsr_baseline", "espcn", "fsrcnn", "imdn", "plain", "quicksrnet_small"]
 SPACES += ["rfdn", "rfdn48", "rfdn_small", "sesr_m5"]
@@ -80,7 +80,7 @@ def require_on_grid(net) -> None:
 
 
 def require_finite(net, low) -> None:
-    quantize.require_finite_outputs(net, low)
+    post_training.require_finite_outputs(net, low)
     assert all(t.isfinite().all() for t in net.state_dict().values())
 
 
@@ -91,8 +91,8 @@ def gain(net, teacher, blurred) -> float:
     """The error on other pixels, as a share of what nearest rounding leaves."""
     usual, low, other = copy.deepcopy(net), blurred(64, 16, 16), blurred(8, 12, 13, 7)
     network.initialise(usual, low)
-    quantize.correct_biases(usual, teacher, low)
-    list(closed_form.improve(net, teacher, low))
+    post_training.correct_biases(usual, teacher, low)
+    list(least_squares.improve(net, teacher, low))
     return error(net, teacher, other) / error(usual, teacher, other)
 
 
@@ -107,7 +107,7 @@ def test_with_8_bits_it_is_a_little_nearer_on_average(tiny, couple, blurred):
 
 def test_it_can_be_given_up_between_two_layers(tiny, couple, pixels):
     net, teacher = couple(tiny, 4)
-    steps = closed_form.improve(net, teacher, pixels(2, 9, 8))
+    steps = least_squares.improve(net, teacher, pixels(2, 9, 8))
     assert [next(steps)[0] for _ in range(3)] == [0, 1, 2]
     steps.close()
     assert not any(c._forward_pre_hooks for c in network.convolutions(net).values())
@@ -119,9 +119,9 @@ def test_it_can_be_given_up_between_two_layers(tiny, couple, pixels):
 
 def test_an_error_in_a_layer_is_raised(tiny, couple, pixels, monkeypatch):
     net, teacher = couple(tiny, 4)
-    monkeypatch.setattr(closed_form, "_nearest", lambda *_: 1 / 0)
+    monkeypatch.setattr(least_squares, "_nearest", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(closed_form.improve(net, teacher, pixels(2, 9, 8)))
+        list(least_squares.improve(net, teacher, pixels(2, 9, 8)))
     ours, theirs = (network.convolutions(n)["head"].weight for n in (net, teacher))
     assert torch.equal(ours, theirs)
 
@@ -130,7 +130,7 @@ def test_weights_lie_on_their_grids_and_means_are_those_of_the_teacher(tiny, cou
     for bits in (2, 4, 8):
         net, teacher = couple(tiny, bits)
         given, low = copy.deepcopy(teacher.state_dict()), pixels(4, 9, 8)
-        list(closed_form.improve(net, teacher, low))
+        list(least_squares.improve(net, teacher, low))
         require_on_grid(net)
         found, wanted = outputs(net, low), outputs(teacher, low)
         for name, conv in network.convolutions(net).items():
@@ -148,12 +148,12 @@ def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
     net, teacher = couple(where, bits)
     usual, low = copy.deepcopy(net), blurred(8, 16, 17)
     network.initialise(usual, low)
-    quantize.correct_biases(usual, teacher, low)
-    list(closed_form.improve(net, teacher, low))
+    post_training.correct_biases(usual, teacher, low)
+    list(least_squares.improve(net, teacher, low))
     require_finite(net, low)
     require_on_grid(net)
     assert error(net, teacher, low) < error(usual, teacher, low)
-    frozen = quantize.freeze(net)
+    frozen = post_training.freeze(net)
     with torch.no_grad():
         torch.testing.assert_close(frozen(low), net(low), rtol=0, atol=1e-6)
 
@@ -198,7 +198,7 @@ def stack(name: str, signed: bool, bits: int = 3):
 def test_every_operation_is_improved(pixels, name, signed):
     net, teacher = stack(name, signed)
     low = pixels(4, 9, 8)
-    list(closed_form.improve(net, teacher, low))
+    list(least_squares.improve(net, teacher, low))
     require_finite(net, low)
     require_on_grid(net)
 
@@ -211,7 +211,7 @@ def test_a_transposed_kernel_is_rounded_as_it_is(pixels):
                 torch.logspace(0, -2, 12)[:, None, None, None]
             )
     before = network.convolutions(net)["c1"].weight.clone()
-    list(closed_form.improve(net, teacher, pixels(4, 9, 8)))
+    list(least_squares.improve(net, teacher, pixels(4, 9, 8)))
     conv = network.convolutions(net)["c1"]
     assert torch.equal(conv.weight, before) and conv.input_quantizer.octaves.any()
     found = (conv.rounded_weight() - before) * conv.factors()
@@ -237,8 +237,8 @@ def test_a_strided_convolution_is_improved(blurred, groups):
     low = torch.cat([blurred(6, 15, 16), blurred(6, 15, 16, 1)], 1)
     usual = copy.deepcopy(net)
     network.initialise(usual, low)
-    quantize.correct_biases(usual, teacher, low)
-    list(closed_form.improve(net, teacher, low))
+    post_training.correct_biases(usual, teacher, low)
+    list(least_squares.improve(net, teacher, low))
     require_on_grid(net)
     assert error(net, teacher, low) < 0.8 * error(usual, teacher, low)
 
@@ -257,16 +257,16 @@ def test_nothing_becomes_no_number(pixels, name, how):
     low = {"black": low * 0, "constant": low * 0 + 0.2, "one pixel": low[:1, :, :1, :1]}.get(
         how, low
     )
-    list(closed_form.improve(net, teacher, low))
+    list(least_squares.improve(net, teacher, low))
     require_finite(net, low)
     require_on_grid(net)
-    require_finite(quantize.freeze(net), low)
+    require_finite(post_training.freeze(net), low)
 
 
 def test_without_any_data_a_kernel_stays_what_it_was():
     conv, low = single(8), torch.zeros(2, 4, 5, 5)
     before = conv.weight.detach().clone()
-    list(closed_form.improve(holder(conv), holder(plain_of(conv)), low))
+    list(least_squares.improve(holder(conv), holder(plain_of(conv)), low))
     with torch.no_grad():
         rounded = conv.weight_quantizer(before)
     torch.testing.assert_close(conv.weight, rounded, rtol=0, atol=1e-6)
@@ -305,11 +305,11 @@ def smooth(count: int = 6) -> torch.Tensor:
 def test_before_it_is_rounded_a_kernel_is_the_solution_of_least_squares(
     monkeypatch, activations, groups
 ):
-    monkeypatch.setattr(closed_form, "RIDGE", 1e-9)
-    monkeypatch.setattr(closed_form, "_rounded", lambda kernel, *_: kernel)
+    monkeypatch.setattr(least_squares, "RIDGE", 1e-9)
+    monkeypatch.setattr(least_squares, "_rounded", lambda kernel, *_: kernel)
     conv, x = single(8, activations, groups), smooth()
     teacher = plain_of(conv)
-    list(closed_form.improve(holder(conv), holder(teacher), x))
+    list(least_squares.improve(holder(conv), holder(teacher), x))
     with torch.no_grad():
         seen, wanted = conv.input_quantizer(x).double(), teacher(x).double()
     columns = F.unfold(seen, 3, padding=1).transpose(1, 2).flatten(0, 1)
@@ -322,12 +322,12 @@ def test_before_it_is_rounded_a_kernel_is_the_solution_of_least_squares(
 
 
 def test_the_kernel_is_that_of_the_teacher_whatever_it_was(monkeypatch):
-    monkeypatch.setattr(closed_form, "RIDGE", 1e-6)
+    monkeypatch.setattr(least_squares, "RIDGE", 1e-6)
     conv, x = single(8), torch.randn(8, 4, 12, 12)
     teacher = plain_of(conv)
     conv.weight.data.normal_()
     conv.bias.data.normal_()
-    list(closed_form.improve(holder(conv), holder(teacher), x))
+    list(least_squares.improve(holder(conv), holder(teacher), x))
     with torch.no_grad():
         wanted = teacher(x)
         assert (conv(x) - wanted).square().mean() < 1e-3 * wanted.var()
@@ -343,7 +343,7 @@ def test_rounding_column_by_column_loses_less_than_to_the_nearest(bits):
     grid.calibrate(kernel.view(6, 4, 3, 3))
     ends = [t.detach().view(6, 1) for t in (grid.step, *grid.bounds())]
     nearest = grid(kernel.view(6, 4, 3, 3)).detach().view(6, 36)
-    found = closed_form._rounded(kernel, gram, ends)
+    found = least_squares._rounded(kernel, gram, ends)
     torch.testing.assert_close(grid(found.view(6, 4, 3, 3)).view(6, 36), found)
 
     def lost(rounded: torch.Tensor) -> torch.Tensor:
@@ -357,5 +357,5 @@ def test_without_correlations_it_rounds_to_the_nearest():
     kernel, grid = torch.randn(6, 10), WeightQuantizer(3, 6)
     grid.calibrate(kernel[:, :, None, None])
     ends = [t.detach().view(6, 1) for t in (grid.step, *grid.bounds())]
-    found = closed_form._rounded(kernel, torch.rand(10).add(0.1).diag().double(), ends)
+    found = least_squares._rounded(kernel, torch.rand(10).add(0.1).diag().double(), ends)
     torch.testing.assert_close(found, grid(kernel[:, :, None, None])[:, :, 0, 0].detach())

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import random_search
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge
-from quantnas.contest import Contest
+from quantnas.nas import random_search
+from quantnas.nas.trial_training import Contest
 from quantnas.training import checkpoint, training_loop
 
 CONFIG = SearchConfig(

@@ -7,15 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas.alphas import Alphas
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Precision, Slot
+from quantnas.nas.alphas import Alphas
+from quantnas.nas.relaxations import RELAXATIONS
+from quantnas.nas.search_conv import InputGrids, Mix, SearchConv2d, embed, see
+from quantnas.nas.supernet import MixedOp
 from quantnas.nn import operations
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor, WeightQuantizer, calibrating
-from quantnas.relax import RELAXATIONS
-from quantnas.search_conv import InputGrids, Mix, SearchConv2d, embed, see
-from quantnas.supernet import MixedOp
 
 SINGLE = ("conv1x1", "conv3x3", "conv5x5", "conv3x3_groups2", "conv5x5_groups2")
 COLUMNS = ("conv1x3", "conv5x1", "conv3x3_groups2")

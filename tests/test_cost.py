@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import objective, supernet
 from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import (
@@ -19,6 +18,7 @@ from quantnas.config.genotype import (
 )
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge, Precision, SearchSpace
+from quantnas.nas import objective, supernet
 
 SPACES = ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published"]
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import damage_measured, quantize, runs, widths, workspace
+from quantnas import damage_measured, runs, workspace
 from quantnas.architectures import network, registry
 from quantnas.config.search_space import Precision
 from quantnas.damage_measured import Damages, Measured, rows
 from quantnas.data import photographs
+from quantnas.quantization import bit_widths, post_training
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def measured(source):
 
 def test_every_slot_is_measured_and_kept(measured):
     run, _, found = measured
-    precision = widths.load(run.folder)
+    precision = bit_widths.load(run.folder)
     assert [row.slot for row in found.slots] == list(precision)
     assert all(row.measured > 0 and row.fitted > 0 and row.predicted is None for row in found.slots)
     assert (found.crops, found.height, found.width) == (8, 16, 16)
@@ -46,11 +47,11 @@ def test_one_slot_alone_is_rounded(measured):
     network.inherit(net, teacher)
     part = network.convolutions(net)["head"]
     with torch.no_grad():
-        wanted, plain = quantize.mean_outputs(teacher, low)["head"], teacher(low)
+        wanted, plain = post_training.mean_outputs(teacher, low)["head"], teacher(low)
         conv = network.convolutions(teacher)["head"]
         conv.weight.copy_(part.rounded_weight())  # pixels lie on their grid already
         conv.bias.copy_(part.bias)
-        conv.bias.add_(wanted - quantize.mean_outputs(teacher, low)["head"])
+        conv.bias.add_(wanted - post_training.mean_outputs(teacher, low)["head"])
         error = float((teacher(low) - plain).square().mean())
     head = next(row for row in found.slots if row.slot == "head")
     assert head.measured == pytest.approx(error, rel=1e-3)
@@ -85,7 +86,7 @@ def test_every_skeleton_can_be_measured(small, random_genotype, pixels, name):
 
 def test_predictions_stand_beside(source):
     run = runs.existing(source)
-    (slot, width), *_ = widths.load(source).items()
+    (slot, width), *_ = bit_widths.load(source).items()
     options = [{"weights": b, "activations": width.activations} for b in (2, width.weights)]
     row = {"slot": slot, "options": options, "mse": [1.0, 0.25]}
     (source / "damage.json").write_text(json.dumps([row]))

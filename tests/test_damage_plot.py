@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from quantnas import damage_plot
-from quantnas.allocation import Damage
 from quantnas.config.search_space import Precision
 from quantnas.data import image_files
 from quantnas.errors import DataError
+from quantnas.quantization.bit_allocation import Damage
 
 WIDTHS = (Precision(2, 4), Precision(3, 8), Precision(4, 8), Precision(8, 8))
 ENDS = (Precision(8, 8),)

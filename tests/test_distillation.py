@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from quantnas import supernet
 from quantnas.architectures import network, registry
 from quantnas.architectures.distillation_tail import SLOPE, leaky
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
+from quantnas.nas import supernet
+from quantnas.nas.search_conv import InputGrids
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor
-from quantnas.search_conv import InputGrids
 
 
 def test_negative_values_keep_a_small_part():

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from quantnas import export, fusion, onnx_metadata, onnx_weights, quantize, verify, wiring
+from quantnas import export, fusion, onnx_metadata, onnx_weights, verify, wiring
 from quantnas.architectures import cost, network, registry
 from quantnas.config import files, search_space
 from quantnas.config.genotype import Choice, searched_precision, uniform_precision
@@ -19,6 +19,7 @@ from quantnas.config.search_space import Edge
 from quantnas.data import patches
 from quantnas.errors import DataError
 from quantnas.nn.quantizers import ActQuantizer
+from quantnas.quantization import post_training
 
 BITS = [None, 8, 4, 3, 2]
 WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]
@@ -39,7 +40,7 @@ def export_network(where, genotype, precision, low, folder, change=None, settle=
     network.initialise(net, low)
     if settle:
         settle(net)
-    frozen = quantize.freeze(net)
+    frozen = post_training.freeze(net)
     rows = cost.layers(registry.slots(where), genotype, precision, where.scale)
     totals = cost.total(rows, where.scale)
     path = folder / "m.onnx"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from quantnas import export, onnx_metadata, quantize, settings, verify
+from quantnas import export, onnx_metadata, settings, verify
 from quantnas.architectures import cost, network, registry
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -22,6 +22,7 @@ from quantnas.errors import DataError, UsageError, VerificationError
 from quantnas.inference import upscaler
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.pipeline import evaluate_step, export_step
+from quantnas.quantization import post_training
 from quantnas.runs import Run
 
 WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]
@@ -44,7 +45,7 @@ def make(small, random_genotype, pixels):
         network.initialise(net, pixels(2, 16, 16, 5))
         settle(net)
         rows = cost.layers(slots, genotype, precision, where.scale)
-        return quantize.freeze(net), cost.total(rows, where.scale), where.scale
+        return post_training.freeze(net), cost.total(rows, where.scale), where.scale
 
     return build
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cards, export, float_twin, quantize
+from quantnas import cards, export, float_twin
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
 from quantnas.data import image_files
 from quantnas.data.patches import to_tensor
 from quantnas.errors import DataError
+from quantnas.quantization import post_training
 
 PROVIDERS = ["CPUExecutionProvider"]
 
@@ -64,7 +65,7 @@ def write(random_genotype, photo, tmp_path):
         rows = cost.layers(slots, found, precision, where.scale)
         totals = cost.total(rows, where.scale)
         path = tmp_path / "m.onnx"
-        export.to_onnx(quantize.freeze(net), totals, where.scale, path, form)
+        export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
         return onnx.load(path)
 
     return build

@@ -7,12 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from quantnas import cards, export, onnx_metadata, quantize
+from quantnas import cards, export, onnx_metadata
 from quantnas.architectures import cost, network, registry
 from quantnas.cli import info
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
+from quantnas.quantization import post_training
 
 BITS = "weight_bits: [4, 8], act_bits: [4, 8]"
 SPACE = f"""
@@ -55,7 +56,7 @@ def known(tmp_path, pixels):
     network.initialise(net, pixels(1, 8, 8))
     rows = cost.layers(registry.slots(where), found, precision, 2)
     path = tmp_path / "m.onnx"
-    export.to_onnx(quantize.freeze(net), cost.total(rows, 2), 2, path)
+    export.to_onnx(post_training.freeze(net), cost.total(rows, 2), 2, path)
     return tmp_path / "genotype.json", path
 
 

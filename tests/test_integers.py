@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantnas import quantize
 from quantnas.architectures import network, registry
 from quantnas.architectures.registry import SKELETONS
 from quantnas.config import search_space
@@ -23,6 +22,7 @@ from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.search_space import Precision
 from quantnas.nn.convolutions import QuantConv2d, padding
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor
+from quantnas.quantization import post_training
 
 BITS = (2, 3, 4, 8)
 PAIRS = [(2, 2), (2, 8), (3, 3), (4, 2), (4, 4), (8, 3), (8, 8)]
@@ -151,7 +151,7 @@ def frozen(random_genotype, pixels):
             for name, octaves in net.named_parameters():
                 if name.endswith("octaves"):
                     octaves.add_(torch.randint_like(octaves, -2, 2))
-        return quantize.freeze(net.double())
+        return post_training.freeze(net.double())
 
     return build
 
@@ -229,7 +229,7 @@ def drawn(rng: random.Random) -> tuple[QuantConv2d, Tensor]:
         seen = conv.weight if factors is None else conv.weight * factors
         conv.weight_quantizer.calibrate(seen.float())
     conv.name = "it"
-    holder = quantize.freeze(nn.ModuleDict({"source": source, "conv": conv}))
+    holder = post_training.freeze(nn.ModuleDict({"source": source, "conv": conv}))
     with torch.no_grad():
         return holder["conv"], holder["source"](x)
 

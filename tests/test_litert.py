@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import litert, quantize
+from quantnas import litert
 from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.data import bicubic, image_files, patches
 from quantnas.errors import DataError, UsageError
 from quantnas.litert_graph import schema
+from quantnas.quantization import post_training
 
 pytest.importorskip("ai_edge_litert")
 CASES = [("apart", 8, 8), ("tiny", 2, 4), ("basic", 4, 8), ("plain", 3, 4), ("rfdn", 4, 8)]
@@ -36,7 +37,7 @@ def make(small, random_genotype, pixels, tmp_path):
         precision = uniform_precision(slots, weights, activations)
         net = network.build(where, genotype, precision)
         network.initialise(net, patches.to_tensor(photograph()[None]))
-        frozen = quantize.freeze(net)
+        frozen = post_training.freeze(net)
         totals = cost.total(cost.layers(slots, genotype, precision, 2), 2)
         litert.to_tflite(frozen, totals, 2, SIZE, tmp_path / "m.tflite")
         return frozen, totals, tmp_path / "m.tflite"

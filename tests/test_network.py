@@ -6,18 +6,18 @@ import itertools
 import pytest
 import torch
 
-from quantnas import inheritance, search, supernet
-from quantnas.adq import Adq
 from quantnas.architectures import network
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge, Precision
 from quantnas.errors import DataError
+from quantnas.nas import gradient_search, inheritance, supernet
+from quantnas.nas.adaptive_norm import Adq
+from quantnas.nas.search_conv import SearchConv2d
 from quantnas.nn import convolutions
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
-from quantnas.search_conv import SearchConv2d
 
 MANY = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))]
 VARIANTS = list(itertools.product(("factorised", "joint"), ("none", "batchnorm", "adq", "adadm")))
@@ -58,7 +58,7 @@ def decided_pair(where, low, how, genotype=None):
     """(supernet, rounded network) in float64, decided and evaluating, the deviation constant."""
     net, genotype = settled(where, low, how, genotype)
     make_deviation_constant(net)
-    search.fit_grids(net, low)
+    gradient_search.fit_grids(net, low)
     net = net.double().eval()
     rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
     inheritance.inherit_supernet(rounded, net)
@@ -209,7 +209,7 @@ def test_folding_the_mean_deviation_changes_little(tiny, pixels, random_genotype
     with torch.no_grad():
         for adq in (m for m in net.modules() if isinstance(m, Adq)):
             adq.norm.bias.normal_(0, 0.1)
-    search.fit_grids(net, low)
+    gradient_search.fit_grids(net, low)
     rounded = network.build(tiny, genotype, searched_precision(genotype)).eval()
     inheritance.inherit_supernet(rounded, net.eval())
     with torch.no_grad():

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from quantnas import objective, supernet
 from quantnas.config import search_space
 from quantnas.config.run_config import SearchConfig
 from quantnas.errors import DivergedError
+from quantnas.nas import objective, supernet
 
 
 def test_the_entropy_schedule_is_the_published_one():

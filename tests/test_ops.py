@@ -9,11 +9,11 @@ from torch import nn
 
 from quantnas.architectures import cost
 from quantnas.config.search_space import Precision, Slot
+from quantnas.nas.relaxations import RELAXATIONS
+from quantnas.nas.search_conv import Mix, SearchConv2d
 from quantnas.nn import operations
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
-from quantnas.relax import RELAXATIONS
-from quantnas.search_conv import Mix, SearchConv2d
 
 PUBLISHED = {  # millions of multiply-accumulates at 32x32: 48 -> 48, 48 -> 24 (arXiv 2208.14839)
     "conv1x1": (2.36, 1.18),

@@ -6,13 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import errors, export, quantize, supernet, verify
+from quantnas import errors, export, verify
 from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
+from quantnas.nas import supernet
 from quantnas.nn import image_layers
 from quantnas.nn.convolutions import subpixel
 from quantnas.nn.quantizers import ActQuantizer
+from quantnas.quantization import post_training
 
 STACKS = ("espcn", "fsrcnn", "quicksrnet_small", "quicksrnet_medium", "quicksrnet_large", "sesr_m5")
 KNOWN = {
@@ -118,14 +120,16 @@ def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_p
     net = network.build(where, found, precision)
     low = torch.rand(1, 3, 20, 17).mul(255).round() / 255
     network.initialise(net, low)
-    frozen = quantize.freeze(net)
+    frozen = post_training.freeze(net)
     for grid in frozen.modules():
         if isinstance(grid, ActQuantizer):  # powers of two: every sum is exact in float
             grid.log2_step.data = grid.log2_step.data.round() if not grid.fixed else grid.log2_step
     rows = cost.layers(slots, found, precision, scale)
-    export.to_onnx(quantize.freeze(frozen), cost.total(rows, scale), scale, tmp_path / "m.onnx")
+    export.to_onnx(
+        post_training.freeze(frozen), cost.total(rows, scale), scale, tmp_path / "m.onnx"
+    )
     image = (low[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    told = verify.verify(tmp_path / "m.onnx", quantize.freeze(frozen), [image])
+    told = verify.verify(tmp_path / "m.onnx", post_training.freeze(frozen), [image])
     assert told.max_steps <= 1 and told.integer_convolutions == told.convolutions == 5
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from quantnas import qonnx_export, quantize
+from quantnas import qonnx_export
 from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.nn.quantizers import ActQuantizer
+from quantnas.quantization import post_training
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -55,7 +56,7 @@ def make(small, random_genotype, pixels, tmp_path):
         network.initialise(net, pixels(2, *SIZE))
         if change:
             change(net)
-        frozen = quantize.freeze(net)
+        frozen = post_training.freeze(net)
         totals = cost.total(cost.layers(slots, genotype, precision, 2), 2)
         path = tmp_path / "m.onnx"
         qonnx_export.to_qonnx(frozen, totals, 2, SIZE, path)

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from quantnas import quantize
 from quantnas.architectures import network, registry
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.nn.quantizers import ActQuantizer
+from quantnas.quantization import post_training
 
 BITS = [None, 2, 3, 4, 8]
 
@@ -107,7 +107,7 @@ def test_bias_correction_brings_the_mean_of_every_channel_to_the_teachers(couple
     net, teacher = couple(bits)
     low = pixels(4)
     wanted, before = mean_outputs(teacher, low), mean_outputs(net, low)
-    quantize.correct_biases(net, teacher, low)
+    post_training.correct_biases(net, teacher, low)
     after = mean_outputs(net, low)
     units = {n: c.bias_step().detach() for n, c in network.convolutions(net).items()}
     for name in wanted:
@@ -123,7 +123,7 @@ def test_correcting_changes_biases_only(couple, pixels):
     net, teacher = couple(3)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     given = {k: v.clone() for k, v in teacher.state_dict().items()}
-    quantize.correct_biases(net, teacher, pixels())
+    post_training.correct_biases(net, teacher, pixels())
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {k for k in before if k.endswith("bias")}
     assert all(torch.equal(v, given[k]) for k, v in teacher.state_dict().items())
@@ -137,18 +137,18 @@ def test_a_frozen_network_computes_the_same(couple, pixels, bits):
             if p.requires_grad:
                 p.add_(torch.randn_like(p) * (0.6 if name.endswith("zero") else 0.02))
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    frozen = quantize.freeze(net)
+    frozen = post_training.freeze(net)
     low = pixels(3, 6, 5, 8)
     with torch.no_grad():
         assert torch.equal(frozen(low), net.eval()(low))
-        assert torch.equal(quantize.freeze(frozen)(low), frozen(low))
+        assert torch.equal(post_training.freeze(frozen)(low), frozen(low))
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_frozen_parameters_are_integers_times_steps(couple, bits):
     net, _ = couple(bits)
-    for conv in network.convolutions(quantize.freeze(net)).values():
+    for conv in network.convolutions(post_training.freeze(net)).values():
         weights = conv.weight_quantizer
         factors = conv.factors()
         units = (conv.weight if factors is None else conv.weight * factors) / weights.step
@@ -171,7 +171,7 @@ def test_a_dead_channel_keeps_its_bias(couple, pixels, bits):
             conv.weight[1] = 0
             conv.bias[1] = 0.5
     network.initialise(net, pixels())
-    frozen = quantize.freeze(net)
+    frozen = post_training.freeze(net)
     outputs = mean_outputs(frozen, pixels())
     for name, conv in network.convolutions(frozen).items():
         assert outputs[name][1].item() == pytest.approx(0.5, rel=1e-5), name

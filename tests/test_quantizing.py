@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import baselines, closed_form, damage_plot, widths, workspace
+from quantnas import damage_plot, workspace
 from quantnas.architectures import network
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
@@ -15,6 +15,7 @@ from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
 from quantnas.errors import DataError
 from quantnas.pipeline import quantize_step
+from quantnas.quantization import baselines, bit_widths, least_squares
 from quantnas.runs import Run
 from quantnas.training import training_loop
 
@@ -206,8 +207,8 @@ def test_closed_in_the_middle_it_ends_where_it_would_have(begin, monkeypatch, ho
         progress.close()
         assert cut.result("quantize") is None and not cut.weights("quantized").exists()
     assert begun == [0, 0, 1, 5]
-    monkeypatch.setattr(widths, "plan", None)
-    monkeypatch.setattr(closed_form, "improve", None)
+    monkeypatch.setattr(bit_widths, "plan", None)
+    monkeypatch.setattr(least_squares, "improve", None)
     assert cut.spent > 0
     cut.spend(1000.0)
     rest = list(quantize_step.quantize_step(cut, config))

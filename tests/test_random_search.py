@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from quantnas import random_search
 from quantnas.architectures import cost, network, registry
-from quantnas.budget import TOLERANCE
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.errors import UsageError
+from quantnas.nas import random_search
+from quantnas.nas.bitops_budget import TOLERANCE
 
 CONFIG = SearchConfig(
     strategy="random", samples=2, epochs=3, steps_per_epoch=3, warmup_epochs=0, batch=2, patch=6

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+from quantnas.nas.relaxations import RELAXATIONS, authors, noise, plain, rounding
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
-from quantnas.relax import RELAXATIONS, authors, noise, plain, rounding
 from quantnas.training import collectives
 
 ONE = torch.tensor(1.0)

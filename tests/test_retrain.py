@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from quantnas import cells, retrain, saliency
 from quantnas.architectures import network, registry
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.run_config import QuantizeConfig
 from quantnas.nn.convolutions import QuantConv2d
+from quantnas.quantization import block_outputs, retraining, saliency
 from quantnas.training import training_loop
 
 
@@ -47,7 +47,7 @@ def learning(net) -> set[str]:
 )  # fmt: skip
 def test_the_settings_allow_what_can_be_parsed(what):
     try:
-        rank = retrain.parse(what)
+        rank = retraining.parse(what)
     except ValueError:
         with pytest.raises(ValueError, match=r"weights, clip, none or lowrank:8 \(any rank\)"):
             QuantizeConfig(train=what)
@@ -59,7 +59,7 @@ def test_the_settings_allow_what_can_be_parsed(what):
 def test_all_that_is_not_fixed_learns_with_the_weights(couple):
     net, _ = couple()
     before = learning(net)
-    retrain.free(net, "weights")
+    retraining.free(net, "weights")
     assert learning(net) == before and "view.seen.log2_step" not in before
     convs = {name for name, m in net.named_modules() if isinstance(m, QuantConv2d)}
     assert {f"{name}.weight" for name in convs} | {f"{name}.bias" for name in convs} <= before
@@ -68,7 +68,7 @@ def test_all_that_is_not_fixed_learns_with_the_weights(couple):
 def test_grids_alone_learn_with_clip(couple):
     net, _ = couple()
     before = learning(net)
-    retrain.free(net, "clip")
+    retraining.free(net, "clip")
     grids = ("log2_step", "zero", "octaves")
     assert learning(net) == {n for n in before if n.rpartition(".")[2] in grids}
     assert any("weight_quantizer" in n for n in learning(net))
@@ -79,7 +79,7 @@ def test_kernels_change_by_thin_matrices_with_lowrank(couple):
     net, _ = couple()
     before = learning(net)
     shapes = {m.name: m.weight.shape for m in net.modules() if isinstance(m, QuantConv2d)}
-    retrain.free(net, "lowrank:3")
+    retraining.free(net, "lowrank:3")
     now = learning(net)
     others = {n for n in before if not n.endswith(".weight")}
     assert {n for n in now if "parametrizations" not in n} == others
@@ -92,7 +92,7 @@ def test_lowrank_starts_as_no_change_and_merges_into_plain_kernels(couple, pixel
     (net, _), low = couple(), pixels(2, 6, 5, 3)
     plain, before = copy.deepcopy(net), net.eval()(low)
     kernels = {name: c.weight.detach().clone() for name, c in network.convolutions(net).items()}
-    retrain.free(net, "lowrank:2")
+    retraining.free(net, "lowrank:2")
     assert torch.equal(net(low), before)
     ups = [p for name, p in net.named_parameters() if name.endswith(".up")]
     assert len(ups) == len(kernels)
@@ -101,7 +101,7 @@ def test_lowrank_starts_as_no_change_and_merges_into_plain_kernels(couple, pixel
             up.normal_(0, 0.1)
     learned = net(low)
     assert not torch.equal(learned, before)
-    retrain.merge(net)
+    retraining.merge(net)
     assert torch.equal(net(low), learned)
     plain.load_state_dict(net.state_dict())  # the same names and shapes
     assert torch.equal(plain.eval()(low), learned)
@@ -115,7 +115,7 @@ def test_lowrank_starts_as_no_change_and_merges_into_plain_kernels(couple, pixel
 def test_to_merge_without_lowrank_changes_nothing(couple, equal_states):
     net, _ = couple()
     before = copy.deepcopy(net.state_dict())
-    retrain.merge(net)
+    retraining.merge(net)
     assert equal_states(net.state_dict(), before)
 
 
@@ -132,8 +132,8 @@ def test_the_relative_change_of_a_kernel_does_not_depend_on_its_size(couple, pix
         with torch.no_grad():
             conv.weight.mul_(factor)
             conv.weight_quantizer.log2_step.add_(math.log2(factor))
-        retrain.free(net, what)
-        state = retrain.start(net, teacher, low, 1e-2)
+        retraining.free(net, what)
+        state = retraining.start(net, teacher, low, 1e-2)
         for p in net.parameters():
             p.grad = torch.ones_like(p)
         kernel = conv.weight.detach().clone()
@@ -150,8 +150,8 @@ def test_every_tensor_has_a_rate_in_its_own_units(couple, pixels):
     with torch.no_grad():
         for conv in network.convolutions(net).values():
             conv.weight_quantizer.log2_step.add_(20)  # so that all levels are equally coarse
-    retrain.free(net, "weights")
-    groups = retrain.start(net, teacher, low, 0.5).optimizer.param_groups
+    retraining.free(net, "weights")
+    groups = retraining.start(net, teacher, low, 0.5).optimizer.param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert len(rates) == len(learning(net)) == len(groups)
     conv = net.head[0]
@@ -169,9 +169,9 @@ def test_every_tensor_has_a_rate_in_its_own_units(couple, pixels):
 def test_all_of_a_layer_learns_the_slower_the_finer_its_levels_are(couple, pixels):
     (net, teacher), low = couple(4), pixels(1)
     conv = net.head[0]
-    spread = retrain.deviations(teacher, low)["head"]
-    retrain.free(net, "weights")
-    groups = retrain.start(net, teacher, low, 1.0).optimizer.param_groups
+    spread = retraining.deviations(teacher, low)["head"]
+    retraining.free(net, "weights")
+    groups = retraining.start(net, teacher, low, 1.0).optimizer.param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     levels = {c: c.weight_quantizer.step.mean().item() for c in network.convolutions(net).values()}
     kernels = {c: c.weight * (c.factors() if c.factors() is not None else 1) for c in levels}
@@ -187,8 +187,8 @@ def test_the_coarsest_layer_learns_at_the_rate_itself(couple, pixels):
     """Whatever its bits are: how far there is to go is known from the output."""
     for bits in (2, 8):
         net, teacher = couple(bits)
-        retrain.free(net, "weights")
-        groups = retrain.start(net, teacher, pixels(1), 0.5).optimizer.param_groups
+        retraining.free(net, "weights")
+        groups = retraining.start(net, teacher, pixels(1), 0.5).optimizer.param_groups
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
         kernels = [conv.weight for conv in network.convolutions(net).values()]
         shares = [rates[id(kernel)] / kernel.std().item() for kernel in kernels]
@@ -196,14 +196,14 @@ def test_the_coarsest_layer_learns_at_the_rate_itself(couple, pixels):
 
 
 def test_the_rate_is_in_proportion_to_the_error_up_to_a_limit():
-    assert retrain.in_proportion(0.01, 41.938) == pytest.approx(0.01, rel=1e-3)
-    assert retrain.in_proportion(0.01, 47.959) == pytest.approx(0.005, rel=1e-3)
-    assert retrain.in_proportion(0.01, 10) == pytest.approx(0.0125)
+    assert retraining.in_proportion(0.01, 41.938) == pytest.approx(0.01, rel=1e-3)
+    assert retraining.in_proportion(0.01, 47.959) == pytest.approx(0.005, rel=1e-3)
+    assert retraining.in_proportion(0.01, 10) == pytest.approx(0.0125)
 
 
 def test_kernels_of_one_weight_and_of_zeros_have_a_rate():
-    assert retrain.LowRank(torch.ones(1, 1, 1, 1), 2).spread == pytest.approx(0.5**0.5)
-    assert retrain.LowRank(torch.zeros(2, 3, 1, 1), 2).spread > 0
+    assert retraining.LowRank(torch.ones(1, 1, 1, 1), 2).spread == pytest.approx(0.5**0.5)
+    assert retraining.LowRank(torch.zeros(2, 3, 1, 1), 2).spread > 0
 
 
 # What holds it back
@@ -216,7 +216,7 @@ def test_hold_is_the_weighted_squared_change_and_pulls_towards_the_float_weights
     with torch.no_grad():
         for conv in network.convolutions(net).values():
             conv.weight.add_(0.02 * torch.randn_like(conv.weight))
-    hold = retrain.Hold(net, found, kernels, 3.0)
+    hold = retraining.Hold(net, found, kernels, 3.0)
     wanted, changes, pulled = 0.0, {}, {}
     for name, conv in network.convolutions(net).items():
         changes[name] = conv.rounded_weight().detach() - kernels[name]
@@ -243,7 +243,7 @@ def penalty(couple, pixels):
             loss = objective(net.eval()(low), low, low).item()
         found = saliency.measure(teacher, low, 1)
         config = QuantizeConfig(hold=hold, blocks=blocks)
-        context = retrain.penalty(net, teacher, found, low, objective, config)
+        context = retraining.penalty(net, teacher, found, low, objective, config)
         return context, (net, teacher), low, loss
 
     return build
@@ -269,7 +269,7 @@ def test_nothing_is_added_without_weights_or_without_cells(penalty, pixels):
     with penalty(0, 0)[0] as added:
         assert added is None
     alone = nn.Conv2d(3, 3, 1)
-    context = retrain.penalty(
+    context = retraining.penalty(
         alone, alone, saliency.Saliency({}, {}), pixels(1), training_loop.Objective(),
         QuantizeConfig(blocks=1.0),
     )  # fmt: skip
@@ -281,23 +281,23 @@ def test_nothing_is_added_without_weights_or_without_cells(penalty, pixels):
 
 
 def cell_errors(net, teacher, low, gains) -> list[float]:
-    blocks = cells.Blocks(net, teacher, gains, 1.0)
+    blocks = block_outputs.Blocks(net, teacher, gains, 1.0)
     with torch.no_grad():
         net.eval()(low), teacher(low)
     pairs = zip(blocks.ours.outputs, blocks.theirs.outputs, gains, strict=True)
     blocks.close()
-    return [cells.predicted(a, b, g).item() for a, b, g in pairs]
+    return [block_outputs.predicted(a, b, g).item() for a, b, g in pairs]
 
 
 @pytest.mark.parametrize("what", ["weights", "lowrank:2", "clip"])
 def test_reconstruction_brings_the_cells_nearer_and_touches_nothing_else(couple, pixels, what):
     (net, teacher), low = couple(2), pixels(8, 8, 8)
-    gains = cells.gains(teacher, low)
+    gains = block_outputs.gains(teacher, low)
     before, errors = copy.deepcopy(net), cell_errors(net, teacher, low, gains)
-    retrain.free(net, what)
-    records = list(retrain.reconstruct(net, teacher, low, 20, 1e-2))
+    retraining.free(net, what)
+    records = list(retraining.reconstruct(net, teacher, low, 20, 1e-2))
     assert records == [(i + 1, 40) for i in range(40)]
-    retrain.merge(net)
+    retraining.merge(net)
     now = cell_errors(net, teacher, low, gains)
     assert all(b < (0.98 if what == "clip" else 0.8) * a for a, b in zip(errors, now, strict=True))
     old = before.state_dict()
@@ -309,7 +309,7 @@ def test_reconstruction_brings_the_cells_nearer_and_touches_nothing_else(couple,
 
 def test_a_network_without_cells_has_nothing_to_reconstruct(pixels):
     net = nn.Conv2d(3, 3, 1)
-    assert list(retrain.reconstruct(net, net, pixels(1), 5, 0.1)) == []
+    assert list(retraining.reconstruct(net, net, pixels(1), 5, 0.1)) == []
 
 
 # All together
@@ -324,8 +324,8 @@ def test_training_what_is_free_follows_the_teacher_better(couple, halves, what):
         for conv in network.convolutions(net).values():
             conv.weight_quantizer.log2_step.add_(0.7)  # so that clip, too, has something to do
     rate = 0.1 if what == "clip" else 0.02
-    retrain.free(net, what)
-    state = retrain.start(net, teacher, learn.batch(0, 8)[0], rate)
+    retraining.free(net, what)
+    state = retraining.start(net, teacher, learn.batch(0, 8)[0], rate)
     before = training_loop.measure(net, learn, objective)
     schedule = training_loop.Schedule(20, 4, rate, check=10, warmup=2)
     list(training_loop.fit(state, learn, learn, schedule, objective))

@@ -7,14 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import inheritance, search, supernet
-from quantnas.adq import Adq
 from quantnas.architectures import cost, network, registry
 from quantnas.architectures.rfdn import Rfdn, resize_like
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.config.search_space import AREAS, Edge
 from quantnas.errors import UsageError
+from quantnas.nas import gradient_search, inheritance, supernet
+from quantnas.nas.adaptive_norm import Adq
 from quantnas.nn import operations
 
 PLAIN = {"body": "conv3x3", "distill": "conv1x1", "upsample": "conv3x3", "tail": "conv3x3"}
@@ -194,7 +194,7 @@ def test_the_deviations_fold_into_the_convolutions_in_front_of_the_attention(sma
             m.c.fill_(1.3)
             m.norm.weight.uniform_(-1.5, 1.5)
             m.norm.running_mean.zero_()
-    search.fit_grids(net, low)
+    gradient_search.fit_grids(net, low)
     net = net.double().eval()
     rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
     inheritance.inherit_supernet(rounded, net)

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantnas import saliency
 from quantnas.architectures import network
 from quantnas.config.search_space import Precision, Slot
 from quantnas.nn import operations
 from quantnas.nn.convolutions import Conv2d, padding
+from quantnas.quantization import saliency
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import budget, decisions, objective, search, supernet
 from quantnas.architectures import cost, registry
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge
 from quantnas.data.patches import Patches
 from quantnas.errors import DivergedError
-from quantnas.search_conv import SearchConv2d
+from quantnas.nas import bitops_budget, decision_log, gradient_search, objective, supernet
+from quantnas.nas.search_conv import SearchConv2d
 from quantnas.training import checkpoint, training_loop
 
 CONFIG = SearchConfig(epochs=3, steps_per_epoch=2, warmup_epochs=1, batch=2, patch=6, refresh=4)
@@ -24,9 +24,9 @@ QUICK = dataclasses.replace(
 )
 
 
-def started(where, config, seed=3) -> search.SearchState:
+def started(where, config, seed=3) -> gradient_search.SearchState:
     torch.manual_seed(seed)
-    return search.start(supernet.build(where, config), config)
+    return gradient_search.start(supernet.build(where, config), config)
 
 
 def run(where, material, config, until=None, first=None):
@@ -35,7 +35,7 @@ def run(where, material, config, until=None, first=None):
     if first is not None:
         state = started(where, config, seed=99)
         begin = checkpoint.load(first, state.parts())
-    loop = search.Searching(where, state, material, config)
+    loop = gradient_search.Searching(where, state, material, config)
     return loop, list(itertools.islice(loop.steps(begin), None if until is None else until - begin))
 
 
@@ -77,7 +77,7 @@ def test_a_search_moves_alphas_and_weights_and_records_what_it_does(tiny, materi
 
 def test_decided_choices_are_counted(tiny, material):
     config = dataclasses.replace(CONFIG, alpha_lr=0.0, weight_lr=0.0)
-    loop = search.Searching(tiny, started(tiny, config), material, config)
+    loop = gradient_search.Searching(tiny, started(tiny, config), material, config)
     searched = [a for a in supernet.choices(loop.net).values() if a.learning()]
     with torch.no_grad():
         for alphas in searched[:2]:
@@ -92,7 +92,7 @@ def test_the_record_holds_loss_and_psnr_of_the_weight_update(tiny, material):
     net = started(tiny, config).net
     low, high = material.weights.batch(0, 2)
     torch.manual_seed(material.weights.seed * 1_000_003)
-    search.fit_grids(net, low)
+    gradient_search.fit_grids(net, low)
     net.train()
     with torch.no_grad():
         out = net(low)
@@ -119,8 +119,12 @@ def test_alphas_weights_and_checks_use_different_patches(tiny, material, monkeyp
 
 def test_grids_are_fitted_often_at_the_start_and_then_regularly(tiny, material, monkeypatch):
     config = dataclasses.replace(CONFIG, epochs=7, refresh=6)
-    loop, fitted, now = search.Searching(tiny, started(tiny, config), material, config), [], [0]
-    monkeypatch.setattr(search, "fit_grids", lambda *rest, **more: fitted.append(now[0]))
+    loop, fitted, now = (
+        gradient_search.Searching(tiny, started(tiny, config), material, config),
+        [],
+        [0],
+    )
+    monkeypatch.setattr(gradient_search, "fit_grids", lambda *rest, **more: fitted.append(now[0]))
     monkeypatch.setattr(loop, "_check", lambda epoch: None)
     for record in loop.steps():
         now[0] = record.step
@@ -169,7 +173,7 @@ def test_a_large_penalty_finds_less_work(tiny, material):
 
 
 def test_the_penalty_is_a_share_of_the_bitops_at_the_start(tiny, material):
-    loop = search.Searching(tiny, started(tiny, CONFIG), material, CONFIG)
+    loop = gradient_search.Searching(tiny, started(tiny, CONFIG), material, CONFIG)
     expected = objective.expected_bitops(loop.net, loop.bitops).item()
     assert loop.at_start == pytest.approx(expected, rel=1e-5)
 
@@ -202,7 +206,7 @@ def test_a_target_is_met(small, material, name, share, probabilities):
     loop, records = run(where, material, config)
     check = records[-1].check
     assert check.genotype == loop.decide() and check.bitops == loop.bitops_of(check.genotype)
-    assert abs(check.bitops / target - 1) <= budget.TOLERANCE
+    assert abs(check.bitops / target - 1) <= bitops_budget.TOLERANCE
 
 
 @pytest.mark.parametrize("share", [0.5, 2.0])
@@ -254,7 +258,7 @@ def test_a_check_scores_the_decided_rounded_network(tiny, material):
     batches = [material.weights.batch(i, 2)[0] for i in range(4)]
     torch.manual_seed(5 + material.weights.seed * 1_000_003)
     before = copy.deepcopy(loop.net.state_dict())
-    net = search.decided_network(tiny, check.genotype, copy.deepcopy(loop.net), batches)
+    net = gradient_search.decided_network(tiny, check.genotype, copy.deepcopy(loop.net), batches)
     assert check.psnr == pytest.approx(training_loop.measure(net, material.held), abs=0.5)
     assert all(torch.equal(v, before[k]) for k, v in loop.net.state_dict().items())
 
@@ -269,19 +273,19 @@ def test_the_best_check_after_the_warm_up_is_kept(tiny, material):
 
 def test_the_best_check_is_written_and_read(tiny, material):
     loop, _ = run(tiny, material, CONFIG)
-    other = decisions.DecisionLog()
+    other = decision_log.DecisionLog()
     other.load_state_dict(loop.state.checks.state_dict())
     assert other == loop.state.checks and other.best is not None
-    other.load_state_dict(decisions.DecisionLog().state_dict())
+    other.load_state_dict(decision_log.DecisionLog().state_dict())
     assert other.best is None
 
 
 def test_the_latest_different_networks_are_tried(tiny, random_genotype):
     found = [random_genotype(tiny, seed) for seed in (0, 1, 1, 2, 0)]
-    rows = [decisions.DecisionCheck(i + 1, 30.0, 1, g) for i, g in enumerate(found)]
-    assert decisions.DecisionLog(rows).distinct(9) == [found[0], found[3], found[1]]
-    assert decisions.DecisionLog(rows).distinct(2) == [found[0], found[3]]
-    assert decisions.DecisionLog().distinct(3) == []
+    rows = [decision_log.DecisionCheck(i + 1, 30.0, 1, g) for i, g in enumerate(found)]
+    assert decision_log.DecisionLog(rows).distinct(9) == [found[0], found[3], found[1]]
+    assert decision_log.DecisionLog(rows).distinct(2) == [found[0], found[3]]
+    assert decision_log.DecisionLog().distinct(3) == []
 
 
 # Divergence
@@ -293,7 +297,7 @@ def test_a_search_that_diverges_is_stopped_before_anything_is_updated(
     tiny, material, warmup, term, value
 ):
     config = dataclasses.replace(CONFIG, warmup_epochs=warmup)
-    loop = search.Searching(tiny, started(tiny, config), material, config)
+    loop = gradient_search.Searching(tiny, started(tiny, config), material, config)
     steps = loop.steps(0)
     next(steps)
     conv = next(m for m in loop.net.modules() if isinstance(m, SearchConv2d))
@@ -307,7 +311,7 @@ def test_a_search_that_diverges_is_stopped_before_anything_is_updated(
 
 
 def test_a_gradient_that_is_no_number_is_named(tiny, material):
-    loop = search.Searching(tiny, started(tiny, CONFIG), material, CONFIG)
+    loop = gradient_search.Searching(tiny, started(tiny, CONFIG), material, CONFIG)
     p = loop.weights[0]
     before = [q.detach().clone() for q in loop.weights]
     term = (p.flatten()[0] - p.flatten()[0].detach()).abs().sqrt()  # 0, with an infinite slope
@@ -336,7 +340,7 @@ def test_a_search_continues_exactly_where_it_stopped(
     tiny, material, tmp_path, variant, equal_states
 ):
     config = dataclasses.replace(CONFIG, **VARIANTS[variant])
-    whole, records = search.Searching(tiny, started(tiny, config), material, config), []
+    whole, records = gradient_search.Searching(tiny, started(tiny, config), material, config), []
     for record in whole.steps():
         records.append(record)
         checkpoint.save(tmp_path / f"{record.step}.pt", record.step, whole.state.parts())

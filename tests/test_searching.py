@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import branching, random_search
+from quantnas import branching
 from quantnas.architectures import registry
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.data import image_files
+from quantnas.nas import random_search
 from quantnas.pipeline import load_photographs, search_step
 from quantnas.runs import Run
 

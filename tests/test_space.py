@@ -7,12 +7,12 @@ import pytest
 import torch
 import yaml
 
-from quantnas import supernet
 from quantnas.architectures import network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.search_space import Edge, Precision, SearchSpace, Slot
 from quantnas.errors import DataError, UsageError
+from quantnas.nas import supernet
 from quantnas.nn import operations
 
 BUILTIN = sorted(search_space.builtin())

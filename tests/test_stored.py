@@ -7,13 +7,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import export, onnx_weights, quantize, stored
+from quantnas import export, onnx_weights, stored
 from quantnas.architectures import cost, network, registry
 from quantnas.architectures.cost import Layer
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.search_space import Precision
 from quantnas.onnx_import import subgraphs
+from quantnas.quantization import post_training
 from quantnas.wiring import origin, wired
 
 
@@ -29,7 +30,7 @@ def made(tiny, random_genotype, pixels, tmp_path):
         network.initialise(net, pixels(1, 24, 24))
         rows = cost.layers(slots, found, precision, where.scale)
         path = tmp_path / "m.onnx"
-        export.to_onnx(quantize.freeze(net), cost.total(rows, where.scale), where.scale, path)
+        export.to_onnx(post_training.freeze(net), cost.total(rows, where.scale), where.scale, path)
         return onnx.load(path), rows
 
     return make

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import search, supernet
-from quantnas.adq import Adq
-from quantnas.alphas import Alphas
 from quantnas.architectures import registry
 from quantnas.config.genotype import Choice
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge, Precision, Slot
+from quantnas.nas import gradient_search, supernet
+from quantnas.nas.adaptive_norm import Adq
+from quantnas.nas.alphas import Alphas
+from quantnas.nas.search_conv import SearchConv2d
+from quantnas.nas.supernet import MixedOp
 from quantnas.nn.operations import Chain
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
-from quantnas.search_conv import SearchConv2d
-from quantnas.supernet import MixedOp
 from quantnas.training import collectives
 
 SPACES = ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "rfdn_published"]
@@ -70,7 +70,7 @@ def test_every_slot_has_its_edge_and_every_choice_its_alphas(small, name, joint)
 def test_everything_learns_but_grids_that_are_fitted(small, pixels, name, relaxation):
     how = SearchConfig(relaxation=relaxation, draw=False)
     net, low = supernet.build(small[name], how), pixels(2, 15, 15)
-    search.fit_grids(net, low)
+    gradient_search.fit_grids(net, low)
     net.train()(low).square().sum().backward()
     alone = {id(a) for a in supernet.all_alphas(net)} - {id(a) for a in supernet.alphas(net)}
     for key, p in net.named_parameters():
@@ -88,7 +88,7 @@ def test_everything_learns_but_grids_that_are_fitted(small, pixels, name, relaxa
 @pytest.mark.parametrize("relaxation", ["noise", "authors"])
 def test_training_is_noisy_and_evaluating_is_not(tiny, pixels, relaxation):
     net, low = supernet.build(tiny, SearchConfig(relaxation=relaxation)), pixels()
-    search.fit_grids(net, low)
+    gradient_search.fit_grids(net, low)
     with torch.no_grad():
         net.eval()
         assert torch.equal(net(low), net(low))
@@ -113,7 +113,7 @@ def test_fitting_reaches_every_grid(tiny, pixels):
     net = supernet.build(dataclasses.replace(tiny, cells=2))
     grids = [m for m in net.modules() if isinstance(m, ActQuantizer | WeightQuantizer)]
     before = [m.log2_step.clone() for m in grids]
-    search.fit_grids(net, pixels())
+    gradient_search.fit_grids(net, pixels())
     moved = [not torch.equal(m.log2_step, b) for m, b in zip(grids, before, strict=True)]
     fixed = [isinstance(m, ActQuantizer) and m.fixed for m in grids]
     assert moved == [not f for f in fixed] and sum(fixed) == 2
@@ -123,7 +123,7 @@ def test_fitting_leaves_the_statistics_of_batch_norms_alone(tiny, pixels):
     net = supernet.build(tiny)
     (adq,) = adqs(net)
     before = {k: v.clone() for k, v in adq.state_dict().items() if "num_batches" not in k}
-    search.fit_grids(net, pixels())
+    gradient_search.fit_grids(net, pixels())
     assert all(torch.equal(adq.state_dict()[k], v) for k, v in before.items())
     assert adq.norm.momentum == 0.1 and not adq.norm.training
 
@@ -131,13 +131,13 @@ def test_fitting_leaves_the_statistics_of_batch_norms_alone(tiny, pixels):
 def test_learned_grids_are_left_alone_when_the_others_are_fitted_again(tiny, pixels):
     for relaxation, moves in (("direct", False), ("noise", True)):
         net = supernet.build(tiny, SearchConfig(relaxation=relaxation))
-        search.fit_grids(net, pixels())
+        gradient_search.fit_grids(net, pixels())
         kernels = [m for m in net.modules() if isinstance(m, WeightQuantizer)]
         before = [q.log2_step.clone() for q in kernels]
         with torch.no_grad():
             for conv in (m for m in net.modules() if isinstance(m, SearchConv2d)):
                 conv.weight[:, 0] *= 5
-        search.fit_grids(net, pixels(), learned=True)
+        gradient_search.fit_grids(net, pixels(), learned=True)
         same = [torch.equal(q.log2_step, b) for q, b in zip(kernels, before, strict=True)]
         assert (not any(same)) if moves else all(same)
 
@@ -301,7 +301,7 @@ def test_collapsing_leaves_one_candidate(
     how = SearchConfig(relaxation=relaxation, probabilities=probabilities)
     net, genotype = supernet.build(small[name], how), random_genotype(small[name], 1)
     low = pixels(1, 15, 16)
-    search.fit_grids(net, low)
+    gradient_search.fit_grids(net, low)
     supernet.collapse(net, genotype)
     assert supernet.decide(net, genotype.space) == genotype
     with torch.no_grad():
@@ -319,7 +319,7 @@ def test_settling_averages_the_statistics_of_all_batches(tiny, random_genotype, 
     net, genotype = supernet.build(tiny, SearchConfig(floor=floor)), random_genotype(tiny, 2)
     (adq,) = adqs(net)
     batches = [pixels(2, 6, 5, seed) for seed in range(3)]
-    search.fit_grids(net, batches[0])
+    gradient_search.fit_grids(net, batches[0])
     adq.norm.running_mean.fill_(77.0)
     adq.mean_std.fill_(77.0)
     seen = []

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from onnx import helper, numpy_helper
 from torch import nn
 
-from quantnas import onnx_metadata, quantize, surgery, verify
+from quantnas import onnx_metadata, surgery, verify
 from quantnas.architectures import cost, network, onnx_survey, registry
 from quantnas.cli.main import main
 from quantnas.config import genotype
@@ -17,6 +17,7 @@ from quantnas.config.run_config import ExportConfig, PixelsConfig
 from quantnas.config.search_space import Pixels, SearchSpace, outputs
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.onnx_import import pixel_conversion
+from quantnas.quantization import post_training
 
 
 class Small(nn.Module):
@@ -68,7 +69,7 @@ def rounded(where, bits, low, powers=False):
             grid.log2_step.data.round_()
         if powers and getattr(grid, "octaves", None) is not None:
             grid.octaves.data.round_()
-    return quantize.freeze(net), cost.network_cost(where, found, precision)
+    return post_training.freeze(net), cost.network_cost(where, found, precision)
 
 
 def test_the_network_in_float_is_that_of_the_file(tmp_path):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import search, supernet
 from quantnas.architectures import network
 from quantnas.config import genotype, run_config
 from quantnas.data import patches
+from quantnas.nas import gradient_search, supernet
 from quantnas.training import collectives, processes, training_loop
 
 ROOT = Path(__file__).parents[1]
@@ -38,13 +38,13 @@ def searched(space, material, how) -> dict[str, torch.Tensor]:
     """Parameters, buffers and losses of a short search in double precision."""
     torch.manual_seed(0)
     net = supernet.build(space, how).double()
-    state = search.start(net, how)
-    loop = search.Searching(space, state, material, how)
+    state = gradient_search.start(net, how)
+    loop = gradient_search.Searching(space, state, material, how)
     with pytest.MonkeyPatch.context() as patch:
         in_double(patch)
-        patch.setattr(search, "decided_network", lambda space, found, net, batches: net)
-        fit = search.fit_grids  # later fits choose among candidates that may tie
-        patch.setattr(search, "fit_grids", lambda *args, learned: learned or fit(*args))
+        patch.setattr(gradient_search, "decided_network", lambda space, found, net, batches: net)
+        fit = gradient_search.fit_grids  # later fits choose among candidates that may tie
+        patch.setattr(gradient_search, "fit_grids", lambda *args, learned: learned or fit(*args))
         losses = [step.loss for step in loop.steps()]
     return {**net.state_dict(), "losses": torch.tensor(losses)}
 

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantnas import phases, search, supernet
+from quantnas import phases
 from quantnas.architectures import network
 from quantnas.config.files import to_json
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import SearchConfig
+from quantnas.nas import gradient_search, supernet
 from quantnas.phases import Phase
 from quantnas.runs import Run
 from quantnas.training import checkpoint, processes, threads, training_loop
@@ -121,8 +122,8 @@ def searching(tiny, material) -> Phase:
     config = SearchConfig(
         epochs=3, steps_per_epoch=3, warmup_epochs=1, batch=2, refresh=4, target_bitops=2e8
     )
-    state = search.start(supernet.build(tiny, config), config)
-    loop = search.Searching(tiny, state, material, config)
+    state = gradient_search.start(supernet.build(tiny, config), config)
+    loop = gradient_search.Searching(tiny, state, material, config)
     return Phase("search", lambda: 9, state.parts(), loop.steps, lambda step: {})
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cards, export, quantize
+from quantnas import cards, export
 from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.data import image_files, patches
@@ -25,6 +25,7 @@ from quantnas.inference.tiling import (
     spans,
     upscaler,
 )
+from quantnas.quantization import post_training
 
 PHOTO = image_files.read(image_files.bundled().held_out[0])
 
@@ -54,7 +55,7 @@ def built(
     net = network.build(where, found, precision)
     network.initialise(net, patches.to_tensor(PHOTO[None, :24, :24]))
     totals = cost.total(cost.layers(slots, found, precision, where.scale), where.scale)
-    export.to_onnx(quantize.freeze(net), totals, where.scale, tmp_path / "m.onnx")
+    export.to_onnx(post_training.freeze(net), totals, where.scale, tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
 
 

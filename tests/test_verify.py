@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import export, onnx_metadata, quantize, verify
+from quantnas import export, onnx_metadata, verify
 from quantnas.architectures import cost, network, registry, released_weights
 from quantnas.architectures.cost import Layer
 from quantnas.config import search_space
@@ -27,6 +27,7 @@ from quantnas.data import image_files
 from quantnas.data.patches import to_tensor
 from quantnas.errors import VerificationError
 from quantnas.nn.quantizers import ActQuantizer
+from quantnas.quantization import post_training
 from quantnas.wiring import back, origin, wired
 
 
@@ -53,7 +54,7 @@ def make(tiny, random_genotype, photographs, tmp_path):
         with torch.no_grad():  # so that every layer matters, as in a trained network
             network.convolutions(net)["upsample"].weight.mul_(10)
         network.initialise(net, to_tensor(photographs[0][None]))
-        frozen = quantize.freeze(net)
+        frozen = post_training.freeze(net)
         path = tmp_path / "m.onnx"
         rows = cost.layers(slots, genotype, precision, tiny.scale)
         told = [replace(row, **stated.get(row.name, {})) for row in rows]
@@ -297,7 +298,7 @@ def deep(photographs, tmp_path_factory):
     released_weights.load(net, RELEASED)
     image = photographs[0][:48, :56]
     network.initialise(net, to_tensor(image[None]))
-    frozen, path = quantize.freeze(net), tmp_path_factory.mktemp("deep") / "deep.onnx"
+    frozen, path = post_training.freeze(net), tmp_path_factory.mktemp("deep") / "deep.onnx"
     rows = cost.layers(slots, found, precision, 4)
     export.to_onnx(frozen, cost.total(rows, 4), 4, path)
     return frozen, path, image

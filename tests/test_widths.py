@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from quantnas import widths
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import searched_precision, uniform_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.config.search_space import Precision
 from quantnas.errors import UsageError
 from quantnas.pipeline import quantize_step
+from quantnas.quantization import bit_widths
 
 LIMITS = ("average_bits", "target_size", "target_bitops")
 
@@ -37,9 +37,9 @@ def given(small, random_genotype, pixels):
 def plan(given):
     """(settings, name of the space) -> plan"""
 
-    def make(config: RunConfig, name: str = "rfdn") -> widths.Plan:
+    def make(config: RunConfig, name: str = "rfdn") -> bit_widths.Plan:
         where, found, teacher, low = given(name)
-        return widths.plan(where, found, config, teacher, low)
+        return bit_widths.plan(where, found, config, teacher, low)
 
     return make
 
@@ -157,22 +157,22 @@ def test_activations_are_chosen_where_bitops_count_and_given_otherwise(plan, bet
 def test_an_unreachable_limit_names_the_least_one_that_can_be_reached(given, name, limit, unit):
     where, found, *_ = given()
     with pytest.raises(UsageError) as told:
-        widths.check(where, found, settings(**{name: limit}))
+        bit_widths.check(where, found, settings(**{name: limit}))
     assert told.value.cause.startswith(f"No choice of bits is within {limit:,.12g} {unit}; ")
     least = float(told.value.cause.rpartition("the least is ")[2][:-1].replace(",", ""))
     assert told.value.remedy == f"Give `{name}` at least that."
     assert least > limit
-    widths.check(where, found, settings(**{name: least}))
+    bit_widths.check(where, found, settings(**{name: least}))
     with pytest.raises(UsageError):
-        widths.check(where, found, settings(**{name: 0.999 * least}))
+        bit_widths.check(where, found, settings(**{name: 0.999 * least}))
 
 
 def test_a_limit_beside_given_bits_is_refused(given):
     where, found, *_ = given()
     with pytest.raises(UsageError, match=r"`bits` 4 and a limit, `average_bits`, are both given"):
-        widths.check(where, found, settings(4, average_bits=3))
-    widths.check(where, found, settings(4))
-    widths.check(where, found, settings())
+        bit_widths.check(where, found, settings(4, average_bits=3))
+    bit_widths.check(where, found, settings(4))
+    bit_widths.check(where, found, settings())
 
 
 @pytest.mark.parametrize(("bits", "free"), [(8, True), (9.5, True), (7.5, False)])
@@ -188,7 +188,7 @@ def test_what_bits_cost_is_counted(plan, given):
     where, found, *_ = given()
     config = settings(average_bits=3)
     precision = plan(config).precision
-    told = widths.reached(where, found, precision)
+    told = bit_widths.reached(where, found, precision)
     for name, limit in [("average_bits", config), ("weight_bytes", settings(target_size=1)),
                         ("bitops", settings(target_bitops=1))]:  # fmt: skip
         assert told[name] == pytest.approx(spent(limit, where, found, precision)), name

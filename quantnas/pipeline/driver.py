@@ -30,7 +30,7 @@ def perform(verb: str, run: Run, watch: Watcher = SILENT) -> None:
     """Do the steps of a verb that the run has not finished.
 
     A new folder in which nothing was made is removed after a DataError or a UsageError. Raises what
-    the steps and the watcher raise, and QualityError as `quantnas.quantize`.
+    the steps and the watcher raise, and QualityError as `quantnas.quantization.post_training`.
     """
     config, steps = settings.load_config(run), STEPS[verb]
     with _removed_if_empty(run, steps), watched(run, watch):

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from quantnas import environment, run_photographs, runs, settings, widths, workspace
+from quantnas import environment, run_photographs, runs, settings, workspace
 from quantnas.architectures import imported_onnx, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.files import to_json, write_text
@@ -16,6 +16,7 @@ from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import holdout
 from quantnas.data.holdout import Photographs
+from quantnas.quantization import bit_widths
 from quantnas.runs import Run
 
 from . import initial_weights, preflight
@@ -65,7 +66,7 @@ def prepare(verb: str, config: RunConfig, source: Run | None = None) -> Prepared
     preflight.check(used, chosen, verb)
     given = None
     if verb in ("run", "quantize"):
-        widths.check(*_architecture(source, used), used)
+        bit_widths.check(*_architecture(source, used), used)
     if verb in ("train", "run"):
         initial_weights.require_teacher(used)
         given = initial_weights.given_weights(used, source)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from quantnas import budget, random_search, widths
 from quantnas.architectures import cost, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import QuantizeConfig, RunConfig, SearchConfig
@@ -10,6 +9,8 @@ from quantnas.data import image_files, photo_cache, photo_sets, photographs
 from quantnas.data.holdout import Photographs
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError, UsageError
+from quantnas.nas import bitops_budget, random_search
+from quantnas.quantization import bit_widths
 from quantnas.training import processes
 
 
@@ -21,7 +22,7 @@ def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
     processes.device(config)
     where = search_space.load(config.space, config.scale)
     if verb in ("run", "quantize") and config.quantize.budget is None:
-        widths.require_bits(where, config.bits)
+        bit_widths.require_bits(where, config.bits)
     slots = registry.slots(where)
     if config.genotype is not None:
         genotype.check(genotype.load(config.genotype), slots, where.name)
@@ -109,4 +110,4 @@ def _check_target(slots: Sequence[search_space.Slot], scale: int, config: Search
     assert config.target_bitops is not None
     tables = cost.choice_bitops(slots, scale, config.resolution)
     costs = {name: table.numpy() for name, table in tables.items()}
-    budget.check(costs, config.target_bitops, config.at)
+    bitops_budget.check(costs, config.target_bitops, config.at)

@@ -11,16 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantnas import (
-    baselines,
-    closed_form,
-    damage_plot,
-    phases,
-    quantize,
-    retrain,
-    saliency,
-    widths,
-)
+from quantnas import damage_plot, phases
 from quantnas.architectures import network
 from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
@@ -29,11 +20,19 @@ from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.data import patches, photographs
 from quantnas.data.patches import Patches
 from quantnas.progress import Progress
+from quantnas.quantization import (
+    baselines,
+    bit_widths,
+    least_squares,
+    post_training,
+    retraining,
+    saliency,
+)
+from quantnas.quantization.bit_widths import Plan
+from quantnas.quantization.saliency import Saliency
 from quantnas.runs import Run
-from quantnas.saliency import Saliency
 from quantnas.training import checkpoint, training_loop
 from quantnas.training.processes import device
-from quantnas.widths import Plan
 from quantnas.workspace import architecture, need
 
 from . import load_photographs, train_step
@@ -106,8 +105,8 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
     work = Work(run, config, where, found, teacher, learn, held, SavedFacts(), before, began)
-    quantize.require_finite(teacher)
-    quantize.require_finite_outputs(teacher, work.low)
+    post_training.require_finite(teacher)
+    post_training.require_finite_outputs(teacher, work.low)
     source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels from {_origin(config)}"
     going_on = run.resume_point(START).exists()
     few = work.low[:1]
@@ -116,8 +115,8 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     net, precision, measured = begun
     if c.retrains:
         yield from _retrain(work, net, measured)
-    frozen = quantize.freeze(net)
-    quantize.require_finite(frozen)
+    frozen = post_training.freeze(net)
+    post_training.require_finite(frozen)
     network.save(frozen, run.weights("quantized"), where)
     run.finish(
         "quantize",
@@ -130,8 +129,8 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
             "calibration": source,
             **{key: value for key, value in work.facts.values.items() if key != "seconds"},
             "psnr_to_float": work.measure(frozen),
-            "reached": widths.reached(where, found, precision),
-            "in_float": widths.in_float(where, found, precision),
+            "reached": bit_widths.reached(where, found, precision),
+            "in_float": bit_widths.in_float(where, found, precision),
             "photographs": counts,
         },
     )
@@ -144,7 +143,7 @@ Begun = tuple[nn.Module, dict[str, Precision], Saliency | None]
 def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     """Choose bits and round; saved, where a retraining follows."""
     yield Progress("saliency", 0, 1, {})
-    chosen = widths.plan(work.where, work.found, work.config, work.teacher, work.low)
+    chosen = bit_widths.plan(work.where, work.found, work.config, work.teacher, work.low)
     save(chosen, work.run.folder)
     told = (f"calibration: {source}", *notes(chosen))
     yield Progress("saliency", 1, 1, {}, told)
@@ -164,7 +163,7 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
 
 def _again(work: Work) -> Generator[Progress, None, Begun]:
     """What `_begin` has saved."""
-    precision, run = widths.load(work.run.folder), work.run
+    precision, run = bit_widths.load(work.run.folder), work.run
     net = network.build(work.where, work.found, precision)
     checkpoint.load(run.resume_point(START), {"net": net, "facts": work.facts})
     done = checkpoint.load(run.resume_point("quantize"), {})
@@ -209,7 +208,7 @@ def _round(work: Work, net: nn.Module) -> Generator[Progress, None, nn.Module | 
     plainly = copy.deepcopy(net)
     network.initialise(plainly, low)
     if c.method == "saliency":
-        phase, layers = "least squares", closed_form.improve(net, teacher, low)
+        phase, layers = "least squares", least_squares.improve(net, teacher, low)
     else:
         phase, layers = c.method, baselines.apply(c.method, net, teacher, low)
     for done, total in layers:
@@ -223,15 +222,15 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
     where = device(config)
     low = work.low.to(where)
     torch.manual_seed(config.seed)
-    retrain.free(net, c.train)
+    retraining.free(net, c.train)
     for module in (net, teacher):
         module.to(where)
     rate = _rate(work)
-    state = retrain.start(net, teacher, low, rate)
+    state = retraining.start(net, teacher, low, rate)
     state.best.keep(work.measure(net), net)
-    with retrain.penalty(net, teacher, found, low, work.objective, c) as penalty:
+    with retraining.penalty(net, teacher, found, low, work.objective, c) as penalty:
         if c.block_steps and not run.resume_point("quantize").exists():
-            for done, total in retrain.reconstruct(net, teacher, low, c.block_steps, rate):
+            for done, total in retraining.reconstruct(net, teacher, low, c.block_steps, rate):
                 yield Progress("blocks", done, total, {})
             state.best.keep(work.measure(net), net)
             run.spend(work.seconds)
@@ -243,9 +242,9 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
         note = f"warning: only {done} steps of retraining fit into {c.minutes:g} minutes; give more"
         yield Progress("quantize", done, done, {}, (note,))
     teacher.cpu()
-    retrain.merge(net)
+    retraining.merge(net)
     corrected = copy.deepcopy(net)
-    quantize.correct_biases(corrected, teacher, low.cpu())
+    post_training.correct_biases(corrected, teacher, low.cpu())
     if work.measure(corrected) > work.measure(net):
         net.load_state_dict(corrected.state_dict())
 
@@ -253,7 +252,7 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
 def _rate(work: Work) -> float:
     """Of the retraining, in deviations of a kernel."""
     lost = work.facts.values["psnr_to_float_before_training"]
-    return retrain.in_proportion(work.config.quantize.rate, lost)
+    return retraining.in_proportion(work.config.quantize.rate, lost)
 
 
 def _schedule(work: Work, rate: float) -> training_loop.Schedule:

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
-from quantnas import diagram, inheritance, phases, random_search, search, supernet, trajectory
+from quantnas import diagram, phases, trajectory
 from quantnas.architectures import cost, network, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.files import write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
-from quantnas.contest import Contest, TrialStep
 from quantnas.data import patches, photo_cache
+from quantnas.nas import gradient_search, inheritance, random_search, supernet
+from quantnas.nas.trial_training import Contest, TrialStep
 from quantnas.phases import Phase
 from quantnas.progress import Progress
 from quantnas.runs import Run
@@ -58,10 +59,10 @@ def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterat
         yield from _gradient(run, config, where, material, counts, warm)
 
 
-def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[search.SearchStep]:
+def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[gradient_search.SearchStep]:
     """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
     where, found = shared_loops.material(task, config, config.search.patch, SHARES)
-    _, loop = _loop(config, where, search.Material(*found))
+    _, loop = _loop(config, where, gradient_search.Material(*found))
     checkpoint.restore(loop.state.parts(), task["state"])
     return loop.steps(task["first"])
 
@@ -75,24 +76,26 @@ def _space(run: Run, config: RunConfig) -> SearchSpace:
     )
 
 
-def _material(config: RunConfig, loaded: photo_cache.Loaded) -> search.Material:
+def _material(config: RunConfig, loaded: photo_cache.Loaded) -> gradient_search.Material:
     size = config.search.patch
-    return search.Material(*patches.split(loaded.pairs, size, config.seed, SHARES))
+    return gradient_search.Material(*patches.split(loaded.pairs, size, config.seed, SHARES))
 
 
 def _loop(
-    config: RunConfig, where: SearchSpace, material: search.Material
-) -> tuple[torch.nn.Module, search.Searching]:
+    config: RunConfig, where: SearchSpace, material: gradient_search.Material
+) -> tuple[torch.nn.Module, gradient_search.Searching]:
     torch.manual_seed(config.seed)
     net = supernet.build(where, config.search).to(device(config))
-    return net, search.Searching(where, search.start(net, config.search), material, config.search)
+    return net, gradient_search.Searching(
+        where, gradient_search.start(net, config.search), material, config.search
+    )
 
 
 def _gradient(
     run: Run,
     config: RunConfig,
     where: SearchSpace,
-    material: search.Material,
+    material: gradient_search.Material,
     counts: Mapping[str, object],
     warm: Path | None,
 ) -> Iterator[Progress]:
@@ -106,7 +109,7 @@ def _gradient(
     kept = {} if warm is None or _warmed(run, warm) else {c.warmup_epochs * c.steps_per_epoch: warm}
     shared = Shared("search", run, config, where, material.weights)
 
-    def steps(first: int) -> Iterator[search.SearchStep]:
+    def steps(first: int) -> Iterator[gradient_search.SearchStep]:
         return shared.lead(loop.steps(first), first, parts)
 
     on_cpu = device(config).type == "cpu"
@@ -118,7 +121,7 @@ def _gradient(
     sure, best = loop.share_decided(), loop.state.checks.best
     torch.manual_seed(config.seed)  # the same noise whether this run was interrupted or not
     batches = [material.weights.batch(total + i, c.batch)[0].to(device(config)) for i in range(20)]
-    rounded = search.decided_network(where, found, net, batches)
+    rounded = gradient_search.decided_network(where, found, net, batches)
     decided = network.build(where, found, None).to(device(config))
     inheritance.inherit_supernet(decided, net)
     result = {
@@ -147,7 +150,7 @@ def _warmed(run: Run, warm: Path) -> bool:
 
 
 def _chosen(
-    run: Run, config: RunConfig, loop: search.Searching
+    run: Run, config: RunConfig, loop: gradient_search.Searching
 ) -> Generator[Progress, None, tuple[Genotype, list[dict[str, float]] | None]]:
     """Keep what was decided; the genotype to go on with, and how its rivals did in a trial."""
     c, last, best = config.search, loop.decide(), loop.state.checks.best
@@ -167,7 +170,7 @@ def _random(
     run: Run,
     config: RunConfig,
     where: SearchSpace,
-    material: search.Material,
+    material: gradient_search.Material,
     counts: Mapping[str, object],
 ) -> Iterator[Progress]:
     began, c = time.monotonic() - run.spent, config.search
@@ -181,7 +184,9 @@ def _random(
     _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result, **counts})
 
 
-def _hold(run: Run, phase: str, contest: Contest, material: search.Material) -> Iterator[Progress]:
+def _hold(
+    run: Run, phase: str, contest: Contest, material: gradient_search.Material
+) -> Iterator[Progress]:
     """The contest as a phase of the run."""
 
     def steps(first: int) -> Iterator[TrialStep]:
@@ -201,7 +206,7 @@ def _hold(run: Run, phase: str, contest: Contest, material: search.Material) -> 
     yield from phases.perform(run, loop)
 
 
-def _figures(step: search.SearchStep, at: str) -> dict[str, str | None]:
+def _figures(step: gradient_search.SearchStep, at: str) -> dict[str, str | None]:
     """What is shown of a step; at: the resolution of its BitOps."""
     return {
         "loss": f"{step.loss:.4f}",

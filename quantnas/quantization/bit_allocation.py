@@ -17,10 +17,10 @@ from quantnas.architectures import cost
 from quantnas.architectures.network import convolutions, hooked
 from quantnas.config.genotype import Genotype, kept_precision
 from quantnas.config.search_space import Precision, Slot
+from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 
-from .errors import UsageError
 from .saliency import Saliency, predicted
 
 CELLS = 50_000

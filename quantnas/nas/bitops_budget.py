@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import UsageError
+from quantnas.errors import UsageError
 
 TOLERANCE = 0.05
 """Share of the target by which the found network may differ from it."""

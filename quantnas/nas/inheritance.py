@@ -9,7 +9,7 @@ from quantnas.architectures.network import scale_outputs
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 
-from .adq import Adq
+from .adaptive_norm import Adq
 from .search_conv import SearchConv2d
 from .supernet import MixedOp
 

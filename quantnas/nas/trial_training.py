@@ -16,8 +16,8 @@ from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.training import training_loop
 
+from .gradient_search import Material
 from .objective import require_finite
-from .search import Material
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from quantnas.nn import quantizers
 from quantnas.training import collectives, training_loop
 from quantnas.training.checkpoint import Stateful
 
-from . import budget, inheritance, objective, supernet
-from .adq import Adq
-from .decisions import DecisionCheck, DecisionLog
+from . import bitops_budget, inheritance, objective, supernet
+from .adaptive_norm import Adq
+from .decision_log import DecisionCheck, DecisionLog
 from .objective import entropy, entropy_weight, require_finite
 
 CLIP = 5.0
@@ -63,7 +63,7 @@ class SearchState:
     net: nn.Module
     by_weight: optim.Optimizer
     by_alpha: optim.Optimizer
-    price: budget.Multiplier
+    price: bitops_budget.Multiplier
     checks: DecisionLog = field(default_factory=DecisionLog)
 
     def parts(self) -> dict[str, Stateful]:
@@ -90,7 +90,7 @@ def start(net: nn.Module, config: SearchConfig) -> SearchState:
         net,
         optim.Adam(training_loop.groups(weights, config.weight_lr), fused=True),
         optim.Adam([{"params": alphas}], config.alpha_lr, betas=(0.5, 0.999)),
-        budget.Multiplier(config.target_bitops or 1.0),
+        bitops_budget.Multiplier(config.target_bitops or 1.0),
     )
 
 
@@ -187,7 +187,7 @@ class Searching:
             with torch.no_grad():
                 tables = {n: a.log_table().double().cpu().numpy() for n, a in choices}
             costs = {name: t.double().cpu().numpy() for name, t in self.bitops.items()}
-            picks = budget.decide(tables, costs, self.config.target_bitops)
+            picks = bitops_budget.decide(tables, costs, self.config.target_bitops)
         return supernet.decide(self.net, self.space.name, picks)
 
     def bitops_of(self, found: Genotype) -> int:

@@ -18,9 +18,9 @@ from quantnas.nn.convolutions import padding, start_as_identity
 from quantnas.nn.layer_factory import PlainSum
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 
-from .adq import Adq, PlainNorm
+from .adaptive_norm import Adq, PlainNorm
 from .alphas import Alphas
-from .relax import RELAXATIONS, Relaxation
+from .relaxations import RELAXATIONS, Relaxation
 from .search_conv import InputGrids, Mix, SearchConv2d, embed, see
 
 

@@ -15,7 +15,7 @@ from quantnas.config.run_config import TRAINED, QuantizeConfig
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.training.training_loop import LOGS, Objective, TrainingState, cosine, set_rate
 
-from . import cells
+from . import block_outputs
 from .saliency import Saliency
 
 BIAS, STEP, ZERO = 0.3, 0.3, 2.0
@@ -130,19 +130,19 @@ def reconstruct(
     """Train cell after cell, front to back, to give what it gives in the float network; in place.
 
     Every cell reads what the rounded ones before it give (arXiv 2102.05426, 2402.05147), on
-    batches of 8 of low (N, 3, H, W). The error is weighted as in `cells.Blocks`. Yields (done, all)
+    batches of 8 of low (N, 3, H, W). The error is weighted as in `block_outputs.Blocks`. Yields (done, all)
     of the updates; `steps` are those of one cell.
     """
-    parts, theirs = cells.of(net), cells.seen(teacher, low)
-    spreads, weights = deviations(teacher, low), cells.gains(teacher, low[:16])
+    parts, theirs = block_outputs.of(net), block_outputs.seen(teacher, low)
+    spreads, weights = deviations(teacher, low), block_outputs.gains(teacher, low[:16])
     units = _units(net)
     for k, cell in enumerate(parts):
-        inputs, wanted = cells.seen(net, low).inputs[k], theirs.outputs[k]
+        inputs, wanted = block_outputs.seen(net, low).inputs[k], theirs.outputs[k]
         optimizer = _adam(cell, units, spreads, rate)
         for step in range(steps):
             set_rate(optimizer, rate * cosine(step, steps))
             at = torch.randint(len(low), (8,))
-            error = cells.predicted(cell(*(x[at] for x in inputs)), wanted[at], weights[k])
+            error = block_outputs.predicted(cell(*(x[at] for x in inputs)), wanted[at], weights[k])
             optimizer.zero_grad()
             error.sqrt().backward()
             optimizer.step()
@@ -218,8 +218,10 @@ def penalty(
             weight = float(config.hold * loss / pull().clamp_min(1e-12))
             parts.append(replace(pull, weight=weight))
     watching = None
-    if config.blocks and cells.of(net):
-        watching = cells.Blocks(net, teacher, cells.gains(teacher, low), config.blocks)
+    if config.blocks and block_outputs.of(net):
+        watching = block_outputs.Blocks(
+            net, teacher, block_outputs.gains(teacher, low), config.blocks
+        )
         parts.append(watching)
     try:
         yield (lambda: torch.stack([part() for part in parts]).sum()) if parts else None

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from quantnas.architectures.network import convolutions, hooked
+from quantnas.errors import DataError
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import FloatTensor
-
-from .errors import DataError
 
 WORDS = {"weight": "weights", "bias": "biases"}
 """Tensors of a convolution, in words; those of its quantizers are grids."""

@@ -4,7 +4,7 @@ The diagonal of the Gauss-Newton matrix of the squared error between the outputs
 the change. It needs no high resolution: where nothing is changed that error has no gradient, and
 its curvature is all there is. Cross terms between changes are left out: rounding errors are
 nearly independent of each other. But what a change of a weight does to the mean is not counted:
-every rounded network has its biases corrected (`quantize.correct_biases`).
+every rounded network has its biases corrected (`post_training.correct_biases`).
 """
 
 import copy

@@ -14,10 +14,10 @@ from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.config.validators import resolution
+from quantnas.errors import UsageError
 
-from . import allocation, saliency
-from .allocation import Costs, Damage, Options
-from .errors import UsageError
+from . import bit_allocation, saliency
+from .bit_allocation import Costs, Damage, Options
 from .saliency import Saliency
 
 WEIGHTS = (2, 3, 4, 8)
@@ -62,7 +62,7 @@ def plan(
     """
     measured = saliency.measure(teacher, low)
     given = _options(where, found, config)
-    damage = allocation.predict(teacher, measured, low, given)
+    damage = bit_allocation.predict(teacher, measured, low, given)
     if config.quantize.budget is None:
         precision = precision_of(where, found, config)
     else:
@@ -91,13 +91,13 @@ def _options(where: SearchSpace, found: Genotype, config: RunConfig) -> Options:
     inputs = INPUTS if config.quantize.target_bitops is not None else (config.act_bits,)
     widths = [Precision(w, a) for a in inputs for w in WEIGHTS]
     if config.quantize.budget is not None:
-        return allocation.options(slots, widths, ends)
+        return bit_allocation.options(slots, widths, ends)
     precision = precision_of(where, found, config)
     beside = {
         name: {Precision(w, own.activations) for w in WEIGHTS} | {own}
         for name, own in precision.items()
     }
-    kept = allocation.options(slots, widths, ends)
+    kept = bit_allocation.options(slots, widths, ends)
     return {
         name: sorted(each, key=lambda p: (p.activations, p.weights))
         if len(kept[name]) > 1
@@ -115,7 +115,7 @@ def _allocate(
 ) -> dict[str, Precision]:
     costs, limit = _costs(where, found, config, given)
     _require_room(where, found, config, costs, limit)
-    return allocation.allocate(damage, costs, limit)
+    return bit_allocation.allocate(damage, costs, limit)
 
 
 def _require_room(
@@ -143,17 +143,17 @@ def _costs(
     if c.target_bitops is not None:
         size = resolution(c.at)
         fixed = cost.bitops_at(cost.beside(registry.beside(where), where.scale), size, where.scale)
-        each = allocation.bitops_costs(slots, found, given, where.scale, size)
+        each = bit_allocation.bitops_costs(slots, found, given, where.scale, size)
         each[slots[0].name] = [n + fixed for n in each[slots[0].name]]
         return each, c.target_bitops
     if c.target_size is not None:
-        return allocation.byte_costs(slots, found, given), c.target_size
+        return bit_allocation.byte_costs(slots, found, given), c.target_size
     assert c.average_bits is not None
-    return allocation.bit_costs(slots, found, given), c.average_bits * _inner(where, found)
+    return bit_allocation.bit_costs(slots, found, given), c.average_bits * _inner(where, found)
 
 
 def _inner(where: SearchSpace, found: Genotype) -> int:
-    return allocation.inner_weights(registry.slots(where), found)
+    return bit_allocation.inner_weights(registry.slots(where), found)
 
 
 def reached(
@@ -166,7 +166,7 @@ def reached(
     rows = cost.layers(slots, found, precision, where.scale)
     beside = cost.beside(registry.beside(where), where.scale)
     widths = {name: (width,) for name, width in precision.items()}
-    bits, inner = allocation.bit_costs(slots, found, widths), _inner(where, found)
+    bits, inner = bit_allocation.bit_costs(slots, found, widths), _inner(where, found)
     return {
         "weight_bytes": sum(row.weight_bytes for row in rows),
         "bitops": cost.bitops_at([*rows, *beside], cost.REFERENCE, where.scale),

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from quantnas.errors import DivergedError
+
 from . import supernet
-from .errors import DivergedError
 from .supernet import choices
 
 

@@ -10,7 +10,7 @@ from quantnas.config.search_space import Slot
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 
-from .relax import Relaxation, rounding
+from .relaxations import Relaxation, rounding
 
 
 class Mix(NamedTuple):

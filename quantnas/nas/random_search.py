@@ -9,9 +9,9 @@ from quantnas.architectures import cost
 from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace, Slot
+from quantnas.errors import UsageError
 
-from . import budget
-from .errors import UsageError
+from . import bitops_budget
 
 TRIES = 20_000
 """Draws for one architecture within the budget."""
@@ -36,7 +36,7 @@ def draw(
     for _ in range(TRIES * count):
         picks = {n: int(rng.choice(len(p), p=p)) for n, p in zip(tables, odds, strict=True)}
         total = sum(float(tables[n][i]) for n, i in picks.items())
-        if target is None or abs(total / target - 1) <= budget.TOLERANCE:
+        if target is None or abs(total / target - 1) <= bitops_budget.TOLERANCE:
             chosen = {s.name: choice_of(s, *divmod(picks[s.choice], len(s.widths))) for s in slots}
             found.append(Genotype(space.name, chosen))
         if len(found) == count:

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from quantnas.architectures import network
 from quantnas.architectures.network import convolutions, hooked, inherit, visited
+from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, weight_grid
-
-from .errors import UsageError
 
 Visit = Callable[[QuantConv2d, Tensor, Tensor], None]
 """Sets a convolution's weight, given (N, c_in, H, W), its input here and in the float network."""
@@ -95,7 +94,7 @@ def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tenso
     """The grids of rtn, then `visit` and bias correction for one convolution after another.
 
     One pass: a layer is set just before it runs, behind those set already. Biases get what
-    `quantize.correct_biases` would give them.
+    `post_training.correct_biases` would give them.
     """
     network.initialise(net, low)
     given = _trace(teacher, low)

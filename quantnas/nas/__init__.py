@@ -1,0 +1,1 @@
+"""The differentiable search over operations and bit widths (QuantNAS, arXiv 2208.14839)."""
