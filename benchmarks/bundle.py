@@ -14,7 +14,7 @@ from typing import Any
 
 from command import quantnas
 
-from quantnas import models
+from quantnas.runs import models
 
 TEXTS = {
     "trained_on": "50 photographs: the 12 bundled ones that are not held out, 13 of the Budgie "

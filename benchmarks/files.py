@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from quantnas import export, latency, machine, models, verify
+from quantnas import latency, machine
 from quantnas.architectures import cost, network, registry
 from quantnas.architectures.cost import Cost
 from quantnas.config import genotype, search_space
@@ -26,7 +26,9 @@ from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.data import image_files, patches
+from quantnas.exporters import onnx_export, verification
 from quantnas.quantization import post_training
+from quantnas.runs import models
 
 WIDTHS = ((8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2))
 FORMS = {
@@ -78,12 +80,12 @@ def main() -> None:
                 if form and acts < 8:
                     continue
                 path = folder / (f"w{weights}a{acts} {form}".strip() + ".onnx")
-                export.to_onnx(frozen, totals, where.scale, path, config)
+                onnx_export.to_onnx(frozen, totals, where.scale, path, config)
                 print(f"comparing {path.stem} with torch", file=sys.stderr)
-                checks[path.stem] = verify.verify(path, frozen, shown)
+                checks[path.stem] = verification.verify(path, frozen, shown)
         whole = folder / "float.onnx"
         in_float = priced(where, found, {slot.name: Precision(32, 32) for slot in slots})
-        export.to_onnx(net, in_float, where.scale, whole)
+        onnx_export.to_onnx(net, in_float, where.scale, whole)
         full = whole.stat().st_size
         files = models.resolve_all([str(folder / f"{name}.onnx") for name in checks])
         result = finished(latency.measure(files, latency.Setting(seconds=args.seconds)))

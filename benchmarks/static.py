@@ -24,10 +24,11 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from quantnas import evaluate, fusion, verify
+from quantnas import evaluate
 from quantnas.data import bicubic, image_files, patches, photographs
+from quantnas.exporters import integer_fusion, verification
+from quantnas.exporters.onnx_graph import CONVOLUTIONS
 from quantnas.inference import upscaler
-from quantnas.onnx_graph import CONVOLUTIONS
 
 METHODS = {
     "min and max": CalibrationMethod.MinMax,
@@ -63,7 +64,9 @@ def row(name: str, path: Path, minutes: float, args: argparse.Namespace) -> str:
         scores = list(evaluate.score(run, photographs.find(folder, args.scale), args.scale))
         cells.append(f"{evaluate.mean(scores).psnr:.2f}")
     nodes = onnx.load(path).graph.node
-    integers = [n for n in verify.optimised(path).graph.node if n.op_type in fusion.INTEGER]
+    integers = [
+        n for n in verification.optimised(path).graph.node if n.op_type in integer_fusion.INTEGER
+    ]
     convolutions = sum(n.op_type in CONVOLUTIONS for n in nodes)
     told = f"{len(integers)} of {convolutions}"
     return f"| {name} | {' | '.join(cells)} | {minutes:.1f} | {path.stat().st_size:,} | {told} |"

@@ -13,19 +13,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from quantnas import runs
 from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.pipeline import new_run, search_step
-from quantnas.settings import load_config
+from quantnas.runs import run_folder
+from quantnas.runs.run_settings import load_config
 
 
 def searched(
     folder: Path, name: str, config: RunConfig, warm: Path | None
 ) -> tuple[float, Genotype]:
     """Seconds of a search, and what it found."""
-    run = new_run.prepare("search", config).write(runs.create(folder, "search", name, name))
+    run = new_run.prepare("search", config).write(run_folder.create(folder, "search", name, name))
     began = time.monotonic()
     for _ in search_step.search_step(run, load_config(run), warm):
         pass

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from quantnas import watcher
 from quantnas.errors import DataError, QuantnasError, UsageError
-from quantnas.watcher import Watcher
+from quantnas.runs import watcher
+from quantnas.runs.watcher import Watcher
 
 from . import panel
 from .pace import Pace
 
 if TYPE_CHECKING:
     from quantnas.progress import Progress
-    from quantnas.runs import Run
+    from quantnas.runs.run_folder import Run
     from quantnas.tensorboard import Mirror
 
 RESUMABLE = ("run", "search", "train", "quantize")

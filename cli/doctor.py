@@ -34,8 +34,9 @@ def doctor(
     torch. Everything that is not ok comes with its cause and what helps. Exit code 3 when
     `quantnas run` cannot work here, else 0, whatever else is wrong.
     """
-    from quantnas import checks, environment, requirements
+    from quantnas import checks, requirements
     from quantnas.config import files
+    from quantnas.runs import environment
 
     packages, found = requirements.examine()
     facts: dict[str, Any] = {"environment": environment.environment(), "packages": packages}

@@ -60,7 +60,7 @@ def export(
     that differs from torch is left as *.rejected.onnx, and the exit code is 4.
     """
     from quantnas import run_verbs
-    from quantnas.settings import written
+    from quantnas.runs.run_settings import written
 
     if file is not None:
         console.refuse_existing(file, force)

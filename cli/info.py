@@ -68,9 +68,9 @@ def _size(at: str) -> tuple[int, int]:
 def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, Any]:
     path = Path(target)
     if target not in search_space.builtin():
-        from quantnas import cards
+        from quantnas.runs import bundled_models
 
-        path = cards.bundled().get(target, path)
+        path = bundled_models.bundled().get(target, path)
     network = path.suffix in (".onnx", ".safetensors", ".json") or path.is_dir()
     if network and scale is not None:
         raise UsageError(
@@ -93,9 +93,10 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
-    from quantnas import models, onnx_metadata
     from quantnas.architectures import cost
     from quantnas.config import schema
+    from quantnas.exporters import onnx_metadata
+    from quantnas.runs import models
 
     if not onnx_metadata.exported_here(path):
         model = models.resolve(str(path))
@@ -114,19 +115,19 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 def _checkpoint_facts(path: Path) -> dict[str, Any]:
     """Of that very network: one in float has 32 bits everywhere, whatever the run found."""
-    from quantnas import models
+    from quantnas.runs import models
 
     model = models.resolve(str(path))
     return {"what": f"checkpoint {path}", "scale": model.scale, "cost": model.cost}
 
 
 def _run_facts(folder: Path) -> dict[str, Any]:
-    from quantnas import runs, workspace
+    from quantnas.runs import networks, run_folder
 
-    run = runs.existing(folder)
-    where, found = workspace.architecture(run)
+    run = run_folder.existing(folder)
+    where, found = networks.architecture(run)
     rounded = (run.folder / "precision.json").exists()
-    totals = workspace.quantized(run)[2] if rounded else _cost(where, found)
+    totals = networks.quantized(run)[2] if rounded else _cost(where, found)
     return {"what": f"run {folder}", "scale": where.scale, "cost": totals}
 
 

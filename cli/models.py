@@ -9,7 +9,7 @@ import typer
 from .columns import columns
 
 if TYPE_CHECKING:
-    from quantnas.cards import Card
+    from quantnas.runs.bundled_models import Card
 
 SETS = ("set5", "set14", "b100")
 AT = "LR 32x32"
@@ -28,15 +28,15 @@ def models(
 
     The names can be used with upscale, evaluate and info. PSNR-Y in dB, bicubic in brackets.
     """
-    from quantnas import cards
     from quantnas.config import files
+    from quantnas.runs import bundled_models
 
     if name is not None:
-        card = cards.read(name)
+        card = bundled_models.read(name)
         lines = _card(card)
         facts = files.to_json(card)
     else:
-        found = {key: cards.read(key) for key in cards.bundled()}
+        found = {key: bundled_models.read(key) for key in bundled_models.bundled()}
         lines = columns(_rows(found), left=(0, 8)) if found else iter(["no model is bundled"])
         facts = files.to_json(found)
     if json:

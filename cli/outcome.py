@@ -11,7 +11,8 @@ LEFT = 8
 
 def tell(target: Any) -> None:
     """What was reached, and on which photographs."""
-    from quantnas import drop, settings
+    from quantnas import drop
+    from quantnas.runs import run_settings
 
     result = target.result("quantize")
     plain = result["psnr_to_float_plain_rounding"]
@@ -22,7 +23,7 @@ def tell(target: Any) -> None:
         f"now {result['psnr_to_float']:.2f} dB",
         target,
     )
-    retrains = settings.written(target).quantize.retrains
+    retrains = run_settings.written(target).quantize.retrains
     if retrains and result["psnr_to_float"] <= result[BEFORE]:
         console.say("note: retraining came no closer, so the network before it is kept", target)
     if "reached" in result:

@@ -13,7 +13,7 @@ from quantnas.errors import QualityError, UsageError
 from . import console, options, outcome
 
 if TYPE_CHECKING:
-    from quantnas.runs import Run
+    from quantnas.runs.run_folder import Run
 
 WIDTHS = ("bits", *(f"quantize.{budget}" for budget in BUDGETS))
 """Settings that decide on bits, one of them at a time."""
@@ -299,18 +299,18 @@ def _require_used(flags: dict[str, Any]) -> None:
 
 def _remarks(network: Path, run: "Run", flags: dict[str, Any]) -> Iterator[str]:
     """What is worth knowing before it begins."""
-    from quantnas import runs, settings
+    from quantnas.runs import run_folder, run_settings
 
-    now = settings.written(run).quantize
+    now = run_settings.written(run).quantize
     if now.ends < 8:
         yield "warning: few bits in the first and last convolution cost much"
     if network.is_file():
         return
-    source = runs.existing(network)
+    source = run_folder.existing(network)
     begun = source.resumable or (source.folder / "precision.json").exists()
     if begun and source.result("quantize") is None:
         yield f"note: {network} is not quantized to its end; its float network is taken"
-    before = settings.written(source).quantize
+    before = run_settings.written(source).quantize
     if flags["quantize.calib"] is None and before.calib and before.calib == now.calib:
         yield f"note: --calib {before.calib} is that of {network}"
     changed = "train" if before.method == now.method else "method"

@@ -10,7 +10,7 @@ from quantnas.errors import UsageError
 from . import console
 
 if TYPE_CHECKING:
-    from quantnas.runs import Run
+    from quantnas.runs.run_folder import Run
 
 
 def report(
@@ -74,12 +74,13 @@ def _say(target: Path) -> None:
 
 def _evaluated(folder: Path) -> Path:
     """A folder of a run or a sweep; of a run that is exported and has no report yet, after that."""
-    from quantnas import comparison, page_data, runs
+    from quantnas import comparison, page_data
+    from quantnas.runs import run_folder
 
     if page_data.is_sweep(folder):
         return folder
     found, _ = comparison.of_run(folder) or (folder, [])
-    run = runs.existing(found)
+    run = run_folder.existing(found)
     if run.result("export") is not None and not page_data.is_finished(run):
         _made_anew(folder)
     return found

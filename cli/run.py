@@ -1,6 +1,6 @@
 """`quantnas run`: all steps, from photographs to a verified file and a report."""
 
-from quantnas.runs import Run
+from quantnas.runs.run_folder import Run
 
 from . import console, options
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from quantnas.runs import Run
+from quantnas.runs.run_folder import Run
 
 from . import console, options
 
@@ -55,7 +55,7 @@ def search(
 
 def found(target: Run, result: dict[str, Any]) -> str:
     """What was found, in one line."""
-    from quantnas.settings import written
+    from quantnas.runs.run_settings import written
 
     config = written(target).search
     at, bitops = next(iter(result["bitops_at"].items()))

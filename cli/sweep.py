@@ -225,11 +225,12 @@ def _list(points: "list[Point]") -> None:
 
 def _wants_gpu(folder: Path) -> bool:
     """Whether a point may use one."""
-    from quantnas import runs, settings, sweeping
+    from quantnas import sweeping
+    from quantnas.runs import run_folder, run_settings
 
     found = (folder / "points" / name for name in sweeping.names(folder))
-    there = [runs.existing(point) for point in found if (point / "config.yaml").exists()]
-    return any(settings.written(run).device != "cpu" for run in there)
+    there = [run_folder.existing(point) for point in found if (point / "config.yaml").exists()]
+    return any(run_settings.written(run).device != "cpu" for run in there)
 
 
 def _engine(workers: int, ray: str | None, cores: int | None, gpu: bool) -> "Engine":

@@ -14,7 +14,7 @@ from . import console
 
 if TYPE_CHECKING:
     from quantnas.inference.upscale_files import Outcome
-    from quantnas.models import Model
+    from quantnas.runs.models import Model
 
 SCALE = 2
 """Where neither a model nor a scale is given."""
@@ -124,9 +124,9 @@ def _again() -> str:
 
 
 def _chosen(name: str | None, scale: int | None) -> "Model":
-    from quantnas import cards, models
+    from quantnas.runs import bundled_models, models
 
-    found = models.resolve(name or cards.best(scale or SCALE))
+    found = models.resolve(name or bundled_models.best(scale or SCALE))
     if scale is not None and scale != found.scale:
         raise UsageError(
             f"--scale is {scale}, but {found.what} enlarges x{found.scale}.",

@@ -13,10 +13,9 @@ from pathlib import Path
 from quantnas.config.files import to_json
 from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.data import holdout
-
-from . import runs, settings
-from .runs import Run
-from .settings import load_config
+from quantnas.runs import run_folder, run_settings
+from quantnas.runs.run_folder import Run
+from quantnas.runs.run_settings import load_config
 
 AFTER_WARMUP = ("target_bitops", "penalty", "entropy", "keep", "trial_steps", "samples")
 """Settings of a search that mean nothing before the alphas learn, and are in no saved state."""
@@ -53,7 +52,7 @@ def keys(run: Run) -> dict[str, str | None]:
 
 
 def _digest(run: Run, config: RunConfig, section: object) -> str:
-    files = [run.folder / name for name in ("space.yaml", settings.GIVEN, holdout.FILE)]
+    files = [run.folder / name for name in ("space.yaml", run_settings.GIVEN, holdout.FILE)]
     texts = [file.read_text(encoding="utf-8") if file.exists() else None for file in files]
     data = [_content(run.folder / name) for name in DATA]
     given = [texts, data, config.seed, config.device, section]
@@ -69,11 +68,11 @@ def take(source: Run, target: Run, until: str) -> None:
     not begun."""
     if target.result("search") is not None or target.resumable:
         return
-    before = runs.STEPS[: runs.STEPS.index(until)]
+    before = run_folder.STEPS[: run_folder.STEPS.index(until)]
     for name in (name for step in before for name in BESIDE.get(step, ())):
         if (source.folder / name).exists():
             shutil.copy2(source.folder / name, target.path(name))
     known = {phase for step in before for phase in PHASES.get(step, ())}
     target.replace_records(row for row in source.records() if row["phase"] in known)
     target.log(f"taken from {source.folder}: all before the step '{until}'")
-    runs.carry(source, target, until)
+    run_folder.carry(source, target, until)

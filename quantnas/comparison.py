@@ -12,11 +12,12 @@ from quantnas.data import photo_sets, photographs
 from quantnas.data.image_files import bundled
 from quantnas.data.photographs import Photograph
 from quantnas.inference.upscaler import Upscaler
+from quantnas.runs import run_folder, run_photographs, run_settings
+from quantnas.runs.models import Model
 
-from . import evaluate, run_photographs, runs, settings
+from . import evaluate
 from .errors import DataError
 from .evaluate import Score
-from .models import Model
 from .progress import Progress
 
 FILE = "evaluation.json"
@@ -69,7 +70,7 @@ def _read(folders: Sequence[str], scale: int) -> list[PhotoSet]:
     ]
 
 
-def sets_of(run: runs.Run, config: RunConfig, scale: int) -> list[PhotoSet]:
+def sets_of(run: run_folder.Run, config: RunConfig, scale: int) -> list[PhotoSet]:
     """What a run is measured on: the photographs that it held out, then its benchmarks.
 
     Raises DataError as `photographs.find`.
@@ -81,7 +82,7 @@ def sets_of(run: runs.Run, config: RunConfig, scale: int) -> list[PhotoSet]:
 def _held_out(model: Model) -> tuple[Photograph, ...] | None:
     if model.run is None:
         return None
-    return run_photographs.photographs_of(model.run, settings.load_config(model.run)).held_out
+    return run_photographs.photographs_of(model.run, run_settings.load_config(model.run)).held_out
 
 
 def measure(

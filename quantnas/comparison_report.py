@@ -10,12 +10,13 @@ from typing import Any
 from quantnas.config import files
 from quantnas.data import bicubic, photographs
 from quantnas.inference.upscaler import Upscaler
+from quantnas.runs import environment, run_folder
+from quantnas.runs.models import Model
 
-from . import comparison, difference, environment, evaluate, front, runs, tables
+from . import comparison, difference, evaluate, front, tables
 from .comparison import PhotoSet
 from .errors import UsageError
 from .evaluate import Score
-from .models import Model
 from .progress import Progress
 
 
@@ -23,7 +24,7 @@ from .progress import Progress
 def new_folder(output: Path, name: str | None, models: Sequence[Model]) -> Iterator[Path]:
     """A new folder of an evaluation, output/evaluate/name; gone again when it fails."""
     default = slug(models[0].name) if len(models) == 1 else "comparison"
-    made = runs.create(output, "evaluate", name, default)
+    made = run_folder.create(output, "evaluate", name, default)
     try:
         yield made.folder
     except BaseException:

@@ -27,9 +27,8 @@ from quantnas.data.patches import to_tensor
 from quantnas.data.photographs import Photograph
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.quantization import bit_widths, post_training
-
-from .runs import Run
-from .workspace import architecture
+from quantnas.runs.networks import architecture
+from quantnas.runs.run_folder import Run
 
 FILE = "damage_measured.json"
 WORK = 2e10

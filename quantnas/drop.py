@@ -12,11 +12,12 @@ from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.inference import upscaler
+from quantnas.runs import networks
+from quantnas.runs.run_folder import Run
 
-from . import comparison, evaluate, workspace
+from . import comparison, evaluate
 from .errors import QualityError
 from .progress import Progress
-from .runs import Run
 
 FILE = "drop.json"
 
@@ -53,8 +54,8 @@ def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
 
     Writes drop.json. Raises DataError when the run is not quantized, and as `photographs.find`.
     """
-    where, frozen, _ = workspace.quantized(run)
-    nets = {"quantized": frozen, "float": workspace.checkpoint(run, "float")[1]}
+    where, frozen, _ = networks.quantized(run)
+    nets = {"quantized": frozen, "float": networks.checkpoint(run, "float")[1]}
     upscalers = {name: upscaler.torch_upscaler(net) for name, net in nets.items()}
     sets = comparison.sets_of(run, config, where.scale)
     table = yield from comparison.measure(upscalers, sets, where.scale)
@@ -68,7 +69,7 @@ def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
 
 def load(run: Run) -> list[Drop]:
     """What `measure` wrote. Raises DataError when it is not there."""
-    path = workspace.need(run.folder / FILE, "quantize")
+    path = networks.need(run.folder / FILE, "quantize")
     return [schema.parse(Drop, row, str(path)) for row in read_json(path)["sets"]]
 
 

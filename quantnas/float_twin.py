@@ -12,10 +12,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from quantnas.exporters.onnx_graph import OnnxGraph
 from quantnas.onnx_import import subgraphs
 
 from .errors import DataError
-from .onnx_graph import OnnxGraph
 
 Array = NDArray[Any]
 

@@ -17,11 +17,11 @@ import onnxruntime as ort
 from quantnas.architectures import cost
 from quantnas.inference.upscaler import SMALL
 from quantnas.onnx_import.onnx_session import cannot_load, open_session
+from quantnas.runs.models import Model
 
 from . import float_twin
 from .errors import DataError, UsageError
 from .machine import Machine
-from .models import Model
 from .progress import Progress
 
 SIZE = (180, 320)

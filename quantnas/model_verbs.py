@@ -14,12 +14,13 @@ from torch import nn
 
 from quantnas.inference import tiling
 from quantnas.onnx_import import module_export
+from quantnas.runs import models
+from quantnas.runs.models import Model
+from quantnas.runs.watcher import SILENT, Watcher, follow
 
-from . import comparison, comparison_report, latency, machine, models, profiling
+from . import comparison, comparison_report, latency, machine, profiling
 from .errors import UsageError
-from .models import Model
 from .progress import Progress
-from .watcher import SILENT, Watcher, follow
 
 Place = str | PathLike[str]
 """A path, or a run, which stands for its folder."""

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from quantnas.config.files import to_json, write_text
+from quantnas.runs.run_folder import Run
 
 from . import point, seeds, sweeping
-from .runs import Run
 
 COSTS = {"gbitops": 3, "bytes": 0}
 """Key -> digits that are shown."""

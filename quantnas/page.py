@@ -14,11 +14,11 @@ from typing import Any
 
 from quantnas import __version__
 from quantnas.config import files
+from quantnas.runs.run_folder import Run
 
 from . import front, page_charts, page_data, page_text, seeds, slider, tables
 from .errors import DataError
 from .page_data import AT, Scores, Shown, Source
-from .runs import Run
 
 FILE = "report.html"
 SCRIPTS = ("elements.js", "compare.js", "page.js")

@@ -13,11 +13,12 @@ from typing import Any
 from quantnas.architectures.cost import REFERENCE
 from quantnas.config import search_space
 from quantnas.config.search_space import SearchSpace
+from quantnas.runs import run_folder
+from quantnas.runs.run_folder import STEPS, Run
 
-from . import damage_measured, report, runs, slider, trajectory
+from . import damage_measured, report, slider, trajectory
 from .damage_measured import Damages
 from .errors import DataError
-from .runs import STEPS, Run
 from .slider import ComparedCrops
 
 SWEEP = "sweep.yaml"
@@ -130,7 +131,7 @@ def find(folders: Sequence[Path]) -> Source:
             found += _points(folder)
             failed += _failed(folder)
         else:
-            found.append(runs.existing(folder).folder)
+            found.append(run_folder.existing(folder).folder)
     found = list({path.resolve(): path for path in found}.values())
     named = list(zip(_names(found), map(Run, found), strict=True))
     done = tuple((name, run) for name, run in named if is_finished(run))
@@ -181,7 +182,7 @@ def _missing(run: Run) -> str:
 
 def collect(name: str, run: Run) -> Shown:
     """Everything about a run whose evaluation has finished. Raises DataError where it lacks."""
-    runs.require(run, until="report")
+    run_folder.require(run, until="report")
     data = report.collect(run)
     evaluated = data["evaluate"]
     return Shown(

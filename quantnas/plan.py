@@ -9,8 +9,8 @@ from typing import Any
 from quantnas.config import quantities, schema
 from quantnas.config.files import to_json
 from quantnas.config.run_config import RunConfig
+from quantnas.runs import run_settings
 
-from . import settings
 from .errors import UsageError
 
 QUANTITIES = ("search.target_bitops", "quantize.target_bitops", "quantize.target_size")
@@ -115,7 +115,7 @@ def _config(base: Settings, row: Settings, source: str) -> RunConfig:
             if not isinstance(where, dict):
                 raise UsageError(f"{source}: '{section}' is no section.", "Check its name.")
             where[key] = meant
-    return settings.settled(schema.parse(RunConfig, data, source))
+    return run_settings.settled(schema.parse(RunConfig, data, source))
 
 
 def _written(data: Settings) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from quantnas.config.files import read_json, to_json, write_text
+from quantnas.runs import run_folder
+from quantnas.runs.run_folder import Run
 
-from . import runs
 from .errors import DataError, QuantnasError
-from .runs import Run
 
 DONE, FAILED, STOPPED = 0, 3, 130
 """How it ends: with the run finished, with the reason in `failed/`, or with a saved state."""
@@ -70,7 +70,7 @@ def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
 
     `stopped` is asked after every record whether to stop there.
     """
-    run = runs.existing(job.run)
+    run = run_folder.existing(job.run)
     try:
         lock = FileLock(run.folder / "lock", timeout=PATIENCE)
         with lock, closing(_steps(run, job.warm)) as steps:
@@ -95,11 +95,10 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
     """Every step, with a record of where it is; closing this saves the state."""
     from quantnas.pipeline import search_step
     from quantnas.pipeline.steps import STEPS
-
-    from .settings import load_config
+    from quantnas.runs.run_settings import load_config
 
     config, spent = load_config(run), seconds(run.folder)
-    for step in runs.STEPS:
+    for step in run_folder.STEPS:
         if run.result(step) is not None:
             continue
         before, began, shown = spent.get(step, 0.0), time.monotonic(), 0.0

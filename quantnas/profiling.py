@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from quantnas.runs.models import Model
+
 from . import latency
-from .models import Model
 from .progress import Progress
 
 TIME = "_kernel_time"

@@ -5,8 +5,7 @@ from typing import Any
 
 from quantnas.config import schema
 from quantnas.config.files import read_json
-
-from .runs import STEPS, Run
+from quantnas.runs.run_folder import STEPS, Run
 
 
 def collect(run: Run) -> dict[str, Any]:

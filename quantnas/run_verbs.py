@@ -17,10 +17,10 @@ from quantnas.config.search_space import SearchSpace
 from quantnas.onnx_import import module_export
 from quantnas.pipeline import driver, extra_formats, helper_process, run_sources
 from quantnas.pipeline.run_sources import Config, Request
+from quantnas.runs import bundled_models, run_folder
+from quantnas.runs.watcher import SILENT, Watcher
 
-from . import cards, runs
 from .errors import UsageError, VerificationError
-from .watcher import SILENT, Watcher
 
 Place = str | PathLike[str]
 """A path, or a run, which stands for its folder."""
@@ -29,11 +29,11 @@ Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Run(runs.Run):
+class Run(run_folder.Run):
     """A run folder; `result` says what its steps found. It can be given in place of its path."""
 
     def export(self, path: Place | None = None, **form: Any) -> Path:
-        """`quantnas.export` of this run."""
+        """`quantnas.exporters.onnx_export` of this run."""
         return export(self, path, **form)
 
 
@@ -185,7 +185,7 @@ def quantize(
     with ExitStack() as temporary:
         if isinstance(model, nn.Module):
             model = temporary.enter_context(module_export.exported(model))
-        file = cards.bundled().get(fspath(model), model)
+        file = bundled_models.bundled().get(fspath(model), model)
         begun = run_sources.to_quantize(request, file, watch)
     return _performed("quantize", begun, watch)
 
@@ -217,7 +217,7 @@ def export(
     DataError for a run that is not quantized and a path that cannot be written, VerificationError
     for a file that differs from torch; that one is left as `*.rejected.onnx`.
 
-    Example: quantnas.export("runs/quantize/rfdn_small", "small.onnx")
+    Example: quantnas.exporters.onnx_export("runs/quantize/rfdn_small", "small.onnx")
     """
     file = None if path is None else Path(path)
     if file is not None:
@@ -229,11 +229,11 @@ def export(
         "export.size": size,
     }
     asked = any(value is not None for value in form.values())
-    if isinstance(model, runs.Run) and not asked and name is None:
+    if isinstance(model, run_folder.Run) and not asked and name is None:
         target = replace(model, new=False)  # it stays when the export fails
     else:
         request = _request("export", form, None, None, output, name)
-        target = run_sources.from_run(request, runs.existing(Path(model)))
+        target = run_sources.from_run(request, run_folder.existing(Path(model)))
     try:
         driver.perform("export", target, watch)
     except VerificationError:
@@ -281,7 +281,7 @@ def _request(
     return Request(verb, config, {**(settings or {}), **told}, Path(output), name)
 
 
-def _performed(verb: str, begun: runs.Run, watch: Watcher) -> Run:
+def _performed(verb: str, begun: run_folder.Run, watch: Watcher) -> Run:
     mine = Run(begun.folder, begun.new)
     driver.perform(verb, mine, watch)
     return mine

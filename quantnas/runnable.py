@@ -22,15 +22,15 @@ from quantnas.config.files import to_json
 from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.data.patches import to_tensor
+from quantnas.exporters import onnx_export, verification
+from quantnas.exporters.packed_weights import STORAGE
 from quantnas.pipeline import extra_formats
 from quantnas.quantization import post_training
+from quantnas.runs.networks import quantized
+from quantnas.runs.run_folder import Run
 
-from . import export, verify
 from .checks import Check
 from .errors import QuantnasError, UsageError
-from .onnx_weights import STORAGE
-from .runs import Run
-from .workspace import quantized
 
 SPACE, CHANNELS, CELLS, SIZE = "rfdn_small", 8, 1, "20x24"
 """The network, and the height and width of the low resolution."""
@@ -50,12 +50,12 @@ class Case:
 
     name: str
     bits: int
-    form: ExportConfig = export.USUAL
+    form: ExportConfig = onnx_export.USUAL
 
     @property
     def main(self) -> bool:
         """Whether a run with its usual settings writes such a file."""
-        return self.form == export.USUAL and self.bits in (8, 4)
+        return self.form == onnx_export.USUAL and self.bits in (8, 4)
 
 
 CASES = (
@@ -115,8 +115,8 @@ def _compared(case: Case, run: Run) -> str:
         return f"{made.compared}."
     where, net, totals = quantized(run)
     path = run.path("model.onnx")
-    export.to_onnx(net, totals, where.scale, path, case.form)
-    found = verify.verify(path, net, [_image()])
+    onnx_export.to_onnx(net, totals, where.scale, path, case.form)
+    found = verification.verify(path, net, [_image()])
     steps = found.max_steps
     away = f"at most {steps} of 255 steps from torch" if steps else "equal to torch"
     counts = f"{found.integer_convolutions} of {found.convolutions}"

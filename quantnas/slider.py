@@ -12,11 +12,11 @@ from quantnas.config.files import read_json, to_json, write_text
 from quantnas.data import bicubic, image_files, photographs
 from quantnas.data.photographs import Photograph
 from quantnas.inference.upscaler import Upscaler
+from quantnas.runs.run_folder import Run
 
 from . import crops, metrics
 from .board import Image
 from .evaluate import MOST
-from .runs import Run
 
 FOLDER, FILE = "crops", "crops.json"
 WIDTH, HEIGHT = 512, 384

@@ -16,12 +16,13 @@ from quantnas.config import schema
 from quantnas.config.files import to_json, write_text
 from quantnas.pipeline import new_run
 from quantnas.pipeline.new_run import Prepared
+from quantnas.runs import environment, run_folder
+from quantnas.runs.run_folder import Run
 
-from . import branching, environment, page_data, point, runs
+from . import branching, page_data, point
 from .errors import DataError, QuantnasError, UsageError
 from .plan import Point
 from .point import PointJob
-from .runs import Run
 from .standing import Overview, Standing, State, TimeEstimate, measured, within
 from .workers import Engine
 
@@ -35,7 +36,7 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
     """The folder `root/sweep/name` of a sweep, with a folder for every point that can be done.
 
     What is wrong with a single point is kept as its failure; when none can be done, the first
-    reason is raised. Raises as `runs.create` too.
+    reason is raised. Raises as `run_folder.create` too.
     """
     _require_alone(points)
     ready: dict[str, Prepared] = {}
@@ -49,10 +50,10 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
         first = points[0].name
         many = f" (none of the {len(points)} points can be done)" if len(points) > 1 else ""
         raise type(wrong[first])(f"{wrong[first].cause}{many}", wrong[first].remedy)
-    folder = runs.create(root, "sweep", name, "sweep").folder
+    folder = run_folder.create(root, "sweep", name, "sweep").folder
     write_text(folder / "env.json", to_json(environment.environment()))
     for name, prepared in ready.items():
-        run = runs.create(folder, "points", name, name)
+        run = run_folder.create(folder, "points", name, name)
         prepared.write(run, ["quantnas", "run", "--config", str(run.folder / "config.yaml")])
     for name, reason in wrong.items():
         point.fail(folder / "points" / name, reason.cause, reason.remedy)
@@ -163,7 +164,7 @@ class _Sweep:
 
     def _over(self, name: str) -> bool:
         run = self.runs[name]
-        return run.result(runs.STEPS[-1]) is not None or point.failure(run.folder).exists()
+        return run.result(run_folder.STEPS[-1]) is not None or point.failure(run.folder).exists()
 
     def _ready(self, name: str) -> bool:
         """Whether it may start: not while a running point makes what it will take over."""
@@ -235,7 +236,7 @@ class _Sweep:
         self, name: str, told: Mapping[str, Any], weights: Mapping[str, float], mine: float
     ) -> Standing:
         run = self.runs[name]
-        if run.result(runs.STEPS[-1]) is not None:
+        if run.result(run_folder.STEPS[-1]) is not None:
             return Standing(name, "done", 1.0, told)
         why = point.why(run.folder)
         if why is not None:
@@ -257,4 +258,4 @@ class _Sweep:
             alike = [n for n, keys in self.keys.items() if keys[step] == self.keys[name][step]]
             if alike[0] != name:
                 taken.add(step)
-        return [step for step in runs.STEPS if step not in taken]
+        return [step for step in run_folder.STEPS if step not in taken]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import export, run_photographs
 from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import to_json
@@ -18,10 +17,12 @@ from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Edge, SearchSpace
 from quantnas.data import image_files, patches
+from quantnas.exporters import onnx_export
 from quantnas.nas.gradient_search import Material
 from quantnas.pipeline import new_run
 from quantnas.quantization import post_training
-from quantnas.runs import Run
+from quantnas.runs import run_photographs
+from quantnas.runs.run_folder import Run
 
 torch.set_num_threads(1)  # for tensors this small, a second thread on a busy core costs 100 times
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for programs that tests start
@@ -197,7 +198,7 @@ def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
         rows = {name: dataclasses.asdict(bits) for name, bits in precision.items()}
         run.path("precision.json").write_text(to_json(rows))
         totals = cost.total(cost.layers(registry.slots(where), found, precision, scale), scale)
-        export.to_onnx(nets[2], totals, scale, run.path("model.onnx"))
+        onnx_export.to_onnx(nets[2], totals, scale, run.path("model.onnx"))
         for step in ("search", "train", "quantize", "export"):
             run.finish(step, {"seconds": 60.0})
         return run

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantnas import environment, evaluate, run_photographs, workspace
+from quantnas import evaluate
 from quantnas.architectures import network, registry, released_weights
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -19,7 +19,8 @@ from quantnas.data import image_files, photographs
 from quantnas.errors import DataError, UsageError
 from quantnas.inference import upscaler
 from quantnas.pipeline import new_run, pretrained, steps
-from quantnas.runs import Run
+from quantnas.runs import environment, networks, run_photographs
+from quantnas.runs.run_folder import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=2)
 RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
@@ -82,7 +83,7 @@ def test_both_steps_say_where_the_weights_are_from(tiny, genotype, begin, weight
     origin = {"adopted": str(weights), "sha256": sha256(weights)}
     results = [run.result(step) for step in ("search", "train")]
     assert all(origin.items() <= told.items() and told["seconds"] == 0 for told in results)
-    assert workspace.architecture(run) == (tiny, genotype)
+    assert networks.architecture(run) == (tiny, genotype)
     assert same(run.weights("float"), weights)
 
 
@@ -100,7 +101,7 @@ def test_the_whole_chain_goes_on_from_there(tiny, genotype, begin, weights, bits
     assert found["float_mean"]["psnr"] == pytest.approx(evaluate.mean(scores).psnr)
     page = (run.folder / "report.md").read_text()
     assert page.count(f"adopted {weights}") == 2 and "share decided" not in page
-    widths = {row.weight_bits for row in workspace.quantized(run)[2].layers}
+    widths = {row.weight_bits for row in networks.quantized(run)[2].layers}
     assert widths == ({4, 8} if bits else {c.weights for c in genotype.choices.values()})
 
 
@@ -168,7 +169,7 @@ def test_a_released_rfdn_needs_no_genotype(begin, tmp_path):
     pretrained.adopt(run, config, tmp_path / "theirs.safetensors")
     net = network.build(where, found, None)
     released_weights.load(net, tmp_path / "theirs.safetensors")
-    assert workspace.architecture(run)[1] == found
+    assert networks.architecture(run)[1] == found
     network.save(net, tmp_path / "wanted.safetensors")
     assert same(run.weights("float"), tmp_path / "wanted.safetensors")
     assert pretrained.space_of(tmp_path / "theirs.safetensors") is None
@@ -182,7 +183,7 @@ def test_the_released_file_is_adopted_by_its_space(begin):
     assert (
         sum(
             conv.weight.numel() + conv.bias.numel()
-            for conv in network.convolutions(workspace.checkpoint(run, "float")[1]).values()
+            for conv in network.convolutions(networks.checkpoint(run, "float")[1]).values()
         )
         == 433_448
     )

@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 import quantnas
-from quantnas import api, drop, model_verbs, run_verbs, watcher
+from quantnas import api, drop, model_verbs, run_verbs
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
 from quantnas.errors import DataError, QualityError, UsageError
 from quantnas.pipeline import steps
 from quantnas.pipeline.run_sources import Request, nested
+from quantnas.runs import watcher
 
 FEW = {"quantize.steps": 2, "quantize.crops": 2, "quantize.batch": 2, "quantize.patch": 12}
 SEARCH = {"epochs": 2, "warmup_epochs": 1, "steps_per_epoch": 2, "batch": 2, "patch": 12}

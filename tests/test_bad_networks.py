@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from quantnas import export
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.data.patches import to_image
 from quantnas.errors import DataError
+from quantnas.exporters import onnx_export
 from quantnas.inference import upscaler
 from quantnas.nn.quantizers import BITS, ActQuantizer, WeightQuantizer, activation_grid, weight_grid
 from quantnas.quantization import post_training
@@ -154,7 +154,7 @@ def test_what_is_dead_is_quantized_trained_frozen_and_exported(
     assert all(p.isfinite().all() for p in frozen.parameters())
     post_training.require_finite_outputs(frozen, low)
     rows = cost.layers(slots, genotype, precision, 2)
-    export.to_onnx(frozen, cost.total(rows, 2), 2, tmp_path / "m.onnx")
+    onnx_export.to_onnx(frozen, cost.total(rows, 2), 2, tmp_path / "m.onnx")
     photo = to_image(pixels(1, 9, 8, 5)[0])
     files = [upscaler.onnx_upscaler(tmp_path / "m.onnx"), upscaler.torch_upscaler(frozen)]
     ours, theirs = (upscale(photo).astype(int) for upscale in files)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import cards, export, models
 from quantnas.architectures import cost, network, registry
 from quantnas.cli.main import main
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
+from quantnas.exporters import onnx_export
 from quantnas.quantization import post_training
+from quantnas.runs import bundled_models, models
 
 
 def command(*arguments: object) -> int:
@@ -29,7 +30,7 @@ def test_a_bundled_model_beside_its_float_network(capsys):
     assert lines[0] == "low resolution 12x20, median (quartiles) of 2 rounds"
     head, row = lines[2], lines[3].split()
     assert "of float" in head and "GBitOps" in head
-    size = cards.bundled()["plain-x4"].stat().st_size
+    size = bundled_models.bundled()["plain-x4"].stat().st_size
     assert row[:6] == ["plain-x4", "4-8", "bits", "4-8", "bits", f"{size:,}"]
     assert any("ONNX Runtime 1." in line and "1 thread used" in line for line in lines)
     assert lines[-1].startswith("Below 8 bits ONNX Runtime computes in 8-bit integers")
@@ -70,9 +71,9 @@ def attentive(small, random_genotype, pixels, tmp_path):
     network.initialise(net, pixels(1, 16, 16))
     totals = cost.total(cost.layers(slots, found, bits, where.scale), where.scale)
 
-    def write(form: ExportConfig = export.USUAL) -> Path:
+    def write(form: ExportConfig = onnx_export.USUAL) -> Path:
         path = tmp_path / "esa.onnx"
-        export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
+        onnx_export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
         return path
 
     return write
@@ -116,7 +117,7 @@ def test_of_a_run_its_file_is_measured_and_no_checkpoint(make_run, tmp_path, cap
 )
 def test_bad_input(arguments, code, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(cards.bundled()["plain-x4"], "torn.onnx")
+    shutil.copy(bundled_models.bundled()["plain-x4"], "torn.onnx")
     Path("torn.onnx").write_bytes(Path("torn.onnx").read_bytes()[:20000])
     Path("text.onnx").write_text("no network")
     assert command("bench", *arguments) == code

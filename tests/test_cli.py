@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantnas import settings
 from quantnas.architectures import registry
 from quantnas.cli import console, options, panel
 from quantnas.cli.main import app, main
@@ -26,7 +25,8 @@ from quantnas.errors import DivergedError
 from quantnas.pipeline import driver, steps
 from quantnas.pipeline.run_sources import Request
 from quantnas.progress import Progress
-from quantnas.runs import Run
+from quantnas.runs import run_settings
+from quantnas.runs.run_folder import Run
 
 ROOT = Path(__file__).parents[1]
 VERBS = sorted(command.callback.__name__ for command in app.registered_commands)
@@ -201,7 +201,9 @@ def test_settings_win_in_the_order_base_file_set_flag(tmp_path):
 
 def test_the_options_of_a_search_are_settings(here, monkeypatch):
     seen = []
-    monkeypatch.setattr(driver, "perform", lambda *a: seen.append(settings.written(a[1])) or 1 / 0)
+    monkeypatch.setattr(
+        driver, "perform", lambda *a: seen.append(run_settings.written(a[1])) or 1 / 0
+    )
     command(
         "search", "rfdn_deploy", "--target-bitops", "2G", "--at", "48x32", "--strategy", "random",
         "--keep", "best", "--epochs", "30",

@@ -9,7 +9,7 @@ from quantnas import cluster, overview, plan, sweeping
 from quantnas.config import search_space
 from quantnas.errors import DataError, UsageError
 from quantnas.plan import Sweep
-from quantnas.runs import Run
+from quantnas.runs.run_folder import Run
 
 BASE = {
     "search": {"epochs": 2, "steps_per_epoch": 2, "warmup_epochs": 1, "batch": 2, "patch": 12},

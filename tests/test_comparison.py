@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import comparison, difference, evaluate, front, labels, metrics, models, tables
+from quantnas import comparison, difference, evaluate, front, labels, metrics, tables
 from quantnas.architectures import network
 from quantnas.cli.main import main
 from quantnas.data import image_files, photo_sets
@@ -15,6 +15,7 @@ from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
 from quantnas.inference import upscaler
 from quantnas.onnx_import import onnx_session
+from quantnas.runs import models
 
 FILES = image_files.bundled().held_out
 

@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import damage_measured, runs, workspace
+from quantnas import damage_measured
 from quantnas.architectures import network, registry
 from quantnas.config.search_space import Precision
 from quantnas.damage_measured import Damages, Measured, rows
 from quantnas.data import photographs
 from quantnas.quantization import bit_widths, post_training
+from quantnas.runs import networks, run_folder
 
 
 @pytest.fixture
 def measured(source):
     """(run, float network, what was measured)"""
-    run = runs.existing(source)
-    where, found = workspace.architecture(run)
+    run = run_folder.existing(source)
+    where, found = networks.architecture(run)
     teacher = network.build(where, found, None)
     network.load(teacher, run.weights("float"), where)
     photos = photographs.find(str(source.parents[1] / "photos"), where.scale)
-    net = workspace.quantized(run)[1]
+    net = networks.quantized(run)[1]
     return run, teacher, damage_measured.measure(run, photos, teacher, net, side=16)
 
 
@@ -40,10 +41,10 @@ def test_every_slot_is_measured_and_kept(measured):
 def test_one_slot_alone_is_rounded(measured):
     """The same by hand: the weights of that layer in the float network replaced by rounded ones."""
     run, teacher, found = measured
-    where, _ = workspace.architecture(run)
+    where, _ = networks.architecture(run)
     photos = photographs.find(str(run.folder.parents[1] / "photos"), where.scale)
     low = damage_measured.crops(photos, where, 16, 8)
-    net = workspace.quantized(run)[1]
+    net = networks.quantized(run)[1]
     network.inherit(net, teacher)
     part = network.convolutions(net)["head"]
     with torch.no_grad():
@@ -59,7 +60,7 @@ def test_one_slot_alone_is_rounded(measured):
 
 def test_the_networks_stay_what_they_were(measured):
     run, teacher, _ = measured
-    where, genotype = workspace.architecture(run)
+    where, genotype = networks.architecture(run)
     fresh = network.build(where, genotype, None)
     network.load(fresh, run.weights("float"), where)
     low = torch.rand(1, 3, 9, 11)
@@ -85,7 +86,7 @@ def test_every_skeleton_can_be_measured(small, random_genotype, pixels, name):
 
 
 def test_predictions_stand_beside(source):
-    run = runs.existing(source)
+    run = run_folder.existing(source)
     (slot, width), *_ = bit_widths.load(source).items()
     options = [{"weights": b, "activations": width.activations} for b in (2, width.weights)]
     row = {"slot": slot, "options": options, "mse": [1.0, 0.25]}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import drop, evaluate, run_photographs, settings, workspace
+from quantnas import drop, evaluate
 from quantnas.architectures import network
 from quantnas.config.run_config import QuantizeConfig
 from quantnas.data import image_files
@@ -14,6 +14,7 @@ from quantnas.drop import Drop
 from quantnas.errors import DataError, QualityError
 from quantnas.inference import upscaler
 from quantnas.pipeline import evaluate_step
+from quantnas.runs import networks, run_photographs, run_settings
 
 FILES = image_files.bundled().held_out
 SMALL = Drop("set5", quantized=31.9, full=32.0, bicubic=28.0, photographs=5)
@@ -35,7 +36,7 @@ def run(make_run, tmp_path):
 @pytest.fixture
 def config(run, tmp_path):
     """Its settings, with a benchmark."""
-    found = settings.load_config(run)
+    found = run_settings.load_config(run)
     return dataclasses.replace(found, benchmarks=(folder(tmp_path / "set2", 2),))
 
 
@@ -59,7 +60,7 @@ def test_it_is_what_the_evaluation_finds_later(run, config):
 
 
 def test_a_network_that_is_spoilt_by_quantization_shows(run, config):
-    where, net, _ = workspace.quantized(run)
+    where, net, _ = networks.quantized(run)
     with torch.no_grad():
         for conv in network.convolutions(net).values():
             conv.bias.add_(0.5)

@@ -11,13 +11,20 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from quantnas import export, fusion, onnx_metadata, onnx_weights, verify, wiring
 from quantnas.architectures import cost, network, registry
 from quantnas.config import files, search_space
 from quantnas.config.genotype import Choice, searched_precision, uniform_precision
 from quantnas.config.search_space import Edge
 from quantnas.data import patches
 from quantnas.errors import DataError
+from quantnas.exporters import (
+    graph_index,
+    integer_fusion,
+    onnx_export,
+    onnx_metadata,
+    packed_weights,
+    verification,
+)
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.quantization import post_training
 
@@ -44,7 +51,7 @@ def export_network(where, genotype, precision, low, folder, change=None, settle=
     rows = cost.layers(registry.slots(where), genotype, precision, where.scale)
     totals = cost.total(rows, where.scale)
     path = folder / "m.onnx"
-    export.to_onnx(frozen, totals, where.scale, path)
+    onnx_export.to_onnx(frozen, totals, where.scale, path)
     return frozen, totals, path
 
 
@@ -127,9 +134,9 @@ def layers_of(path) -> dict[str, dict[str, list]]:
 
 def run_in_integers(path, totals) -> list[str]:
     """Check that every layer does; all operators that ONNX Runtime runs at its default level."""
-    model, optimised = onnx.load(path), verify.optimised(path)
-    assert {*wiring.wired(model).convolutions} == {row.name for row in totals.layers}
-    assert fusion.in_float(model, optimised) == {}
+    model, optimised = onnx.load(path), verification.optimised(path)
+    assert {*graph_index.wired(model).convolutions} == {row.name for row in totals.layers}
+    assert integer_fusion.in_float(model, optimised) == {}
     kinds = [node.op_type for node in optimised.graph.node]
     assert "Conv" not in kinds
     return kinds
@@ -257,10 +264,10 @@ def test_fixed_networks_pass_the_verification(random_genotype, pixels, tmp_path,
     genotype, low = random_genotype(where, 0), pixels(4, 17, 20)
     net, _, path = export_network(where, genotype, precision, low, tmp_path, enliven)
     images = [patches.to_image(pixels(1, side, side + 3, side)[0]) for side in (17, 32)]
-    assert verify.verify(path, net, images).convolutions == len(slots)
+    assert verification.verify(path, net, images).convolutions == len(slots)
     with torch.no_grad():
         assert net(low).std() > 0.1
-    kinds = {node.op_type for node in verify.optimised(path).graph.node}
+    kinds = {node.op_type for node in verification.optimised(path).graph.node}
     assert "Conv" not in kinds and {"QLinearConv", "ConvInteger"} <= kinds
 
 
@@ -270,7 +277,7 @@ def test_two_grids_in_a_row_are_not_merged(make, pixels, tiny):
     with torch.no_grad():
         net.deep.log2_step.sub_(1)  # clips, and the grid behind it does not
     low = pixels(1, 9, 8, 5)
-    export.to_onnx(net, totals, 2, path)
+    onnx_export.to_onnx(net, totals, 2, path)
     (out,) = session(path).run(None, {"lr": low.numpy()})
     with torch.no_grad():
         assert np.array_equal(out, net(low).numpy())
@@ -362,7 +369,7 @@ def test_weights_of_sums_that_go_on_in_float_are_stored_packed(
             assert np.array_equal(value(tensors[name]), q.numpy() + 128)
         else:
             assert tensors[name].data_type == STORED[width]
-            assert np.array_equal(onnx_weights.unpacked(tensors[name]), q.numpy())
+            assert np.array_equal(packed_weights.unpacked(tensors[name]), q.numpy())
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -433,7 +440,7 @@ def test_only_the_file_is_left(make):
 def test_the_same_network_gives_the_same_file(make):
     net, totals, path = make()
     first = path.read_bytes()
-    export.to_onnx(net, totals, 2, path)
+    onnx_export.to_onnx(net, totals, 2, path)
     assert path.read_bytes() == first
 
 
@@ -467,4 +474,4 @@ def test_packed_weights_in_the_file_are_what_the_reader_unpacks(make):
     found = layers_of(path)
     for name, conv in network.convolutions(net).items():
         q, _ = conv.integers()
-        assert np.array_equal(onnx_weights.unpacked(found[name]["kernel"][-1]), q.numpy())
+        assert np.array_equal(packed_weights.unpacked(found[name]["kernel"][-1]), q.numpy())

@@ -10,7 +10,6 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from quantnas import export, onnx_metadata, settings, verify
 from quantnas.architectures import cost, network, registry
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -19,11 +18,13 @@ from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.config.schema import parse
 from quantnas.config.search_space import Precision
 from quantnas.errors import DataError, UsageError, VerificationError
+from quantnas.exporters import onnx_export, onnx_metadata, verification
 from quantnas.inference import upscaler
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.pipeline import evaluate_step, export_step
 from quantnas.quantization import post_training
-from quantnas.runs import Run
+from quantnas.runs import run_settings
+from quantnas.runs.run_folder import Run
 
 WIDTHS = [(8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2)]
 ALL = {"compat": True, "uint8_io": True, "size": "7x10"}
@@ -70,12 +71,12 @@ def in_pixels(high: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", ["tiny", "imdn"])
 def test_every_form_runs_in_integers_and_gives_what_the_usual_one_gives(make, tmp_path, name, bits):
     net, totals, scale = make(name, bits)
-    export.to_onnx(net, totals, scale, tmp_path / "usual.onnx")
+    onnx_export.to_onnx(net, totals, scale, tmp_path / "usual.onnx")
     usual = run(tmp_path / "usual.onnx")
     for i, form in enumerate(FORMS):
         path = tmp_path / f"{i}.onnx"
-        export.to_onnx(net, totals, scale, path, form)
-        kinds = [node.op_type for node in verify.optimised(path).graph.node]
+        onnx_export.to_onnx(net, totals, scale, path, form)
+        kinds = [node.op_type for node in verification.optimised(path).graph.node]
         assert kinds.count("QLinearConv") + kinds.count("ConvInteger") == len(totals.layers)
         assert "Conv" not in kinds
         found = run(path)
@@ -113,10 +114,10 @@ def test_with_steps_that_are_powers_of_two_both_storages_equal_torch(
     with torch.no_grad():
         wanted = net(torch.from_numpy(IMAGE.transpose(2, 0, 1)[None] / np.float32(255))).numpy()
     assert wanted.std() > 0.02
-    export.to_onnx(net, totals, scale, tmp_path / "m.onnx")
+    onnx_export.to_onnx(net, totals, scale, tmp_path / "m.onnx")
     assert np.array_equal(run(tmp_path / "m.onnx"), wanted)
     form = ExportConfig(compat=True, uint8_io=True)  # the grid of the pixels is not theirs here
-    export.to_onnx(net, totals, scale, tmp_path / "m.onnx", form)
+    onnx_export.to_onnx(net, totals, scale, tmp_path / "m.onnx", form)
     assert np.array_equal(run(tmp_path / "m.onnx"), in_pixels(wanted))
 
 
@@ -124,8 +125,8 @@ def test_factors_of_channels_are_taken_out_in_integers_behind_a_grid(make, tmp_p
     net, totals, scale = make("tiny", 4, 4)
     grids = [m for m in net.modules() if isinstance(m, ActQuantizer) and m.octaves is not None]
     assert any((grid.factors != 1).any() for grid in grids)
-    export.to_onnx(net, totals, scale, tmp_path / "m.onnx")
-    better = verify.optimised(tmp_path / "m.onnx")
+    onnx_export.to_onnx(net, totals, scale, tmp_path / "m.onnx")
+    better = verification.optimised(tmp_path / "m.onnx")
     kinds = [node.op_type for node in better.graph.node]
     assert kinds.count("QLinearConv") > len(totals.layers) and "Conv" not in kinds
     steps = {t.name: t.dims for t in better.graph.initializer}
@@ -136,7 +137,7 @@ def test_factors_of_channels_are_taken_out_in_integers_behind_a_grid(make, tmp_p
 def test_the_form_for_old_runtimes_has_old_operators_and_types(make, tmp_path, bits):
     net, totals, scale = make("imdn", bits)
     form, path = ExportConfig(compat=True), tmp_path / "m.onnx"
-    export.to_onnx(net, totals, scale, path, form)
+    onnx_export.to_onnx(net, totals, scale, path, form)
     model = onnx.load(path)
     assert model.ir_version == 7 and [o.version for o in model.opset_import] == [13]
     assert ("Gather" in {n.op_type for n in model.graph.node}) == (bits < 8)
@@ -153,8 +154,8 @@ UINT8, INT8 = onnx.TensorProto.UINT8, onnx.TensorProto.INT8
 
 def test_pixels_stay_integers_from_the_first_convolution_to_the_last(make, tmp_path):
     net, totals, scale = make("tiny", 8)
-    export.to_onnx(net, totals, scale, tmp_path / "m.onnx", ExportConfig(uint8_io=True))
-    kinds = {node.op_type for node in verify.optimised(tmp_path / "m.onnx").graph.node}
+    onnx_export.to_onnx(net, totals, scale, tmp_path / "m.onnx", ExportConfig(uint8_io=True))
+    kinds = {node.op_type for node in verification.optimised(tmp_path / "m.onnx").graph.node}
     assert not kinds & {"QuantizeLinear", "DequantizeLinear", "Cast", "Div", "Identity"}
 
 
@@ -162,7 +163,7 @@ def test_pixels_stay_integers_from_the_first_convolution_to_the_last(make, tmp_p
 def test_a_file_of_one_size_knows_every_shape_and_refuses_other_images(make, tmp_path, name):
     net, totals, scale = make(name, 4)
     path = tmp_path / "m.onnx"
-    export.to_onnx(net, totals, scale, path, ExportConfig(size="16x20"))
+    onnx_export.to_onnx(net, totals, scale, path, ExportConfig(size="16x20"))
     graph = onnx.load(path).graph
     sides = {
         v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
@@ -187,7 +188,7 @@ def test_the_float_file_computes_what_torch_does(small, random_genotype, pixels,
     none = {slot.name: Precision(32, 32) for slot in slots}
     totals = cost.total(cost.layers(slots, genotype, none, 2), 2)
     path = tmp_path / "m.onnx"
-    export.to_onnx(net, totals, 2, path)
+    onnx_export.to_onnx(net, totals, 2, path)
     model = onnx.load(path)
     assert [o.version for o in model.opset_import] == [13] and model.ir_version == 7
     kinds = [node.op_type for node in model.graph.node]
@@ -204,7 +205,7 @@ def test_the_float_file_computes_what_torch_does(small, random_genotype, pixels,
 def test_what_is_not_weights_is_short(make, tmp_path, bits):
     """Names, steps, biases, nodes and metadata, of layers with 7 channels on average."""
     net, totals, scale = make("tiny", bits)
-    export.to_onnx(net, totals, scale, tmp_path / "m.onnx")
+    onnx_export.to_onnx(net, totals, scale, tmp_path / "m.onnx")
     rest = (tmp_path / "m.onnx").stat().st_size - totals.weight_bytes
     assert rest < 560 * len(totals.layers)
 
@@ -269,7 +270,7 @@ def test_a_rejected_file_is_left_beside_the_wanted_one(source, tmp_path, monkeyp
     def reject(*arguments):
         raise VerificationError("It differs.", "Train.")
 
-    monkeypatch.setattr(verify, "verify", reject)
+    monkeypatch.setattr(verification, "verify", reject)
     file = tmp_path / "m.onnx"
     assert command("export", source, "-o", file, "--output", tmp_path) == 4
     made = tmp_path / "export" / "mine"
@@ -292,7 +293,7 @@ def test_a_size_below_what_the_network_needs_is_refused(source, tmp_path, capsys
 
 def test_an_evaluated_run_with_a_file_of_one_size_is_measured_at_any(source, tmp_path):
     run, form = Run(source), ExportConfig(size="24x32")
-    config = dataclasses.replace(settings.load_config(run), export=form)
+    config = dataclasses.replace(run_settings.load_config(run), export=form)
     list(export_step.export_step(run, config))
     list(evaluate_step.evaluate_step(run, config))
     assert run.result("evaluate")["sets"]

@@ -10,14 +10,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import cards, export, float_twin
+from quantnas import float_twin
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
 from quantnas.data import image_files
 from quantnas.data.patches import to_tensor
 from quantnas.errors import DataError
+from quantnas.exporters import onnx_export
 from quantnas.quantization import post_training
+from quantnas.runs import bundled_models
 
 PROVIDERS = ["CPUExecutionProvider"]
 
@@ -56,7 +58,7 @@ def photo() -> np.ndarray:
 def write(random_genotype, photo, tmp_path):
     """(space, bits or None, form) -> the exported file of an untrained network of that space."""
 
-    def build(where, bits=None, form=export.USUAL) -> onnx.ModelProto:
+    def build(where, bits=None, form=onnx_export.USUAL) -> onnx.ModelProto:
         found, slots = random_genotype(where, 1), registry.slots(where)
         precision = uniform_precision(slots, *(bits or (8, 8)))
         torch.manual_seed(0)
@@ -65,7 +67,7 @@ def write(random_genotype, photo, tmp_path):
         rows = cost.layers(slots, found, precision, where.scale)
         totals = cost.total(rows, where.scale)
         path = tmp_path / "m.onnx"
-        export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
+        onnx_export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
         return onnx.load(path)
 
     return build
@@ -73,7 +75,7 @@ def write(random_genotype, photo, tmp_path):
 
 @pytest.mark.parametrize("name", ["plain-x2", "plain-x4"])
 def test_of_a_bundled_model_only_the_noise_of_rounding_is_left_out(name, photo, tmp_path):
-    model = onnx.load(cards.bundled()[name])
+    model = onnx.load(bundled_models.bundled()[name])
     made, pixels = twin_of(model), (photo / 255).astype(np.float32)
     assert psnr(run(made, pixels), run(model, pixels)) > 45
     options = ort.SessionOptions()

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from quantnas import litert
 from quantnas.cli.main import main
+from quantnas.exporters import tflite
 from quantnas.pipeline import extra_formats
 
 
@@ -39,8 +39,8 @@ def test_every_format_is_written_beside_and_is_what_the_option_gets(
 
 def test_a_tflite_file_that_computes_something_else_is_rejected(source, tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert")
-    right = litert.upscaler
-    monkeypatch.setattr(litert, "upscaler", lambda path: lambda low: 255 - right(path)(low))
+    right = tflite.upscaler
+    monkeypatch.setattr(tflite, "upscaler", lambda path: lambda low: 255 - right(path)(low))
     file = tmp_path / "m.tflite"
     assert command("export", source, "--format", "tflite", "-o", file, "--output", tmp_path) == 4
     assert not file.exists() and (tmp_path / "m.rejected.tflite").exists()

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import fusion, verify
-from quantnas.wiring import wired
+from quantnas.exporters import integer_fusion, verification
+from quantnas.exporters.graph_index import wired
 
 KERNEL = np.arange(-18, 18).reshape(4, 1, 3, 3)
 
@@ -149,7 +149,7 @@ def test_what_is_left_in_float_is_named_with_the_reason(spoil, tmp_path):
     onnx.save(draft.model(), path)
     onnx.checker.check_model(path, full_check=True)
     name, reason = BROKEN[spoil]
-    assert fusion.in_float(onnx.load(path), verify.optimised(path)) == {name: reason}
+    assert integer_fusion.in_float(onnx.load(path), verification.optimised(path)) == {name: reason}
 
 
 @pytest.mark.parametrize("spoil", REFUSED, ids=lambda spoil: spoil.__name__)
@@ -158,7 +158,7 @@ def test_other_reasons_are_read_from_the_graph(spoil):
     spoil(draft)
     name, reason = REFUSED[spoil]
     wiring = wired(draft.model())
-    found = {k: [*fusion.reasons(wiring, conv)] for k, conv in wiring.convolutions.items()}
+    found = {k: [*integer_fusion.reasons(wiring, conv)] for k, conv in wiring.convolutions.items()}
     assert {k: texts for k, texts in found.items() if texts} == {name: [reason]}
 
 
@@ -166,7 +166,7 @@ def test_all_that_is_affected_is_named(tmp_path):
     draft, path = Draft(), tmp_path / "m.onnx"
     not_rounded(draft)
     onnx.save(draft.model(), path)
-    assert fusion.in_float(onnx.load(path), verify.optimised(path)) == {
+    assert integer_fusion.in_float(onnx.load(path), verification.optimised(path)) == {
         "first": "what it gives is read by Conv, not by a QuantizeLinear",
         "second": "no DequantizeLinear before its input, but Conv",
     }
@@ -177,6 +177,6 @@ def test_nothing_is_said_of_a_sound_graph(tmp_path):
     draft.between("Relu", "first.out", "first.grid.q")  # its grid starts at 0
     onnx.save(draft.model(), path)
     model = onnx.load(path)
-    assert fusion.in_float(model, verify.optimised(path)) == {}
+    assert integer_fusion.in_float(model, verification.optimised(path)) == {}
     for conv in wired(model).convolutions.values():
-        assert [*fusion.reasons(wired(model), conv)] == []
+        assert [*integer_fusion.reasons(wired(model), conv)] == []

@@ -7,13 +7,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from quantnas import cards, export, onnx_metadata
 from quantnas.architectures import cost, network, registry
 from quantnas.cli import info
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
+from quantnas.exporters import onnx_export, onnx_metadata
 from quantnas.quantization import post_training
+from quantnas.runs import bundled_models
 
 BITS = "weight_bits: [4, 8], act_bits: [4, 8]"
 SPACE = f"""
@@ -56,7 +57,7 @@ def known(tmp_path, pixels):
     network.initialise(net, pixels(1, 8, 8))
     rows = cost.layers(registry.slots(where), found, precision, 2)
     path = tmp_path / "m.onnx"
-    export.to_onnx(post_training.freeze(net), cost.total(rows, 2), 2, path)
+    onnx_export.to_onnx(post_training.freeze(net), cost.total(rows, 2), 2, path)
     return tmp_path / "genotype.json", path
 
 
@@ -98,7 +99,7 @@ def test_the_printed_report_has_the_same_numbers(known, capsys):
 
 @pytest.mark.parametrize("target", ["plain-x4", "rfdn50", "rfdn_small", "rfdn", "edsr_baseline"])
 def test_lines_are_short_and_the_cells_of_a_table_aligned(target, capsys):
-    assert target in {**cards.bundled(), **search_space.builtin()}
+    assert target in {**bundled_models.bundled(), **search_space.builtin()}
     assert command("info", target, "--at", "1080x1920") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100

@@ -8,10 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from quantnas import latency, machine, models, profiling
+from quantnas import latency, machine, profiling
 from quantnas.errors import DataError, UsageError
 from quantnas.latency import Result, Row, Setting, Spread, Times
 from quantnas.machine import Machine
+from quantnas.runs import models
 
 
 @pytest.fixture

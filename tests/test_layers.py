@@ -26,7 +26,7 @@ HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "matplotlib", "brevitas"}
 TERMINAL = {"typer", "click", "rich", "cli", "quantnas.cli"}
 PLAIN = {"errors", "progress", "config"}
 """Packages of plain data: no tensors, no arrays, no graphs."""
-LIGHT = {"quantnas.runs.watcher"}
+LIGHT = {"quantnas.runs.run_folder.watcher"}
 """Modules that a command may import before it is called, although their package has heavy ones."""
 
 

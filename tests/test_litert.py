@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import litert
 from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.data import bicubic, image_files, patches
 from quantnas.errors import DataError, UsageError
-from quantnas.litert_graph import schema
+from quantnas.exporters import tflite
+from quantnas.exporters.tflite_graph import schema
 from quantnas.quantization import post_training
 
 pytest.importorskip("ai_edge_litert")
@@ -39,7 +39,7 @@ def make(small, random_genotype, pixels, tmp_path):
         network.initialise(net, patches.to_tensor(photograph()[None]))
         frozen = post_training.freeze(net)
         totals = cost.total(cost.layers(slots, genotype, precision, 2), 2)
-        litert.to_tflite(frozen, totals, 2, SIZE, tmp_path / "m.tflite")
+        tflite.to_tflite(frozen, totals, 2, SIZE, tmp_path / "m.tflite")
         return frozen, totals, tmp_path / "m.tflite"
 
     return build
@@ -52,7 +52,7 @@ def wanted(net, image) -> np.ndarray:
 
 
 def run(path, image, delegate=True) -> np.ndarray:
-    loaded = litert.interpreter(path, delegate=delegate)
+    loaded = tflite.interpreter(path, delegate=delegate)
     loaded.allocate_tensors()
     (source,), (target,) = loaded.get_input_details(), loaded.get_output_details()
     loaded.set_tensor(source["index"], image[None].astype(np.float32) / np.float32(255))
@@ -110,7 +110,7 @@ def test_constants_are_aligned_for_runtimes_that_map_the_file(make):
 @pytest.mark.parametrize("name", ["apart", "plain"])
 def test_an_upscaler_takes_images_of_any_size(make, name):
     net, _, path = make(name)
-    upscale = litert.upscaler(path)
+    upscale = tflite.upscaler(path)
     for image in (photograph()[:17, :30], photograph(), photograph()[:5, :6]):
         high = upscale(image)
         assert high.dtype == np.uint8 and high.shape == (2 * image.shape[0], 2 * image.shape[1], 3)
@@ -120,17 +120,17 @@ def test_an_upscaler_takes_images_of_any_size(make, name):
 @pytest.mark.parametrize("name", ["apart", "plain"])
 def test_a_file_for_uint8_pixels_gives_the_same_pixels(make, name):
     net, totals, path = make(name)
-    in_float = litert.upscaler(path)(photograph())
-    litert.to_tflite(net, totals, 2, SIZE, path, pixels=True)
-    loaded = litert.interpreter(path)
+    in_float = tflite.upscaler(path)(photograph())
+    tflite.to_tflite(net, totals, 2, SIZE, path, pixels=True)
+    loaded = tflite.interpreter(path)
     ends = [*loaded.get_input_details(), *loaded.get_output_details()]
     assert [end["dtype"] for end in ends] == [np.uint8] * 2
-    assert np.array_equal(litert.upscaler(path)(photograph()), in_float)
+    assert np.array_equal(tflite.upscaler(path)(photograph()), in_float)
 
 
 def test_attention_holds_for_the_size_of_the_file_alone(make):
     _, _, path = make("rfdn")
-    upscale = litert.upscaler(path)
+    upscale = tflite.upscaler(path)
     with pytest.raises(DataError, match="40x30 pixels"):
         upscale(photograph()[:30, :40])
     assert upscale(photograph()).shape == (80, 112, 3)
@@ -144,7 +144,7 @@ def test_tensors_in_float_are_refused(make, name):
 
 def test_metadata_give_the_cost_back(make):
     _, totals, path = make("plain", 4, 8)
-    facts = litert.read_metadata(path)
+    facts = tflite.read_metadata(path)
     assert facts["scale"] == 2 and facts["cost"]["bitops"] == totals.bitops
 
 
@@ -153,12 +153,12 @@ def test_a_truncated_file_is_a_data_error(make, keep):
     _, _, path = make("plain")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"m\.tflite"):
-        litert.upscaler(path)
+        tflite.upscaler(path)
 
 
 def test_a_missing_file_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="Cannot read"):
-        litert.upscaler(tmp_path / "none.tflite")
+        tflite.upscaler(tmp_path / "none.tflite")
 
 
 def test_without_litert_the_extra_is_named(make, monkeypatch):

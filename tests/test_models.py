@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from quantnas import cards, comparison, evaluate, models, onnx_metadata, progress
+from quantnas import comparison, evaluate, progress
 from quantnas.architectures import network
 from quantnas.architectures.cost import Cost
 from quantnas.cli.main import main
@@ -17,6 +17,8 @@ from quantnas.config import files
 from quantnas.data import image_files
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError, QuantnasError, UsageError
+from quantnas.exporters import onnx_metadata
+from quantnas.runs import bundled_models, models
 
 TEXTS = {"trained_on": "six photographs", "terms": "CC0", "recipe": "not at all"}
 
@@ -175,16 +177,16 @@ def test_info_tells_the_cost_of_that_very_checkpoint(run, tmp_path, capsys):
 @pytest.fixture
 def shipped(run, tmp_path, monkeypatch):
     """A folder of bundled models that holds one."""
-    monkeypatch.setattr(cards, "FOLDER", tmp_path / "models")
+    monkeypatch.setattr(bundled_models, "FOLDER", tmp_path / "models")
     found = models.resolve(str(run.folder))
     made = models.make_card(run.folder, "tiny-x2", measured(found), TEXTS)
-    models.bundle(made, found.file, cards.FOLDER)
+    models.bundle(made, found.file, bundled_models.FOLDER)
     return made
 
 
 def test_a_card_is_made_of_a_run_its_evaluation_and_texts(run, shipped):
-    assert cards.bundled() == {"tiny-x2": cards.FOLDER / "tiny-x2.onnx"}
-    assert cards.read("tiny-x2") == shipped
+    assert bundled_models.bundled() == {"tiny-x2": bundled_models.FOLDER / "tiny-x2.onnx"}
+    assert bundled_models.read("tiny-x2") == shipped
     facts = {"name": "tiny-x2", "file": "tiny-x2.onnx", "scale": 2, "space": "tiny", "seed": 0}
     facts |= {"minutes": 3.0, "made_by": "quantnas run tiny", "luma_only": False, **TEXTS}
     assert {key: getattr(shipped, key) for key in facts} == facts
@@ -193,9 +195,9 @@ def test_a_card_is_made_of_a_run_its_evaluation_and_texts(run, shipped):
     assert shipped.scores["set5"].bicubic_psnr > 20
     found = models.resolve("tiny-x2")
     assert (found.name, found.what) == ("tiny-x2", "bundled model tiny-x2")
-    assert cards.best(2) == "tiny-x2"
+    assert bundled_models.best(2) == "tiny-x2"
     with pytest.raises(UsageError, match="no bundled model of x3"):
-        cards.best(3)
+        bundled_models.best(3)
     with pytest.raises(UsageError, match="Bundled are tiny-x2"):
         models.resolve("tiny-x3")
 
@@ -214,14 +216,14 @@ def test_a_card_of_a_lone_file_needs_every_text(run, tmp_path):
 
 
 def test_a_card_is_read_strictly(shipped):
-    path = cards.FOLDER / "tiny-x2.json"
+    path = bundled_models.FOLDER / "tiny-x2.json"
     facts = json.loads(path.read_text())
     path.write_text(json.dumps(facts | {"colour": "blue"}))
     with pytest.raises(UsageError, match="unknown key 'colour'"):
-        cards.read("tiny-x2")
+        bundled_models.read("tiny-x2")
     path.unlink()
     with pytest.raises(DataError, match="Cannot read"):
-        cards.read("tiny-x2")
+        bundled_models.read("tiny-x2")
 
 
 def test_a_bundled_model_is_used_by_its_name(shipped, tmp_path, monkeypatch, capsys):
@@ -269,7 +271,7 @@ def test_models_lists_the_bundled_ones_and_prints_a_card(shipped, capsys):
 
 
 def test_without_bundled_models_every_command_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cards, "FOLDER", tmp_path)
+    monkeypatch.setattr(bundled_models, "FOLDER", tmp_path)
     assert command("models") == 0
     assert capsys.readouterr().out == "no model is bundled\n"
     assert command("models", "--json") == 0
@@ -278,9 +280,9 @@ def test_without_bundled_models_every_command_says_so(tmp_path, monkeypatch, cap
     assert "No model is bundled; give a run or a file." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", cards.bundled())
+@pytest.mark.parametrize("name", bundled_models.bundled())
 def test_a_bundled_model_is_what_its_card_says_and_beats_bicubic(name):
-    file, card = cards.bundled()[name], cards.read(name)
+    file, card = bundled_models.bundled()[name], bundled_models.read(name)
     told = models.facts(file)
     assert {key: getattr(card, key) for key in told} == told
     assert (card.name, card.file) == (name, file.name)

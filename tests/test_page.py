@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from quantnas import front, page, page_data, runs
+from quantnas import front, page, page_data
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.files import to_json
@@ -21,7 +21,8 @@ from quantnas.config.search_space import SearchSpace
 from quantnas.damage_measured import FILE, Damages, Measured
 from quantnas.data import image_files
 from quantnas.errors import DataError
-from quantnas.runs import Run
+from quantnas.runs import run_folder
+from quantnas.runs.run_folder import Run
 from quantnas.slider import FOLDER, ComparedCrop, ComparedCrops, Version
 
 # Run folders as steps leave them, made up
@@ -103,7 +104,7 @@ def finished(
         "evaluate": _evaluated(psnr, scale, SETS if sets is None else sets),
         "report": {},
     }
-    for step in runs.STEPS:
+    for step in run_folder.STEPS:
         run.finish(step, results[step])
     return run
 

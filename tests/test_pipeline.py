@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from quantnas import phases, run_photographs, runs
 from quantnas.cli.main import main
 from quantnas.data import image_files
 from quantnas.pipeline import new_run, steps
-from quantnas.settings import load_config
+from quantnas.runs import resumable, run_folder, run_photographs
+from quantnas.runs.run_settings import load_config
 
 SMOKE = Path(__file__).parent / "smoke.yaml"
 
@@ -61,7 +61,7 @@ def test_the_run_folder_holds_what_the_documentation_says(done):
 
 
 def test_evaluation_is_done_on_photographs_that_were_not_learned_from(done):
-    found = run_photographs.choose(load_config(runs.existing(done)))
+    found = run_photographs.choose(load_config(run_folder.existing(done)))
     assert not set(found.train) & set(found.held_out)
 
 
@@ -154,12 +154,12 @@ def test_the_steps_one_by_one_give_what_the_whole_run_gives(done, tmp_path):
 )
 def test_a_killed_step_goes_on_bit_for_bit(done, tmp_path, monkeypatch, step, after):
     """`after` records, with a state saved behind each; then the process is gone."""
-    monkeypatch.setattr(phases, "SAVE_EVERY", 0.0)
-    killed, resumed = runs.Run(tmp_path / "killed"), runs.Run(tmp_path / "resumed")
-    source = runs.existing(done)
+    monkeypatch.setattr(resumable, "SAVE_EVERY", 0.0)
+    killed, resumed = run_folder.Run(tmp_path / "killed"), run_folder.Run(tmp_path / "resumed")
+    source = run_folder.existing(done)
     config = load_config(source)
     new_run.begin(killed, config, run_photographs.choose(config), {})
-    runs.carry(source, killed, until=step)
+    run_folder.carry(source, killed, until=step)
     progress = steps.STEPS[step](killed, config)
     for _ in range(after):
         next(progress)

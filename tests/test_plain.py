@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import errors, export, verify
+from quantnas import errors
 from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
+from quantnas.exporters import onnx_export, verification
 from quantnas.nas import supernet
 from quantnas.nn import image_layers
 from quantnas.nn.convolutions import subpixel
@@ -125,11 +126,11 @@ def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_p
         if isinstance(grid, ActQuantizer):  # powers of two: every sum is exact in float
             grid.log2_step.data = grid.log2_step.data.round() if not grid.fixed else grid.log2_step
     rows = cost.layers(slots, found, precision, scale)
-    export.to_onnx(
+    onnx_export.to_onnx(
         post_training.freeze(frozen), cost.total(rows, scale), scale, tmp_path / "m.onnx"
     )
     image = (low[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    told = verify.verify(tmp_path / "m.onnx", post_training.freeze(frozen), [image])
+    told = verification.verify(tmp_path / "m.onnx", post_training.freeze(frozen), [image])
     assert told.max_steps <= 1 and told.integer_convolutions == told.convolutions == 5
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from quantnas import qonnx_export
 from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
+from quantnas.exporters import qonnx
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.quantization import post_training
 
@@ -59,7 +59,7 @@ def make(small, random_genotype, pixels, tmp_path):
         frozen = post_training.freeze(net)
         totals = cost.total(cost.layers(slots, genotype, precision, 2), 2)
         path = tmp_path / "m.onnx"
-        qonnx_export.to_qonnx(frozen, totals, 2, SIZE, path)
+        qonnx.to_qonnx(frozen, totals, 2, SIZE, path)
         return frozen, totals, path
 
     return build

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import damage_plot, drop, run_photographs, runs, settings, workspace
+from quantnas import damage_plot, drop
 from quantnas.architectures import network, registry
 from quantnas.cli import console
 from quantnas.cli.main import main
@@ -18,7 +18,8 @@ from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
 from quantnas.inference import upscaler
 from quantnas.pipeline import new_run
-from quantnas.runs import Run
+from quantnas.runs import networks, run_folder, run_photographs, run_settings
+from quantnas.runs.run_folder import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=4)
 FAST = ["steps=3", "batch=2", "patch=12", "crops=4"]
@@ -127,7 +128,7 @@ def test_a_file_is_quantized_as_its_run_is_and_goes_on(type_, source, file_optio
     assert type_(source.folder, "--bits", 4)[0] == 0
     weights = [Run(f).weights("quantized").read_bytes() for f in (mine, made / "source")]
     assert weights[0] == weights[1]
-    told = runs.existing(mine).result("train")
+    told = run_folder.existing(mine).result("train")
     assert told is not None and told["adopted"] == str(source.weights("float"))
     root = made.parent
     assert type_(mine, "--output", root, verb="export")[0] == 0
@@ -164,7 +165,7 @@ def test_another_way_to_choose_bits_replaces_that_of_the_run(type_, source, made
     for i, way in enumerate(ways):
         assert type_(before, *way, "--name", f"n{i}")[0] == 0
         before = made / f"n{i}"
-    bits = [runs.existing(made / f"n{i}").result("quantize")["bits"] for i in range(4)]
+    bits = [run_folder.existing(made / f"n{i}").result("quantize")["bits"] for i in range(4)]
     assert bits == [2, "average_bits", "target_size", 3]
     assert widths(made / "n3") == {3, 8}
     acts = {row["activations"] for row in read_json(made / "n1" / "precision.json").values()}
@@ -177,7 +178,9 @@ def test_another_length_of_retraining_replaces_that_of_the_run(type_, source, ma
     for i, length in enumerate(lengths):
         assert type_(before, "--bits", 2, *length, "--name", f"n{i}")[0] == 0
         before = made / f"n{i}"
-    asked = [settings.load_config(runs.existing(made / f"n{i}")).quantize for i in range(4)]
+    asked = [
+        run_settings.load_config(run_folder.existing(made / f"n{i}")).quantize for i in range(4)
+    ]
     assert [each.train for each in asked] == ["none", "weights", "weights", "weights"]
     assert [each.minutes for each in asked] == [None, 0.01, None, None]
     assert [each.steps for each in asked[2:]] == [2, 0] and not asked[3].retrains
@@ -187,7 +190,7 @@ def test_what_is_to_be_retrained_is_retrained_whatever_the_run_was(type_, source
     assert type_(source.folder, "--bits", 2, "--method", "rtn", "--name", "rtn")[0] == 0
     for name, way in {"option": ("--steps", 2), "set": ("--set", "quantize.steps=2")}.items():
         code, out, _ = type_(made / "rtn", *way, "--name", name)
-        again = settings.load_config(runs.existing(made / name)).quantize
+        again = run_settings.load_config(run_folder.existing(made / name)).quantize
         assert (again.method, again.steps, again.retrains) == ("saliency", 2, True)
         told = f"note: --method is saliency here; for {made / 'rtn'} it was rtn\n"
         assert code == 0 and told in out
@@ -203,7 +206,7 @@ def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
 ):
     """On a photograph that is what the float network makes of its low resolution."""
     low = image_files.read(photos / "held" / "0.png")
-    upscale = upscaler.torch_upscaler(workspace.checkpoint(source, "float")[1])
+    upscale = upscaler.torch_upscaler(networks.checkpoint(source, "float")[1])
     image_files.write(tmp_path / "own" / "LRx2" / "a.png", low)
     image_files.write(tmp_path / "own" / "HR" / "a.png", upscale(low))
     options = ["--bits", 2, "--max-drop", 1.5, "--benchmark", tmp_path / "own" / "HR"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import damage_plot, workspace
+from quantnas import damage_plot
 from quantnas.architectures import network
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
@@ -16,7 +16,8 @@ from quantnas.data import image_files
 from quantnas.errors import DataError
 from quantnas.pipeline import quantize_step
 from quantnas.quantization import baselines, bit_widths, least_squares
-from quantnas.runs import Run
+from quantnas.runs import networks
+from quantnas.runs.run_folder import Run
 from quantnas.training import training_loop
 
 QUICK = QuantizeConfig(steps=5, batch=2, patch=12, crops=4)
@@ -97,14 +98,14 @@ def test_every_way_leaves_a_network_and_what_was_reached(begin, how):
     assert ("quantize" in {r.phase for r in records}) == trains
     assert ("blocks" in {r.phase for r in records}) == ("block_steps" in how)
     layers = [(r.done, r.total) for r in records if r.phase == "least squares"]
-    count = len(network.convolutions(workspace.checkpoint(run, "float")[1]))
+    count = len(network.convolutions(networks.checkpoint(run, "float")[1]))
     assert layers == ([] if first is None else [(i, count) for i in range(count + 1)])
     assert found["limit"] == (None if first in (None, "bits") else how[first])
     assert found["reached"]["weight_bytes"] <= how.get("target_size", 1e9)
     assert found["reached"]["average_bits"] <= how.get("average_bits", 8)
     (told,) = [r.notes for r in records if r.notes]
     assert told[0].startswith("calibration: 4 crops") and "dB to float" in told[-1]
-    _, frozen, _ = workspace.quantized(run)  # the weights fit the bits in the folder
+    _, frozen, _ = networks.quantized(run)  # the weights fit the bits in the folder
     assert all(conv.weight.isfinite().all() for conv in network.convolutions(frozen).values())
     plain = {name.rpartition(".")[2] for name in load_file(run.weights("quantized"))}
     assert plain <= {"weight", "bias", "log2_step", "zero", "octaves"}
@@ -115,8 +116,8 @@ def test_every_way_leaves_a_network_and_what_was_reached(begin, how):
 def test_what_it_reports_is_what_its_network_gives(begin):
     run, config = begin(bits=3)
     list(quantize_step.quantize_step(run, config))
-    _, frozen, _ = workspace.quantized(run)
-    where, teacher, _ = workspace.checkpoint(run, "float")
+    _, frozen, _ = networks.quantized(run)
+    where, teacher, _ = networks.checkpoint(run, "float")
     assert where.colours == 3
     steps = quantize_step._calibration(run, config, where)
     with pytest.raises(StopIteration) as end:
@@ -169,7 +170,7 @@ def test_every_method_is_there_to_compare_with(begin, monkeypatch, method):
     before = found["psnr_to_float_before_training"]
     assert found["psnr_to_float"] == pytest.approx(before, abs=1e-3)
     assert (before == found["psnr_to_float_plain_rounding"]) == (method == "rtn")
-    workspace.quantized(run)
+    networks.quantized(run)
     assert set(METHODS) == set(baselines.METHODS)
 
 
@@ -263,7 +264,7 @@ def test_without_a_folder_they_are_those_of_the_run(begin):
 )  # fmt: skip
 def test_a_network_that_is_no_number_is_refused_by_the_name_of_its_layer(begin, value, cause):
     run, config = begin(bits=4)
-    where, net, _ = workspace.checkpoint(run, "float")
+    where, net, _ = networks.checkpoint(run, "float")
     with torch.no_grad():
         network.convolutions(net)["cell0_fuse"].weight.fill_(value)
         network.convolutions(net)["cell0_fuse"].bias.fill_(3e38)

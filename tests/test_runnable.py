@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from quantnas import export, runnable, verify
+from quantnas import runnable
 from quantnas.architectures import network
 from quantnas.config.run_config import ExportConfig
 from quantnas.errors import UsageError, VerificationError
-from quantnas.onnx_weights import STORAGE
+from quantnas.exporters import onnx_export, verification
+from quantnas.exporters.packed_weights import STORAGE
 from quantnas.pipeline import extra_formats
 from quantnas.runnable import Case
 
@@ -20,9 +21,11 @@ def test_every_form_of_file_is_tried():
     """A new option, width or format must appear in `runnable.CASES`."""
     options = {field.name for field in dataclasses.fields(ExportConfig)} - {"format"}
     forms = {case.form for case in CASES.values() if case.form.format == "onnx"}
-    changed = [{o for o in options if getattr(f, o) != getattr(export.USUAL, o)} for f in forms]
+    changed = [
+        {o for o in options if getattr(f, o) != getattr(onnx_export.USUAL, o)} for f in forms
+    ]
     assert set().union(*changed) == options and all(len(names) <= 1 for names in changed)
-    usual = [case for case in CASES.values() if case.form == export.USUAL]
+    usual = [case for case in CASES.values() if case.form == onnx_export.USUAL]
     assert {case.bits for case in usual} == {*STORAGE}
     assert {case.form.format for case in CASES.values()} == {"onnx", *extra_formats.FORMATS}
     assert len(CASES) == len(runnable.CASES)
@@ -44,7 +47,7 @@ def test_every_form_of_file_runs_here(name):
 
 def test_a_file_that_computes_something_else_is_seen(monkeypatch):
     """One bias inside is off by a tenth: no stored kernel tells, only the pixels."""
-    write = export.to_onnx
+    write = onnx_export.to_onnx
 
     def altered(net, *rest) -> None:
         name = next(name for name in network.convolutions(net) if "body" in name)
@@ -52,7 +55,7 @@ def test_a_file_that_computes_something_else_is_seen(monkeypatch):
         write(net, *rest)
         network.convolutions(net)[name].bias.data.sub_(0.1)
 
-    monkeypatch.setattr(export, "to_onnx", altered)
+    monkeypatch.setattr(onnx_export, "to_onnx", altered)
     check = runnable.tried(CASES["8-bit file"])
     assert (check.verdict, check.fatal) == ("problem", True)
     assert "differs from the network" in check.finding and check.remedy == runnable.REPORT
@@ -79,7 +82,7 @@ def test_what_does_not_run_is_told_with_its_reason(
     def refuse(*arguments):
         raise error
 
-    monkeypatch.setattr(verify, "verify", refuse)
+    monkeypatch.setattr(verification, "verify", refuse)
     monkeypatch.setitem(extra_formats.FORMATS, "tflite", refuse)
     check = runnable.tried(CASES[name])
     assert (check.topic, check.verdict, check.fatal) == (name, verdict, fatal)
@@ -98,7 +101,7 @@ def test_a_trial_computes_with_one_thread_and_leaves_the_number_as_it_was(monkey
         seen.append(torch.get_num_threads())
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(verify, "verify", refuse)
+    monkeypatch.setattr(verification, "verify", refuse)
     torch.set_num_threads(2)
     try:
         assert runnable.tried(CASES["8-bit file"]).verdict == "problem"

@@ -5,43 +5,43 @@ import math
 
 import pytest
 
-from quantnas import runs
 from quantnas.errors import DataError, UsageError
+from quantnas.runs import run_folder
 
 
 def test_without_a_name_the_next_free_number_is_taken(tmp_path):
-    names = [runs.create(tmp_path, "search", None, "space").folder.name for _ in range(3)]
+    names = [run_folder.create(tmp_path, "search", None, "space").folder.name for _ in range(3)]
     assert names == ["space", "space-2", "space-3"]
 
 
 def test_a_taken_name_is_refused_and_left_as_it_was(tmp_path):
-    run = runs.create(tmp_path, "run", "mine", "space")
+    run = run_folder.create(tmp_path, "run", "mine", "space")
     run.log("hello")
     with pytest.raises(UsageError, match="mine is not empty"):
-        runs.create(tmp_path, "run", "mine", "space")
+        run_folder.create(tmp_path, "run", "mine", "space")
     assert (run.folder / "log.txt").read_text() == "hello\n"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\\b", "../a"])
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name):
     with pytest.raises(UsageError, match="--name cannot be"):
-        runs.create(tmp_path / "runs", "run", name, "space")
+        run_folder.create(tmp_path / "runs", "run", name, "space")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_root_that_is_a_file_is_named(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(DataError, match="Cannot make the folder"):
-        runs.create(tmp_path / "runs", "run", None, "space")
+        run_folder.create(tmp_path / "runs", "run", None, "space")
 
 
 def test_a_folder_without_configuration_is_no_run(tmp_path):
     with pytest.raises(DataError, match="not a run folder"):
-        runs.existing(tmp_path)
+        run_folder.existing(tmp_path)
 
 
 def test_a_finished_step_leaves_its_result_and_no_resume_points(tmp_path):
-    run = runs.Run(tmp_path)
+    run = run_folder.Run(tmp_path)
     run.resume_point("search").write_bytes(b"state")
     assert run.result("search") is None
     run.finish("search", {"psnr": math.inf, "steps": 3})
@@ -51,7 +51,7 @@ def test_a_finished_step_leaves_its_result_and_no_resume_points(tmp_path):
 
 
 def test_metrics_are_lines_of_json(tmp_path):
-    run = runs.Run(tmp_path)
+    run = run_folder.Run(tmp_path)
     run.record("float", {"step": 1, "psnr": math.nan})
     run.record("float", {"step": 2, "psnr": 3.5})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -59,13 +59,13 @@ def test_metrics_are_lines_of_json(tmp_path):
 
 
 def test_a_run_takes_over_only_what_came_before(tmp_path):
-    old, new = runs.Run(tmp_path / "old"), runs.Run(tmp_path / "new")
+    old, new = run_folder.Run(tmp_path / "old"), run_folder.Run(tmp_path / "new")
     for step in ("search", "train", "quantize"):
         old.finish(step, {})
-    for names in runs.MADE.values():
+    for names in run_folder.MADE.values():
         for name in names:
             old.path(name).write_bytes(name.encode())
-    runs.carry(old, new, until="quantize")
+    run_folder.carry(old, new, until="quantize")
     assert new.weights("float").read_bytes() == b"checkpoints/float.safetensors"
     assert not (new.folder / "model.onnx").exists()
     assert not (new.folder / "precision.json").exists()
@@ -74,8 +74,8 @@ def test_a_run_takes_over_only_what_came_before(tmp_path):
 
 
 def test_what_has_not_finished_is_named(tmp_path):
-    run = runs.Run(tmp_path)
+    run = run_folder.Run(tmp_path)
     run.finish("search", {})
-    runs.require(run, until="train")
+    run_folder.require(run, until="train")
     with pytest.raises(DataError, match="'train' has not finished"):
-        runs.require(run, until="export")
+        run_folder.require(run, until="export")

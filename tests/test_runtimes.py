@@ -11,10 +11,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from quantnas import export
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
+from quantnas.exporters import onnx_export
 from quantnas.quantization import post_training
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def test_the_oldest_promised_runtime_gives_what_the_newest_gives(
         for uint8_io in (False, True):
             image = np.round(low * 255).astype(np.uint8) if uint8_io else low
             form, path = ExportConfig(compat=compat, uint8_io=uint8_io), tmp_path / "m.onnx"
-            export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
+            onnx_export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
             found = run(python, path, image, version)
             session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
             assert np.array_equal(found, session.run(None, {"lr": image})[0])

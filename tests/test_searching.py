@@ -13,7 +13,7 @@ from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.data import image_files
 from quantnas.nas import random_search
 from quantnas.pipeline import load_photographs, search_step
-from quantnas.runs import Run
+from quantnas.runs.run_folder import Run
 
 SEARCH = {"epochs": 4, "steps_per_epoch": 3, "warmup_epochs": 1, "batch": 2, "patch": 12}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantnas import settings
 from quantnas.cli import options
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -17,7 +16,8 @@ from quantnas.config.schema import read_yaml
 from quantnas.errors import UsageError
 from quantnas.pipeline import driver
 from quantnas.pipeline.run_sources import Request
-from quantnas.runs import Run
+from quantnas.runs import run_settings
+from quantnas.runs.run_folder import Run
 
 TINY = ["float_steps=4", "qat_steps=2", "batch=2", "patch=12"]
 QUICK = [part for s in TINY for part in ("--set", f"train.{s}")]
@@ -31,7 +31,7 @@ def command(*arguments: object) -> int:
 
 def edit(run: Run, **changes: object) -> None:
     """Write other settings into the run."""
-    told = settings.plain(dataclasses.replace(settings.written(run), **changes))
+    told = run_settings.plain(dataclasses.replace(run_settings.written(run), **changes))
     write_text(run.path("config.yaml"), yaml.safe_dump(told))
 
 
@@ -43,36 +43,36 @@ def run(make_run, tmp_path, monkeypatch):
 
 def test_the_space_and_the_genotype_are_those_in_the_folder(run, tmp_path):
     config = RunConfig(space="gone.yaml", scale=3, genotype="gone.json")
-    found = settings.own(run, config)
+    found = run_settings.own(run, config)
     assert (found.space, found.scale) == (str(run.folder / "space.yaml"), None)
     assert found.genotype == "gone.json"
-    shutil.copy(run.folder / "genotype.json", run.folder / settings.GIVEN)
-    assert settings.own(run, config).genotype == str(run.folder / settings.GIVEN)
-    assert settings.own(Run(tmp_path / "empty"), config) == config
+    shutil.copy(run.folder / "genotype.json", run.folder / run_settings.GIVEN)
+    assert run_settings.own(run, config).genotype == str(run.folder / run_settings.GIVEN)
+    assert run_settings.own(Run(tmp_path / "empty"), config) == config
 
 
 def test_what_stays_outside_is_named_by_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     how = TrainConfig(start="a.safetensors", teacher="runs/b")
     config = RunConfig(data="photos", benchmarks=("../Set5",), genotype="g.json", train=how)
-    found = settings.settled(config)
+    found = run_settings.settled(config)
     assert found.data == str(tmp_path / "photos") and found.eval_data is None
     assert found.benchmarks == (str(tmp_path.parent / "Set5"),)
     assert found.genotype == str(tmp_path / "g.json") and found.space == config.space
     assert found.train.start == str(tmp_path / "a.safetensors")
     assert found.train.teacher == str(tmp_path / "runs" / "b")
-    assert settings.settled(found) == found
+    assert run_settings.settled(found) == found
     own = RunConfig(train=TrainConfig(teacher="own", start="float"))
-    assert settings.settled(own) == own and settings.settled(RunConfig()) == RunConfig()
+    assert run_settings.settled(own) == own and run_settings.settled(RunConfig()) == RunConfig()
 
 
 def test_a_training_begins_by_its_own_settings_alone(run):
     how = TrainConfig("scratch", batch=3, teacher="own", max_hours=2.0)
     edit(run, train=how, genotype="gone.json", seed=5)
-    made = settings.inherit(run, "train")
+    made = run_settings.inherit(run, "train")
     assert made["train"] == dataclasses.asdict(TrainConfig(batch=3))
     assert made["genotype"] is None and made["seed"] == 5
-    assert settings.inherit(run, "quantize")["train"] == dataclasses.asdict(how)
+    assert run_settings.inherit(run, "quantize")["train"] == dataclasses.asdict(how)
 
 
 OTHER = [
@@ -87,11 +87,11 @@ OTHER = [
 def test_a_step_stays_with_the_network_of_its_run(run, random_genotype, tiny, change, words):
     Path("other.json").write_text(random_genotype(tiny, 8).to_json())
     edit(run, space="tiny.yaml", scale=4)  # as older versions may have recorded
-    told = RunConfig(**settings.inherit(run, "export") | {"search": None})
-    found = settings.continued(run, told)
+    told = RunConfig(**run_settings.inherit(run, "export") | {"search": None})
+    found = run_settings.continued(run, told)
     assert (found.space, found.scale, found.genotype) == ("tiny.yaml", 2, None)
     with pytest.raises(UsageError, match=words):
-        settings.continued(run, dataclasses.replace(told, **change))
+        run_settings.continued(run, dataclasses.replace(told, **change))
 
 
 def test_the_same_once_more_is_no_change(run):
@@ -99,8 +99,8 @@ def test_the_same_once_more_is_no_change(run):
         Path("copy.yaml"), search_space.to_yaml(search_space.load(str(run.folder / "space.yaml")))
     )
     same = {"space": "copy.yaml", "scale": 2, "genotype": str(run.folder / "genotype.json")}
-    told = RunConfig(**settings.inherit(run, "export") | {"search": None} | same)
-    assert settings.continued(run, told).space == settings.written(run).space
+    told = RunConfig(**run_settings.inherit(run, "export") | {"search": None} | same)
+    assert run_settings.continued(run, told).space == run_settings.written(run).space
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_run_needs_nothing_of_what_it_was_begun_with(run, tmp_path, monkeypatc
 def test_what_is_asked_for_replaces_its_rivals_below(below, layer, found):
     others = {"seed": 1, "train": {"lr": 0.1}, "search": {"steps": 9, "minutes": 1}}
     below, kept = {**others, "quantize": below}, {**others, "quantize": dict(below)}
-    assert settings.over(below, {"quantize": layer}) == {**others, "quantize": found}
+    assert run_settings.over(below, {"quantize": layer}) == {**others, "quantize": found}
     assert below == kept, "it is not changed"
 
 
@@ -177,12 +177,14 @@ def test_what_is_asked_for_replaces_its_rivals_below(below, layer, found):
 def test_one_way_to_choose_bits_replaces_another(layer):
     below = {"bits": 4, "act_bits": 4, "quantize": {"target_bitops": 1e9, "at": "64x64"}}
     quantize = {"at": "64x64", **layer.get("quantize", {})}
-    assert settings.over(below, layer) == {**layer, "quantize": quantize}
+    assert run_settings.over(below, layer) == {**layer, "quantize": quantize}
 
 
 def test_a_section_that_is_none_is_left_to_the_schema():
-    assert settings.over({"quantize": 3}, {"quantize": {"steps": 1}}) == {"quantize": {"steps": 1}}
-    assert settings.over({}, {"quantize": 3}) == {"quantize": 3}
+    assert run_settings.over({"quantize": 3}, {"quantize": {"steps": 1}}) == {
+        "quantize": {"steps": 1}
+    }
+    assert run_settings.over({}, {"quantize": 3}) == {"quantize": 3}
 
 
 def test_options_win_over_set_and_both_over_the_file(tmp_path):

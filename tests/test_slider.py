@@ -7,7 +7,7 @@ from quantnas import slider
 from quantnas.data import bicubic, image_files
 from quantnas.data.photographs import Photograph
 from quantnas.evaluate import MOST
-from quantnas.runs import Run
+from quantnas.runs.run_folder import Run
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from onnx import helper, numpy_helper
 from torch import nn
 
-from quantnas import onnx_metadata, surgery, verify
 from quantnas.architectures import cost, network, onnx_survey, registry
 from quantnas.cli.main import main
 from quantnas.config import genotype
 from quantnas.config.run_config import ExportConfig, PixelsConfig
 from quantnas.config.search_space import Pixels, SearchSpace, outputs
+from quantnas.exporters import graph_surgery, onnx_metadata, verification
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.onnx_import import pixel_conversion
 from quantnas.quantization import post_training
@@ -96,9 +96,9 @@ def test_the_file_is_the_network(bits, compat, tmp_path, pixels):
     where = space_of(exported(Small(), tmp_path / "m.onnx"))
     net, totals = rounded(where, bits, pixels(4, 20, 24))
     form = ExportConfig(compat=compat)
-    written = surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", form)
+    written = graph_surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", form)
     images = [np.random.default_rng(k).integers(0, 256, (20 + k, 31, 3), np.uint8) for k in (0, 1)]
-    found = verify.verify(tmp_path / "out.onnx", net, images)
+    found = verification.verify(tmp_path / "out.onnx", net, images)
     assert found.integer_convolutions == found.convolutions == 5
     assert (written.compat, written.note) == (compat, None)
 
@@ -110,7 +110,7 @@ def test_the_file_is_equal_with_steps_that_are_powers_of_two(tmp_path, pixels):
     net = Plain(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 1, 1), nn.PixelShuffle(2))
     where = space_of(exported(net, tmp_path / "m.onnx"))
     ours, totals = rounded(where, 4, pixels(4, 20, 24), powers=True)
-    surgery.to_onnx(ours, totals, where, tmp_path / "out.onnx", ExportConfig())
+    graph_surgery.to_onnx(ours, totals, where, tmp_path / "out.onnx", ExportConfig())
     low = torch.randint(0, 9, (1, 3, 19, 14)) / 8  # on a grid of powers of two
     run = ort.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
     (got,) = run.run(None, {"x": low.numpy()})
@@ -135,9 +135,9 @@ def uneven(path):
 def test_uneven_padding_and_the_order_of_channels_stay_those_of_the_file(tmp_path, pixels):
     where = space_of(uneven(tmp_path / "m.onnx"))
     net, totals = rounded(where, 8, pixels(4, 20, 24))
-    surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", ExportConfig())
+    graph_surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", ExportConfig())
     image = np.random.default_rng(0).integers(0, 256, (20, 31, 3), np.uint8)
-    assert verify.verify(tmp_path / "out.onnx", net, [image]).max_steps <= 1
+    assert verification.verify(tmp_path / "out.onnx", net, [image]).max_steps <= 1
     kinds = [n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node]
     assert "DepthToSpace" in kinds and "Conv" not in kinds
 
@@ -149,8 +149,8 @@ def test_a_file_that_cannot_be_converted_gets_bytes_and_a_note(tmp_path, pixels,
     def fail(*_):
         raise RuntimeError("no adapter")
 
-    monkeypatch.setattr(surgery.version_converter, "convert_version", fail)
-    written = surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", ExportConfig())
+    monkeypatch.setattr(graph_surgery.version_converter, "convert_version", fail)
+    written = graph_surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", ExportConfig())
     assert written.compat and written.opset == 13 and "bytes" in written.note
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from quantnas import branching, overview, plan, point, runs, standing, sweeping
+from quantnas import branching, overview, plan, point, standing, sweeping
 from quantnas.config import search_space
 from quantnas.errors import DataError, UsageError
 from quantnas.plan import Sweep
 from quantnas.point import DONE, FAILED, PointJob
-from quantnas.runs import Run
+from quantnas.runs import run_folder
+from quantnas.runs.run_folder import Run
 
 BASE = {
     "search": {"epochs": 2, "steps_per_epoch": 2, "warmup_epochs": 1, "batch": 2, "patch": 12},
@@ -40,7 +41,7 @@ class Engine:
         return len(self.jobs) < self.places
 
     def start(self, job: PointJob) -> None:
-        taken = [step for step in runs.STEPS if Run(job.run).result(step) is not None]
+        taken = [step for step in run_folder.STEPS if Run(job.run).result(step) is not None]
         self.jobs[job.name] = job
         self.log.append((job.name, *taken))
 
@@ -54,7 +55,7 @@ class Engine:
     def step(self, name: str, step: str) -> None:
         """Let a running point finish a step."""
         run = Run(self.jobs[name].run)
-        for made in runs.MADE[step]:
+        for made in run_folder.MADE[step]:
             run.path(made).write_text(name)
         run.finish(step, {"seconds": 1.0})
 
@@ -62,7 +63,7 @@ class Engine:
         """Let a point end; with DONE, all its steps are finished."""
         job = self.jobs.pop(name)
         if code == DONE:
-            for step in runs.STEPS:
+            for step in run_folder.STEPS:
                 if Run(job.run).result(step) is None:
                     Run(job.run).finish(step, {"seconds": 1.0})
         self.over.append((job, code))
@@ -299,7 +300,9 @@ def test_a_point_runs_to_its_end_by_itself(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed1")
     assert point.perform(PointJob(run.folder), lambda: False) == DONE
-    assert run.result("report") is not None and set(point.seconds(run.folder)) == set(runs.STEPS)
+    assert run.result("report") is not None and set(point.seconds(run.folder)) == set(
+        run_folder.STEPS
+    )
     one = overview.rows(folder)[1]
     assert one["psnr"]["held-out"]["file"] > 10
     assert not any("over seeds" in line for line in overview.markdown([one]))
@@ -337,7 +340,7 @@ def test_the_process_of_a_point_ends_with_a_number_and_without_noise(begin):
     """Also while its standard input is open."""
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed0")
-    for step in runs.STEPS:
+    for step in run_folder.STEPS:
         run.finish(step, {})
     words = [sys.executable, "-m", "quantnas.point", str(run.folder)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantnas import phases
 from quantnas.architectures import network
 from quantnas.config.files import to_json
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.nas import gradient_search, supernet
-from quantnas.phases import Phase
-from quantnas.runs import Run
+from quantnas.runs import resumable
+from quantnas.runs.resumable import Phase
+from quantnas.runs.run_folder import Run
 from quantnas.training import checkpoint, processes, threads, training_loop
 from quantnas.training.threads import Choice
 
@@ -172,15 +172,15 @@ def always(unset, monkeypatch):
 def test_measuring_leaves_no_trace(make, name, always, monkeypatch, tmp_path):
     plain, measured = Run(tmp_path / "plain"), Run(tmp_path / "measured")
     monkeypatch.setattr(threads, "candidates", lambda cores: (2,))
-    records = list(phases.perform(plain, make[name]()))
+    records = list(resumable.perform(plain, make[name]()))
     monkeypatch.setattr(threads, "candidates", lambda cores: (2, 1))
     monkeypatch.setattr(threads, "better", lambda medians, present: present)
-    more = list(phases.perform(measured, make[name]()))
+    more = list(resumable.perform(measured, make[name]()))
     assert len(records) == 9 and len(more) > 2 * len(records)
     require_same(state_of(plain, name), state_of(measured, name))
     assert measured.records() == plain.records()
-    assert not (plain.folder / phases.THREADS).exists()
-    assert phases._noted(measured) == {name: {"1": 2}}
+    assert not (plain.folder / resumable.THREADS).exists()
+    assert resumable._noted(measured) == {name: {"1": 2}}
 
 
 @pytest.mark.parametrize("name", ["float", "search"])
@@ -189,22 +189,22 @@ def test_a_resumed_loop_repeats_the_noted_choices(make, name, always, monkeypatc
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     turns = itertools.cycle((1, 2))
     monkeypatch.setattr(threads, "better", lambda medians, present: next(turns))
-    list(phases.perform(whole, make[name]()))
-    notes = phases._noted(whole)
+    list(resumable.perform(whole, make[name]()))
+    notes = resumable._noted(whole)
     assert list(notes[name].values()) == [1, 2] * 4 + [1] * (len(notes[name]) % 2)
-    killed.path(phases.THREADS).write_text(to_json(notes))
+    killed.path(resumable.THREADS).write_text(to_json(notes))
     for stop in (4, 99):
-        sitting = phases.perform(killed, make[name]())
+        sitting = resumable.perform(killed, make[name]())
         for record in sitting:
             if record.done == stop:
                 sitting.close()
     require_same(state_of(whole, name), state_of(killed, name))
-    assert phases._noted(killed) == notes
+    assert resumable._noted(killed) == notes
 
 
 def test_a_loop_that_is_closed_while_it_measures_saves_what_it_had(make, always, tmp_path):
     run = Run(tmp_path)
-    sitting = phases.perform(run, make["float"]())
+    sitting = resumable.perform(run, make["float"]())
     assert [next(sitting).done for _ in range(3)] == [1, 1, 1]
     sitting.close()
     assert torch.get_num_threads() == 2
@@ -216,8 +216,8 @@ def test_a_stretch_without_steps_is_measured_once(slow, monkeypatch, tmp_path):
     slow.update({2: 3.0, 1: 1.0})
     run, seen = Run(tmp_path), []
     for _ in range(2):
-        with phases.threads_for(run, "saliency", lambda: (seen.append(1), slow["step"]())):
+        with resumable.threads_for(run, "saliency", lambda: (seen.append(1), slow["step"]())):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     assert 0 < len(seen) <= 2 * threads.TURNS
-    assert phases._noted(run) == {"saliency": {"0": 1}}
+    assert resumable._noted(run) == {"saliency": {"0": 1}}

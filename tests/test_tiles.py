@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantnas import cards, export
 from quantnas.architectures import cost, network, registry
 from quantnas.config import genotype, search_space
 from quantnas.data import image_files, patches
 from quantnas.errors import DataError
+from quantnas.exporters import onnx_export
 from quantnas.inference import receptive_field
 from quantnas.inference.receptive_field import Reach
 from quantnas.inference.tiling import (
@@ -26,6 +26,7 @@ from quantnas.inference.tiling import (
     upscaler,
 )
 from quantnas.quantization import post_training
+from quantnas.runs import bundled_models
 
 PHOTO = image_files.read(image_files.bundled().held_out[0])
 
@@ -55,7 +56,7 @@ def built(
     net = network.build(where, found, precision)
     network.initialise(net, patches.to_tensor(PHOTO[None, :24, :24]))
     totals = cost.total(cost.layers(slots, found, precision, where.scale), where.scale)
-    export.to_onnx(post_training.freeze(net), totals, where.scale, tmp_path / "m.onnx")
+    onnx_export.to_onnx(post_training.freeze(net), totals, where.scale, tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
 
 
@@ -130,7 +131,7 @@ def test_spans_cover_an_axis_once(length, side, overlap, attention):
 
 
 def test_tiled_equals_whole_for_a_bundled_model():
-    found = load(cards.bundled()["plain-x4"], 4)
+    found = load(bundled_models.bundled()["plain-x4"], 4)
     assert off(found, PHOTO[:97, :121], 40) == 0
     result = run(found, PHOTO[:97, :121], 40, 1)
     assert result.seam > 0  # it tells when the overlap is too small

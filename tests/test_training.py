@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantnas import errors, report, run_photographs, runs
+from quantnas import errors, report
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.run_config import RunConfig, TrainConfig
 from quantnas.pipeline import new_run, search_step, train_step
+from quantnas.runs import run_folder, run_photographs
 from quantnas.training import checkpoint
 
 TINY = ["float_steps=12", "qat_steps=6", "batch=2", "patch=12", "check=4"]
@@ -222,14 +223,14 @@ def test_a_full_disk_elsewhere_is_said_in_words(fixed, tmp_path, capsys, monkeyp
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "metrics.jsonl")
 
-    monkeypatch.setattr(runs.Run, "record", full)
+    monkeypatch.setattr(run_folder.Run, "record", full)
     assert command("train", "quicksrnet_small", "--output", tmp_path, *SETTINGS) == 3
     assert "The disk is full: metrics.jsonl" in capsys.readouterr().err
 
 
 def test_progress_shows_what_a_person_wants_to_know(tmp_path):
     config = RunConfig(space="quicksrnet_small", train=TrainConfig(float_steps=5, qat_steps=0))
-    run = runs.create(tmp_path, "train", None, "x")
+    run = run_folder.create(tmp_path, "train", None, "x")
     new_run.begin(run, config, run_photographs.choose(config), {})
     where = search_space.load("quicksrnet_small")
     (run.folder / "space.yaml").write_text(search_space.to_yaml(where))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from quantnas import cards, models
 from quantnas.cli import console
 from quantnas.cli.main import main
 from quantnas.data import bicubic, image_files, image_modes
@@ -18,6 +17,7 @@ from quantnas.errors import DataError, UsageError
 from quantnas.inference import tiling, upscale_files
 from quantnas.inference.receptive_field import Reach
 from quantnas.inference.tiling import Network, Tiling
+from quantnas.runs import bundled_models, models
 
 PHOTO = image_files.read(image_files.bundled().held_out[0])[:24, :30]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -126,7 +126,7 @@ def test_bad_input_is_told_before_anything_is_written(here, capsys, arguments, c
     import onnx
 
     Path("photos/c.onnx").write_bytes(b"not a model")
-    whole = cards.bundled()["plain-x2"].read_bytes()
+    whole = bundled_models.bundled()["plain-x2"].read_bytes()
     Path("cut.onnx").write_bytes(whole[: len(whole) // 2])
     foreign = onnx.load_from_string(whole)
     del foreign.metadata_props[:]

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import export, onnx_metadata, verify
 from quantnas.architectures import cost, network, registry, released_weights
 from quantnas.architectures.cost import Layer
 from quantnas.config import search_space
@@ -26,9 +25,10 @@ from quantnas.config.genotype import (
 from quantnas.data import image_files
 from quantnas.data.patches import to_tensor
 from quantnas.errors import VerificationError
+from quantnas.exporters import onnx_export, onnx_metadata, verification
+from quantnas.exporters.graph_index import back, origin, wired
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.quantization import post_training
-from quantnas.wiring import back, origin, wired
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def make(tiny, random_genotype, photographs, tmp_path):
         path = tmp_path / "m.onnx"
         rows = cost.layers(slots, genotype, precision, tiny.scale)
         told = [replace(row, **stated.get(row.name, {})) for row in rows]
-        export.to_onnx(frozen, cost.total(told, tiny.scale), tiny.scale, path)
+        onnx_export.to_onnx(frozen, cost.total(told, tiny.scale), tiny.scale, path)
         return frozen, path
 
     return build
@@ -73,13 +73,13 @@ def stored_of(model: onnx.ModelProto, layer: str) -> onnx.TensorProto:
 @pytest.mark.parametrize("bits", [None, 8, 4, 3, 2])
 def test_a_sound_file_passes_and_runs_in_integers(make, photographs, bits):
     net, path = make(bits)
-    found = verify.verify(path, net, photographs)
+    found = verification.verify(path, net, photographs)
     assert found.images == 2
     assert found.max_steps <= 2 and found.psnr > 55 and 0 <= found.share_different < 0.1
     assert found.convolutions == found.integer_convolutions == len(network.convolutions(net))
     plain = found.unoptimised
     assert plain.small and plain.max_steps <= 2 and 0 <= plain.share_different < 0.1
-    kinds = [node.op_type for node in verify.optimised(path).graph.node]
+    kinds = [node.op_type for node in verification.optimised(path).graph.node]
     assert "Conv" not in kinds and kinds.count("QLinearConv") >= found.convolutions
     assert "Cast" not in kinds and "Sub" not in kinds
 
@@ -87,7 +87,7 @@ def test_a_sound_file_passes_and_runs_in_integers(make, photographs, bits):
 def test_the_network_is_given_back_as_it_was(make, photographs):
     net, path = make()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    verify.verify(path, net, photographs[:1])
+    verification.verify(path, net, photographs[:1])
     assert all(v.dtype == torch.float32 for v in net.state_dict().values())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
@@ -101,7 +101,7 @@ def test_a_file_with_one_wrong_weight_fails_and_the_layer_is_named(make, photogr
     tensor.raw_data = bytes([first ^ 1, *others])
     onnx.save(model, path)
     with pytest.raises(VerificationError, match=f"'{layer}' has 1 of .* other than the network"):
-        verify.verify(path, net, photographs)
+        verification.verify(path, net, photographs)
 
 
 @pytest.mark.parametrize("layer", ["head", "upsample"])
@@ -110,7 +110,7 @@ def test_a_file_with_other_biases_fails(make, photographs, layer):
     with torch.no_grad():
         network.convolutions(net)[layer].bias += 0.1
     with pytest.raises(VerificationError, match=r"m\.onnx differs from the network"):
-        verify.verify(path, net, photographs)
+        verification.verify(path, net, photographs)
 
 
 def test_another_network_fails(make, photographs):
@@ -118,7 +118,7 @@ def test_another_network_fails(make, photographs):
     torch.manual_seed(1)
     _, path = make(8)
     with pytest.raises(VerificationError, match="weights other than the network"):
-        verify.verify(path, other, photographs)
+        verification.verify(path, other, photographs)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "missing"])
@@ -131,7 +131,7 @@ def test_a_file_that_is_none_fails(make, photographs, damage):
     else:
         path.unlink()
     with pytest.raises(VerificationError, match=r"ONNX's own checker refuses m\.onnx"):
-        verify.verify(path, net, photographs)
+        verification.verify(path, net, photographs)
 
 
 def test_a_file_without_its_layers_fails(make, photographs):
@@ -140,7 +140,7 @@ def test_a_file_without_its_layers_fails(make, photographs):
     del model.metadata_props[:]
     onnx.save(model, path)
     with pytest.raises(VerificationError, match=r"m\.onnx does not state its layers"):
-        verify.verify(path, net, photographs)
+        verification.verify(path, net, photographs)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_metadata_that_state_other_bits_than_are_stored_fail(
 ):
     net, path = make(4, **{layer: stated})
     with pytest.raises(VerificationError, match=problem):
-        verify.verify(path, net, photographs)
+        verification.verify(path, net, photographs)
 
 
 def directly(model: onnx.ModelProto, layer: str) -> None:
@@ -199,7 +199,7 @@ def test_a_convolution_that_stays_in_float_fails_and_is_named(make, photographs,
     onnx.save(model, path)
     told = rf"1 of \d+ convolutions .* stay in float .*: '{layer}' \({reason}\)\."
     with pytest.raises(VerificationError, match=told):
-        verify.verify(path, net, photographs)
+        verification.verify(path, net, photographs)
 
 
 def test_2_bits_read_directly_do_not_load(make, photographs):
@@ -208,7 +208,7 @@ def test_2_bits_read_directly_do_not_load(make, photographs):
     directly(model, "smooth")
     onnx.save(model, path)
     with pytest.raises(VerificationError, match=r"does not load m\.onnx: .*2-bit files need 1\.24"):
-        verify.verify(path, net, photographs)
+        verification.verify(path, net, photographs)
 
 
 # Files in float, of one size, of bytes
@@ -263,23 +263,25 @@ def float_file(net: Enlarger, path: Path, sides: tuple, in_bytes: bool) -> None:
 def test_a_file_is_given_what_it_takes_and_need_not_round(photographs, tmp_path, sides, in_bytes):
     net, path = Enlarger(), tmp_path / "f.onnx"
     float_file(net, path, sides, in_bytes)
-    found = verify.verify(path, net, photographs)
+    found = verification.verify(path, net, photographs)
     assert found.max_steps <= 1 and found.unoptimised.max_steps <= 1 and found.psnr > 70
     assert (found.convolutions, found.integer_convolutions) == (1, 0)
     with torch.no_grad():
         net.conv.bias[3] += 2 / 255
     with pytest.raises(VerificationError, match="differs from the network"):
-        verify.verify(path, net, photographs)
+        verification.verify(path, net, photographs)
 
 
 def test_the_noise_of_a_channel_is_that_of_its_own_step():
     grid, seen = ActQuantizer(8, channels=2), []
     grid.octaves.data.copy_(torch.tensor([0.0, -3.0]))
-    with verify._noisy(grid):
+    with verification._noisy(grid):
         grid.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         grid(torch.zeros(1, 2, 50, 50))
     largest = seen[0].detach().abs().amax((0, 2, 3))
-    np.testing.assert_allclose(largest, verify.NOISE * grid.step.item() / np.array([1, 8]), 0.01)
+    np.testing.assert_allclose(
+        largest, verification.NOISE * grid.step.item() / np.array([1, 8]), 0.01
+    )
 
 
 RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
@@ -300,14 +302,14 @@ def deep(photographs, tmp_path_factory):
     network.initialise(net, to_tensor(image[None]))
     frozen, path = post_training.freeze(net), tmp_path_factory.mktemp("deep") / "deep.onnx"
     rows = cost.layers(slots, found, precision, 4)
-    export.to_onnx(frozen, cost.total(rows, 4), 4, path)
+    onnx_export.to_onnx(frozen, cost.total(rows, 4), 4, path)
     return frozen, path, image
 
 
 def test_a_deep_network_may_differ_by_what_its_own_noise_does(deep):
     net, path, image = deep
-    found = verify.verify(path, net, [image])
-    assert found.psnr < verify.LEAST and found.sensitivity is not None
+    found = verification.verify(path, net, [image])
+    assert found.psnr < verification.LEAST and found.sensitivity is not None
     assert found.psnr > found.sensitivity - 3
     assert found.unoptimised.psnr > found.sensitivity - 3
     assert found.integer_convolutions == found.convolutions == 64
@@ -315,9 +317,9 @@ def test_a_deep_network_may_differ_by_what_its_own_noise_does(deep):
 
 def test_no_noise_excuses_a_file_below_the_floor(deep, monkeypatch):
     net, path, image = deep
-    monkeypatch.setattr(verify, "FLOOR", 54.9)
+    monkeypatch.setattr(verification, "FLOOR", 54.9)
     with pytest.raises(VerificationError, match="never below 55 dB"):
-        verify.verify(path, net, [image])
+        verification.verify(path, net, [image])
 
 
 def test_wrong_biases_of_a_deep_network_are_more_than_its_noise(deep):
@@ -325,4 +327,4 @@ def test_wrong_biases_of_a_deep_network_are_more_than_its_noise(deep):
     with torch.no_grad():
         network.convolutions(net)["upsample"].bias += 0.05
     with pytest.raises(VerificationError, match="against itself with noise"):
-        verify.verify(path, net, [image])
+        verification.verify(path, net, [image])

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import run_photographs
 from quantnas.config.run_config import RunConfig
 from quantnas.data import holdout, image_files, photographs
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
 from quantnas.pipeline import new_run, preflight
-from quantnas.runs import Run
-from quantnas.settings import load_config
+from quantnas.runs import run_photographs
+from quantnas.runs.run_folder import Run
+from quantnas.runs.run_settings import load_config
 
 
 def lay(folder: Path, count: int = 5, low: tuple[int, int] | None = (40, 50)) -> str:

@@ -19,7 +19,7 @@ from quantnas.nn import operations
 from . import registry
 
 STORED = {2: 2, 3: 4, 4: 4, 8: 8, 32: 32}
-"""Bits of a weight -> bits that it takes in the file (`onnx_weights.STORAGE`)."""
+"""Bits of a weight -> bits that it takes in the file (`packed_weights.STORAGE`)."""
 REFERENCE = (32, 32)
 """(height, width) of the low-resolution image where nothing else is said."""
 FLOAT_MAC = 32 * 32

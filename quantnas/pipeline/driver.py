@@ -8,16 +8,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from quantnas import drop, runs, settings
+from quantnas import drop
 from quantnas.config.run_config import RunConfig
 from quantnas.errors import DataError, QualityError, UsageError
-from quantnas.runs import Run
-from quantnas.watcher import SILENT, Watcher, follow, watched
+from quantnas.runs import run_folder, run_settings
+from quantnas.runs.run_folder import Run
+from quantnas.runs.watcher import SILENT, Watcher, follow, watched
 
 from . import steps as steps_module
 
 STEPS: dict[str, tuple[str, ...]] = {
-    "run": runs.STEPS,
+    "run": run_folder.STEPS,
     "search": ("search",),
     "train": ("search", "train"),
     "quantize": ("quantize",),
@@ -32,7 +33,7 @@ def perform(verb: str, run: Run, watch: Watcher = SILENT) -> None:
     A new folder in which nothing was made is removed after a DataError or a UsageError. Raises what
     the steps and the watcher raise, and QualityError as `quantnas.quantization.post_training`.
     """
-    config, steps = settings.load_config(run), STEPS[verb]
+    config, steps = run_settings.load_config(run), STEPS[verb]
     with _removed_if_empty(run, steps), watched(run, watch):
         for step in steps:
             _perform(step, run, config, watch)

@@ -7,8 +7,8 @@ from quantnas.architectures import network
 from quantnas.config.run_config import RunConfig
 from quantnas.inference import upscaler
 from quantnas.progress import Progress
-from quantnas.runs import Run
-from quantnas.workspace import architecture, need
+from quantnas.runs.networks import architecture, need
+from quantnas.runs.run_folder import Run
 
 from . import export_step
 

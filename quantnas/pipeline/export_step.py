@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from quantnas import export, metrics, surgery, verify
+from quantnas import metrics
 from quantnas.architectures import cost, registry
 from quantnas.architectures.imported_onnx import ImportedNetwork, read
 from quantnas.config import files
@@ -14,11 +14,12 @@ from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import bicubic, patches, photographs
 from quantnas.errors import UsageError
+from quantnas.exporters import graph_surgery, onnx_export, verification
 from quantnas.inference import upscaler
 from quantnas.progress import Progress
-from quantnas.run_photographs import photographs_of
-from quantnas.runs import Run
-from quantnas.workspace import need, quantized
+from quantnas.runs.networks import need, quantized
+from quantnas.runs.run_folder import Run
+from quantnas.runs.run_photographs import photographs_of
 
 from . import extra_formats
 
@@ -42,7 +43,7 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
     notes = _write(net, totals, where, candidate, config.export)
     yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)}, notes)
-    found = verify.verify(candidate, net, samples)
+    found = verification.verify(candidate, net, samples)
     candidate.replace(target)
     yield Progress("export", 2, parts, {"max difference": f"{found.max_steps} steps"})
     result = {
@@ -67,9 +68,9 @@ def _write(
 ) -> tuple[str, ...]:
     """The file; what is worth knowing of it."""
     if not isinstance(net, ImportedNetwork):
-        export.to_onnx(net, totals, where.scale, path, form)
+        onnx_export.to_onnx(net, totals, where.scale, path, form)
         return ()
-    found = surgery.to_onnx(net, totals, where, path, form)
+    found = graph_surgery.to_onnx(net, totals, where, path, form)
     return (f"note: {found.note}",) if found.note else ()
 
 
@@ -104,7 +105,7 @@ def _file_of_any_size(run: Run, config: RunConfig) -> Path:
         return file
     where, net, totals = quantized(run)
     twin = run.path("checkpoints/any_size.onnx")
-    export.to_onnx(net, totals, where.scale, twin, replace(config.export, size="any"))
+    onnx_export.to_onnx(net, totals, where.scale, twin, replace(config.export, size="any"))
     return twin
 
 

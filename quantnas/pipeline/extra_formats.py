@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantnas import export, litert, qonnx_export, verify
 from quantnas.architectures import cost
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.errors import UsageError, VerificationError
+from quantnas.exporters import onnx_export, qonnx, tflite, verification
 from quantnas.inference import upscaler
-from quantnas.runs import Run
-from quantnas.workspace import checkpoint, quantized
+from quantnas.runs.networks import checkpoint, quantized
+from quantnas.runs.run_folder import Run
 
 Samples = Sequence[NDArray[np.uint8]]
 """Low-resolution images (H, W, 3) on which a file is compared."""
@@ -36,8 +36,8 @@ def _float(run: Run, config: RunConfig, samples: Samples) -> ExtraFile:
     """The float network of the same run."""
     where, net, totals = checkpoint(run, "float")
     target, candidate = run.path("model.float.onnx"), run.path("model.float.rejected.onnx")
-    export.to_onnx(net, totals, where.scale, candidate, config.export)
-    found = verify.verify(candidate, net, samples)
+    onnx_export.to_onnx(net, totals, where.scale, candidate, config.export)
+    found = verification.verify(candidate, net, samples)
     return _made(candidate.replace(target), f"at most {found.max_steps} of 255 steps from torch")
 
 
@@ -45,7 +45,7 @@ def _qonnx(run: Run, config: RunConfig, samples: Samples) -> ExtraFile:
     """For FPGA toolchains; nothing here can run it."""
     where, net, totals = quantized(run)
     target = run.path("model.qonnx.onnx")
-    qonnx_export.to_qonnx(net, totals, where.scale, _sides(config.export, where.scale), target)
+    qonnx.to_qonnx(net, totals, where.scale, _sides(config.export, where.scale), target)
     return _made(target, "checked by ONNX, not run")
 
 
@@ -54,8 +54,8 @@ def _tflite(run: Run, config: RunConfig, samples: Samples) -> ExtraFile:
     where, net, totals = quantized(run)
     target, candidate = run.path("model.tflite"), run.path("model.rejected.tflite")
     sides, pixels = _sides(config.export, where.scale), config.export.uint8_io
-    litert.to_tflite(net, totals, where.scale, sides, candidate, pixels)
-    ours, theirs = upscaler.torch_upscaler(net), litert.upscaler(candidate)
+    tflite.to_tflite(net, totals, where.scale, sides, candidate, pixels)
+    ours, theirs = upscaler.torch_upscaler(net), tflite.upscaler(candidate)
     psnr = min(_psnr(ours, theirs, _fitting(sample, sides)) for sample in samples)
     if psnr < LEAST:
         raise VerificationError(

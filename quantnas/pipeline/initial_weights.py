@@ -14,9 +14,9 @@ from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace, load
 from quantnas.errors import DataError, QuantnasError, UsageError
-from quantnas.runs import Run, existing
+from quantnas.runs.networks import architecture, need
+from quantnas.runs.run_folder import Run, existing
 from quantnas.training import training_loop
-from quantnas.workspace import architecture, need
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from quantnas.config.run_config import RunConfig
 from quantnas.data import photo_cache
 from quantnas.data.photographs import Photograph
 from quantnas.progress import Progress
-from quantnas.run_photographs import photographs_of
-from quantnas.runs import Run
+from quantnas.runs.run_folder import Run
+from quantnas.runs.run_photographs import photographs_of
 
 READING_EVERY = 1.0
 """Seconds between two records of the reading of photographs."""

@@ -20,9 +20,9 @@ from quantnas.config.search_space import SearchSpace
 from quantnas.data import patches, photo_cache
 from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.quantization.bit_widths import precision_of
-from quantnas.run_photographs import photographs_of
-from quantnas.runs import Run
-from quantnas.settings import GIVEN
+from quantnas.runs.run_folder import Run
+from quantnas.runs.run_photographs import photographs_of
+from quantnas.runs.run_settings import GIVEN
 
 from . import initial_weights, search_step, train_step
 

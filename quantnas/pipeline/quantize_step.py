@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantnas import damage_plot, phases
+from quantnas import damage_plot
 from quantnas.architectures import network
 from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
@@ -30,10 +30,11 @@ from quantnas.quantization import (
 )
 from quantnas.quantization.bit_widths import Plan
 from quantnas.quantization.saliency import Saliency
-from quantnas.runs import Run
+from quantnas.runs import resumable
+from quantnas.runs.networks import architecture, need
+from quantnas.runs.run_folder import Run
 from quantnas.training import checkpoint, training_loop
 from quantnas.training.processes import device
-from quantnas.workspace import architecture, need
 
 from . import load_photographs, train_step
 from .train_step import Lesson
@@ -110,7 +111,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels from {_origin(config)}"
     going_on = run.resume_point(START).exists()
     few = work.low[:1]
-    with phases.threads_for(run, "saliency", lambda: saliency.measure(teacher, few, 1)):
+    with resumable.threads_for(run, "saliency", lambda: saliency.measure(teacher, few, 1)):
         begun = yield from (_again(work) if going_on else _begin(work, source))
     net, precision, measured = begun
     if c.retrains:

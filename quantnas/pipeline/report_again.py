@@ -4,10 +4,11 @@ import dataclasses
 from os import PathLike
 from pathlib import Path
 
-from quantnas import comparison, runs, settings
+from quantnas import comparison
 from quantnas.data import photo_sets
-from quantnas.runs import Run
-from quantnas.watcher import SILENT, Watcher, follow
+from quantnas.runs import run_folder, run_settings
+from quantnas.runs.run_folder import Run
+from quantnas.runs.watcher import SILENT, Watcher, follow
 
 from . import evaluate_step, report_step
 
@@ -19,9 +20,9 @@ def report_again(source: str | PathLike[str], watch: Watcher = SILENT) -> Run:
     run, and for the evaluation of several models.
     """
     folder, further = comparison.of_run(Path(source)) or (Path(source), [])
-    run = runs.existing(folder)
-    config = settings.load_config(run)
-    runs.require(run, until="evaluate")
+    run = run_folder.existing(folder)
+    config = run_settings.load_config(run)
+    run_folder.require(run, until="evaluate")
     known = {Path(folder).resolve() for folder in config.benchmarks}
     benchmarks = (*config.benchmarks, *(f for f in further if Path(f).resolve() not in known))
     done = run.result("evaluate")

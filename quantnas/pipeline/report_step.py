@@ -9,9 +9,9 @@ from quantnas.config.run_config import RunConfig
 from quantnas.data import bicubic
 from quantnas.inference import upscaler
 from quantnas.progress import Progress
-from quantnas.run_photographs import photographs_of
-from quantnas.runs import Run, require
-from quantnas.workspace import architecture, quantized
+from quantnas.runs.networks import architecture, quantized
+from quantnas.runs.run_folder import Run, require
+from quantnas.runs.run_photographs import photographs_of
 
 from . import export_step
 

@@ -13,16 +13,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from quantnas import runs, settings
 from quantnas.architectures import onnx_survey, registry
 from quantnas.config import files, genotype, schema, search_space
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError, UsageError
 from quantnas.progress import Progress
-from quantnas.runs import Run
+from quantnas.runs import run_folder, run_settings
+from quantnas.runs.run_folder import Run
+from quantnas.runs.watcher import SILENT, Watcher
 from quantnas.training import processes
-from quantnas.watcher import SILENT, Watcher
 
 from . import new_run, pretrained
 
@@ -63,12 +63,12 @@ class Request:
     def over(self, base: Mapping[str, Any]) -> RunConfig:
         """The settings over those of `base`.
 
-        What a layer asks for replaces its rivals below, as `settings.over` says. Raises UsageError
+        What a layer asks for replaces its rivals below, as `run_settings.over` says. Raises UsageError
         for what cannot be, DataError for a file that cannot be read.
         """
         data, path = dict(base), isinstance(self.config, str | PathLike)
         for layer in (_layer(self.config), nested(self.settings or {})):
-            data = settings.over(data, layer)
+            data = run_settings.over(data, layer)
         return schema.parse(RunConfig, data, str(Path(self.config)) if path else SOURCE)  # type: ignore[arg-type]
 
 
@@ -134,8 +134,10 @@ def from_run(request: Request, source: Run) -> Run:
     Raises UsageError for a scale, a space or a genotype other than the other run's; else as
     `new_run.fresh`.
     """
-    runs.require(source, until=request.verb)
-    config = settings.continued(source, request.over(settings.inherit(source, request.verb)))
+    run_folder.require(source, until=request.verb)
+    config = run_settings.continued(
+        source, request.over(run_settings.inherit(source, request.verb))
+    )
     return together(request.verb, config, lambda: _fresh(request, config, source))
 
 
@@ -149,7 +151,7 @@ def to_train(request: Request, source: str | PathLike[str] | SearchSpace) -> Run
         return from_space(request, source)
     path = Path(source)
     if path.is_dir():
-        return from_run(request, runs.existing(path))
+        return from_run(request, run_folder.existing(path))
     if path.suffix == ".json":
         beside = path.parent / "space.yaml"
         named = request.given("space") or (
@@ -189,7 +191,7 @@ def to_quantize(request: Request, source: str | PathLike[str], watch: Watcher = 
             "Give the folder of a trained run, a safetensors file of weights, or an ONNX file.",
         )
     if path.is_dir():
-        return from_run(request, runs.existing(path))
+        return from_run(request, run_folder.existing(path))
     return (from_onnx if path.suffix == ".onnx" else from_weights)(request, path, watch)
 
 
@@ -235,7 +237,7 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
 def _taken(run: Run, file: Path) -> Run:
     """A run that has begun, with the network in a file; when that fails, no run is left."""
     try:
-        pretrained.adopt(run, settings.load_config(run), file)
+        pretrained.adopt(run, run_settings.load_config(run), file)
     except BaseException:
         shutil.rmtree(run.folder)
         raise
@@ -267,7 +269,7 @@ def interrupted(path: str | PathLike[str], verb: str | None = None) -> tuple[str
     Without a verb it is the one that began the run. Raises DataError for what is no run folder,
     UsageError for a run of another verb.
     """
-    run = runs.existing(Path(path))
+    run = run_folder.existing(Path(path))
     begun = _begun_by(run)
     verb = verb or (begun if begun in (*RESUMABLE, "export") else "run")
     if begun in RESUMABLE and begun not in (verb, "run"):
@@ -276,7 +278,7 @@ def interrupted(path: str | PathLike[str], verb: str | None = None) -> tuple[str
             f"Continue it with: quantnas {begun} --resume {run.folder}; or go on from it in a "
             f"folder of its own: quantnas {verb} {run.folder}",
         )
-    return verb, together(verb, settings.load_config(run), lambda: run, run)
+    return verb, together(verb, run_settings.load_config(run), lambda: run, run)
 
 
 def _begun_by(run: Run) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from quantnas import diagram, phases, trajectory
+from quantnas import diagram, trajectory
 from quantnas.architectures import cost, network, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.files import write_text
@@ -19,10 +19,11 @@ from quantnas.config.search_space import SearchSpace
 from quantnas.data import patches, photo_cache
 from quantnas.nas import gradient_search, inheritance, random_search, supernet
 from quantnas.nas.trial_training import Contest, TrialStep
-from quantnas.phases import Phase
 from quantnas.progress import Progress
-from quantnas.runs import Run
-from quantnas.settings import GIVEN
+from quantnas.runs import resumable
+from quantnas.runs.resumable import Phase
+from quantnas.runs.run_folder import Run
+from quantnas.runs.run_settings import GIVEN
 from quantnas.training import checkpoint, training_loop
 from quantnas.training.processes import device
 
@@ -116,7 +117,7 @@ def _gradient(
     phase = Phase(
         "search", lambda: total, parts, steps, show, lambda s: s.check is not None, kept, on_cpu
     )
-    yield from phases.perform(run, phase)
+    yield from resumable.perform(run, phase)
     found, tried = yield from _chosen(run, config, loop)
     sure, best = loop.share_decided(), loop.state.checks.best
     torch.manual_seed(config.seed)  # the same noise whether this run was interrupted or not
@@ -144,7 +145,7 @@ def _warmed(run: Run, warm: Path) -> bool:
         return False
     point = run.resume_point("search")
     if not point.exists():
-        files.copy(phases.records_of(warm), run.path("metrics.jsonl"))
+        files.copy(resumable.records_of(warm), run.path("metrics.jsonl"))
         files.copy(warm, point)
     return True
 
@@ -203,7 +204,7 @@ def _hold(
     parts = {"contest": contest}
     on_cpu = contest.device.type == "cpu"
     loop = Phase(phase, lambda: contest.total, parts, steps, show, on_cpu=on_cpu)
-    yield from phases.perform(run, loop)
+    yield from resumable.perform(run, loop)
 
 
 def _figures(step: gradient_search.SearchStep, at: str) -> dict[str, str | None]:

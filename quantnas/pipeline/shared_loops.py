@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from quantnas import settings
 from quantnas.config import search_space
 from quantnas.config.run_config import Device, RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import holdout, patches, photo_cache
 from quantnas.data.patches import Patches
 from quantnas.errors import DataError
-from quantnas.run_photographs import photographs_of
-from quantnas.runs import Run
+from quantnas.runs import run_settings
+from quantnas.runs.run_folder import Run
+from quantnas.runs.run_photographs import photographs_of
 from quantnas.training import checkpoint, processes
 from quantnas.training.checkpoint import Stateful
 from quantnas.training.processes import device
@@ -48,7 +48,7 @@ class Shared:
         same = replace(self.config, device=kind)  # for all, whatever `auto` means there
         return {
             "step": self.step,
-            "config": settings.plain(settings.settled(same)),
+            "config": run_settings.plain(run_settings.settled(same)),
             "space": search_space.to_yaml(self.space),
             "photographs": holdout.sent(photographs_of(self.run, self.config).train),
             "fingerprint": self.learn.fingerprint(),

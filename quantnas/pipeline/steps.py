@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from quantnas.config.run_config import RunConfig
 from quantnas.progress import Progress
-from quantnas.runs import Run
+from quantnas.runs.run_folder import Run
 
 from . import evaluate_step, export_step, quantize_step, report_step, search_step, train_step
 

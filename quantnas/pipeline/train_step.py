@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantnas import phases
 from quantnas.architectures import network
 from quantnas.config import genotype
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import patches
-from quantnas.phases import Phase
 from quantnas.progress import Progress
-from quantnas.runs import Run
+from quantnas.runs import resumable
+from quantnas.runs.networks import architecture
+from quantnas.runs.resumable import Phase
+from quantnas.runs.run_folder import Run
 from quantnas.training import checkpoint, processes, training_loop
 from quantnas.training.processes import device
-from quantnas.workspace import architecture
 
 from . import initial_weights, load_photographs, shared_loops
 from .shared_loops import Shared
@@ -176,7 +176,7 @@ def fit(
 
     on_cpu = where.type == "cpu"
     loop = Phase(phase, total, state.parts(), steps, show, on_cpu=on_cpu)
-    yield from phases.perform(run, loop)
+    yield from resumable.perform(run, loop)
     if state.last:
         network.save_tensors(state.last, run.weights(f"{phase}_last"))
     net.cpu()

@@ -23,10 +23,10 @@ from quantnas.nn import tracing
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 
-from . import onnx_metadata, onnx_weights
+from . import onnx_metadata, packed_weights
 from .onnx_graph import OnnxGraph, tidied
 from .onnx_layers import OnnxValue, Readers, convolution, float_convolution, on_grid, quantized
-from .onnx_ops import translation
+from .onnx_operators import translation
 
 USUAL = ExportConfig()
 
@@ -134,7 +134,7 @@ def to_onnx(
     onnx_metadata.write(model, cost, scale, path)
 
 
-STORED = {**onnx_weights.STORAGE, 32: onnx_weights.STORAGE[8]}
+STORED = {**packed_weights.STORAGE, 32: packed_weights.STORAGE[8]}
 """Bits of a weight -> the ONNX versions that it needs; in float those of 8 bits will do."""
 
 

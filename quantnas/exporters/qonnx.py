@@ -2,7 +2,7 @@
 
 Every weight, bias and activation goes through a Quant node that states its true bits; all else is
 ordinary ONNX in float, at one fixed size of image, with the shape of every tensor in the file.
-Operations are written as in the integer file, by `onnx_ops.TRANSLATE`: no value here has a grid, so
+Operations are written as in the integer file, by `onnx_operators.TRANSLATE`: no value here has a grid, so
 in float.
 """
 
@@ -27,7 +27,7 @@ from quantnas.nn.quantizers import ActQuantizer
 from .onnx_graph import OnnxGraph, tidied
 from .onnx_layers import OnnxValue
 from .onnx_metadata import METADATA_KEY, full_metadata
-from .onnx_ops import translation
+from .onnx_operators import translation
 
 DOMAIN = "qonnx.custom_op.general"
 OPSET, IR_VERSION = 13, 7
@@ -145,7 +145,7 @@ def to_qonnx(network: nn.Module, cost: Cost, scale: int, size: tuple[int, int], 
     """Write a frozen network (`post_training.freeze`) for images of that (height, width) to `path`.
 
     Input "lr" (1, 3, H, W), output "sr" (1, 3, scale*H, scale*W), float32 in [0, 1]. Layers, bits
-    and BitOps go into the file's metadata as JSON, as in `export.to_onnx`.
+    and BitOps go into the file's metadata as JSON, as in `onnx_export.to_onnx`.
     """
     graph, (height, width) = translate(network, size), size
     low = helper.make_tensor_value_info("lr", TensorProto.FLOAT, [1, 3, height, width])

@@ -5,8 +5,9 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from .progress import Progress
-    from .runs import Run
+    from quantnas.progress import Progress
+
+    from .run_folder import Run
 
 
 class Watcher:

@@ -15,9 +15,8 @@ from quantnas.architectures.cost import REFERENCE, Cost, Layer, learned, total
 from quantnas.config import files
 from quantnas.config.files import plain
 from quantnas.config.search_space import Pixels, outputs
+from quantnas.errors import DataError
 from quantnas.nn.operations import Shape
-
-from .errors import DataError
 
 METADATA_KEY = "quantnas"
 

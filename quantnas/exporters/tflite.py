@@ -18,16 +18,16 @@ from torch import fx, nn
 
 from quantnas.architectures.cost import Cost
 from quantnas.config import files
+from quantnas.errors import DataError, UsageError
 from quantnas.inference.upscaler import Upscaler
 from quantnas.nn import tracing
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 
-from .errors import DataError, UsageError
-from .litert_graph import IDENTIFIER, Levels, TFLiteGraph, runtime, schema
-from .litert_layers import Ahead, TFLiteValue, convolution, in_float, laid
-from .litert_operations import OPERATORS, TRANSLATE
 from .onnx_metadata import METADATA_KEY, full_metadata
+from .tflite_graph import IDENTIFIER, Levels, TFLiteGraph, runtime, schema
+from .tflite_layers import Ahead, TFLiteValue, convolution, in_float, laid
+from .tflite_operators import OPERATORS, TRANSLATE
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def to_tflite(
 
     Input "lr" (1, H, W, 3), output "sr" (1, scale*H, scale*W, 3): float32 in [0, 1] or, with
     `pixels`, uint8. Other sizes can be set before it runs, unless the network has attention.
-    Layers, bits and BitOps go into the file as JSON, as in `export.to_onnx`.
+    Layers, bits and BitOps go into the file as JSON, as in `onnx_export.to_onnx`.
 
     Raises UsageError for a network with tensors that go on in float, and without LiteRT.
     """

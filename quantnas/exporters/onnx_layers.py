@@ -17,7 +17,7 @@ from onnx import TensorProto
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 
-from . import onnx_weights
+from . import packed_weights
 from .onnx_graph import OnnxGraph
 
 Array = NDArray[Any]
@@ -107,7 +107,7 @@ def convolution(
         q = integers(graph, source, f"{name}.in", grid, done)
         source = on_grid(graph, q, f"{name}.in", grid)
     reader = readers.get(name)
-    kernel = onnx_weights.integers(
+    kernel = packed_weights.integers(
         graph, name, *_kernel(conv), conv.precision.weights, reader is not None, compat
     )
     if reader is None:
@@ -133,7 +133,7 @@ def _summed(
     """In integers, and what the sums stand for in float."""
     name, shape = conv.name, (-1, 1, 1)
     zero = graph.constant(f"{name}.zero_x", conv.grid.zero_point, np.uint8)
-    middle = graph.constant("middle", onnx_weights.MIDDLE, np.uint8)
+    middle = graph.constant("middle", packed_weights.MIDDLE, np.uint8)
     inputs = [f"{source}.q", kernel, zero, middle]
     sums = graph.add("ConvInteger", inputs, f"{name}.sums", **form)
     bias = graph.int32(f"{name}.b", _bias(conv).reshape(shape))

@@ -11,9 +11,9 @@ from typing import Any
 
 from quantnas.config import genotype, schema, search_space
 from quantnas.config.run_config import BUDGETS, RunConfig, TrainConfig
+from quantnas.errors import UsageError
 
-from .errors import UsageError
-from .runs import Run
+from .run_folder import Run
 
 GIVEN = "genotype_given.json"
 """Copy of the genotype that a run was given, beside its config."""

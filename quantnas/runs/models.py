@@ -13,13 +13,14 @@ from typing import Any
 from quantnas.architectures import cost, onnx_survey
 from quantnas.config import files, schema
 from quantnas.config.files import read_json
+from quantnas.errors import DataError, UsageError
+from quantnas.exporters import onnx_metadata
 from quantnas.inference import tiling
 from quantnas.inference.upscaler import Upscaler
 
-from . import cards, onnx_metadata, runs, settings, workspace
-from .cards import Card, CardScores
-from .errors import DataError, UsageError
-from .runs import Run
+from . import bundled_models, networks, run_folder, run_settings
+from .bundled_models import Card, CardScores
+from .run_folder import Run
 
 KINDS = ("quantized", "trained", "float", "searched")
 """Checkpoints of a run, the most finished first; the last one is no network to be used as it is."""
@@ -58,7 +59,7 @@ def resolve(text: str) -> Model:
     Of a run, its exported file is taken, else its quantized, trained or float checkpoint. Raises
     UsageError for what names nothing, DataError for a file that is not what it should be.
     """
-    path, shipped = Path(text), cards.bundled()
+    path, shipped = Path(text), bundled_models.bundled()
     if path.suffix == ".onnx":
         inside = path.stem == "model" and (path.parent / "config.yaml").is_file()
         name = path.resolve().parent.name if inside else path.stem
@@ -68,14 +69,14 @@ def resolve(text: str) -> Model:
     if text in shipped:
         return _exported(shipped[text], text, f"bundled model {text}")
     if path.is_dir():
-        return _of_run(runs.existing(path))
+        return _of_run(run_folder.existing(path))
     if path.exists():
         raise DataError(
             f"{path} is neither an ONNX file (.onnx) nor a checkpoint (.safetensors).",
             "Give one of these, a run folder, or a bundled model.",
         )
     what = f"There is no run folder, file or bundled model '{text}'."
-    raise UsageError(what, cards.offer(shipped))
+    raise UsageError(what, bundled_models.offer(shipped))
 
 
 def resolve_all(texts: Sequence[str]) -> list[Model]:
@@ -158,12 +159,14 @@ def _place(path: Path) -> tuple[Run, str, str]:
             f"{path} is no checkpoint in a run folder: it says nothing about its architecture.",
             f"Give RUN/checkpoints/NAME.safetensors, where NAME is {', '.join(KINDS)}.",
         )
-    run = runs.existing(path.parent.parent if path.parent.name else path.resolve().parent.parent)
+    run = run_folder.existing(
+        path.parent.parent if path.parent.name else path.resolve().parent.parent
+    )
     return run, path.stem, f"{run.folder.resolve().name} {path.stem}"
 
 
 def _checkpoint(run: Run, kind: str, name: str) -> Model:
-    where, net, totals = workspace.checkpoint(run, kind)
+    where, net, totals = networks.checkpoint(run, kind)
     file = run.weights(kind)
     what, load = f"{kind} checkpoint {file}", partial(tiling.load, net, where.scale)
     return Model(name, what, where.scale, file, totals, load, run)
@@ -207,24 +210,24 @@ def make_card(
         }
         for key, found in evaluation["sets"].items()
     }
-    known = _known(runs.existing(source)) if source.is_dir() else {}
+    known = _known(run_folder.existing(source)) if source.is_dir() else {}
     rest = {"scores": scores, "protocol": evaluation["protocol"], "file": f"{name}.onnx"}
     return schema.parse(Card, {"name": name, **told, **rest, **known, **texts}, f"card of {name}")
 
 
 def _known(run: Run) -> dict[str, Any]:
-    where, _ = workspace.architecture(run)
+    where, _ = networks.architecture(run)
     spent = [run.result(step) or {} for step in ("search", "train", "quantize")]
     return {
         "space": where.name,
         "luma_only": where.colours == 1,
         "minutes": round(sum(float(step.get("seconds", 0)) for step in spent) / 60, 1),
-        "seed": settings.load_config(run).seed,
+        "seed": run_settings.load_config(run).seed,
         "made_by": " ".join(read_json(run.folder / "env.json")["command"]),
     }
 
 
-def bundle(found: Card, file: Path, folder: Path = cards.FOLDER) -> Path:
+def bundle(found: Card, file: Path, folder: Path = bundled_models.FOLDER) -> Path:
     """Put a file and its card among the bundled models; where the file is now."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / found.file

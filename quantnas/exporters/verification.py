@@ -24,14 +24,14 @@ from quantnas.architectures.imported_onnx import ImportedNetwork
 from quantnas.config import schema
 from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_tensor
+from quantnas.errors import DataError, UsageError, VerificationError
 from quantnas.inference import upscaler
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.onnx_import.onnx_session import open_session
 
-from . import fusion, onnx_metadata, stored
-from .errors import DataError, UsageError, VerificationError
-from .wiring import wired
+from . import integer_fusion, onnx_metadata, stored_weights
+from .graph_index import wired
 
 LEAST = 55.0
 """dB that the file of a stable network reaches at least."""
@@ -166,7 +166,7 @@ def _require_stored(
             f"{path.name} does not state its layers: {_line(error)}.", "Export it again."
         ) from error
     kernels = {m.name: _integers(m) for m in network.modules() if isinstance(m, QuantConv2d)}
-    found = list(stored.problems(model, rows, int(told["scale"]), kernels))
+    found = list(stored_weights.problems(model, rows, int(told["scale"]), kernels))
     if found:
         raise VerificationError(
             f"{path.name} is not stored as it should be: {_some(found)}.",
@@ -184,7 +184,7 @@ def _integers(conv: QuantConv2d) -> NDArray[Any]:
 def _require_integers(model: onnx.ModelProto, rows: Sequence[cost.Layer], path: Path) -> int:
     """How many convolutions run in integers: at least all that have less than 32 bits."""
     better = optimised(path)
-    why = fusion.in_float(model, better)
+    why = integer_fusion.in_float(model, better)
     rounded = {row.name for row in rows if row.weight_bits < 32}
     left = [f"'{name}' ({why[name]})" for name in why if name in rounded]
     if left:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from quantnas.config import schema
 from quantnas.config.files import read_json
-
-from .errors import UsageError
+from quantnas.errors import UsageError
 
 FOLDER = Path(str(resources.files("quantnas") / "assets" / "models"))
 PREFERRED = ("set14", "set5", "b100")

@@ -21,8 +21,8 @@ from quantnas.nn.convolutions import subpixel
 from quantnas.nn.operations import Shape
 from quantnas.onnx_import import subgraphs
 
-from .onnx_weights import STORAGE
-from .wiring import Wiring, origin, wired
+from .graph_index import Wiring, origin, wired
+from .packed_weights import STORAGE
 
 UNWIRED = ("linear", "upconv", "product", "normalisation")
 """Operations that cost something and are no Conv in a file."""

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from quantnas.architectures.rfdn import resize_like
 from quantnas.nn.image_layers import LUMA, enlarge, luma
 
-from .litert_graph import Array, TFLiteGraph
-from .litert_layers import (
+from .tflite_graph import Array, TFLiteGraph
+from .tflite_layers import (
     SAME,
     VALID,
     Ahead,

@@ -8,8 +8,8 @@ from quantnas.config.run_config import RunConfig
 from quantnas.data import holdout, photographs
 from quantnas.data.holdout import Photographs
 
-from . import settings
-from .runs import Run
+from . import run_settings
+from .run_folder import Run
 
 
 def choose(config: RunConfig, source: Run | None = None) -> Photographs:
@@ -28,14 +28,14 @@ def _origins(config: RunConfig) -> list[Run]:
     c, folders = config.train, list[Path]()
     if c.teacher not in (None, "own"):
         folders.append(Path(str(c.teacher)))
-    if c.start not in settings.STARTS:
+    if c.start not in run_settings.STARTS:
         folders.append(Path(c.start).resolve().parent.parent)
     return [Run(folder) for folder in folders if (folder / "config.yaml").is_file()]
 
 
 def learned(run: Run) -> set[Path]:
     """Every file that its weights have seen, in this run and in those from which it went on."""
-    chosen = photographs_of(run, settings.load_config(run))
+    chosen = photographs_of(run, run_settings.load_config(run))
     return {photo.high.resolve() for photo in chosen.train} | set(chosen.known)
 
 
@@ -65,8 +65,8 @@ def inherited(source: Run, config: RunConfig) -> Photographs:
     What was held out then must stay held out, whatever came into the folder since. Raises
     DataError as `choose`.
     """
-    old, new = settings.load_config(source), settings.settled(config)
-    was = settings.settled(old)
+    old, new = run_settings.load_config(source), run_settings.settled(config)
+    was = run_settings.settled(old)
     same = (was.data, was.eval_data) == (new.data, new.eval_data)
     if not same:
         return choose(config, source)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UsageError
+from quantnas.errors import UsageError
 
 Array = NDArray[Any]
 IDENTIFIER = b"TFL3"

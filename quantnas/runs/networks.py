@@ -8,9 +8,9 @@ from quantnas.architectures import cost, network, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import Precision
+from quantnas.errors import DataError
 
-from .errors import DataError
-from .runs import Run
+from .run_folder import Run
 
 
 def architecture(run: Run) -> tuple[search_space.SearchSpace, Genotype]:

@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from .graph_index import Wiring, wired
 from .onnx_graph import PAIR
-from .wiring import Wiring, wired
 
 INTEGER = ("QLinearConv", "ConvInteger")
 """What ONNX Runtime runs a convolution as, if not in float."""

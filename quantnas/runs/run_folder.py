@@ -13,8 +13,7 @@ from typing import Any
 
 from quantnas.config import files
 from quantnas.config.files import read_json
-
-from .errors import DataError, UsageError
+from quantnas.errors import DataError, UsageError
 
 MADE: dict[str, tuple[str, ...]] = {
     "search": ("space.yaml", "genotype.json", "checkpoints/searched.safetensors"),

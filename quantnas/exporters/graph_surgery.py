@@ -19,15 +19,15 @@ from quantnas.architectures.cost import Cost
 from quantnas.architectures.network import convolutions
 from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import SearchSpace
+from quantnas.errors import UsageError
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import FloatTensor
 from quantnas.onnx_import import file_reader, subgraphs
 
 from . import onnx_metadata
-from .errors import UsageError
 from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
 from .onnx_layers import OnnxValue, convolution, quantized
-from .onnx_weights import STORAGE
+from .packed_weights import STORAGE
 
 FILE = "file:"
 """In front of the names of the original, while there are others beside them."""

@@ -12,11 +12,11 @@ import torch
 
 from quantnas.config import files
 from quantnas.config.files import read_json, to_json, write_text
+from quantnas.progress import Progress
 from quantnas.training import checkpoint, processes, threads
 from quantnas.training.processes import cores
 
-from .progress import Progress
-from .runs import Run
+from .run_folder import Run
 
 THREADS = "threads.json"
 """File of a run with the numbers of threads that its loops have chosen."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from quantnas.errors import UsageError
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 
-from .errors import UsageError
-from .litert_graph import Array, Levels, TFLiteGraph
+from .tflite_graph import Array, Levels, TFLiteGraph
 
 SAME, VALID = 0, 1
 """Padding: zeros all round, so that the size stays; none."""

@@ -1,0 +1,1 @@
+"""Run folders: their settings, photographs, networks, saved states; bundled models."""
