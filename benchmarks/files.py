@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from quantnas import latency, machine
 from quantnas.architectures import cost, network, registry
 from quantnas.architectures.cost import Cost
 from quantnas.config import genotype, search_space
@@ -26,6 +25,7 @@ from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.data import image_files, patches
+from quantnas.evaluation import latency, processor
 from quantnas.exporters import onnx_export, verification
 from quantnas.quantization import post_training
 from quantnas.runs import models
@@ -90,7 +90,7 @@ def main() -> None:
         files = models.resolve_all([str(folder / f"{name}.onnx") for name in checks])
         result = finished(latency.measure(files, latency.Setting(seconds=args.seconds)))
     print(f"{in_float.parameters:,} parameters, {full:,} bytes in float; {result.rounds} rounds on")
-    print(f"{machine.here().processor}, ONNX Runtime {machine.here().onnxruntime}\n")
+    print(f"{processor.here().processor}, ONNX Runtime {processor.here().onnxruntime}\n")
     print("| file | bytes | of float | time, of float | convolutions in integers | from torch |")
     print("|---|---|---|---|---|---|")
     for row in result.rows:

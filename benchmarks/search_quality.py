@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from command import quantnas
 
-from quantnas import evaluate
 from quantnas.architectures import network, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.files import write_text
 from quantnas.config.run_config import SearchConfig
 from quantnas.data import image_files, patches, photo_cache
 from quantnas.data.photographs import Photograph, find
+from quantnas.evaluation import scoring
 from quantnas.inference import upscaler
 from quantnas.nas import random_search
 from quantnas.training import training_loop
@@ -86,7 +86,7 @@ def scored(
     sets |= {folder.name: find(folder, where.scale) for folder in args.benchmark}
     gains = {}
     for name, paths in sets.items():
-        rows = evaluate.score(upscaler.torch_upscaler(net), paths, where.scale)
+        rows = scoring.score(upscaler.torch_upscaler(net), paths, where.scale)
         gains[name] = statistics.mean(row.psnr - row.bicubic_psnr for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(gains))

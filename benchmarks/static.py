@@ -24,8 +24,8 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from quantnas import evaluate
 from quantnas.data import bicubic, image_files, patches, photographs
+from quantnas.evaluation import scoring
 from quantnas.exporters import integer_fusion, verification
 from quantnas.exporters.onnx_graph import CONVOLUTIONS
 from quantnas.inference import upscaler
@@ -61,8 +61,8 @@ def row(name: str, path: Path, minutes: float, args: argparse.Namespace) -> str:
     run = upscaler.onnx_upscaler(path)
     cells = []
     for folder in args.test:
-        scores = list(evaluate.score(run, photographs.find(folder, args.scale), args.scale))
-        cells.append(f"{evaluate.mean(scores).psnr:.2f}")
+        scores = list(scoring.score(run, photographs.find(folder, args.scale), args.scale))
+        cells.append(f"{scoring.mean(scores).psnr:.2f}")
     nodes = onnx.load(path).graph.node
     integers = [
         n for n in verification.optimised(path).graph.node if n.op_type in integer_fusion.INTEGER

@@ -18,11 +18,12 @@ import yaml
 from command import quantnas
 from sweeps import Row, Settings, mean, measured, middle, table, verdict
 
-from quantnas import evaluate, front
 from quantnas.architectures import cost, registry
 from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import SearchSpace
+from quantnas.evaluation import scoring
+from quantnas.reporting.plots import pareto_front
 
 CLAIM: dict[str, Any] = {
     "space": "rfdn_small",
@@ -293,32 +294,32 @@ def compared(scale: int, args: argparse.Namespace) -> list[str]:
     if args.write is not None:
         drawn = Path("images") / f"study-x{scale}.png"
         shown = [_panel(rows, sets[-1], scale)]
-        front.draw(shown, evaluate.PROTOCOL, args.write.parent / drawn)
+        pareto_front.draw(shown, scoring.PROTOCOL, args.write.parent / drawn)
         lines[:0] = [f"![PSNR over BitOps on {sets[-1]}, x{scale}]({drawn})", ""]
-    beside = [name for name in sets if front.beside_published(name, scale)]
+    beside = [name for name in sets if pareto_front.beside_published(name, scale)]
     if beside:
-        points = [point for each in front.PUBLISHED.values() for point in each]
+        points = [point for each in pareto_front.PUBLISHED.values() for point in each]
         lower = [_above(point, ours, beside[0]) for point in points]
         told = "; ".join(
             f"{name}: " + ", ".join(f"{psnr} at {cost}" for cost, psnr in each)
-            for name, each in front.PUBLISHED.items()
+            for name, each in pareto_front.PUBLISHED.items()
         )
         share = f"{sum(lower)} of {len(points)} published points are beaten"
-        lines.append(f"{share} ({told}). {front.SOURCE}")
+        lines.append(f"{share} ({told}). {pareto_front.SOURCE}")
     return lines
 
 
-def _panel(rows: Sequence[Row], on: str, scale: int) -> front.Panel:
+def _panel(rows: Sequence[Row], on: str, scale: int) -> pareto_front.Panel:
     points = tuple(
-        front.ParetoPoint(
+        pareto_front.ParetoPoint(
             row.name.replace(", found for ", " "),
             row.values("gbitops")[0] * 1e9, row.values(on)[0], False,
         )
         for row in rows if row.found
     )  # fmt: skip
     bicubic = rows[0].found[0]["psnr"][on]["bicubic"]
-    beside = front.beside_published(on, scale)
-    return front.Panel(f"{on}, x{scale}", bicubic, points, beside)
+    beside = pareto_front.beside_published(on, scale)
+    return pareto_front.Panel(f"{on}, x{scale}", bicubic, points, beside)
 
 
 def _beaten(one: Row, ours: Sequence[Row], on: str) -> bool:

@@ -12,10 +12,10 @@ from . import console
 from .columns import columns
 
 if TYPE_CHECKING:
-    from quantnas.latency import Row, Spread
-    from quantnas.machine import Machine
+    from quantnas.evaluation.latency import Row, Spread
+    from quantnas.evaluation.node_profile import Node
+    from quantnas.evaluation.processor import Machine
     from quantnas.model_verbs import Benchmark
-    from quantnas.profiling import Node
 
 SHOWN = 15
 """Nodes of a model that are listed; all are in the JSON."""

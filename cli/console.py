@@ -20,8 +20,8 @@ from .pace import Pace
 
 if TYPE_CHECKING:
     from quantnas.progress import Progress
+    from quantnas.reporting.tensorboard import Mirror
     from quantnas.runs.run_folder import Run
-    from quantnas.tensorboard import Mirror
 
 RESUMABLE = ("run", "search", "train", "quantize")
 """Commands whose runs can be continued."""
@@ -61,7 +61,7 @@ class Display(Watcher):
         if self.verb is None:
             self._show()
         elif self.tensorboard:
-            from quantnas.tensorboard import require
+            from quantnas.reporting.tensorboard import require
 
             require()
         return self
@@ -82,7 +82,7 @@ class Display(Watcher):
             more = " --tensorboard" if self.tensorboard else ""
             self.again = f"quantnas {self.verb} --resume {run.folder}{more}"
         if self.tensorboard:
-            from quantnas.tensorboard import Mirror
+            from quantnas.reporting.tensorboard import Mirror
 
             self._mirror = Mirror(run.folder)
             say(f"to watch: tensorboard --logdir {run.folder / 'tensorboard'}", run, progress=True)

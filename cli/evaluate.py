@@ -71,7 +71,7 @@ def evaluate(
 
 
 def _lines(result: dict[str, Any]) -> Iterator[str]:
-    from quantnas import tables
+    from quantnas.evaluation import tables
 
     alone = len(result["models"]) == 1
     yield f"x{result['scale']}, {result['protocol']}"

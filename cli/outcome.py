@@ -11,7 +11,7 @@ LEFT = 8
 
 def tell(target: Any) -> None:
     """What was reached, and on which photographs."""
-    from quantnas import drop
+    from quantnas.evaluation import quantization_loss
     from quantnas.runs import run_settings
 
     result = target.result("quantize")
@@ -30,7 +30,7 @@ def tell(target: Any) -> None:
         console.say(_costs(result["reached"]), target)
     if result.get("in_float"):
         console.say(_left(result["in_float"]), target)
-    for found in drop.load(target):
+    for found in quantization_loss.load(target):
         console.say(
             f"{found.name} ({found.photographs} photographs): bicubic {found.bicubic:.2f} dB, "
             f"float network {found.full:.2f}, quantized {found.quantized:.2f} "

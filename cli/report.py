@@ -46,42 +46,43 @@ def report(
     A run that has not been evaluated is evaluated first, on the photographs that it held out. Given
     the folder of an evaluation, the report is that of the run, with the folders measured there.
     """
-    from quantnas import page, page_data
+    from quantnas.reporting import html_data, html_page
 
     alone = sources[0] if len(sources) == 1 else None
     if output is not None or alone is None:
-        _refuse(output or Path(page.FILE), force)
-    if alone is not None and not page_data.is_sweep(alone):
+        _refuse(output or Path(html_page.FILE), force)
+    if alone is not None and not html_data.is_sweep(alone):
         run = _made_anew(alone)
         console.say(f"report: {run.folder / 'report.md'}", run)
         if output is None:
-            return _say(run.folder / page.FILE)
+            return _say(run.folder / html_page.FILE)
         sources = [run.folder]
-    source = page_data.find([_evaluated(folder) for folder in sources])
+    source = html_data.find([_evaluated(folder) for folder in sources])
     for _, run in source.done:
-        if not page_data.is_whole(run):
+        if not html_data.is_whole(run):
             _made_anew(run.folder)
-    target = output or (alone / page.FILE if alone else Path(page.FILE))
-    page.write(source, target)
+    target = output or (alone / html_page.FILE if alone else Path(html_page.FILE))
+    html_page.write(source, target)
     return _say(target)
 
 
 def _say(target: Path) -> None:
-    from quantnas import page
+    from quantnas.reporting import html_page
 
-    console.say(f"page: {target} ({page.size(target.stat().st_size)})")
+    console.say(f"page: {target} ({html_page.size(target.stat().st_size)})")
 
 
 def _evaluated(folder: Path) -> Path:
     """A folder of a run or a sweep; of a run that is exported and has no report yet, after that."""
-    from quantnas import comparison, page_data
+    from quantnas.evaluation import model_comparison
+    from quantnas.reporting import html_data
     from quantnas.runs import run_folder
 
-    if page_data.is_sweep(folder):
+    if html_data.is_sweep(folder):
         return folder
-    found, _ = comparison.of_run(folder) or (folder, [])
+    found, _ = model_comparison.of_run(folder) or (folder, [])
     run = run_folder.existing(found)
-    if run.result("export") is not None and not page_data.is_finished(run):
+    if run.result("export") is not None and not html_data.is_finished(run):
         _made_anew(folder)
     return found
 
@@ -98,8 +99,8 @@ def _refuse(target: Path, force: bool) -> None:
     """Raise UsageError for a file that is there, unless it is a page in the folder of a run."""
     if target.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {target} is no page.", "Let its name end in .html.")
-    from quantnas import page, page_data
+    from quantnas.reporting import html_data, html_page
 
-    ours = (target.parent / "config.yaml").is_file() or page_data.is_sweep(target.parent)
-    if not (ours and target.name == page.FILE):
+    ours = (target.parent / "config.yaml").is_file() or html_data.is_sweep(target.parent)
+    if not (ours and target.name == html_page.FILE):
         console.refuse_existing(target, force, "--output")

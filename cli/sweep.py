@@ -254,7 +254,8 @@ def _again(folder: Path, workers: int, ray: str | None, cores: int | None) -> st
 
 
 def _perform(folder: Path, engine: "Engine", again: str) -> None:
-    from quantnas import overview, page, page_data, sweeping
+    from quantnas import overview, sweeping
+    from quantnas.reporting import html_data, html_page
 
     console.say(f"sweep folder: {folder}", progress=True)
     try:
@@ -266,8 +267,8 @@ def _perform(folder: Path, engine: "Engine", again: str) -> None:
         console.say(line)
     console.say(f"table: {table}")
     if last.count("done"):
-        page.write(page_data.find([folder]), folder / page.FILE)
-        console.say(f"page: {folder / page.FILE}")
+        html_page.write(html_data.find([folder]), folder / html_page.FILE)
+        console.say(f"page: {folder / html_page.FILE}")
     failed = [point for point in last.points if point.state == "failed"]
     for point in failed:
         typer.echo(f"failed: {point.name}: {point.cause} {point.remedy or ''}", err=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from . import machine, resources, runnable
+from quantnas.evaluation.processor import Machine, here
+
+from . import resources, runnable
 from .checks import Check
-from .machine import Machine
 from .progress import Progress
 from .resources import Resources
 
@@ -41,7 +42,7 @@ class Facts:
 
 def read(output: Path) -> Facts:
     """The facts of this machine; run folders are made in `output`."""
-    return Facts(machine.here(), resources.read(output))
+    return Facts(here(), resources.read(output))
 
 
 def examine(output: Path) -> Generator[Progress, None, tuple[Facts, list[Check]]]:

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from quantnas.evaluation import latency, model_comparison, node_profile, processor
 from quantnas.inference import tiling
 from quantnas.onnx_import import module_export
+from quantnas.reporting import comparison_report
 from quantnas.runs import models
 from quantnas.runs.models import Model
 from quantnas.runs.watcher import SILENT, Watcher, follow
 
-from . import comparison, comparison_report, latency, machine, profiling
 from .errors import UsageError
 from .progress import Progress
 
@@ -56,7 +57,7 @@ class Benchmark:
     result: latency.Result
     notes: list[str]
     """What the figures mean, in sentences."""
-    layers: dict[str, list[profiling.Node]]
+    layers: dict[str, list[node_profile.Node]]
     """Model -> what takes the time inside it; empty unless that was asked for."""
 
 
@@ -94,12 +95,12 @@ def evaluate(
     Raises as `load`, DataError for photographs that cannot be used, UsageError for models of two
     scales.
 
-    Example: quantnas.evaluate(["plain-x2", "small.onnx"], ["Set5", "Set14"]).psnr("small")
+    Example: quantnas.evaluation.scoring(["plain-x2", "small.onnx"], ["Set5", "Set14"]).psnr("small")
     """
     with ExitStack() as files:
         found = _together(model, files)
         folders = [data] if isinstance(data, str | PathLike) else data
-        sets = comparison.choose(found, [fspath(folder) for folder in folders])
+        sets = model_comparison.choose(found, [fspath(folder) for folder in folders])
         if plot or published:
             comparison_report.require_plot(found, sets, published)
         with comparison_report.new_folder(Path(output), name, found) as folder:
@@ -138,7 +139,7 @@ def benchmark(
     with ExitStack() as files:
         steps = _benchmark(_together(model, files), setting, per_layer)
         result, layers = follow(steps, watch)
-    here = machine.here()
+    here = processor.here()
     return Benchmark(here, result, latency.notes(result, here), layers)
 
 
@@ -197,9 +198,9 @@ def _together(model: Network | Sequence[Network], files: ExitStack) -> list[Mode
 
 def _benchmark(
     found: Sequence[Model], setting: latency.Setting, per_layer: bool
-) -> Generator[Progress, None, tuple[latency.Result, dict[str, list[profiling.Node]]]]:
+) -> Generator[Progress, None, tuple[latency.Result, dict[str, list[node_profile.Node]]]]:
     result = yield from latency.measure(found, setting)
-    layers: dict[str, list[profiling.Node]] = {}
+    layers: dict[str, list[node_profile.Node]] = {}
     for model in found if per_layer else ():
-        layers[model.name] = yield from profiling.measure(model, result.size, result.threads)
+        layers[model.name] = yield from node_profile.measure(model, result.size, result.threads)
     return result, layers

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from quantnas.config.files import to_json, write_text
+from quantnas.reporting import seed_groups
 from quantnas.runs.run_folder import Run
 
-from . import point, seeds, sweeping
+from . import point, sweeping
 
 COSTS = {"gbitops": 3, "bytes": 0}
 """Key -> digits that are shown."""
@@ -74,16 +75,18 @@ def markdown(found: list[dict[str, Any]]) -> Iterator[str]:
 
 def _means(done: Sequence[dict[str, Any]], sets: Sequence[str]) -> Iterator[str]:
     """Points that differ in their seed alone, where there are any."""
-    groups = seeds.groups([r["name"] for r in done], [{"seed": 0} | r["varied"] for r in done])
+    groups = seed_groups.groups(
+        [r["name"] for r in done], [{"seed": 0} | r["varied"] for r in done]
+    )
     if groups:
         yield ""
         yield "| mean over seeds | seeds | GBitOps at LR 32x32 | bytes | " + " | ".join(sets) + " |"
         yield "|---" * (4 + len(sets)) + "|"
     for group in groups:
         rows = [done[at] for at in group.members]
-        costs = [seeds.spread([row[key] for row in rows], n) for key, n in COSTS.items()]
+        costs = [seed_groups.spread([row[key] for row in rows], n) for key, n in COSTS.items()]
         found = [[r["psnr"].get(name, {}).get("file") for r in rows] for name in sets]
-        scores = [seeds.spread(each, 2) for each in found]
+        scores = [seed_groups.spread(each, 2) for each in found]
         yield "| " + " | ".join([group.name, str(len(rows)), *costs, *scores]) + " |"
 
 

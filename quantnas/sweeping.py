@@ -16,10 +16,11 @@ from quantnas.config import schema
 from quantnas.config.files import to_json, write_text
 from quantnas.pipeline import new_run
 from quantnas.pipeline.new_run import Prepared
+from quantnas.reporting import html_data
 from quantnas.runs import environment, run_folder
 from quantnas.runs.run_folder import Run
 
-from . import branching, page_data, point
+from . import branching, point
 from .errors import DataError, QuantnasError, UsageError
 from .plan import Point
 from .point import PointJob
@@ -59,7 +60,7 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
         point.fail(folder / "points" / name, reason.cause, reason.remedy)
     told = [{"name": each.name, **each.varied} for each in points]
     write_text(
-        folder / page_data.SWEEP, yaml.safe_dump({"points": told}, sort_keys=False)
+        folder / html_data.SWEEP, yaml.safe_dump({"points": told}, sort_keys=False)
     )  # last: whole
     return folder.resolve()
 
@@ -75,9 +76,9 @@ def _require_alone(points: Sequence[Point]) -> None:
 
 def existing(path: Path) -> Path:
     """The folder of a sweep. Raises DataError when it is none."""
-    if not ((path / page_data.SWEEP).is_file() and (path / "points").is_dir()):
+    if not ((path / html_data.SWEEP).is_file() and (path / "points").is_dir()):
         raise DataError(
-            f"{path} is no folder of a sweep (it has no {page_data.SWEEP} and points/).",
+            f"{path} is no folder of a sweep (it has no {html_data.SWEEP} and points/).",
             "Give the folder that `quantnas sweep` wrote, such as runs/sweep/sweep.",
         )
     return path.resolve()
@@ -85,7 +86,7 @@ def existing(path: Path) -> Path:
 
 def names(folder: Path) -> dict[str, dict[str, Any]]:
     """Point -> what varies, in the order of the sweep."""
-    rows = schema.read_yaml(existing(folder) / page_data.SWEEP)["points"]
+    rows = schema.read_yaml(existing(folder) / html_data.SWEEP)["points"]
     return {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in rows}
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantnas import evaluate
 from quantnas.architectures import network, registry, released_weights
 from quantnas.cli.main import main
 from quantnas.config import search_space
@@ -17,6 +16,7 @@ from quantnas.config.files import sha256
 from quantnas.config.run_config import QuantizeConfig, RunConfig, TrainConfig
 from quantnas.data import image_files, photographs
 from quantnas.errors import DataError, UsageError
+from quantnas.evaluation import scoring
 from quantnas.inference import upscaler
 from quantnas.pipeline import new_run, pretrained, steps
 from quantnas.runs import environment, networks, run_photographs
@@ -96,9 +96,9 @@ def test_the_whole_chain_goes_on_from_there(tiny, genotype, begin, weights, bits
     net = network.build(tiny, genotype, None)
     network.load(net, weights)
     held_out = photographs.find(config.eval_data, 2)
-    scores = list(evaluate.score(upscaler.torch_upscaler(net), held_out, 2))
+    scores = list(scoring.score(upscaler.torch_upscaler(net), held_out, 2))
     found = run.result("evaluate")["sets"]["held-out"]
-    assert found["float_mean"]["psnr"] == pytest.approx(evaluate.mean(scores).psnr)
+    assert found["float_mean"]["psnr"] == pytest.approx(scoring.mean(scores).psnr)
     page = (run.folder / "report.md").read_text()
     assert page.count(f"adopted {weights}") == 2 and "share decided" not in page
     widths = {row.weight_bits for row in networks.quantized(run)[2].layers}

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import quantnas
-from quantnas import api, drop, model_verbs, run_verbs
+from quantnas import api, model_verbs, run_verbs
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
 from quantnas.errors import DataError, QualityError, UsageError
+from quantnas.evaluation import quantization_loss
 from quantnas.pipeline import steps
 from quantnas.pipeline.run_sources import Request, nested
 from quantnas.runs import watcher
@@ -258,7 +259,9 @@ def test_a_quantization_is_stopped_and_finished(here):
 
 
 def test_a_result_that_is_too_bad_is_kept_and_its_folder_named(here, source, monkeypatch):
-    monkeypatch.setattr(drop, "load", lambda run: [drop.Drop("a", 20.0, 30.0, 10.0, 1)])
+    monkeypatch.setattr(
+        quantization_loss, "load", lambda run: [quantization_loss.Drop("a", 20.0, 30.0, 10.0, 1)]
+    )
     with pytest.raises(QualityError, match="Quantization costs 10") as error:
         run_verbs.quantize(source, bits=2, max_drop=0.0, settings=FEW)
     kept = run_verbs.Run(error.value.folder)

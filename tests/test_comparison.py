@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import comparison, difference, evaluate, front, labels, metrics, tables
 from quantnas.architectures import network
 from quantnas.cli.main import main
 from quantnas.data import image_files, photo_sets
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
+from quantnas.evaluation import metrics, model_comparison, scoring, tables
 from quantnas.inference import upscaler
 from quantnas.onnx_import import onnx_session
+from quantnas.reporting.plots import error_map, label_placement, pareto_front
 from quantnas.runs import models
 
 FILES = image_files.bundled().held_out
@@ -60,7 +61,7 @@ def read(folder: str) -> dict:
 def test_a_run_is_measured_on_what_it_held_out(here, capsys):
     assert command("evaluate", "runs/export/a") == 0
     out = capsys.readouterr().out.splitlines()
-    assert out.count("x2, " + evaluate.PROTOCOL) == 1
+    assert out.count("x2, " + scoring.PROTOCOL) == 1
     assert "a: exported file runs/export/a/model.onnx" in out
     assert [line.split()[0] for line in out if line.startswith(("p0", "mean  "))] == ["p0", "mean"]
     assert any(line.startswith("Worst for a: p0, ") for line in out)
@@ -69,7 +70,7 @@ def test_a_run_is_measured_on_what_it_held_out(here, capsys):
     assert list(found["sets"]) == ["held-out"]
     row = found["sets"]["held-out"]["models"]["a"]["images"][0]
     high = image_files.read("mine/p0.png")[:78, :100]
-    low = comparison.photographs.read(Photograph(Path("mine/p0.png")), 2).low
+    low = model_comparison.photographs.read(Photograph(Path("mine/p0.png")), 2).low
     ours = models.resolve("runs/export/a").upscaler()(low)
     assert row["psnr"] == pytest.approx(metrics.psnr_y(ours, high, 2))
     assert row["ssim"] == pytest.approx(metrics.ssim_y(ours, high, 2))
@@ -106,7 +107,7 @@ def test_a_lone_file_is_measured_on_the_bundled_photographs(here, capsys, monkey
 
 
 def test_low_resolution_files_are_used_where_they_are(here, capsys):
-    pair = comparison.photographs.read(Photograph(Path("set5/p0.png")), 2)
+    pair = model_comparison.photographs.read(Photograph(Path("set5/p0.png")), 2)
     for grey, name in ((0, "same"), (60, "dark")):
         image_files.write(Path(name, "GTmod12", "p0.png"), pair.high)
         dark = np.maximum(pair.low, grey) - np.uint8(grey)
@@ -121,14 +122,14 @@ def test_low_resolution_files_are_used_where_they_are(here, capsys):
 
 
 def test_the_protocol_tells_where_the_low_resolution_is_from(here, capsys, monkeypatch):
-    pair = comparison.photographs.read(Photograph(Path("set5/p0.png")), 2)
+    pair = model_comparison.photographs.read(Photograph(Path("set5/p0.png")), 2)
     image_files.write(Path("own/hr/p0.png"), pair.high)
     image_files.write(Path("own/lr/p0.png"), pair.low)
-    notes, tail = [], evaluate.PROTOCOL.removeprefix("uint8 bicubic LR")
-    monkeypatch.setattr(front, "draw", lambda panels, note, path: notes.append(note))
+    notes, tail = [], scoring.PROTOCOL.removeprefix("uint8 bicubic LR")
+    monkeypatch.setattr(pareto_front, "draw", lambda panels, note, path: notes.append(note))
     mixed = "uint8 LR from files or, where there are none, bicubic" + tail
     told = {("own",): "uint8 LR from files" + tail, ("own", "set5"): mixed}
-    told[("set5",)] = evaluate.PROTOCOL
+    told[("set5",)] = scoring.PROTOCOL
     for folders, protocol in told.items():
         data = [part for folder in folders for part in ("--data", folder)]
         name = "-".join(folders)
@@ -141,7 +142,7 @@ def test_the_protocol_tells_where_the_low_resolution_is_from(here, capsys, monke
 def test_equal_images_count_as_100_db(tmp_path):
     image_files.write(tmp_path / "flat.png", np.full((40, 44, 3), 90, np.uint8))
     photo = Photograph(tmp_path / "flat.png")
-    (row,) = evaluate.score(lambda low: low.repeat(2, 0).repeat(2, 1), [photo], 2)
+    (row,) = scoring.score(lambda low: low.repeat(2, 0).repeat(2, 1), [photo], 2)
     assert (row.psnr, row.bicubic_psnr, row.gain) == (100.0, 100.0, 0.0)
 
 
@@ -164,8 +165,8 @@ def test_several_models_share_tables_and_have_pictures_of_their_own(here, capsys
 
 def test_models_without_a_common_held_out_set_are_measured_on_the_bundled_one(here):
     ours, other = (models.resolve(f"runs/export/{name}") for name in "ab")
-    assert [group.name for group in comparison.choose([ours], [])] == ["held-out"]
-    assert [group.name for group in comparison.choose([other, ours], [])] == ["bundled"]
+    assert [group.name for group in model_comparison.choose([ours], [])] == ["held-out"]
+    assert [group.name for group in model_comparison.choose([other, ours], [])] == ["bundled"]
 
 
 def test_published_points_stand_on_set14_at_x4_alone(here, capsys):
@@ -186,11 +187,11 @@ def test_the_report_of_an_evaluation_is_that_of_its_run(here, capsys):
     (run / "steps" / "train.json").unlink()
     assert command("report", run) == 3 and "'train' has not finished" in capsys.readouterr().err
     assert command("evaluate", run, "--data", "set5") == 0
-    assert comparison.of_run(Path("runs/evaluate/a")) == (
+    assert model_comparison.of_run(Path("runs/evaluate/a")) == (
         run.resolve(),
         [str(Path("set5").resolve())],
     )
-    assert comparison.of_run(run) is None
+    assert model_comparison.of_run(run) is None
     assert command("evaluate", run, "runs/export/b", "--data", "set5") == 0
     assert command("report", "runs/evaluate/comparison") == 3
     assert "not of one run" in capsys.readouterr().err
@@ -219,9 +220,7 @@ def test_what_cannot_be_measured_is_one_clear_sentence(here, capsys):
 
 
 def test_a_failed_evaluation_leaves_no_folder(here, monkeypatch, capsys):
-    monkeypatch.setattr(
-        difference, "draw", lambda *a: (_ for _ in ()).throw(DataError("No.", "X."))
-    )
+    monkeypatch.setattr(error_map, "draw", lambda *a: (_ for _ in ()).throw(DataError("No.", "X.")))
     assert command("evaluate", "runs/export/a") == 3
     assert list(Path("runs/evaluate").iterdir()) == []
 
@@ -259,7 +258,7 @@ def test_the_difference_is_shown_with_its_numbers():
     blurred[30:60, 90:120] //= 2
     dark[70:100, 20:50] //= 2
     views = {"bicubic": blurred, "mine": dark, "original": high}
-    figure = difference.difference_figure(views, 4, "title with $x_{ in it")
+    figure = error_map.difference_figure(views, 4, "title with $x_{ in it")
     assert {"original", "bicubic", "mine"} < set(texts(figure))
     shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     error = np.abs(metrics.luma(dark) - metrics.luma(high))[4:-4, 4:-4]
@@ -277,22 +276,22 @@ def test_a_difference_of_nothing_and_odd_sizes_are_drawn():
     for height, width in ((20, 300), (300, 20), (20, 20)):
         high = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
         views = {"bicubic": high.copy(), "mine": high.copy(), "original": high}
-        assert "equal, SSIM 1.0000" in texts(difference.difference_figure(views, 2, ""))
+        assert "equal, SSIM 1.0000" in texts(error_map.difference_figure(views, 2, ""))
 
 
-def points(count: int) -> tuple[front.ParetoPoint, ...]:
+def points(count: int) -> tuple[pareto_front.ParetoPoint, ...]:
     """Many close ones, as a search with several seeds gives."""
     rng = np.random.default_rng(0)
     drawn = rng.uniform((1.8e9, 27.5), (2.6e9, 27.8), (count, 2))
     return tuple(
-        front.ParetoPoint(f"rfdn-x4-{i}", b, p, i % 4 == 0) for i, (b, p) in enumerate(drawn)
+        pareto_front.ParetoPoint(f"rfdn-x4-{i}", b, p, i % 4 == 0) for i, (b, p) in enumerate(drawn)
     )
 
 
 @pytest.mark.parametrize("bicubic", [26.09, 27.4])
 def test_names_cover_neither_points_nor_each_other(bicubic):
-    panel = front.Panel("Set14, x4", bicubic, points(12), published=True)
-    figure = front.front_figure([panel], evaluate.PROTOCOL)
+    panel = pareto_front.Panel("Set14, x4", bicubic, points(12), published=True)
+    figure = pareto_front.front_figure([panel], scoring.PROTOCOL)
     renderer = figure.canvas.get_renderer()
     names = [text for axes in figure.axes for text in axes.texts if "rfdn" in text.get_text()]
     boxes = [tuple(text.get_window_extent(renderer).extents) for text in names]
@@ -301,27 +300,29 @@ def test_names_cover_neither_points_nor_each_other(bicubic):
     for i, box in enumerate(boxes):
         assert frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] <= frame.y1
         spots = figure.axes[0].transData.transform(panel.spots)
-        others = [*boxes[:i], *(labels.around(spot, 4) for spot in spots)]
-        assert labels.overlap(box, np.array(others)) == 0
+        others = [*boxes[:i], *(label_placement.around(spot, 4) for spot in spots)]
+        assert label_placement.overlap(box, np.array(others)) == 0
 
 
 def test_the_plot_says_what_its_axes_and_markers_mean():
-    panel = front.Panel("set5, x2", 33.67, points(2))
-    figure = front.front_figure([panel, panel], "on luma")
+    panel = pareto_front.Panel("set5, x2", 33.67, points(2))
+    figure = pareto_front.front_figure([panel, panel], "on luma")
     caption = " ".join(figure.texts[-1].get_text().split())
     assert "MACs x 1024" in caption and "PSNR-Y: on luma." in caption and "2208" not in caption
     assert not figure.legends and "bicubic 33.67 dB" in texts(figure)
     hollow = [line.get_markerfacecolor() == "white" for line in figure.axes[0].lines][:2]
     assert hollow == [True, False] and figure.axes[0].get_xscale() == "log"
-    shown = front.front_figure([front.Panel("set14", 26.09, points(2), True)], "on luma")
+    shown = pareto_front.front_figure(
+        [pareto_front.Panel("set14", 26.09, points(2), True)], "on luma"
+    )
     assert "2208.14839" in shown.texts[-1].get_text()
-    assert len(shown.legends[0].get_texts()) == len(front.PUBLISHED) == 4
+    assert len(shown.legends[0].get_texts()) == len(pareto_front.PUBLISHED) == 4
 
 
 def test_points_that_coincide_are_rings_around_each_other():
     at = [(2e9, 27.5), (2e9, 27.5), (3e9, 27.9), (2e9, 27.5001)]
-    drawn = tuple(front.ParetoPoint(f"n{i}", *xy, i == 1) for i, xy in enumerate(at))
-    axes = front.front_figure([front.Panel("s", 27.3, drawn)], "").axes[0]
+    drawn = tuple(pareto_front.ParetoPoint(f"n{i}", *xy, i == 1) for i, xy in enumerate(at))
+    axes = pareto_front.front_figure([pareto_front.Panel("s", 27.3, drawn)], "").axes[0]
     lines = axes.lines[:4]
     sizes = [line.get_markersize() for line in lines]
     assert sizes[0] == sizes[2] < sizes[1] < sizes[3]
@@ -330,8 +331,8 @@ def test_points_that_coincide_are_rings_around_each_other():
 
 
 def test_bicubic_is_in_the_same_axes_unless_it_is_far_away():
-    near, far = (front.Panel("s", b, points(3)) for b in (27.5, 20.0))
-    assert [len(front.front_figure([p], "").axes) for p in (near, far)] == [1, 2]
+    near, far = (pareto_front.Panel("s", b, points(3)) for b in (27.5, 20.0))
+    assert [len(pareto_front.front_figure([p], "").axes) for p in (near, far)] == [1, 2]
 
 
 def test_a_folder_of_photographs_gives_its_name_to_the_set():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from quantnas import damage_measured
 from quantnas.architectures import network, registry
 from quantnas.config.search_space import Precision
-from quantnas.damage_measured import Damages, Measured, rows
 from quantnas.data import photographs
+from quantnas.evaluation import layer_damage
+from quantnas.evaluation.layer_damage import Damages, Measured, rows
 from quantnas.quantization import bit_widths, post_training
 from quantnas.runs import networks, run_folder
 
@@ -24,7 +24,7 @@ def measured(source):
     network.load(teacher, run.weights("float"), where)
     photos = photographs.find(str(source.parents[1] / "photos"), where.scale)
     net = networks.quantized(run)[1]
-    return run, teacher, damage_measured.measure(run, photos, teacher, net, side=16)
+    return run, teacher, layer_damage.measure(run, photos, teacher, net, side=16)
 
 
 def test_every_slot_is_measured_and_kept(measured):
@@ -33,7 +33,7 @@ def test_every_slot_is_measured_and_kept(measured):
     assert [row.slot for row in found.slots] == list(precision)
     assert all(row.measured > 0 and row.fitted > 0 and row.predicted is None for row in found.slots)
     assert (found.crops, found.height, found.width) == (8, 16, 16)
-    assert damage_measured.load(run) == found
+    assert layer_damage.load(run) == found
     bits = {row.slot: Precision(row.weights, row.activations) for row in found.slots}
     assert bits == precision
 
@@ -43,7 +43,7 @@ def test_one_slot_alone_is_rounded(measured):
     run, teacher, found = measured
     where, _ = networks.architecture(run)
     photos = photographs.find(str(run.folder.parents[1] / "photos"), where.scale)
-    low = damage_measured.crops(photos, where, 16, 8)
+    low = layer_damage.crops(photos, where, 16, 8)
     net = networks.quantized(run)[1]
     network.inherit(net, teacher)
     part = network.convolutions(net)["head"]
@@ -91,12 +91,12 @@ def test_predictions_stand_beside(source):
     options = [{"weights": b, "activations": width.activations} for b in (2, width.weights)]
     row = {"slot": slot, "options": options, "mse": [1.0, 0.25]}
     (source / "damage.json").write_text(json.dumps([row]))
-    assert damage_measured.predictions(run)[slot][width] == 0.25
+    assert layer_damage.predictions(run)[slot][width] == 0.25
 
 
 def test_crops_are_no_larger_than_the_photographs(source, tiny):
     photos = photographs.find(str(source.parents[1] / "photos"), 2)
-    low = damage_measured.crops(photos, tiny, 512, 5)
+    low = layer_damage.crops(photos, tiny, 512, 5)
     assert low.shape == (4, 3, 30, 36) or low.shape == (5, 3, 30, 36)
 
 
@@ -111,12 +111,12 @@ def test_crops_are_no_larger_than_the_photographs(source, tiny):
     ],
 )
 def test_the_rank_correlation_is_spearmans(first, second, expected):
-    found = damage_measured.rank_correlation(first, second)
+    found = layer_damage.rank_correlation(first, second)
     assert found == (expected and pytest.approx(expected, abs=1e-4))
 
 
 def test_the_sentence_says_how_well_they_agree():
     slots = tuple(Measured(f"s{i}", 4, 4, 10.0**-i, 2 * 10.0**-i, 10.0**-i) for i in range(5))
-    words = damage_measured.sentence(Damages(2, 8, 8, slots, 1.0, 0.5))
+    words = layer_damage.sentence(Damages(2, 8, 8, slots, 1.0, 0.5))
     assert "over 5 layers: 1.00 on" in words and "0.50 on grids fitted" in words
-    assert "too few" in damage_measured.sentence(Damages(2, 8, 8, slots[:2], None, None))
+    assert "too few" in layer_damage.sentence(Damages(2, 8, 8, slots[:2], None, None))

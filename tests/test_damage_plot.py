@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from quantnas import damage_plot
 from quantnas.config.search_space import Precision
 from quantnas.data import image_files
 from quantnas.errors import DataError
 from quantnas.quantization.bit_allocation import Damage
+from quantnas.reporting.plots import damage_chart
 
 WIDTHS = (Precision(2, 4), Precision(3, 8), Precision(4, 8), Precision(8, 8))
 ENDS = (Precision(8, 8),)
@@ -30,7 +30,7 @@ def picks(found: list[Damage]) -> dict[str, Precision]:
 def test_every_option_has_a_mark_and_the_chosen_ones_are_filled():
     found = rows()
     chosen = picks(found)
-    axes = damage_plot.damage_figure(found, chosen).axes[0]
+    axes = damage_chart.damage_figure(found, chosen).axes[0]
     low, high = axes.get_xlim()
     marks = [line for line in axes.lines if line.get_marker() != "None"]
     places = [(round(line.get_ydata()[0]), line.get_xdata()[0]) for line in marks]
@@ -44,7 +44,7 @@ def test_every_option_has_a_mark_and_the_chosen_ones_are_filled():
 def test_slots_and_their_bits_stand_beside_each_other():
     found = rows()
     chosen = picks(found)
-    axes = damage_plot.damage_figure(found, chosen).axes[0]
+    axes = damage_chart.damage_figure(found, chosen).axes[0]
     (right,) = axes.child_axes
     assert [text.get_text() for text in axes.get_yticklabels()] == [row.slot for row in found]
     bits = [f"w{w.weights} a{w.activations}" for w in chosen.values()]
@@ -57,23 +57,23 @@ def test_the_picture_is_written_and_grows_with_the_slots(tmp_path):
     sizes = []
     for cells in (1, 12):
         found = rows(cells)
-        damage_plot.damage(found, picks(found), tmp_path / "damage.png")
+        damage_chart.damage(found, picks(found), tmp_path / "damage.png")
         sizes.append(image_files.read(tmp_path / "damage.png").shape)
     assert sizes[0][1] == sizes[1][1]
     assert sizes[0][0] < sizes[1][0]
     with pytest.raises(DataError):
-        damage_plot.damage(found, picks(found), tmp_path / "damage.png" / "of_a_file.png")
+        damage_chart.damage(found, picks(found), tmp_path / "damage.png" / "of_a_file.png")
 
 
 def test_nothing_but_zeros_can_be_drawn(tmp_path):
     found = [dataclasses.replace(row, mse=(0.0,) * len(row.mse)) for row in rows()]
-    damage_plot.damage(found, picks(found), tmp_path / "damage.png")
-    assert damage_plot.table(found, picks(found))[1] == ["head", "8", "8", "0.00e+00", "inf"]
+    damage_chart.damage(found, picks(found), tmp_path / "damage.png")
+    assert damage_chart.table(found, picks(found))[1] == ["head", "8", "8", "0.00e+00", "inf"]
 
 
 def test_the_table_has_a_row_for_every_slot():
     found = rows()
-    head, *cells = damage_plot.table(found, picks(found))
+    head, *cells = damage_chart.table(found, picks(found))
     assert head == ["slot", "weights", "inputs", "output MSE", "PSNR to float"]
     assert [row[0] for row in cells] == [row.slot for row in found]
     assert cells[1] == ["cell0_body0", "3", "8", "1.00e-03", "30.0"]

@@ -12,7 +12,7 @@ import pytest
 from quantnas import doctor, requirements, runnable
 from quantnas.checks import Check
 from quantnas.cli.main import main
-from quantnas.machine import Machine
+from quantnas.evaluation.processor import Machine
 from quantnas.resources import Resources
 
 GIB = 1 << 30

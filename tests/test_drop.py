@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantnas import drop, evaluate
 from quantnas.architectures import network
 from quantnas.config.run_config import QuantizeConfig
 from quantnas.data import image_files
-from quantnas.drop import Drop
 from quantnas.errors import DataError, QualityError
+from quantnas.evaluation import quantization_loss, scoring
+from quantnas.evaluation.quantization_loss import Drop
 from quantnas.inference import upscaler
 from quantnas.pipeline import evaluate_step
 from quantnas.runs import networks, run_photographs, run_settings
@@ -41,13 +41,13 @@ def config(run, tmp_path):
 
 
 def test_it_is_what_the_evaluation_finds_later(run, config):
-    records = list(drop.measure(run, config))
+    records = list(quantization_loss.measure(run, config))
     assert [(r.phase, r.done, r.total) for r in records] == [
         ("evaluate held-out", 1, 1),
         ("evaluate set2", 1, 2),
         ("evaluate set2", 2, 2),
     ]
-    found = {row.name: row for row in drop.load(run)}
+    found = {row.name: row for row in quantization_loss.load(run)}
     list(evaluate_step.evaluate_step(run, config))
     later = run.result("evaluate")["sets"]
     assert list(found) == list(later) == ["held-out", "set2"]
@@ -68,29 +68,29 @@ def test_a_network_that_is_spoilt_by_quantization_shows(run, config):
             if name.endswith("log2_step") and p.requires_grad:
                 p.add_(1)  # room for that
     network.save(net, run.weights("quantized"), where)
-    list(drop.measure(run, config))
-    (held_out, _) = drop.load(run)
-    scored = evaluate.score(
+    list(quantization_loss.measure(run, config))
+    (held_out, _) = quantization_loss.load(run)
+    scored = scoring.score(
         upscaler.torch_upscaler(net), run_photographs.photographs_of(run, config).held_out, 2
     )
     assert held_out.quantized == pytest.approx(next(scored).psnr)
     assert held_out.drop > 3 and held_out.below_bicubic
     with pytest.raises(QualityError):
-        drop.require([held_out], QuantizeConfig(max_drop=3))
+        quantization_loss.require([held_out], QuantizeConfig(max_drop=3))
 
 
 def test_what_is_not_there_is_a_data_error(run, config):
     with pytest.raises(DataError, match=r"drop\.json is not there"):
-        drop.load(run)
+        quantization_loss.load(run)
     run.weights("quantized").unlink()
     with pytest.raises(DataError, match="'quantize' has not finished"):
-        list(drop.measure(run, config))
-    assert not (run.folder / drop.FILE).exists()
+        list(quantization_loss.measure(run, config))
+    assert not (run.folder / quantization_loss.FILE).exists()
 
 
 def test_the_set_with_the_largest_drop_is_named():
     with pytest.raises(QualityError, match=r"0\.50 dB on set14 .*more than the 0\.05 dB") as told:
-        drop.require([SMALL, LARGE, BETTER], QuantizeConfig(max_drop=0.05))
+        quantization_loss.require([SMALL, LARGE, BETTER], QuantizeConfig(max_drop=0.05))
     assert told.value.exit_code == 5 and "more bits" in told.value.remedy
 
 
@@ -103,7 +103,7 @@ def test_the_set_with_the_largest_drop_is_named():
 )  # fmt: skip
 def test_the_remedy_fits_the_method(how, words):
     with pytest.raises(QualityError) as told:
-        drop.require([LARGE], QuantizeConfig(max_drop=0.1, **how))
+        quantization_loss.require([LARGE], QuantizeConfig(max_drop=0.1, **how))
     assert words in told.value.remedy
 
 
@@ -111,21 +111,21 @@ def test_a_small_drop_is_told_with_enough_digits():
     close = Drop("set5", quantized=31.9988, full=32.0, bicubic=28.0, photographs=5)
     told = r"costs 0\.0012 dB on set5 \(from 32\.0000 to 31\.9988\), more than the 0\.001 dB"
     with pytest.raises(QualityError, match=told):
-        drop.require([close], QuantizeConfig(max_drop=0.001))
+        quantization_loss.require([close], QuantizeConfig(max_drop=0.001))
     with pytest.raises(QualityError, match=r"costs 0\.001 dB .*than the 0 dB"):
-        drop.require([close], QuantizeConfig(max_drop=0))
+        quantization_loss.require([close], QuantizeConfig(max_drop=0))
 
 
 @pytest.mark.parametrize("most", [0.51, 3, 100])
 def test_what_is_within_the_limit_passes(most):
-    drop.require([SMALL, LARGE, BETTER], QuantizeConfig(max_drop=most))
+    quantization_loss.require([SMALL, LARGE, BETTER], QuantizeConfig(max_drop=most))
 
 
 def test_a_network_that_became_better_has_no_drop():
     assert BETTER.drop == pytest.approx(-0.2)
-    drop.require([BETTER], QuantizeConfig(max_drop=0))
+    quantization_loss.require([BETTER], QuantizeConfig(max_drop=0))
     with pytest.raises(QualityError):
-        drop.require([SMALL], QuantizeConfig(max_drop=0))
+        quantization_loss.require([SMALL], QuantizeConfig(max_drop=0))
 
 
 def test_bicubic_is_compared_with_the_quantized_network():

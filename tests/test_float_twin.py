@@ -10,13 +10,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from quantnas import float_twin
 from quantnas.architectures import cost, network, registry
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig
 from quantnas.data import image_files
 from quantnas.data.patches import to_tensor
 from quantnas.errors import DataError
+from quantnas.evaluation import float_reference
 from quantnas.exporters import onnx_export
 from quantnas.quantization import post_training
 from quantnas.runs import bundled_models
@@ -34,11 +34,13 @@ def run(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
 
 def twin_of(model: onnx.ModelProto) -> onnx.ModelProto:
     """It, checked, and without a trace of rounding."""
-    made = float_twin.make(model)
+    made = float_reference.make(model)
     assert made is not None
     onnx.checker.check_model(made, full_check=True)
     kinds = {node.op_type for node in made.graph.node}
-    assert not {kind for kind in kinds if kind.startswith(float_twin.INTEGER)} | kinds & {"Clip"}
+    assert not {kind for kind in kinds if kind.startswith(float_reference.INTEGER)} | kinds & {
+        "Clip"
+    }
     return made
 
 
@@ -112,7 +114,7 @@ def test_all_forms_of_a_file_have_the_same_one(small, write, photo, name, bits):
 
 def test_a_float_file_needs_none():
     node = helper.make_node("Conv", ["lr", "w"], ["sr"])
-    assert float_twin.make(graph([node], {"w": np.ones((2, 3, 1, 1), np.float32)})) is None
+    assert float_reference.make(graph([node], {"w": np.ones((2, 3, 1, 1), np.float32)})) is None
 
 
 def graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> onnx.ModelProto:
@@ -167,4 +169,4 @@ def test_integer_operators_of_others_are_refused():
     ]
     constants = {"s": np.float32(1), "z": np.uint8(0), "w": np.ones((2, 2), np.uint8)}
     with pytest.raises(DataError, match="MatMulInteger"):
-        float_twin.make(graph(nodes, {k: np.asarray(v) for k, v in constants.items()}))
+        float_reference.make(graph(nodes, {k: np.asarray(v) for k, v in constants.items()}))

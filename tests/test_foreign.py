@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from quantnas import evaluate
 from quantnas.architectures import network, released_weights
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
 from quantnas.data import photographs
 from quantnas.errors import DataError, UsageError
+from quantnas.evaluation import scoring
 from quantnas.inference import upscaler
 
 RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
@@ -157,5 +157,5 @@ def test_nothing_of_the_released_file_is_left_out(published):
 def test_the_released_weights_score_as_published(published, shared_data, name, wanted):
     upscale = upscaler.torch_upscaler(published)
     photos = photographs.find(shared_data / "test" / name, 4)
-    mean = evaluate.mean(list(evaluate.score(upscale, photos, 4)))
+    mean = scoring.mean(list(scoring.score(upscale, photos, 4)))
     assert mean.psnr == pytest.approx(wanted, abs=0.02)

@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from quantnas import latency, machine, profiling
 from quantnas.errors import DataError, UsageError
-from quantnas.latency import Result, Row, Setting, Spread, Times
-from quantnas.machine import Machine
+from quantnas.evaluation import latency, node_profile, processor
+from quantnas.evaluation.latency import Result, Row, Setting, Spread, Times
+from quantnas.evaluation.processor import Machine
 from quantnas.runs import models
 
 
@@ -168,19 +168,19 @@ def test_impossible_settings(wrong):
 
 def test_processors_say_what_they_can():
     able = {"architecture": "x86_64", "avx2": True, "avx512_f": True, "avx_vnni": True}
-    name, features = machine.processor({**able, "avx512_vnni": False, "cpu_name": "Some EPYC"})
+    name, features = processor.processor({**able, "avx512_vnni": False, "cpu_name": "Some EPYC"})
     assert name == "Some EPYC" and features is not None
     assert [k for k, there in features.items() if there] == ["avx2", "avx512", "vnni"]
-    assert machine.processor({"neon": True, "dot": True, "i8mm": False}) == (
+    assert processor.processor({"neon": True, "dot": True, "i8mm": False}) == (
         "", {"asimd": True, "dotprod": True, "i8mm": False}
     )  # fmt: skip
-    assert machine.processor({"architecture": "s390x"}) == ("", None)
+    assert processor.processor({"architecture": "s390x"}) == ("", None)
 
 
 def test_a_torch_that_does_not_tell_leaves_the_features_open(monkeypatch):
-    assert machine.here().features is not None
-    monkeypatch.delattr(machine.torch.cpu, "get_capabilities")
-    assert machine.here().features is None and machine.here().processor
+    assert processor.here().features is not None
+    monkeypatch.delattr(processor.torch.cpu, "get_capabilities")
+    assert processor.here().features is None and processor.here().processor
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_profile_is_a_table_of_nodes_without_the_runs_that_warm_up():
             event("2", "head", "Conv", 3 * spent, "float"),
             event("3", "Add_3", "Add", spent, "float"),
         ]
-    found = profiling.nodes(events, ["body", "head"])
+    found = node_profile.nodes(events, ["body", "head"])
     assert [(n.layer, n.operator, n.ms, n.share, n.in_float) for n in found] == [
         ("head", "Conv", 6.0, 0.6, True),
         ("body", "QLinearConv", 2.0, 0.2, False),

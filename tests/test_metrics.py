@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import metrics
 from quantnas.data import bicubic, image_files
+from quantnas.evaluation import metrics
 
 BICUBIC_PSNR = {
     "set5": {2: 33.673, 3: 30.403, 4: 28.429},

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from quantnas import comparison, evaluate, progress
+from quantnas import progress
 from quantnas.architectures import network
 from quantnas.architectures.cost import Cost
 from quantnas.cli.main import main
@@ -17,6 +17,7 @@ from quantnas.config import files
 from quantnas.data import image_files
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError, QuantnasError, UsageError
+from quantnas.evaluation import model_comparison, scoring
 from quantnas.exporters import onnx_metadata
 from quantnas.runs import bundled_models, models
 
@@ -31,9 +32,9 @@ def command(*arguments: object) -> int:
 
 def measured(model: models.Model) -> dict:
     """What an evaluation on one small photograph gives."""
-    sets = [comparison.PhotoSet("set5", (Photograph(image_files.bundled().held_out[0]),))]
-    steps = comparison.measure({model.name: model.upscaler()}, sets, model.scale)
-    return comparison.collect([model], sets, finish(steps))
+    sets = [model_comparison.PhotoSet("set5", (Photograph(image_files.bundled().held_out[0]),))]
+    steps = model_comparison.measure({model.name: model.upscaler()}, sets, model.scale)
+    return model_comparison.collect([model], sets, finish(steps))
 
 
 def finish(steps):
@@ -286,7 +287,7 @@ def test_a_bundled_model_is_what_its_card_says_and_beats_bicubic(name):
     told = models.facts(file)
     assert {key: getattr(card, key) for key in told} == told
     assert (card.name, card.file) == (name, file.name)
-    assert card.protocol == evaluate.PROTOCOL
+    assert card.protocol == scoring.PROTOCOL
     photos = [Photograph(path) for path in image_files.bundled().held_out]
-    scores = list(evaluate.score(models.resolve(name).upscaler(), photos, card.scale))
-    assert evaluate.mean(scores).gain > 0
+    scores = list(scoring.score(models.resolve(name).upscaler(), photos, card.scale))
+    assert scoring.mean(scores).gain > 0

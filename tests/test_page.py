@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import yaml
 
-from quantnas import front, page, page_data
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.files import to_json
 from quantnas.config.search_space import SearchSpace
-from quantnas.damage_measured import FILE, Damages, Measured
 from quantnas.data import image_files
 from quantnas.errors import DataError
+from quantnas.evaluation.layer_damage import FILE, Damages, Measured
+from quantnas.reporting import html_data, html_page
+from quantnas.reporting.photo_slider import FOLDER, ComparedCrop, ComparedCrops, Version
+from quantnas.reporting.plots import pareto_front
 from quantnas.runs import run_folder
 from quantnas.runs.run_folder import Run
-from quantnas.slider import FOLDER, ComparedCrop, ComparedCrops, Version
 
 # Run folders as steps leave them, made up
 
@@ -169,8 +170,8 @@ class Parsed(HTMLParser):
 
 
 def made(folders: list[Path]) -> str:
-    source = page_data.find(folders)
-    return page.html(source, [page_data.collect(name, run) for name, run in source.done])
+    source = html_data.find(folders)
+    return html_page.html(source, [html_data.collect(name, run) for name, run in source.done])
 
 
 def data_of(text: str) -> dict:
@@ -294,13 +295,13 @@ def test_published_points_stand_beside_what_they_belong_to(tmp_path, tiny, name,
     run = finished(tmp_path / "a", tiny, scale=scale, sets={name: ("baboon",)})
     text = made([run.folder])
     assert [group["published"] for group in data_of(text)["sets"]] == [beside]
-    assert (front.SOURCE in Parsed(text).text) == beside
+    assert (pareto_front.SOURCE in Parsed(text).text) == beside
     assert ["published: noise" in svg for svg in charts(text).values()].count(True) == beside
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path, tiny):
     folders = [finished(tmp_path / part / "mine", tiny).folder for part in ("x", "y")]
-    assert [name for name, _ in page_data.find(folders).done] == ["x/mine", "y/mine"]
+    assert [name for name, _ in html_data.find(folders).done] == ["x/mine", "y/mine"]
 
 
 def test_a_sweep_lists_what_is_unfinished_and_what_failed(tmp_path, tiny):
@@ -345,25 +346,25 @@ def test_what_an_earlier_version_did_not_keep_is_left_out(tmp_path, tiny):
 def test_a_page_of_one_run_stays_small(tmp_path, tiny, monkeypatch):
     run = finished(tmp_path / "mine", tiny)
     assert len(made([run.folder]).encode()) < 100_000
-    monkeypatch.setattr(page, "ONE", 1)
+    monkeypatch.setattr(html_page, "ONE", 1)
     (shown,) = data_of(made([run.folder]))["runs"]
     assert len(shown["views"]) == 1
 
 
 def test_what_is_no_run_is_an_error(tmp_path, tiny):
     with pytest.raises(DataError, match="not a run folder"):
-        page_data.find([tmp_path])
+        html_data.find([tmp_path])
     empty = sweep(tmp_path / "s", tiny)
     for path in (empty / "points").glob("p*/steps/report.json"):
         path.unlink()
     with pytest.raises(DataError, match="there is nothing to show"):
-        page_data.find([empty])
+        html_data.find([empty])
 
 
 def test_a_damaged_note_of_a_failed_point_is_named_too(tmp_path, tiny):
     folder = sweep(tmp_path / "s", tiny)
     (folder / "failed" / "torn.json").write_text('{"cause": ')
-    assert "unknown" in page_data.find([folder]).failed[1].cause
+    assert "unknown" in html_data.find([folder]).failed[1].cause
 
 
 def test_the_command_writes_into_the_sweep_and_over_nothing_else(
@@ -386,24 +387,24 @@ def test_the_command_writes_into_the_sweep_and_over_nothing_else(
 
 def test_commands_make_the_run_again_where_they_can(tmp_path, tiny):
     run = finished(tmp_path / "my run", tiny)
-    (shown,) = [page_data.collect(name, r) for name, r in page_data.find([run.folder]).done]
-    found = page.page_text.commands(Path("runs/my run"), shown.data)
+    (shown,) = [html_data.collect(name, r) for name, r in html_data.find([run.folder]).done]
+    found = html_page.page_text.commands(Path("runs/my run"), shown.data)
     assert [line for _, line in found] == [
         "quantnas run --config 'runs/my run/config.yaml'", "quantnas run tiny"
     ]  # fmt: skip
     adopted = shown.data | {"train": {"adopted": "theirs.onnx"}}
-    assert len(list(page.page_text.commands(run.folder, adopted))) == 1
+    assert len(list(html_page.page_text.commands(run.folder, adopted))) == 1
 
 
 def test_a_run_must_have_been_evaluated(tmp_path, tiny):
     run = finished(tmp_path / "mine", tiny)
     (run.folder / "steps" / "evaluate.json").unlink()
     with pytest.raises(DataError, match="'evaluate' has not finished"):
-        page_data.collect("mine", Run(run.folder))
+        html_data.collect("mine", Run(run.folder))
 
 
 def test_sizes_are_told_in_words():
-    assert [page.size(n) for n in (1234, 250_000, 2_340_000)] == ["1 kB", "0.2 MB", "2.3 MB"]
+    assert [html_page.size(n) for n in (1234, 250_000, 2_340_000)] == ["1 kB", "0.2 MB", "2.3 MB"]
 
 
 # The page in a browser

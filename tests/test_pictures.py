@@ -9,13 +9,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
 
-from quantnas import crops, diagram, layered_layout, metrics, schematic
 from quantnas.architectures import cost, network, registry
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision
 from quantnas.config.search_space import Precision
 from quantnas.data import image_files
-from quantnas.layout_grid import Node
+from quantnas.evaluation import metrics
+from quantnas.reporting.plots import architecture_diagram, crop_strip, layered_layout, schematic
+from quantnas.reporting.plots.layout_grid import Node
 
 WIDTHS = (2, 3, 4, 8)
 OPS = ("conv3x3", "growth3x3", "conv5x5_groups2", "conv1x1")
@@ -73,7 +74,7 @@ FEW = ("basic", "fsrcnn", "imdn", "plain", "rfdn", "rfdn50", "rfdn_small")
 @pytest.mark.parametrize("cells", [1, 3])
 def test_every_convolution_is_drawn(cells):
     net, where, layers = decided(cells)
-    found = texts(diagram.architecture_figure(net, where, layers))
+    found = texts(architecture_diagram.architecture_figure(net, where, layers))
     slots = registry.slots(where)
     for name in ("head", "smooth", "upsample", "LR image", "SR image", "pixel shuffle x2"):
         assert found.count(name) == 1
@@ -94,7 +95,7 @@ def test_every_convolution_is_drawn(cells):
 
 def test_channels_count_all_groups_and_shares_add_up():
     net, where, layers = decided()
-    found = texts(diagram.architecture_figure(net, where, layers))
+    found = texts(architecture_diagram.architecture_figure(net, where, layers))
     grouped = next(layer for layer in layers if layer.op == "conv5x5_groups2")
     assert grouped.shape[1] == 8
     assert not any(text.startswith("8→") for text in found)
@@ -109,14 +110,14 @@ def test_channels_by_themselves_and_edges_without_convolution_are_drawn():
     bits = {layer.name.partition(".")[0]: layer.op for layer in layers}
     bits |= {"cell0_body0": "separable3x3", "cell0_body1": "identity"}
     found = Genotype(where.name, {name: Choice(op, 4, 8) for name, op in bits.items()})
-    shown = texts(diagram.architecture_figure(*built(where, found)))
+    shown = texts(architecture_diagram.architecture_figure(*built(where, found)))
     assert not any(text.startswith("1→") for text in shown)
     assert shown.count("separable 3x3") == shown.count("identity") == 1
 
 
 def test_the_title_has_the_totals():
     net, where, layers = decided(scale=4)
-    found = texts(diagram.architecture_figure(net, where, layers))
+    found = texts(architecture_diagram.architecture_figure(net, where, layers))
     parameters = sum(layer.parameters for layer in layers)
     bitops = sum(layer.bitops for layer in layers) / 1e9
     assert "rfdn_small, x4" in found
@@ -126,7 +127,7 @@ def test_the_title_has_the_totals():
 
 @pytest.mark.parametrize("name", FEW)
 def test_nothing_is_cut_off_and_no_texts_overlap(name):
-    figure = diagram.architecture_figure(*usual(name))
+    figure = architecture_diagram.architecture_figure(*usual(name))
     shown = [text for text in figure.axes[0].texts if text.get_text()]
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = np.array([text.get_window_extent(renderer).extents for text in shown])
@@ -189,9 +190,9 @@ def test_a_long_graph_goes_on_in_the_next_column_of_the_page():
 def test_the_file_is_as_large_as_the_figure_and_the_same_every_time(tmp_path):
     first, second = tmp_path / "a.png", tmp_path / "b.png"
     for path in (first, second):
-        diagram.architecture(*decided(1), path)
+        architecture_diagram.architecture(*decided(1), path)
     picture = image_files.read(first)
-    width, height = diagram.architecture_figure(*decided(1)).get_size_inches() * 150
+    width, height = architecture_diagram.architecture_figure(*decided(1)).get_size_inches() * 150
     assert picture.shape[1] >= 1200
     assert picture.shape == pytest.approx((height, width, 3), abs=1)
     assert first.read_bytes() == second.read_bytes()
@@ -199,11 +200,13 @@ def test_the_file_is_as_large_as_the_figure_and_the_same_every_time(tmp_path):
 
 
 def test_bits_are_told_apart_by_brightness_and_text_stays_readable():
-    faces = [diagram._face(bits) for bits in (1, *WIDTHS, 16)]
+    faces = [architecture_diagram._face(bits) for bits in (1, *WIDTHS, 16)]
     light = [0.3 * r + 0.59 * g + 0.11 * b for r, g, b, _ in faces]
     assert light == sorted(light, reverse=True)
     assert len(set(faces[1:])) == 5
-    assert [diagram._ink(face) == "white" for face in faces] == [False] * 4 + [True] * 2
+    assert [architecture_diagram._ink(face) == "white" for face in faces] == [False] * 4 + [
+        True
+    ] * 2
 
 
 # The crops
@@ -219,35 +222,35 @@ def planted(top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("corner", [(0, 0), (33, 70), (96, 136)])
 def test_the_region_is_where_the_difference_is(corner):
-    assert crops.region(*planted(*corner), side=24) == corner
+    assert crop_strip.region(*planted(*corner), side=24) == corner
 
 
 def test_the_region_is_inside_and_equal_images_have_one():
     spoilt, original = planted(96, 136)
-    top, left = crops.region(spoilt, original, 72)
+    top, left = crop_strip.region(spoilt, original, 72)
     assert (top, left) == (120 - 72, 160 - 72)
-    assert crops.region(original, original, 120)[0] == 0
+    assert crop_strip.region(original, original, 120)[0] == 0
 
 
 def test_crops_show_the_pixels_magnified_with_their_psnr(tmp_path):
     spoilt, original = planted(30, 50)
     versions = {"bicubic": spoilt, "float": noise(120, 160, 1), "original": original}
-    crops.crops(versions, 2, "gravel", tmp_path / "crop.png", side=40)
+    crop_strip.crops(versions, 2, "gravel", tmp_path / "crop.png", side=40)
     picture = image_files.read(tmp_path / "crop.png")
-    top, left = crops.region(spoilt, original, 40)
+    top, left = crop_strip.region(spoilt, original, 40)
     for i, version in enumerate(versions.values(), 1):
         x = 14 + i * (160 + 14)
         shown = picture[14 : 14 + 160, x : x + 160]
         crop = version[top : top + 40, left : left + 40]
         assert np.array_equal(shown, crop.repeat(4, 0).repeat(4, 1))
-    found = texts(crops.crops_figure(versions, 2, "gravel", 40))
+    found = texts(crop_strip.crops_figure(versions, 2, "gravel", 40))
     assert {"gravel", *versions} < set(found)
     assert f"{metrics.psnr_y(spoilt, original, 2):.2f} dB" in found
     assert sum(text.endswith(" dB") for text in found) == 2
 
 
 def test_the_overview_marks_the_region():
-    figure = crops.crops_figure(dict(zip("ab", planted(0, 136), strict=True)), 2, "x", 24)
+    figure = crop_strip.crops_figure(dict(zip("ab", planted(0, 136), strict=True)), 2, "x", 24)
     frames = {patch.get_bbox().bounds for patch in figure.axes[0].patches}
     assert frames == {(14 + 136, 14 + 20, 24, 24)}  # 160x120 as it is, in a square of 160
 
@@ -256,6 +259,6 @@ def test_odd_input_is_drawn(tmp_path: Path):
     small = noise(20, 31)
     name = "a very long name of a photograph with $x_{ and \u4e2d\u6587.png"
     versions = {"bicubic": small, "equal": small.copy(), "original": small}
-    crops.crops(versions, 3, name, tmp_path / "crop.png")
+    crop_strip.crops(versions, 3, name, tmp_path / "crop.png")
     assert image_files.read(tmp_path / "crop.png").shape == (14 + 160 + 58, 14 + 4 * 174, 3)
-    assert "equal to the original" in texts(crops.crops_figure(versions, 3, name))
+    assert "equal to the original" in texts(crop_strip.crops_figure(versions, 3, name))

@@ -168,7 +168,7 @@ def test_one_colour_is_refused_where_it_would_be_ignored():
 
 
 def test_luma_is_that_of_the_metric():
-    from quantnas import metrics
+    from quantnas.evaluation import metrics
 
     image = torch.randint(0, 256, (5, 6, 3), dtype=torch.uint8)
     x = image.permute(2, 0, 1)[None].double() / 255

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import damage_plot, drop
 from quantnas.architectures import network, registry
 from quantnas.cli import console
 from quantnas.cli.main import main
@@ -16,8 +15,10 @@ from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
+from quantnas.evaluation import quantization_loss
 from quantnas.inference import upscaler
 from quantnas.pipeline import new_run
+from quantnas.reporting.plots import damage_chart
 from quantnas.runs import networks, run_folder, run_photographs, run_settings
 from quantnas.runs.run_folder import Run
 
@@ -28,7 +29,7 @@ FAST = ["steps=3", "batch=2", "patch=12", "crops=4"]
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch):
     """The picture takes longer than all the rest; test_widths.py has it."""
-    monkeypatch.setattr(damage_plot, "damage", lambda rows, chosen, path: path.write_bytes(b""))
+    monkeypatch.setattr(damage_chart, "damage", lambda rows, chosen, path: path.write_bytes(b""))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_a_finished_run_prints_its_results_again(type_, source, made):
     code, again, err = type_("--resume", made / "source")
     assert (code, again) == (0, before) and "quantize: finished before" in err
     assert weights.stat().st_mtime_ns == stamp
-    (made / "source" / drop.FILE).unlink()  # as if it was stopped while measuring
+    (made / "source" / quantization_loss.FILE).unlink()  # as if it was stopped while measuring
     assert type_("--resume", made / "source")[:2] == (0, before)
 
 
@@ -211,7 +212,7 @@ def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
     image_files.write(tmp_path / "own" / "HR" / "a.png", upscale(low))
     options = ["--bits", 2, "--max-drop", 1.5, "--benchmark", tmp_path / "own" / "HR"]
     code, out, err = type_(source.folder, *options)
-    _, mine = drop.load(Run(made / "source"))
+    _, mine = quantization_loss.load(Run(made / "source"))
     assert code == 5 and mine.full == 100 > mine.quantized + 5
     assert f"float network {mine.full:.2f}, quantized {mine.quantized:.2f} " in out
     assert f"({-mine.drop:+.2f})" in out and "next:" not in out
@@ -417,7 +418,7 @@ def test_it_can_be_stopped_anywhere_and_goes_on(type_, source, made, monkeypatch
 
 def test_the_float_network_is_named_where_it_is_worse_than_bicubic(type_, source, made):
     _, out, _ = type_(source.folder, "--bits", 8)
-    (row,) = drop.load(Run(made / "source"))
+    (row,) = quantization_loss.load(Run(made / "source"))
     assert row.below_bicubic == row.untrained == ("the float network is, too" in out)
     reached = read_json(made / "source" / "steps" / "quantize.json")["reached"]
     assert f"reached: {reached['weight_bytes']:,} bytes of packed weights, " in out

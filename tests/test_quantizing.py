@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantnas import damage_plot
 from quantnas.architectures import network
 from quantnas.config import search_space
 from quantnas.config.genotype import searched_precision
@@ -16,6 +15,7 @@ from quantnas.data import image_files
 from quantnas.errors import DataError
 from quantnas.pipeline import quantize_step
 from quantnas.quantization import baselines, bit_widths, least_squares
+from quantnas.reporting.plots import damage_chart
 from quantnas.runs import networks
 from quantnas.runs.run_folder import Run
 from quantnas.training import training_loop
@@ -37,7 +37,7 @@ def mine(tmp_path_factory) -> str:
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch):
     """The picture takes longer than all the rest; test_widths.py has it."""
-    monkeypatch.setattr(damage_plot, "damage", lambda rows, chosen, path: path.write_bytes(b""))
+    monkeypatch.setattr(damage_chart, "damage", lambda rows, chosen, path: path.write_bytes(b""))
 
 
 @pytest.fixture

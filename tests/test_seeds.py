@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantnas import seeds
+from quantnas.reporting import seed_groups
 
 
 @pytest.mark.parametrize(
@@ -18,17 +18,17 @@ from quantnas import seeds
     ],
 )
 def test_a_group_is_called_by_what_is_not_its_seed(names, called):
-    (group,) = seeds.groups(names, [{"seed": 0, "bits": 2}, {"seed": 1, "bits": 2}])
-    assert group == seeds.Group(called, (0, 1))
+    (group,) = seed_groups.groups(names, [{"seed": 0, "bits": 2}, {"seed": 1, "bits": 2}])
+    assert group == seed_groups.Group(called, (0, 1))
 
 
 def test_only_the_seed_may_differ_and_must():
     settings = [{"seed": 0, "a": 1}, {"seed": 1, "a": 2}, {"seed": 0, "a": 2}, {"seed": 1, "a": 2}]
-    (group,) = seeds.groups(["p", "q", "r", "s"], settings)
+    (group,) = seed_groups.groups(["p", "q", "r", "s"], settings)
     assert group.members == (1, 2), "of two with the same seed, the first"
-    assert seeds.groups(["p", "q"], [{"seed": 0}, {"seed": 0}]) == []
+    assert seed_groups.groups(["p", "q"], [{"seed": 0}, {"seed": 0}]) == []
 
 
 def test_a_spread_is_mean_and_deviation():
-    assert seeds.spread([1.0, 3.0], 2) == "2.00 ± 1.41"
-    assert seeds.spread([21000, 23000], 0) == "22,000 ± 1,414"
+    assert seed_groups.spread([1.0, 3.0], 2) == "2.00 ± 1.41"
+    assert seed_groups.spread([21000, 23000], 0) == "22,000 ± 1,414"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from quantnas import slider
 from quantnas.data import bicubic, image_files
 from quantnas.data.photographs import Photograph
-from quantnas.evaluate import MOST
+from quantnas.evaluation.scoring import MOST
+from quantnas.reporting import photo_slider
 from quantnas.runs.run_folder import Run
 
 
@@ -28,8 +28,8 @@ def enlarge(low):
 
 def test_every_version_is_the_same_part(tmp_path, photos):
     run = Run(tmp_path / "run")
-    found = slider.make(run, photos, {"float": enlarge, "quantized": enlarge}, 2)
-    assert slider.load(run) == found and found.scale == 2
+    found = photo_slider.make(run, photos, {"float": enlarge, "quantized": enlarge}, 2)
+    assert photo_slider.load(run) == found and found.scale == 2
     first = found.views[0]
     assert (first.photograph, first.width, first.height) == ("0", 512, 384)
     assert [v.name for v in first.versions] == ["bicubic", "float", "quantized", "original"]
@@ -40,7 +40,7 @@ def test_every_version_is_the_same_part(tmp_path, photos):
 
 
 def test_three_photographs_are_taken_and_small_ones_whole(tmp_path, photos):
-    found = slider.make(Run(tmp_path / "run"), photos, {"float": enlarge}, 2)
+    found = photo_slider.make(Run(tmp_path / "run"), photos, {"float": enlarge}, 2)
     assert [view.photograph for view in found.views] == ["0", "1", "2"]
     assert (found.views[1].width, found.views[1].height) == (72, 60)
 
@@ -52,23 +52,23 @@ def test_a_file_of_one_size_sees_whole_photographs(tmp_path, photos):
         seen.append(low.shape[:2])
         return enlarge(low)
 
-    slider.make(Run(tmp_path / "run"), photos[:1], {"quantized": watch}, 2, whole=True)
+    photo_slider.make(Run(tmp_path / "run"), photos[:1], {"quantized": watch}, 2, whole=True)
     assert seen == [(200, 300)]
 
 
 def test_equal_images_count_as_the_most(tmp_path, photos):
     flat = np.full((60, 60, 3), 9, np.uint8)
     image_files.write(photos[1].high, flat)
-    (view,) = slider.make(Run(tmp_path / "run"), photos[1:2], {}, 2).views
+    (view,) = photo_slider.make(Run(tmp_path / "run"), photos[1:2], {}, 2).views
     assert view.versions[0].psnr == MOST
 
 
 def test_a_run_without_crops_has_none(tmp_path):
-    assert slider.load(Run(tmp_path)) is None
+    assert photo_slider.load(Run(tmp_path)) is None
 
 
 def test_crops_of_before_do_not_stay(tmp_path, photos):
     run = Run(tmp_path / "run")
-    slider.make(run, photos, {"float": enlarge}, 2)
-    slider.make(run, photos[:1], {}, 2)
+    photo_slider.make(run, photos, {"float": enlarge}, 2)
+    photo_slider.make(run, photos[:1], {}, 2)
     assert len(list((run.folder / "crops").glob("*.webp"))) == 2

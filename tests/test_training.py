@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantnas import errors, report
+from quantnas import errors
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.run_config import RunConfig, TrainConfig
 from quantnas.pipeline import new_run, search_step, train_step
+from quantnas.reporting import run_report
 from quantnas.runs import run_folder, run_photographs
 from quantnas.training import checkpoint
 
@@ -72,7 +73,7 @@ def test_a_trained_fixed_network_goes_through_the_rest_of_the_chain(fixed, tmp_p
     assert "sensitive to rounding" not in told
     data = json.loads((exported / "report.json").read_text())
     data["export"]["verification"] |= {"psnr": 39.91, "sensitivity": 38.52}
-    noisy = report.markdown(data)
+    noisy = run_report.markdown(data)
     assert (
         "file and torch by 39.9 dB, the network with its own arithmetic noise by 38.5 dB" in noisy
     )

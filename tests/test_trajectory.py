@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 
-from quantnas import board, tensorboard, trajectory
 from quantnas.architectures import registry
 from quantnas.config import search_space
 from quantnas.config.search_space import Edge, Precision, SearchSpace
 from quantnas.data import image_files
+from quantnas.reporting import tensorboard
+from quantnas.reporting.plots import canvas, search_curves
 
 
 def record(folder: Path, where: SearchSpace, steps: int = 40) -> dict[str, list[float]]:
@@ -37,7 +38,7 @@ def record(folder: Path, where: SearchSpace, steps: int = 40) -> dict[str, list[
 
 
 def rows(folder: Path) -> list[dict]:
-    return trajectory.read(folder / "metrics.jsonl")
+    return search_curves.read(folder / "metrics.jsonl")
 
 
 def look(line: Line2D) -> tuple:
@@ -49,7 +50,7 @@ def look(line: Line2D) -> tuple:
 def test_both_pictures_are_written_and_show_something(name, tiny, tmp_path):
     where = tiny if name == "tiny" else search_space.load(name)
     record(tmp_path, where)
-    written = trajectory.draw(tmp_path, where)
+    written = search_curves.draw(tmp_path, where)
     assert written == [tmp_path / "plots" / "alphas.png", tmp_path / "plots" / "search.png"]
     for path in written:
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -62,7 +63,7 @@ def test_both_pictures_are_written_and_show_something(name, tiny, tmp_path):
 def test_there_is_one_panel_per_choice_and_one_line_per_pair(name, tmp_path):
     where = search_space.load(name)
     wanted = record(tmp_path, where)
-    figure = trajectory.alphas_figure(rows(tmp_path), where)
+    figure = search_curves.alphas_figure(rows(tmp_path), where)
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(wanted)
     for axes, probabilities in zip(figure.axes, wanted.values(), strict=True):
         assert [line.get_ydata()[-1] for line in axes.lines] == probabilities
@@ -73,11 +74,11 @@ def test_the_legend_names_every_operation_and_width_once(tiny, tmp_path):
     body = Edge(("conv1x1", "conv3x3"), weight_bits=(2, 8), act_bits=(4, 8))
     where = SearchSpace("apart", "rfdn_deploy", 2, 8, 1, tiny.edges | {"body": body})
     record(tmp_path, where)
-    (legend,) = trajectory.alphas_figure(rows(tmp_path), where).legends
+    (legend,) = search_curves.alphas_figure(rows(tmp_path), where).legends
     names = [text.get_text() for text in legend.get_texts()]
     searched = [slot for slot in registry.slots(where) if slot.options > 1]
     ops = {op for slot in searched for op in slot.ops}
-    widths = {trajectory.bits(width) for slot in searched for width in slot.widths}
+    widths = {search_curves.bits(width) for slot in searched for width in slot.widths}
     assert len(names) == len({*names}) and {*names} == ops | widths
     assert {"w2a8", "8 bits"} <= widths
 
@@ -92,14 +93,14 @@ def test_more_operations_and_widths_than_colours_and_dashes_stay_apart(tmp_path)
     edges = {"body": body, "distill": fixed, "upsample": fixed}
     where = SearchSpace("wide", "rfdn_deploy", 2, 12, 1, edges)
     record(tmp_path, where)
-    for axes in trajectory.alphas_figure(rows(tmp_path), where).axes:
+    for axes in search_curves.alphas_figure(rows(tmp_path), where).axes:
         assert len({look(line) for line in axes.lines}) == len(axes.lines) == 80
 
 
 def test_the_target_is_drawn_where_there_is_one(tiny, tmp_path):
     record(tmp_path, tiny)
     for config, lines in (({}, 2), ({"target_bitops": 1.2e9, "at": "48x32"}, 3)):
-        middle = trajectory.search_figure(rows(tmp_path), config).axes[1]
+        middle = search_curves.search_figure(rows(tmp_path), config).axes[1]
         assert len(middle.lines) == lines
     assert list(middle.lines[2].get_ydata()) == [1.2, 1.2]
     assert middle.get_ylabel() == "GBitOps at LR 48x32"
@@ -108,16 +109,16 @@ def test_the_target_is_drawn_where_there_is_one(tiny, tmp_path):
 def test_an_infinite_psnr_and_a_search_without_checks_are_drawn(tiny, tmp_path):
     record(tmp_path, tiny)
     changed = [row | {"psnr": None, "check": None} for row in rows(tmp_path)]
-    figure = trajectory.search_figure(changed, {})
+    figure = search_curves.search_figure(changed, {})
     assert len(figure.axes[2].lines) == 1
-    board.save(figure, tmp_path / "a.png")
+    canvas.save(figure, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("text", [None, "", '{"phase": "search", "step": 3, "best": null}\n'])
 def test_nothing_is_drawn_of_a_run_without_a_search_by_gradient(tiny, tmp_path, text):
     if text is not None:
         (tmp_path / "metrics.jsonl").write_text(text)
-    assert trajectory.draw(tmp_path, tiny) == []
+    assert search_curves.draw(tmp_path, tiny) == []
     assert not (tmp_path / "plots").exists()
 
 
@@ -125,12 +126,12 @@ def test_a_space_with_nothing_to_choose_has_no_picture_of_probabilities(tiny, tm
     fixed = dict.fromkeys(tiny.edges, Edge(("conv3x3",), (8,)))
     where = SearchSpace("fixed", "rfdn_deploy", 2, 8, 1, fixed)
     record(tmp_path, where)
-    assert [path.name for path in trajectory.draw(tmp_path, where)] == ["search.png"]
+    assert [path.name for path in search_curves.draw(tmp_path, where)] == ["search.png"]
 
 
 def test_widths_are_named():
-    assert trajectory.bits(Precision(4, 4)) == "4 bits"
-    assert trajectory.bits(Precision(2, 8)) == "w2a8"
+    assert search_curves.bits(Precision(4, 4)) == "4 bits"
+    assert search_curves.bits(Precision(2, 8)) == "w2a8"
 
 
 def written_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from quantnas import drop
 from quantnas.config.run_config import RunConfig
 from quantnas.errors import DataError, QualityError, UsageError
+from quantnas.evaluation import quantization_loss
 from quantnas.runs import run_folder, run_settings
 from quantnas.runs.run_folder import Run
 from quantnas.runs.watcher import SILENT, Watcher, follow, watched
@@ -52,10 +52,10 @@ def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
 
 def _judge(run: Run, config: RunConfig, watch: Watcher) -> None:
     """Measure what the quantization costs. Raises QualityError where that is too much."""
-    if not (run.folder / drop.FILE).exists():
-        follow(drop.measure(run, config), watch)
+    if not (run.folder / quantization_loss.FILE).exists():
+        follow(quantization_loss.measure(run, config), watch)
     try:
-        drop.require(drop.load(run), config.quantize)
+        quantization_loss.require(quantization_loss.load(run), config.quantize)
     except QualityError as error:
         error.folder = run.folder
         raise

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from quantnas import comparison, evaluate
 from quantnas.architectures import network
 from quantnas.config.run_config import RunConfig
+from quantnas.evaluation import model_comparison, scoring
 from quantnas.inference import upscaler
 from quantnas.progress import Progress
 from quantnas.runs.networks import architecture, need
@@ -20,21 +20,21 @@ def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     teacher = network.build(where, found, None)
     network.load(teacher, need(run.weights("float"), "train"), where)
     plain = upscaler.torch_upscaler(teacher)
-    sets = comparison.sets_of(run, config, where.scale)
-    table = yield from comparison.measure({"file": file, "float": plain}, sets, where.scale)
+    sets = model_comparison.sets_of(run, config, where.scale)
+    table = yield from model_comparison.measure({"file": file, "float": plain}, sets, where.scale)
     results = {
         name: {
             "file": scores["file"],
-            "mean": evaluate.mean(scores["file"]),
+            "mean": scoring.mean(scores["file"]),
             "float": scores["float"],
-            "float_mean": evaluate.mean(scores["float"]),
+            "float_mean": scoring.mean(scores["float"]),
         }
         for name, scores in table.items()
     }
     run.finish(
         "evaluate",
         {
-            "protocol": evaluate.protocol(photo for group in sets for photo in group.photos),
+            "protocol": scoring.protocol(photo for group in sets for photo in group.photos),
             "scale": where.scale,
             "sets": results,
         },

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import nn
 
-from quantnas import metrics
 from quantnas.architectures import cost, registry
 from quantnas.architectures.imported_onnx import ImportedNetwork, read
 from quantnas.config import files
@@ -14,6 +13,7 @@ from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data import bicubic, patches, photographs
 from quantnas.errors import UsageError
+from quantnas.evaluation import metrics
 from quantnas.exporters import graph_surgery, onnx_export, verification
 from quantnas.inference import upscaler
 from quantnas.progress import Progress

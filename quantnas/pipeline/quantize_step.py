@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantnas import damage_plot
 from quantnas.architectures import network
 from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
@@ -30,6 +29,7 @@ from quantnas.quantization import (
 )
 from quantnas.quantization.bit_widths import Plan
 from quantnas.quantization.saliency import Saliency
+from quantnas.reporting.plots import damage_chart
 from quantnas.runs import resumable
 from quantnas.runs.networks import architecture, need
 from quantnas.runs.run_folder import Run
@@ -151,7 +151,7 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     net = network.build(work.where, work.found, chosen.precision)
     plainly = yield from _round(work, net)
     work.facts.values.update(
-        psnr_to_float_predicted=damage_plot.psnr(chosen.mse),
+        psnr_to_float_predicted=damage_chart.psnr(chosen.mse),
         psnr_to_float_plain_rounding=None if plainly is None else work.measure(plainly),
         psnr_to_float_before_training=work.measure(net),
         seconds=time.monotonic() - work.began,
@@ -271,11 +271,11 @@ def save(chosen: Plan, folder: Path) -> None:
     write_text(folder / "precision.json", to_json(chosen.precision))
     rows = list(chosen.damage.values())
     write_text(folder / "damage.json", to_json(rows))
-    head, *table = damage_plot.table(rows, chosen.precision)
+    head, *table = damage_chart.table(rows, chosen.precision)
     lines = [head, ["---"] * len(head), *table]
     write_text(folder / "damage.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
     (folder / "plots").mkdir(exist_ok=True)
-    damage_plot.damage(rows, chosen.precision, folder / "plots" / "damage.png")
+    damage_chart.damage(rows, chosen.precision, folder / "plots" / "damage.png")
 
 
 def notes(chosen: Plan, worst: int = 6) -> Iterator[str]:
@@ -293,5 +293,5 @@ def notes(chosen: Plan, worst: int = 6) -> Iterator[str]:
     shown = "  ".join(f"{d.slot} {d.at(chosen.precision[d.slot]):.1e}" for d in rows[:worst])
     yield (
         f"predicted output error of rounding, biases corrected: {chosen.mse:.1e} "
-        f"({damage_plot.psnr(chosen.mse):.1f} dB to float); most of it from: {shown}"
+        f"({damage_chart.psnr(chosen.mse):.1f} dB to float); most of it from: {shown}"
     )

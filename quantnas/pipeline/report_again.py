@@ -4,8 +4,8 @@ import dataclasses
 from os import PathLike
 from pathlib import Path
 
-from quantnas import comparison
 from quantnas.data import photo_sets
+from quantnas.evaluation import model_comparison
 from quantnas.runs import run_folder, run_settings
 from quantnas.runs.run_folder import Run
 from quantnas.runs.watcher import SILENT, Watcher, follow
@@ -19,7 +19,7 @@ def report_again(source: str | PathLike[str], watch: Watcher = SILENT) -> Run:
     Folders that an evaluation measured are measured, too. Raises DataError for what is no exported
     run, and for the evaluation of several models.
     """
-    folder, further = comparison.of_run(Path(source)) or (Path(source), [])
+    folder, further = model_comparison.of_run(Path(source)) or (Path(source), [])
     run = run_folder.existing(folder)
     config = run_settings.load_config(run)
     run_folder.require(run, until="evaluate")

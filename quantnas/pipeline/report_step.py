@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 
-from quantnas import crops, damage_measured, diagram, page, report, slider
 from quantnas.architectures import network
 from quantnas.config.files import to_json, write_text
 from quantnas.config.run_config import RunConfig
 from quantnas.data import bicubic
+from quantnas.evaluation import layer_damage
 from quantnas.inference import upscaler
 from quantnas.progress import Progress
+from quantnas.reporting import html_page, photo_slider, run_report
+from quantnas.reporting.plots import architecture_diagram, crop_strip
 from quantnas.runs.networks import architecture, quantized
 from quantnas.runs.run_folder import Run, require
 from quantnas.runs.run_photographs import photographs_of
@@ -22,7 +24,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     yield Progress("report", 0, 5, {})
     where, found = architecture(run)
     net, totals = quantized(run)[1:]
-    diagram.architecture(net, where, totals.layers, run.path("plots/architecture.png"))
+    architecture_diagram.architecture(net, where, totals.layers, run.path("plots/architecture.png"))
     yield Progress("report", 1, 5, {})
     teacher = network.build(where, found, None)
     network.load(teacher, run.weights("float"), where)
@@ -38,18 +40,18 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         "quantized file": file(p.low),
         "original": p.high,
     }
-    crops.crops(versions, where.scale, p.name, run.path("plots/crop.png"))
+    crop_strip.crops(versions, where.scale, p.name, run.path("plots/crop.png"))
     yield Progress("report", 2, 5, {})
     upscalers = {"float": plain, "quantized": file}
-    slider.make(run, photos, upscalers, where.scale, whole=export_step.of_one_size(where))
+    photo_slider.make(run, photos, upscalers, where.scale, whole=export_step.of_one_size(where))
     yield Progress("report", 3, 5, {})
     if not export_step.of_one_size(where):
-        damage_measured.measure(run, photos, teacher, net, config.quantize.patch)
+        layer_damage.measure(run, photos, teacher, net, config.quantize.patch)
     yield Progress("report", 4, 5, {})
-    data = report.collect(run)
+    data = run_report.collect(run)
     write_text(run.path("report.json"), to_json(data))
-    write_text(run.path("report.md"), report.markdown(data))
-    page.write(page.of_run(run), run.path(page.FILE))
-    made = ["report.json", "report.md", page.FILE, "plots", slider.FOLDER]
+    write_text(run.path("report.md"), run_report.markdown(data))
+    html_page.write(html_page.of_run(run), run.path(html_page.FILE))
+    made = ["report.json", "report.md", html_page.FILE, "plots", photo_slider.FOLDER]
     run.finish("report", {"files": made})
     yield Progress("report", 5, 5, {})

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from quantnas import diagram, trajectory
 from quantnas.architectures import cost, network, registry
 from quantnas.config import files, genotype, search_space
 from quantnas.config.files import write_text
@@ -20,6 +19,7 @@ from quantnas.data import patches, photo_cache
 from quantnas.nas import gradient_search, inheritance, random_search, supernet
 from quantnas.nas.trial_training import Contest, TrialStep
 from quantnas.progress import Progress
+from quantnas.reporting.plots import architecture_diagram, search_curves
 from quantnas.runs import resumable
 from quantnas.runs.resumable import Phase
 from quantnas.runs.run_folder import Run
@@ -135,7 +135,7 @@ def _gradient(
         "psnr_patches_folded": training_loop.measure(decided, material.held),
     }
     network.save(decided, run.weights("searched"), where)
-    trajectory.draw(run.folder, where)
+    search_curves.draw(run.folder, where)
     _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result, **counts})
 
 
@@ -231,7 +231,7 @@ def _finish(
     precision = genotype.searched_precision(found)
     rows = cost.layers(registry.slots(where), found, precision, where.scale)
     decided = network.build(where, found, precision)
-    diagram.architecture(decided, where, rows, run.path("plots/architecture.png"))
+    architecture_diagram.architecture(decided, where, rows, run.path("plots/architecture.png"))
     at = cost.bitops_at(rows, config.search.resolution, where.scale)
     costs = {"bitops": cost.total(rows, where.scale).bitops, "bitops_at": {config.search.at: at}}
     run.finish("search", result | costs)

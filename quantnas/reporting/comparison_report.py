@@ -9,15 +9,15 @@ from typing import Any
 
 from quantnas.config import files
 from quantnas.data import bicubic, photographs
+from quantnas.errors import UsageError
+from quantnas.evaluation import model_comparison, scoring, tables
+from quantnas.evaluation.model_comparison import PhotoSet
+from quantnas.evaluation.scoring import Score
 from quantnas.inference.upscaler import Upscaler
+from quantnas.progress import Progress
+from quantnas.reporting.plots import error_map, pareto_front
 from quantnas.runs import environment, run_folder
 from quantnas.runs.models import Model
-
-from . import comparison, difference, evaluate, front, tables
-from .comparison import PhotoSet
-from .errors import UsageError
-from .evaluate import Score
-from .progress import Progress
 
 
 @contextmanager
@@ -37,8 +37,8 @@ def perform(
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Measure, and write evaluation.json, evaluation.md and pictures into a folder."""
     upscalers = {model.name: model.upscaler() for model in models}
-    table = yield from comparison.measure(upscalers, sets, models[0].scale)
-    found = comparison.collect(models, sets, table)
+    table = yield from model_comparison.measure(upscalers, sets, models[0].scale)
+    found = model_comparison.collect(models, sets, table)
     done = 0
     for group in sets:
         for model in models:
@@ -50,10 +50,10 @@ def perform(
             yield Progress("pictures", done, len(sets) * len(models), {})
     if plot:
         name = "front.png"
-        front.draw(_panels(found, published), found["protocol"], folder / "plots" / name)
+        pareto_front.draw(_panels(found, published), found["protocol"], folder / "plots" / name)
         found["plot"] = name
     found["environment"] = environment.environment()
-    files.write_text(folder / comparison.FILE, files.to_json(found))
+    files.write_text(folder / model_comparison.FILE, files.to_json(found))
     files.write_text(folder / "evaluation.md", tables.markdown(folder.name, found))
     return found
 
@@ -62,7 +62,7 @@ def _difference(
     model: Model, upscale: Upscaler, group: PhotoSet, rows: Sequence[Score], path: Path
 ) -> None:
     """The picture of the worst photograph of a set."""
-    row = evaluate.worst(rows)
+    row = scoring.worst(rows)
     pair = photographs.read(group.photos[rows.index(row)], model.scale)
     views = {
         "bicubic": bicubic.upscale(pair.low, model.scale),
@@ -74,21 +74,21 @@ def _difference(
         f"{row.image} ({group.name}, x{model.scale}): {model.name} is "
         f"{tables.beside_bicubic(row.gain)}{most}"
     )
-    difference.draw(views, model.scale, title, path)
+    error_map.draw(views, model.scale, title, path)
 
 
-def _panels(found: Mapping[str, Any], published: bool) -> list[front.Panel]:
-    """What `front.draw` shows of what `collect` gave."""
+def _panels(found: Mapping[str, Any], published: bool) -> list[pareto_front.Panel]:
+    """What `pareto_front.draw` shows of what `collect` gave."""
     panels = []
     for name, group in found["sets"].items():
         points = tuple(
-            front.ParetoPoint(label, model["cost"]["bitops"][tables.AT],
+            pareto_front.ParetoPoint(label, model["cost"]["bitops"][tables.AT],
                         group["models"][label]["mean"]["psnr"], model["float"])
             for label, model in found["models"].items()
         )  # fmt: skip
         title = f"{name} ({tables.photos(group)}), x{found['scale']}"
-        beside = published and front.beside_published(name, found["scale"])
-        panels.append(front.Panel(title, group["bicubic"]["psnr"], points, beside))
+        beside = published and pareto_front.beside_published(name, found["scale"])
+        panels.append(pareto_front.Panel(title, group["bicubic"]["psnr"], points, beside))
     return panels
 
 
@@ -100,13 +100,13 @@ def require_plot(models: Sequence[Model], sets: Sequence[PhotoSet], published: b
             f"{unknown[0]} is of an older version and does not say its BitOps.",
             "Export it again, or leave --plot out.",
         )
-    if published and models[0].scale != front.PUBLISHED_SCALE:
+    if published and models[0].scale != pareto_front.PUBLISHED_SCALE:
         raise UsageError(
-            f"The published points are of x{front.PUBLISHED_SCALE}, but the models are of "
+            f"The published points are of x{pareto_front.PUBLISHED_SCALE}, but the models are of "
             f"x{models[0].scale}.",
-            f"Leave --published out, or compare models of x{front.PUBLISHED_SCALE}.",
+            f"Leave --published out, or compare models of x{pareto_front.PUBLISHED_SCALE}.",
         )
-    if published and not any(group.name.lower() == front.PUBLISHED_SET for group in sets):
+    if published and not any(group.name.lower() == pareto_front.PUBLISHED_SET for group in sets):
         raise UsageError(
             "The published points are of Set14, and no set of that name is measured.",
             "Add --data with a folder named Set14, or leave --published out.",

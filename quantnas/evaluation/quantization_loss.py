@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import QuantizeConfig, RunConfig
+from quantnas.errors import QualityError
 from quantnas.inference import upscaler
+from quantnas.progress import Progress
 from quantnas.runs import networks
 from quantnas.runs.run_folder import Run
 
-from . import comparison, evaluate
-from .errors import QualityError
-from .progress import Progress
+from . import model_comparison, scoring
 
 FILE = "drop.json"
 
@@ -57,13 +57,13 @@ def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
     where, frozen, _ = networks.quantized(run)
     nets = {"quantized": frozen, "float": networks.checkpoint(run, "float")[1]}
     upscalers = {name: upscaler.torch_upscaler(net) for name, net in nets.items()}
-    sets = comparison.sets_of(run, config, where.scale)
-    table = yield from comparison.measure(upscalers, sets, where.scale)
+    sets = model_comparison.sets_of(run, config, where.scale)
+    table = yield from model_comparison.measure(upscalers, sets, where.scale)
     drops = []
     for name, rows in table.items():
-        ours, full = (evaluate.mean(rows[kind]) for kind in nets)
+        ours, full = (scoring.mean(rows[kind]) for kind in nets)
         drops.append(Drop(name, ours.psnr, full.psnr, ours.bicubic_psnr, len(rows["float"])))
-    protocol = evaluate.protocol(photo for group in sets for photo in group.photos)
+    protocol = scoring.protocol(photo for group in sets for photo in group.photos)
     write_text(run.path(FILE), to_json({"protocol": protocol, "sets": drops}))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Found = Mapping[str, Any]
-"""What `comparison.collect` gives."""
+"""What `model_comparison.collect` gives."""
 Rows = list[list[str]]
 """The first row is the head."""
 AT = "LR 32x32"

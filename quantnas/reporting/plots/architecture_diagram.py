@@ -14,7 +14,7 @@ from quantnas.architectures.cost import Layer, total
 from quantnas.config.search_space import SearchSpace
 
 from . import layered_layout, schematic
-from .board import BAR, FAINT, INK, PLUS, SKIP, Board, Colour, save
+from .canvas import BAR, FAINT, INK, PLUS, SKIP, Board, Colour, save
 from .layered_layout import COLUMN, Layout, Wire
 from .layout_grid import Node
 from .schematic import Symbol

@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from .board import GRID, INK, SKIP
-from .damage_measured import Measured
-from .damage_plot import ROW, psnr
-from .trajectory import COLOURS
+from quantnas.evaluation.layer_damage import Measured
+
+from .canvas import GRID, INK, SKIP
+from .damage_chart import ROW, psnr
+from .search_curves import COLOURS
 
 HIDDEN: dict[str, float] = {"alpha": 0.0, "zorder": 0}
 """Style of the ground of a row, which is there for its gid alone."""

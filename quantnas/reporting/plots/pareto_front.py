@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from . import labels
-from .board import GRID, INK, SKIP, darker, save
-from .labels import Box
-from .trajectory import COLOURS
+from . import label_placement
+from .canvas import GRID, INK, SKIP, darker, save
+from .label_placement import Box
+from .search_curves import COLOURS
 
 PUBLISHED: dict[str, tuple[tuple[float, float], ...]] = {
     "noise + AdaDM": ((1.91, 27.631), (2.61, 27.631), (4.61, 27.815), (16.62, 27.915)),
@@ -187,14 +187,17 @@ def _panel(figure: Figure, panel: Panel, place: Box, canvas: FigureCanvasAgg) ->
     if strip:
         _level(lowest, panel, canvas)
     wide = [(s, size) for s, size in zip(spots, sizes, strict=True) if size > SIZE]
-    taken += [labels.around(spot, 0.5 * size * figure.dpi / 72) for spot, size in wide]
+    taken += [label_placement.around(spot, 0.5 * size * figure.dpi / 72) for spot, size in wide]
     named = [i for i, point in enumerate(panel.points) if point.name]
-    taken += [labels.around(spots[i], labels.MARKER) for i in set(range(len(spots))) - {*named}]
+    taken += [
+        label_placement.around(spots[i], label_placement.MARKER)
+        for i in set(range(len(spots))) - {*named}
+    ]
     names = [(panel.points[i].name, darker(_colour(i))) for i in named]
-    labels.write(axes, names, [spots[i] for i in named], [*taken, *_marked(axes, panel)])
+    label_placement.write(axes, names, [spots[i] for i in named], [*taken, *_marked(axes, panel)])
 
 
-def _rings(spots: Sequence[labels.Spot], near: float) -> list[int]:
+def _rings(spots: Sequence[label_placement.Spot], near: float) -> list[int]:
     """How many points each one has to be drawn around, so that it is seen: 0 for the first."""
     rings: list[int] = []
     for spot in spots:
@@ -289,8 +292,12 @@ def _marked(axes: Axes, panel: Panel) -> list[Box]:
     found: list[Box] = []
     for points in (*(PUBLISHED.values() if panel.published else ()), panel.line):
         ends = [tuple(axes.transData.transform(point)) for point in points]
-        found += [labels.around(end, 5) for end in ends]
-        found += [labels.around(p, 2) for a, b in pairwise(ends) for p in labels.between(a, b)]
+        found += [label_placement.around(end, 5) for end in ends]
+        found += [
+            label_placement.around(p, 2)
+            for a, b in pairwise(ends)
+            for p in label_placement.between(a, b)
+        ]
     frame = axes.get_window_extent()
     level = float(axes.transData.transform((1.0, panel.bicubic))[1])
     return [*found, (frame.x0, level - 2, frame.x1, level + 2)]

@@ -14,7 +14,7 @@ from quantnas.architectures import registry
 from quantnas.config import schema
 from quantnas.config.search_space import Precision, SearchSpace, Slot
 
-from .board import GRID, INK, SKIP, save
+from .canvas import GRID, INK, SKIP, save
 
 Row = dict[str, Any]
 Style = dict[str, Any]

@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from quantnas.progress import Progress
 from quantnas.runs.models import Model
 
 from . import latency
-from .progress import Progress
 
 TIME = "_kernel_time"
 """End of the name of an event that is a node's run."""

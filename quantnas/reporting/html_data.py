@@ -13,13 +13,15 @@ from typing import Any
 from quantnas.architectures.cost import REFERENCE
 from quantnas.config import search_space
 from quantnas.config.search_space import SearchSpace
+from quantnas.errors import DataError
+from quantnas.evaluation import layer_damage
+from quantnas.evaluation.layer_damage import Damages
+from quantnas.reporting.plots import search_curves
 from quantnas.runs import run_folder
 from quantnas.runs.run_folder import STEPS, Run
 
-from . import damage_measured, report, slider, trajectory
-from .damage_measured import Damages
-from .errors import DataError
-from .slider import ComparedCrops
+from . import photo_slider, run_report
+from .photo_slider import ComparedCrops
 
 SWEEP = "sweep.yaml"
 """A folder with this file is a sweep."""
@@ -42,7 +44,7 @@ class Scores:
 class Search:
     """A search by gradient."""
 
-    rows: tuple[trajectory.Row, ...]
+    rows: tuple[search_curves.Row, ...]
     """Some of its rows in metrics.jsonl: about ROWS of them, and all with a check."""
     settings: dict[str, Any]
     """Section `search` of the run's configuration."""
@@ -57,7 +59,7 @@ class Shown:
     folder: Path
     scale: int
     data: dict[str, Any]
-    """As `report.collect` gives it."""
+    """As `run_report.collect` gives it."""
     scores: tuple[Scores, ...]
     search: Search | None
     damages: Damages | None
@@ -116,7 +118,7 @@ def is_finished(run: Run) -> bool:
 
 def is_whole(run: Run) -> bool:
     """Whether a finished run has all parts; one of an earlier version does not."""
-    return slider.load(run) is not None
+    return photo_slider.load(run) is not None
 
 
 def find(folders: Sequence[Path]) -> Source:
@@ -183,7 +185,7 @@ def _missing(run: Run) -> str:
 def collect(name: str, run: Run) -> Shown:
     """Everything about a run whose evaluation has finished. Raises DataError where it lacks."""
     run_folder.require(run, until="report")
-    data = report.collect(run)
+    data = run_report.collect(run)
     evaluated = data["evaluate"]
     return Shown(
         name=name,
@@ -192,8 +194,8 @@ def collect(name: str, run: Run) -> Shown:
         data=data,
         scores=tuple(_scores(name, found) for name, found in evaluated["sets"].items()),
         search=_search(run, data["config"].get("search", {})),
-        damages=damage_measured.load(run),
-        views=slider.load(run),
+        damages=layer_damage.load(run),
+        views=photo_slider.load(run),
     )
 
 
@@ -215,7 +217,7 @@ def _scores(name: str, found: dict[str, Any]) -> Scores:
 
 def _search(run: Run, config: dict[str, Any]) -> Search | None:
     """What was recorded of a search by gradient."""
-    rows = trajectory.read(run.folder / "metrics.jsonl")
+    rows = search_curves.read(run.folder / "metrics.jsonl")
     if not rows:
         return None
     every = max(1, math.ceil(len(rows) / ROWS))

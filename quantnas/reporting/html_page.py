@@ -14,11 +14,13 @@ from typing import Any
 
 from quantnas import __version__
 from quantnas.config import files
+from quantnas.errors import DataError
+from quantnas.evaluation import tables
+from quantnas.reporting.plots import pareto_front
 from quantnas.runs.run_folder import Run
 
-from . import front, page_charts, page_data, page_text, seeds, slider, tables
-from .errors import DataError
-from .page_data import AT, Scores, Shown, Source
+from . import html_charts, html_data, html_text, photo_slider, seed_groups
+from .html_data import AT, Scores, Shown, Source
 
 FILE = "report.html"
 SCRIPTS = ("elements.js", "compare.js", "page.js")
@@ -34,7 +36,7 @@ def write(source: Source, path: Path) -> None:
 
     Raises DataError where a run lacks a part, and when the file cannot be written.
     """
-    text = html(source, [page_data.collect(name, run) for name, run in source.done])
+    text = html(source, [html_data.collect(name, run) for name, run in source.done])
     try:
         files.write_text(path, text)
     except OSError as error:
@@ -69,14 +71,14 @@ def html(source: Source, shown: Sequence[Shown]) -> str:
     words = {
         "source": source,
         "runs": [
-            page_text.of(one) | {"charts": page_charts.of_run(one, f"run-{i}")}
+            html_text.of(one) | {"charts": html_charts.of_run(one, f"run-{i}")}
             for i, one in enumerate(shown)
         ],
-        "fronts": list(page_charts.fronts([_measured(group, shown) for group in sets])),
+        "fronts": list(html_charts.fronts([_measured(group, shown) for group in sets])),
         "sets": [group.label for group in sets],
         "columns": _columns(sets),
         "groups": list(_groups(shown, sets)),
-        "published": front.SOURCE if any(map(_beside, sets)) else None,
+        "published": pareto_front.SOURCE if any(map(_beside, sets)) else None,
         "data": embedded(data),
         "style": _file("style.css"),
         "script": "\n".join(map(_file, SCRIPTS)),
@@ -147,26 +149,26 @@ def _columns(sets: Sequence[_Group]) -> list[str]:
 def _groups(shown: Sequence[Shown], sets: Sequence[_Group]) -> Iterator[dict[str, Any]]:
     """Means and deviations of runs that differ in their seed alone."""
     scores = [{_key(one, s): s.mean[2][0] for s in one.scores} for one in shown]
-    for found in seeds.groups([s.name for s in shown], [s.data["config"] for s in shown]):
+    for found in seed_groups.groups([s.name for s in shown], [s.data["config"] for s in shown]):
         these = [shown[at] for at in found.members]
         yield {
             "name": found.name,
             "runs": len(these),
             "psnr": [
-                seeds.spread([scores[at].get(group.key) for at in found.members], 2)
+                seed_groups.spread([scores[at].get(group.key) for at in found.members], 2)
                 for group in sets
             ],
-            "bitops": seeds.spread([one.bitops / 1e9 for one in these], 3),
-            "kilobytes": seeds.spread([one.bytes / 1e3 for one in these], 1),
+            "bitops": seed_groups.spread([one.bitops / 1e9 for one in these], 3),
+            "kilobytes": seed_groups.spread([one.bytes / 1e3 for one in these], 1),
         }
 
 
 def _beside(group: _Group) -> bool:
     """Whether the published points can stand beside it."""
-    return front.beside_published(group.name, group.scale)
+    return pareto_front.beside_published(group.name, group.scale)
 
 
-def _measured(group: _Group, shown: Sequence[Shown]) -> page_charts.Set:
+def _measured(group: _Group, shown: Sequence[Shown]) -> html_charts.Set:
     """The runs that have scores on the set."""
     rows = [
         (i, one, scores)
@@ -174,7 +176,7 @@ def _measured(group: _Group, shown: Sequence[Shown]) -> page_charts.Set:
         for scores in one.scores
         if _key(one, scores) == group.key
     ]
-    return page_charts.Set(group.label, tuple(rows), _beside(group))
+    return html_charts.Set(group.label, tuple(rows), _beside(group))
 
 
 # What the script shows
@@ -192,7 +194,7 @@ class _Store:
         key = hashlib.sha256(content).hexdigest()
         if key not in self.seen:
             self.seen[key] = len(self.images)
-            self.images.append(page_text.uri(content))
+            self.images.append(html_text.uri(content))
         return self.seen[key]
 
 
@@ -219,7 +221,7 @@ def _crops(shown: Sequence[Shown]) -> Iterator[tuple[str, int]]:
 
 
 def _crop(one: Shown, file: str) -> Path:
-    return one.folder / slider.FOLDER / file
+    return one.folder / photo_slider.FOLDER / file
 
 
 def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
@@ -235,8 +237,8 @@ def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
         "bytes": one.bytes,
         "parameters": one.data["export"]["cost"]["parameters"],
         "scale": one.scale,
-        "bits": page_text.bits(one.data),
-        "seconds": sum(seconds for _, seconds, _ in page_text.steps(one.data)),
+        "bits": html_text.bits(one.data),
+        "seconds": sum(seconds for _, seconds, _ in html_text.steps(one.data)),
         "sets": found,
         "views": [_view(one, view, store) for view in (one.views.views if one.views else ())],
     }

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from . import damage_pairs, front, inline_svg, trajectory
-from .board import GRID, INK, SKIP, darker
-from .front import Panel, ParetoPoint
-from .inline_svg import Mark
-from .page_data import AT, Scores, Shown
-from .trajectory import COLOURS
+from quantnas.reporting.plots import damage_pairs, inline_svg, pareto_front, search_curves
+from quantnas.reporting.plots.canvas import GRID, INK, SKIP, darker
+from quantnas.reporting.plots.inline_svg import Mark
+from quantnas.reporting.plots.pareto_front import Panel, ParetoPoint
+from quantnas.reporting.plots.search_curves import COLOURS
+
+from .html_data import AT, Scores, Shown
 
 THEME = {
     **{darker(c): f"color-mix(in srgb,var(--c{i}) 65%,var(--ink))" for i, c in enumerate(COLOURS)},
     **{colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)},
-    **dict.fromkeys(front.SHADES, "var(--soft)"),
+    **dict.fromkeys(pareto_front.SHADES, "var(--soft)"),
     "#ffffff": "var(--paper)", INK: "var(--ink)", SKIP: "var(--soft)", GRID: "var(--line)",
 }  # fmt: skip
 """Colour of a figure -> colour of the page's style sheet, which has a light and a dark form."""
@@ -75,7 +76,7 @@ def _front(group: Set, axis: str, prefix: str) -> str:
     marks = {f"point-{i}": _told(*one) for i, one in enumerate(group.runs)}
     if published:
         marks |= {f"published-{i}": Mark(told) for i, told in enumerate(_published())}
-    figure = front.front_figure([panel], None, SIDES, inline_svg.DPI)
+    figure = pareto_front.front_figure([panel], None, SIDES, inline_svg.DPI)
     return _inline(figure, prefix, f"PSNR over {label} on {group.label}", marks)
 
 
@@ -107,7 +108,7 @@ def _told(place: int, run: Shown, scores: Scores) -> Mark:
 
 
 def _published() -> Iterator[str]:
-    for name, points in front.PUBLISHED.items():
+    for name, points in pareto_front.PUBLISHED.items():
         rows = (f"{psnr:.2f} dB at {cost:.3g} GBitOps" for cost, psnr in points)
         yield "\n".join([f"published: {name}", *rows])
 
@@ -124,7 +125,7 @@ def of_run(run: Shown, prefix: str) -> dict[str, str | None]:
 def _curves(run: Shown, prefix: str) -> str | None:
     if run.search is None:
         return None
-    figure = trajectory.search_figure(run.search.rows, run.search.settings, across=True)
+    figure = search_curves.search_figure(run.search.rows, run.search.settings, across=True)
     label = "Entropy, cost and quality over the steps of the search"
     return _inline(figure, prefix, label, {})
 
@@ -132,7 +133,7 @@ def _curves(run: Shown, prefix: str) -> str | None:
 def _alphas(run: Shown, prefix: str) -> str | None:
     if run.search is None or not run.search.rows[-1]["probabilities"]:
         return None
-    figure = trajectory.alphas_figure(run.search.rows, run.search.space, PANELS)
+    figure = search_curves.alphas_figure(run.search.rows, run.search.space, PANELS)
     label = "Probabilities of operations and bits over the steps of the search"
     return _inline(figure, prefix, label, {})
 

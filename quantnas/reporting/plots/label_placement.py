@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import IdentityTransform
 from numpy.typing import NDArray
 
-from .board import SKIP
+from .canvas import SKIP
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1"""

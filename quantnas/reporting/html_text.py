@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import damage_measured, report
-from .page_data import Shown
+from quantnas.evaluation import layer_damage
+
+from . import run_report
+from .html_data import Shown
 
 
 def of(one: Shown) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def of(one: Shown) -> dict[str, Any]:
         "space": config["space"],
         "scale": one.scale,
         "seed": config["seed"],
-        "bits": report.bits(data),
+        "bits": run_report.bits(data),
         "scores": one.scores,
         "bitops": one.bitops / 1e9,
         "kilobytes": one.bytes / 1000,
@@ -31,13 +33,13 @@ def of(one: Shown) -> dict[str, Any]:
         "costs": [(at, macs / 1e9, cost["bitops"][at] / 1e9) for at, macs in cost["macs"].items()],
         "layers": list(_layers(one)),
         "steps": list(steps(data)),
-        "verification": list(report.verification(data)),
+        "verification": list(run_report.verification(data)),
         "protocol": data["evaluate"]["protocol"],
         "environment": _environment(data["environment"]),
         "commands": list(commands(one.folder, data)),
         "sha256": data["export"].get("sha256"),
         "architecture": _webp(picture) if picture.exists() else None,
-        "damages": one.damages and damage_measured.sentence(one.damages),
+        "damages": one.damages and layer_damage.sentence(one.damages),
         "crops": one.damages,
         "views": bool(one.views and one.views.views),
         "best": data.get("search", {}).get("best"),
@@ -78,7 +80,7 @@ def steps(data: Mapping[str, Any]) -> Iterator[tuple[str, float, list[str]]]:
     for step in ("search", "train", "quantize"):
         result = data.get(step)
         if result is not None and "seconds" in result:
-            yield step, result["seconds"], list(report.facts(result))
+            yield step, result["seconds"], list(run_report.facts(result))
 
 
 def _environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:

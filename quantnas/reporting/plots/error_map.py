@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from . import metrics
-from .board import INK, SKIP, Image, save
-from .crops import region
+from quantnas.evaluation import metrics
+
+from .canvas import INK, SKIP, Image, save
+from .crop_strip import region
 
 SIDE = 64
 """Pixels of the magnified part."""

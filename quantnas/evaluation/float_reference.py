@@ -12,10 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from quantnas.errors import DataError
 from quantnas.exporters.onnx_graph import OnnxGraph
 from quantnas.onnx_import import subgraphs
-
-from .errors import DataError
 
 Array = NDArray[Any]
 

@@ -11,12 +11,12 @@ from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.data import bicubic, image_files, photographs
 from quantnas.data.photographs import Photograph
+from quantnas.evaluation import metrics
+from quantnas.evaluation.scoring import MOST
 from quantnas.inference.upscaler import Upscaler
+from quantnas.reporting.plots import crop_strip
+from quantnas.reporting.plots.canvas import Image
 from quantnas.runs.run_folder import Run
-
-from . import crops, metrics
-from .board import Image
-from .evaluate import MOST
 
 FOLDER, FILE = "crops", "crops.json"
 WIDTH, HEIGHT = 512, 384
@@ -100,7 +100,7 @@ def _view(
         min(most // scale, side)
         for most, side in zip((HEIGHT, WIDTH), pair.low.shape[:2], strict=True)
     )
-    place = crops.region(plain, pair.high, height * scale, width * scale)
+    place = crop_strip.region(plain, pair.high, height * scale, width * scale)
     top, left = (at // scale for at in place)
     inside = (top, left, height, width)
     margin = max(pair.low.shape) if whole else MARGIN

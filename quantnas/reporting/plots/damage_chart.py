@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from quantnas.config.search_space import Precision
 from quantnas.quantization.bit_allocation import Damage
 
-from .board import FAINT, INK, SKIP, save
+from .canvas import FAINT, INK, SKIP, save
 
 COLOURS = {2: "#d55e00", 3: "#e69f00", 4: "#009e73", 8: "#0072b2", 32: "#000000"}
 """Bits of weights -> colour, told apart by colour-blind readers (after Okabe and Ito)."""

@@ -11,14 +11,14 @@ from quantnas.config.run_config import RunConfig
 from quantnas.data import photo_sets, photographs
 from quantnas.data.image_files import bundled
 from quantnas.data.photographs import Photograph
+from quantnas.errors import DataError
 from quantnas.inference.upscaler import Upscaler
+from quantnas.progress import Progress
 from quantnas.runs import run_folder, run_photographs, run_settings
 from quantnas.runs.models import Model
 
-from . import evaluate
-from .errors import DataError
-from .evaluate import Score
-from .progress import Progress
+from . import scoring
+from .scoring import Score
 
 FILE = "evaluation.json"
 Table = dict[str, dict[str, list[Score]]]
@@ -94,10 +94,10 @@ def measure(
     for group in sets:
         scores: dict[str, list[Score]] = {name: [] for name in upscalers}
         table[group.name] = scores
-        for done, found in enumerate(evaluate.compare(upscalers, group.photos, scale), 1):
+        for done, found in enumerate(scoring.compare(upscalers, group.photos, scale), 1):
             for name, row in found.items():
                 scores[name].append(row)
-            so_far = evaluate.mean(next(iter(scores.values())))
+            so_far = scoring.mean(next(iter(scores.values())))
             facts = {"PSNR-Y": f"{so_far.psnr:.2f}", "over bicubic": f"{so_far.gain:+.2f}"}
             yield Progress(f"evaluate {group.name}", done, len(group.photos), facts)
     return table
@@ -106,7 +106,7 @@ def measure(
 def collect(models: Sequence[Model], sets: Sequence[PhotoSet], table: Table) -> dict[str, Any]:
     """Everything that was found, as JSON holds it."""
     return {
-        "protocol": evaluate.protocol(photo for group in sets for photo in group.photos),
+        "protocol": scoring.protocol(photo for group in sets for photo in group.photos),
         "scale": models[0].scale,
         "models": {model.name: _about(model) for model in models},
         "sets": {group.name: _group(group, table[group.name]) for group in sets},
@@ -130,7 +130,7 @@ def _about(model: Model) -> dict[str, Any]:
 
 
 def _group(group: PhotoSet, scores: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
-    means = {name: evaluate.mean(rows) for name, rows in scores.items()}
+    means = {name: scoring.mean(rows) for name, rows in scores.items()}
     first = next(iter(means.values()))
     return {
         "folder": None if group.folder is None else str(Path(group.folder).resolve()),
@@ -139,7 +139,7 @@ def _group(group: PhotoSet, scores: Mapping[str, Sequence[Score]]) -> dict[str, 
         "models": {
             name: {
                 "mean": asdict(means[name]),
-                "worst": asdict(evaluate.worst(rows)),
+                "worst": asdict(scoring.worst(rows)),
                 "images": [asdict(row) for row in rows],
             }
             for name, rows in scores.items()

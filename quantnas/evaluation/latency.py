@@ -15,14 +15,14 @@ import onnx
 import onnxruntime as ort
 
 from quantnas.architectures import cost
+from quantnas.errors import DataError, UsageError
 from quantnas.inference.upscaler import SMALL
 from quantnas.onnx_import.onnx_session import cannot_load, open_session
+from quantnas.progress import Progress
 from quantnas.runs.models import Model
 
-from . import float_twin
-from .errors import DataError, UsageError
-from .machine import Machine
-from .progress import Progress
+from . import float_reference
+from .processor import Machine
 
 SIZE = (180, 320)
 """(height, width) of the low-resolution image where nothing else is said: at x4, 1280x720."""
@@ -134,7 +134,7 @@ def measure(models: Sequence[Model], setting: Setting) -> Generator[Progress, No
     runs: dict[str, Callable[[], object]] = {}
     for model in models:
         runs[model.name] = runner(sessions[model.name], size, model.what)
-        twin = float_twin.make(onnx.load(model.file))
+        twin = float_reference.make(onnx.load(model.file))
         if twin is not None:
             what = f"the float network of {model.what}"
             made = session(twin.SerializeToString(), setting.threads, what)

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from quantnas.data import bicubic
+from quantnas.evaluation import metrics
 
-from . import metrics
-from .board import Board, Image, save
+from .canvas import Board, Image, save
 
 ZOOM = 4
 """Times that the pixels of a crop are magnified."""

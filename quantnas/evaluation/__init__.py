@@ -1,0 +1,1 @@
+"""Measuring: PSNR and SSIM, damage of layers, latency."""
