@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from command import quantnas
 
-from quantnas import point
+from quantnas.sweeps import point_process
 
 Settings = dict[str, Any]
 
@@ -58,7 +58,7 @@ def _results(folder: Path) -> list[Settings]:
     rows: list[Settings] = json.loads((folder / "sweep.json").read_text())
     for row in rows:
         run = folder / "points" / row["name"]
-        steps, spent = run / "steps", point.seconds(run)
+        steps, spent = run / "steps", point_process.seconds(run)
         if "psnr" in row:
             said = json.loads((steps / "search.json").read_text())
             row["decided"] = said.get("share_decided", 1.0)

@@ -12,7 +12,7 @@ from quantnas.errors import DataError
 from . import console, options
 
 if TYPE_CHECKING:
-    from quantnas.checks import Check
+    from quantnas.diagnostics.findings import Check
 
 WIDTH = 80
 """Columns of the output."""
@@ -34,30 +34,31 @@ def doctor(
     torch. Everything that is not ok comes with its cause and what helps. Exit code 3 when
     `quantnas run` cannot work here, else 0, whatever else is wrong.
     """
-    from quantnas import checks, requirements
     from quantnas.config import files
+    from quantnas.diagnostics import findings
+    from quantnas.diagnostics import packages as packages_module
     from quantnas.runs import environment
 
-    packages, found = requirements.examine()
+    packages, found = packages_module.examine()
     facts: dict[str, Any] = {"environment": environment.environment(), "packages": packages}
-    if not checks.fatal(found):
-        from quantnas.doctor import examine
+    if not findings.fatal(found):
+        from quantnas.diagnostics.machine_check import examine
 
         read, more = console.follow(examine(output), None)
         facts, found = facts | {"read": read}, [*found, *more]
-    summary = checks.summary(found)
+    summary = findings.summary(found)
     if json:
         typer.echo(files.to_json({"summary": summary, "checks": found, **facts}), nl=False)
     else:
         for line in [*_lines(found), "", summary]:
             typer.echo(line)
-    if checks.fatal(found):
+    if findings.fatal(found):
         raise typer.Exit(DataError.exit_code)
 
 
 def _lines(found: "Sequence[Check]") -> Iterator[str]:
     """All checks, grouped by what came out."""
-    from quantnas.checks import VERDICTS
+    from quantnas.diagnostics.findings import VERDICTS
 
     groups = {verdict: [c for c in found if c.verdict == verdict] for verdict in VERDICTS}
     for number, (verdict, group) in enumerate((v, g) for v, g in groups.items() if g):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from . import console
 
 if TYPE_CHECKING:
-    from quantnas.standing import Overview, Standing
+    from quantnas.sweeps.progress import Overview, Standing
 
 LINE_EVERY = 30.0
 """Seconds between two lines about all points when the output is not a terminal."""

@@ -14,8 +14,8 @@ from quantnas.errors import UsageError
 from . import console, options, standings
 
 if TYPE_CHECKING:
-    from quantnas.plan import Point, Sweep
-    from quantnas.workers import Engine
+    from quantnas.sweeps.local_workers import Engine
+    from quantnas.sweeps.plan import Point, Sweep
 
 INCOMPLETE = 7
 """Exit code when points failed."""
@@ -115,7 +115,7 @@ def sweep(
 
     Exit code 7: some points failed; the others are done.
     """
-    from quantnas import sweeping
+    from quantnas.sweeps import scheduler
 
     varied = {
         "target_bitops": target_bitops, "penalty": penalty, "bits": bits, "seed": seed,
@@ -137,7 +137,7 @@ def sweep(
             | varied
             | flags
         )
-        folder = sweeping.existing(resume)
+        folder = scheduler.existing(resume)
         engine = _engine(workers, ray, cores, _wants_gpu(folder))
     else:
         asked = _asked(config, settings, flags)
@@ -148,13 +148,13 @@ def sweep(
         gpu = any(point.config.device != "cpu" for point in points)
         engine = _engine(workers, ray, cores, gpu)
         console.say(f"{len(points)} points; checking their settings", progress=True)
-        folder = sweeping.begin(output, name, points)
+        folder = scheduler.begin(output, name, points)
     _perform(folder, engine, _again(folder, workers, ray, cores))
 
 
 def _asked(config: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> "Sweep":
     """The file, then --set, then the flags that were given."""
-    from quantnas import plan
+    from quantnas.sweeps import plan
 
     asked = plan.read(config) if config is not None else plan.Sweep({}, {})
     for setting in settings or ():
@@ -176,7 +176,7 @@ def _points(
     config: Path | None,
     varied: dict[str, list[str] | None],
 ) -> "list[Point]":
-    from quantnas import plan
+    from quantnas.sweeps import plan
 
     options.require_one(varied["target_bitops"] or None, varied["penalty"] or None)
     values: dict[str, list[Any]] = {"space": _each(space)}
@@ -225,23 +225,23 @@ def _list(points: "list[Point]") -> None:
 
 def _wants_gpu(folder: Path) -> bool:
     """Whether a point may use one."""
-    from quantnas import sweeping
     from quantnas.runs import run_folder, run_settings
+    from quantnas.sweeps import scheduler
 
-    found = (folder / "points" / name for name in sweeping.names(folder))
+    found = (folder / "points" / name for name in scheduler.names(folder))
     there = [run_folder.existing(point) for point in found if (point / "config.yaml").exists()]
     return any(run_settings.written(run).device != "cpu" for run in there)
 
 
 def _engine(workers: int, ray: str | None, cores: int | None, gpu: bool) -> "Engine":
     if ray is not None:
-        from quantnas.cluster import Cluster
+        from quantnas.sweeps.ray_cluster import Cluster
 
         return Cluster(ray, cores or 1, gpu)
     import torch
 
+    from quantnas.sweeps.local_workers import Workers
     from quantnas.training import processes
-    from quantnas.workers import Workers
 
     share = max(1, min(torch.get_num_threads(), processes.cores() // workers))
     return Workers(workers, cores or share, torch.cuda.device_count() if gpu else 0)
@@ -254,15 +254,15 @@ def _again(folder: Path, workers: int, ray: str | None, cores: int | None) -> st
 
 
 def _perform(folder: Path, engine: "Engine", again: str) -> None:
-    from quantnas import overview, sweeping
     from quantnas.reporting import html_data, html_page
+    from quantnas.sweeps import results_table, scheduler
 
     console.say(f"sweep folder: {folder}", progress=True)
     try:
-        last = standings.follow(sweeping.perform(folder, engine), folder, again)
+        last = standings.follow(scheduler.perform(folder, engine), folder, again)
     finally:  # of what there is, when it was interrupted
-        table = overview.write(folder)
-    rows = overview.rows(folder)
+        table = results_table.write(folder)
+    rows = results_table.rows(folder)
     for line in _found(rows):
         console.say(line)
     console.say(f"table: {table}")

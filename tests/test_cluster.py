@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from quantnas import cluster, overview, plan, sweeping
 from quantnas.config import search_space
 from quantnas.errors import DataError, UsageError
-from quantnas.plan import Sweep
 from quantnas.runs.run_folder import Run
+from quantnas.sweeps import plan, ray_cluster, results_table, scheduler
+from quantnas.sweeps.plan import Sweep
 
 BASE = {
     "search": {"epochs": 2, "steps_per_epoch": 2, "warmup_epochs": 1, "batch": 2, "patch": 12},
@@ -19,9 +19,9 @@ BASE = {
 
 
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError) as caught:
-        cluster.Cluster("auto", 1)
+        ray_cluster.Cluster("auto", 1)
     assert "quantnas[ray]" in caught.value.remedy
 
 
@@ -34,15 +34,15 @@ def test_a_sweep_survives_the_death_of_a_node(tiny, tmp_path):
     (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
     base = {**BASE, "space": str(tmp_path / "tiny.yaml")}
     points = plan.points(Sweep(base, {"seed": [0, 1, 2, 3]}), "test")
-    folder = sweeping.begin(tmp_path, "s", points)
+    folder = scheduler.begin(tmp_path, "s", points)
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         second = nodes.add_node(num_cpus=1)
         nodes.wait_for_nodes()
         with pytest.raises(DataError, match="has 2 CPU"):
-            cluster.Cluster(nodes.address, 2)
+            ray_cluster.Cluster(nodes.address, 2)
         killed, most, last = False, 0, None
-        for last in sweeping.perform(folder, cluster.Cluster(nodes.address, 1)):
+        for last in scheduler.perform(folder, ray_cluster.Cluster(nodes.address, 1)):
             most = max(most, last.count("running"))
             if not killed and most == 2 and _training(folder) == 2:
                 nodes.remove_node(second, allow_graceful=False)
@@ -52,7 +52,7 @@ def test_a_sweep_survives_the_death_of_a_node(tiny, tmp_path):
         assert [point.state for point in last.points] == ["done"] * 4
     finally:
         nodes.shutdown()
-    assert all("psnr" in row for row in overview.rows(folder))
+    assert all("psnr" in row for row in results_table.rows(folder))
     errors = [path.read_text() for path in (folder / "points").glob("*/errors.txt")]
     assert len(errors) == 1 and errors[0].strip()
 
@@ -66,5 +66,5 @@ def _training(folder: Path) -> int:
 def test_a_cluster_that_is_not_there_is_an_error():
     pytest.importorskip("ray")
     with pytest.raises(DataError) as caught:
-        cluster.Cluster("127.0.0.1:1", 1)
+        ray_cluster.Cluster("127.0.0.1:1", 1)
     assert "ray start --head" in caught.value.remedy

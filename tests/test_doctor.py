@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from quantnas import doctor, requirements, runnable
-from quantnas.checks import Check
 from quantnas.cli.main import main
+from quantnas.diagnostics import export_trials, machine_check, packages
+from quantnas.diagnostics.findings import Check
+from quantnas.diagnostics.resources import Resources
 from quantnas.evaluation.processor import Machine
-from quantnas.resources import Resources
 
 GIB = 1 << 30
 ROOT = Path(__file__).parents[1]
@@ -54,19 +54,19 @@ def complete(check: Check) -> Check:
 
 
 def test_a_machine_without_fault():
-    checks = [complete(check) for check in doctor.judged(RESOURCES)]
+    checks = [complete(check) for check in machine_check.judged(RESOURCES)]
     assert [check.topic for check in checks] == ["threads", "memory", "output", "GPU"]
     assert {check.verdict for check in checks} == {"ok"}
 
 
 def test_processors():
-    check = complete(doctor.processor(MACHINE))
+    check = complete(machine_check.processor(MACHINE))
     assert check.finding == "Fast 9, 4 cores for this process; with avx2, vnni."
     old = dataclasses.replace(MACHINE, cores=1, features={"avx2": False, "vnni": False})
-    check = complete(doctor.processor(old))
+    check = complete(machine_check.processor(old))
     assert check.verdict == "note" and not check.fatal
     assert "1 core for this process; with nothing of note, without VNNI" in check.finding
-    check = complete(doctor.processor(dataclasses.replace(MACHINE, features=None)))
+    check = complete(machine_check.processor(dataclasses.replace(MACHINE, features=None)))
     assert check.verdict == "ok" and "does not tell" in check.finding
 
 
@@ -84,7 +84,7 @@ def test_processors():
 )
 def test_threads(threads, cores, limit, verdict, words):
     found = changed(threads=threads, cores=cores, cores_limit=limit)
-    check = complete(doctor.threads(found))
+    check = complete(machine_check.threads(found))
     assert (check.verdict, check.fatal) == (verdict, False)
     assert words in f"{check.finding} {check.remedy}"
 
@@ -99,7 +99,7 @@ def test_threads(threads, cores, limit, verdict, words):
 )
 def test_load(threads, cores, load, words):
     found = changed(threads=threads, cores=cores, load=load)
-    checks = [complete(check) for check in doctor.judged(found) if check.topic == "load"]
+    checks = [complete(check) for check in machine_check.judged(found) if check.topic == "load"]
     assert [check.verdict for check in checks] == ([] if words is None else ["note"])
     assert all(words in f"{check.finding} {check.remedy}" for check in checks)
 
@@ -117,7 +117,7 @@ def test_load(threads, cores, load, words):
 )
 def test_memory(total, free, limit, verdict, fatal, words):
     found = changed(memory=total, memory_free=free, memory_limit=limit)
-    check = complete(doctor.memory(found))
+    check = complete(machine_check.memory(found))
     assert (check.verdict, check.fatal) == (verdict, fatal)
     assert words in f"{check.finding} {check.remedy}"
 
@@ -126,13 +126,13 @@ def test_memory(total, free, limit, verdict, fatal, words):
     ("free", "writable", "verdict", "fatal", "words"),
     [
         (50 * GIB, True, "ok", False, "runs: 50.0 GiB free."),
-        (doctor.DISK_NEED - 1, True, "problem", False, "Make room"),
+        (machine_check.DISK_NEED - 1, True, "problem", False, "Make room"),
         (0, True, "problem", True, "0 MiB free"),
         (50 * GIB, False, "problem", True, "--output"),
     ],
 )
 def test_the_disk_of_the_runs(free, writable, verdict, fatal, words):
-    check = complete(doctor.output(changed(output_free=free, output_writable=writable)))
+    check = complete(machine_check.output(changed(output_free=free, output_writable=writable)))
     assert (check.verdict, check.fatal) == (verdict, fatal)
     assert words in f"{check.finding} {check.remedy}"
 
@@ -152,7 +152,7 @@ CARD = ("Card 5", 8 * GIB)
     ],
 )
 def test_gpus(build, devices, driver, verdict, words):
-    check = complete(doctor.gpus(changed(gpu_build=build, gpus=devices, gpu_driver=driver)))
+    check = complete(machine_check.gpus(changed(gpu_build=build, gpus=devices, gpu_driver=driver)))
     assert (check.verdict, check.fatal) == (verdict, False)
     assert words in f"{check.finding} {check.remedy}"
 
@@ -163,19 +163,21 @@ def test_the_command_from_end_to_end(tmp_path, capsys):
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[0] == "ok" and all(len(line) <= 80 for line in lines if str(tmp_path) not in line)
-    for case in runnable.CASES:
+    for case in export_trials.CASES:
         assert any(line.split("  ")[1] == case.name for line in lines if line.startswith("  "))
     assert lines[-2] == "" and ("well" in lines[-1] or "note" in lines[-1] or "pro" in lines[-1])
-    assert f"{len(runnable.CASES)}/{len(runnable.CASES)}" in captured.err
+    assert f"{len(export_trials.CASES)}/{len(export_trials.CASES)}" in captured.err
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Nothing is tried, and nothing of this machine is judged."""
-    monkeypatch.setattr(runnable, "CASES", ())
-    monkeypatch.setattr(requirements, "examine", lambda: ([], []))
-    monkeypatch.setattr(doctor, "read", lambda output: doctor.Facts(MACHINE, RESOURCES))
+    monkeypatch.setattr(export_trials, "CASES", ())
+    monkeypatch.setattr(packages, "examine", lambda: ([], []))
+    monkeypatch.setattr(
+        machine_check, "read", lambda output: machine_check.Facts(MACHINE, RESOURCES)
+    )
 
 
 def test_json(quick, capsys):
@@ -196,8 +198,8 @@ def test_json(quick, capsys):
     ],
 )  # fmt: skip
 def test_the_exit_code_is_that_of_the_main_job(quick, monkeypatch, capsys, changes, code, last):
-    facts = doctor.Facts(MACHINE, changed(**changes))
-    monkeypatch.setattr(doctor, "read", lambda output: facts)
+    facts = machine_check.Facts(MACHINE, changed(**changes))
+    monkeypatch.setattr(machine_check, "read", lambda output: facts)
     assert command("doctor") == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == last and ("problem" in lines) == bool(changes)

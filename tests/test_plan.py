@@ -2,10 +2,10 @@
 
 import pytest
 
-from quantnas import plan
 from quantnas.config import run_config
 from quantnas.errors import DataError, UsageError
-from quantnas.plan import Sweep
+from quantnas.sweeps import plan
+from quantnas.sweeps.plan import Sweep
 
 
 def test_every_combination_is_a_point_named_after_what_differs():

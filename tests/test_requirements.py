@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import quantnas
-from quantnas import requirements
-from quantnas.checks import Check, fatal, summary
-from quantnas.requirements import Package
+from quantnas.diagnostics import packages
+from quantnas.diagnostics.findings import Check, fatal, summary
+from quantnas.diagnostics.packages import Package
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -30,7 +30,7 @@ HERE = {"torch": "2.13.0+cpu", "cuttlefish": "0.13.4", "squid": "2.0"}
 def of(**changes: str | None) -> dict[str, Check]:
     """Topic -> what is said when these versions are there, not those of `HERE`."""
     there = HERE | changes
-    checks = [*requirements.judged(requirements.packages(REQUIRES, ["fish", "dev"], there.get))]
+    checks = [*packages.judged(packages.packages(REQUIRES, ["fish", "dev"], there.get))]
     for check in checks:
         assert check.finding.endswith(".") and (check.verdict == "ok" or check.remedy)
     return {check.topic: check for check in checks}
@@ -74,9 +74,9 @@ def test_a_missing_extra_is_a_note_with_the_command():
 
 def test_what_a_missing_extra_is_for():
     line = 'ai-edge-litert>=2; extra == "litert"'
-    *_, check = requirements.judged(requirements.packages([line], ["litert"], lambda name: None))
+    *_, check = packages.judged(packages.packages([line], ["litert"], lambda name: None))
     assert check.finding == "ai-edge-litert is not installed; `export --format tflite` needs it."
-    assert {*requirements.PURPOSES} == {*PROJECT["optional-dependencies"]} - {"dev"}
+    assert {*packages.PURPOSES} == {*PROJECT["optional-dependencies"]} - {"dev"}
 
 
 def test_a_package_under_another_name_counts(monkeypatch):
@@ -89,17 +89,17 @@ def test_a_package_under_another_name_counts(monkeypatch):
     monkeypatch.setattr(
         importlib.metadata, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]}
     )
-    assert requirements.installed("onnxruntime") == "1.25.0"
-    assert requirements.installed("onnx") is None
+    assert packages.installed("onnxruntime") == "1.25.0"
+    assert packages.installed("onnx") is None
 
 
 def test_what_is_declared_is_read_from_what_is_installed(monkeypatch):
     """onnxruntime stands for an installed quantnas, which the tests do not need."""
-    monkeypatch.setattr(requirements, "NAME", "onnxruntime")
-    found, checks = requirements.examine()
+    monkeypatch.setattr(packages, "NAME", "onnxruntime")
+    found, checks = packages.examine()
     assert "numpy" in {package.name for package in found if package.extra is None}
-    assert all(package.version == requirements.installed(package.name) for package in found)
-    assert requirements.NOT_INSTALLED not in checks
+    assert all(package.version == packages.installed(package.name) for package in found)
+    assert packages.NOT_INSTALLED not in checks
 
 
 @pytest.mark.parametrize(
@@ -116,25 +116,25 @@ def test_a_package_that_is_there_and_broken(monkeypatch, error, words):
 
     monkeypatch.setattr(importlib, "import_module", refuse)
     rows = [Package("onnx", ">=1.20", "1.23.2", True), Package("torch", "", None, False)]
-    (check,) = requirements.broken([*rows, Package("numpy", "", "2", True)])
+    (check,) = packages.broken([*rows, Package("numpy", "", "2", True)])
     assert check.topic == "onnx" and check.fatal and check.finding.endswith(words)
     assert check.remedy == "Try: pip install --force-reinstall 'onnx>=1.20'"
 
 
 def test_nothing_else_is_looked_at_when_something_is_broken(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    _, checks = requirements.examine()
-    assert fatal(checks) and checks[-1] == requirements.REST
+    _, checks = packages.examine()
+    assert fatal(checks) and checks[-1] == packages.REST
 
 
 def test_a_checkout_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(requirements, "NAME", "no-such-package")
-    found, checks = requirements.examine()
-    assert not fatal(checks) and checks[0] == requirements.NOT_INSTALLED
-    assert [package.name for package in found] == [*requirements.LOADED]
-    monkeypatch.setattr(requirements, "installed", lambda name: None)
-    _, checks = requirements.examine()
-    assert fatal(checks) and checks[-1] == requirements.REST
+    monkeypatch.setattr(packages, "NAME", "no-such-package")
+    found, checks = packages.examine()
+    assert not fatal(checks) and checks[0] == packages.NOT_INSTALLED
+    assert [package.name for package in found] == [*packages.LOADED]
+    monkeypatch.setattr(packages, "installed", lambda name: None)
+    _, checks = packages.examine()
+    assert fatal(checks) and checks[-1] == packages.REST
 
 
 def test_the_summary_counts():

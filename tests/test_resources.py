@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from quantnas import resources
-from quantnas.resources import control_groups, cores_limit, memory_limit
+from quantnas.diagnostics import resources
+from quantnas.diagnostics.resources import control_groups, cores_limit, memory_limit
 
 MIB = 1 << 20
 

@@ -5,20 +5,20 @@ import dataclasses
 import pytest
 import torch
 
-from quantnas import runnable
 from quantnas.architectures import network
 from quantnas.config.run_config import ExportConfig
+from quantnas.diagnostics import export_trials
+from quantnas.diagnostics.export_trials import Case
 from quantnas.errors import UsageError, VerificationError
 from quantnas.exporters import onnx_export, verification
 from quantnas.exporters.packed_weights import STORAGE
 from quantnas.pipeline import extra_formats
-from quantnas.runnable import Case
 
-CASES = {case.name: case for case in runnable.CASES}
+CASES = {case.name: case for case in export_trials.CASES}
 
 
 def test_every_form_of_file_is_tried():
-    """A new option, width or format must appear in `runnable.CASES`."""
+    """A new option, width or format must appear in `export_trials.CASES`."""
     options = {field.name for field in dataclasses.fields(ExportConfig)} - {"format"}
     forms = {case.form for case in CASES.values() if case.form.format == "onnx"}
     changed = [
@@ -28,7 +28,7 @@ def test_every_form_of_file_is_tried():
     usual = [case for case in CASES.values() if case.form == onnx_export.USUAL]
     assert {case.bits for case in usual} == {*STORAGE}
     assert {case.form.format for case in CASES.values()} == {"onnx", *extra_formats.FORMATS}
-    assert len(CASES) == len(runnable.CASES)
+    assert len(CASES) == len(export_trials.CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -36,7 +36,7 @@ def test_every_form_of_file_runs_here(name):
     if name.endswith("tflite"):
         pytest.importorskip("ai_edge_litert")
     state = torch.get_rng_state()
-    check = runnable.tried(CASES[name])
+    check = export_trials.tried(CASES[name])
     assert check.topic == name and check.verdict == "ok", check
     assert torch.equal(torch.get_rng_state(), state)
     if CASES[name].form.format == "onnx":
@@ -56,9 +56,9 @@ def test_a_file_that_computes_something_else_is_seen(monkeypatch):
         network.convolutions(net)[name].bias.data.sub_(0.1)
 
     monkeypatch.setattr(onnx_export, "to_onnx", altered)
-    check = runnable.tried(CASES["8-bit file"])
+    check = export_trials.tried(CASES["8-bit file"])
     assert (check.verdict, check.fatal) == ("problem", True)
-    assert "differs from the network" in check.finding and check.remedy == runnable.REPORT
+    assert "differs from the network" in check.finding and check.remedy == export_trials.REPORT
 
 
 LOADS = VerificationError(
@@ -84,7 +84,7 @@ def test_what_does_not_run_is_told_with_its_reason(
 
     monkeypatch.setattr(verification, "verify", refuse)
     monkeypatch.setitem(extra_formats.FORMATS, "tflite", refuse)
-    check = runnable.tried(CASES[name])
+    check = export_trials.tried(CASES[name])
     assert (check.topic, check.verdict, check.fatal) == (name, verdict, fatal)
     assert finding in check.finding and remedy in check.remedy
 
@@ -104,7 +104,7 @@ def test_a_trial_computes_with_one_thread_and_leaves_the_number_as_it_was(monkey
     monkeypatch.setattr(verification, "verify", refuse)
     torch.set_num_threads(2)
     try:
-        assert runnable.tried(CASES["8-bit file"]).verdict == "problem"
+        assert export_trials.tried(CASES["8-bit file"]).verdict == "problem"
         assert seen == [1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantnas import branching
 from quantnas.architectures import registry
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
@@ -14,6 +13,7 @@ from quantnas.data import image_files
 from quantnas.nas import random_search
 from quantnas.pipeline import load_photographs, search_step
 from quantnas.runs.run_folder import Run
+from quantnas.sweeps import shared_work
 
 SEARCH = {"epochs": 4, "steps_per_epoch": 3, "warmup_epochs": 1, "batch": 2, "patch": 12}
 
@@ -128,7 +128,7 @@ OTHER = {"target_bitops": (150e6, 300e6), "penalty": (1e-4, 3.0), "entropy": (0.
 
 
 def test_all_settings_after_the_warm_up_are_tried():
-    assert {*OTHER} == {*branching.AFTER_WARMUP}
+    assert {*OTHER} == {*shared_work.AFTER_WARMUP}
 
 
 @pytest.mark.parametrize(

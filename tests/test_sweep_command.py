@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from quantnas import sweeping
 from quantnas.cli import standings
 from quantnas.cli.main import main
 from quantnas.cli.sweep import INCOMPLETE, _found
 from quantnas.config import search_space
 from quantnas.errors import DataError
-from quantnas.standing import Overview, Standing
+from quantnas.sweeps import scheduler
+from quantnas.sweeps.progress import Overview, Standing
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def test_a_sweep_goes_on_with_its_own_settings(sweep, tmp_path):
 
 
 def test_failed_points_are_named_and_give_an_exit_code_of_their_own(sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeping.beginning, "prepare", _refuse_seed_1)
-    monkeypatch.setattr(sweeping, "perform", _nothing)
+    monkeypatch.setattr(scheduler.beginning, "prepare", _refuse_seed_1)
+    monkeypatch.setattr(scheduler, "perform", _nothing)
     code, out, errors = sweep("tiny.yaml", "--seed", "0,1", "--workers", "2")
     assert code == INCOMPLETE
     assert "failed: seed1: It is odd. Take an even one." in errors and "sweep.md" in out
@@ -95,7 +95,7 @@ def test_failed_points_are_named_and_give_an_exit_code_of_their_own(sweep, tmp_p
     assert [row["cause"] for row in found] == ["not finished", "It is odd."]
 
 
-PREPARE = sweeping.beginning.prepare
+PREPARE = scheduler.beginning.prepare
 
 
 def _refuse_seed_1(verb, config):

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from quantnas import branching, overview, plan, point, standing, sweeping
 from quantnas.config import search_space
 from quantnas.errors import DataError, UsageError
-from quantnas.plan import Sweep
-from quantnas.point import DONE, FAILED, PointJob
 from quantnas.runs import run_folder
 from quantnas.runs.run_folder import Run
+from quantnas.sweeps import plan, point_process, progress, results_table, scheduler, shared_work
+from quantnas.sweeps.plan import Sweep
+from quantnas.sweeps.point_process import DONE, FAILED, PointJob
 
 BASE = {
     "search": {"epochs": 2, "steps_per_epoch": 2, "warmup_epochs": 1, "batch": 2, "patch": 12},
@@ -72,14 +72,14 @@ class Engine:
 @pytest.fixture
 def begin(tiny, tmp_path, monkeypatch):
     """(what varies, places) -> engine, and the overviews of a sweep that has begun."""
-    monkeypatch.setattr(sweeping, "TICK", 0.0)
+    monkeypatch.setattr(scheduler, "TICK", 0.0)
     (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
 
-    def make(vary: dict, places: int = 9) -> tuple[Engine, Iterator[standing.Overview], Path]:
+    def make(vary: dict, places: int = 9) -> tuple[Engine, Iterator[progress.Overview], Path]:
         base = {**BASE, "space": str(tmp_path / "tiny.yaml")}
-        folder = sweeping.begin(tmp_path, "s", plan.points(Sweep(base, vary), "test"))
+        folder = scheduler.begin(tmp_path, "s", plan.points(Sweep(base, vary), "test"))
         engine = Engine(places)
-        return engine, sweeping.perform(folder, engine), folder
+        return engine, scheduler.perform(folder, engine), folder
 
     return make
 
@@ -140,15 +140,19 @@ def test_a_warm_up_that_nobody_shares_is_not_kept(begin):
 def test_when_the_first_fails_the_next_does_what_they_have_in_common(begin):
     engine, seen, folder = begin({"bits": [2, 3]})
     next(seen)
-    point.fail(folder / "points" / "w2", "It broke.", "Mend it.")
+    point_process.fail(folder / "points" / "w2", "It broke.", "Mend it.")
     engine.end("w2", FAILED)
     found = next(seen)
     assert [(p.state, p.cause) for p in found.points] == [
         ("failed", "It broke."),
         ("running", None),
     ]
-    assert overview.rows(folder)[0] == {"name": "w2", "varied": {"bits": 2}, "cause": "It broke."}
-    assert overview.rows(folder)[1]["cause"] == "not finished"
+    assert results_table.rows(folder)[0] == {
+        "name": "w2",
+        "varied": {"bits": 2},
+        "cause": "It broke.",
+    }
+    assert results_table.rows(folder)[1]["cause"] == "not finished"
     engine.end("w3")
     last = list(seen)[-1]
     assert (last.count("failed"), last.count("done"), last.share) == (1, 1, 1.0)
@@ -157,12 +161,12 @@ def test_when_the_first_fails_the_next_does_what_they_have_in_common(begin):
 def test_a_failed_point_is_tried_again_and_a_finished_one_is_not(begin):
     engine, seen, folder = begin({"seed": [0, 1]})
     next(seen)
-    point.fail(folder / "points" / "seed0", "It broke.", "Mend it.")
+    point_process.fail(folder / "points" / "seed0", "It broke.", "Mend it.")
     engine.end("seed0", FAILED)
     engine.end("seed1")
     list(seen)
     again = Engine(9)
-    seen = sweeping.perform(folder, again)
+    seen = scheduler.perform(folder, again)
     assert [p.state for p in next(seen).points] == ["running", "done"]
     again.end("seed0")
     assert list(seen)[-1].count("done") == 2
@@ -170,7 +174,7 @@ def test_a_failed_point_is_tried_again_and_a_finished_one_is_not(begin):
 
 def test_a_killed_process_is_begun_again_a_few_times(begin):
     engine, seen, folder = begin({"seed": [0, 1]}, places=1)
-    for _ in range(sweeping.TRIES):
+    for _ in range(scheduler.TRIES):
         next(seen)
         engine.end("seed0", -9)
     assert [p.state for p in next(seen).points] == ["failed", "running"]
@@ -195,13 +199,13 @@ def test_progress_counts_the_work_of_each_point_and_what_is_measured(begin):
     next(seen)
     engine.step("w2", "search")
     shown = {"step": "train", "phase": "float", "done": 1, "total": 2, "facts": {}}
-    (folder / "points" / "w2" / point.FILE).write_text(
+    (folder / "points" / "w2" / point_process.FILE).write_text(
         json.dumps({**shown, "seconds": {"search": 60.0, "train": 20.0}})
     )
     found = next(seen)
-    s = standing.SHARES
+    s = progress.SHARES
     own = sum(s.values())  # in units of search = 0.3 = 60 s
-    half = s["train"] * standing.PHASES["float"][1] / 2
+    half = s["train"] * progress.PHASES["float"][1] / 2
     assert found.points[0].share == pytest.approx((s["search"] + half) / own)
     rest = own - s["search"] - s["train"]
     assert found.share == pytest.approx((s["search"] + half) / (own + rest))
@@ -218,9 +222,9 @@ def test_progress_counts_the_work_of_each_point_and_what_is_measured(begin):
 )
 def test_progress_within_a_step_never_goes_back(phases):
     told = [{"phase": phase, "done": i, "total": 4} for phase in phases for i in range(5)]
-    shares = [round(standing.within(each), 9) for each in told]
+    shares = [round(progress.within(each), 9) for each in told]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1)
-    assert standing.within({}) == 0
+    assert progress.within({}) == 0
 
 
 def test_progress_does_not_go_back_where_a_phase_begins_again(begin):
@@ -231,7 +235,9 @@ def test_progress_does_not_go_back_where_a_phase_begins_again(begin):
     shares = []
     for label, done in (("set5", 1), ("set5", 4), ("set14", 1), ("set14", 4)):
         shown = {"step": "evaluate", "phase": f"evaluate {label}", "done": done, "total": 4}
-        (folder / "points" / "w2" / point.FILE).write_text(json.dumps(shown | {"seconds": {}}))
+        (folder / "points" / "w2" / point_process.FILE).write_text(
+            json.dumps(shown | {"seconds": {}})
+        )
         shares.append(next(seen).points[0].share)
     assert shares == sorted(shares) and shares[0] < shares[-1] < 1
 
@@ -260,11 +266,11 @@ def test_a_point_of_several_processes_is_refused(begin):
 def test_networks_in_other_files_have_other_digests(begin):
     _, _, folder = begin({"bits": [2, 3]})
     one, two = (Run(folder / "points" / name) for name in ("w2", "w3"))
-    assert branching.keys(one) == branching.keys(two)
-    for name in branching.DATA:
+    assert shared_work.keys(one) == shared_work.keys(two)
+    for name in shared_work.DATA:
         one.path(name).write_bytes(b"1")
         two.path(name).write_bytes(b"2")
-        assert not {*branching.keys(one).values()} & {*branching.keys(two).values()}
+        assert not {*shared_work.keys(one).values()} & {*shared_work.keys(two).values()}
         one.path(name).unlink(), two.path(name).unlink()
 
 
@@ -284,14 +290,14 @@ def test_closing_stops_the_processes(begin):
 def test_a_folder_of_something_else_is_no_sweep(tmp_path):
     (tmp_path / "sweep.yaml").write_text("vary: {seed: [0, 1]}")  # as somebody may call his own
     with pytest.raises(DataError, match=r"no folder of a sweep"):
-        sweeping.existing(tmp_path)
+        scheduler.existing(tmp_path)
 
 
 def test_the_digests_tell_what_matters_to_a_step(begin):
     _, _, folder = begin(
         {"search.target_bitops": [150e6, 300e6], "train.float_steps": [4, 6], "bits": [2, 3]}
     )
-    keys = [branching.keys(Run(folder / "points" / name)) for name in sweeping.names(folder)]
+    keys = [shared_work.keys(Run(folder / "points" / name)) for name in scheduler.names(folder)]
     count = {step: len({each[step] for each in keys}) for step in ("warmup", "search", "train")}
     assert count == {"warmup": 1, "search": 2, "train": 4}
 
@@ -299,19 +305,19 @@ def test_the_digests_tell_what_matters_to_a_step(begin):
 def test_a_point_runs_to_its_end_by_itself(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed1")
-    assert point.perform(PointJob(run.folder), lambda: False) == DONE
-    assert run.result("report") is not None and set(point.seconds(run.folder)) == set(
+    assert point_process.perform(PointJob(run.folder), lambda: False) == DONE
+    assert run.result("report") is not None and set(point_process.seconds(run.folder)) == set(
         run_folder.STEPS
     )
-    one = overview.rows(folder)[1]
+    one = results_table.rows(folder)[1]
     assert one["psnr"]["held-out"]["file"] > 10
-    assert not any("over seeds" in line for line in overview.markdown([one]))
+    assert not any("over seeds" in line for line in results_table.markdown([one]))
     twin = one | {"varied": {"seed": 0}, "gbitops": one["gbitops"] + 0.2}
-    *_, last = overview.markdown(
+    *_, last = results_table.markdown(
         [one, twin | {"psnr": one["psnr"] | {"more": {"file": 1.0, "bicubic": 0.0}}}]
     )
     assert last.endswith(" | - |")
-    *_, last = overview.markdown([one, twin])
+    *_, last = results_table.markdown([one, twin])
     assert last.startswith(
         f"| base | 2 | {one['gbitops'] + 0.1:.3f} ± 0.141 | {one['bytes']:,} ± 0 |"
     )
@@ -323,7 +329,7 @@ def test_a_point_that_is_stopped_saves_its_state(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed0")
     asked = iter([False, False, True])
-    assert point.perform(PointJob(run.folder), lambda: next(asked)) == point.STOPPED
+    assert point_process.perform(PointJob(run.folder), lambda: next(asked)) == point_process.STOPPED
     assert run.resume_point("search").exists() and run.result("search") is None
 
 
@@ -331,7 +337,7 @@ def test_a_point_that_goes_wrong_says_why(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed0")
     run.resume_point("search").write_text("no state")
-    assert point.perform(PointJob(run.folder), lambda: False) == FAILED
+    assert point_process.perform(PointJob(run.folder), lambda: False) == FAILED
     told = json.loads((folder / "failed" / "seed0.json").read_text())
     assert "cannot be restored" in told["cause"] and told["remedy"]
 
@@ -342,7 +348,7 @@ def test_the_process_of_a_point_ends_with_a_number_and_without_noise(begin):
     run = Run(folder / "points" / "seed0")
     for step in run_folder.STEPS:
         run.finish(step, {})
-    words = [sys.executable, "-m", "quantnas.point", str(run.folder)]
+    words = [sys.executable, "-m", "quantnas.sweeps.point_process", str(run.folder)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.wait(60) == DONE
         assert process.stderr.read() == b""

@@ -8,7 +8,7 @@ from quantnas.config.files import to_json, write_text
 from quantnas.reporting import seed_groups
 from quantnas.runs.run_folder import Run
 
-from . import point, sweeping
+from . import point_process, scheduler
 
 COSTS = {"gbitops": 3, "bytes": 0}
 """Key -> digits that are shown."""
@@ -18,7 +18,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """One per point: its name, what varies, and its state; of finished ones also GBitOps at LR
     32x32, bytes of the file, PSNR-Y in dB per set of file, float network and bicubic, seconds per
     step."""
-    return [_row(folder, name, varied) for name, varied in sweeping.names(folder).items()]
+    return [_row(folder, name, varied) for name, varied in scheduler.names(folder).items()]
 
 
 def _row(folder: Path, name: str, varied: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def _row(folder: Path, name: str, varied: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "varied": dict(varied)}
     found, exported = run.result("evaluate"), run.result("export")
     if found is None or exported is None:
-        why = point.why(run.folder)
+        why = point_process.why(run.folder)
         return {**row, "cause": why["cause"] if why else "not finished"}
     steps = {step: (run.result(step) or {}).get("seconds") for step in ("search", "train")}
     return {

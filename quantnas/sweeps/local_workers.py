@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
-from . import point
-from .point import PATIENCE, PointJob
+from . import point_process
+from .point_process import PATIENCE, PointJob
 
 
 class Engine(Protocol):
@@ -21,7 +21,7 @@ class Engine(Protocol):
         """Begin or continue a point."""
 
     def ended(self) -> Iterator[tuple[PointJob, int]]:
-        """Those that have ended since, with `point.DONE` or another number."""
+        """Those that have ended since, with `point_process.DONE` or another number."""
 
     def stop(self) -> None:
         """Let all save their state and end."""
@@ -47,7 +47,7 @@ class Workers:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
             known = visible.split(",") if visible else [str(n) for n in range(self.gpus)]
             env["CUDA_VISIBLE_DEVICES"] = known[place % self.gpus]
-        words = [sys.executable, "-m", point.__name__, str(job.run)]
+        words = [sys.executable, "-m", point_process.__name__, str(job.run)]
         words += [str(job.warm)] if job.warm else []
         with (job.run / "errors.txt").open("ab") as errors:  # what libraries say, a crash above all
             process = subprocess.Popen(

@@ -9,9 +9,8 @@ from typing import Any
 from quantnas.config import quantities, schema
 from quantnas.config.files import to_json
 from quantnas.config.run_config import RunConfig
+from quantnas.errors import UsageError
 from quantnas.runs import run_settings
-
-from .errors import UsageError
 
 QUANTITIES = ("search.target_bitops", "quantize.target_bitops", "quantize.target_size")
 """Settings that may be written as 1.0G."""

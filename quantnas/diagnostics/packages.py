@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from quantnas import __version__
 
-from .checks import Check, fatal
+from .findings import Check, fatal
 
 NAME = "quantnas"
 FOR_DEVELOPERS = "dev"

@@ -11,10 +11,10 @@ from math import ceil
 from pathlib import Path
 
 from quantnas.evaluation.processor import Machine, here
+from quantnas.progress import Progress
 
-from . import resources, runnable
-from .checks import Check
-from .progress import Progress
+from . import export_trials, resources
+from .findings import Check
 from .resources import Resources
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -47,10 +47,10 @@ def read(output: Path) -> Facts:
 
 def examine(output: Path) -> Generator[Progress, None, tuple[Facts, list[Check]]]:
     """What was read and what follows from it, with a record after every file that is tried."""
-    facts, cases = read(output), runnable.CASES
+    facts, cases = read(output), export_trials.CASES
     checks = [processor(facts.machine), *judged(facts.resources)]
     for done, case in enumerate(cases, 1):
-        checks.append(runnable.tried(case))
+        checks.append(export_trials.tried(case))
         yield Progress("files", done, len(cases), {})
     return facts, checks
 

@@ -14,18 +14,18 @@ from filelock import FileLock, Timeout
 
 from quantnas.config import schema
 from quantnas.config.files import to_json, write_text
+from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.pipeline import new_run
 from quantnas.pipeline.new_run import Prepared
 from quantnas.reporting import html_data
 from quantnas.runs import environment, run_folder
 from quantnas.runs.run_folder import Run
 
-from . import branching, point
-from .errors import DataError, QuantnasError, UsageError
+from . import point_process, shared_work
+from .local_workers import Engine
 from .plan import Point
-from .point import PointJob
-from .standing import Overview, Standing, State, TimeEstimate, measured, within
-from .workers import Engine
+from .point_process import PointJob
+from .progress import Overview, Standing, State, TimeEstimate, measured, within
 
 TRIES = 3
 """Times a point is begun whose process was killed."""
@@ -57,7 +57,7 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
         run = run_folder.create(folder, "points", name, name)
         prepared.write(run, ["quantnas", "run", "--config", str(run.folder / "config.yaml")])
     for name, reason in wrong.items():
-        point.fail(folder / "points" / name, reason.cause, reason.remedy)
+        point_process.fail(folder / "points" / name, reason.cause, reason.remedy)
     told = [{"name": each.name, **each.varied} for each in points]
     write_text(
         folder / html_data.SWEEP, yaml.safe_dump({"points": told}, sort_keys=False)
@@ -104,7 +104,7 @@ def perform(folder: Path, engine: Engine) -> Iterator[Overview]:
             f"Another `quantnas sweep` is at work in {folder}.", "Wait for it, or stop it."
         ) from error
     try:
-        (folder / point.STOP).unlink(missing_ok=True)
+        (folder / point_process.STOP).unlink(missing_ok=True)
         yield from _Sweep(folder, engine).steps()
     finally:
         engine.stop()
@@ -134,8 +134,8 @@ class _Sweep:
             if not (folder / "config.yaml").exists():  # what could not be done from the start
                 continue
             self.runs[name] = Run(folder)
-            self.keys[name] = branching.keys(self.runs[name])
-            point.failure(folder).unlink(missing_ok=True)
+            self.keys[name] = shared_work.keys(self.runs[name])
+            point_process.failure(folder).unlink(missing_ok=True)
         self.own = {name: self._own(name) for name in self.runs}
 
     def steps(self) -> Generator[Overview, None, None]:
@@ -161,11 +161,14 @@ class _Sweep:
                 f"Its process ended {TRIES} times without finishing (the last time with {code})."
             )
             remedy = f"Read {job.run / 'errors.txt'}; fewer points at a time need less memory."
-            point.fail(job.run, cause, remedy)
+            point_process.fail(job.run, cause, remedy)
 
     def _over(self, name: str) -> bool:
         run = self.runs[name]
-        return run.result(run_folder.STEPS[-1]) is not None or point.failure(run.folder).exists()
+        return (
+            run.result(run_folder.STEPS[-1]) is not None
+            or point_process.failure(run.folder).exists()
+        )
 
     def _ready(self, name: str) -> bool:
         """Whether it may start: not while a running point makes what it will take over."""
@@ -202,7 +205,7 @@ class _Sweep:
         for step, until in (("train", "quantize"), ("search", "train")):
             source = self._source(name, step)
             if source is not None:
-                branching.take(source, run, until)
+                shared_work.take(source, run, until)
         job = PointJob(run.folder, self._warm(name))
         self.tries[name] = self.tries.get(name, 0) + 1
         self.engine.start(job)
@@ -217,12 +220,12 @@ class _Sweep:
 
     def overview(self, pace: TimeEstimate) -> Overview:
         """Where all are now."""
-        told = {name: point.progress(run.folder) for name, run in self.runs.items()}
+        told = {name: point_process.progress(run.folder) for name, run in self.runs.items()}
         weights = measured(told.values())
         work, done, rows = 0.0, 0.0, []
         for name in self.names:
             if name not in self.runs:
-                why = point.why(self.folder / "points" / name) or {}
+                why = point_process.why(self.folder / "points" / name) or {}
                 rows.append(Standing(name, "failed", 0.0, {}, **why))
                 continue
             mine = sum(weights[step] for step in self.own[name])
@@ -239,7 +242,7 @@ class _Sweep:
         run = self.runs[name]
         if run.result(run_folder.STEPS[-1]) is not None:
             return Standing(name, "done", 1.0, told)
-        why = point.why(run.folder)
+        why = point_process.why(run.folder)
         if why is not None:
             return Standing(name, "failed", 0.0, told, **why)
         own = self.own[name]

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, UsageError
-from .point import PATIENCE, STOP, PointJob, perform
+from quantnas.errors import DataError, UsageError
+
+from .point_process import PATIENCE, STOP, PointJob, perform
 
 LOST = -1
 """How a point has ended whose process or machine has gone."""

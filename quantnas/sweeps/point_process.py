@@ -1,6 +1,6 @@
 """One point of a sweep: its run, from wherever it is to the end, by a process of its own.
 
-`python -m quantnas.point RUN [WARM]` is such a process. It stops, with its state saved, when its
+`python -m quantnas.sweeps.point_process RUN [WARM]` is such a process. It stops, with its state saved, when its
 standard input ends, which it does when whoever started it is gone.
 """
 
@@ -18,10 +18,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from quantnas.config.files import read_json, to_json, write_text
+from quantnas.errors import DataError, QuantnasError
 from quantnas.runs import run_folder
 from quantnas.runs.run_folder import Run
-
-from .errors import DataError, QuantnasError
 
 DONE, FAILED, STOPPED = 0, 3, 130
 """How it ends: with the run finished, with the reason in `failed/`, or with a saved state."""

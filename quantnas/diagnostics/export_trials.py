@@ -22,6 +22,7 @@ from quantnas.config.files import to_json
 from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig, RunConfig
 from quantnas.data.patches import to_tensor
+from quantnas.errors import QuantnasError, UsageError
 from quantnas.exporters import onnx_export, verification
 from quantnas.exporters.packed_weights import STORAGE
 from quantnas.pipeline import extra_formats
@@ -29,8 +30,7 @@ from quantnas.quantization import post_training
 from quantnas.runs.networks import quantized
 from quantnas.runs.run_folder import Run
 
-from .checks import Check
-from .errors import QuantnasError, UsageError
+from .findings import Check
 
 SPACE, CHANNELS, CELLS, SIZE = "rfdn_small", 8, 1, "20x24"
 """The network, and the height and width of the low resolution."""
