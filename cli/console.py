@@ -15,8 +15,8 @@ from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.runs import watcher
 from quantnas.runs.watcher import Watcher
 
-from . import panel
-from .pace import Pace
+from . import progress_panel
+from .speed import Pace
 
 if TYPE_CHECKING:
     from quantnas.progress import Progress
@@ -54,7 +54,7 @@ class Display(Watcher):
         self._shown = ExitStack()
         self._mirror: Mirror | None = None
         self._asked: list[int] = []
-        self._draw: panel.Draw | None = None
+        self._draw: progress_panel.Draw | None = None
         self._pace = Pace()
 
     def __enter__(self) -> "Display":
@@ -166,9 +166,9 @@ def gentle_interrupt() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _bars(run: "Run | None") -> Iterator[panel.Draw]:
+def _bars(run: "Run | None") -> Iterator[progress_panel.Draw]:
     """Bars and a panel, for a terminal; the log gets a line when a phase ends."""
-    with panel.bars() as paint:
+    with progress_panel.bars() as paint:
 
         def draw(record: "Progress", pace: Pace) -> None:
             paint(record, pace)
@@ -179,7 +179,7 @@ def _bars(run: "Run | None") -> Iterator[panel.Draw]:
 
 
 @contextmanager
-def _lines(run: "Run | None") -> Iterator[panel.Draw]:
+def _lines(run: "Run | None") -> Iterator[progress_panel.Draw]:
     """A line now and then, for files and pipes."""
     phase, printed = "", 0.0
 

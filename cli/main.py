@@ -10,20 +10,20 @@ from quantnas import __version__
 from quantnas.errors import DataError, QuantnasError
 
 from . import console
-from .bench import bench
-from .doctor import doctor
-from .evaluate import evaluate
-from .export import export
-from .info import info
-from .models import models
-from .quantize import quantize
-from .report import report
-from .run import run
-from .search import search
-from .spaces import spaces
-from .sweep import sweep
-from .train import train
-from .upscale import upscale
+from .commands.bench import bench
+from .commands.doctor import doctor
+from .commands.evaluate import evaluate
+from .commands.export import export
+from .commands.info import info
+from .commands.models import models
+from .commands.quantize import quantize
+from .commands.report import report
+from .commands.run import run
+from .commands.search import search
+from .commands.spaces import spaces
+from .commands.sweep import sweep
+from .commands.train import train
+from .commands.upscale import upscale
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import quantnas
-from quantnas import api, model_verbs, run_verbs
+from quantnas import api
+from quantnas.api import model_verbs, run_verbs
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
 from quantnas.errors import DataError, QualityError, UsageError

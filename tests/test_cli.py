@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from quantnas.architectures import registry
-from quantnas.cli import console, options, panel
+from quantnas.cli import console, options, progress_panel
 from quantnas.cli.main import app, main
-from quantnas.cli.pace import Pace
+from quantnas.cli.speed import Pace
 from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.data import image_files
@@ -329,7 +329,7 @@ def progress(total: int, facts: dict[str, str]) -> Iterator[Progress]:
 def test_the_panel_cuts_no_figure(width):
     screen = Console(width=width, height=25, record=True, file=io.StringIO(), force_terminal=True)
     pace = Pace()
-    with panel.bars(screen) as draw:
+    with progress_panel.bars(screen) as draw:
         for record in progress(5, FACTS):
             pace.update(record)
             draw(record, pace)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from quantnas.architectures import cost, network, registry
-from quantnas.cli import info
+from quantnas.cli.commands import info
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.genotype import Choice, Genotype, searched_precision

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import quantnas
-from quantnas import api, run_verbs
+from quantnas import api
+from quantnas.api import run_verbs
 from quantnas.data import image_files
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from quantnas.cli import standings
+from quantnas.cli import sweep_progress
+from quantnas.cli.commands.sweep import INCOMPLETE, _found
 from quantnas.cli.main import main
-from quantnas.cli.sweep import INCOMPLETE, _found
 from quantnas.config import search_space
 from quantnas.errors import DataError
 from quantnas.sweeps import scheduler
@@ -116,7 +116,7 @@ def test_every_point_that_ends_now_is_told_once(tmp_path, capsys):
         return Overview(tuple(rows), 0.5, None)
 
     seen = [("done", "running", "waiting"), ("done", "done", "running"), ("done", "done", "done")]
-    standings.follow((overview(*states) for states in seen), tmp_path, "again")
+    sweep_progress.follow((overview(*states) for states in seen), tmp_path, "again")
     assert (tmp_path / "log.txt").read_text() == "b: done in 0 s\nc: done in 0 s\n"
     assert "a: done" not in capsys.readouterr().err, "it was done before"
 
@@ -137,11 +137,14 @@ def test_points_worse_than_bicubic_are_named():
 
 def test_the_line_about_all_points_has_counts_and_time_left():
     rows = [Standing("a", "done", 1.0, {}), Standing("b", "failed", 0.0, {}, "x")]
-    shown = standings.summary(Overview((*rows, Standing("c", "running", 0.5, {})), 0.75, 90.0))
+    shown = sweep_progress.summary(Overview((*rows, Standing("c", "running", 0.5, {})), 0.75, 90.0))
     assert shown == "1/3 points, 1 failed  75%  left 1 min 30 s"
 
 
 def test_what_a_point_does_is_shown_with_its_first_figures():
     told = {"phase": "float", "done": 3, "total": 9, "facts": {"loss": "0.1", "PSNR": "30.00"}}
-    assert standings.doing(Standing("a", "running", 0.2, told)) == "float 3/9  loss 0.1  PSNR 30.00"
-    assert standings.doing(Standing("a", "running", 0.0, {})) == "starting"
+    assert (
+        sweep_progress.doing(Standing("a", "running", 0.2, told))
+        == "float 3/9  loss 0.1  PSNR 30.00"
+    )
+    assert sweep_progress.doing(Standing("a", "running", 0.0, {})) == "starting"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .columns import columns
+from ..tables import columns
 
 if TYPE_CHECKING:
     from quantnas.runs.bundled_models import Card

@@ -11,8 +11,8 @@ import typer
 from quantnas.config import search_space
 from quantnas.errors import DataError, UsageError
 
-from . import console
-from .columns import columns
+from .. import console
+from ..tables import columns
 
 
 def spaces(

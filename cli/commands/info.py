@@ -12,8 +12,8 @@ import typer
 from quantnas.config import genotype, search_space, validators
 from quantnas.errors import DataError, UsageError
 
-from . import options
-from .columns import columns
+from .. import options
+from ..tables import columns
 
 if TYPE_CHECKING:
     from quantnas.architectures.cost import Cost

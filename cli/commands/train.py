@@ -8,7 +8,7 @@ import typer
 from quantnas.config.run_config import TrainConfig
 from quantnas.errors import UsageError
 
-from . import console, options
+from .. import console, options
 
 Origin = Annotated[
     str | None,
@@ -83,7 +83,7 @@ def train(
 
     Example: quantnas train quicksrnet_small --scale 2 --data my_photographs
     """
-    from quantnas import run_verbs
+    from quantnas.api import run_verbs
 
     flags = {
         "scale": scale,

@@ -11,7 +11,7 @@ from quantnas.config import quantities, schema
 from quantnas.config.run_config import RunConfig
 from quantnas.errors import UsageError
 
-from . import console, options, standings
+from .. import console, options, sweep_progress
 
 if TYPE_CHECKING:
     from quantnas.sweeps.local_workers import Engine
@@ -259,7 +259,7 @@ def _perform(folder: Path, engine: "Engine", again: str) -> None:
 
     console.say(f"sweep folder: {folder}", progress=True)
     try:
-        last = standings.follow(scheduler.perform(folder, engine), folder, again)
+        last = sweep_progress.follow(scheduler.perform(folder, engine), folder, again)
     finally:  # of what there is, when it was interrupted
         table = results_table.write(folder)
     rows = results_table.rows(folder)

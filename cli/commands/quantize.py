@@ -10,7 +10,7 @@ from quantnas.config import quantities
 from quantnas.config.run_config import BUDGETS, QuantizeConfig
 from quantnas.errors import QualityError, UsageError
 
-from . import console, options, outcome
+from .. import console, options, quantize_summary
 
 if TYPE_CHECKING:
     from quantnas.runs.run_folder import Run
@@ -180,7 +180,7 @@ def quantize(
 
     Ctrl-C saves the state of the retraining, and the command that continues is printed.
     """
-    from quantnas import run_verbs
+    from quantnas.api import run_verbs
 
     flags = {
         **options.widths(bits),
@@ -218,7 +218,7 @@ def quantize(
         except QualityError as error:  # raised again when everything is written and told
             assert error.folder is not None
             target, worse = run_verbs.Run(error.folder), error
-    outcome.tell(target)
+    quantize_summary.tell(target)
     if out is not None:
         with console.Display("export") as watch:
             run_verbs.export(target, out, watch=watch)

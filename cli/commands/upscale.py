@@ -10,7 +10,7 @@ import typer
 
 from quantnas.errors import DataError, UsageError
 
-from . import console
+from .. import console
 
 if TYPE_CHECKING:
     from quantnas.inference.upscale_files import Outcome

@@ -8,7 +8,7 @@ import typer
 from quantnas.config.run_config import ExportConfig
 from quantnas.errors import UsageError
 
-from . import console, options
+from .. import console, options
 
 ELSEWHERE = ("qonnx", "tflite")
 """Formats that ONNX Runtime does not run."""
@@ -59,7 +59,7 @@ def export(
     The weights are packed to their bits; the bits of every layer are in the file's metadata. A file
     that differs from torch is left as *.rejected.onnx, and the exit code is 4.
     """
-    from quantnas import run_verbs
+    from quantnas.api import run_verbs
     from quantnas.runs.run_settings import written
 
     if file is not None:

@@ -14,13 +14,12 @@ from torch import nn
 
 from quantnas.config import files, quantities
 from quantnas.config.search_space import SearchSpace
+from quantnas.errors import UsageError, VerificationError
 from quantnas.onnx_import import module_export
 from quantnas.pipeline import driver, extra_formats, helper_process, run_sources
 from quantnas.pipeline.run_sources import Config, Request
 from quantnas.runs import bundled_models, run_folder
 from quantnas.runs.watcher import SILENT, Watcher
-
-from .errors import UsageError, VerificationError
 
 Place = str | PathLike[str]
 """A path, or a run, which stands for its folder."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from quantnas.runs.run_folder import Run
 
-from . import console, options
+from .. import console, options
 
 
 def search(
@@ -33,7 +33,7 @@ def search(
 
     It leaves genotype.json, metrics.jsonl and pictures of the search (plots/).
     """
-    from quantnas import run_verbs
+    from quantnas.api import run_verbs
 
     flags = {"space": space, "scale": scale, "data": data, "seed": seed, "device": device}
     flags |= options.searching(target_bitops, at, penalty, strategy, keep, epochs, processes)

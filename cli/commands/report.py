@@ -7,7 +7,7 @@ import typer
 
 from quantnas.errors import UsageError
 
-from . import console
+from .. import console
 
 if TYPE_CHECKING:
     from quantnas.runs.run_folder import Run

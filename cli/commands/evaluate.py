@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from . import console, options
-from .columns import columns
+from .. import console, options
+from ..tables import columns
 
 
 def evaluate(
@@ -54,7 +54,7 @@ def evaluate(
     Protocol: LR from files where a folder has them, else by bicubic to uint8; BT.601 luma, a
     border of `scale` pixels left out.
     """
-    from quantnas import model_verbs
+    from quantnas.api import model_verbs
     from quantnas.config import files
 
     where: dict[str, Any] = {"output": output, "name": name}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .pace import Pace
+from .speed import Pace
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

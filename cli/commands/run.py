@@ -2,7 +2,7 @@
 
 from quantnas.runs.run_folder import Run
 
-from . import console, options
+from .. import console, options
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
 
     Ctrl-C saves the state, and the command that continues is printed.
     """
-    from quantnas import run_verbs
+    from quantnas.api import run_verbs
 
     flags = {
         "space": space,

@@ -9,7 +9,7 @@ import typer
 
 from quantnas.errors import DataError
 
-from . import console, options
+from .. import console, options
 
 if TYPE_CHECKING:
     from quantnas.diagnostics.findings import Check

@@ -8,14 +8,14 @@ import typer
 from quantnas.config import validators
 from quantnas.errors import UsageError
 
-from . import console
-from .columns import columns
+from .. import console
+from ..tables import columns
 
 if TYPE_CHECKING:
+    from quantnas.api.model_verbs import Benchmark
     from quantnas.evaluation.latency import Row, Spread
     from quantnas.evaluation.node_profile import Node
     from quantnas.evaluation.processor import Machine
-    from quantnas.model_verbs import Benchmark
 
 SHOWN = 15
 """Nodes of a model that are listed; all are in the JSON."""
@@ -56,7 +56,7 @@ def bench(
     The models take turns, so that what else runs on the machine hits all alike. The ratio is that
     of the times within a round: below 1, the file is faster than its float network.
     """
-    from quantnas import model_verbs
+    from quantnas.api import model_verbs
     from quantnas.config import files
 
     how: dict[str, Any] = {"threads": threads, "seconds": seconds, "rounds": rounds}

@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from quantnas.errors import UsageError
 from quantnas.evaluation import latency, model_comparison, node_profile, processor
 from quantnas.inference import tiling
 from quantnas.onnx_import import module_export
+from quantnas.progress import Progress
 from quantnas.reporting import comparison_report
 from quantnas.runs import models
 from quantnas.runs.models import Model
 from quantnas.runs.watcher import SILENT, Watcher, follow
-
-from .errors import UsageError
-from .progress import Progress
 
 Place = str | PathLike[str]
 """A path, or a run, which stands for its folder."""
