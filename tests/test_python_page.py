@@ -34,7 +34,7 @@ def network() -> nn.Module:
 def quick(
     model: object, settings: dict[str, object] | None = None, **arguments: object
 ) -> run_verbs.Run:
-    """`quantnas.quantization.post_training` with few steps where the page says nothing of their number."""
+    """`quantnas.quantize` with few steps where the page says nothing of their number."""
     few = {f"quantize.{key}": value for key, value in QUICK.items()}
     return run_verbs.quantize(model, settings=few | (settings or {}), **arguments)
 

@@ -36,10 +36,10 @@ def doctor(
     """
     from quantnas.config import files
     from quantnas.diagnostics import findings
-    from quantnas.diagnostics import packages as packages_module
+    from quantnas.diagnostics.packages import examine
     from quantnas.runs import environment
 
-    packages, found = packages_module.examine()
+    packages, found = examine()
     facts: dict[str, Any] = {"environment": environment.environment(), "packages": packages}
     if not findings.fatal(found):
         from quantnas.diagnostics.machine_check import examine

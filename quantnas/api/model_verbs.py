@@ -52,7 +52,7 @@ class Evaluation:
 class Benchmark:
     """Times of models, and the machine on which they were taken."""
 
-    machine: machine.Machine
+    machine: processor.Machine
     result: latency.Result
     notes: list[str]
     """What the figures mean, in sentences."""
@@ -94,7 +94,7 @@ def evaluate(
     Raises as `load`, DataError for photographs that cannot be used, UsageError for models of two
     scales.
 
-    Example: quantnas.evaluation.scoring(["plain-x2", "small.onnx"], ["Set5", "Set14"]).psnr("small")
+    Example: quantnas.evaluate(["plain-x2", "small.onnx"], ["Set5", "Set14"]).psnr("small")
     """
     with ExitStack() as files:
         found = _together(model, files)

@@ -32,7 +32,7 @@ class Run(run_folder.Run):
     """A run folder; `result` says what its steps found. It can be given in place of its path."""
 
     def export(self, path: Place | None = None, **form: Any) -> Path:
-        """`quantnas.exporters.onnx_export` of this run."""
+        """`quantnas.export` of this run."""
         return export(self, path, **form)
 
 
@@ -83,7 +83,7 @@ def search(
 
     Returns the run, with `genotype.json` in its folder.
 
-    Example: quantnas.nas.gradient_search("rfdn_small", settings={"search.epochs": 30})
+    Example: quantnas.search("rfdn_small", settings={"search.epochs": 30})
     """
     given = {"data": data, "search.target_bitops": _number(target_bitops)}
     request = _request("search", given, config, settings, output, name)
@@ -116,7 +116,7 @@ def train(
 
     Returns the run. Raises as `run`.
 
-    Example: quantnas.training.training_loop("quicksrnet_small", data="my_photographs", float_steps=50_000)
+    Example: quantnas.train("quicksrnet_small", data="my_photographs", float_steps=50_000)
     """
     given = {
         "data": data,
@@ -164,7 +164,7 @@ def quantize(
     for a network that cannot be imported, DataError for one that does not enlarge images, and
     QualityError, whose `folder` is that of the finished run, where more than max_drop is lost.
 
-    Example: quantnas.quantization.post_training(module, bits=2, calib="photographs").export("small.onnx")
+    Example: quantnas.quantize(module, bits=2, calib="photographs").export("small.onnx")
     """
     ways = {
         **_widths(bits),
@@ -216,7 +216,7 @@ def export(
     DataError for a run that is not quantized and a path that cannot be written, VerificationError
     for a file that differs from torch; that one is left as `*.rejected.onnx`.
 
-    Example: quantnas.exporters.onnx_export("runs/quantize/rfdn_small", "small.onnx")
+    Example: quantnas.export("runs/quantize/rfdn_small", "small.onnx")
     """
     file = None if path is None else Path(path)
     if file is not None:

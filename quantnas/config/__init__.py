@@ -1,1 +1,1 @@
-"""Plain data without torch: settings, search spaces, genotypes, and how they are read and checked."""
+"""Plain data without torch: settings, search spaces, genotypes; how they are read and checked."""

@@ -1,1 +1,1 @@
-"""A third party's ONNX file becomes a torch network: operators, clean-up, conventions of its pixels."""
+"""A third party's ONNX file becomes a torch network: operators, clean-up, pixel conventions."""

@@ -15,7 +15,7 @@ from quantnas.runs import run_folder, run_settings
 from quantnas.runs.run_folder import Run
 from quantnas.runs.watcher import SILENT, Watcher, follow, watched
 
-from . import steps as steps_module
+from .steps import STEPS as FUNCTIONS
 
 STEPS: dict[str, tuple[str, ...]] = {
     "run": run_folder.STEPS,
@@ -31,7 +31,7 @@ def perform(verb: str, run: Run, watch: Watcher = SILENT) -> None:
     """Do the steps of a verb that the run has not finished.
 
     A new folder in which nothing was made is removed after a DataError or a UsageError. Raises what
-    the steps and the watcher raise, and QualityError as `quantnas.quantization.post_training`.
+    the steps and the watcher raise, and QualityError as `quantnas.quantize`.
     """
     config, steps = run_settings.load_config(run), STEPS[verb]
     with _removed_if_empty(run, steps), watched(run, watch):
@@ -46,7 +46,7 @@ def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
         watch.finish(step, None)
         return
     began = time.monotonic() - run.spent
-    follow(steps_module.STEPS[step](run, config), watch)
+    follow(FUNCTIONS[step](run, config), watch)
     watch.finish(step, time.monotonic() - began)
 
 

@@ -1,1 +1,1 @@
-"""Quantization after training: saliency, bit allocation, least squares, retraining (arXiv 2504.13932)."""
+"""Quantization after training: saliency, least squares, retraining (arXiv 2504.13932)."""

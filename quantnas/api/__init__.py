@@ -1,6 +1,6 @@
 """The library in verbs: what each command does, as a function that returns what it made.
 
-`quantnas.quantization.post_training` and the others are these functions; `import quantnas` loads them when they are
+`quantnas.quantize` and the others are these functions; `import quantnas` loads them when they are
 first used. They print nothing: a `Watcher` is told how far the work is. What goes wrong is an error
 of `quantnas.errors`, with a cause and a remedy.
 
