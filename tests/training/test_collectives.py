@@ -15,7 +15,7 @@ from quantnas.data import patches
 from quantnas.nas import gradient_search, supernet
 from quantnas.training import collectives, processes, training_loop
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SEARCH = run_config.SearchConfig(
     epochs=5, steps_per_epoch=1, warmup_epochs=1, batch=4, patch=6, refresh=2
 )

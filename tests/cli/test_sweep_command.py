@@ -85,7 +85,7 @@ def test_a_sweep_goes_on_with_its_own_settings(sweep, tmp_path):
 
 
 def test_failed_points_are_named_and_give_an_exit_code_of_their_own(sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler.beginning, "prepare", _refuse_seed_1)
+    monkeypatch.setattr(scheduler.new_run, "prepare", _refuse_seed_1)
     monkeypatch.setattr(scheduler, "perform", _nothing)
     code, out, errors = sweep("tiny.yaml", "--seed", "0,1", "--workers", "2")
     assert code == INCOMPLETE
@@ -95,7 +95,7 @@ def test_failed_points_are_named_and_give_an_exit_code_of_their_own(sweep, tmp_p
     assert [row["cause"] for row in found] == ["not finished", "It is odd."]
 
 
-PREPARE = scheduler.beginning.prepare
+PREPARE = scheduler.new_run.prepare
 
 
 def _refuse_seed_1(verb, config):

@@ -12,7 +12,7 @@ from quantnas import api
 from quantnas.api import run_verbs
 from quantnas.data import image_files
 
-PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 QUICK = {"crops": 2, "batch": 2, "patch": 12, "steps": 2}
 SHORT = {

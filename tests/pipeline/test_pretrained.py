@@ -23,7 +23,7 @@ from quantnas.runs import environment, networks, run_photographs
 from quantnas.runs.run_folder import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=2)
-RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
+RELEASED = Path(__file__).parents[2].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
 
 
 def command(*arguments: object) -> int:

@@ -14,7 +14,7 @@ from quantnas.diagnostics import packages
 from quantnas.diagnostics.findings import Check, fatal, summary
 from quantnas.diagnostics.packages import Package
 
-PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
 PROJECT = PYPROJECT["project"]
 REQUIRES = (
     "torch>=2.6",

@@ -16,7 +16,7 @@ from quantnas.errors import DataError, UsageError
 from quantnas.evaluation import scoring
 from quantnas.inference import upscaler
 
-RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
+RELEASED = Path(__file__).parents[2].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
 ESA = {"conv1": (2, 8, 1), "conv_f": (2, 2, 1), "conv_max": (2, 2, 3), "conv2": (2, 2, 3)}
 ESA |= {"conv3": (2, 2, 3), "conv3_": (2, 2, 3), "conv4": (8, 2, 1)}
 BLOCK = {f"c{i}_d": (4, 8, 1) for i in (1, 2, 3)} | {f"c{i}_r": (8, 8, 3) for i in (1, 2, 3)}

@@ -16,7 +16,7 @@ from quantnas.diagnostics.resources import Resources
 from quantnas.evaluation.processor import Machine
 
 GIB = 1 << 30
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MACHINE = Machine("Fast 9", 4, {"avx2": True, "vnni": True, "amx": False}, "1.32.0")
 RESOURCES = Resources(
     threads=4,

@@ -20,7 +20,7 @@ from quantnas.data.photographs import Photograph
 from quantnas.pipeline import run_sources, shared_loops
 from quantnas.training import processes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUANTNAS = [sys.executable, "-m", "quantnas.cli"]
 SETTINGS = [
     f"--set=train.{s}"

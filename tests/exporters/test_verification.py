@@ -284,7 +284,7 @@ def test_the_noise_of_a_channel_is_that_of_its_own_step():
     )
 
 
-RELEASED = Path(__file__).parents[1].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
+RELEASED = Path(__file__).parents[2].parent / "shared" / "models" / "rfdn_aim_x4.safetensors"
 
 
 @pytest.fixture(scope="module")

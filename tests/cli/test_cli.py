@@ -28,7 +28,7 @@ from quantnas.progress import Progress
 from quantnas.runs import run_settings
 from quantnas.runs.run_folder import Run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VERBS = sorted(command.callback.__name__ for command in app.registered_commands)
 SPACE = (ROOT / "search_spaces" / "rfdn_small.yaml").read_text()
 

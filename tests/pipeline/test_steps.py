@@ -19,7 +19,7 @@ from quantnas.pipeline import new_run, steps
 from quantnas.runs import resumable, run_folder, run_photographs
 from quantnas.runs.run_settings import load_config
 
-SMOKE = Path(__file__).parent / "smoke.yaml"
+SMOKE = Path(__file__).parents[1] / "smoke.yaml"
 
 
 def command(*arguments: object) -> int:

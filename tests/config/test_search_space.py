@@ -16,7 +16,7 @@ from quantnas.nas import supernet
 from quantnas.nn import operations
 
 BUILTIN = sorted(search_space.builtin())
-FOLDER = Path(__file__).parents[1] / "search_spaces"
+FOLDER = Path(__file__).parents[2] / "search_spaces"
 
 
 def test_every_shipped_file_is_a_built_in_space():
