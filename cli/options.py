@@ -190,33 +190,28 @@ def configuration(
 ) -> RunConfig:
     """`base`, over it the file, over both --set and the flags given (key or section.key).
 
-    What a layer asks for replaces its rivals below, as `settings.over` says. Raises UsageError
-    for what cannot be, DataError for a file that cannot be read.
+    What a layer asks for replaces its rivals below, as `layered_settings.layered` says. Raises
+    UsageError for what cannot be, DataError for a file that cannot be read.
     """
-    from quantnas.settings import over
+    from quantnas.layered_settings import layered
 
-    data = dict(base)
-    for layer in _layers(config, settings, flags or {}):
-        data = over(data, layer)
+    file = [] if config is None else [schema.read_yaml(config)]
     with named(flags or {}):
-        return schema.parse(RunConfig, data, str(config) if config else SOURCE)
+        layers = (base, *file, typed(settings, flags or {}))
+        return layered(RunConfig(), *layers, source=str(config) if config else SOURCE)
 
 
-def _layers(
-    config: Path | None, settings: list[str] | None, flags: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """The file, and what was typed: key -> value, section -> key -> value."""
-    if config is not None:
-        yield schema.read_yaml(config)
+def typed(settings: list[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """--set and the flags that were given as one layer, in which flags win.
+
+    Raises UsageError as `layered_settings.together`, and for what is no setting.
+    """
+    from quantnas.layered_settings import together
+
     told: dict[str, Any] = {}
     for setting in settings or ():
         schema.assign(told, setting)
-    for name in (name for name, value in flags.items() if value is not None):
-        section, _, key = name.rpartition(".")
-        where = told.setdefault(section, {}) if section else told
-        if isinstance(where, dict):  # else schema.parse says what is wrong
-            where[key] = flags[name]
-    yield told
+    return together(told, {name: value for name, value in flags.items() if value is not None})
 
 
 def option(name: str) -> str:

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "checks", "bounds"},
     {"schema", "notation", "requirements", "standing"},
     {"space", "config"},
-    {"genotype"},
+    {"genotype", "layered_settings"},
     {"runs"},
     {"quantizer", "metrics", "bicubic", "onnx_graph", "ops", "alphas", "team"}
     | {"tensorboard", "settings", "litert_graph", "machine", "resources"}
