@@ -188,8 +188,10 @@ def _lists(
         found: dict[str, Any] = {}
         schema.assign(found, f"values=[{text}]")
         values[key.strip()] = found["values"]
-    values["bits"] = [None if t == SEARCHED else _bits(t) for t in _each(varied["bits"])]
-    values["seed"] = [_number(t, "--seed", int) for t in _each(varied["seed"])]
+    if varied["bits"]:
+        values["bits"] = [None if t == SEARCHED else _bits(t) for t in _each(varied["bits"])]
+    if varied["seed"]:
+        values["seed"] = [_number(t, "--seed", int) for t in _each(varied["seed"])]
     return {key: each for key, each in values.items() if each}
 
 

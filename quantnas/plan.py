@@ -96,6 +96,8 @@ class _Row:
 
 
 def _rows(sweep: Sweep, typed: Sweep, source: str) -> list[_Row]:
+    """What varies at every point. Of the rows of the file that are alike once the typed settings
+    have replaced their rivals, the first one is kept."""
     rows, origins = list[_Row](), dict[str, str]()
     for given in sweep.points or ({},):
         _require_once(flat(given), sweep.vary, source)
@@ -103,13 +105,19 @@ def _rows(sweep: Sweep, typed: Sweep, source: str) -> list[_Row]:
         for values in itertools.product(*grid.values()):
             whole = flat(given) | dict(zip(grid, values, strict=True))
             mine = {name: value for name, value in whole.items() if name in typed.vary}
-            theirs = {**flat(given), **{k: v for k, v in whole.items() if k not in mine}}
+            theirs = whole | {k: _replaced(sweep.vary[k], mine[k]) for k in mine if k in sweep.vary}
+            theirs = {k: v for k, v in theirs.items() if k in sweep.vary} | flat(given)
             kept = without_rivals(theirs, together(typed.base, mine))
             varied = {k: v for k, v in whole.items() if k in mine or k in kept}
             origin = origins.setdefault(to_json(varied), to_json(theirs))
             if origin == to_json(theirs):  # else what differed has been replaced
                 rows.append(_Row(varied, kept, mine))
     return rows
+
+
+def _replaced(values: Sequence[Any], value: Any) -> Any:
+    """The value in a file for which a typed one stands: the same, or the first."""
+    return value if value in values else values[0]
 
 
 def _require_once(given: Settings, vary: Settings, source: str) -> None:

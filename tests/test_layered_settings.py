@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from quantnas import beginning, settings
-from quantnas.cli import options
 from quantnas.cli import sweep as sweep_command
 from quantnas.cli.main import main
 from quantnas.config import RunConfig
@@ -95,7 +94,6 @@ def alone(asked: dict[str, object]) -> RunConfig:
 def type_(tmp_path, monkeypatch, make_run, capsys):
     """Words of a command -> the configurations that it comes to, nothing being done with them."""
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "mine")
     found: list[RunConfig] = []
 
     def stop(verb, output, name, config, source=None):
@@ -110,6 +108,8 @@ def type_(tmp_path, monkeypatch, make_run, capsys):
 
     def run(*words: object) -> list[RunConfig]:
         found.clear()
+        if "mine" in words and not Path("mine").exists():
+            make_run(tmp_path / "mine")
         try:
             main([str(word) for word in words])
         except SystemExit as end:
@@ -132,6 +132,11 @@ def sections(asked: dict[str, object]) -> dict[str, object]:
         section, _, key = setting.rpartition(".")
         (told.setdefault(section, {}) if section else told)[key] = value
     return told
+
+
+def whole(asked: dict[str, object]) -> dict[str, object]:
+    """All settings of a file, but for the space, which is that of the run."""
+    return {key: value for key, value in settings.plain(alone(asked)).items() if key != "space"}
 
 
 def text(value: object) -> str:
@@ -157,8 +162,8 @@ def test_what_a_later_layer_asks_for_replaces_its_rivals_below(below, layer, lef
 
 @pairs
 def test_a_whole_configuration_replaces_everything(below, layer, left):
-    whole = settings.plain(alone(layer))
-    assert layered(RunConfig(), below, whole) == alone(layer)
+    every = settings.plain(alone(layer))
+    assert layered(RunConfig(), below, every) == alone(layer)
 
 
 def test_values_may_be_written_as_text():
@@ -226,13 +231,13 @@ def test_a_run_puts_what_is_typed_over_its_file(type_, below, layer, left):
 
 
 FIXED = {"space", "scale", "genotype"}
-ofa_run = [pair for pair in EXPECTED if not FIXED & {*pair[0], *pair[1]}]
+OF_A_RUN = [pair for pair in EXPECTED if not FIXED & {*pair[0], *pair[1]}]
 
 
-@pytest.mark.parametrize(("below", "layer", "left"), ofa_run, ids=name)
+@pytest.mark.parametrize(("below", "layer", "left"), OF_A_RUN, ids=name)
 def test_quantize_puts_what_is_typed_over_its_file_and_its_run(type_, below, layer, left):
-    (wanted,) = type_("quantize", "mine", "--config", file(**settings.plain(alone(left))))
-    command = ["quantize", "mine", "--config", file(**settings.plain(alone(below)))]
+    (wanted,) = type_("quantize", "mine", "--config", file(**whole(left)))
+    command = ["quantize", "mine", "--config", file(**whole(below))]
     assert type_(*command, *each("--set", layer)) == [wanted]
 
 
@@ -258,7 +263,8 @@ def test_a_sweep_puts_every_layer_over_those_before(type_, below, layer, left):
 
 TYPED = [
     ({"quantize.average_bits": 3}, ["--bits", "2"], {"bits": 2}, ("run", "quantize", "sweep")),
-    ({"bits": 2, "act_bits": 4}, ["--average-bits", "3"], {"quantize.average_bits": 3}, ("quantize",)),
+    ({"bits": 2, "act_bits": 4}, ["--average-bits", "3"], {"quantize.average_bits": 3},
+     ("quantize",)),
     ({"bits": 2}, ["--target-size", "9K"], {"quantize.target_size": 9e3}, ("quantize",)),
     ({"bits": 2}, ["--target-bitops", "1G"], {"quantize.target_bitops": 1e9}, ("quantize",)),
     ({"quantize.minutes": 5}, ["--steps", "9"], {"quantize.steps": 9}, ("quantize",)),
@@ -266,7 +272,8 @@ TYPED = [
     ({"quantize.method": "rtn"}, ["--steps", "9"], {"quantize.steps": 9}, ("quantize",)),
     ({"quantize.train": "none"}, ["--minutes", "5"], {"quantize.minutes": 5}, ("quantize",)),
     ({"quantize.steps": 0}, ["--train", "clip"], {"quantize.train": "clip"}, ("quantize",)),
-    ({"search.target_bitops": 1e9}, ["--penalty", "0.1"], {"search.penalty": 0.1}, ("run", "sweep")),
+    ({"search.target_bitops": 1e9}, ["--penalty", "0.1"], {"search.penalty": 0.1},
+     ("run", "sweep")),
     ({"search.penalty": 0.1}, ["--target-bitops", "1G"], {"search.target_bitops": 1e9},
      ("run", "sweep")),
     ({"genotype": "g.json"}, ["--target-bitops", "1G"], {"search.target_bitops": 1e9},
@@ -283,11 +290,11 @@ def test_an_option_is_a_layer_over_the_file(type_, below, words, left, verbs):
             wanted = [settings.settled(alone(left | {"seed": seed})) for seed in (0, 1)]
             rest = ["--seed", "0,1", "--dry-run"]
         elif verb == "quantize":
-            wanted = type_(verb, "mine", "--config", file(**settings.plain(alone(left))))
+            wanted = type_(verb, "mine", "--config", file(**whole(left)))
             rest = ["mine"]
         else:
             wanted, rest = [alone(left)], []
-        content = settings.plain(alone(below)) if verb == "quantize" else sections(below)
+        content = whole(below) if verb == "quantize" else sections(below)
         assert type_(verb, *words, *rest, "--config", file(**content)) == wanted, verb
 
 
@@ -304,10 +311,10 @@ def test_points_that_differ_by_replaced_settings_alone_are_one(type_):
     assert [(c.seed, c.bits) for c in type_(*command, "--set", "seed=7")] == [(7, 2), (7, 3)]
     found = type_(*command, "--vary", "quantize.average_bits=3,4")
     assert [(c.seed, c.quantize.average_bits) for c in found] == [(0, 3), (0, 4), (1, 3), (1, 4)]
-    vary = {"quantize.steps": [0, 9], "quantize.method": ["rtn", "saliency"]}
+    vary = {"quantize.method": ["rtn", "saliency"], "quantize.steps": [0, 9]}
     command = ["sweep", "--dry-run", "--config", file(vary=vary)]
     found = type_(*command, "--vary", "quantize.train=none,clip")
     assert [(c.quantize.steps, c.quantize.method, c.quantize.train) for c in found] == [
-        (0, "rtn", "none"), (400, "saliency", "clip"), (0, "saliency", "none"),
-        (9, "rtn", "none"), (9, "saliency", "clip"), (9, "saliency", "none"),
+        (0, "rtn", "none"), (400, "saliency", "clip"), (9, "rtn", "none"),
+        (9, "saliency", "clip"), (0, "saliency", "none"), (9, "saliency", "none"),
     ]  # fmt: skip
