@@ -197,10 +197,7 @@ class New:
     @property
     def arguments(self) -> dict[str, Any]:
         """The same for the functions of `quantnas.api`; options win over --set."""
-        told: dict[str, Any] = {}
-        for setting in self.settings or ():
-            schema.assign(told, setting)
-        told |= {name: value for name, value in self.flags.items() if value is not None}
+        told = typed(self.settings, self.flags)
         where = {"output": self.output, "name": self.name}
         return {"config": self.config, "settings": told, **where}
 
@@ -214,6 +211,19 @@ class New:
         if argument not in others:
             told[argument] = told.pop("space")
         only_resume(others | told)
+
+
+def typed(settings: list[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """--set and the flags that were given as one layer, in which flags win.
+
+    Raises UsageError as `layered_settings.together`, and for what is no setting.
+    """
+    from quantnas.config.layered_settings import together
+
+    told: dict[str, Any] = {}
+    for setting in settings or ():
+        schema.assign(told, setting)
+    return together(told, {name: value for name, value in flags.items() if value is not None})
 
 
 def option(name: str) -> str:

@@ -13,7 +13,25 @@ docs/decisions/0001-packaging-map.md.
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import (
+        Benchmark,
+        Evaluation,
+        Run,
+        Watcher,
+        benchmark,
+        evaluate,
+        export,
+        load,
+        quantize,
+        resume,
+        run,
+        search,
+        train,
+        upscale,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,7 +58,7 @@ if not (_here / "cli").is_dir():  # source checkout: cli/ and search_spaces/ lie
 
 def __getattr__(name: str) -> Any:
     """A name of the public interface, loaded when it is first used."""
-    if name not in __all__ or (_here / f"{name}.py").exists():  # a module hides its namesake
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(importlib.import_module(f"{__name__}.api"), name)
     globals()[name] = found

@@ -36,10 +36,10 @@ def doctor(
     """
     from quantnas.config import files
     from quantnas.diagnostics import findings
-    from quantnas.diagnostics.packages import examine
+    from quantnas.diagnostics.packages import examine as examine_packages
     from quantnas.runs import environment
 
-    packages, found = examine()
+    packages, found = examine_packages()
     facts: dict[str, Any] = {"environment": environment.environment(), "packages": packages}
     if not findings.fatal(found):
         from quantnas.diagnostics.machine_check import examine

@@ -15,7 +15,7 @@ from .. import console, options, sweep_progress
 
 if TYPE_CHECKING:
     from quantnas.sweeps.local_workers import Engine
-    from quantnas.sweeps.plan import Point, Sweep
+    from quantnas.sweeps.plan import Point
 
 INCOMPLETE = 7
 """Exit code when points failed."""
@@ -140,9 +140,7 @@ def sweep(
         folder = scheduler.existing(resume)
         engine = _engine(workers, ray, cores, _wants_gpu(folder))
     else:
-        asked = _asked(config, settings, flags)
-        with options.named(flags):
-            points = _points(asked, space, vary, config, varied)
+        points = _points(config, space, vary, varied, settings, flags)
         if dry_run:
             return _list(points)
         gpu = any(point.config.device != "cpu" for point in points)
@@ -152,31 +150,30 @@ def sweep(
     _perform(folder, engine, _again(folder, workers, ray, cores))
 
 
-def _asked(config: Path | None, settings: list[str] | None, flags: dict[str, Any]) -> "Sweep":
-    """The file, then --set, then the flags that were given."""
+def _points(
+    config: Path | None,
+    space: list[str] | None,
+    vary: list[str] | None,
+    varied: dict[str, list[str] | None],
+    settings: list[str] | None,
+    flags: dict[str, Any],
+) -> "list[Point]":
+    """The points of the file, and over it of what is typed: --set, options, and lists of values."""
     from quantnas.sweeps import plan
 
     asked = plan.read(config) if config is not None else plan.Sweep({}, {})
-    for setting in settings or ():
-        schema.assign(asked.base, setting)
-        asked.vary.pop(setting.partition("=")[0], None)
-    for name, value in flags.items():
-        if value is not None:
-            asked.vary.pop(name, None)
-            section, _, key = name.rpartition(".")
-            where = asked.base.setdefault(section, {}) if section else asked.base
-            where[key] = value
-    return asked
+    lists = _lists(space, vary, varied)
+    names = ("search.target_bitops", "search.penalty", "bits", "seed")
+    with options.named(flags | {name: lists.get(name) for name in names}):
+        typed = plan.Sweep(options.typed(settings, flags), lists)
+        return plan.points(asked, str(config or options.SOURCE), typed)
 
 
-def _points(
-    asked: "Sweep",
-    space: list[str] | None,
-    vary: list[str] | None,
-    config: Path | None,
-    varied: dict[str, list[str] | None],
-) -> "list[Point]":
-    from quantnas.sweeps import plan
+def _lists(
+    space: list[str] | None, vary: list[str] | None, varied: dict[str, list[str] | None]
+) -> dict[str, list[Any]]:
+    """Setting -> its values, of those for which some were typed."""
+    from quantnas.config.layered_settings import SEARCHED
 
     options.require_one(varied["target_bitops"] or None, varied["penalty"] or None)
     values: dict[str, list[Any]] = {"space": _each(space)}
@@ -191,11 +188,11 @@ def _points(
         found: dict[str, Any] = {}
         schema.assign(found, f"values=[{text}]")
         values[key.strip()] = found["values"]
-    values["bits"] = [None if t == plan.SEARCHED else _bits(t) for t in _each(varied["bits"])]
-    values["seed"] = [_number(t, "--seed", int) for t in _each(varied["seed"])]
-    grid = asked.vary | {key: each for key, each in values.items() if each}
-    source = str(config or options.SOURCE)
-    return plan.points(plan.Sweep(asked.base, grid, asked.points), source)
+    if varied["bits"]:
+        values["bits"] = [None if t == SEARCHED else _bits(t) for t in _each(varied["bits"])]
+    if varied["seed"]:
+        values["seed"] = [_number(t, "--seed", int) for t in _each(varied["seed"])]
+    return {key: each for key, each in values.items() if each}
 
 
 def _each(given: list[str] | None) -> list[str]:

@@ -15,3 +15,25 @@ Verbs that make a run take the same further arguments:
 Arguments of their own win over `settings`, and these over `config`. An interrupted run is continued
 by `resume`.
 """
+
+from quantnas.runs.watcher import Watcher
+
+from .model_verbs import Benchmark, Evaluation, benchmark, evaluate, load, upscale
+from .run_verbs import Run, export, quantize, resume, run, search, train
+
+__all__ = [
+    "Benchmark",
+    "Evaluation",
+    "Run",
+    "Watcher",
+    "benchmark",
+    "evaluate",
+    "export",
+    "load",
+    "quantize",
+    "resume",
+    "run",
+    "search",
+    "train",
+    "upscale",
+]

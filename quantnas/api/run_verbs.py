@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from quantnas.config import files, quantities
+from quantnas.config.layered_settings import together
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import UsageError, VerificationError
 from quantnas.onnx_import import module_export
@@ -277,7 +278,8 @@ def _request(
         for key, value in given.items()
         if value is not None
     }
-    return Request(verb, config, {**(settings or {}), **told}, Path(output), name)
+    layer = together(settings or {}, told)
+    return Request(verb, config, layer, Path(output), name)
 
 
 def _performed(verb: str, begun: run_folder.Run, watch: Watcher) -> Run:

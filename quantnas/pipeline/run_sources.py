@@ -8,13 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from quantnas.architectures import onnx_survey, registry
-from quantnas.config import files, genotype, schema, search_space
+from quantnas.config import files, genotype, layered_settings, schema, search_space
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError, UsageError
@@ -43,7 +43,7 @@ class Request:
     verb: str
     config: Config | None = None
     settings: Mapping[str, Any] | None = None
-    """Single settings, `search.epochs` -> 30, or section -> settings; they win over `config`."""
+    """`search.epochs` -> 30, or section -> settings; they are a layer over `config`."""
     output: Path = Path("runs")
     """The run folder is made in output/verb."""
     name: str | None = None
@@ -51,55 +51,33 @@ class Request:
 
     def given(self, setting: str) -> Any:
         """The value of a single setting; none where it is not given."""
-        found = self.settings or {}
-        section, _, key = setting.rpartition(".")
-        return found.get(setting, (found.get(section) or {}).get(key) if section else None)
+        return layered_settings.flat(self.settings or {}).get(setting)
 
     def but(self, **changes: Any) -> "Request":
         """The same with other single settings, a dot in whose name is written `__`."""
         told = {name.replace("__", "."): value for name, value in changes.items()}
-        return replace(self, settings={**(self.settings or {}), **told})
+        return replace(self, settings=layered_settings.flat(self.settings or {}) | told)
 
     def over(self, base: Mapping[str, Any]) -> RunConfig:
         """The settings over those of `base`.
 
-        What a layer asks for replaces its rivals below, as `run_settings.over` says. Raises UsageError
-        for what cannot be, DataError for a file that cannot be read.
+        What a layer asks for replaces its rivals below, as `layered_settings.layered` says. Raises
+        UsageError for what cannot be, DataError for a file that cannot be read.
         """
-        data, path = dict(base), isinstance(self.config, str | PathLike)
-        for layer in (_layer(self.config), nested(self.settings or {})):
-            data = run_settings.over(data, layer)
-        return schema.parse(RunConfig, data, str(Path(self.config)) if path else SOURCE)  # type: ignore[arg-type]
+        source = str(self.config) if isinstance(self.config, str | PathLike) else SOURCE
+        layers = (base, _layer(self.config), self.settings or {})
+        return layered_settings.layered(RunConfig(), *layers, source=source)
 
 
 def _layer(config: Config | None) -> Mapping[str, Any]:
+    """A configuration as settings: those of a `RunConfig` that differ from the defaults."""
     if config is None:
         return {}
     if isinstance(config, RunConfig):
-        return _changed(config, RunConfig())
-    return nested(config) if isinstance(config, Mapping) else schema.read_yaml(Path(config))
-
-
-def _changed(config: Any, default: Any) -> dict[str, Any]:
-    """The fields that differ from the defaults, section by section."""
-    found = {}
-    for name in (field.name for field in fields(config)):
-        mine, usual = getattr(config, name), getattr(default, name)
-        if mine != usual:
-            found[name] = _changed(mine, usual) if is_dataclass(mine) else mine
-    return found | ({"benchmarks": list(config.benchmarks)} if "benchmarks" in found else {})
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"search.epochs": 3, "seed": 1} -> {"search": {"epochs": 3}, "seed": 1}"""
-    found: dict[str, Any] = {}
-    for name, value in flat.items():
-        section, _, key = name.rpartition(".")
-        value = dict(value) if isinstance(value, Mapping) else value
-        inner = found.setdefault(section, {}) if section else found
-        if isinstance(inner, dict):  # else schema.parse says what is wrong
-            inner[key] = value
-    return found
+        default = layered_settings.flat(asdict(RunConfig()))
+        mine = layered_settings.flat(asdict(config))
+        return {name: value for name, value in mine.items() if value != default[name]}
+    return config if isinstance(config, Mapping) else schema.read_yaml(Path(config))
 
 
 def from_space(request: Request, source: str | PathLike[str] | SearchSpace | None = None) -> Run:

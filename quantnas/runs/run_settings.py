@@ -1,16 +1,15 @@
-"""The settings of a run: as they were written, with its own copies, and over those of another run.
+"""The settings of a run: as they were written, with its own copies, and as the next step has them.
 
 A run folder is complete: what later steps need of a space or a genotype lies in it, so the files
 that it was begun with may change or go. What is too large to be copied is named by absolute paths.
 """
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from quantnas.config import genotype, schema, search_space
-from quantnas.config.run_config import BUDGETS, RunConfig, TrainConfig
+from quantnas.config.run_config import RunConfig, TrainConfig
 from quantnas.errors import UsageError
 
 from .run_folder import Run
@@ -18,11 +17,9 @@ from .run_folder import Run
 GIVEN = "genotype_given.json"
 """Copy of the genotype that a run was given, beside its config."""
 STARTS = ("searched", "scratch", "float")
-"""Values of `training_loop.start` that are no file."""
+"""Values of `train.start` that are no file."""
 BEGINNING = ("start", "teacher", "max_hours")
 """Settings of a training that say where it begins and ends: the next one has its own."""
-LENGTHS = ("steps", "minutes")
-"""Settings of a quantization that say how long is retrained; minutes win."""
 
 
 def written(run: Run) -> RunConfig:
@@ -104,40 +101,6 @@ def continued(source: Run, config: RunConfig) -> RunConfig:
             )
     scale = None if before.scale is None else where.scale
     return replace(config, space=before.space, scale=scale, genotype=None)
-
-
-def over(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, section by section, with those of a layer over them; neither is changed.
-
-    What would stand in the way of what the layer asks for goes back to its default: one way to
-    choose bits replaces another, one length of retraining another, and where retraining is asked
-    for, neither a baseline, nor 0 steps, nor `train: none` below prevents it.
-    """
-    data = _without_rivals(below, layer)
-    for key, value in layer.items():
-        both = isinstance(value, dict) and isinstance(data.get(key), dict)
-        data[key] = {**data[key], **value} if both else value
-    return data
-
-
-def _without_rivals(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    old, new = below.get("quantize", {}), layer.get("quantize", {})
-    if not (isinstance(old, dict) and isinstance(new, dict)):  # schema.parse says what is wrong
-        return dict(below)
-    left, gone = dict(below), set[str]()
-    if "bits" in layer or any(new.get(name) is not None for name in BUDGETS):
-        left.pop("bits", None)
-        left.pop("act_bits", None)
-        gone |= {*BUDGETS}
-    timed = any(new.get(name) is not None for name in LENGTHS)
-    if timed:
-        gone |= {"minutes"} | ({"train"} if old.get("train") == "none" else set())
-    asked = any(map(new.get, LENGTHS)) if timed else new.get("train")
-    if asked and new.get("train") != "none":
-        gone.add("method")  # baselines are not retrained
-        if old.get("steps") == 0 and not timed:
-            gone.add("steps")
-    return left | {"quantize": {key: value for key, value in old.items() if key not in gone}}
 
 
 def load_config(run: Run) -> RunConfig:

@@ -8,14 +8,18 @@ from typing import Any
 
 from quantnas.config import quantities, schema
 from quantnas.config.files import to_json
+from quantnas.config.layered_settings import (
+    QUANTITIES,
+    SEARCHED,
+    flat,
+    layered,
+    together,
+    without_rivals,
+)
 from quantnas.config.run_config import RunConfig
 from quantnas.errors import UsageError
 from quantnas.runs import run_settings
 
-QUANTITIES = ("search.target_bitops", "quantize.target_bitops", "quantize.target_size")
-"""Settings that may be written as 1.0G."""
-SEARCHED = "searched"
-"""Instead of bits: those that the search has found."""
 LONGEST = 120
 """Characters of a point's name, without a number behind it."""
 Settings = Mapping[str, Any]
@@ -62,76 +66,80 @@ def read(path: Path) -> Sweep:
     return Sweep(data, {str(name): list(values) for name, values in vary.items()}, tuple(given))
 
 
-def points(sweep: Sweep, source: str) -> list[Point]:
+def points(sweep: Sweep, source: str, typed: Sweep | None = None) -> list[Point]:
     """Every point, the setting that varies first being the slowest to change.
+
+    `sweep` is that of a file, `typed` what is asked for over it. The settings of a point are layers
+    as in `layered_settings`: those of the file, what varies in it, and what is typed, where values
+    that vary win over the one of all points. Points that differ by nothing but replaced settings
+    are one.
 
     Raises UsageError for a setting that cannot be, for one that varies in two ways or none, and
     for two points that are the same.
     """
-    rows = []
-    for given in sweep.points or ({},):
-        flat = _flat(given)
-        double = sorted(flat.keys() & sweep.vary.keys())
-        if double:
-            raise UsageError(
-                f"{source}: '{double[0]}' varies, and stands in a point too.", "Leave one out."
-            )
-        for values in itertools.product(*sweep.vary.values()):
-            rows.append(flat | dict(zip(sweep.vary, values, strict=True)))
+    over = typed or Sweep({}, {})
+    rows = _rows(sweep, over, source)
+    made = [(row.varied, _config(sweep, over, row, source)) for row in rows]
     if len(rows) < 2:
-        _config(sweep.base, rows[0], source)  # says what is misspelt
         raise UsageError(
             "Nothing varies in this sweep: it is a single run.",
             "Give several --target-bitops, --bits, --seed or SPACE, or --vary KEY=VALUE,VALUE.",
         )
-    order = [key for given in sweep.points for key in _flat(given)] + list(sweep.vary)
-    names = _names(rows, list(dict.fromkeys(order)))
-    made = [
-        Point(name, row, _config(sweep.base, row, source))
-        for name, row in zip(names, rows, strict=True)
-    ]
-    _require_different(made)
-    return made
-
-
-def _flat(given: Settings, section: str = "") -> dict[str, Any]:
-    """{search: {epochs: 3}} -> {search.epochs: 3}"""
-    found: dict[str, Any] = {}
-    for key, value in given.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{section}{key}.")
-        else:
-            found[f"{section}{key}"] = value
+    order = [key for given in sweep.points for key in flat(given)] + [*sweep.vary, *over.vary]
+    names = _names([row.varied for row in rows], list(dict.fromkeys(order)))
+    found = [Point(name, *each) for name, each in zip(names, made, strict=True)]
+    _require_different(found)
     return found
 
 
-def _config(base: Settings, row: Settings, source: str) -> RunConfig:
-    data = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
-    for name, value in {**_written(data), **row}.items():
-        for setting, meant in _meant(name, value).items():
-            section, _, key = setting.rpartition(".")
-            where = data.setdefault(section, {}) if section else data
-            if not isinstance(where, dict):
-                raise UsageError(f"{source}: '{section}' is no section.", "Check its name.")
-            where[key] = meant
-    return run_settings.settled(schema.parse(RunConfig, data, source))
+@dataclass(frozen=True)
+class _Row:
+    """What varies at one point; all as `layered_settings.flat`."""
+
+    varied: dict[str, Any]
+    """The two others together, in the order in which they were given."""
+    below: dict[str, Any]
+    """Of the file, without what the typed settings replace."""
+    typed: dict[str, Any]
 
 
-def _written(data: Settings) -> dict[str, Any]:
-    """Those of the settings that are written as text, and mean something else."""
-    flat = _flat(data)
-    return {name: flat[name] for name in ("bits", *QUANTITIES) if isinstance(flat.get(name), str)}
+def _rows(sweep: Sweep, typed: Sweep, source: str) -> list[_Row]:
+    """What varies at every point. Of the rows of the file that are alike once the typed settings
+    have replaced their rivals, the first one is kept."""
+    rows, origins = list[_Row](), dict[str, str]()
+    for given in sweep.points or ({},):
+        _require_once(flat(given), sweep.vary, source)
+        grid = sweep.vary | typed.vary
+        for values in itertools.product(*grid.values()):
+            whole = flat(given) | dict(zip(grid, values, strict=True))
+            mine = {name: value for name, value in whole.items() if name in typed.vary}
+            theirs = whole | {k: _replaced(sweep.vary[k], mine[k]) for k in mine if k in sweep.vary}
+            theirs = {k: v for k, v in theirs.items() if k in sweep.vary} | flat(given)
+            kept = without_rivals(theirs, together(typed.base, mine))
+            varied = {k: v for k, v in whole.items() if k in mine or k in kept}
+            origin = origins.setdefault(to_json(varied), to_json(theirs))
+            if origin == to_json(theirs):  # else what differed has been replaced
+                rows.append(_Row(varied, kept, mine))
+    return rows
 
 
-def _meant(name: str, value: Any) -> dict[str, Any]:
-    """A setting as it may be written in a sweep -> settings of a run."""
-    if name == "bits" and value == SEARCHED:
-        return {name: None}
-    if name == "bits" and isinstance(value, str):
-        return dict(quantities.widths(value, name))
-    if name in QUANTITIES and isinstance(value, str):
-        return {name: quantities.number(value, name)}
-    return {name: value}
+def _replaced(values: Sequence[Any], value: Any) -> Any:
+    """The value in a file for which a typed one stands: the same, or the first."""
+    return value if value in values else values[0]
+
+
+def _require_once(given: Settings, vary: Settings, source: str) -> None:
+    """Raise UsageError where a setting of a point varies beside it."""
+    double = sorted(given.keys() & vary.keys())
+    if double:
+        raise UsageError(
+            f"{source}: '{double[0]}' varies, and stands in a point too.", "Leave one out."
+        )
+
+
+def _config(sweep: Sweep, typed: Sweep, row: _Row, source: str) -> RunConfig:
+    layers = (sweep.base, row.below, together(typed.base, row.typed))
+    return run_settings.settled(layered(RunConfig(), *layers, source=source))
 
 
 def _names(rows: Sequence[Settings], order: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from quantnas.data import image_files
 from quantnas.errors import DataError, QualityError, UsageError
 from quantnas.evaluation import quantization_loss
 from quantnas.pipeline import steps
-from quantnas.pipeline.run_sources import Request, nested
+from quantnas.pipeline.run_sources import Request
 from quantnas.runs import watcher
 
 FEW = {"quantize.steps": 2, "quantize.crops": 2, "quantize.batch": 2, "quantize.patch": 12}
@@ -83,7 +83,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def spaces(here, tiny):
     """The same with photographs for learning and for measuring, and settings for all steps."""
-    return {"eval_data": "photos", "search": SEARCH, "train": TRAIN, **nested(FEW)}
+    return {"eval_data": "photos", "search": SEARCH, "train": TRAIN, **FEW}
 
 
 # The package

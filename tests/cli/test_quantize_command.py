@@ -242,7 +242,7 @@ def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
         (["--target-size", "small"], "--target-size cannot be 'small'"),
         (["--average-bits", -1], "error: --average-bits is -1.0.\n       It must be a number of"),
         (["--average-bits", 1], "Give --average-bits at least that."),
-        (["--bits", 2, "--set", "quantize.average_bits=3"], "`average_bits`, are both given"),
+        (["--bits", 2, "--set", "quantize.average_bits=3"], "`average_bits` are both given"),
         (["--ends", 5], "error: --ends cannot be 5"),
         (["--train", "lowrank:0"], "lowrank:8 (any rank)"),
         (["--method", "best"], "error: --method cannot be 'best'"),
@@ -353,8 +353,8 @@ def test_a_network_in_float_needs_bits(type_, source, file_options, tiny, made, 
     ("space", "bits", "limit", "words"),
     [
         ("quicksrnet_small", (), "average_bits=1.5", "is within 1.5 bits per weight"),
-        ("quicksrnet_small", ("--bits", 4), "average_bits=3", "`average_bits`, are both given"),
-        ("rfdn_small", ("--bits", 4), "target_size=90000", "`target_size`, are both given"),
+        ("quicksrnet_small", ("--bits", 4), "average_bits=3", "`average_bits` are both given"),
+        ("rfdn_small", ("--bits", 4), "target_size=90000", "`target_size` are both given"),
     ],
 )
 def test_a_whole_run_is_refused_before_it_trains(type_, photos, made, space, bits, limit, words):

@@ -88,7 +88,7 @@ def test_checkpoints_are_what_they_are(run):
 
 def test_a_checkpoint_made_for_another_space_is_refused_with_both_names(run, tiny):
     other = dataclasses.replace(tiny, name="other")
-    found = models.workspace.architecture(run)[1]
+    found = models.networks.architecture(run)[1]
     network.save(network.build(tiny, found, None), run.weights("float"), other)
     with pytest.raises(DataError, match="made for the space other x2, but the run has tiny x2"):
         models.resolve(str(run.weights("float")))

@@ -147,46 +147,6 @@ def test_a_run_needs_nothing_of_what_it_was_begun_with(run, tmp_path, monkeypatc
     assert command("info", "runs/quantize/first") == 0
 
 
-@pytest.mark.parametrize(
-    ("below", "layer", "found"),
-    [
-        ({"minutes": 5}, {"steps": 300}, {"steps": 300}),
-        ({"minutes": 5}, {"steps": 0}, {"steps": 0}),
-        ({"steps": 0}, {"train": "clip"}, {"train": "clip"}),
-        ({"minutes": 5}, {"train": "none"}, {"minutes": 5, "train": "none"}),
-        ({"train": "none"}, {"minutes": 1}, {"minutes": 1}),
-        ({"train": "none"}, {"steps": 9, "train": "none"}, {"steps": 9, "train": "none"}),
-        ({"method": "rtn"}, {"steps": 300}, {"steps": 300}),
-        ({"method": "rtn"}, {"steps": 0}, {"method": "rtn", "steps": 0}),
-        ({"method": "rtn", "steps": 0}, {"train": "clip", "steps": 0},
-         {"method": "rtn", "train": "clip", "steps": 0}),
-        ({"method": "rtn"}, {"train": "none"}, {"method": "rtn", "train": "none"}),
-        ({"method": "rtn"}, {"method": "minmax", "steps": 9}, {"method": "minmax", "steps": 9}),
-        ({"average_bits": 3, "rate": 0.1}, {"target_size": 9}, {"target_size": 9, "rate": 0.1}),
-        ({"steps": 7}, {"rate": 0.1}, {"steps": 7, "rate": 0.1}),
-    ],
-)  # fmt: skip
-def test_what_is_asked_for_replaces_its_rivals_below(below, layer, found):
-    others = {"seed": 1, "train": {"lr": 0.1}, "search": {"steps": 9, "minutes": 1}}
-    below, kept = {**others, "quantize": below}, {**others, "quantize": dict(below)}
-    assert run_settings.over(below, {"quantize": layer}) == {**others, "quantize": found}
-    assert below == kept, "it is not changed"
-
-
-@pytest.mark.parametrize("layer", [{"bits": 2}, {"bits": None}, {"quantize": {"average_bits": 3}}])
-def test_one_way_to_choose_bits_replaces_another(layer):
-    below = {"bits": 4, "act_bits": 4, "quantize": {"target_bitops": 1e9, "at": "64x64"}}
-    quantize = {"at": "64x64", **layer.get("quantize", {})}
-    assert run_settings.over(below, layer) == {**layer, "quantize": quantize}
-
-
-def test_a_section_that_is_none_is_left_to_the_schema():
-    assert run_settings.over({"quantize": 3}, {"quantize": {"steps": 1}}) == {
-        "quantize": {"steps": 1}
-    }
-    assert run_settings.over({}, {"quantize": 3}) == {"quantize": 3}
-
-
 def test_options_win_over_set_and_both_over_the_file(tmp_path):
     file = tmp_path / "file.yaml"
     file.write_text("seed: 3\nbits: 2\nquantize: {minutes: 5, train: none, rate: 0.1}\n")
