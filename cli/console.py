@@ -239,10 +239,10 @@ def below_bicubic(told: str, psnr: float, bicubic: float, full: float | None) ->
 def export_lines(result: dict[str, Any]) -> Iterator[str]:
     """What the exported file is, and a warning where it is only as close as its network's noise."""
     cost, found = result["cost"], result["verification"]
-    where, bitops = next(iter(cost["bitops"].items()))
+    space, bitops = next(iter(cost["bitops"].items()))
     yield (
         f"{result['file']}: {result['bytes']:,} bytes, {cost['parameters']:,} parameters, "
-        f"{bitops / 1e9:.2f} GBitOps at {where}; {found['integer_convolutions']} of "
+        f"{bitops / 1e9:.2f} GBitOps at {space}; {found['integer_convolutions']} of "
         f"{found['convolutions']} convolutions in integers, {_away(found)}"
     )
     if found.get("sensitivity") is not None:

@@ -125,10 +125,10 @@ def _run_facts(folder: Path) -> dict[str, Any]:
     from quantnas.runs import networks, run_folder
 
     run = run_folder.existing(folder)
-    where, found = networks.architecture(run)
+    space, found = networks.architecture(run)
     rounded = (run.folder / "precision.json").exists()
-    totals = networks.quantized(run)[2] if rounded else _cost(where, found)
-    return {"what": f"run {folder}", "scale": where.scale, "cost": totals}
+    totals = networks.quantized(run)[2] if rounded else _cost(space, found)
+    return {"what": f"run {folder}", "scale": space.scale, "cost": totals}
 
 
 def _genotype_facts(path: Path, space_name: str | None) -> dict[str, Any]:
@@ -138,20 +138,20 @@ def _genotype_facts(path: Path, space_name: str | None) -> dict[str, Any]:
     return {"what": f"genotype {path}", "scale": where.scale, "cost": _cost(where, found)}
 
 
-def _cost(where: search_space.SearchSpace, found: genotype.Genotype) -> "Cost":
+def _cost(space: search_space.SearchSpace, found: genotype.Genotype) -> "Cost":
     from quantnas.architectures import cost, registry
 
-    slots = registry.slots(where)
-    genotype.check(found, slots, where.name)
-    return cost.network_cost(where, found, genotype.searched_precision(found))
+    slots = registry.slots(space)
+    genotype.check(found, slots, space.name)
+    return cost.network_cost(space, found, genotype.searched_precision(found))
 
 
-def _space_facts(where: search_space.SearchSpace) -> dict[str, Any]:
+def _space_facts(space: search_space.SearchSpace) -> dict[str, Any]:
     from quantnas.architectures import cost, registry
 
-    slots = registry.slots(where)
+    slots = registry.slots(space)
     edges = {}
-    for kind, edge in where.edges.items():
+    for kind, edge in space.edges.items():
         choices = {slot.choice: slot for slot in slots if slot.kind == kind}.values()
         edges[kind] = {
             "choices": sum(slot.options > 1 for slot in choices),
@@ -159,12 +159,12 @@ def _space_facts(where: search_space.SearchSpace) -> dict[str, Any]:
             "widths": [dataclasses.asdict(width) for width in edge.widths],
         }
     return {
-        "what": f"search space {where.name}",
-        "scale": where.scale,
-        "skeleton": where.skeleton,
-        "channels": where.channels,
-        "cells": where.cells,
-        **cost.extent(slots, where.scale),
+        "what": f"search space {space.name}",
+        "scale": space.scale,
+        "skeleton": space.skeleton,
+        "channels": space.channels,
+        "cells": space.cells,
+        **cost.extent(slots, space.scale),
         "edges": edges,
     }
 

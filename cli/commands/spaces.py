@@ -78,13 +78,13 @@ def _copy(name: str, to: Path, force: bool) -> None:
 def _facts(name: str) -> dict[str, Any]:
     from quantnas.architectures import cost, registry
 
-    where = search_space.load(name)
-    extent = cost.extent(registry.slots(where), where.scale)
+    space = search_space.load(name)
+    extent = cost.extent(registry.slots(space), space.scale)
     ends = {end: extent[end].bitops["LR 32x32"] for end in ("smallest", "largest")}
     return {
-        "scale": where.scale,
-        "channels": where.channels,
-        "cells": where.cells,
+        "scale": space.scale,
+        "channels": space.channels,
+        "cells": space.cells,
         "searched_edges": extent["searched_edges"],
         "architectures": extent["architectures"],
         "parameters": {end: extent[end].parameters for end in ends},

@@ -53,9 +53,9 @@ def survey(path: Path, asked: PixelsConfig = ASKED) -> Survey:
     pixels, told = _pixels(seen, asked, found.entry.dtype == "uint8")
     name = re.sub(r"[^\w.-]+", "-", path.stem) or "network"
     scale = cast(Scale, found.scale)
-    where = SearchSpace(name, "onnx", scale, 0, 0, {}, source=str(path.resolve()), pixels=pixels)
-    registry.slots(where)
-    return Survey(where, equal, seen, found.opset, told)
+    space = SearchSpace(name, "onnx", scale, 0, 0, {}, source=str(path.resolve()), pixels=pixels)
+    registry.slots(space)
+    return Survey(space, equal, seen, found.opset, told)
 
 
 def _pixels(
@@ -76,16 +76,16 @@ def _pixels(
     return replace(found, **given), tuple(given)
 
 
-def genotype(where: SearchSpace) -> Genotype:
+def genotype(space: SearchSpace) -> Genotype:
     """The only one there is."""
-    slots = registry.slots(where)
-    return Genotype(where.name, {slot.name: choice_of(slot, 0, 0) for slot in slots})
+    slots = registry.slots(space)
+    return Genotype(space.name, {slot.name: choice_of(slot, 0, 0) for slot in slots})
 
 
-def float_cost(where: SearchSpace) -> cost.Cost:
+def float_cost(space: SearchSpace) -> cost.Cost:
     """What the network costs as it is."""
-    bits = {slot.name: Precision(32, 32) for slot in registry.slots(where)}
-    return cost.network_cost(where, genotype(where), bits)
+    bits = {slot.name: Precision(32, 32) for slot in registry.slots(space)}
+    return cost.network_cost(space, genotype(space), bits)
 
 
 def recorded(told: Mapping[str, Any], path: Path) -> Pixels | None:

@@ -118,16 +118,16 @@ def build(space: SearchSpace, factory: LayerFactory) -> nn.Module:
     return SKELETONS[space.skeleton][0](space, factory)
 
 
-def known_genotype(where: SearchSpace, given: Path | None) -> Genotype | None:
+def known_genotype(space: SearchSpace, given: Path | None) -> Genotype | None:
     """The architecture that needs no search: one that was given, or the only one of its space.
 
     Raises as `genotype.load` and `genotype.check`.
     """
-    all_slots = slots(where)
+    all_slots = slots(space)
     if given is not None:
         found = genotype.load(given)
-        genotype.check(found, all_slots, where.name)
+        genotype.check(found, all_slots, space.name)
         return found
     if any(slot.options > 1 for slot in all_slots):
         return None
-    return Genotype(where.name, {slot.name: genotype.choice_of(slot, 0, 0) for slot in all_slots})
+    return Genotype(space.name, {slot.name: genotype.choice_of(slot, 0, 0) for slot in all_slots})

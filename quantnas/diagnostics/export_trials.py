@@ -135,20 +135,20 @@ def _run(folder: Path, bits: int) -> Run:
     Every slot has the last operation of its space; the weights are random.
     """
     run, low = Run(folder), to_tensor(_image()[None])
-    where = dataclasses.replace(search_space.load(SPACE), channels=CHANNELS, cells=CELLS)
-    slots = registry.slots(where)
+    space = dataclasses.replace(search_space.load(SPACE), channels=CHANNELS, cells=CELLS)
+    slots = registry.slots(space)
     choices = {s.name: Choice(s.ops[-1], s.weight_bits[0], s.act_bits[0]) for s in slots}
     found, precision = Genotype(SPACE, choices), genotype.uniform_precision(slots, bits)
-    run.path("space.yaml").write_text(search_space.to_yaml(where), encoding="utf-8")
+    run.path("space.yaml").write_text(search_space.to_yaml(space), encoding="utf-8")
     run.path("genotype.json").write_text(found.to_json(), encoding="utf-8")
     rows = {name: dataclasses.asdict(one) for name, one in precision.items()}
     run.path("precision.json").write_text(to_json(rows), encoding="utf-8")
-    plain, net = network.build(where, found, None), network.build(where, found, precision)
+    plain, net = network.build(space, found, None), network.build(space, found, precision)
     _loud(plain.eval(), low)
     network.inherit(net, plain)
     network.initialise(net, low)
-    network.save(plain, run.weights("float"), where)
-    network.save(post_training.freeze(net), run.weights("quantized"), where)
+    network.save(plain, run.weights("float"), space)
+    network.save(post_training.freeze(net), run.weights("quantized"), space)
     return run
 
 

@@ -74,12 +74,12 @@ def measure(
     photos: what the run has held out; teacher: its float network; net: its quantized network,
     whose weights become those of the teacher; side: of a crop, low-resolution pixels.
     """
-    where, found = architecture(run)
+    space, found = architecture(run)
     precision = bit_widths.load(run.folder)
-    layers = cost.layers(registry.slots(where), found, precision, where.scale)
+    layers = cost.layers(registry.slots(space), found, precision, space.scale)
     each = sum(row.macs for row in layers) * side**2 / math.prod(cost.REFERENCE)
     count = int(max(1, min(MOST, WORK / (2 * each * (len(precision) + 1)))))
-    low = crops(photos, where, side, count)
+    low = crops(photos, space, side, count)
     network.inherit(net, teacher)
     slots = tuple(rows(teacher, net, low, precision, predictions(run)))
     known = [row for row in slots if row.predicted is not None]
@@ -108,13 +108,13 @@ def predictions(run: Run) -> dict[str, dict[Precision, float]]:
     }
 
 
-def crops(photos: Sequence[Photograph], where: SearchSpace, side: int, count: int) -> Tensor:
+def crops(photos: Sequence[Photograph], space: SearchSpace, side: int, count: int) -> Tensor:
     """(N, 3, H, W) in [0, 1]: parts of low-resolution photographs that lie along their diagonal.
 
     Photographs smaller than `side` make all of them smaller.
     """
     used = photos[:count]
-    lows = [photographs.read(photo, where.scale).low for photo in used]
+    lows = [photographs.read(photo, space.scale).low for photo in used]
     height, width = (min(side, *(low.shape[i] for low in lows)) for i in (0, 1))
     each = math.ceil(count / len(lows))
     found = [

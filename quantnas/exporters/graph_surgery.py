@@ -50,7 +50,7 @@ class Written:
 def to_onnx(
     network: imported_onnx.ImportedNetwork,
     cost: Cost,
-    where: SearchSpace,
+    space: SearchSpace,
     path: Path,
     form: ExportConfig,
 ) -> Written:
@@ -66,9 +66,9 @@ def to_onnx(
             "Leave `export.format`, `export.uint8_io` and `export.size` out.",
         )
     convs = {c.name: c for c in convolutions(network).values() if isinstance(c, QuantConv2d)}
-    model, compat = _raised(where.source, [c.precision.weights for c in convs.values()], form)
+    model, compat = _raised(space.source, [c.precision.weights for c in convs.values()], form)
     _replace(model, network, convs, compat)
-    onnx_metadata.write(model, cost, where.scale, path, where.pixels)
+    onnx_metadata.write(model, cost, space.scale, path, space.pixels)
     note = "weights are stored in bytes: the operators of the file cannot be brought to a version "
     note += "with packed types"
     told = note if compat and not form.compat else None

@@ -15,13 +15,13 @@ from . import export_step
 
 def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The exported file on photographs that were in no training step, bicubic beside it."""
-    where, found = architecture(run)
-    file = export_step.exported_upscaler(run, config, where)
-    teacher = network.build(where, found, None)
-    network.load(teacher, need(run.weights("float"), "train"), where)
+    space, found = architecture(run)
+    file = export_step.exported_upscaler(run, config, space)
+    teacher = network.build(space, found, None)
+    network.load(teacher, need(run.weights("float"), "train"), space)
     plain = upscaler.torch_upscaler(teacher)
-    sets = model_comparison.sets_of(run, config, where.scale)
-    table = yield from model_comparison.measure({"file": file, "float": plain}, sets, where.scale)
+    sets = model_comparison.sets_of(run, config, space.scale)
+    table = yield from model_comparison.measure({"file": file, "float": plain}, sets, space.scale)
     results = {
         name: {
             "file": scores["file"],
@@ -35,7 +35,7 @@ def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         "evaluate",
         {
             "protocol": scoring.protocol(photo for group in sets for photo in group.photos),
-            "scale": where.scale,
+            "scale": space.scale,
             "sets": results,
         },
     )

@@ -64,28 +64,28 @@ def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
 
 
 def _write(
-    net: nn.Module, totals: cost.Cost, where: SearchSpace, path: Path, form: ExportConfig
+    net: nn.Module, totals: cost.Cost, space: SearchSpace, path: Path, form: ExportConfig
 ) -> tuple[str, ...]:
     """The file; what is worth knowing of it."""
     if not isinstance(net, ImportedNetwork):
-        onnx_export.to_onnx(net, totals, where.scale, path, form)
+        onnx_export.to_onnx(net, totals, space.scale, path, form)
         return ()
-    found = graph_surgery.to_onnx(net, totals, where, path, form)
+    found = graph_surgery.to_onnx(net, totals, space, path, form)
     return (f"note: {found.note}",) if found.note else ()
 
 
-def _require_sides(where: SearchSpace, form: ExportConfig) -> None:
-    least = registry.smallest(where)
+def _require_sides(space: SearchSpace, form: ExportConfig) -> None:
+    least = registry.smallest(space)
     if form.sides and min(form.sides) < least:
         raise UsageError(
-            f"`export.size` is {form.size}, but skeleton '{where.skeleton}' needs {least} pixels.",
+            f"`export.size` is {form.size}, but skeleton '{space.skeleton}' needs {least} pixels.",
             "Make it larger.",
         )
 
 
-def of_one_size(where: SearchSpace) -> bool:
+def of_one_size(space: SearchSpace) -> bool:
     """Whether it is a network from elsewhere whose file takes images of one size alone."""
-    return bool(where.source) and read(where.source).entry.height is not None
+    return bool(space.source) and read(space.source).entry.height is not None
 
 
 def _quality(
@@ -103,14 +103,14 @@ def _file_of_any_size(run: Run, config: RunConfig) -> Path:
     file = need(run.path("model.onnx"), "export")
     if config.export.sides is None:
         return file
-    where, net, totals = quantized(run)
+    space, net, totals = quantized(run)
     twin = run.path("checkpoints/any_size.onnx")
-    onnx_export.to_onnx(net, totals, where.scale, twin, replace(config.export, size="any"))
+    onnx_export.to_onnx(net, totals, space.scale, twin, replace(config.export, size="any"))
     return twin
 
 
-def exported_upscaler(run: Run, config: RunConfig, where: SearchSpace) -> upscaler.Upscaler:
-    pixels = where.pixels if where.source else None
+def exported_upscaler(run: Run, config: RunConfig, space: SearchSpace) -> upscaler.Upscaler:
+    pixels = space.pixels if space.source else None
     return upscaler.onnx_upscaler(_file_of_any_size(run, config), pixels)
 
 

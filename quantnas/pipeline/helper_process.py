@@ -74,8 +74,8 @@ def assist(processes: int) -> None:
 def _steps(task: Mapping[str, Any]) -> Iterator[Any]:
     """The loop of a task, its network on the device of this process."""
     config = schema.parse(RunConfig, task["config"], "the first process")
-    where = device(config)
-    if where.type == "cuda":
+    torch_device = device(config)
+    if torch_device.type == "cuda":
         require_gpus(size())
-        torch.cuda.set_device(where)
+        torch.cuda.set_device(torch_device)
     return STEPS[task["step"]](task, config)

@@ -27,9 +27,9 @@ class Teacher:
     genotype: Genotype
     net: nn.Module
 
-    def target(self, where: torch.device) -> training_loop.Target:
+    def target(self, torch_device: torch.device) -> training_loop.Target:
         """What it makes of the pixels."""
-        return training_loop.teacher_target(self.net.to(where))
+        return training_loop.teacher_target(self.net.to(torch_device))
 
     def sent(self) -> dict[str, Any]:
         """All that another process needs to build it."""
@@ -49,24 +49,24 @@ def teacher_of(run: Run, config: RunConfig) -> Teacher:
 
 def received(sent: Mapping[str, Any]) -> Teacher:
     """What `Teacher.sent` describes."""
-    where = search_space.from_yaml(sent["space"])
+    space = search_space.from_yaml(sent["space"])
     found = genotype.from_json(sent["genotype"], "the first process")
-    net = network.build(where, found, None)
+    net = network.build(space, found, None)
     net.load_state_dict(sent["weights"])
-    return Teacher(where, found, net)
+    return Teacher(space, found, net)
 
 
 def require_teacher(config: RunConfig) -> None:
     """Raise unless the teacher is there and enlarges as much."""
     if config.train.teacher not in (None, "own"):
-        where = load(config.space, config.scale)
+        search_space = load(config.space, config.scale)
         source = existing(Path(str(config.train.teacher)))
         theirs, _ = architecture(source)
         need(source.weights("float"), "train")
-        if theirs.scale != where.scale:
+        if theirs.scale != search_space.scale:
             raise UsageError(
                 f"The teacher {source.folder} enlarges x{theirs.scale}, the network "
-                f"x{where.scale}.",
+                f"x{search_space.scale}.",
                 "Give a teacher of the same scale.",
             )
 
@@ -99,22 +99,22 @@ def given_weights(config: RunConfig, source: Run | None) -> Path | None:
 def _require_weights(path: Path, config: RunConfig, source: Run | None) -> None:
     """Raise unless the file has the weights of the network, if that is known already."""
     if source is not None:
-        where, found = architecture(source)
+        search_space, found = architecture(source)
     else:
-        where = load(config.space, config.scale)
+        search_space = load(config.space, config.scale)
         given = None if config.genotype is None else Path(config.genotype)
-        known = registry.known_genotype(where, given)
+        known = registry.known_genotype(search_space, given)
         if known is None:
             return
         found = known
     try:
-        read_weights(network.build(where, found, None), path, where)
+        read_weights(network.build(search_space, found, None), path, search_space)
     except QuantnasError as error:
         remedy = "Give weights of this network in float, or --from scratch."
         raise type(error)(error.cause, remedy) from error
 
 
-def read_weights(net: nn.Module, path: Path, where: SearchSpace) -> None:
+def read_weights(net: nn.Module, path: Path, space: SearchSpace) -> None:
     """Load weights in float, of this project or of another one, into a network of `where`.
 
     Raises as `released_weights.load` and `network.load`.
@@ -122,16 +122,16 @@ def read_weights(net: nn.Module, path: Path, where: SearchSpace) -> None:
     if released_weights.known(path):
         released_weights.load(net, path)
     else:
-        network.load(net, path, where)
+        network.load(net, path, space)
 
 
-def begin_with(net: nn.Module, run: Run, config: RunConfig, where: SearchSpace) -> str:
+def begin_with(net: nn.Module, run: Run, config: RunConfig, space: SearchSpace) -> str:
     """Load the weights to begin with, if there are any; where they come from."""
     given, searched = run.weights("given"), run.weights("searched")
     if given.exists():
-        read_weights(net, given, where)
+        read_weights(net, given, space)
         return config.train.start
     if config.train.start == "searched" and searched.exists():
-        network.load(net, searched, where)
+        network.load(net, searched, space)
         return "searched"
     return "scratch"

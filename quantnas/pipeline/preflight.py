@@ -55,14 +55,14 @@ def _require_whole(photo: Photograph, scale: int, split: bool) -> None:
 
 
 def _check_calibration(
-    where: search_space.SearchSpace, config: QuantizeConfig, measured: Sequence[Photograph]
+    space: search_space.SearchSpace, config: QuantizeConfig, measured: Sequence[Photograph]
 ) -> None:
     """Raise DataError unless the folder holds a crop, and nothing that is to be evaluated on."""
-    scale = where.scale if config.reduce else 1
+    scale = space.scale if config.reduce else 1
     photos = photographs.find(str(config.calib), scale)
     if not photo_cache.any_holds(photos, scale, config.patch):
         side, remedy = photographs.patch_of(photos, scale), "Give larger photographs."
-        if side >= registry.smallest(where):
+        if side >= registry.smallest(space):
             remedy = f"Give larger ones, or smaller crops: --set quantize.patch={side}"
         raise DataError(
             f"No photograph in {config.calib} holds a crop of {config.patch * scale} pixels.",
@@ -73,7 +73,7 @@ def _check_calibration(
 
 
 def _check_patches(
-    where: search_space.SearchSpace, config: RunConfig, chosen: Photographs, verb: str
+    space: search_space.SearchSpace, config: RunConfig, chosen: Photographs, verb: str
 ) -> None:
     """One photograph at least must hold the largest patch that a step will cut."""
     sides = {
@@ -82,16 +82,16 @@ def _check_patches(
         "quantize": config.quantize.patch,
     }
     sizes = [side for step, side in sides.items() if verb in (step, "run")]
-    if sizes and not photo_cache.any_holds(chosen.train, where.scale, max(sizes)):
+    if sizes and not photo_cache.any_holds(chosen.train, space.scale, max(sizes)):
         raise DataError(
             f"No photograph is as large as a patch of {max(sizes)} low-resolution pixels at "
-            f"x{where.scale}.",
+            f"x{space.scale}.",
             "Add larger photographs, or make the patches smaller.",
         )
 
 
-def _check_sizes(where: search_space.SearchSpace, config: RunConfig) -> None:
-    least = registry.smallest(where)
+def _check_sizes(space: search_space.SearchSpace, config: RunConfig) -> None:
+    least = registry.smallest(space)
     sides = {
         "search.patch": config.search.patch,
         "search.at": min(config.search.resolution),
@@ -101,7 +101,7 @@ def _check_sizes(where: search_space.SearchSpace, config: RunConfig) -> None:
     for name, side in sides.items():
         if side < least:
             raise UsageError(
-                f"`{name}` is {side} pixels, but skeleton '{where.skeleton}' needs {least}.",
+                f"`{name}` is {side} pixels, but skeleton '{space.skeleton}' needs {least}.",
                 "Make it larger.",
             )
 

@@ -39,15 +39,15 @@ def adopt(run: Run, config: RunConfig, weights: Path) -> None:
     Raises DataError (a file that is missing, or of another network) or UsageError (weights that
     are quantized already or have other shapes, and a space that leaves choices open).
     """
-    where = search_space.load(str(run.folder / "space.yaml"))
-    if not where.source:  # else it has been refused if it was quantized
+    space = search_space.load(str(run.folder / "space.yaml"))
+    if not space.source:  # else it has been refused if it was quantized
         require_float(weights)
-    found = _genotype(run, where)
-    nets = {"float": _read(weights, where, found)}
+    found = _genotype(run, space)
+    nets = {"float": _read(weights, space, found)}
     if config.as_searched:
-        nets["trained"] = _rounded(run, config, where, found, nets["float"])
+        nets["trained"] = _rounded(run, config, space, found, nets["float"])
     for name, net in nets.items():
-        network.save(net, run.weights(name), where)
+        network.save(net, run.weights(name), space)
     origin = {"adopted": str(weights), "sha256": files.sha256(weights)}
     for _ in search_step.search_step(run, config):
         pass  # nothing is left to be searched
@@ -76,42 +76,42 @@ def space_of(weights: Path) -> tuple[str, int] | None:
     return (name, int(scale)) if name in search_space.builtin() and scale.isdecimal() else None
 
 
-def _genotype(run: Run, where: SearchSpace) -> Genotype:
+def _genotype(run: Run, space: SearchSpace) -> Genotype:
     given = run.folder / GIVEN
-    found = registry.known_genotype(where, given if given.exists() else None)
+    found = registry.known_genotype(space, given if given.exists() else None)
     if found is None:
-        count = sum(slot.options > 1 for slot in slots(where))
+        count = sum(slot.options > 1 for slot in slots(space))
         raise UsageError(
-            f"Space '{where.name}' leaves {count} choices open.",
+            f"Space '{space.name}' leaves {count} choices open.",
             "Give --genotype, the JSON file of the architecture that the weights belong to.",
         )
     return found
 
 
-def _read(weights: Path, where: SearchSpace, found: Genotype) -> nn.Module:
+def _read(weights: Path, space: SearchSpace, found: Genotype) -> nn.Module:
     """The float network with these weights."""
-    net = network.build(where, found, None)
-    if where.source:  # it comes with its weights
+    net = network.build(space, found, None)
+    if space.source:  # it comes with its weights
         return net
     try:
-        initial_weights.read_weights(net, weights, where)
+        initial_weights.read_weights(net, weights, space)
     except QuantnasError as error:
-        _require_scale(weights, where, found)
+        _require_scale(weights, space, found)
         remedy = "Give float weights of this network, or the --space and --genotype of the weights."
         raise type(error)(error.cause, remedy) from error
     return net
 
 
-def _require_scale(weights: Path, where: SearchSpace, found: Genotype) -> None:
+def _require_scale(weights: Path, space: SearchSpace, found: Genotype) -> None:
     """Raise UsageError when the weights are those of the same network at another scale."""
-    for scale in {*get_args(search_space.Scale)} - {where.scale}:
-        other = replace(where, scale=scale)
+    for scale in {*get_args(search_space.Scale)} - {space.scale}:
+        other = replace(space, scale=scale)
         try:
             initial_weights.read_weights(network.build(other, found, None), weights, other)
         except QuantnasError:
             continue
         raise UsageError(
-            f"The weights in {weights} enlarge x{scale}, but x{where.scale} is asked for.",
+            f"The weights in {weights} enlarge x{scale}, but x{space.scale} is asked for.",
             f"Give --scale {scale}.",
         )
 
@@ -126,13 +126,13 @@ def _header(path: Path) -> tuple[list[str], str]:
 
 
 def _rounded(
-    run: Run, config: RunConfig, where: SearchSpace, found: Genotype, net: nn.Module
+    run: Run, config: RunConfig, space: SearchSpace, found: Genotype, net: nn.Module
 ) -> nn.Module:
     """The network at the bits of its genotype, with fitted grids."""
-    rounded = network.build(where, found, precision_of(where, found, config))
+    rounded = network.build(space, found, precision_of(space, found, config))
     network.inherit(rounded, net)
     size = config.quantize.patch
-    loaded = photo_cache.load(photographs_of(run, config).train, where.scale, size)
+    loaded = photo_cache.load(photographs_of(run, config).train, space.scale, size)
     learn, _ = patches.split(loaded.pairs, size, config.seed, train_step.SHARES)
     network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
     return rounded

@@ -100,12 +100,12 @@ class Work:
 
 def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The float network -> one on integers, at the bits that are given, searched or chosen."""
-    where, found = architecture(run)
+    space, found = architecture(run)
     c, began, before = config.quantize, time.monotonic(), run.spent
-    learn, held, counts = yield from _calibration(run, config, where)
-    teacher = network.build(where, found, None)
-    network.load(teacher, need(run.weights("float"), "train"), where)
-    work = Work(run, config, where, found, teacher, learn, held, SavedFacts(), before, began)
+    learn, held, counts = yield from _calibration(run, config, space)
+    teacher = network.build(space, found, None)
+    network.load(teacher, need(run.weights("float"), "train"), space)
+    work = Work(run, config, space, found, teacher, learn, held, SavedFacts(), before, began)
     post_training.require_finite(teacher)
     post_training.require_finite_outputs(teacher, work.low)
     source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels from {_origin(config)}"
@@ -118,7 +118,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         yield from _retrain(work, net, measured)
     frozen = post_training.freeze(net)
     post_training.require_finite(frozen)
-    network.save(frozen, run.weights("quantized"), where)
+    network.save(frozen, run.weights("quantized"), space)
     run.finish(
         "quantize",
         {
@@ -130,8 +130,8 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
             "calibration": source,
             **{key: value for key, value in work.facts.values.items() if key != "seconds"},
             "psnr_to_float": work.measure(frozen),
-            "reached": bit_widths.reached(where, found, precision),
-            "in_float": bit_widths.in_float(where, found, precision),
+            "reached": bit_widths.reached(space, found, precision),
+            "in_float": bit_widths.in_float(space, found, precision),
             "photographs": counts,
         },
     )
@@ -183,13 +183,13 @@ def _origin(config: RunConfig) -> str:
 
 
 def _calibration(
-    run: Run, config: RunConfig, where: SearchSpace
+    run: Run, config: RunConfig, space: SearchSpace
 ) -> Generator[Progress, None, tuple[Patches, Patches, dict[str, int]]]:
     """Crops for learning, crops for measuring, and how many photographs they come from."""
     c = config.quantize
-    photos, scale = None, int(where.scale)
+    photos, scale = None, int(space.scale)
     if c.calib is not None:
-        scale = where.scale if c.reduce else 1  # at 1, what is read stays as it is
+        scale = space.scale if c.reduce else 1  # at 1, what is read stays as it is
         photos = photographs.find(c.calib, scale)
     loaded = yield from load_photographs.reading(run, config, scale, c.patch, photos)
     learn, held = patches.split(loaded.pairs, c.patch, config.seed, train_step.SHARES)
@@ -220,12 +220,12 @@ def _round(work: Work, net: nn.Module) -> Generator[Progress, None, nn.Module | 
 def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Progress]:
     """Retraining against the float network, in place."""
     run, config, c, teacher = work.run, work.config, work.config.quantize, work.teacher
-    where = device(config)
-    low = work.low.to(where)
+    torch_device = device(config)
+    low = work.low.to(torch_device)
     torch.manual_seed(config.seed)
     retraining.free(net, c.train)
     for module in (net, teacher):
-        module.to(where)
+        module.to(torch_device)
     rate = _rate(work)
     state = retraining.start(net, teacher, low, rate)
     state.best.keep(work.measure(net), net)
@@ -237,7 +237,7 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
             run.spend(work.seconds)
         objective = replace(work.objective, penalty=penalty)
         lesson = Lesson(work.learn, work.held, _schedule(work, rate), objective)
-        yield from train_step.fit(run, where, "quantize", net, lesson, state)
+        yield from train_step.fit(run, torch_device, "quantize", net, lesson, state)
     if c.minutes is not None and state.pace.steps < FEW:
         done = state.pace.steps
         note = f"warning: only {done} steps of retraining fit into {c.minutes:g} minutes; give more"

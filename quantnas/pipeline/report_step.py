@@ -22,30 +22,30 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """report.json, report.md, report.html and the pictures."""
     require(run, until="report")
     yield Progress("report", 0, 5, {})
-    where, found = architecture(run)
+    space, found = architecture(run)
     net, totals = quantized(run)[1:]
-    architecture_diagram.architecture(net, where, totals.layers, run.path("plots/architecture.png"))
+    architecture_diagram.architecture(net, space, totals.layers, run.path("plots/architecture.png"))
     yield Progress("report", 1, 5, {})
-    teacher = network.build(where, found, None)
-    network.load(teacher, run.weights("float"), where)
+    teacher = network.build(space, found, None)
+    network.load(teacher, run.weights("float"), space)
     photos = photographs_of(run, config).held_out
-    p = export_step.sample_pair(photos[-1], where.scale)
+    p = export_step.sample_pair(photos[-1], space.scale)
     plain, file = (
         upscaler.torch_upscaler(teacher),
-        export_step.exported_upscaler(run, config, where),
+        export_step.exported_upscaler(run, config, space),
     )
     versions = {
-        "bicubic": bicubic.upscale(p.low, where.scale),
+        "bicubic": bicubic.upscale(p.low, space.scale),
         "float": plain(p.low),
         "quantized file": file(p.low),
         "original": p.high,
     }
-    crop_strip.crops(versions, where.scale, p.name, run.path("plots/crop.png"))
+    crop_strip.crops(versions, space.scale, p.name, run.path("plots/crop.png"))
     yield Progress("report", 2, 5, {})
     upscalers = {"float": plain, "quantized": file}
-    photo_slider.make(run, photos, upscalers, where.scale, whole=export_step.of_one_size(where))
+    photo_slider.make(run, photos, upscalers, space.scale, whole=export_step.of_one_size(space))
     yield Progress("report", 3, 5, {})
-    if not export_step.of_one_size(where):
+    if not export_step.of_one_size(space):
         layer_damage.measure(run, photos, teacher, net, config.quantize.patch)
     yield Progress("report", 4, 5, {})
     data = run_report.collect(run)

@@ -41,29 +41,29 @@ def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterat
     `warm`: a state after the warm-up, which a search by gradient goes on from when it is there,
     and leaves there otherwise; whatever budget another search has, it is the same until then.
     """
-    where = _space(run, config)
-    if not where.source:  # else it is there, and names the file beside it
-        write_text(run.path("space.yaml"), search_space.to_yaml(where))
+    space = _space(run, config)
+    if not space.source:  # else it is there, and names the file beside it
+        write_text(run.path("space.yaml"), search_space.to_yaml(space))
     given = run.folder / GIVEN
-    found = registry.known_genotype(where, given if given.exists() else None)
+    found = registry.known_genotype(space, given if given.exists() else None)
     if found is not None:
         _keep(run, "last", found)
         facts = {"seconds": 0.0, "kept": "nothing to choose", "share_decided": 1.0}
-        _finish(run, config, where, found, facts)
+        _finish(run, config, space, found, facts)
         return
-    loaded = yield from load_photographs.reading(run, config, where.scale, config.search.patch)
+    loaded = yield from load_photographs.reading(run, config, space.scale, config.search.patch)
     counts = {"photographs": loaded.counts()}
     material = _material(config, loaded)
     if config.search.strategy == "random":
-        yield from _random(run, config, where, material, counts)
+        yield from _random(run, config, space, material, counts)
     else:
-        yield from _gradient(run, config, where, material, counts, warm)
+        yield from _gradient(run, config, space, material, counts, warm)
 
 
 def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[gradient_search.SearchStep]:
     """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
-    where, found = shared_loops.material(task, config, config.search.patch, SHARES)
-    _, loop = _loop(config, where, gradient_search.Material(*found))
+    space, found = shared_loops.material(task, config, config.search.patch, SHARES)
+    _, loop = _loop(config, space, gradient_search.Material(*found))
     checkpoint.restore(loop.state.parts(), task["state"])
     return loop.steps(task["first"])
 
@@ -83,32 +83,32 @@ def _material(config: RunConfig, loaded: photo_cache.Loaded) -> gradient_search.
 
 
 def _loop(
-    config: RunConfig, where: SearchSpace, material: gradient_search.Material
+    config: RunConfig, space: SearchSpace, material: gradient_search.Material
 ) -> tuple[torch.nn.Module, gradient_search.Searching]:
     torch.manual_seed(config.seed)
-    net = supernet.build(where, config.search).to(device(config))
+    net = supernet.build(space, config.search).to(device(config))
     return net, gradient_search.Searching(
-        where, gradient_search.start(net, config.search), material, config.search
+        space, gradient_search.start(net, config.search), material, config.search
     )
 
 
 def _gradient(
     run: Run,
     config: RunConfig,
-    where: SearchSpace,
+    space: SearchSpace,
     material: gradient_search.Material,
     counts: Mapping[str, object],
     warm: Path | None,
 ) -> Iterator[Progress]:
     began, c = time.monotonic() - run.spent, config.search
-    net, loop = _loop(config, where, material)
+    net, loop = _loop(config, space, material)
     total, parts, show = (
         c.epochs * c.steps_per_epoch,
         loop.state.parts(),
         partial(_figures, at=c.at),
     )
     kept = {} if warm is None or _warmed(run, warm) else {c.warmup_epochs * c.steps_per_epoch: warm}
-    shared = Shared("search", run, config, where, material.weights)
+    shared = Shared("search", run, config, space, material.weights)
 
     def steps(first: int) -> Iterator[gradient_search.SearchStep]:
         return shared.lead(loop.steps(first), first, parts)
@@ -122,8 +122,8 @@ def _gradient(
     sure, best = loop.share_decided(), loop.state.checks.best
     torch.manual_seed(config.seed)  # the same noise whether this run was interrupted or not
     batches = [material.weights.batch(total + i, c.batch)[0].to(device(config)) for i in range(20)]
-    rounded = gradient_search.decided_network(where, found, net, batches)
-    decided = network.build(where, found, None).to(device(config))
+    rounded = gradient_search.decided_network(space, found, net, batches)
+    decided = network.build(space, found, None).to(device(config))
     inheritance.inherit_supernet(decided, net)
     result = {
         "kept": c.keep,
@@ -134,9 +134,9 @@ def _gradient(
         "psnr_patches_rounded": training_loop.measure(rounded, material.held),
         "psnr_patches_folded": training_loop.measure(decided, material.held),
     }
-    network.save(decided, run.weights("searched"), where)
-    search_curves.draw(run.folder, where)
-    _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result, **counts})
+    network.save(decided, run.weights("searched"), space)
+    search_curves.draw(run.folder, space)
+    _finish(run, config, space, found, {"seconds": time.monotonic() - began, **result, **counts})
 
 
 def _warmed(run: Run, warm: Path) -> bool:
@@ -170,19 +170,19 @@ def _chosen(
 def _random(
     run: Run,
     config: RunConfig,
-    where: SearchSpace,
+    space: SearchSpace,
     material: gradient_search.Material,
     counts: Mapping[str, object],
 ) -> Iterator[Progress]:
     began, c = time.monotonic() - run.spent, config.search
-    drawn = random_search.draw(registry.slots(where), where, c, c.samples, config.seed)
-    contest = Contest(where, c, drawn, c.epochs * c.steps_per_epoch, device(config))
+    drawn = random_search.draw(registry.slots(space), space, c, c.samples, config.seed)
+    contest = Contest(space, c, drawn, c.epochs * c.steps_per_epoch, device(config))
     yield from _hold(run, "search", contest, material)
     found, net = contest.winner()
     _keep(run, "last", found)
-    network.save(net, run.weights("searched"), where)
+    network.save(net, run.weights("searched"), space)
     result = {"kept": "best of random", "samples": contest.scores(), "share_decided": 1.0}
-    _finish(run, config, where, found, {"seconds": time.monotonic() - began, **result, **counts})
+    _finish(run, config, space, found, {"seconds": time.monotonic() - began, **result, **counts})
 
 
 def _hold(
@@ -225,13 +225,13 @@ def _keep(run: Run, name: str, found: Genotype) -> None:
 
 
 def _finish(
-    run: Run, config: RunConfig, where: SearchSpace, found: Genotype, result: dict[str, object]
+    run: Run, config: RunConfig, space: SearchSpace, found: Genotype, result: dict[str, object]
 ) -> None:
     write_text(run.path("genotype.json"), found.to_json() + "\n")
     precision = genotype.searched_precision(found)
-    rows = cost.layers(registry.slots(where), found, precision, where.scale)
-    decided = network.build(where, found, precision)
-    architecture_diagram.architecture(decided, where, rows, run.path("plots/architecture.png"))
-    at = cost.bitops_at(rows, config.search.resolution, where.scale)
-    costs = {"bitops": cost.total(rows, where.scale).bitops, "bitops_at": {config.search.at: at}}
+    rows = cost.layers(registry.slots(space), found, precision, space.scale)
+    decided = network.build(space, found, precision)
+    architecture_diagram.architecture(decided, space, rows, run.path("plots/architecture.png"))
+    at = cost.bitops_at(rows, config.search.resolution, space.scale)
+    costs = {"bitops": cost.total(rows, space.scale).bitops, "bitops_at": {config.search.at: at}}
     run.finish("search", result | costs)

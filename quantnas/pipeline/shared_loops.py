@@ -65,9 +65,9 @@ def material(
 
     Raises DataError when they are not those of the first process.
     """
-    where = search_space.from_yaml(task["space"])
+    space = search_space.from_yaml(task["space"])
     photos = holdout.received(task["photographs"])
-    loaded = photo_cache.load(photos, where.scale, size)
+    loaded = photo_cache.load(photos, space.scale, size)
     found = patches.split(loaded.pairs, size, config.seed, shares)
     if found[0].fingerprint() != task["fingerprint"]:
         why = f" {loaded.damaged[0]}" if loaded.damaged else ""
@@ -75,4 +75,4 @@ def material(
             f"The photographs here are not those of the first process.{why}",
             "Copy the folder to all machines, or share it.",
         )
-    return where, found
+    return space, found

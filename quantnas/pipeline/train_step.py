@@ -45,34 +45,34 @@ class Lesson:
 
 def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """The genotype -> a float network and one trained with rounding, both saved."""
-    where, found = architecture(run)
+    space, found = architecture(run)
     c, began = config.train, time.monotonic() - run.spent
-    loaded = yield from load_photographs.reading(run, config, where.scale, c.patch)
+    loaded = yield from load_photographs.reading(run, config, space.scale, c.patch)
     learn, held = patches.split(loaded.pairs, c.patch, config.seed, SHARES)
     torch.manual_seed(config.seed)
-    net = network.build(where, found, None)
-    origin = initial_weights.begin_with(net, run, config, where)
+    net = network.build(space, found, None)
+    origin = initial_weights.begin_with(net, run, config, space)
     teacher = initial_weights.teacher_of(run, config) if c.teacher not in (None, "own") else None
-    pupil = _Pupil(run, config, where, found, learn, held)
+    pupil = _Pupil(run, config, space, found, learn, held)
     if c.start != "float":
         yield from fit(run, device(config), "float", net, pupil.lesson(False, teacher))
-    network.save(net, run.weights("float"), where)
+    network.save(net, run.weights("float"), space)
     rounded, precision = net, genotype.searched_precision(found)
-    if not where.is_float:
-        rounded = network.build(where, found, precision)
+    if not space.is_float:
+        rounded = network.build(space, found, precision)
         network.inherit(rounded, net)
         network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
         teacher = initial_weights.teacher_of(run, config) if c.teacher == "own" else teacher
         yield from fit(run, device(config), "rounded", rounded, pupil.lesson(True, teacher))
     processes.part()  # nothing after this is shared
-    network.save(rounded, run.weights("trained"), where)
+    network.save(rounded, run.weights("trained"), space)
     run.finish(
         "train",
         {
             "seconds": time.monotonic() - began,
             "began_with": origin,
-            "psnr_patches_float": training_loop.measure(net, held, objective(config, where)),
-            "psnr_patches_rounded": training_loop.measure(rounded, held, objective(config, where)),
+            "psnr_patches_float": training_loop.measure(net, held, objective(config, space)),
+            "psnr_patches_rounded": training_loop.measure(rounded, held, objective(config, space)),
             "photographs": loaded.counts(),
         },
     )
@@ -120,12 +120,12 @@ def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[training_loop
 
 
 def objective(
-    config: RunConfig, where: SearchSpace, teacher: initial_weights.Teacher | None = None
+    config: RunConfig, space: SearchSpace, teacher: initial_weights.Teacher | None = None
 ) -> training_loop.Objective:
     """What is learned in a training step."""
     c, target = config.train, None if teacher is None else teacher.target(device(config))
     return training_loop.Objective(
-        loss=c.loss, colours=where.colours, share=c.teacher_share, teacher=target
+        loss=c.loss, colours=space.colours, share=c.teacher_share, teacher=target
     )
 
 
@@ -150,7 +150,7 @@ def schedule(config: RunConfig, rounded: bool, is_float: bool = False) -> traini
 
 def fit(
     run: Run,
-    where: torch.device,
+    torch_device: torch.device,
     phase: str,
     net: nn.Module,
     lesson: Lesson,
@@ -160,7 +160,7 @@ def fit(
 
     Its last weights are saved beside. `state`: of `net`, with an optimizer of another kind.
     """
-    plan, net = lesson.schedule, net.to(where)
+    plan, net = lesson.schedule, net.to(torch_device)
     if state is None:
         state = training_loop.start(net, plan.lr, plan.average > 0)
     label = "PSNR" if lesson.objective.target is training_loop.truth else "PSNR to float"
@@ -174,7 +174,7 @@ def fit(
     def total() -> int:
         return state.pace.steps or plan.steps
 
-    on_cpu = where.type == "cpu"
+    on_cpu = torch_device.type == "cpu"
     loop = Phase(phase, total, state.parts(), steps, show, on_cpu=on_cpu)
     yield from resumable.perform(run, loop)
     if state.last:

@@ -54,23 +54,23 @@ class Plan:
 
 
 def plan(
-    where: SearchSpace, found: Genotype, config: RunConfig, teacher: nn.Module, low: Tensor
+    space: SearchSpace, found: Genotype, config: RunConfig, teacher: nn.Module, low: Tensor
 ) -> Plan:
     """Measure the float network on low (N, 3, H, W), predict, and choose where that is asked for.
 
     Raises UsageError for a limit that no choice reaches.
     """
     measured = saliency.measure(teacher, low)
-    given = _options(where, found, config)
+    given = _options(space, found, config)
     damage = bit_allocation.predict(teacher, measured, low, given)
     if config.quantize.budget is None:
-        precision = precision_of(where, found, config)
+        precision = precision_of(space, found, config)
     else:
-        precision = _allocate(where, found, config, given, damage)
+        precision = _allocate(space, found, config, given, damage)
     return Plan(precision, damage, measured, config.quantize.budget)
 
 
-def check(where: SearchSpace, found: Genotype | None, config: RunConfig) -> None:
+def check(space: SearchSpace, found: Genotype | None, config: RunConfig) -> None:
     """Raise UsageError, before anything is computed, for a limit that no choice reaches, and for
     one beside bits that are given. Without a genotype, only the second can be known.
     """
@@ -81,18 +81,18 @@ def check(where: SearchSpace, found: Genotype | None, config: RunConfig) -> None
             "Leave one of them out.",
         )
     if budget is not None and found is not None:
-        costs, limit = _costs(where, found, config, _options(where, found, config))
-        _require_room(where, found, config, costs, limit)
+        costs, limit = _costs(space, found, config, _options(space, found, config))
+        _require_room(space, found, config, costs, limit)
 
 
-def _options(where: SearchSpace, found: Genotype, config: RunConfig) -> Options:
+def _options(space: SearchSpace, found: Genotype, config: RunConfig) -> Options:
     """What each slot may have; without a limit its own bits, and others to compare with."""
-    slots, ends = registry.slots(where), config.quantize.ends
+    slots, ends = registry.slots(space), config.quantize.ends
     inputs = INPUTS if config.quantize.target_bitops is not None else (config.act_bits,)
     widths = [Precision(w, a) for a in inputs for w in WEIGHTS]
     if config.quantize.budget is not None:
         return bit_allocation.options(slots, widths, ends)
-    precision = precision_of(where, found, config)
+    precision = precision_of(space, found, config)
     beside = {
         name: {Precision(w, own.activations) for w in WEIGHTS} | {own}
         for name, own in precision.items()
@@ -107,19 +107,19 @@ def _options(where: SearchSpace, found: Genotype, config: RunConfig) -> Options:
 
 
 def _allocate(
-    where: SearchSpace,
+    space: SearchSpace,
     found: Genotype,
     config: RunConfig,
     given: Options,
     damage: dict[str, Damage],
 ) -> dict[str, Precision]:
-    costs, limit = _costs(where, found, config, given)
-    _require_room(where, found, config, costs, limit)
+    costs, limit = _costs(space, found, config, given)
+    _require_room(space, found, config, costs, limit)
     return bit_allocation.allocate(damage, costs, limit)
 
 
 def _require_room(
-    where: SearchSpace, found: Genotype, config: RunConfig, costs: Costs, limit: float
+    space: SearchSpace, found: Genotype, config: RunConfig, costs: Costs, limit: float
 ) -> None:
     """Raise UsageError, naming the least that can be had, when nothing is within the limit."""
     name, least = str(config.quantize.budget), sum(min(each) for each in costs.values())
@@ -127,7 +127,7 @@ def _require_room(
         return
     told = f"{least:,}"
     if name == "average_bits":  # rounded up, so that what is named can be had
-        told = f"{math.ceil(1000 * least / _inner(where, found)) / 1000:g}"
+        told = f"{math.ceil(1000 * least / _inner(space, found)) / 1000:g}"
     raise UsageError(
         f"No choice of bits is within {getattr(config.quantize, name):,.12g} {UNITS[name]}; "
         f"the least is {told}.",
@@ -136,50 +136,50 @@ def _require_room(
 
 
 def _costs(
-    where: SearchSpace, found: Genotype, config: RunConfig, given: Options
+    space: SearchSpace, found: Genotype, config: RunConfig, given: Options
 ) -> tuple[Costs, float]:
     """What every option costs, and the limit, in the unit of the budget."""
-    slots, c = registry.slots(where), config.quantize
+    slots, c = registry.slots(space), config.quantize
     if c.target_bitops is not None:
         size = resolution(c.at)
-        fixed = cost.bitops_at(cost.beside(registry.beside(where), where.scale), size, where.scale)
-        each = bit_allocation.bitops_costs(slots, found, given, where.scale, size)
+        fixed = cost.bitops_at(cost.beside(registry.beside(space), space.scale), size, space.scale)
+        each = bit_allocation.bitops_costs(slots, found, given, space.scale, size)
         each[slots[0].name] = [n + fixed for n in each[slots[0].name]]
         return each, c.target_bitops
     if c.target_size is not None:
         return bit_allocation.byte_costs(slots, found, given), c.target_size
     assert c.average_bits is not None
-    return bit_allocation.bit_costs(slots, found, given), c.average_bits * _inner(where, found)
+    return bit_allocation.bit_costs(slots, found, given), c.average_bits * _inner(space, found)
 
 
-def _inner(where: SearchSpace, found: Genotype) -> int:
-    return bit_allocation.inner_weights(registry.slots(where), found)
+def _inner(space: SearchSpace, found: Genotype) -> int:
+    return bit_allocation.inner_weights(registry.slots(space), found)
 
 
 def reached(
-    where: SearchSpace, found: Genotype, precision: Mapping[str, Precision]
+    space: SearchSpace, found: Genotype, precision: Mapping[str, Precision]
 ) -> dict[str, float | None]:
     """What these bits cost: `weight_bytes` when packed, `bitops` at LR 32x32, and `average_bits`
     of the weights between the ends, if there are any.
     """
-    slots = registry.slots(where)
-    rows = cost.layers(slots, found, precision, where.scale)
-    beside = cost.beside(registry.beside(where), where.scale)
+    slots = registry.slots(space)
+    rows = cost.layers(slots, found, precision, space.scale)
+    beside = cost.beside(registry.beside(space), space.scale)
     widths = {name: (width,) for name, width in precision.items()}
-    bits, inner = bit_allocation.bit_costs(slots, found, widths), _inner(where, found)
+    bits, inner = bit_allocation.bit_costs(slots, found, widths), _inner(space, found)
     return {
         "weight_bytes": sum(row.weight_bytes for row in rows),
-        "bitops": cost.bitops_at([*rows, *beside], cost.REFERENCE, where.scale),
+        "bitops": cost.bitops_at([*rows, *beside], cost.REFERENCE, space.scale),
         "average_bits": sum(each[0] for each in bits.values()) / inner if inner else None,
     }
 
 
 def in_float(
-    where: SearchSpace, found: Genotype, precision: Mapping[str, Precision]
+    space: SearchSpace, found: Genotype, precision: Mapping[str, Precision]
 ) -> list[dict[str, str | float]]:
     """The layers that are not rounded, with their shares of the BitOps at LR 32x32."""
-    rows = cost.network_layers(where, found, precision)
-    parts = cost.parts(rows, cost.REFERENCE, where.scale)
+    rows = cost.network_layers(space, found, precision)
+    parts = cost.parts(rows, cost.REFERENCE, space.scale)
     left = [part for part in parts if part.weight_bits == part.act_bits == 32]
     return [{"name": part.name, "op": part.op, "share": part.share} for part in left]
 
@@ -191,24 +191,24 @@ def load(folder: Path) -> dict[str, Precision]:
 
 
 def precision_of(
-    where: search_space.SearchSpace, found: Genotype, config: RunConfig
+    space: search_space.SearchSpace, found: Genotype, config: RunConfig
 ) -> dict[str, Precision]:
     """Slot name -> bits: as searched, or those given between first and last convolution.
 
     Raises UsageError for a network that was searched in float and is given no bits.
     """
     if config.bits is None:
-        require_bits(where, config.bits)
+        require_bits(space, config.bits)
         return genotype.searched_precision(found)
     return genotype.uniform_precision(
-        registry.slots(where), config.bits, config.act_bits, config.quantize.ends
+        registry.slots(space), config.bits, config.act_bits, config.quantize.ends
     )
 
 
-def require_bits(where: search_space.SearchSpace, bits: int | None) -> None:
+def require_bits(space: search_space.SearchSpace, bits: int | None) -> None:
     """Raise UsageError when a space in float is to be quantized to nothing in particular."""
-    if where.is_float and bits is None:
-        what = "The network is" if where.source else f"Space '{where.name}' is searched"
+    if space.is_float and bits is None:
+        what = "The network is" if space.source else f"Space '{space.name}' is searched"
         raise UsageError(
             f"{what} in float: it says nothing about bits.",
             "Give --bits 8, 4, 3 or 2, or a limit, as --average-bits 3.",

@@ -216,11 +216,11 @@ def make_card(
 
 
 def _known(run: Run) -> dict[str, Any]:
-    where, _ = networks.architecture(run)
+    space, _ = networks.architecture(run)
     spent = [run.result(step) or {} for step in ("search", "train", "quantize")]
     return {
-        "space": where.name,
-        "luma_only": where.colours == 1,
+        "space": space.name,
+        "luma_only": space.colours == 1,
         "minutes": round(sum(float(step.get("seconds", 0)) for step in spent) / 60, 1),
         "seed": run_settings.load_config(run).seed,
         "made_by": " ".join(read_json(run.folder / "env.json")["command"]),

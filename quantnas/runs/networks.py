@@ -21,25 +21,25 @@ def architecture(run: Run) -> tuple[search_space.SearchSpace, Genotype]:
 
 def quantized(run: Run) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]:
     """The network on integers of a run, with its cost."""
-    where, found = architecture(run)
+    space, found = architecture(run)
     rows = files.read_json(need(run.path("precision.json"), "quantize"))
     precision = {name: Precision(**bits) for name, bits in rows.items()}
-    net = network.build(where, found, precision)
-    network.load(net, need(run.weights("quantized"), "quantize"), where)
-    return where, net.eval(), cost.network_cost(where, found, precision)
+    net = network.build(space, found, precision)
+    network.load(net, need(run.weights("quantized"), "quantize"), space)
+    return space, net.eval(), cost.network_cost(space, found, precision)
 
 
 def checkpoint(run: Run, kind: str) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]:
     """A network of a run with its cost: `searched` and `float` ones cost 32 x 32 bits."""
     if kind == "quantized":
         return quantized(run)
-    where, found = architecture(run)
-    rounded = kind == "trained" and not where.is_float
+    space, found = architecture(run)
+    rounded = kind == "trained" and not space.is_float
     precision = genotype.searched_precision(found) if rounded else None
-    net = network.build(where, found, precision)
-    network.load(net, run.weights(kind), where)
-    bits = precision or {slot.name: Precision(32, 32) for slot in registry.slots(where)}
-    return where, net.eval(), cost.network_cost(where, found, bits)
+    net = network.build(space, found, precision)
+    network.load(net, run.weights(kind), space)
+    bits = precision or {slot.name: Precision(32, 32) for slot in registry.slots(space)}
+    return space, net.eval(), cost.network_cost(space, found, bits)
 
 
 def need(path: Path, step: str) -> Path:

@@ -30,9 +30,9 @@ def written(run: Run) -> RunConfig:
 
 def own(run: Run, config: RunConfig) -> RunConfig:
     """These settings with the space and the genotype that lie in the run, where they do."""
-    where, given = run.folder / "space.yaml", run.folder / GIVEN
-    if where.exists():
-        config = replace(config, space=str(where), scale=None)
+    search_space, given = run.folder / "space.yaml", run.folder / GIVEN
+    if search_space.exists():
+        config = replace(config, space=str(search_space), scale=None)
     return replace(config, genotype=str(given)) if given.exists() else config
 
 
