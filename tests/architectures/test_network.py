@@ -12,10 +12,9 @@ from quantnas.config.genotype import Choice, searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import Edge, Precision
 from quantnas.errors import DataError
-from quantnas.nas import gradient_search, inheritance, supernet
+from quantnas.nas import gradient_search, inheritance, search_conv, supernet
 from quantnas.nas.adaptive_norm import Adq
 from quantnas.nas.search_conv import SearchConv2d
-from quantnas.nn import convolutions
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 
@@ -179,7 +178,7 @@ def test_the_float_network_computes_the_supernet_without_rounding(
     net = net.double().eval()
     plain = network.build(tiny, genotype, None).double().eval()
     inheritance.inherit_supernet(plain, net)
-    for module in (convolutions, supernet):
+    for module in (search_conv, supernet):
         monkeypatch.setattr(module, "see", lambda x, *rest: x)
     monkeypatch.setattr(SearchConv2d, "kernel", lambda self, mix: self.unit_weight())
     monkeypatch.setattr(SearchConv2d, "rounded_bias", lambda self, *rest: self.bias)

@@ -22,7 +22,7 @@ from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.data import image_files
 from quantnas.errors import DivergedError
-from quantnas.pipeline import driver, steps
+from quantnas.pipeline import driver
 from quantnas.pipeline.run_sources import Request
 from quantnas.progress import Progress
 from quantnas.runs import run_settings
@@ -381,7 +381,7 @@ def test_the_pace_is_that_of_the_phase(monkeypatch):
 
 def test_the_time_of_a_resumed_step_counts_what_its_saved_state_took(tmp_path, monkeypatch, capsys):
     run = Run(tmp_path)
-    monkeypatch.setattr(steps, "STEPS", {"train": lambda run, config: (_ for _ in ())})
+    monkeypatch.setattr(driver, "FUNCTIONS", {"train": lambda run, config: (_ for _ in ())})
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     run.finish("search", {})
     run.resume_point("float").touch()

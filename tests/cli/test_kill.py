@@ -23,8 +23,8 @@ SETTINGS = [
     "search.refresh=5",
 ]
 PROGRAM = (
-    "import sys, torch; torch.set_num_threads(1); from quantnas import phases; "
-    "phases.SAVE_EVERY = 0.0; from quantnas.cli.main import main; main(sys.argv[1:])"
+    "import sys, torch; torch.set_num_threads(1); from quantnas.runs import resumable; "
+    "resumable.SAVE_EVERY = 0.0; from quantnas.cli.main import main; main(sys.argv[1:])"
 )
 
 

@@ -68,7 +68,7 @@ def test_the_key_tells_all_that_matters(tmp_path, monkeypatch):
     keys.append(photo_cache.key(pair, 2))
     swapped = Photograph(pair.low, pair.high)
     keys += [photo_cache.key(swapped, 2), photo_cache.key(photograph(tmp_path, "aa"), 2)]
-    monkeypatch.setattr(photographs, "LONGEST", 20)
+    monkeypatch.setattr(photo_cache, "LONGEST", 20)
     keys.append(photo_cache.key(photo, 2))
     assert photo_cache.key(pair, 2) == keys[3]  # never shrunk
     monkeypatch.setattr(photo_cache, "VERSION", 99)
@@ -205,7 +205,7 @@ def test_a_pair_of_wrong_sizes_is_among_the_damaged(tmp_path):
 
 
 def test_large_photographs_are_shrunk_for_learning_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(photographs, "LONGEST", 20)
+    monkeypatch.setattr(photo_cache, "LONGEST", 20)
     photo, pair = photograph(tmp_path, "a"), paired(tmp_path / "own", "a")
     loaded = photo_cache.load([photo, pair], 2, 4)
     assert [p.high.shape for p in loaded.pairs] == [(14, 20, 3), (24, 32, 3)]

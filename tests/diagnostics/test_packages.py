@@ -76,7 +76,7 @@ def test_what_a_missing_extra_is_for():
     line = 'ai-edge-litert>=2; extra == "litert"'
     *_, check = packages.judged(packages.packages([line], ["litert"], lambda name: None))
     assert check.finding == "ai-edge-litert is not installed; `export --format tflite` needs it."
-    assert {*packages.PURPOSES} == {*PROJECT["optional-dependencies"]} - {"dev"}
+    assert {*packages.PURPOSES} == {*PROJECT["optional-dependencies"]} - {"dev", "docs"}
 
 
 def test_a_package_under_another_name_counts(monkeypatch):

@@ -14,7 +14,6 @@ from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
 from quantnas.evaluation import metrics, model_comparison, scoring, tables
 from quantnas.inference import upscaler
-from quantnas.onnx_import import onnx_session
 from quantnas.reporting.plots import error_map, label_placement, pareto_front
 from quantnas.runs import models
 
@@ -244,7 +243,7 @@ def test_an_image_that_the_network_cannot_take_is_one_clear_sentence(
 
     file = tmp_path / "a.onnx"
     file.write_bytes(b"")
-    monkeypatch.setattr(onnx_session, "open_session", lambda path: Broken())
+    monkeypatch.setattr(upscaler, "open_session", lambda path: Broken())
     with pytest.raises(DataError, match=r"a.onnx cannot enlarge 64x40 pixels: no memory at all"):
         upscaler.onnx_upscaler(file)(np.zeros((40, 64, 3), np.uint8))
 
