@@ -1,5 +1,6 @@
 """Hooks of the documentation's site: README.md is its first page, and links may leave docs/.
 
+The page index.md of the site is README.md, so docs/index.md, the map of the code, becomes map.md.
 A link to a page of docs/ or to README.md leads to that page of the site. The site has no other
 files of the repository, so a link to one of those becomes its text with the file's path behind it.
 A link to a file that does not exist stays as it is, and fails the build.
@@ -15,29 +16,37 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-README = ROOT / "README.md"
+PAGES = {"index.md": ROOT / "README.md", "map.md": DOCS / "index.md"}
+"""Page of the site -> the file that it is made from, where its name differs."""
 HEADER = "---\nhide: [navigation]\n---\n\n"  # a section of one page needs no list of pages
 LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<path>[^()#\s:]+)(?P<anchor>#[^()\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add README.md as the page index.md."""
-    text = README.read_text(encoding="utf-8")
-    files.append(File.generated(config, "index.md", content=HEADER + text))
+    """Add the pages of `PAGES` under their names in the site."""
+    home = files.get_file_from_path("index.md")
+    assert home is not None, "docs/index.md is missing"
+    files.remove(home)
+    for name, source in PAGES.items():
+        text = source.read_text(encoding="utf-8")
+        header = HEADER if name == "index.md" else ""
+        files.append(File.generated(config, name, content=header + text))
     return files
 
 
 def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Resolve the links of one page as seen from its place in the repository."""
-    source = README if page.file.src_uri == "index.md" else DOCS / page.file.src_uri
-    return LINK.sub(lambda link: _resolved(link, source, DOCS / page.file.src_uri), text)
+    name = page.file.src_uri
+    source = PAGES.get(name, DOCS / name)
+    return LINK.sub(lambda link: _resolved(link, source, DOCS / name), text)
 
 
 def _resolved(link: re.Match[str], source: Path, page: Path) -> str:
     """The link of a page of the site, in Markdown, to what `link` names in the file `source`."""
     target = Path(os.path.normpath(source.parent / link["path"]))
-    if target == README:
-        target = DOCS / "index.md"
+    names = [name for name, file in PAGES.items() if file == target]
+    if names:
+        target = DOCS / names[0]
     elif not target.exists():
         return link[0]
     elif not target.is_relative_to(DOCS):

@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from quantnas.nn.operations import OPS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+MAP = ROOT / "docs" / "index.md"
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
@@ -35,10 +37,14 @@ def test_every_command_operation_and_space_is_in_the_documentation():
     assert not missing
 
 
-def test_every_module_is_on_the_map():
-    page = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
-    modules = {path.stem for path in (ROOT / "quantnas").glob("*.py")} - {"__init__"}
-    assert not [name for name in modules if f"`{name}`" not in page]
+def test_the_map_has_every_package_in_the_order_of_imports():
+    rows = re.findall(r"^\| `(\w+)` \|.*\|(.*)\|$", MAP.read_text(encoding="utf-8"), flags=re.M)
+    rules = runpy.run_path(str(ROOT / "tests" / "test_layers.py"))
+    order, strangers = rules["ORDER"], rules["STRANGERS"]
+    assert tuple(name for name, _ in rows) == order
+    for place, (name, exceptions) in enumerate(rows):
+        named = set(re.findall(r"`(\w+)`", exceptions))
+        assert named == strangers.get(name, set()) & set(order[:place]), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -75,6 +81,7 @@ def test_the_site_begins_with_the_readme_and_has_every_page(site):
     assert "make demo" in site["index.html"]
     pages = [page.relative_to(ROOT / "docs") for page in PAGES if page.parent != ROOT]
     assert {page.with_suffix(".html").as_posix() for page in pages} <= set(site)
+    assert MAP.read_text(encoding="utf-8").splitlines()[0].strip("# ") in site["map.html"]
 
 
 def test_the_site_has_every_function_and_class_of_the_api(site):
