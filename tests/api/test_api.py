@@ -1,6 +1,8 @@
-"""Checks the Python interface: ten verbs, what a watcher sees and stops, and what is refused."""
+"""Checks the Python API: its verbs, what a watcher sees and stops, and what is refused."""
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,8 +105,11 @@ def test_every_verb_is_documented_with_an_example():
     for name in quantnas.__all__:
         verb = getattr(api, name)
         if not isinstance(verb, type):
-            assert f"Example: quantnas.{name}(" in verb.__doc__, name
-            assert "Raise" in verb.__doc__ or "errors as" in verb.__doc__, name
+            text = inspect.getdoc(verb)
+            assert f"\nExample:\n    ```python\n    quantnas.{name}(" in text, name
+            assert all(f"\n{head}:\n" in text for head in ("Args", "Returns", "Raises")), name
+            described = re.findall(r"^    (\w+): [A-Z`]", text, re.M)
+            assert set(inspect.signature(verb).parameters) <= set(described), name
 
 
 # Settings

@@ -27,6 +27,7 @@ from quantnas.pipeline.run_sources import Request
 from quantnas.progress import Progress
 from quantnas.runs import run_settings
 from quantnas.runs.run_folder import Run
+from quantnas.runs.watcher import follow
 
 ROOT = Path(__file__).parents[2]
 VERBS = sorted(command.callback.__name__ for command in app.registered_commands)
@@ -343,7 +344,8 @@ def test_the_panel_cuts_no_figure(width):
 
 
 def test_a_pipe_gets_lines_with_figures_and_speed(capsys):
-    assert console.follow(progress(3, FACTS)) is None
+    with console.Display() as display:
+        assert follow(progress(3, FACTS), display) is None
     line = capsys.readouterr().err.strip()
     assert line.startswith("search       3/3  loss 0.0213") and "steps/s" in line
 

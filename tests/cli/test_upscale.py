@@ -177,10 +177,10 @@ def test_an_interrupted_folder_says_how_to_go_on(here, monkeypatch, capsys):
     given = ["upscale", "photos", "-o", "my large", "--force"]
     monkeypatch.setattr("sys.argv", ["quantnas", *given])
 
-    def stop(steps, resume):
-        raise console.Interrupted(resume)
+    def stop(display, record):
+        raise console.Interrupted(display.again)
 
-    monkeypatch.setattr(console, "follow", stop)
+    monkeypatch.setattr(console.Display, "__call__", stop)
     assert command(*given) == 130
     line = capsys.readouterr().err.splitlines()[-1]
     assert shlex.split(line) == [
