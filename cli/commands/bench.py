@@ -30,11 +30,11 @@ def bench(
         str | None,
         typer.Option(
             help="Low-resolution height x width.",
-            show_default="180x320, at x4 an output of 1280x720; the only size that a file takes",
+            show_default="180x320, at x4 an output of 1280x720; or the only size that a file takes",
             metavar="HxW",
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1,
+    threads: Annotated[int, typer.Option(help="Number of threads of ONNX Runtime.")] = 1,
     seconds: Annotated[
         float, typer.Option(help="Time to measure every model with its float network, seconds.")
     ] = 10.0,

@@ -33,7 +33,7 @@ QatSteps = Annotated[
 MaxHours = Annotated[
     float | None,
     typer.Option(
-        help="Time after which both phases have ended, if their steps are not done before; the "
+        help="Hours after which both phases end, if their steps are not done before; the "
         "learning rate falls to 0 in time."
     ),
 ]

@@ -364,7 +364,7 @@ def resume(run: Place, *, verb: str | None = None, watch: Watcher = SILENT) -> R
     Raises:
         DataError: For a folder that is no run.
         UsageError: For a run of another verb.
-        QualityError: As `quantize`, which also names the other errors, as do the other verbs.
+        QuantnasError: Any error that the verb itself raises.
 
     Example:
         ```python

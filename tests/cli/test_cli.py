@@ -1,4 +1,4 @@
-"""The command line: help without torch, bad input with cause, remedy and exit code."""
+"""Checks the command line: help without torch, bad input with cause, remedy and exit code."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def test_every_command_explains_itself_with_an_example(verb, capsys):
 
 
 def test_help_is_quick_and_imports_no_torch():
-    """Processor time, so that a busy machine does not matter."""
+    """The help takes little processor time, which does not depend on how busy the machine is."""
     spent = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -383,7 +383,7 @@ def test_the_pace_is_that_of_the_phase(monkeypatch):
 
 def test_the_time_of_a_resumed_step_counts_what_its_saved_state_took(tmp_path, monkeypatch, capsys):
     run = Run(tmp_path)
-    monkeypatch.setattr(steps, "STEPS", {"train": lambda run, config: (_ for _ in ())})
+    monkeypatch.setitem(steps.STEPS, "train", lambda run, config: (_ for _ in ()))
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     run.finish("search", {})
     run.resume_point("float").touch()

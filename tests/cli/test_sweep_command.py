@@ -1,4 +1,4 @@
-"""Checks the command `sweep`: which points it means, what it refuses, what it shows."""
+"""Checks the command `sweep`: its points, its errors and its output."""
 
 import json
 
@@ -15,7 +15,7 @@ from quantnas.sweeps.progress import Overview, Standing
 
 @pytest.fixture
 def sweep(tiny, tmp_path, capsys, monkeypatch):
-    """(words) -> exit code, output, errors of `quantnas sweep tiny.yaml WORDS`."""
+    """A function of words: exit code, output and errors of `quantnas sweep WORDS`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
 
