@@ -1,4 +1,4 @@
-"""What a person sees: progress with time left, tables of results, errors."""
+"""Output for people: progress with the time left, results, errors."""
 
 import os
 import signal
@@ -12,27 +12,25 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from quantnas.errors import DataError, QuantnasError, UsageError
-from quantnas.runs import watcher
 from quantnas.runs.watcher import Watcher
 
 from . import progress_panel
 from .speed import Pace
 
 if TYPE_CHECKING:
+    from quantnas.api import Run
     from quantnas.progress import Progress
-    from quantnas.reporting.tensorboard import Mirror
-    from quantnas.runs.run_folder import Run
 
 RESUMABLE = ("run", "search", "train", "quantize")
 """Commands whose runs can be continued."""
 ADVICE = {False: "use more bits", True: "the float network is, too: train it longer"}
-"""Whether the float network is worse than bicubic -> what to do when the quantized one is."""
+"""Whether the float network is worse than bicubic -> the remedy when the quantized one is."""
 LINE_EVERY = 10.0
 """Seconds between two lines of a phase when the output is not a terminal."""
 
 
 class Interrupted(Exception):
-    """The user asked to stop; `command` goes on, from a state if one was saved (`saved`)."""
+    """The user asked to stop. `command` goes on, from a state if one was `saved`."""
 
     def __init__(self, command: str | None, saved: bool = True) -> None:
         super().__init__(command)
@@ -40,20 +38,20 @@ class Interrupted(Exception):
 
 
 class Display(Watcher):
-    """Shows how far a command is on standard error, and stops it after Ctrl-C.
+    """Shows the progress of a command on standard error, and stops it after Ctrl-C.
 
-    Used as a context. Raises Interrupted in the first record after Ctrl-C.
+    It is used as a context, and raises Interrupted in the first record after Ctrl-C.
     """
 
     def __init__(
         self, verb: str | None = None, again: str | None = None, tensorboard: bool = False
     ) -> None:
-        """verb: of the run that it shows; none for other work, which `again` is to go on with."""
+        """verb: the verb of the run; none for other work, which the command `again` continues."""
         self.verb, self.again, self.tensorboard = verb, again, tensorboard
         self.run: Run | None = None
         self._shown = ExitStack()
-        self._mirror: Mirror | None = None
-        self._asked: list[int] = []
+        self._mirror: Watcher | None = None
+        self._interrupts: list[int] = []
         self._draw: progress_panel.Draw | None = None
         self._pace = Pace()
 
@@ -61,9 +59,9 @@ class Display(Watcher):
         if self.verb is None:
             self._show()
         elif self.tensorboard:
-            from quantnas.reporting.tensorboard import require
+            from quantnas.api.tensorboard import TensorboardWatcher
 
-            require()
+            self._mirror = TensorboardWatcher()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -81,15 +79,13 @@ class Display(Watcher):
         if self.verb in RESUMABLE:
             more = " --tensorboard" if self.tensorboard else ""
             self.again = f"quantnas {self.verb} --resume {run.folder}{more}"
-        if self.tensorboard:
-            from quantnas.reporting.tensorboard import Mirror
-
-            self._mirror = Mirror(run.folder)
+        if self._mirror is not None:
+            self._mirror.begin(run)
             say(f"to watch: tensorboard --logdir {run.folder / 'tensorboard'}", run, progress=True)
         self._show()
 
     def __call__(self, record: "Progress") -> None:
-        if self.verb is not None and self.run is None:  # what is found out before a run begins
+        if self.verb is not None and self.run is None:  # the run has not begun yet
             for line in record.notes:
                 say(line)
             return
@@ -101,8 +97,8 @@ class Display(Watcher):
         for line in record.notes:
             say(line, self.run, progress=True)
         if self._mirror is not None:
-            self._mirror.update()
-        if self._asked:
+            self._mirror(record)
+        if self._interrupts:
             raise Interrupted(self.again)
 
     def finish(self, step: str, seconds: float | None) -> None:
@@ -114,52 +110,43 @@ class Display(Watcher):
     def end(self) -> None:
         self._shown.close()
         if self._mirror is not None:
-            self._mirror.close()
+            self._mirror.end()
 
     def _show(self) -> None:
-        """Collect what asks to stop until `_shown` is closed; the first record begins to draw."""
-        self._asked = self._shown.enter_context(gentle_interrupt())
+        """Collect interrupts until `_shown` is closed; the first record begins to draw."""
+        self._interrupts = self._shown.enter_context(gentle_interrupt())
         self._draw, self._pace = None, Pace()
 
 
 def say(line: str, run: "Run | None" = None, progress: bool = False) -> None:
-    """Print a line, progress on standard error; into the run's log too."""
+    """Print a line, progress on standard error, and append it to the log of a run."""
     typer.echo(line, err=progress)
     if run is not None:
         run.log(line)
 
 
 def duration(seconds: float) -> str:
-    """90 -> 1 min 30 s"""
+    """A time in words: 90 -> 1 min 30 s."""
     whole = round(seconds)
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
-def follow(progress: "Iterator[Progress]", again: str | None = None) -> Any:
-    """Show a generator's progress on standard error until it ends; its result.
-
-    `again` is the command that goes on from what closing the generator saves, if it does.
-    """
-    with Display(again=again) as display:
-        return watcher.follow(progress, display)
 
 
 @contextmanager
 def gentle_interrupt() -> Iterator[list[int]]:
     """Collect the first Ctrl-C instead of raising; a second one raises as usual."""
-    asked: list[int] = []
+    interrupts: list[int] = []
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: object) -> None:
-        if not asked:  # by the system: a signal may come while something is printed
+        if not interrupts:  # os.write, since a signal may come while something is printed
             os.write(2, b"stopping after this step; Ctrl-C again stops at once\n")
-        asked.append(number)
+        interrupts.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     for number in before:
         signal.signal(number, note)
     try:
-        yield asked
+        yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -167,7 +154,7 @@ def gentle_interrupt() -> Iterator[list[int]]:
 
 @contextmanager
 def _bars(run: "Run | None") -> Iterator[progress_panel.Draw]:
-    """Bars and a panel, for a terminal; the log gets a line when a phase ends."""
+    """Draw bars and a panel on a terminal; the log gets a line when a phase ends."""
     with progress_panel.bars() as paint:
 
         def draw(record: "Progress", pace: Pace) -> None:
@@ -180,7 +167,7 @@ def _bars(run: "Run | None") -> Iterator[progress_panel.Draw]:
 
 @contextmanager
 def _lines(run: "Run | None") -> Iterator[progress_panel.Draw]:
-    """A line now and then, for files and pipes."""
+    """Print a line now and then, for files and pipes."""
     phase, printed = "", 0.0
 
     def draw(record: "Progress", pace: Pace) -> None:
@@ -196,6 +183,7 @@ def _lines(run: "Run | None") -> Iterator[progress_panel.Draw]:
 
 
 def _line(record: "Progress", pace: Pace) -> str:
+    """A record as a line: phase, steps, figures, time left."""
     facts = dict(record.facts)
     if facts:
         facts["steps/s"] = pace.speed()
@@ -205,7 +193,7 @@ def _line(record: "Progress", pace: Pace) -> str:
 
 
 def failed(error: QuantnasError) -> None:
-    """One sentence of cause, one of remedy, on standard error."""
+    """Print the cause and the remedy of an error on standard error."""
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
     typer.echo(error.cause, err=True)
     typer.echo(f"       {error.remedy}", err=True)
@@ -223,21 +211,21 @@ def scores(result: dict[str, Any]) -> Iterator[str]:
             f"SSIM {mean['bicubic_ssim']:.4f} -> {mean['ssim']:.4f}"
         )
         full = None if base is None else base["psnr"]
-        told = f"worse than bicubic on {name}"
-        yield from below_bicubic(told, mean["psnr"], mean["bicubic_psnr"], full)
+        warning = f"worse than bicubic on {name}"
+        yield from below_bicubic(warning, mean["psnr"], mean["bicubic_psnr"], full)
 
 
-def below_bicubic(told: str, psnr: float, bicubic: float, full: float | None) -> Iterator[str]:
-    """The warning `told` with what to do, where PSNR is below that of bicubic.
+def below_bicubic(warning: str, psnr: float, bicubic: float, full: float | None) -> Iterator[str]:
+    """The warning with a remedy, where PSNR is below that of bicubic.
 
     full: PSNR of the float network, where there is one.
     """
     if psnr < bicubic:
-        yield f"warning: {told}; {ADVICE[full is not None and full < bicubic]}"
+        yield f"warning: {warning}; {ADVICE[full is not None and full < bicubic]}"
 
 
 def export_lines(result: dict[str, Any]) -> Iterator[str]:
-    """What the exported file is, and a warning where it is only as close as its network's noise."""
+    """The exported file in a line, and a warning about a network sensitive to rounding."""
     cost, found = result["cost"], result["verification"]
     space, bitops = next(iter(cost["bitops"].items()))
     yield (
@@ -254,7 +242,7 @@ def export_lines(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _away(found: dict[str, Any]) -> str:
-    """How far the file is from torch."""
+    """The largest difference of the file from torch."""
     steps, plain = str(found["max_steps"]), found.get("unoptimised")
     if plain is not None and plain["max_steps"] != found["max_steps"]:
         steps += f" ({plain['max_steps']} with optimisation off)"
@@ -264,7 +252,7 @@ def _away(found: dict[str, Any]) -> str:
 
 
 def next_commands(*commands: str) -> None:
-    """What to type next."""
+    """Print the commands that may come next."""
     typer.echo("next:")
     for command in commands:
         typer.echo(f"  quantnas {command}")

@@ -1,4 +1,4 @@
-"""The `quantnas` command: one line per verb, and what happens to errors."""
+"""The `quantnas` command: the list of its commands, and the exit codes of errors."""
 
 import errno
 import sys
@@ -28,8 +28,9 @@ from .commands.upscale import upscale
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_given: bool) -> None:
+    """Print the version and exit, for --version."""
+    if is_given:
         typer.echo(f"quantnas {__version__}")
         raise typer.Exit
 
@@ -37,17 +38,20 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error. Goes anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
     ] = False,
 ) -> None:
     """Search, train, quantize and export small super-resolution networks.
 
     Start with: quantnas run
 
-    It learns from photographs and ends with a verified ONNX file.
+    It begins with photographs and ends with a verified ONNX file.
     """
 
 
@@ -61,10 +65,10 @@ for command in (
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit.
 
-    0 ok, 1 unexpected, 2 usage, 3 data, or a machine on which `doctor` finds that `run` cannot
-    work, 4 verification, 5 a result worse than was asked for (it is kept), 6 a search that diverged
-    (its last sound state is kept), 7 a sweep of which some points failed, 130 interrupted with the
-    state saved.
+    The exit code is 0 for success, 1 for an unexpected error, 2 for wrong usage, 3 for wrong data
+    or a machine on which `run` cannot work, 4 for a file that failed its verification, 5 for a
+    result worse than was accepted (it is kept), 6 for a search that diverged (its last sound state
+    is kept), 7 for a sweep in which points failed, and 130 after an interrupt.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments

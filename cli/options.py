@@ -1,4 +1,4 @@
-"""Options that several commands share, and the configuration that they make."""
+"""Options that several commands share, and the settings that they make."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,8 @@ Space = Annotated[
     ),
 ]
 Scale = Annotated[
-    int | None, typer.Option(help="Magnification: 2, 3 or 4.", show_default="the space's")
+    int | None,
+    typer.Option(help="Magnification: 2, 3 or 4.", show_default="that of the search space"),
 ]
 Data = Annotated[
     str | None,
@@ -36,30 +37,34 @@ EvalData = Annotated[
 ]
 Benchmark = Annotated[
     list[str] | None,
-    typer.Option(help="A further folder to evaluate on, Set5 for example; repeatable."),
+    typer.Option(
+        help="Further folder of photographs to evaluate on, for example Set5; repeatable."
+    ),
 ]
 Bits = Annotated[
     str | None,
     typer.Option(
-        help="Between first and last convolution, which stay at 8 as attention does: 2, 3, 4 or 8 "
-        "for weights, with activations at 8, or w2a4 for 2-bit weights and 4-bit activations.",
-        show_default="the bits that the search found",
+        help="Bit widths: 2, 3, 4 or 8 for weights, with activations at 8, or w2a4 for 2-bit "
+        "weights and 4-bit activations. First and last convolution stay at 8, as attention does.",
+        show_default="the bit widths that the search found",
         metavar="BITS",
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(help="Of weights, patches and noise.", show_default=str(RunConfig.seed)),
+    typer.Option(
+        help="Seed of initial weights, patches and noise.", show_default=str(RunConfig.seed)
+    ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="auto, cpu or cuda.", show_default=RunConfig.device)
+    str | None, typer.Option(help="Device: auto, cpu or cuda.", show_default=RunConfig.device)
 ]
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings; options win over it.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="One setting, as search.epochs=30; repeatable. A run's config.yaml has all.",
+        help="Single setting, as search.epochs=30; repeatable. A run's config.yaml lists all.",
         metavar="KEY=VALUE",
     ),
 ]
@@ -81,38 +86,40 @@ At = Annotated[
 Penalty = Annotated[
     float | None,
     typer.Option(
-        help="Instead of a target: weight of the expected BitOps; a larger one finds fewer.",
+        help="Instead of a target: weight of the expected BitOps in the search; a larger weight "
+        "finds cheaper networks.",
         show_default=f"{SearchConfig.penalty:g}",
     ),
 ]
 Strategy = Annotated[
     str | None,
     typer.Option(
-        help="gradient, or random: train random architectures (of the target, where one is given) "
-        "for as many steps and keep the best.",
+        help="Search strategy: gradient, or random, which trains random architectures (of the "
+        "target, where one is given) for as many steps and keeps the best.",
         show_default=SearchConfig.strategy,
     ),
 ]
 Keep = Annotated[
     str | None,
     typer.Option(
-        help="last, best or trial: the network found at the end, the best one on validation "
-        "patches, or the best of several after a short training of each.",
+        help="Architecture to keep: last, the one at the end; best, the best one on validation "
+        "patches; or trial, the best of several after a short training of each.",
         show_default=SearchConfig.keep,
     ),
 ]
 Epochs = Annotated[
     int | None,
     typer.Option(
-        help=f"Length of the search, above search.warmup_epochs ({SearchConfig.warmup_epochs}).",
+        help="Epochs of the search, with the warm-up; more than search.warmup_epochs "
+        f"({SearchConfig.warmup_epochs}).",
         show_default=str(SearchConfig.epochs),
     ),
 ]
 Processes = Annotated[
     int | None,
     typer.Option(
-        help="Processes that share every batch, on cores or GPUs, of several machines with "
-        "torchrun; needs the extra `several`.",
+        help="Number of processes that share every batch, on cores or GPUs; with torchrun on "
+        "several machines. Needs the extra `several`.",
         show_default=str(SearchConfig.processes),
     ),
 ]
@@ -120,15 +127,15 @@ Tensorboard = Annotated[
     bool,
     typer.Option(
         "--tensorboard",
-        help="Write scalars into RUN/tensorboard too; needs the extra `tensorboard`.",
+        help="Write scalars into RUN/tensorboard, too; needs the extra `tensorboard`.",
     ),
 ]
-Output = Annotated[Path, typer.Option(help="Where run folders are made.")]
+Output = Annotated[Path, typer.Option(help="Folder in which run folders are made.")]
 Name = Annotated[
     str | None,
     typer.Option(
-        help="Name of the run folder; must be new.",
-        show_default="that of RUN, else the space, with a free number",
+        help="Name of the run folder, which must be new.",
+        show_default="that of RUN, or else the search space, with a free number",
     ),
 ]
 Resume = Annotated[
@@ -140,13 +147,13 @@ Source = Annotated[
 
 ROOT = Path("runs")
 SETTER = {"act_bits": "bits", "train.start": "from", "benchmarks": "benchmark"}
-"""Setting -> its option, where that has another name."""
+"""Setting -> its option, for options of another name."""
 SOURCE = "configuration"
-"""What errors of the library call settings that come from no file."""
+"""The name by which errors of the library call settings that come from no file."""
 
 
 def widths(text: str | None) -> dict[str, int] | dict[str, None]:
-    """2 or w2a4 -> settings. Raises UsageError for what is no number of that form."""
+    """Bit widths such as 2 or w2a4 as settings. Raises UsageError for another text."""
     return {"bits": None} if text is None else quantities.widths(text, "--bits")
 
 
@@ -168,7 +175,7 @@ def searching(
     epochs: int | None,
     processes: int | None,
 ) -> dict[str, Any]:
-    """The options of a search as settings. Raises UsageError for what excludes each other."""
+    """The options of a search as settings. Raises UsageError for two that exclude each other."""
     require_one(target_bitops, penalty)
     return {
         "search.target_bitops": None
@@ -185,55 +192,55 @@ def searching(
 
 @dataclass(frozen=True)
 class New:
-    """What was typed about a new run."""
+    """The options and settings that were typed for a new run."""
 
     config: Path | None
     settings: list[str] | None
     flags: Mapping[str, Any]
-    """Setting -> value of its option, none where it was not given."""
+    """Setting -> value of its option; none for an option that was not given."""
     output: Path
     name: str | None
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The same for the functions of `quantnas.api`; options win over --set."""
-        told = typed(self.settings, self.flags)
-        where = {"output": self.output, "name": self.name}
-        return {"config": self.config, "settings": told, **where}
+        """The arguments of a function of `quantnas.api`; options win over --set."""
+        settings = typed(self.settings, self.flags)
+        place = {"output": self.output, "name": self.name}
+        return {"config": self.config, "settings": settings, **place}
 
     def require_none(self, argument: str, **others: object) -> None:
         """Raise UsageError when anything was given beside --resume.
 
-        `argument` is the name of the positional one, in capitals, which is the setting `space`
-        where it is not among the others.
+        `argument` is the name of the positional argument in capitals; it stands for the setting
+        `space` unless it is among the others.
         """
-        told = {"name": self.name, "config": self.config, "set": self.settings, **self.flags}
+        typed = {"name": self.name, "config": self.config, "set": self.settings, **self.flags}
         if argument not in others:
-            told[argument] = told.pop("space")
-        only_resume(others | told)
+            typed[argument] = typed.pop("space")
+        only_resume(others | typed)
 
 
 def typed(settings: list[str] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """--set and the flags that were given as one layer, in which flags win.
+    """One layer of settings from --set and the flags that were given; the flags win.
 
-    Raises UsageError as `layered_settings.together`, and for what is no setting.
+    Raises UsageError as `layered_settings.together` does, and for a text that is no setting.
     """
     from quantnas.config.layered_settings import together
 
-    told: dict[str, Any] = {}
+    layer: dict[str, Any] = {}
     for setting in settings or ():
-        schema.assign(told, setting)
-    return together(told, {name: value for name, value in flags.items() if value is not None})
+        schema.assign(layer, setting)
+    return together(layer, {name: value for name, value in flags.items() if value is not None})
 
 
 def option(name: str) -> str:
-    """The option that gives a setting, as it is typed."""
+    """The option of a setting, as it is typed."""
     return f"--{SETTER.get(name, name.rpartition('.')[2])}".replace("_", "-")
 
 
 @contextmanager
 def named(flags: Mapping[str, Any]) -> Iterator[None]:
-    """Let errors about settings name the options of `flags`, setting -> value, that were given."""
+    """Let errors about settings name the options that were given; `flags`: setting -> value."""
     try:
         yield
     except UsageError as error:
@@ -249,7 +256,7 @@ def named(flags: Mapping[str, Any]) -> Iterator[None]:
 def only_resume(others: Mapping[str, Any]) -> None:
     """Raise UsageError when something else was given beside --resume.
 
-    Keys are names of options, or of arguments in capitals.
+    The keys of `others` are names of options, or of arguments in capitals.
     """
     given = dict.fromkeys(
         name if name.isupper() else option(name)

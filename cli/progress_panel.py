@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from quantnas.progress import Progress
 
 Draw = Callable[["Progress", Pace], None]
-"""Shows a record of a phase that goes at that pace."""
+"""A function that shows a record of a phase, and its pace."""
 WIDE = 100
-"""Columns of a terminal from which on there is room for three figures in a row, not two."""
+"""Columns of a terminal from which on three figures are shown in a row instead of two."""
 
 
 @contextmanager
 def bars(console: "Console | None" = None) -> Iterator[Draw]:
-    """Draws on standard error until the block ends; what was drawn last stays."""
+    """Draw on standard error until the block ends; the last drawing stays."""
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import (
@@ -57,7 +57,7 @@ def bars(console: "Console | None" = None) -> Iterator[Draw]:
 
 
 def figures(record: "Progress", pace: Pace, width: int) -> Any:
-    """A small table of the facts, with the speed; several (label, value) in a row."""
+    """A small table of the facts and the speed, with several (label, value) in a row."""
     from rich import box
     from rich.panel import Panel
     from rich.table import Table

@@ -1,20 +1,22 @@
-"""What a quantization has reached, as a person reads it."""
+"""The result of a quantization, as a person reads it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import console
 
+if TYPE_CHECKING:
+    from quantnas.api import Run
+
 BEFORE = "psnr_to_float_before_training"
-LEFT = 8
-"""Layers in float that are named."""
+"""Key of the closeness to the float network before retraining, PSNR in dB."""
+NAMED = 8
+"""Number of layers left in float that are named."""
 
 
-def tell(target: Any) -> None:
-    """What was reached, and on which photographs."""
-    from quantnas.evaluation import quantization_loss
-    from quantnas.runs import run_settings
-
+def tell(target: "Run") -> None:
+    """Print the closeness to the float network, the cost, and PSNR on every set of photographs."""
     result = target.result("quantize")
+    assert result is not None
     plain = result["psnr_to_float_plain_rounding"]
     first = "" if plain is None else f"plain rounding {plain:.2f} dB, "
     console.say(
@@ -23,27 +25,27 @@ def tell(target: Any) -> None:
         f"now {result['psnr_to_float']:.2f} dB",
         target,
     )
-    retrains = run_settings.written(target).quantize.retrains
+    retrains = target.config.quantize.retrains
     if retrains and result["psnr_to_float"] <= result[BEFORE]:
         console.say("note: retraining came no closer, so the network before it is kept", target)
     if "reached" in result:
         console.say(_costs(result["reached"]), target)
     if result.get("in_float"):
         console.say(_left(result["in_float"]), target)
-    for found in quantization_loss.load(target):
+    for drop in target.drops:
         console.say(
-            f"{found.name} ({found.photographs} photographs): bicubic {found.bicubic:.2f} dB, "
-            f"float network {found.full:.2f}, quantized {found.quantized:.2f} "
-            f"({-found.drop:+.2f})",
+            f"{drop.name} ({drop.photographs} photographs): bicubic {drop.bicubic:.2f} dB, "
+            f"float network {drop.full:.2f}, quantized {drop.quantized:.2f} "
+            f"({-drop.drop:+.2f})",
             target,
         )
-        if found.below_bicubic:
-            advice = console.ADVICE[found.untrained]
-            console.say(f"warning: worse than bicubic on {found.name}; {advice}", target)
+        if drop.below_bicubic:
+            advice = console.ADVICE[drop.untrained]
+            console.say(f"warning: worse than bicubic on {drop.name}; {advice}", target)
 
 
 def _costs(reached: dict[str, Any]) -> str:
-    """Of the quantized network, in one line."""
+    """The cost of the quantized network, in one line."""
     bits = reached["average_bits"]
     average = "" if bits is None else f", {bits:.2f} bits per weight between the ends"
     return (
@@ -53,9 +55,9 @@ def _costs(reached: dict[str, Any]) -> str:
 
 
 def _left(rows: list[dict[str, Any]]) -> str:
-    """What stays in float, and its share of the BitOps."""
+    """The layers that stay in float, and their share of the BitOps."""
     whole = sum(row["share"] for row in rows)
-    costly = sorted(rows, key=lambda row: -row["share"])[:LEFT]
+    costly = sorted(rows, key=lambda row: -row["share"])[:NAMED]
     named = ", ".join(f"{row['name']} ({row['op']}, {row['share']:.1%})" for row in costly)
-    more = f" and {len(rows) - LEFT} more" if len(rows) > LEFT else ""
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
     return f"in float: {len(rows)} layers, {whole:.1%} of the BitOps: {named}{more}"

@@ -1,4 +1,4 @@
-"""How fast a phase goes, and how long it will take."""
+"""The speed of a phase, and the time that it will still take."""
 
 import time
 from collections import deque
@@ -20,7 +20,7 @@ class Pace:
         self.left_to_do = 0
 
     def update(self, record: "Progress") -> None:
-        """Take note of where the phase is now."""
+        """Take note of how far the phase is now."""
         now = time.monotonic()
         if record.phase != self.phase:
             self.phase = record.phase
@@ -38,11 +38,11 @@ class Pace:
 
     @property
     def left(self) -> float | None:
-        """Seconds; none before the second step, and at the end."""
+        """Seconds until the phase ends; none before its second step and at its end."""
         return self.left_to_do / self.rate if self.rate and self.left_to_do else None
 
     def speed(self) -> str:
-        """Steps per second as text, - while unknown."""
+        """Steps per second as text; - while they are unknown."""
         if self.rate is None:
             return "-"
         return f"{self.rate:.2f}" if self.rate < 10 else f"{self.rate:.0f}"

@@ -2,54 +2,72 @@
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
+
+from quantnas.api.sweep_watcher import SweepWatcher
 
 from . import console
 
 if TYPE_CHECKING:
-    from quantnas.sweeps.progress import Overview, Standing
+    from quantnas.api.sweeps import Overview, Point, Standing
 
 LINE_EVERY = 30.0
 """Seconds between two lines about all points when the output is not a terminal."""
 Draw = Callable[["Overview"], None]
 
 
-def follow(progress: "Iterator[Overview]", folder: Path, again: str) -> "Overview":
-    """Show a sweep on standard error until it ends; where it is then.
+class SweepDisplay(SweepWatcher):
+    """Shows a sweep on standard error, and stops it after Ctrl-C.
 
-    Raises console.Interrupted after Ctrl-C, with all states saved; `again` goes on from them.
+    Raises console.Interrupted in the first overview after Ctrl-C.
     """
-    show = _live if sys.stderr.isatty() else _lines
-    last: Overview | None = None
-    over: set[str] | None = None
-    with console.gentle_interrupt() as asked, show() as draw:
-        for last in progress:
-            if over is None:  # those of an earlier time are not told again
-                over = {point.name for point in last.points if point.state == "done"}
-            for point in last.points:
-                if point.state in ("done", "failed") and point.name not in over:
-                    _tell(point, folder)
-                    over.add(point.name)
-            draw(last)
-            if asked:
-                cast("Generator[Overview, None, Any]", progress).close()
-                raise console.Interrupted(again)
-    assert last is not None
-    return last
 
+    def __init__(self, options: str) -> None:
+        """options: how the points are computed, as typed, for the command that goes on."""
+        self.options, self.again = options, ""
+        self.folder = Path()
+        self._shown = ExitStack()
+        self._interrupts: list[int] = []
+        self._draw: Draw | None = None
+        self._ended: set[str] | None = None
 
-def _tell(point: "Standing", folder: Path) -> None:
-    """A line that stays, about a point that has ended."""
-    line = f"{point.name}: failed: {point.cause}"
-    if point.state == "done":
-        spent = sum(point.told.get("seconds", {}).values())
-        line = f"{point.name}: done in {console.duration(spent)}"
-    console.say(line, progress=True)
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        log.write(line + "\n")
+    def plan(self, points: "Sequence[Point]") -> None:
+        console.say(f"{len(points)} points; checking their settings", progress=True)
+
+    def begin(self, folder: Path) -> None:
+        self.folder = folder
+        self.again = f"quantnas sweep --resume {folder}{self.options}"
+        console.say(f"sweep folder: {folder}", progress=True)
+        self._interrupts = self._shown.enter_context(console.gentle_interrupt())
+        self._draw = self._shown.enter_context(_live() if sys.stderr.isatty() else _lines())
+
+    def __call__(self, overview: "Overview") -> None:
+        if self._ended is None:  # points that ended before this process began are not told again
+            self._ended = {point.name for point in overview.points if point.state == "done"}
+        for point in overview.points:
+            if point.state in ("done", "failed") and point.name not in self._ended:
+                self._tell(point)
+                self._ended.add(point.name)
+        assert self._draw is not None
+        self._draw(overview)
+        if self._interrupts:
+            raise console.Interrupted(self.again)
+
+    def end(self) -> None:
+        self._shown.close()
+
+    def _tell(self, point: "Standing") -> None:
+        """Print a line about a point that has ended, and keep it in the sweep's log."""
+        line = f"{point.name}: failed: {point.cause}"
+        if point.state == "done":
+            spent = sum(point.told.get("seconds", {}).values())
+            line = f"{point.name}: done in {console.duration(spent)}"
+        console.say(line, progress=True)
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
 
 
 def summary(overview: "Overview") -> str:
@@ -61,8 +79,8 @@ def summary(overview: "Overview") -> str:
     return words if overview.left is None else f"{words}  left {console.duration(overview.left)}"
 
 
-def doing(point: "Standing") -> str:
-    """What a running point does, with the figures worth showing."""
+def activity(point: "Standing") -> str:
+    """What a running point does, with its first figures."""
     told = point.told
     if "phase" not in told:
         return "starting"
@@ -72,7 +90,7 @@ def doing(point: "Standing") -> str:
 
 @contextmanager
 def _lines() -> Iterator[Draw]:
-    """A line now and then, for files and pipes."""
+    """Print a line now and then, for files and pipes."""
     printed = time.monotonic()
 
     def draw(overview: "Overview") -> None:
@@ -89,7 +107,7 @@ def _lines() -> Iterator[Draw]:
 
 @contextmanager
 def _live() -> Iterator[Draw]:
-    """A bar for all, and a row for each running point."""
+    """Draw a bar for all points together, and a row for each running one."""
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress_bar import ProgressBar
@@ -106,7 +124,7 @@ def _live() -> Iterator[Draw]:
         for point in overview.points:
             if point.state == "running":
                 bar = ProgressBar(total=1.0, completed=point.share, width=20)
-                table.add_row(point.name, bar, Text(doing(point), style="dim"))
+                table.add_row(point.name, bar, Text(activity(point), style="dim"))
         whole = ProgressBar(total=1.0, completed=overview.share)
         parts[:] = [table, whole, Text(summary(overview), style="bold")]
 

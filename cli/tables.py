@@ -4,10 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 
 def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> Iterator[str]:
-    """Lines of aligned cells; the columns in `left` begin at the left, the others end at the right.
-
-    The first row is the head.
-    """
+    """Lines of aligned cells; columns in `left` are aligned to the left, others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)

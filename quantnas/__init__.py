@@ -1,9 +1,9 @@
 """Quantization-aware architecture search for image super-resolution.
 
-The public verbs are functions of this package: `quantnas.run`, `search`, `train`, `quantize`,
-`export`, `resume`, `load`, `evaluate`, `benchmark` and `upscale`. They are loaded when they are
-first used, so `import quantnas` is cheap and loads neither torch nor onnx. docs/python.md shows
-them, `quantnas.api` documents them, and docs/index.md says which module does what.
+The public verbs are functions of this package, such as `quantnas.run` and `quantnas.quantize`.
+They are loaded when they are first used, so `import quantnas` is cheap and loads neither torch nor
+onnx. docs/python.md shows them, `quantnas.api` documents them, and docs/index.md says which package
+does what.
 
 The library computes and never prints; `quantnas.cli` (folder `cli/`) talks to people, and
 `quantnas.search_spaces` (folder `search_spaces/`) holds the built-in spaces. The lines below let
@@ -19,36 +19,50 @@ if TYPE_CHECKING:
     from .api import (
         Benchmark,
         Evaluation,
+        Report,
         Run,
+        Sweep,
+        SweepWatcher,
         Watcher,
         benchmark,
         evaluate,
         export,
         load,
         quantize,
+        report,
         resume,
+        resume_sweep,
         run,
         search,
+        sweep,
         train,
         upscale,
+        upscale_files,
     )
 
 __version__ = "0.1.0"
 __all__ = [
     "Benchmark",
     "Evaluation",
+    "Report",
     "Run",
+    "Sweep",
+    "SweepWatcher",
     "Watcher",
     "benchmark",
     "evaluate",
     "export",
     "load",
     "quantize",
+    "report",
     "resume",
+    "resume_sweep",
     "run",
     "search",
+    "sweep",
     "train",
     "upscale",
+    "upscale_files",
 ]
 
 _here = Path(__file__).parent
@@ -60,9 +74,9 @@ def __getattr__(name: str) -> Any:
     """A name of the public interface, loaded when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.api"), name)
-    globals()[name] = found
-    return found
+    value = getattr(importlib.import_module(f"{__name__}.api"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -26,8 +26,10 @@ HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "matplotlib", "brevitas"}
 TERMINAL = {"typer", "click", "rich", "cli", "quantnas.cli"}
 PLAIN = {"errors", "progress", "config"}
 """Packages of plain data: no tensors, no arrays, no graphs."""
-LIGHT = {"quantnas.runs.watcher", "quantnas.runs.run_folder"}
+LIGHT = {"quantnas.runs.watcher", "quantnas.api.sweep_watcher"}
 """Modules that a command may import before it is called, although their package has heavy ones."""
+BELOW_COMMANDS = {*PLAIN, "api"}
+"""Packages that a command knows, beside `quantnas.runs.watcher`: all else is behind the API."""
 
 
 def dotted(path: Path) -> str:
@@ -94,6 +96,8 @@ GRAPH = {
     - {module, "quantnas"}  # which offers the API lazily, and else holds the version alone
     for module in TREES
 }
+GRAPH["quantnas"] = set()
+"""The top of the library names the API for type checkers alone, and loads it when it is used."""
 
 
 def cycle_from(start: str) -> list[str] | None:
@@ -152,11 +156,23 @@ def test_commands_import_the_heavy_parts_inside_functions(module):
     names = {n for node in at_import_time(TREES[module]) for n in imported(node, module)}
     assert not {name for name in names if starts_with(name, HEAVY)}
     found = {module for name in names if (module := module_of(name))}
-    assert {package_of(m) for m in found - LIGHT} <= {*PLAIN, "cli", "search_spaces", ""}
+    assert {package_of(m) for m in found - LIGHT} <= {*PLAIN, "cli", ""}
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_commands_call_the_python_api_and_nothing_below_it(module):
+    below = {other for other in GRAPH[module] if other != "quantnas.runs.watcher"}
+    assert {package_of(other) for other in below} <= {*BELOW_COMMANDS, "cli", ""}
 
 
 @pytest.mark.parametrize(
-    "code", ["import quantnas.cli.main", "import quantnas", "from quantnas.config import files"]
+    "code",
+    [
+        "import quantnas.cli.main",
+        "import quantnas",
+        "import quantnas.api",
+        "from quantnas.config import files",
+    ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_used(code):
     done = subprocess.run(

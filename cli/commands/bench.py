@@ -1,4 +1,4 @@
-"""`quantnas bench`: how long models take, each beside its own float network."""
+"""`quantnas bench`: the time of models, each beside its own float network."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +12,10 @@ from .. import console
 from ..tables import columns
 
 if TYPE_CHECKING:
-    from quantnas.api.model_verbs import Benchmark
-    from quantnas.evaluation.latency import Row, Spread
-    from quantnas.evaluation.node_profile import Node
-    from quantnas.evaluation.processor import Machine
+    from quantnas.api.model_verbs import Benchmark, Machine, Node, Row, Spread
 
 SHOWN = 15
-"""Nodes of a model that are listed; all are in the JSON."""
+"""Number of operators that are listed of a model; all are in the JSON."""
 
 
 def bench(
@@ -33,19 +30,19 @@ def bench(
         str | None,
         typer.Option(
             help="Low-resolution height x width.",
-            show_default="180x320, at x4 an output of 1280x720; of a file of one size, that",
+            show_default="180x320, at x4 an output of 1280x720; or the only size that a file takes",
             metavar="HxW",
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(help="That ONNX Runtime computes with.")] = 1,
+    threads: Annotated[int, typer.Option(help="Number of threads of ONNX Runtime.")] = 1,
     seconds: Annotated[
-        float, typer.Option(help="For every model, its float network included.")
+        float, typer.Option(help="Time to measure every model with its float network, seconds.")
     ] = 10.0,
     rounds: Annotated[
         int | None, typer.Option(help="Number of rounds, instead of --seconds.")
     ] = None,
     per_layer: Annotated[
-        bool, typer.Option("--per-layer", help="List what takes the time inside every model.")
+        bool, typer.Option("--per-layer", help="List the time of every operator inside the models.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -53,8 +50,8 @@ def bench(
 
     Example: quantnas bench runs/run/rfdn_small --size 270x480
 
-    The models take turns, so that what else runs on the machine hits all alike. The ratio is that
-    of the times within a round: below 1, the file is faster than its float network.
+    The models take turns, so that other programs on the machine slow all of them down alike. The
+    ratio is that of the times within a round: below 1, the file is faster than its float network.
     """
     from quantnas.api import model_verbs
     from quantnas.config import files
@@ -79,6 +76,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _lines(found: "Benchmark") -> Iterator[str]:
+    """The times of all models, the machine, and notes."""
     result = found.result
     height, width = result.size
     yield f"low resolution {height}x{width}, median (quartiles) of {result.rounds} rounds"
@@ -95,6 +93,7 @@ def _lines(found: "Benchmark") -> Iterator[str]:
 
 
 def _row(row: "Row") -> list[str]:
+    """The cells of a model."""
     return [
         row.name,
         _bits(row.weight_bits),
@@ -109,18 +108,22 @@ def _row(row: "Row") -> list[str]:
 
 
 def _giga(number: int) -> str:
+    """A number in billions."""
     return f"{number / 1e9:.3g}" if number < 1e11 else f"{number / 1e9:,.0f}"
 
 
 def _bits(ends: tuple[int, int] | None) -> str:
+    """The lowest and the highest bit width in words."""
     return "-" if ends is None else "-".join(str(n) for n in dict.fromkeys(ends)) + " bits"
 
 
-def _spread(found: "Spread", digits: int) -> str:
-    return f"{found.median:.{digits}f} ({found.low:.{digits}f}-{found.high:.{digits}f})"
+def _spread(spread: "Spread", digits: int) -> str:
+    """The median, with the quartiles in brackets."""
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}-{spread.high:.{digits}f})"
 
 
 def _layers(rows: "Sequence[Node]") -> list[list[str]]:
+    """The slowest operators of a model as a table, and the others in one row."""
     table = [["layer", "operator", "ms", "share", ""]]
     for row in rows[:SHOWN]:
         mark = "in float" if row.layer and row.in_float else ""
@@ -133,6 +136,7 @@ def _layers(rows: "Sequence[Node]") -> list[list[str]]:
 
 
 def _machine(machine: "Machine", threads: int) -> Iterator[str]:
+    """The processor and what it is used with."""
     able = "what it can is unknown"
     if machine.features is not None:
         has = [name for name, there in machine.features.items() if there]

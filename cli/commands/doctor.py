@@ -1,9 +1,9 @@
-"""`quantnas doctor`: whether this machine can do what is offered, and what to do where not."""
+"""`quantnas doctor`: whether this machine can do what quantnas offers, and what helps if not."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,17 +12,18 @@ from quantnas.errors import DataError
 from .. import console, options
 
 if TYPE_CHECKING:
-    from quantnas.diagnostics.findings import Check
+    from quantnas.api.machine import Check, MachineReport
 
 WIDTH = 80
 """Columns of the output."""
 TOPICS = 18
-"""Columns of the topics."""
+"""Columns for the topic of a check."""
 
 
 def doctor(
     output: Annotated[
-        Path, typer.Option(help="Where run folders shall be made: is there room?")
+        Path,
+        typer.Option(help="Folder in which run folders shall be made; its free space is checked."),
     ] = options.ROOT,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -31,37 +32,27 @@ def doctor(
     Example: quantnas doctor
 
     A small network is exported in every form, run in the installed ONNX Runtime and compared with
-    torch. Everything that is not ok comes with its cause and what helps. Exit code 3 when
-    `quantnas run` cannot work here, else 0, whatever else is wrong.
+    torch. Every note and problem comes with its cause and a remedy. The exit code is 3 when
+    `quantnas run` cannot work here, and otherwise 0, whatever else is wrong.
     """
+    from quantnas.api import machine
     from quantnas.config import files
-    from quantnas.diagnostics import findings
-    from quantnas.diagnostics.packages import examine as examine_packages
-    from quantnas.runs import environment
 
-    packages, found = examine_packages()
-    facts: dict[str, Any] = {"environment": environment.environment(), "packages": packages}
-    if not findings.fatal(found):
-        from quantnas.diagnostics.machine_check import examine
-
-        read, more = console.follow(examine(output), None)
-        facts, found = facts | {"read": read}, [*found, *more]
-    summary = findings.summary(found)
+    with console.Display() as watch:
+        found = machine.check_machine(output, watch=watch)
     if json:
-        typer.echo(files.to_json({"summary": summary, "checks": found, **facts}), nl=False)
+        facts = {"summary": found.summary, "checks": found.checks, **found.facts}
+        typer.echo(files.to_json(facts), nl=False)
     else:
-        for line in [*_lines(found), "", summary]:
+        for line in [*_lines(found), "", found.summary]:
             typer.echo(line)
-    if findings.fatal(found):
+    if not found.usable:
         raise typer.Exit(DataError.exit_code)
 
 
-def _lines(found: "Sequence[Check]") -> Iterator[str]:
-    """All checks, grouped by what came out."""
-    from quantnas.diagnostics.findings import VERDICTS
-
-    groups = {verdict: [c for c in found if c.verdict == verdict] for verdict in VERDICTS}
-    for number, (verdict, group) in enumerate((v, g) for v, g in groups.items() if g):
+def _lines(found: "MachineReport") -> Iterator[str]:
+    """All checks, grouped by their verdict."""
+    for number, (verdict, group) in enumerate(found.groups.items()):
         yield from [""] * bool(number)
         yield verdict
         for check in group:
@@ -69,7 +60,7 @@ def _lines(found: "Sequence[Check]") -> Iterator[str]:
 
 
 def _check(check: "Check") -> Iterator[str]:
-    """The topic, beside it the finding and the remedy."""
+    """The topic of a check, with the finding and the remedy beside it."""
     inside = " " * (TOPICS + 4)
     head = f"  {check.topic:<{TOPICS}}  "
     for text in filter(None, (check.finding, check.remedy)):

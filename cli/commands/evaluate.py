@@ -1,12 +1,15 @@
 """`quantnas evaluate`: PSNR and SSIM of models side by side, bicubic beside them."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import console, options
 from ..tables import columns
+
+if TYPE_CHECKING:
+    from quantnas.api import Evaluation
 
 
 def evaluate(
@@ -20,18 +23,18 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Folder of photographs, with low-resolution files of their own or without; "
+            help="Folder of photographs, with or without low-resolution files of their own; "
             "repeatable.",
             show_default="those that the run held out, else the bundled held-out ones",
         ),
     ] = None,
     plot: Annotated[
-        bool, typer.Option("--plot", help="Draw PSNR over BitOps, a panel per set.")
+        bool, typer.Option("--plot", help="Draw PSNR over BitOps, one panel per set.")
     ] = False,
     published: Annotated[
         bool,
         typer.Option(
-            "--published", help="The same, with the published networks of x4 on Set14 beside."
+            "--published", help="As --plot, with the published networks of x4 on Set14 beside."
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -39,56 +42,56 @@ def evaluate(
     name: Annotated[
         str | None,
         typer.Option(
-            help="Name of the folder of this evaluation; must be new.",
+            help="Name of the evaluation's folder, which must be new.",
             show_default="the model, with a free number",
         ),
     ] = None,
 ) -> None:
-    """Measure models: PSNR-Y and SSIM-Y, with bicubic beside them, and what they get wrong.
+    """Measure PSNR-Y and SSIM-Y of models, with bicubic beside them, and draw their errors.
 
     Example: quantnas evaluate runs/run/rfdn_small --data Set5 --data Set14
 
-    Tables and pictures go into a folder of their own. Of a run, its exported file is measured, else
-    its quantized, trained or float checkpoint.
+    Tables and pictures go into a folder of their own. Of a run, the exported file is measured, or
+    else its quantized, trained or float checkpoint.
 
-    Protocol: LR from files where a folder has them, else by bicubic to uint8; BT.601 luma, a
-    border of `scale` pixels left out.
+    Low resolution comes from files where a folder has them, and otherwise from bicubic, rounded to
+    uint8. Scores are those of the BT.601 luma without a border of `scale` pixels.
     """
     from quantnas.api import model_verbs
     from quantnas.config import files
 
-    where: dict[str, Any] = {"output": output, "name": name}
+    place: dict[str, Any] = {"output": output, "name": name}
     with console.Display() as watch:
         found = model_verbs.evaluate(
-            models, data or [], plot=plot, published=published, **where, watch=watch
+            models, data or [], plot=plot, published=published, **place, watch=watch
         )
     if json:
         typer.echo(files.to_json(found.result), nl=False)
         return
-    for line in _lines(found.result):
+    for line in _lines(found):
         typer.echo(line)
     typer.echo(f"evaluation: {found.folder / 'evaluation.md'}")
 
 
-def _lines(result: dict[str, Any]) -> Iterator[str]:
-    from quantnas.evaluation import tables
-
+def _lines(found: "Evaluation") -> Iterator[str]:
+    """The tables of an evaluation, and warnings about models worse than bicubic."""
+    result = found.result
     alone = len(result["models"]) == 1
     yield f"x{result['scale']}, {result['protocol']}"
     for name, model in result["models"].items():
         yield f"{name}: {model['what']}"
     yield ""
-    yield from columns(tables.models(result))
+    yield from columns(found.model_table)
     for name in result["sets"] if alone else ():
         yield ""
         yield name
-        yield from columns(tables.images(result, name))
-        yield from tables.worst(result, name)
+        yield from columns(found.image_table(name))
+        yield from found.worst(name)
     yield ""
     yield "mean PSNR-Y in dB / SSIM-Y (dB over bicubic)"
-    yield from columns(tables.means(result))
+    yield from columns(found.mean_table)
     for name in result["sets"] if not alone else ():
-        yield from (f"{name}: {line}" for line in tables.worst(result, name))
+        yield from (f"{name}: {line}" for line in found.worst(name))
     for name, group in result["sets"].items():
         for label, model in group["models"].items():
             if model["mean"]["psnr"] < model["mean"]["bicubic_psnr"]:

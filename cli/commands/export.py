@@ -10,40 +10,42 @@ from quantnas.errors import UsageError
 
 from .. import console, options
 
-ELSEWHERE = ("qonnx", "tflite")
+NOT_RUNNABLE = ("qonnx", "tflite")
 """Formats that ONNX Runtime does not run."""
 
 
 def export(
     source: options.Source = None,
     file: Annotated[
-        Path | None, typer.Option("-o", "--onnx", help="Copy the file here too.")
+        Path | None, typer.Option("-o", "--onnx", help="File to which the exported one is copied.")
     ] = None,
     format: Annotated[
         str | None,
         typer.Option(
-            help="onnx, or what is written besides, and for -o: float (model.float.onnx, to "
-            "compare with), qonnx (model.qonnx.onnx, for FPGA toolchains) or tflite "
-            "(model.tflite, for LiteRT; needs the extra `litert`).",
+            help="onnx, or a further file that is written beside it and copied to -o: float "
+            "(model.float.onnx, to compare with), qonnx (model.qonnx.onnx, for FPGA toolchains) or "
+            "tflite (model.tflite, for LiteRT; needs the extra `litert`).",
             show_default=ExportConfig.format,
         ),
     ] = None,
-    float_: Annotated[bool, typer.Option("--float", help="The same as --format float.")] = False,
+    float_: Annotated[
+        bool, typer.Option("--float", help="Write the float network too, as --format float does.")
+    ] = False,
     compat: Annotated[
         bool | None,
         typer.Option(
-            help="Weights below 8 bits as bytes and a table: runs from ONNX Runtime 1.16 on.",
+            help="Store weights below 8 bits as bytes and a table, for ONNX Runtime from 1.16 on.",
             show_default="no-compat",
         ),
     ] = None,
     uint8_io: Annotated[
         bool | None,
-        typer.Option(help="Pixels from 0 to 255 in and out.", show_default="no-uint8-io"),
+        typer.Option(help="Take and give pixels from 0 to 255.", show_default="no-uint8-io"),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            help="Low-resolution size, as 180x320, if the file shall take images of one size only.",
+            help="Low-resolution size, as 180x320, for a file that takes images of that size only.",
             show_default=ExportConfig.size,
             metavar="HEIGHTxWIDTH",
         ),
@@ -52,15 +54,14 @@ def export(
     output: options.Output = options.ROOT,
     name: options.Name = None,
 ) -> None:
-    """Write the quantized network as ONNX, load it, and compare it with torch.
+    """Write the quantized network as ONNX, load that file, and compare it with torch.
 
     Example: quantnas export runs/quantize/rfdn_small -o model.onnx
 
-    The weights are packed to their bits; the bits of every layer are in the file's metadata. A file
-    that differs from torch is left as *.rejected.onnx, and the exit code is 4.
+    The weights are packed to their bit widths, which are in the file's metadata. A file that
+    differs from torch is left as *.rejected.onnx, and the exit code is 4.
     """
     from quantnas.api import run_verbs
-    from quantnas.runs.run_settings import written
 
     if file is not None:
         console.refuse_existing(file, force)
@@ -89,23 +90,24 @@ def export(
         )
     beside = result.get("beside")
     if beside:
-        told = f"{beside['file']}: {beside['bytes']:,} bytes, {beside['compared']}"
-        console.say(told, target)
-    elsewhere = written(target).export.format in ELSEWHERE
-    shown = target.folder / result["file"] if elsewhere else made
+        line = f"{beside['file']}: {beside['bytes']:,} bytes, {beside['compared']}"
+        console.say(line, target)
+    other = target.config.export.format in NOT_RUNNABLE
+    shown = target.folder / result["file"] if other else made
     console.next_commands(
         f"evaluate {target.folder}", f"report {target.folder}", f"upscale PHOTO -m {shown}"
     )
 
 
 def _format(format: str | None, float_: bool) -> str | None:
-    """Of the options."""
+    """The format that --format and --float ask for. Raises UsageError where they differ."""
     if float_ and format not in (None, "float"):
         raise UsageError(f"--float and --format {format} are both given.", "Leave one of them out.")
     return "float" if float_ else format
 
 
 def _required(source: Path | None) -> Path:
+    """The run to export. Raises UsageError where none is given."""
     if source is None:
         raise UsageError(
             "`quantnas export` needs a run to go on from.",

@@ -9,36 +9,41 @@ import typer
 from ..tables import columns
 
 if TYPE_CHECKING:
-    from quantnas.runs.bundled_models import Card
+    from quantnas.api.catalogue import Card
 
 SETS = ("set5", "set14", "b100")
+"""Sets of photographs in the list."""
 AT = "LR 32x32"
+"""Resolution at which BitOps are listed."""
 
 
 def models(
     name: Annotated[
         str | None,
-        typer.Argument(help="Print the card of this one.", show_default="list all", metavar="NAME"),
+        typer.Argument(
+            help="Print the card of this model.", show_default="list all", metavar="NAME"
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """List the bundled models, or print the card of one.
 
     Example: quantnas models
 
-    The names can be used with upscale, evaluate and info. PSNR-Y in dB, bicubic in brackets.
+    The names can be used with upscale, evaluate, bench and info. The list shows PSNR-Y in dB, with
+    that of bicubic in brackets.
     """
+    from quantnas.api import catalogue
     from quantnas.config import files
-    from quantnas.runs import bundled_models
 
     if name is not None:
-        card = bundled_models.read(name)
+        card = catalogue.card(name)
         lines = _card(card)
         facts = files.to_json(card)
     else:
-        found = {key: bundled_models.read(key) for key in bundled_models.bundled()}
-        lines = columns(_rows(found), left=(0, 8)) if found else iter(["no model is bundled"])
-        facts = files.to_json(found)
+        cards = catalogue.bundled_cards()
+        lines = columns(_rows(cards), left=(0, 8)) if cards else iter(["no model is bundled"])
+        facts = files.to_json(cards)
     if json:
         typer.echo(facts, nl=False)
         return
@@ -46,9 +51,10 @@ def models(
         typer.echo(line)
 
 
-def _rows(found: "dict[str, Card]") -> list[list[str]]:
+def _rows(cards: "dict[str, Card]") -> list[list[str]]:
+    """All models as a table, whose first row is the head."""
     rows = [["model", "scale", "parameters", "kB", "GBitOps", *SETS, "terms of the photographs"]]
-    for name, card in found.items():
+    for name, card in cards.items():
         scores = [card.scores.get(key) for key in SETS]
         rows.append(
             [

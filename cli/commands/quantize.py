@@ -1,4 +1,4 @@
-"""`quantnas quantize`: a trained network on few bits."""
+"""`quantnas quantize`: a trained network quantized to few bits."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,23 +13,23 @@ from quantnas.errors import QualityError, UsageError
 from .. import console, options, quantize_summary
 
 if TYPE_CHECKING:
-    from quantnas.runs.run_folder import Run
+    from quantnas.api import Run
 
 WIDTHS = ("bits", *(f"quantize.{budget}" for budget in BUDGETS))
-"""Settings that decide on bits, one of them at a time."""
+"""Settings that decide on the bit widths, one of them at a time."""
 Network = Annotated[
     Path | None,
     typer.Argument(
         help="Folder of a trained run, a safetensors file with the weights of a float network, or "
-        "an ONNX file with a float network from elsewhere.",
+        "an ONNX file with a third-party float network.",
         metavar="RUN|FILE",
     ),
 ]
 TargetBitops = Annotated[
     str | None,
     typer.Option(
-        help="Choose bits for every layer, weights 2, 3, 4 or 8 and activations 4 or 8, so that "
-        "the damage is least within so many BitOps at --at: 4.0G, 500M.",
+        help="Choose bit widths for every layer, 2, 3, 4 or 8 for weights and 4 or 8 for "
+        "activations, so that the damage is least within so many BitOps at --at: 4.0G, 500M.",
         metavar="NUMBER",
     ),
 ]
@@ -37,7 +37,7 @@ TargetSize = Annotated[
     str | None,
     typer.Option(
         help="Choose weight bits for every layer, 2, 3, 4 or 8, so that the damage is least within "
-        "so many bytes of packed weights: 150K. The graph of the file comes on top.",
+        "so many bytes of packed weights: 150K. The graph of the file is not counted.",
         metavar="NUMBER",
     ),
 ]
@@ -59,24 +59,24 @@ At = Annotated[
 Ends = Annotated[
     int | None,
     typer.Option(
-        help="Bits of the ends, the first and the last convolution, for weights and activations: "
-        "2, 3, 4 or 8. Fewer than 8 cost much.",
+        help="Bit width of the first and the last convolution, for weights and activations: "
+        "2, 3, 4 or 8. Fewer than 8 bits cost much quality.",
         show_default=f"those of RUN, else {QuantizeConfig.ends}",
     ),
 ]
 Method = Annotated[
     str | None,
     typer.Option(
-        help="saliency, or a baseline to compare with, which is not retrained: rtn, minmax, "
-        "adaround and, with the extra `baselines`, gptq, gpfq and qronos.",
+        help="Method: saliency, or a baseline to compare with, which is not retrained: rtn, "
+        "minmax, adaround and, with the extra `baselines`, gptq, gpfq and qronos.",
         show_default=f"that of RUN, else {QuantizeConfig.method}",
     ),
 ]
 Train = Annotated[
     str | None,
     typer.Option(
-        help="What is retrained after rounding: weights (with the grids), lowrank:8 (an update of "
-        "that rank, any), clip (the grids alone) or none.",
+        help="Parameters that are retrained after rounding: weights (with the grids), lowrank:8 "
+        "(an update of that rank, or of another one), clip (the grids alone) or none.",
         show_default=f"that of RUN, else {QuantizeConfig.train}",
     ),
 ]
@@ -90,24 +90,24 @@ Steps = Annotated[
 Minutes = Annotated[
     float | None,
     typer.Option(
-        help="Instead of --steps: the whole command but for the measuring at its end, with reading "
-        "and least squares, takes so many minutes; retraining gets what is left of them."
+        help="Minutes that the whole command may take, without the measuring at its end; "
+        "retraining gets what reading and least squares leave of them. Replaces --steps."
     ),
 ]
 Calib = Annotated[
     str | None,
     typer.Option(
-        help="Folder of any photographs: grids and bits are calibrated on them, and the network is "
-        "retrained on them. High resolution is not needed: with --set quantize.reduce=false they "
-        "are taken as low resolution.",
+        help="Folder of any photographs, on which grids and bit widths are calibrated and the "
+        "network is retrained. High resolution is not needed: with --set quantize.reduce=false "
+        "they are taken as low resolution.",
         show_default="those of the run, or the bundled ones",
     ),
 ]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
-        help="End with exit code 5 when quantization costs more dB on one of the sets of "
-        "photographs that are measured, against the float network. The files are kept."
+        help="Loss against the float network, dB, that is accepted on every measured set of "
+        "photographs. Beyond it, the exit code is 5; the files are kept."
     ),
 ]
 Out = Annotated[
@@ -115,8 +115,8 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        help="Export too: the verified ONNX file to write. Of an ONNX file it is the same file "
-        "with other convolutions, so it is used in the same way.",
+        help="Export too, and write the verified ONNX file here. For an ONNX file as input, it is "
+        "that file with other convolutions, and is used in the same way.",
         metavar="FILE",
     ),
 ]
@@ -124,13 +124,13 @@ Space = Annotated[
     str | None,
     typer.Option(
         help="Search space of the weights in FILE: a built-in one or a YAML file.",
-        show_default="what the file names",
+        show_default="the one that the file names",
     ),
 ]
 Genotype = Annotated[
     Path | None,
     typer.Option(
-        help="JSON file with the architecture of the weights in FILE, where the space leaves "
+        help="JSON file with the genotype of the weights in FILE, for a search space that leaves "
         "choices open."
     ),
 ]
@@ -165,7 +165,7 @@ def quantize(
     name: options.Name = None,
     resume: options.Resume = None,
 ) -> None:
-    """Put a trained network on 2, 3, 4 or 8 bits, on a mixture of them, or on those searched.
+    """Quantize a trained network to 2, 3, 4 or 8 bits, to a mixture of them, or as searched.
 
     Example: quantnas quantize runs/run/rfdn_small --bits 2
 
@@ -175,10 +175,10 @@ def quantize(
 
     Example: quantnas quantize theirs.onnx --bits 4 -o small.onnx
 
-    Saliency predicts what each layer loses. Least squares sets grids and weights, layer by layer;
-    then a short retraining follows the float network. No high resolution is needed.
+    Saliency predicts the damage of each layer. Least squares sets grids and weights, layer by
+    layer; then a short retraining follows the float network. No high resolution is needed.
 
-    Ctrl-C saves the state of the retraining, and the command that continues is printed.
+    Ctrl-C saves the state of the retraining and prints the command that continues.
     """
     from quantnas.api import run_verbs
 
@@ -215,7 +215,7 @@ def quantize(
                 target = run_verbs.resume(resume, verb="quantize", watch=watch)
             else:
                 target = run_verbs.quantize(_required(network), **new.arguments, watch=watch)
-        except QualityError as error:  # raised again when everything is written and told
+        except QualityError as error:  # raised again when everything is written and printed
             assert error.folder is not None
             target, worse = run_verbs.Run(error.folder), error
     quantize_summary.tell(target)
@@ -230,7 +230,7 @@ def quantize(
 
 
 class _Display(console.Display):
-    """Says what is worth knowing before it begins."""
+    """Prints remarks on the settings before the run begins."""
 
     def __init__(self, network: Path | None, flags: dict[str, Any]) -> None:
         super().__init__("quantize")
@@ -244,6 +244,7 @@ class _Display(console.Display):
 
 
 def _required(network: Path | None) -> Path:
+    """The network to quantize. Raises UsageError where none is given."""
     if network is None:
         raise UsageError(
             "`quantnas quantize` needs a run to go on from.",
@@ -270,25 +271,25 @@ def _number(text: str | None, option: str) -> float | None:
 
 
 def _require_one(flags: dict[str, Any]) -> None:
-    """Raise UsageError when bits are given in two ways."""
-    found = [name for name in WIDTHS if flags[name] is not None]
-    given = [f"--{name.rpartition('.')[2].replace('_', '-')}" for name in found]
+    """Raise UsageError when bit widths are given in two ways."""
+    settings = [name for name in WIDTHS if flags[name] is not None]
+    given = [f"--{name.rpartition('.')[2].replace('_', '-')}" for name in settings]
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} are both given.", "Give one of them.")
 
 
 def _require_used(flags: dict[str, Any]) -> None:
-    """Raise UsageError when one option makes another one mean nothing."""
+    """Raise UsageError when one option makes another one meaningless."""
     given = {name.rpartition(".")[2] for name, value in flags.items() if value is not None}
-    told = [f"--{name}" for name in ("train", "steps", "minutes") if name in given]
-    if flags["quantize.method"] not in (None, QuantizeConfig.method) and told:
+    names = [f"--{name}" for name in ("train", "steps", "minutes") if name in given]
+    if flags["quantize.method"] not in (None, QuantizeConfig.method) and names:
         raise UsageError(
-            f"{told[0]} is given, but --method {flags['quantize.method']} is not retrained.",
+            f"{names[0]} is given, but --method {flags['quantize.method']} is not retrained.",
             "Leave one of them out.",
         )
     if flags["quantize.train"] == "none" and {"steps", "minutes"} & given:
         raise UsageError(
-            f"{told[1]} is given, but with --train none nothing is retrained.",
+            f"{names[1]} is given, but with --train none nothing is retrained.",
             "Leave one of them out.",
         )
     if {"steps", "minutes"} <= given:
@@ -298,19 +299,19 @@ def _require_used(flags: dict[str, Any]) -> None:
 
 
 def _remarks(network: Path, run: "Run", flags: dict[str, Any]) -> Iterator[str]:
-    """What is worth knowing before it begins."""
-    from quantnas.runs import run_folder, run_settings
+    """Remarks on settings that cost quality, or that differ from those of the source run."""
+    from quantnas.api import run_verbs
 
-    now = run_settings.written(run).quantize
+    now = run.config.quantize
     if now.ends < 8:
         yield "warning: few bits in the first and last convolution cost much"
     if network.is_file():
         return
-    source = run_folder.existing(network)
+    source = run_verbs.Run.open(network)
     begun = source.resumable or (source.folder / "precision.json").exists()
     if begun and source.result("quantize") is None:
         yield f"note: {network} is not quantized to its end; its float network is taken"
-    before = run_settings.written(source).quantize
+    before = source.config.quantize
     if flags["quantize.calib"] is None and before.calib and before.calib == now.calib:
         yield f"note: --calib {before.calib} is that of {network}"
     changed = "train" if before.method == now.method else "method"

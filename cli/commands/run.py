@@ -1,8 +1,11 @@
 """`quantnas run`: all steps, from photographs to a verified file and a report."""
 
-from quantnas.runs.run_folder import Run
+from typing import TYPE_CHECKING
 
 from .. import console, options
+
+if TYPE_CHECKING:
+    from quantnas.api import Run
 
 
 def run(
@@ -32,9 +35,9 @@ def run(
 
     Example: quantnas run rfdn_small --data my_photographs --target-bitops 1.0G
 
-    Without --data it learns from bundled photographs.
+    Without --data, it learns from the bundled photographs.
 
-    Ctrl-C saves the state, and the command that continues is printed.
+    Ctrl-C saves the state and prints the command that continues.
     """
     from quantnas.api import run_verbs
 
@@ -60,8 +63,8 @@ def run(
     summary(target)
 
 
-def summary(target: Run) -> None:
-    """The results of a whole run, and what to do with them."""
+def summary(target: "Run") -> None:
+    """Print the results of a whole run, and what to do with them."""
     evaluated, exported = target.result("evaluate"), target.result("export")
     assert evaluated is not None and exported is not None
     for line in [*console.scores(evaluated), *console.export_lines(exported)]:

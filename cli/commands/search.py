@@ -1,10 +1,11 @@
-"""`quantnas search`: an architecture and its bits."""
+"""`quantnas search`: the search for an architecture and its bit widths."""
 
-from typing import Any
-
-from quantnas.runs.run_folder import Run
+from typing import TYPE_CHECKING, Any
 
 from .. import console, options
+
+if TYPE_CHECKING:
+    from quantnas.api import Run
 
 
 def search(
@@ -31,7 +32,7 @@ def search(
 
     Example: quantnas search rfdn_small --target-bitops 1.0G
 
-    It leaves genotype.json, metrics.jsonl and pictures of the search (plots/).
+    The run folder holds genotype.json, metrics.jsonl and pictures of the search (plots/).
     """
     from quantnas.api import run_verbs
 
@@ -53,16 +54,14 @@ def search(
     console.next_commands(f"info {target.folder}", f"train {target.folder}")
 
 
-def found(target: Run, result: dict[str, Any]) -> str:
-    """What was found, in one line."""
-    from quantnas.runs.run_settings import written
-
-    config = written(target).search
+def found(target: "Run", result: dict[str, Any]) -> str:
+    """The found architecture in one line: its file, its cost, how clearly it was decided."""
+    config = target.config.search
     at, bitops = next(iter(result["bitops_at"].items()))
-    wanted, sure = config.target_bitops, result["share_decided"]
-    asked = "" if wanted is None else f" (target {wanted / 1e9:.3f})"
+    budget, sure = config.target_bitops, result["share_decided"]
+    target_note = "" if budget is None else f" (target {budget / 1e9:.3f})"
     decided = (
         f", {sure:.0%} of the edges decided (p > 0.9)" if config.strategy == "gradient" else ""
     )
     file = target.folder / "genotype.json"
-    return f"found: {file}, {bitops / 1e9:.3f} GBitOps at LR {at}{asked}{decided}"
+    return f"found: {file}, {bitops / 1e9:.3f} GBitOps at LR {at}{target_note}{decided}"

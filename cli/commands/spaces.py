@@ -1,8 +1,6 @@
 """`quantnas spaces`: the built-in search spaces, and a copy of one to change."""
 
-import itertools
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,24 +16,24 @@ from ..tables import columns
 def spaces(
     copy: Annotated[
         str | None,
-        typer.Option(help="Write this space as a YAML file, to be changed.", metavar="NAME"),
+        typer.Option(help="Write this search space as a YAML file, to change it.", metavar="NAME"),
     ] = None,
     to: Annotated[
         Path | None,
         typer.Option(help="File that --copy writes.", show_default="NAME.yaml", metavar="FILE"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite that file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file of --to.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the built-in search spaces, or copy one into a file.
 
     Example: quantnas spaces --copy rfdn_small
 
-    edges: those that are searched; networks: how many there are to find.
+    The column `edges` counts the searched edges, `networks` the architectures to choose from.
 
-    GBitOps: of the smallest and the largest, at LR 32x32.
+    GBitOps are those of the smallest and the largest architecture, at LR 32x32.
 
-    Fixed networks have nothing to choose: they are trained and quantized as they are.
+    A fixed network has nothing to choose: it is trained and quantized as it is.
     """
     if copy is not None:
         _copy(copy, to or Path(f"{copy}.yaml"), force)
@@ -44,9 +42,10 @@ def spaces(
         raise UsageError(
             "--to and --force belong to --copy.", "Add --copy NAME, or leave them out."
         )
+    from quantnas.api import catalogue
     from quantnas.config import files
 
-    facts = {name: _facts(name) for name in sorted(search_space.builtin())}
+    facts = catalogue.search_spaces()
     if json:
         typer.echo(files.to_json(facts), nl=False)
         return
@@ -59,6 +58,7 @@ def spaces(
 
 
 def _copy(name: str, to: Path, force: bool) -> None:
+    """Write the YAML file of a built-in search space."""
     shipped = search_space.builtin()
     if name not in shipped:
         raise UsageError(
@@ -75,32 +75,8 @@ def _copy(name: str, to: Path, force: bool) -> None:
     console.next_commands(f"info {path}", f"search {path}")
 
 
-def _facts(name: str) -> dict[str, Any]:
-    from quantnas.architectures import cost, registry
-
-    space = search_space.load(name)
-    extent = cost.extent(registry.slots(space), space.scale)
-    ends = {end: extent[end].bitops["LR 32x32"] for end in ("smallest", "largest")}
-    return {
-        "scale": space.scale,
-        "channels": space.channels,
-        "cells": space.cells,
-        "searched_edges": extent["searched_edges"],
-        "architectures": extent["architectures"],
-        "parameters": {end: extent[end].parameters for end in ends},
-        "bitops": {"LR 32x32": ends},
-        "about": _about(search_space.builtin()[name].read_text(encoding="utf-8")),
-    }
-
-
-def _about(text: str) -> str:
-    """The comment at the top of a YAML file, up to its first full stop or colon."""
-    comment = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
-    words = " ".join(line.lstrip("# ").rstrip() for line in comment)
-    return re.split(r"[.:](?:\s|$)", words, maxsplit=1)[0]
-
-
 def _table(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """The search spaces that leave choices open, as lines."""
     head = ["space", "scale", "channels", "cells", "edges", "networks", "GBitOps", ""]
     rows = [head]
     for name, f in facts.items():
@@ -112,6 +88,7 @@ def _table(facts: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _fixed_table(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """The fixed networks, as lines."""
     head = ["network", "scale", "channels", "cells", "parameters", "GBitOps", ""]
     rows = [head]
     for name, f in facts.items():

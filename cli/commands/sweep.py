@@ -14,11 +14,10 @@ from quantnas.errors import UsageError
 from .. import console, options, sweep_progress
 
 if TYPE_CHECKING:
-    from quantnas.sweeps.local_workers import Engine
-    from quantnas.sweeps.plan import Point
+    from quantnas.api.sweeps import Point, Sweep
 
 INCOMPLETE = 7
-"""Exit code when points failed."""
+"""Exit code of a sweep in which points failed."""
 EACH = " Repeatable, or several with commas."
 
 
@@ -40,18 +39,22 @@ def sweep(
     ] = None,
     penalty: Annotated[
         list[str] | None,
-        typer.Option(help="Instead of targets: weights of the BitOps." + EACH, metavar="NUMBERS"),
+        typer.Option(
+            help="Instead of targets: weights of the expected BitOps in the search." + EACH,
+            metavar="NUMBERS",
+        ),
     ] = None,
     bits: Annotated[
         list[str] | None,
         typer.Option(
-            help="As `run` takes them, and `searched` for those found by the search." + EACH,
+            help="Bit widths as `run` takes them, and `searched` for those that the search finds."
+            + EACH,
             metavar="BITS",
         ),
     ] = None,
     seed: Annotated[
         list[str] | None,
-        typer.Option(help="Of weights, patches and noise." + EACH, metavar="SEEDS"),
+        typer.Option(help="Seed of initial weights, patches and noise." + EACH, metavar="SEEDS"),
     ] = None,
     vary: Annotated[
         list[str] | None,
@@ -76,20 +79,25 @@ def sweep(
     ] = None,
     settings: options.Set = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Points at a time on this machine, each with its share.")
+        int,
+        typer.Option(
+            min=1, help="Points at a time on this machine, each with its share of the cores."
+        ),
     ] = 1,
     ray: Annotated[
         str | None,
         typer.Option(
-            help="Instead: a Ray cluster that shares the folder, auto or its address; needs the "
-            "extra `ray`.",
+            help="Compute the points on a Ray cluster that shares the folder instead: auto, or its "
+            "address; needs the extra `ray`.",
             metavar="ADDRESS",
         ),
     ] = None,
     cores: Annotated[
         int | None,
         typer.Option(
-            min=1, help="For each point.", show_default="the machine's / --workers; 1 with --ray"
+            min=1,
+            help="Processor cores for each point.",
+            show_default="the machine's / --workers; 1 with --ray",
         ),
     ] = None,
     output: options.Output = options.ROOT,
@@ -102,20 +110,20 @@ def sweep(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the points, and do nothing.")
+        bool, typer.Option("--dry-run", help="List the points without computing them.")
     ] = False,
 ) -> None:
     """Search, train, quantize, export and evaluate one network per point of a grid.
 
     Example: quantnas sweep rfdn_small --target-bitops 0.3G,0.6G,1.2G --bits searched,2 --workers 2
 
-    Every point is a run folder. What points have in common is computed once: the warm-up of the
-    supernet for all targets, the search for all --bits. Ctrl-C, or even a kill, loses nothing:
-    --resume goes on.
+    Every point is a run folder. Work that points have in common is done once: the warm-up of the
+    supernet for all targets, the search for all --bits. After Ctrl-C, or even a kill, --resume goes
+    on from the last saved states.
 
-    Exit code 7: some points failed; the others are done.
+    The exit code is 7 when some points failed; the others are done.
     """
-    from quantnas.sweeps import scheduler
+    from quantnas.api import sweeps
 
     varied = {
         "target_bitops": target_bitops, "penalty": penalty, "bits": bits, "seed": seed,
@@ -124,59 +132,31 @@ def sweep(
         "scale": scale, "data": data, "eval_data": eval_data, "benchmarks": benchmark or None,
         "device": device, "search.at": at, "search.epochs": epochs,
     }  # fmt: skip
+    how: dict[str, Any] = {"workers": workers, "ray": ray, "cores": cores}
+    watch = sweep_progress.SweepDisplay(_typed(workers, ray, cores))
     if resume is not None:
-        options.only_resume(
-            {
-                "SPACE": space,
-                "name": name,
-                "config": config,
-                "set": settings,
-                "vary": vary,
-                "dry_run": dry_run or None,
-            }
-            | varied
-            | flags
-        )
-        folder = scheduler.existing(resume)
-        engine = _engine(workers, ray, cores, _wants_gpu(folder))
-    else:
-        points = _points(config, space, vary, varied, settings, flags)
-        if dry_run:
-            return _list(points)
-        gpu = any(point.config.device != "cpu" for point in points)
-        engine = _engine(workers, ray, cores, gpu)
-        console.say(f"{len(points)} points; checking their settings", progress=True)
-        folder = scheduler.begin(output, name, points)
-    _perform(folder, engine, _again(folder, workers, ray, cores))
-
-
-def _points(
-    config: Path | None,
-    space: list[str] | None,
-    vary: list[str] | None,
-    varied: dict[str, list[str] | None],
-    settings: list[str] | None,
-    flags: dict[str, Any],
-) -> "list[Point]":
-    """The points of the file, and over it of what is typed: --set, options, and lists of values."""
-    from quantnas.sweeps import plan
-
-    asked = plan.read(config) if config is not None else plan.Sweep({}, {})
-    lists = _lists(space, vary, varied)
+        others = {"SPACE": space, "name": name, "config": config, "set": settings, "vary": vary,
+                  "dry_run": dry_run or None}  # fmt: skip
+        options.only_resume(others | varied | flags)
+        return _tell(sweeps.resume_sweep(resume, **how, watch=watch), watch.again)
+    lists = _lists(vary, varied)
     names = ("search.target_bitops", "search.penalty", "bits", "seed")
     with options.named(flags | {name: lists.get(name) for name in names}):
-        typed = plan.Sweep(options.typed(settings, flags), lists)
-        return plan.points(asked, str(config or options.SOURCE), typed)
+        asked: dict[str, Any] = {"config": config, "settings": options.typed(settings, flags)}
+        if dry_run:
+            return _list(sweeps.plan_sweep(_each(space), lists, **asked))
+        made = sweeps.sweep(
+            _each(space), lists, **asked, **how, output=output, name=name, watch=watch
+        )
+    return _tell(made, watch.again)
 
 
-def _lists(
-    space: list[str] | None, vary: list[str] | None, varied: dict[str, list[str] | None]
-) -> dict[str, list[Any]]:
-    """Setting -> its values, of those for which some were typed."""
+def _lists(vary: list[str] | None, varied: dict[str, list[str] | None]) -> dict[str, list[Any]]:
+    """Setting -> its values, for the settings of which values were typed."""
     from quantnas.config.layered_settings import SEARCHED
 
     options.require_one(varied["target_bitops"] or None, varied["penalty"] or None)
-    values: dict[str, list[Any]] = {"space": _each(space)}
+    values: dict[str, list[Any]] = {}
     values["search.target_bitops"] = [
         quantities.number(text, "--target-bitops") for text in _each(varied["target_bitops"])
     ]
@@ -185,9 +165,9 @@ def _lists(
         key, equals, text = setting.partition("=")
         if not equals:
             raise UsageError(f"'{setting}' is not a setting.", "Write it as KEY=VALUE,VALUE.")
-        found: dict[str, Any] = {}
-        schema.assign(found, f"values=[{text}]")
-        values[key.strip()] = found["values"]
+        parsed: dict[str, Any] = {}
+        schema.assign(parsed, f"values=[{text}]")
+        values[key.strip()] = parsed["values"]
     if varied["bits"]:
         values["bits"] = [None if t == SEARCHED else _bits(t) for t in _each(varied["bits"])]
     if varied["seed"]:
@@ -195,16 +175,19 @@ def _lists(
     return {key: each for key, each in values.items() if each}
 
 
-def _each(given: list[str] | None) -> list[str]:
-    return [part.strip() for text in given or () for part in text.split(",") if part.strip()]
+def _each(values: list[str] | None) -> list[str]:
+    """The values of an option that is repeatable and takes several with commas."""
+    return [part.strip() for text in values or () for part in text.split(",") if part.strip()]
 
 
 def _bits(text: str) -> str:
+    """The text itself. Raises UsageError where it is not of the form 2 or w2a4."""
     quantities.widths(text, "--bits")
     return text
 
 
 def _number(text: str, option: str, kind: type) -> Any:
+    """The number that an option was given as text. Raises UsageError for another text."""
     try:
         return kind(text)
     except ValueError as error:
@@ -212,6 +195,7 @@ def _number(text: str, option: str, kind: type) -> Any:
 
 
 def _list(points: "list[Point]") -> None:
+    """Print the points and what varies in them. Raises UsageError for unknown search spaces."""
     from quantnas.config.search_space import load
 
     for point in points:
@@ -220,67 +204,29 @@ def _list(points: "list[Point]") -> None:
         console.say(f"{point.name}:  {varied}")
 
 
-def _wants_gpu(folder: Path) -> bool:
-    """Whether a point may use one."""
-    from quantnas.runs import run_folder, run_settings
-    from quantnas.sweeps import scheduler
-
-    found = (folder / "points" / name for name in scheduler.names(folder))
-    there = [run_folder.existing(point) for point in found if (point / "config.yaml").exists()]
-    return any(run_settings.written(run).device != "cpu" for run in there)
-
-
-def _engine(workers: int, ray: str | None, cores: int | None, gpu: bool) -> "Engine":
-    if ray is not None:
-        from quantnas.sweeps.ray_cluster import Cluster
-
-        return Cluster(ray, cores or 1, gpu)
-    import torch
-
-    from quantnas.sweeps.local_workers import Workers
-    from quantnas.training import processes
-
-    share = max(1, min(torch.get_num_threads(), processes.cores() // workers))
-    return Workers(workers, cores or share, torch.cuda.device_count() if gpu else 0)
-
-
-def _again(folder: Path, workers: int, ray: str | None, cores: int | None) -> str:
+def _typed(workers: int, ray: str | None, cores: int | None) -> str:
+    """The options that say how points are computed, as they are typed."""
     how = f" --ray {ray}" if ray else f" --workers {workers}" if workers > 1 else ""
-    how += f" --cores {cores}" if cores else ""
-    return f"quantnas sweep --resume {folder}{how}"
+    return how + (f" --cores {cores}" if cores else "")
 
 
-def _perform(folder: Path, engine: "Engine", again: str) -> None:
-    from quantnas.reporting import html_data, html_page
-    from quantnas.sweeps import results_table, scheduler
-
-    console.say(f"sweep folder: {folder}", progress=True)
-    try:
-        last = sweep_progress.follow(scheduler.perform(folder, engine), folder, again)
-    finally:  # of what there is, when it was interrupted
-        table = results_table.write(folder)
-    rows = results_table.rows(folder)
-    for line in _found(rows):
+def _tell(made: "Sweep", again: str) -> None:
+    """Print the results, and what to do with them; exit with INCOMPLETE where points failed."""
+    for line in _found(made.rows):
         console.say(line)
-    console.say(f"table: {table}")
-    if last.count("done"):
-        html_page.write(html_data.find([folder]), folder / html_page.FILE)
-        console.say(f"page: {folder / html_page.FILE}")
-    failed = [point for point in last.points if point.state == "failed"]
-    for point in failed:
+    console.say(f"table: {made.table}")
+    if made.page is not None:
+        console.say(f"page: {made.page}")
+    for point in made.failed:
         typer.echo(f"failed: {point.name}: {point.cause} {point.remedy or ''}", err=True)
-    if failed:
-        typer.echo(f"{len(failed)} of {len(last.points)} points failed.", err=True)
-        if any((folder / "points" / point.name).exists() for point in failed):
+    if made.failed:
+        typer.echo(f"{len(made.failed)} of {len(made.points)} points failed.", err=True)
+        if any((made.folder / "points" / point.name).exists() for point in made.failed):
             typer.echo(f"To try again those that began:\n  {again}", err=True)
         sys.exit(INCOMPLETE)
-    best = folder / "points" / max(rows, key=_quality)["name"]
-    console.next_commands(f"export {best} -o model.onnx", f"quantize {best} --bits 2")
-
-
-def _quality(row: dict[str, Any]) -> float:
-    """PSNR of the file on the first set."""
-    return float(next(iter(row["psnr"].values()))["file"])
+    if made.best is not None:
+        best = made.best.folder
+        console.next_commands(f"export {best} -o model.onnx", f"quantize {best} --bits 2")
 
 
 def _found(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -293,5 +239,5 @@ def _found(rows: list[dict[str, Any]]) -> Iterator[str]:
         )
         yield f"{row['name']}: {row['gbitops']:.2f} GBitOps, {row['bytes']:,} bytes, {scores}"
         for name, psnr in row["psnr"].items():
-            told = f"{row['name']} is worse than bicubic on {name}"
-            yield from console.below_bicubic(told, psnr["file"], psnr["bicubic"], psnr["float"])
+            warning = f"{row['name']} is worse than bicubic on {name}"
+            yield from console.below_bicubic(warning, psnr["file"], psnr["bicubic"], psnr["float"])

@@ -1,4 +1,4 @@
-"""`quantnas train`: a decided network, found by a search, given, or fixed."""
+"""`quantnas train`: the training of a decided architecture."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,33 +14,38 @@ Origin = Annotated[
     str | None,
     typer.Option(
         "--from",
-        help="Weights to begin with: searched (the supernet's, where there are any), scratch, "
+        help="Initial weights: searched (those of the supernet, where there are any), scratch, "
         "float (the float network of RUN, which is not trained again), or a safetensors file.",
         show_default=TrainConfig.start,
     ),
 ]
 FloatSteps = Annotated[
-    int | None, typer.Option(help="Steps in float.", show_default=str(TrainConfig.float_steps))
+    int | None,
+    typer.Option(help="Training steps in float.", show_default=str(TrainConfig.float_steps)),
 ]
 QatSteps = Annotated[
     int | None,
     typer.Option(
-        help="Steps with rounding after that; 0: grids are fitted, weights stay.",
+        help="Training steps with rounding after that; 0 = the grids are fitted, the weights stay.",
         show_default=str(TrainConfig.qat_steps),
     ),
 ]
 MaxHours = Annotated[
     float | None,
     typer.Option(
-        help="Both end by then, if their steps are not done before; the rate falls to 0 in time."
+        help="Hours after which both phases end, if their steps are not done before; the "
+        "learning rate falls to 0 in time."
     ),
 ]
-Loss = Annotated[str | None, typer.Option(help="l1 or charbonnier.", show_default=TrainConfig.loss)]
+Loss = Annotated[
+    str | None,
+    typer.Option(help="Training loss: l1 or charbonnier.", show_default=TrainConfig.loss),
+]
 Teacher = Annotated[
     str | None,
     typer.Option(
-        help="Folder of a trained run whose float network is learned from, too; own: with "
-        "rounding, from this network in float.",
+        help="Folder of a trained run whose float network is distilled from, too; own = while "
+        "rounding, from the float network of this training.",
         metavar="RUN",
     ),
 ]
@@ -50,8 +55,8 @@ def train(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="A run that has searched, a genotype (JSON), or a space that leaves no choice "
-            "(`quantnas spaces` lists them).",
+            help="A run that has searched, a genotype (JSON), or a search space that leaves no "
+            "choice (`quantnas spaces` lists them).",
             metavar="RUN|GENOTYPE|SPACE",
         ),
     ] = None,
@@ -67,7 +72,11 @@ def train(
     processes: options.Processes = None,
     space_name: Annotated[
         str | None,
-        typer.Option("--space", help="Space of a genotype.", show_default="beside it, or named"),
+        typer.Option(
+            "--space",
+            help="Search space of a genotype.",
+            show_default="the one beside it or named in it",
+        ),
     ] = None,
     seed: options.Seed = None,
     device: options.Device = None,
@@ -77,7 +86,7 @@ def train(
     name: options.Name = None,
     resume: options.Resume = None,
 ) -> None:
-    """Train a decided network: first in float, then with its bits.
+    """Train a decided architecture: first in float, then with its bit widths.
 
     Example: quantnas train runs/search/rfdn_small --float-steps 50000 --max-hours 1
 
@@ -123,7 +132,7 @@ def train(
 
 
 def _source(source: str | None, space_name: str | None) -> str:
-    """What is trained. Raises UsageError where that is not said, and for a space without use."""
+    """The thing to train. Raises UsageError where there is none, and for a --space without use."""
     if source is None:
         raise UsageError(
             "`quantnas train` needs a run that has searched, a genotype or a fixed network.",

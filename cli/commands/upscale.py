@@ -1,4 +1,4 @@
-"""`quantnas upscale`: photographs through a model."""
+"""`quantnas upscale`: photographs enlarged by a model."""
 
 import shlex
 import sys
@@ -10,14 +10,13 @@ import typer
 
 from quantnas.errors import DataError, UsageError
 
-from .. import console
+from .. import console, options
 
 if TYPE_CHECKING:
-    from quantnas.inference.upscale_files import Outcome
-    from quantnas.runs.models import Model
+    from quantnas.api.upscaling import Outcome, UpscalePlan
 
 SCALE = 2
-"""Where neither a model nor a scale is given."""
+"""Magnification where neither a model nor a scale is given."""
 
 
 def upscale(
@@ -47,25 +46,30 @@ def upscale(
     ] = None,
     format: Annotated[
         Literal["png", "jpg", "webp"] | None,
-        typer.Option(help="Of the images to write.", show_default="that of -o, or png"),
+        typer.Option(help="Format of the images to write.", show_default="that of -o, or png"),
     ] = None,
     tile: Annotated[
         int | None,
         typer.Option(
-            help="Side of the parts that large photographs are computed in, in pixels of the "
-            "photograph; 0 = as a whole.", min=0, show_default="for 1 GB of memory",
+            help="Side of the tiles in which large photographs are computed, in pixels of the "
+            "photograph; 0 = as a whole.", min=0, show_default="what fits into 1 GB of memory",
         ),
     ] = None,
     overlap: Annotated[
         int | None,
         typer.Option(
-            help="Pixels that a part sees of its neighbours.", min=0,
-            show_default="as far as the network looks",
+            help="Pixels that a tile sees of its neighbours.", min=0,
+            show_default="the receptive field of the network",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite images.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite images that are there.")
+    ] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave images that are there, do the others.")
+        bool,
+        typer.Option(
+            "--skip-existing", help="Leave out photographs whose result is there already."
+        ),
     ] = False,
 ) -> None:  # fmt: skip
     """Enlarge photographs with a bundled model, or with one of yours.
@@ -74,33 +78,38 @@ def upscale(
 
     Example: quantnas upscale photos -o large --skip-existing
 
-    Grey stays grey, in 16 bits too; transparency, colour profile and resolution are kept.
+    Grey stays grey, also in 16 bits. Transparency, colour profile and resolution are kept.
     """
-    from quantnas.data import image_files
-    from quantnas.inference import upscale_files
-    from quantnas.inference.tiling import Tiling
+    from quantnas.api import upscaling
 
     if force and skip_existing:
         raise UsageError("--force and --skip-existing are both given.", "Leave one of them out.")
-    chosen = _chosen(model, scale)
-    found = upscale_files.jobs(photos, out, format, chosen.scale)
-    left = upscale_files.check(found, force, skip_existing)
-    others = [path for folder in photos if folder.is_dir() for path in image_files.others(folder)]
-    if others:
-        more = f" and {len(others) - 1} more" if others[1:] else ""
-        console.say(f"left out, no photographs: {others[0]}{more}", progress=True)
-    if len(left) < len(found):
-        console.say(f"{len(found) - len(left)} of {len(found)} are there already", progress=True)
-    if not left:
+    with options.named({"scale": scale}):
+        plan = upscaling.plan_upscale(
+            photos, out, model=model, scale=scale, format=format, tile=tile, overlap=overlap,
+            overwrite=force, skip_existing=skip_existing,
+        )  # fmt: skip
+    _tell_left_out(plan)
+    if not plan.jobs:
         return
     started = time.perf_counter()
-    steps = upscale_files.perform(left, chosen.network(), Tiling(tile, overlap))
-    outcome = console.follow(steps, _again() if len(left) > 1 else None)
-    _tell(outcome, chosen.name, time.perf_counter() - started)
+    with console.Display(again=_again() if len(plan.jobs) > 1 else None) as watch:
+        outcome = plan.perform(watch)
+    _tell(outcome, plan.model.name, time.perf_counter() - started)
+
+
+def _tell_left_out(plan: "UpscalePlan") -> None:
+    """Name the files that are not enlarged."""
+    if plan.others:
+        more = f" and {len(plan.others) - 1} more" if plan.others[1:] else ""
+        console.say(f"left out, no photographs: {plan.others[0]}{more}", progress=True)
+    if plan.finished:
+        total = plan.finished + len(plan.jobs)
+        console.say(f"{plan.finished} of {total} are there already", progress=True)
 
 
 def _tell(outcome: "Outcome", name: str, seconds: float) -> None:
-    """One line per image; raises the error of a single one, and DataError where some failed."""
+    """Print a line per image; raise the error of a single one, and DataError where some failed."""
     for job, (height, width), (tall, wide) in outcome.done:
         typer.echo(f"{job.target}: {width}x{height} -> {wide}x{tall} by {name}")
     if outcome.done:
@@ -118,18 +127,6 @@ def _tell(outcome: "Outcome", name: str, seconds: float) -> None:
 
 
 def _again() -> str:
-    """This command, to go on with what is not done yet."""
-    given = [a for a in sys.argv[1:] if a not in ("--force", "--skip-existing")]
-    return shlex.join(["quantnas", *given, "--skip-existing"])
-
-
-def _chosen(name: str | None, scale: int | None) -> "Model":
-    from quantnas.runs import bundled_models, models
-
-    found = models.resolve(name or bundled_models.best(scale or SCALE))
-    if scale is not None and scale != found.scale:
-        raise UsageError(
-            f"--scale is {scale}, but {found.what} enlarges x{found.scale}.",
-            "Leave --scale out, or give another model.",
-        )
-    return found
+    """The command that goes on with what is not done yet."""
+    words = [word for word in sys.argv[1:] if word not in ("--force", "--skip-existing")]
+    return shlex.join(["quantnas", *words, "--skip-existing"])

@@ -1,39 +1,74 @@
-"""The library in verbs: what each command does, as a function that returns what it made.
+"""The library in verbs: each function does what a command does and returns what it made.
 
-`quantnas.quantize` and the others are these functions; `import quantnas` loads them when they are
-first used. They print nothing: a `Watcher` is told how far the work is. What goes wrong is an error
-of `quantnas.errors`, with a cause and a remedy.
+`import quantnas` offers the same names, and nothing heavy is loaded before one of them is used.
+The functions print nothing: a `Watcher` is told how far the work is, and may stop it. They raise
+errors of `quantnas.errors`, with a cause and a remedy.
 
-Verbs that make a run take the same further arguments:
+Functions that make a run share these arguments:
 
-    config      settings: a `RunConfig`, a mapping or the path of a YAML file
-    settings    single settings over these, as {"search.epochs": 30}
-    output      folder in which the run folder `<verb>/<name>` is made
-    name        its name, which must be new; none = a free one
-    watch       is told how far the work is, and may stop it
+- `config`: the settings, as a `RunConfig`, a mapping or the path of a YAML file;
+- `settings`: single settings that win over `config`, as `{"search.epochs": 30}`;
+- `output`: the folder in which the run folder `<verb>/<name>` is made;
+- `name`: the name of that folder, which must be new; by default a free one is chosen;
+- `watch`: the `Watcher` that is told how far the work is.
 
-Arguments of their own win over `settings`, and these over `config`. An interrupted run is continued
-by `resume`.
+The other arguments win over `settings`. `resume` continues an interrupted run, and `resume_sweep`
+an interrupted sweep.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from quantnas.runs.watcher import Watcher
 
-from .model_verbs import Benchmark, Evaluation, benchmark, evaluate, load, upscale
-from .run_verbs import Run, export, quantize, resume, run, search, train
+from .sweep_watcher import SweepWatcher
+
+if TYPE_CHECKING:
+    from .model_verbs import Benchmark, Evaluation, benchmark, evaluate, load, upscale
+    from .reports import Report, report
+    from .run_verbs import Run, export, quantize, resume, run, search, train
+    from .sweeps import Sweep, resume_sweep, sweep
+    from .upscaling import upscale_files
+
+_MODULES = {
+    "model_verbs": ("Benchmark", "Evaluation", "benchmark", "evaluate", "load", "upscale"),
+    "reports": ("Report", "report"),
+    "run_verbs": ("Run", "export", "quantize", "resume", "run", "search", "train"),
+    "sweeps": ("Sweep", "resume_sweep", "sweep"),
+    "upscaling": ("upscale_files",),
+}
+"""Module of this package -> the public names that it defines."""
 
 __all__ = [
     "Benchmark",
     "Evaluation",
+    "Report",
     "Run",
+    "Sweep",
+    "SweepWatcher",
     "Watcher",
     "benchmark",
     "evaluate",
     "export",
     "load",
     "quantize",
+    "report",
     "resume",
+    "resume_sweep",
     "run",
     "search",
+    "sweep",
     "train",
     "upscale",
+    "upscale_files",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, whose module is loaded when it is first used."""
+    for module, names in _MODULES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

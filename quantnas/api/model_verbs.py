@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from quantnas.errors import UsageError
-from quantnas.evaluation import latency, model_comparison, node_profile, processor
+from quantnas.evaluation import latency, model_comparison, node_profile, processor, tables
+from quantnas.evaluation.latency import Row, Spread
+from quantnas.evaluation.node_profile import Node
+from quantnas.evaluation.processor import Machine
 from quantnas.inference import tiling
 from quantnas.onnx_import import module_export
 from quantnas.progress import Progress
@@ -21,6 +24,19 @@ from quantnas.reporting import comparison_report
 from quantnas.runs import models
 from quantnas.runs.models import Model
 from quantnas.runs.watcher import SILENT, Watcher, follow
+
+__all__ = [
+    "Benchmark",
+    "Evaluation",
+    "Machine",
+    "Node",
+    "Row",
+    "Spread",
+    "benchmark",
+    "evaluate",
+    "load",
+    "upscale",
+]
 
 Place = str | PathLike[str]
 """A path, or a run, which stands for its folder."""
@@ -41,8 +57,26 @@ class Evaluation:
     result: dict[str, Any]
     """What evaluation.json holds: `models` and `sets`, with the scores of every photograph."""
 
+    @property
+    def model_table(self) -> tables.Rows:
+        """The models and what they cost, as rows of cells; the first row is the head."""
+        return tables.models(self.result)
+
+    @property
+    def mean_table(self) -> tables.Rows:
+        """Mean PSNR-Y and SSIM-Y of bicubic and of every model on every set, as rows of cells."""
+        return tables.means(self.result)
+
+    def image_table(self, photographs: str) -> tables.Rows:
+        """The scores of every photograph of a set, and their mean, as rows of cells."""
+        return tables.images(self.result, photographs)
+
+    def worst(self, photographs: str) -> list[str]:
+        """A sentence about the worst photograph of every model on a set."""
+        return list(tables.worst(self.result, photographs))
+
     def psnr(self, model: str | None = None, photographs: str | None = None) -> float:
-        """Mean PSNR-Y of a model on a set, dB; of the first one where nothing is named."""
+        """Mean PSNR-Y of a model on a set, dB; by default of the first model on the first set."""
         name = photographs or next(iter(self.result["sets"]))
         rows = self.result["sets"][name]["models"]
         return float(rows[model or next(iter(rows))]["mean"]["psnr"])
@@ -52,23 +86,33 @@ class Evaluation:
 class Benchmark:
     """Times of models, and the machine on which they were taken."""
 
-    machine: processor.Machine
+    machine: Machine
     result: latency.Result
     notes: list[str]
     """What the figures mean, in sentences."""
-    layers: dict[str, list[node_profile.Node]]
-    """Model -> what takes the time inside it; empty unless that was asked for."""
+    layers: dict[str, list[Node]]
+    """Model -> time of every operator inside it; empty without `per_layer`."""
 
 
 def load(model: Network) -> Model:
-    """A network that can be evaluated, benchmarked and used, with its scale and cost.
+    """Load a network that can be evaluated, benchmarked and used, with its scale and cost.
 
-    model: of a run its exported file is taken, else its quantized, trained or float checkpoint. A
-    `torch.nn.Module` is exported and imported, as in `quantize`.
+    Args:
+        model: A run, a checkpoint in one, an ONNX file, the name of a bundled model, or a
+            `torch.nn.Module`. Of a run the exported file is taken, or else its quantized, trained
+            or float checkpoint; a module is exported and imported, as in `quantize`.
 
-    Raises UsageError for what names nothing, DataError for a file that is not what it should be.
+    Returns:
+        The model, with its `name`, `scale` and `cost`.
 
-    Example: quantnas.load("plain-x2").scale
+    Raises:
+        UsageError: For a name that stands for nothing.
+        DataError: For a file that is damaged or of another kind.
+
+    Example:
+        ```python
+        quantnas.load("plain-x2").scale
+        ```
     """
     return _resolved(model, _kept)
 
@@ -85,25 +129,36 @@ def evaluate(
 ) -> Evaluation:
     """Measure PSNR-Y and SSIM-Y of one or several models, with bicubic beside them.
 
-    model: each as in `load`; all of one scale.
-    data: folders of photographs; none = those that the run of the models held out, else the bundled
-    held-out ones.
-    plot: draw PSNR over BitOps; published: with published networks of x4 on Set14 beside.
+    Args:
+        model: One or several models, each as in `load`, all of one scale.
+        data: Folders of photographs; by default the held-out set of the models' run, or else the
+            bundled held-out photographs.
+        plot: Whether PSNR over BitOps is drawn.
+        published: Whether that is drawn with the published networks of x4 on Set14 beside.
+        output: Folder in which the folder `evaluate/<name>` is made.
+        name: Name of that folder, which must be new; by default a free one is chosen.
+        watch: Is told how far the work is, and may stop it.
 
-    Returns the scores, which are written with tables and pictures into a folder of their own.
-    Raises as `load`, DataError for photographs that cannot be used, UsageError for models of two
-    scales.
+    Returns:
+        The scores, which are written with tables and pictures into a folder of their own.
 
-    Example: quantnas.evaluate(["plain-x2", "small.onnx"], ["Set5", "Set14"]).psnr("small")
+    Raises:
+        UsageError: As `load`, and for models of different scales.
+        DataError: As `load`, and for photographs that cannot be used.
+
+    Example:
+        ```python
+        quantnas.evaluate(["plain-x2", "small.onnx"], ["Set5", "Set14"]).psnr("small")
+        ```
     """
     with ExitStack() as files:
-        found = _together(model, files)
+        compared = _together(model, files)
         folders = [data] if isinstance(data, str | PathLike) else data
-        sets = model_comparison.choose(found, [fspath(folder) for folder in folders])
+        sets = model_comparison.choose(compared, [fspath(folder) for folder in folders])
         if plot or published:
-            comparison_report.require_plot(found, sets, published)
-        with comparison_report.new_folder(Path(output), name, found) as folder:
-            steps = comparison_report.perform(found, sets, folder, plot or published, published)
+            comparison_report.require_plot(compared, sets, published)
+        with comparison_report.new_folder(Path(output), name, compared) as folder:
+            steps = comparison_report.perform(compared, sets, folder, plot or published, published)
             return Evaluation(folder, follow(steps, watch))
 
 
@@ -119,17 +174,27 @@ def benchmark(
 ) -> Benchmark:
     """Time models in ONNX Runtime, each beside the same network in float.
 
-    model: one or several, each as in `load`, but no checkpoint.
-    size: (height, width) of the low-resolution image; none = 180x320, or that of the file.
-    threads: that ONNX Runtime computes with.
-    seconds: for every model, its float network included; rounds: a number of rounds instead.
-    per_layer: measure what takes the time inside every model, too.
+    Args:
+        model: One or several models, each as in `load`, but no checkpoint.
+        size: (height, width) of the low-resolution image; by default 180x320, or the only size that
+            the file takes.
+        threads: Threads of ONNX Runtime.
+        seconds: Time to measure every model with its float network.
+        rounds: Number of rounds, instead of `seconds`.
+        per_layer: Whether the time of every operator inside the models is measured, too.
+        watch: Is told how far the work is, and may stop it.
 
-    Returns times in milliseconds, and ratios: below 1, a model is faster than its float network.
-    Raises UsageError for numbers that cannot be and models that are no ONNX files, DataError for
-    one that does not run.
+    Returns:
+        Times in milliseconds, and ratios: below 1, a model is faster than its float network.
 
-    Example: quantnas.benchmark("plain-x2", size=(270, 480)).result.rows[0].ratio
+    Raises:
+        UsageError: For numbers that cannot be, and models that are no ONNX files.
+        DataError: For a model that does not run.
+
+    Example:
+        ```python
+        quantnas.benchmark("plain-x2", size=(270, 480)).result.rows[0].ratio
+        ```
     """
     try:
         setting = latency.Setting(size, threads, seconds, rounds)
@@ -151,16 +216,24 @@ def upscale(
 ) -> Image:
     """Enlarge an image.
 
-    image: (H, W, 3) RGB or (H, W) grey, uint8.
-    model: as in `load`.
-    tile: side of the parts in which it is computed, pixels of `image`; 0 = as a whole, none = for
-    1 GB of memory. overlap: pixels that a part sees of its neighbours; none = as far as the network
-    looks.
+    Args:
+        image: (H, W, 3) RGB or (H, W) grey, uint8.
+        model: A model, as in `load`.
+        tile: Side of the tiles in which the image is computed, pixels of `image`; 0 = as a whole,
+            by default what fits into 1 GB of memory.
+        overlap: Pixels that a tile sees of its neighbours; by default the receptive field.
 
-    Returns (scale*H, scale*W, 3) or (scale*H, scale*W), uint8. Raises UsageError for an array of
-    another form, DataError for an image that the network cannot take; else as `load`.
+    Returns:
+        The enlarged image, (scale*H, scale*W, 3) or (scale*H, scale*W), uint8.
 
-    Example: quantnas.upscale(np.asarray(PIL.Image.open("photo.png").convert("RGB")))
+    Raises:
+        UsageError: As `load`, and for an array of another shape or type.
+        DataError: As `load`, and for an image that the network cannot take.
+
+    Example:
+        ```python
+        quantnas.upscale(np.asarray(PIL.Image.open("photo.png").convert("RGB")))
+        ```
     """
     grey = image.ndim == 2
     if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] == 3)):
@@ -177,29 +250,30 @@ def upscale(
 
 
 def _resolved(model: Network, files: ExitStack) -> Model:
-    """The model that is meant; the file of a module is there as long as `files` are open."""
+    """The model that is meant; the file of a module exists as long as `files` are open."""
     if isinstance(model, Model):
         return model
     if not isinstance(model, nn.Module):
         return models.resolve(fspath(model))
     title = type(model).__name__
-    found = models.resolve(str(files.enter_context(module_export.exported(model))))
-    return replace(found, name=title, what=f"module {title}")
+    loaded = models.resolve(str(files.enter_context(module_export.exported(model))))
+    return replace(loaded, name=title, what=f"module {title}")
 
 
 def _together(model: Network | Sequence[Network], files: ExitStack) -> list[Model]:
-    """Models to be compared, under different names. Raises UsageError for different scales."""
+    """The models to compare, under different names. Raises UsageError for different scales."""
     one = isinstance(model, Model | nn.Module | str | PathLike)
-    given: list[Any] = [model] if one else [*model]  # type: ignore[misc]
-    labels = [fspath(m) if isinstance(m, str | PathLike) else "" for m in given]
-    return models.apart(labels, [_resolved(m, files) for m in given])
+    networks: list[Any] = [model] if one else [*model]  # type: ignore[misc]
+    labels = [fspath(m) if isinstance(m, str | PathLike) else "" for m in networks]
+    return models.apart(labels, [_resolved(m, files) for m in networks])
 
 
 def _benchmark(
-    found: Sequence[Model], setting: latency.Setting, per_layer: bool
-) -> Generator[Progress, None, tuple[latency.Result, dict[str, list[node_profile.Node]]]]:
-    result = yield from latency.measure(found, setting)
-    layers: dict[str, list[node_profile.Node]] = {}
-    for model in found if per_layer else ():
+    compared: Sequence[Model], setting: latency.Setting, per_layer: bool
+) -> Generator[Progress, None, tuple[latency.Result, dict[str, list[Node]]]]:
+    """Progress of the timing; its result, and with `per_layer` the operators of every model."""
+    result = yield from latency.measure(compared, setting)
+    layers: dict[str, list[Node]] = {}
+    for model in compared if per_layer else ():
         layers[model.name] = yield from node_profile.measure(model, result.size, result.threads)
     return result, layers

@@ -1,11 +1,8 @@
-"""The verbs that make runs: run, search, train, quantize, export, resume.
-
-What their arguments have in common stands in `api`.
-"""
+"""The verbs that make runs: run, search, train, quantize, export, resume."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,15 @@ from torch import nn
 
 from quantnas.config import files, quantities
 from quantnas.config.layered_settings import together
+from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import UsageError, VerificationError
+from quantnas.evaluation import quantization_loss
+from quantnas.evaluation.quantization_loss import Drop
 from quantnas.onnx_import import module_export
 from quantnas.pipeline import driver, extra_formats, helper_process, run_sources
 from quantnas.pipeline.run_sources import Config, Request
-from quantnas.runs import bundled_models, run_folder
+from quantnas.runs import bundled_models, run_folder, run_settings
 from quantnas.runs.watcher import SILENT, Watcher
 
 Place = str | PathLike[str]
@@ -30,10 +30,28 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run(run_folder.Run):
-    """A run folder; `result` says what its steps found. It can be given in place of its path."""
+    """A run folder; `result` says what its steps found. A run can be given in place of a path."""
+
+    @classmethod
+    def open(cls, folder: Place) -> "Run":
+        """The run in a folder. Raises DataError where there is none."""
+        return cls(run_folder.existing(Path(folder)).folder)
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run, as they stand in its folder."""
+        return run_settings.written(self)
+
+    @property
+    def drops(self) -> list[Drop]:
+        """What quantization costs on each set of photographs, PSNR-Y in dB.
+
+        Raises DataError for a run that is not quantized.
+        """
+        return quantization_loss.load(self)
 
     def export(self, path: Place | None = None, **form: Any) -> Path:
-        """`quantnas.export` of this run."""
+        """Export this run, as `quantnas.export` does with the same arguments."""
         return export(self, path, **form)
 
 
@@ -51,20 +69,34 @@ def run(
 ) -> Run:
     """Search, train, quantize, export, evaluate and report, from photographs to a verified file.
 
-    space: a built-in search space, a YAML file or a `SearchSpace`; none = that of `config`, by
-    default rfdn_small.
-    data: folder of photographs to learn from; none = the bundled ones.
-    target_bitops: BitOps that the found network shall have at `search.at`: 1e9 or "1.0G".
-    bits: as in `quantize`; none = those that the search finds.
+    Args:
+        space: A built-in search space, a YAML file or a `SearchSpace`; by default that of `config`
+            or, without one, rfdn_small.
+        data: Folder of photographs to learn from; by default the bundled ones.
+        target_bitops: BitOps that the found network shall have at `search.at`: 1e9 or "1.0G".
+        bits: Bit widths, as in `quantize`; by default those that the search finds.
+        config: Settings: a `RunConfig`, a mapping or the path of a YAML file.
+        settings: Single settings over those of `config`, as `{"search.epochs": 30}`.
+        output: Folder in which the run folder `run/<name>` is made.
+        name: Name of the run folder, which must be new; by default a free one is chosen.
+        watch: Is told how far the work is, and may stop it.
 
-    Returns the run, with `model.onnx` and `report.html` in its folder. Raises UsageError for
-    settings that cannot be, DataError for photographs that cannot be used, VerificationError for a
-    file that differs from the network, DivergedError for a search that has diverged.
+    Returns:
+        The run, with `model.onnx` and `report.html` in its folder.
 
-    Example: quantnas.run("rfdn_small", data="my_photographs", target_bitops="1.0G")
+    Raises:
+        UsageError: For settings that cannot be.
+        DataError: For photographs that cannot be used.
+        VerificationError: For a file that differs from the network.
+        DivergedError: For a search that has diverged.
+
+    Example:
+        ```python
+        quantnas.run("rfdn_small", data="my_photographs", target_bitops="1.0G")
+        ```
     """
-    given = {"data": data, "search.target_bitops": _number(target_bitops), **_widths(bits)}
-    request = _request("run", given, config, settings, output, name)
+    arguments = {"data": data, "search.target_bitops": _number(target_bitops), **_widths(bits)}
+    request = _request("run", arguments, config, settings, output, name)
     helper_process.join()
     return _performed("run", run_sources.from_space(request, space), watch)
 
@@ -80,14 +112,34 @@ def search(
     name: str | None = None,
     watch: Watcher = SILENT,
 ) -> Run:
-    """Search operations and bit widths for every edge of a space; arguments and errors as `run`.
+    """Search operations and bit widths for every edge of a search space.
 
-    Returns the run, with `genotype.json` in its folder.
+    Args:
+        space: A built-in search space, a YAML file or a `SearchSpace`; by default that of `config`
+            or, without one, rfdn_small.
+        data: Folder of photographs to learn from; by default the bundled ones.
+        target_bitops: BitOps that the found network shall have at `search.at`: 1e9 or "1.0G".
+        config: Settings: a `RunConfig`, a mapping or the path of a YAML file.
+        settings: Single settings over those of `config`, as `{"search.epochs": 30}`.
+        output: Folder in which the run folder `search/<name>` is made.
+        name: Name of the run folder, which must be new; by default a free one is chosen.
+        watch: Is told how far the work is, and may stop it.
 
-    Example: quantnas.search("rfdn_small", settings={"search.epochs": 30})
+    Returns:
+        The run, with `genotype.json` in its folder.
+
+    Raises:
+        UsageError: For settings that cannot be.
+        DataError: For photographs that cannot be used.
+        DivergedError: For a search that has diverged.
+
+    Example:
+        ```python
+        quantnas.search("rfdn_small", settings={"search.epochs": 30})
+        ```
     """
-    given = {"data": data, "search.target_bitops": _number(target_bitops)}
-    request = _request("search", given, config, settings, output, name)
+    arguments = {"data": data, "search.target_bitops": _number(target_bitops)}
+    request = _request("search", arguments, config, settings, output, name)
     helper_process.join()
     return _performed("search", run_sources.from_space(request, space), watch)
 
@@ -106,27 +158,44 @@ def train(
     name: str | None = None,
     watch: Watcher = SILENT,
 ) -> Run:
-    """Train a decided network: first in float, then with rounding.
+    """Train a decided architecture: first in float, then with rounding.
 
-    source: a run that has searched, a genotype (JSON), or a space without choices: its name, its
-    YAML file or a `SearchSpace`.
-    data: folder of photographs to learn from; none = those of the run, or the bundled ones.
-    float_steps, qat_steps: steps in float, and with rounding after that.
-    start: weights to begin with, "searched", "scratch", "float" or a safetensors file.
-    teacher: a trained run whose float network is learned from, too; or "own".
+    Args:
+        source: A run that has searched, a genotype (JSON), or a search space without choices: its
+            name, its YAML file or a `SearchSpace`.
+        data: Folder of photographs to learn from; by default those of the run, or the bundled ones.
+        float_steps: Training steps in float.
+        qat_steps: Training steps with rounding after that; 0 = only the grids are fitted.
+        start: Initial weights: "searched", "scratch", "float" or a safetensors file.
+        teacher: A trained run whose float network is distilled from, too; or "own", for the float
+            network of this training.
+        config: Settings: a `RunConfig`, a mapping or the path of a YAML file.
+        settings: Single settings over those of `config`, as `{"search.epochs": 30}`.
+        output: Folder in which the run folder `train/<name>` is made.
+        name: Name of the run folder, which must be new; by default a free one is chosen.
+        watch: Is told how far the work is, and may stop it.
 
-    Returns the run. Raises as `run`.
+    Returns:
+        The run, with the float and the trained network in its folder.
 
-    Example: quantnas.train("quicksrnet_small", data="my_photographs", float_steps=50_000)
+    Raises:
+        UsageError: For settings that cannot be, and for a space that leaves choices open.
+        DataError: For photographs or a run that cannot be used.
+        DivergedError: For a training that has diverged.
+
+    Example:
+        ```python
+        quantnas.train("quicksrnet_small", data="my_photographs", float_steps=50_000)
+        ```
     """
-    given = {
+    arguments = {
         "data": data,
         "train.float_steps": float_steps,
         "train.qat_steps": qat_steps,
         "train.start": start,
         "train.teacher": teacher,
     }
-    request = _request("train", given, config, settings, output, name)
+    request = _request("train", arguments, config, settings, output, name)
     helper_process.join()
     return _performed("train", run_sources.to_train(request, source), watch)
 
@@ -148,24 +217,41 @@ def quantize(
     name: str | None = None,
     watch: Watcher = SILENT,
 ) -> Run:
-    """Put a trained float network on few bits.
+    """Quantize a trained float network to few bits.
 
-    model: a `torch.nn.Module` (N, C, H, W) -> (N, C, scale*H, scale*W) with 1 or 3 channels; a
-    trained run; a safetensors file of float weights; or an ONNX file.
-    bits: 2, 3, 4 or 8 for weights, with activations at 8; or "w2a4". Instead, bits are chosen
-    layer by layer within average_bits (bits per weight), target_bitops ("4.0G", counted at
-    `quantize.at`) or target_size (bytes of packed weights, "150K").
-    calib: folder of photographs to calibrate and retrain on; none = those of the run, or the
-    bundled ones.
-    method: "saliency", or a baseline.
-    steps: of retraining after rounding; 0 = none.
-    max_drop: dB below the float network that are accepted on every set of photographs.
+    At most one of `bits`, `average_bits`, `target_bitops` and `target_size` is given; the last
+    three choose the bit widths layer by layer, so that the damage is least within the budget.
 
-    Returns the run; its `export` writes the file. Raises UsageError for settings that cannot be and
-    for a network that cannot be imported, DataError for one that does not enlarge images, and
-    QualityError, whose `folder` is that of the finished run, where more than max_drop is lost.
+    Args:
+        model: A `torch.nn.Module` (N, C, H, W) -> (N, C, scale*H, scale*W) with 1 or 3 channels; a
+            trained run; a safetensors file of float weights; or an ONNX file.
+        bits: Bit width of the weights, 2, 3, 4 or 8, with activations at 8; or "w2a4".
+        average_bits: Budget of bits per weight on average.
+        target_bitops: Budget of BitOps at `quantize.at`: 4e9 or "4.0G".
+        target_size: Budget of bytes of packed weights: 150e3 or "150K".
+        calib: Folder of photographs to calibrate and retrain on; by default those of the run, or
+            the bundled ones.
+        method: "saliency", or the name of a baseline.
+        steps: Steps of retraining after rounding; 0 = none.
+        max_drop: Loss against the float network, dB, that is accepted on every set of photographs.
+        config: Settings: a `RunConfig`, a mapping or the path of a YAML file.
+        settings: Single settings over those of `config`, as `{"search.epochs": 30}`.
+        output: Folder in which the run folder `quantize/<name>` is made.
+        name: Name of the run folder, which must be new; by default a free one is chosen.
+        watch: Is told how far the work is, and may stop it.
 
-    Example: quantnas.quantize(module, bits=2, calib="photographs").export("small.onnx")
+    Returns:
+        The run; its `export` writes the file.
+
+    Raises:
+        UsageError: For settings that cannot be, and for a network that cannot be imported.
+        DataError: For a network that does not enlarge images.
+        QualityError: Where more than `max_drop` is lost; its `folder` is that of the finished run.
+
+    Example:
+        ```python
+        quantnas.quantize(module, bits=2, calib="photographs").export("small.onnx")
+        ```
     """
     ways = {
         **_widths(bits),
@@ -174,14 +260,14 @@ def quantize(
         "quantize.target_size": _number(target_size),
     }
     _require_one({key: value for key, value in ways.items() if key != "act_bits"})
-    given = {
+    arguments = {
         **ways,
         "quantize.calib": calib,
         "quantize.method": method,
         "quantize.steps": steps,
         "quantize.max_drop": max_drop,
     }
-    request = _request("quantize", given, config, settings, output, name)
+    request = _request("quantize", arguments, config, settings, output, name)
     with ExitStack() as temporary:
         if isinstance(model, nn.Module):
             model = temporary.enter_context(module_export.exported(model))
@@ -204,20 +290,34 @@ def export(
 ) -> Path:
     """Write a quantized network as ONNX, load that file, and compare it with torch.
 
-    model: a quantized run. A `Run`, as `quantize` returns it, is exported in its own folder where
-    neither a form nor a name is given; of the folder of a run, and in another form, a new run is
-    made.
-    path: where the file is copied to; one that is there is overwritten.
-    format: "onnx", or what is written besides and copied to `path`: "float", "qonnx" or "tflite".
-    compat: weights below 8 bits as bytes and a table, for ONNX Runtime from 1.16 on.
-    uint8_io: pixels from 0 to 255 in and out.
-    size: low-resolution "HEIGHTxWIDTH", if the file shall take images of that size alone.
+    A `Run`, as `quantize` returns it, is exported in its own folder where neither a form nor a name
+    is given. In all other cases a new run is made.
 
-    Returns the path, or the file in the run folder. Raises UsageError for a form that cannot be,
-    DataError for a run that is not quantized and a path that cannot be written, VerificationError
-    for a file that differs from torch; that one is left as `*.rejected.onnx`.
+    Args:
+        model: A quantized run, or its folder.
+        path: Where the file is copied to; one that is there is overwritten.
+        format: "onnx", or what is written besides and copied to `path`: "float", "qonnx" or
+            "tflite".
+        compat: Whether weights below 8 bits are stored as bytes and a table, for ONNX Runtime from
+            1.16 on.
+        uint8_io: Whether pixels go from 0 to 255 in and out.
+        size: Low-resolution "HEIGHTxWIDTH", for a file that takes images of that size only.
+        output: Folder in which the run folder `export/<name>` is made.
+        name: Name of the run folder, which must be new; by default a free one is chosen.
+        watch: Is told how far the work is, and may stop it.
 
-    Example: quantnas.export("runs/quantize/rfdn_small", "small.onnx")
+    Returns:
+        `path`, or the file in the run folder.
+
+    Raises:
+        UsageError: For a form that cannot be.
+        DataError: For a run that is not quantized, and a path that cannot be written.
+        VerificationError: For a file that differs from torch; it is left as `*.rejected.onnx`.
+
+    Example:
+        ```python
+        quantnas.export("runs/quantize/rfdn_small", "small.onnx")
+        ```
     """
     file = None if path is None else Path(path)
     if file is not None:
@@ -228,12 +328,13 @@ def export(
         "export.uint8_io": uint8_io,
         "export.size": size,
     }
-    asked = any(value is not None for value in form.values())
-    if isinstance(model, run_folder.Run) and not asked and name is None:
-        target = replace(model, new=False)  # it stays when the export fails
+    has_form = any(value is not None for value in form.values())
+    if isinstance(model, run_folder.Run) and not has_form and name is None:
+        target = Run(model.folder)  # not as new: it stays when the export fails
     else:
         request = _request("export", form, None, None, output, name)
-        target = run_sources.from_run(request, run_folder.existing(Path(model)))
+        begun = run_sources.from_run(request, run_folder.existing(Path(model)))
+        target = Run(begun.folder, begun.new)
     try:
         driver.perform("export", target, watch)
     except VerificationError:
@@ -252,54 +353,66 @@ def export(
 def resume(run: Place, *, verb: str | None = None, watch: Watcher = SILENT) -> Run:
     """Finish an interrupted run, from its last saved state and with its own settings.
 
-    verb: the one whose steps are to be finished; none = that which began the run.
+    Args:
+        run: The run, or its folder.
+        verb: The verb whose steps are finished; by default the one that began the run.
+        watch: Is told how far the work is, and may stop it.
 
-    Returns the run. Raises DataError for what is no run folder, UsageError for a run of another
-    verb, else as the verb.
+    Returns:
+        The finished run.
 
-    Example: quantnas.resume("runs/search/rfdn_small")
+    Raises:
+        DataError: For a folder that is no run.
+        UsageError: For a run of another verb.
+        QuantnasError: Any error that the verb itself raises.
+
+    Example:
+        ```python
+        quantnas.resume("runs/search/rfdn_small")
+        ```
     """
     helper_process.join()
-    found, begun = run_sources.interrupted(run, verb)
-    return _performed(found, begun, watch)
+    verb, begun = run_sources.interrupted(run, verb)
+    return _performed(verb, begun, watch)
 
 
 def _request(
     verb: str,
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     config: Config | None,
     settings: Settings | None,
     output: Place,
     name: str | None,
 ) -> Request:
-    """What is asked of a new run: the arguments that were given over the settings."""
-    told = {
+    """The request for a new run, in which the arguments that were given win over the settings."""
+    given = {
         key: fspath(value) if isinstance(value, PathLike) else value
-        for key, value in given.items()
+        for key, value in arguments.items()
         if value is not None
     }
-    layer = together(settings or {}, told)
+    layer = together(settings or {}, given)
     return Request(verb, config, layer, Path(output), name)
 
 
 def _performed(verb: str, begun: run_folder.Run, watch: Watcher) -> Run:
-    mine = Run(begun.folder, begun.new)
-    driver.perform(verb, mine, watch)
-    return mine
+    """Do the steps of a verb that are left in a run."""
+    target = Run(begun.folder, begun.new)
+    driver.perform(verb, target, watch)
+    return target
 
 
 def _widths(bits: int | str | None) -> dict[str, int]:
-    """2 or "w2a4" as settings."""
+    """Bit widths such as 2 or "w2a4", as settings."""
     return {} if bits is None else quantities.widths(str(bits), "`bits`")
 
 
 def _number(text: float | str | None) -> float | None:
-    """2e9 or "2.0G"."""
+    """A number, which may be written as text such as "2.0G"."""
     return quantities.number(text, "The number") if isinstance(text, str) else text
 
 
 def _require_one(ways: Mapping[str, Any]) -> None:
-    """Raise UsageError when bits are given in two ways."""
+    """Raise UsageError when bit widths are given in two ways."""
     given = [name.rpartition(".")[2] for name, value in ways.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"`{given[0]}` and `{given[1]}` are both given.", "Give one of them.")

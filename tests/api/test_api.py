@@ -1,6 +1,8 @@
-"""Checks the Python interface: ten verbs, what a watcher sees and stops, and what is refused."""
+"""Checks the Python API: its verbs, what a watcher sees and stops, and what is refused."""
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ from torch import nn
 
 import quantnas
 from quantnas import api
-from quantnas.api import model_verbs, run_verbs
+from quantnas.api import catalogue, information, model_verbs, reports, run_verbs
+from quantnas.config import search_space
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
 from quantnas.errors import DataError, QualityError, UsageError
@@ -21,6 +24,8 @@ from quantnas.evaluation import quantization_loss
 from quantnas.pipeline import steps
 from quantnas.pipeline.run_sources import Request
 from quantnas.runs import watcher
+from quantnas.sweeps import scheduler
+from quantnas.sweeps.progress import Overview, Standing
 
 FEW = {"quantize.steps": 2, "quantize.crops": 2, "quantize.batch": 2, "quantize.patch": 12}
 SEARCH = {"epochs": 2, "warmup_epochs": 1, "steps_per_epoch": 2, "batch": 2, "patch": 12}
@@ -28,7 +33,7 @@ TRAIN = {"float_steps": 2, "qat_steps": 2, "batch": 2, "patch": 12}
 
 
 class Upscaler(nn.Module):
-    """A network of somebody else: batch norm, PReLU, a residual, and the enlarged input added."""
+    """A third-party network: batch norm, PReLU, a residual, and the enlarged input added."""
 
     def __init__(self, channels: int = 3, mode: str = "nearest") -> None:
         super().__init__()
@@ -45,7 +50,7 @@ class Upscaler(nn.Module):
 
 
 class Told(watcher.Watcher):
-    """Keeps what it is told, and may raise after some records of a phase."""
+    """A watcher that keeps the events, and may raise after some records of a phase."""
 
     def __init__(self, phase: str = "", after: int = 0) -> None:
         self.events: list[str] = []
@@ -70,7 +75,7 @@ class Told(watcher.Watcher):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder of its own with two photographs."""
+    """An empty working folder with two photographs in `photos`."""
     monkeypatch.chdir(tmp_path)
     y, x = np.mgrid[:96, :120]
     for k in range(2):
@@ -82,7 +87,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def spaces(here, tiny):
-    """The same with photographs for learning and for measuring, and settings for all steps."""
+    """Quick settings for all steps, with the two photographs to evaluate on."""
     return {"eval_data": "photos", "search": SEARCH, "train": TRAIN, **FEW}
 
 
@@ -103,8 +108,11 @@ def test_every_verb_is_documented_with_an_example():
     for name in quantnas.__all__:
         verb = getattr(api, name)
         if not isinstance(verb, type):
-            assert f"Example: quantnas.{name}(" in verb.__doc__, name
-            assert "Raise" in verb.__doc__ or "errors as" in verb.__doc__, name
+            text = inspect.getdoc(verb)
+            assert f"\nExample:\n    ```python\n    quantnas.{name}(" in text, name
+            assert all(f"\n{head}:\n" in text for head in ("Args", "Returns", "Raises")), name
+            described = re.findall(r"^    (\w+): \S", text, re.M)
+            assert set(inspect.signature(verb).parameters) <= set(described), name
 
 
 # Settings
@@ -177,7 +185,7 @@ def test_modules_are_measured_beside_files(here):
 
 
 class Fixed(nn.Module):
-    """Enlarges by a number that it takes from the content of the image."""
+    """A module that adds a number which depends on the content of the image."""
 
     def forward(self, x):
         return nn.functional.interpolate(x, scale_factor=2) + float(x.sum())
@@ -340,3 +348,72 @@ def test_bundled_models_upscale_colour_and_grey(here):
     grey = model_verbs.upscale(low[:, :, 0], model)
     assert grey.shape == (40, 60)
     assert int(np.abs(model_verbs.upscale(low, model, tile=12).astype(int) - large).max()) <= 1
+
+
+# Files, reports, sweeps
+
+
+def test_photographs_in_folders_are_enlarged_into_files(here):
+    made = api.upscale_files("photos", "large")
+    assert [(before, after) for _, before, after in made.done] == [((96, 120), (192, 240))] * 2
+    assert not made.failed and len([*Path("large").glob("*_x2.png")]) == 2
+    with pytest.raises(UsageError, match="exists already"):
+        api.upscale_files(["photos"], "large")
+    assert api.upscale_files("photos", "large", skip_existing=True).done == ()
+    with pytest.raises(UsageError, match=r"`scale` is 3, but .* enlarges x2"):
+        api.upscale_files("photos", "large", model="plain-x2", scale=3, overwrite=True)
+
+
+def test_a_page_is_named_as_one_and_overwrites_no_other_file_unasked(here):
+    with pytest.raises(UsageError, match=r"`output` page\.txt is no page"):
+        api.report("photos", "page.txt")
+    Path("a.html").write_text("mine")
+    assert reports.would_overwrite("photos", "a.html") == Path("a.html")
+    assert reports.would_overwrite("photos", None) is None
+    with pytest.raises(DataError, match="photos is not a run folder"):
+        api.report("photos")
+
+
+class Followed(api.SweepWatcher):
+    """A watcher that keeps the events of a sweep."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def plan(self, points):
+        self.events.append([point.name for point in points])
+
+    def begin(self, folder):
+        self.events.append(folder.name)
+
+    def __call__(self, overview):
+        self.events.append(overview.count("failed"))
+
+    def end(self):
+        self.events.append("end")
+
+
+def test_a_watcher_is_told_of_a_sweep_and_its_tables_are_written(here, tiny, spaces, monkeypatch):
+    Path("tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
+    failed = Standing("seed1", "failed", 0.0, {}, "It is odd.", "Take an even one.")
+    overview = Overview((Standing("seed0", "waiting", 0.0, {}), failed), 0.0, None)
+    monkeypatch.setattr(scheduler, "perform", lambda folder, engine: (_ for _ in [overview]))
+    watch = Followed()
+    made = api.sweep("tiny.yaml", {"seed": [0, 1]}, config=spaces, name="both", watch=watch)
+    assert watch.events == [["seed0", "seed1"], "both", 1, "end"]
+    assert made.folder == Path("runs/sweep/both").resolve() and made.table.exists()
+    assert (made.failed, made.best, made.page) == ((failed,), None, None)
+    again = api.resume_sweep("runs/sweep/both", watch=watch)
+    assert again == made
+    with pytest.raises(UsageError, match="Nothing varies"):
+        api.sweep("tiny.yaml")
+    with pytest.raises(DataError, match="is no folder of a sweep"):
+        api.resume_sweep("photos")
+
+
+def test_what_a_network_costs_is_described(here):
+    facts = information.describe("plain-x2", size=(10, 20))
+    assert facts["scale"] == 2 and facts["totals"]["LR 10x20"]["low_resolution"] == (10, 20)
+    assert facts["cost"].parameters == catalogue.card("plain-x2").parameters
+    with pytest.raises(UsageError, match="`scale` is given, but plain-x2 has a scale"):
+        information.describe("plain-x2", scale=3)

@@ -23,7 +23,7 @@ SHORT = {
 
 
 def network() -> nn.Module:
-    """A network that nobody here has seen, x2."""
+    """A third-party network, x2."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Conv2d(8, 12, 3, padding=1),
@@ -34,7 +34,7 @@ def network() -> nn.Module:
 def quick(
     model: object, settings: dict[str, object] | None = None, **arguments: object
 ) -> run_verbs.Run:
-    """`quantnas.quantize` with few steps where the page says nothing of their number."""
+    """Quantize with few steps where the page does not say how many."""
     few = {f"quantize.{key}": value for key, value in QUICK.items()}
     return run_verbs.quantize(model, settings=few | (settings or {}), **arguments)
 

@@ -1,4 +1,4 @@
-"""`quantnas bench`: tables, JSON, and bad input with cause, remedy and exit code."""
+"""Checks `quantnas bench`: tables, JSON, and bad input with cause, remedy and exit code."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_layers_as_a_table(capsys):
 
 @pytest.fixture
 def attentive(small, random_genotype, pixels, tmp_path):
-    """(form) -> a file with attention, which needs 15 pixels."""
+    """A function of the export form that writes a file with attention, which needs 15 pixels."""
     where = small["rfdn_published"]
     found, slots = random_genotype(where, 0), registry.slots(where)
     bits = uniform_precision(slots, 8)

@@ -1,4 +1,4 @@
-"""The command line: help without torch, bad input with cause, remedy and exit code."""
+"""Checks the command line: help without torch, bad input with cause, remedy and exit code."""
 
 import io
 import json
@@ -22,11 +22,12 @@ from quantnas.config import genotype, search_space
 from quantnas.config.run_config import RunConfig, SearchConfig
 from quantnas.data import image_files
 from quantnas.errors import DivergedError
-from quantnas.pipeline import driver
+from quantnas.pipeline import driver, steps
 from quantnas.pipeline.run_sources import Request
 from quantnas.progress import Progress
 from quantnas.runs import run_settings
 from quantnas.runs.run_folder import Run
+from quantnas.runs.watcher import follow
 
 ROOT = Path(__file__).parents[2]
 VERBS = sorted(command.callback.__name__ for command in app.registered_commands)
@@ -46,7 +47,7 @@ def test_every_command_explains_itself_with_an_example(verb, capsys):
 
 
 def test_help_is_quick_and_imports_no_torch():
-    """Processor time, so that a busy machine does not matter."""
+    """The help takes little processor time, which does not depend on how busy the machine is."""
     spent = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -343,7 +344,8 @@ def test_the_panel_cuts_no_figure(width):
 
 
 def test_a_pipe_gets_lines_with_figures_and_speed(capsys):
-    assert console.follow(progress(3, FACTS)) is None
+    with console.Display() as display:
+        assert follow(progress(3, FACTS), display) is None
     line = capsys.readouterr().err.strip()
     assert line.startswith("search       3/3  loss 0.0213") and "steps/s" in line
 
@@ -381,7 +383,7 @@ def test_the_pace_is_that_of_the_phase(monkeypatch):
 
 def test_the_time_of_a_resumed_step_counts_what_its_saved_state_took(tmp_path, monkeypatch, capsys):
     run = Run(tmp_path)
-    monkeypatch.setattr(driver, "FUNCTIONS", {"train": lambda run, config: (_ for _ in ())})
+    monkeypatch.setitem(steps.STEPS, "train", lambda run, config: (_ for _ in ()))
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     run.finish("search", {})
     run.resume_point("float").touch()

@@ -34,7 +34,7 @@ COUNTED = {
     "body0": ((2, 4, 3, 3), 72, 4, 8, 36),
     "upsample": ((4, 2, 3, 3), 72, 8, 4, 72),
 }
-"""Layer -> kernel, MACs per pixel, bits of weights and inputs, bytes; by hand."""
+"""Layer -> kernel, MACs per pixel, bit widths of weights and inputs, bytes; counted by hand."""
 
 
 def command(*words) -> int:
@@ -46,7 +46,7 @@ def command(*words) -> int:
 
 @pytest.fixture
 def known(tmp_path, pixels):
-    """The known network: (genotype, file)."""
+    """The paths (genotype, ONNX file) of the network whose cost was counted by hand."""
     (tmp_path / "space.yaml").write_text(SPACE)
     where = search_space.load(str(tmp_path / "space.yaml"))
     picks = {name: (f"conv{n[0][-1]}x{n[0][-1]}", *n[2:4]) for name, n in COUNTED.items()}
@@ -140,7 +140,7 @@ def foreign(path) -> None:
 
 
 def labelled(text: str):
-    """What writes a file with that metadata."""
+    """A function that writes a file with that metadata."""
 
     def write(path) -> None:
         foreign(path)

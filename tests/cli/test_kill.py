@@ -1,4 +1,4 @@
-"""Checks that a search or a training that was killed ends, once resumed, where it would have."""
+"""Checks that a killed search or training ends, once resumed, with the same result."""
 
 import json
 import os
@@ -23,13 +23,14 @@ SETTINGS = [
     "search.refresh=5",
 ]
 PROGRAM = (
-    "import sys, torch; torch.set_num_threads(1); from quantnas.runs import resumable; "
-    "resumable.SAVE_EVERY = 0.0; from quantnas.cli.main import main; main(sys.argv[1:])"
+    "import sys, torch; torch.set_num_threads(1); "
+    "from quantnas.runs import resumable; resumable.SAVE_EVERY = 0.0; "
+    "from quantnas.cli.main import main; main(sys.argv[1:])"
 )
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    """The command, with its state saved after every step."""
+    """Start the command so that it saves its state after every step."""
     command = [sys.executable, "-c", PROGRAM, *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -53,7 +54,7 @@ def test_a_killed_search_ends_where_it_would_have(tiny, tmp_path):
 
 
 def kill_and_resume(run: Path, verb: str, process: subprocess.Popen[bytes], phase: str) -> None:
-    """Kill the command as soon as it has saved a state of that phase, and go on to the end."""
+    """Kill the command as soon as it has saved a state of that phase, and resume it to the end."""
     state = run / "checkpoints" / f"{phase}.resume"
     deadline = time.monotonic() + 90
     while not state.exists() and time.monotonic() < deadline:
@@ -66,7 +67,7 @@ def kill_and_resume(run: Path, verb: str, process: subprocess.Popen[bytes], phas
 
 @pytest.mark.slow
 def test_a_killed_training_ends_where_it_would_have(tmp_path):
-    """Weights, their average, the best state and the record of the way."""
+    """The weights, their average, the best state and metrics.jsonl are the same."""
     how = ["float_steps=200", "qat_steps=6", "batch=2", "patch=12", "check=4", "average=0.9"]
     settings = [part for s in how for part in ("--set", f"train.{s}")]
     whole, killed = (

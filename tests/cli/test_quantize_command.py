@@ -1,4 +1,4 @@
-"""Checks `quantnas quantize` as it is typed: what it takes, prints and refuses, and exit codes."""
+"""Checks the command `quantize`: options, output, errors and exit codes."""
 
 import dataclasses
 import json
@@ -28,13 +28,13 @@ FAST = ["steps=3", "batch=2", "patch=12", "crops=4"]
 
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch):
-    """The picture takes longer than all the rest; test_widths.py has it."""
+    """Leave out the damage chart, which takes longer than all the rest."""
     monkeypatch.setattr(damage_chart, "damage", lambda rows, chosen, path: path.write_bytes(b""))
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Folders `learn` and `held` of small photographs."""
+    """A folder with the folders `learn` and `held` of small photographs."""
     root = tmp_path_factory.mktemp("photos")
     for kind, files in (
         ("learn", image_files.bundled().train[:3]),
@@ -47,7 +47,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def source(tiny, random_genotype, pixels, photos, tmp_path) -> Run:
-    """A run of `tiny` that has trained, with quick settings for what follows."""
+    """A trained run of the space `tiny`, with quick settings for quantization."""
     run, found = Run(tmp_path / "source"), random_genotype(tiny, 3)
     (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny))
     (tmp_path / "tiny.json").write_text(found.to_json())
@@ -68,7 +68,7 @@ def source(tiny, random_genotype, pixels, photos, tmp_path) -> Run:
 
 @pytest.fixture
 def type_(tmp_path, capsys):
-    """Arguments of `quantize` -> exit code, standard output, standard error. It fills `made`."""
+    """A function of arguments: exit code, output and errors of a command that writes to `made`."""
 
     def run(*arguments: object, verb: str = "quantize", fast: bool = False):
         words = [verb, *arguments]
@@ -90,7 +90,7 @@ def made(tmp_path):
 
 @pytest.fixture
 def file_options(source, photos, tmp_path) -> list[object]:
-    """What must be told of the weights of `source` when they come alone."""
+    """The arguments that the float weights of `source` need when they are given as a file."""
     return [
         source.weights("float"), "--space", tmp_path / "tiny.yaml",
         "--genotype", tmp_path / "tiny.json", "--calib", photos / "learn",
@@ -205,7 +205,7 @@ def test_what_is_to_be_retrained_is_retrained_whatever_the_run_was(type_, source
 def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
     type_, source, photos, made, tmp_path
 ):
-    """On a photograph that is what the float network makes of its low resolution."""
+    """The drop is large on a photograph that the float network itself has enlarged."""
     low = image_files.read(photos / "held" / "0.png")
     upscale = upscaler.torch_upscaler(networks.checkpoint(source, "float")[1])
     image_files.write(tmp_path / "own" / "LRx2" / "a.png", low)
@@ -367,7 +367,7 @@ def test_a_whole_run_is_refused_before_it_trains(type_, photos, made, space, bit
 
 
 def test_photographs_that_cannot_be_decoded_leave_no_folder(type_, source, made, tmp_path):
-    """Their beginnings are sound, so that it shows only when they are read."""
+    """The files begin as valid images, so the fault shows only when they are decoded."""
     image_files.write(
         tmp_path / "calib" / "a.png", image_files.read(image_files.bundled().train[0])
     )

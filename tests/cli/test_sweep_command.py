@@ -1,4 +1,4 @@
-"""Checks the command `sweep`: which points it means, what it refuses, what it shows."""
+"""Checks the command `sweep`: its points, its errors and its output."""
 
 import json
 
@@ -15,7 +15,7 @@ from quantnas.sweeps.progress import Overview, Standing
 
 @pytest.fixture
 def sweep(tiny, tmp_path, capsys, monkeypatch):
-    """(words) -> exit code, output, errors of `quantnas sweep tiny.yaml WORDS`."""
+    """A function of words: exit code, output and errors of `quantnas sweep WORDS`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
 
@@ -116,7 +116,12 @@ def test_every_point_that_ends_now_is_told_once(tmp_path, capsys):
         return Overview(tuple(rows), 0.5, None)
 
     seen = [("done", "running", "waiting"), ("done", "done", "running"), ("done", "done", "done")]
-    sweep_progress.follow((overview(*states) for states in seen), tmp_path, "again")
+    display = sweep_progress.SweepDisplay(" --workers 2")
+    display.begin(tmp_path)
+    for states in seen:
+        display(overview(*states))
+    display.end()
+    assert display.again == f"quantnas sweep --resume {tmp_path} --workers 2"
     assert (tmp_path / "log.txt").read_text() == "b: done in 0 s\nc: done in 0 s\n"
     assert "a: done" not in capsys.readouterr().err, "it was done before"
 
@@ -144,7 +149,7 @@ def test_the_line_about_all_points_has_counts_and_time_left():
 def test_what_a_point_does_is_shown_with_its_first_figures():
     told = {"phase": "float", "done": 3, "total": 9, "facts": {"loss": "0.1", "PSNR": "30.00"}}
     assert (
-        sweep_progress.doing(Standing("a", "running", 0.2, told))
+        sweep_progress.activity(Standing("a", "running", 0.2, told))
         == "float 3/9  loss 0.1  PSNR 30.00"
     )
-    assert sweep_progress.doing(Standing("a", "running", 0.0, {})) == "starting"
+    assert sweep_progress.activity(Standing("a", "running", 0.0, {})) == "starting"

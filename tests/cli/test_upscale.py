@@ -1,4 +1,4 @@
-"""Checks that `quantnas upscale` enlarges files and folders, and keeps what they are."""
+"""Checks that `quantnas upscale` enlarges files and folders, and keeps the kind of each image."""
 
 import shlex
 import struct
@@ -40,13 +40,13 @@ def here(tmp_path, monkeypatch):
 
 
 def plain(pixels: int = 0) -> Network:
-    """Bicubic, as a network."""
+    """Bicubic interpolation in the form of a network."""
     found = Reach(pixels)
     return Network(2, lambda low: bicubic.upscale(low, 2), found, lambda: pytest.fail("no part"))
 
 
 def enlarged(source: Path, target: str) -> Image.Image:
-    """The file that is written, opened."""
+    """The enlarged file, opened."""
     job = upscale_files.UpscaleJob(source, source.with_name(target))
     list(upscale_files.one(job, plain(), Tiling()))
     with Image.open(job.target) as found:
@@ -177,10 +177,10 @@ def test_an_interrupted_folder_says_how_to_go_on(here, monkeypatch, capsys):
     given = ["upscale", "photos", "-o", "my large", "--force"]
     monkeypatch.setattr("sys.argv", ["quantnas", *given])
 
-    def stop(steps, resume):
-        raise console.Interrupted(resume)
+    def stop(display, record):
+        raise console.Interrupted(display.again)
 
-    monkeypatch.setattr(console, "follow", stop)
+    monkeypatch.setattr(console.Display, "__call__", stop)
     assert command(*given) == 130
     line = capsys.readouterr().err.splitlines()[-1]
     assert shlex.split(line) == [
@@ -251,7 +251,7 @@ def test_16_bit_colours_are_cut_with_a_note(tmp_path):
 
 
 def deep_colours(path: Path, values: np.ndarray) -> Picture:
-    """A PNG of 16 bits per colour, (H, W, 3), as it is read; PIL writes none."""
+    """Write a PNG with 16 bits per colour, (H, W, 3), which PIL cannot, and read it."""
     head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
     rows = values.astype(">u2").reshape(len(values), -1)
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
