@@ -53,7 +53,7 @@ def _unseen(chosen: Photographs, origins: Sequence[Run]) -> Photographs:
     for run in origins:
         require_unseen(chosen, run)
     seen = {path for run in origins for path in learned(run)} | set(chosen.known)
-    return replace(chosen, seen=tuple(sorted(seen)))
+    return replace(chosen, known=tuple(sorted(seen)))
 
 
 def photographs_of(run: Run, config: RunConfig) -> Photographs:
