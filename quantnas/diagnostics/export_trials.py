@@ -75,8 +75,8 @@ CASES = (
 def tried(case: Case) -> Check:
     """The check of a form: write such a file, run it, and compare it with torch."""
     try:
-        with tempfile.TemporaryDirectory(prefix="quantnas-") as folder, _apart():
-            return Check(case.name, "ok", _compared(case, _run(Path(folder), case.bits)))
+        with tempfile.TemporaryDirectory(prefix="quantnas-") as folder, _isolated():
+            return Check(case.name, "ok", _compare(case, _run(Path(folder), case.bits)))
     except Exception as error:  # whatever onnx or ONNX Runtime raise
         return refused(case, error)
 
@@ -94,7 +94,7 @@ def refused(case: Case, error: Exception) -> Check:
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
+def _isolated() -> Iterator[None]:
     """Within this context, torch has random numbers of its own, and computes with one thread.
 
     For networks this small, a second thread on a busy core costs ten times as long.
@@ -109,7 +109,7 @@ def _apart() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _compared(case: Case, run: Run) -> str:
+def _compare(case: Case, run: Run) -> str:
     """Write the file into the run and compare it with torch; the result, in words."""
     if case.form.format in extra_formats.FORMATS:
         extra = extra_formats.FORMATS[case.form.format](
@@ -147,7 +147,7 @@ def _run(folder: Path, bits: int) -> Run:
     rows = {name: dataclasses.asdict(one) for name, one in precision.items()}
     run.path("precision.json").write_text(to_json(rows), encoding="utf-8")
     plain, net = network.build(space, genotype, None), network.build(space, genotype, precision)
-    _loud(plain.eval(), low)
+    _amplify(plain.eval(), low)
     network.inherit(net, plain)
     network.initialise(net, low)
     network.save(plain, run.weights("float"), space)
@@ -156,7 +156,7 @@ def _run(folder: Path, bits: int) -> Run:
 
 
 @torch.no_grad()
-def _loud(net: torch.nn.Module, low: Tensor) -> None:
+def _amplify(net: torch.nn.Module, low: Tensor) -> None:
     """Scale the last convolution up, so that errors inside the network are visible in the output.
 
     low: (N, 3, H, W). New networks upscale by repeating pixels, and add hardly anything to that.

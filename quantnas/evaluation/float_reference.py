@@ -67,13 +67,13 @@ class FloatReference:
     scaled: dict[str, Grid] = field(default_factory=dict)
     """Float tensor of the file -> (tensor of this graph, factor) whose product it is."""
 
-    def here(self, name: str) -> str:
+    def name_of(self, name: str) -> str:
         """The name in this graph of a tensor of the file."""
         if name in self.grids:
             return self.grids[name].name
         if name in self.scaled and name not in self.names:
             multiple = self.scaled[name]
-            self.names[name] = _times(self, multiple.name, multiple.step, name)
+            self.names[name] = _multiply(self, multiple.name, multiple.step, name)
         return self.names.get(name, name)
 
 
@@ -85,7 +85,7 @@ def make(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """
     if not any(node.op_type in ROUNDS for node in model.graph.node):
         return None
-    constants, others = _folded(model)
+    constants, others = _fold_constants(model)
     reference = FloatReference(constants)
     for image in model.graph.input:
         reference.positive.add(image.name)
@@ -100,7 +100,7 @@ def make(model: onnx.ModelProto) -> onnx.ModelProto | None:
     return _model(reference, model)
 
 
-def _folded(model: onnx.ModelProto) -> tuple[dict[str, Array], list[onnx.NodeProto]]:
+def _fold_constants(model: onnx.ModelProto) -> tuple[dict[str, Array], list[onnx.NodeProto]]:
     """(constant tensors that the other nodes read, the other nodes)."""
     stored = {tensor.name for tensor in model.graph.initializer}
     constant_nodes, others = subgraphs.parted(model.graph.node, stored)
@@ -114,42 +114,42 @@ def _translate(reference: FloatReference, node: onnx.NodeProto) -> None:
     (out,) = node.output
     first = node.input[0]
     if node.op_type == "QuantizeLinear":
-        _rounded(reference, node)
+        _quantize(reference, node)
     elif node.op_type == "DequantizeLinear":
-        _meant(reference, node)
+        _dequantize(reference, node)
     elif node.op_type == "ConvInteger":
         grid = reference.grids[first]
-        _convolved(
+        _convolve(
             reference, node, Grid(grid.name, 1 / grid.step), reference.constants[node.input[3]]
         )
         reference.sums.add(out)
-    elif node.op_type == "Conv" and first in reference.scaled and _by_channel(reference, node):
+    elif node.op_type == "Conv" and first in reference.scaled and _scales_channels(reference, node):
         factor = reference.constants[node.input[1]].flatten()
         reference.scaled[out] = Grid(
             reference.scaled[first].name, reference.scaled[first].step * factor
         )
     elif node.op_type == "Conv" and first in reference.scaled:
-        _convolved(reference, node, reference.scaled[first])
+        _convolve(reference, node, reference.scaled[first])
     elif node.op_type == "Clip" and first in reference.grids:
         reference.grids[out] = reference.grids[first]
     elif node.op_type == "Cast" and (first in reference.sums or first in reference.grids):
-        reference.names[out] = _whole(reference, first, out)
+        reference.names[out] = _integer_values(reference, first, out)
     else:
-        _same(reference, node)
+        _copy(reference, node)
 
 
-def _by_channel(reference: FloatReference, node: onnx.NodeProto) -> bool:
+def _scales_channels(reference: FloatReference, node: onnx.NodeProto) -> bool:
     """Whether a convolution only multiplies every channel by a number."""
     kernel = reference.constants[node.input[1]]
     groups = [a.i for a in node.attribute if a.name == "group"]
     return len(node.input) == 2 and groups == [kernel.size]
 
 
-def _rounded(reference: FloatReference, node: onnx.NodeProto) -> None:
+def _quantize(reference: FloatReference, node: onnx.NodeProto) -> None:
     """Record the grid of a QuantizeLinear; it clips like a ReLU where its zero point is 0."""
     (out,) = node.output
     multiple = reference.scaled.get(node.input[0]) or Grid(
-        reference.here(node.input[0]), np.ones(())
+        reference.name_of(node.input[0]), np.ones(())
     )
     source, step = multiple.name, reference.constants[node.input[1]] / multiple.step
     zero = reference.constants[node.input[2]]
@@ -159,21 +159,21 @@ def _rounded(reference: FloatReference, node: onnx.NodeProto) -> None:
     reference.grids[out] = Grid(source, step)
 
 
-def _meant(reference: FloatReference, node: onnx.NodeProto) -> None:
+def _dequantize(reference: FloatReference, node: onnx.NodeProto) -> None:
     """Record a DequantizeLinear, whose output is a multiple of the tensor that was rounded."""
     (out,), grid = node.output, reference.grids[node.input[0]]
     reference.scaled[out] = Grid(grid.name, reference.constants[node.input[1]] / grid.step)
 
 
-def _whole(reference: FloatReference, name: str, out: str) -> str:
+def _integer_values(reference: FloatReference, name: str, out: str) -> str:
     """The float tensor that holds the integer values of `name`, whose zero point is 0."""
     if name in reference.sums:
-        return reference.here(name)
+        return reference.name_of(name)
     grid = reference.grids[name]
-    return _times(reference, grid.name, 1 / grid.step, out)
+    return _multiply(reference, grid.name, 1 / grid.step, out)
 
 
-def _times(reference: FloatReference, source: str, factor: Array, out: str) -> str:
+def _multiply(reference: FloatReference, source: str, factor: Array, out: str) -> str:
     """The product of a factor of shape () or (C,) and a tensor (N, C, H, W)."""
     if np.all(factor == 1):
         return source
@@ -184,13 +184,15 @@ def _times(reference: FloatReference, source: str, factor: Array, out: str) -> s
     return scaled
 
 
-def _convolved(
+def _convolve(
     reference: FloatReference, node: onnx.NodeProto, source: Grid, zero: Array | int = 0
 ) -> None:
     """Append a float convolution; the factor of its input is multiplied into its weights."""
     (out,) = node.output
     kernel = reference.constants[node.input[1]].astype(np.float32) - zero
-    w = reference.graph.constant(f"{out}.w", kernel * _inputs(source.step, kernel), np.float32)
+    w = reference.graph.constant(
+        f"{out}.w", kernel * _input_factors(source.step, kernel), np.float32
+    )
     bias = node.input[2:3] if node.op_type == "Conv" else []
     for name in bias:
         reference.graph.constant(name, reference.constants[name], np.float32)
@@ -199,7 +201,7 @@ def _convolved(
     reference.graph.nodes.append(conv)
 
 
-def _inputs(factor: Array, kernel: Array) -> Array:
+def _input_factors(factor: Array, kernel: Array) -> Array:
     """Factors of the input channels, shaped to multiply weights (c_out, c_in / groups, k, k)."""
     if factor.ndim == 0:
         return factor
@@ -207,9 +209,9 @@ def _inputs(factor: Array, kernel: Array) -> Array:
     return np.repeat(factor.reshape(groups, -1), len(kernel) // groups, 0)[:, :, None, None]
 
 
-def _same(reference: FloatReference, node: onnx.NodeProto) -> None:
+def _copy(reference: FloatReference, node: onnx.NodeProto) -> None:
     """Append the same operator on floats."""
-    (out,), inputs = node.output, [reference.here(name) for name in node.input]
+    (out,), inputs = node.output, [reference.name_of(name) for name in node.input]
     summed = reference.sums.intersection(node.input)
     fixed = {name: reference.constants[name] for name in node.input if name in reference.constants}
     for name, value in fixed.items():
@@ -237,7 +239,7 @@ def _model(reference: FloatReference, model: onnx.ModelProto) -> onnx.ModelProto
         float_output.type.tensor_type.elem_type = TensorProto.FLOAT
         outputs.append(float_output)
         if output.name not in computed:
-            reference.graph.add("Identity", [reference.here(output.name)], output.name)
+            reference.graph.add("Identity", [reference.name_of(output.name)], output.name)
     left = [node.op_type for node in reference.graph.nodes if node.op_type.startswith(INTEGER)]
     if left:
         raise DataError(

@@ -196,12 +196,12 @@ def runner(run: ort.InferenceSession, size: tuple[int, int], what: str) -> Calla
         try:
             return run.run(None, {tensor.name: image})
         except Exception as error:  # ONNX Runtime has no exception class for a bad image
-            raise _cannot(what, size, error) from error
+            raise _size_error(what, size, error) from error
 
     return once
 
 
-def _cannot(what: str, size: tuple[int, int], error: Exception) -> DataError:
+def _size_error(what: str, size: tuple[int, int], error: Exception) -> DataError:
     cause = f"{what} cannot enlarge an image of {size[0]}x{size[1]}"
     if min(size) < SMALL:
         return DataError(f"{cause}: that is too small for it.", "Give a larger --size.")
@@ -253,13 +253,13 @@ def _row(model: Model, size: tuple[int, int], taken: Taken) -> Row:
         (min(weights), max(weights)) if layers else None,
         (min(acts), max(acts)) if layers else None,
         cost.bitops_at(layers, size, model.scale) if layers else None,
-        _times(1000 * times),
-        None if float_times is None else _times(1000 * float_times),
-        None if float_times is None else _times(times / np.maximum(float_times, 1e-9)),
+        _spreads(1000 * times),
+        None if float_times is None else _spreads(1000 * float_times),
+        None if float_times is None else _spreads(times / np.maximum(float_times, 1e-9)),
     )
 
 
-def _times(rounds: Any) -> Times:
+def _spreads(rounds: Any) -> Times:
     """The spreads of both columns of an array (rounds, 2)."""
     wall, cpu = (
         Spread(*(float(np.percentile(column, at)) for at in (50, 25, 75, 0))) for column in rounds.T

@@ -114,7 +114,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     going_on = run.resume_point(START).exists()
     few = work.low[:1]
     with resumable.threads_for(run, "saliency", lambda: saliency.measure(teacher, few, 1)):
-        begun = yield from (_again(work) if going_on else _begin(work, source))
+        begun = yield from (_resume(work) if going_on else _begin(work, source))
     net, precision, measured = begun
     if c.retrains:
         yield from _retrain(work, net, measured)
@@ -163,7 +163,7 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     return net, chosen.precision, chosen.saliency
 
 
-def _again(work: Work) -> Generator[Progress, None, Begun]:
+def _resume(work: Work) -> Generator[Progress, None, Begun]:
     """Load the result that `_begin` saved before an interruption."""
     precision, run = bit_widths.load(work.run.folder), work.run
     net = network.build(work.space, work.genotype, precision)

@@ -192,7 +192,7 @@ def from_weights(request: Request, weights: Path, watch: Watcher = SILENT) -> Ru
                 weights, "Give --space, and --genotype where it leaves choices open."
             ),
         )
-    return _taken(_fresh(request, config), weights)
+    return _adopt(_fresh(request, config), weights)
 
 
 def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
@@ -210,10 +210,10 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
     watch(Progress("import", 1, 1, {}, tuple(onnx_survey.lines(survey))))
     with _path_of(survey.space) as path:
         run = _fresh(request, replace(config, space=str(path)))
-    return _taken(run, file)
+    return _adopt(run, file)
 
 
-def _taken(run: Run, file: Path) -> Run:
+def _adopt(run: Run, file: Path) -> Run:
     """The begun run with the network of a file; its folder is removed if that fails."""
     try:
         pretrained.adopt(run, run_settings.load_config(run), file)

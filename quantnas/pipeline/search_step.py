@@ -48,7 +48,7 @@ def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterat
     file = run.folder / GIVEN
     genotype = registry.known_genotype(space, file if file.exists() else None)
     if genotype is not None:
-        _keep(run, "last", genotype)
+        _write_genotype(run, "last", genotype)
         facts = {"seconds": 0.0, "kept": "nothing to choose", "share_decided": 1.0}
         _finish(run, config, space, genotype, facts)
         return
@@ -108,7 +108,11 @@ def _gradient(
         loop.state.parts(),
         partial(_figures, at=c.at),
     )
-    kept = {} if warm is None or _warmed(run, warm) else {c.warmup_epochs * c.steps_per_epoch: warm}
+    kept = (
+        {}
+        if warm is None or _start_warm(run, warm)
+        else {c.warmup_epochs * c.steps_per_epoch: warm}
+    )
     shared = Shared("search", run, config, space, material.weights)
 
     def steps(first: int) -> Iterator[gradient_search.SearchStep]:
@@ -119,7 +123,7 @@ def _gradient(
         "search", lambda: total, parts, steps, show, lambda s: s.check is not None, kept, on_cpu
     )
     yield from resumable.perform(run, phase)
-    genotype, tried = yield from _chosen(run, config, loop)
+    genotype, tried = yield from _choose(run, config, loop)
     share_decided, best = loop.share_decided(), loop.state.checks.best
     torch.manual_seed(config.seed)  # the same noise whether this run was interrupted or not
     batches = [material.weights.batch(total + i, c.batch)[0].to(device(config)) for i in range(20)]
@@ -140,7 +144,7 @@ def _gradient(
     _finish(run, config, space, genotype, {"seconds": time.monotonic() - began, **result, **counts})
 
 
-def _warmed(run: Run, warm: Path) -> bool:
+def _start_warm(run: Run, warm: Path) -> bool:
     """Let a search that has not begun continue from the state in `warm`; False without the file."""
     if not warm.exists():
         return False
@@ -151,19 +155,19 @@ def _warmed(run: Run, warm: Path) -> bool:
     return True
 
 
-def _chosen(
+def _choose(
     run: Run, config: RunConfig, loop: gradient_search.Searching
 ) -> Generator[Progress, None, tuple[Genotype, list[dict[str, float]] | None]]:
     """Save the decided genotypes; the chosen one, and the scores of all in a trial training."""
     c, last, best = config.search, loop.decide(), loop.state.checks.best
-    _keep(run, "last", last)
+    _write_genotype(run, "last", last)
     if best is not None:
-        _keep(run, "best", best.genotype)
+        _write_genotype(run, "best", best.genotype)
     if c.keep == "trial":
         rivals = loop.state.checks.distinct(c.samples) or [last]
         steps = c.trial_steps * len(rivals)
         contest = Contest(loop.space, c, rivals, steps, device(config))
-        yield from _hold(run, "trial", contest, loop.material)
+        yield from _perform_contest(run, "trial", contest, loop.material)
         return contest.winner()[0], contest.scores()
     return best.genotype if best is not None and c.keep == "best" else last, None
 
@@ -178,15 +182,15 @@ def _random(
     began, c = time.monotonic() - run.spent, config.search
     drawn = random_search.draw(registry.slots(space), space, c, c.samples, config.seed)
     contest = Contest(space, c, drawn, c.epochs * c.steps_per_epoch, device(config))
-    yield from _hold(run, "search", contest, material)
+    yield from _perform_contest(run, "search", contest, material)
     genotype, net = contest.winner()
-    _keep(run, "last", genotype)
+    _write_genotype(run, "last", genotype)
     network.save(net, run.weights("searched"), space)
     result = {"kept": "best of random", "samples": contest.scores(), "share_decided": 1.0}
     _finish(run, config, space, genotype, {"seconds": time.monotonic() - began, **result, **counts})
 
 
-def _hold(
+def _perform_contest(
     run: Run, phase: str, contest: Contest, material: gradient_search.Material
 ) -> Iterator[Progress]:
     """Perform a contest as a phase of the run."""
@@ -221,7 +225,7 @@ def _figures(step: gradient_search.SearchStep, at: str) -> dict[str, str | None]
     }
 
 
-def _keep(run: Run, name: str, genotype: Genotype) -> None:
+def _write_genotype(run: Run, name: str, genotype: Genotype) -> None:
     write_text(run.path(f"genotype_{name}.json"), genotype.to_json() + "\n")
 
 

@@ -53,9 +53,9 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     net = network.build(space, genotype, None)
     origin = initial_weights.begin_with(net, run, config, space)
     teacher = initial_weights.teacher_of(run, config) if c.teacher not in (None, "own") else None
-    pupil = _Pupil(run, config, space, genotype, learn, held)
+    trainings = _Trainings(run, config, space, genotype, learn, held)
     if c.start != "float":
-        yield from fit(run, device(config), "float", net, pupil.lesson(False, teacher))
+        yield from fit(run, device(config), "float", net, trainings.lesson(False, teacher))
     network.save(net, run.weights("float"), space)
     rounded, precision = net, genotypes.searched_precision(genotype)
     if not space.is_float:
@@ -63,7 +63,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         network.inherit(rounded, net)
         network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
         teacher = initial_weights.teacher_of(run, config) if c.teacher == "own" else teacher
-        yield from fit(run, device(config), "rounded", rounded, pupil.lesson(True, teacher))
+        yield from fit(run, device(config), "rounded", rounded, trainings.lesson(True, teacher))
     processes.part()  # nothing after this is shared
     network.save(rounded, run.weights("trained"), space)
     run.finish(
@@ -79,7 +79,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
 
 
 @dataclass(frozen=True)
-class _Pupil:
+class _Trainings:
     """The data that both trainings of the step have in common."""
 
     run: Run

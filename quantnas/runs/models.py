@@ -65,7 +65,7 @@ def resolve(text: str) -> Model:
         name = path.resolve().parent.name if inside else path.stem
         return _exported(path, name, f"ONNX file {path}")
     if path.suffix == ".safetensors":
-        return _checkpoint(*_place(path))
+        return _checkpoint(*_locate(path))
     if text in shipped:
         return _exported(shipped[text], text, f"bundled model {text}")
     if path.is_dir():
@@ -153,7 +153,7 @@ def _imported(path: Path, name: str) -> Model:
     return Model(name, f"ONNX file {path}", space.scale, path, onnx_survey.float_cost(space), load)
 
 
-def _place(path: Path) -> tuple[Run, str, str]:
+def _locate(path: Path) -> tuple[Run, str, str]:
     """Run, kind and name of a checkpoint. Raises DataError when it lies in no run folder."""
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")

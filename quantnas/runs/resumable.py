@@ -83,7 +83,7 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
                 if done % RECORD_EVERY == 0 or done == phase.total() or phase.notable(step):
                     run.record(phase.name, asdict(step))  # type: ignore[call-overload]
                 if done in phase.kept:
-                    _keep(run, phase.kept[done], done, phase)
+                    _keep_state(run, phase.kept[done], done, phase)
                 for name, figure in phase.show(step).items():
                     shown[name] = shown.get(name, "-") if figure is None else figure
                 record = Progress(phase.name, done, phase.total(), {**shown})
@@ -155,7 +155,7 @@ def _recorded(run: Run) -> dict[str, dict[str, int]]:
     return read_json(path) if path.exists() else {}
 
 
-def _keep(run: Run, path: Path, done: int, phase: Phase[S]) -> None:
+def _keep_state(run: Run, path: Path, done: int, phase: Phase[S]) -> None:
     """Save the state to `path`, and the records until now next to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files.copy(run.path("metrics.jsonl"), records_of(path))

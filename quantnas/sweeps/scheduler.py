@@ -136,25 +136,25 @@ class _Sweep:
             self.runs[name] = Run(folder)
             self.keys[name] = shared_work.keys(self.runs[name])
             point_process.failure(folder).unlink(missing_ok=True)
-        self.own = {name: self._own(name) for name in self.runs}
+        self.own = {name: self._own_steps(name) for name in self.runs}
 
     def steps(self) -> Generator[Overview, None, None]:
         pace = TimeEstimate()
         while True:
             for job, code in self.engine.ended():
-                self._note(job, code)
+                self._handle_end(job, code)
             for name in self.runs:
                 if self.engine.room() and self._ready(name):
                     self._start(name)
             yield self.overview(pace)
-            if all(map(self._over, self.runs)) and not self.running:
+            if all(map(self._ended, self.runs)) and not self.running:
                 return
             time.sleep(TICK)
 
-    def _note(self, job: PointJob, code: int) -> None:
+    def _handle_end(self, job: PointJob, code: int) -> None:
         """Handle a process that has ended; a killed one fails its point after `TRIES` attempts."""
         del self.running[job.name]
-        if self._over(job.name):
+        if self._ended(job.name):
             return
         if self.tries[job.name] >= TRIES:
             cause = (
@@ -163,7 +163,7 @@ class _Sweep:
             remedy = f"Read {job.run / 'errors.txt'}; fewer points at a time need less memory."
             point_process.fail(job.run, cause, remedy)
 
-    def _over(self, name: str) -> bool:
+    def _ended(self, name: str) -> bool:
         run = self.runs[name]
         return (
             run.result(run_folder.STEPS[-1]) is not None
@@ -172,21 +172,22 @@ class _Sweep:
 
     def _ready(self, name: str) -> bool:
         """Whether a point may start: not while a running one computes a step that both share."""
-        if name in self.running or self._over(name):
+        if name in self.running or self._ended(name):
             return False
         return not any(
-            self._common(name, other) and not self._made(name, other) for other in self.running
+            self._common_step(name, other) and not self._shared_done(name, other)
+            for other in self.running
         )
 
-    def _common(self, name: str, other: str) -> str | None:
+    def _common_step(self, name: str, other: str) -> str | None:
         """The last step that two points have in common."""
         first, second = self.keys[name], self.keys[other]
         same = [step for step in first if first[step] is not None and first[step] == second[step]]
         return same[-1] if same else None
 
-    def _made(self, name: str, other: str) -> bool:
+    def _shared_done(self, name: str, other: str) -> bool:
         """Whether the common step is finished, or `name` has gone beyond it already."""
-        run, common = self.runs[name], self._common(name, other)
+        run, common = self.runs[name], self._common_step(name, other)
         if common == "warmup":
             warm = self._warm(name)
             begun = run.resumable or run.result("search") is not None
@@ -257,7 +258,7 @@ class _Sweep:
         state: State = "running" if name in self.running else "waiting"
         return Standing(name, state, done / own_work, record)
 
-    def _own(self, name: str) -> list[str]:
+    def _own_steps(self, name: str) -> list[str]:
         """The steps that a point performs itself, being the first of the points with equal keys."""
         taken = set()
         for step in ("search", "train"):
