@@ -1,1 +1,1 @@
-"""What this machine can do: versions, resources, one small export of every form."""
+"""Checks of this machine: versions, resources, one small export of every form."""

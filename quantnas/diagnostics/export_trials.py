@@ -1,7 +1,7 @@
-"""Which forms of file, of all that can be exported, run here? A small network is exported in each.
+"""Exports a small network in every form of file, to find out which of them run on this machine.
 
-The files are written by `export` and `formats`, as those of a run are, and held to the same limits
-by `verify`. The network has random weights.
+The files are written by `onnx_export` and `extra_formats`, as those of a run are, and held to the
+same limits by `verification`. The network has random weights.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantnas.architectures import network, registry
-from quantnas.config import genotype, search_space
+from quantnas.config import genotype as genotypes
+from quantnas.config import search_space
 from quantnas.config.files import to_json
 from quantnas.config.genotype import Choice, Genotype
 from quantnas.config.run_config import ExportConfig, RunConfig
@@ -33,11 +34,11 @@ from quantnas.runs.run_folder import Run
 from .findings import Check
 
 SPACE, CHANNELS, CELLS, SIZE = "rfdn_small", 8, 1, "20x24"
-"""The network, and the height and width of the low resolution."""
+"""The search space of the network, its size, and HEIGHTxWIDTH of the low-resolution image."""
 CONTRAST = 0.2
-"""Standard deviation of what the last convolution adds, of a range of 1."""
+"""Standard deviation of the last convolution's output, for pixels in [0, 1]."""
 WIDTHS = tuple(sorted(STORAGE, reverse=True))
-"""Bits of the weights."""
+"""Weight bits that can be stored, descending."""
 REPORT = (
     "Install the versions of constraints.txt; if that does not help, report it with the output of "
     "`quantnas doctor --json`."
@@ -46,7 +47,7 @@ REPORT = (
 
 @dataclass(frozen=True)
 class Case:
-    """A form of file."""
+    """A form of file at a bit width."""
 
     name: str
     bits: int
@@ -68,21 +69,21 @@ CASES = (
         for name in extra_formats.FORMATS
     ),
 )
-"""Everything that `quantnas export` can write."""
+"""All forms of file that `quantnas export` can write."""
 
 
 def tried(case: Case) -> Check:
-    """Write a file of that form, run it, compare it with torch."""
+    """The check of a form: write such a file, run it, and compare it with torch."""
     try:
-        with tempfile.TemporaryDirectory(prefix="quantnas-") as folder, _apart():
-            return Check(case.name, "ok", _compared(case, _run(Path(folder), case.bits)))
+        with tempfile.TemporaryDirectory(prefix="quantnas-") as folder, _isolated():
+            return Check(case.name, "ok", _compare(case, _run(Path(folder), case.bits)))
     except Exception as error:  # whatever onnx or ONNX Runtime raise
         return refused(case, error)
 
 
 def refused(case: Case, error: Exception) -> Check:
-    """Of a file that cannot be written, does not run, or gives something else."""
-    if isinstance(error, UsageError):  # without its extra
+    """The check of a file that cannot be written, cannot be run, or differs from torch."""
+    if isinstance(error, UsageError):  # an optional package is missing
         return Check(case.name, "note", error.cause, error.remedy)
     if not isinstance(error, QuantnasError):
         text = " ".join(str(error).split())[:300].rstrip(".")
@@ -93,8 +94,8 @@ def refused(case: Case, error: Exception) -> Check:
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
-    """While this is open, torch draws numbers of its own, and computes with one thread.
+def _isolated() -> Iterator[None]:
+    """Within this context, torch has random numbers of its own, and computes with one thread.
 
     For networks this small, a second thread on a busy core costs ten times as long.
     """
@@ -108,29 +109,31 @@ def _apart() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _compared(case: Case, run: Run) -> str:
-    """Write the file into the run; with what it was compared, and what came out."""
+def _compare(case: Case, run: Run) -> str:
+    """Write the file into the run and compare it with torch; the result, in words."""
     if case.form.format in extra_formats.FORMATS:
-        made = extra_formats.FORMATS[case.form.format](run, RunConfig(export=case.form), [_image()])
-        return f"{made.compared}."
-    where, net, totals = quantized(run)
+        extra = extra_formats.FORMATS[case.form.format](
+            run, RunConfig(export=case.form), [_image()]
+        )
+        return f"{extra.compared}."
+    space, net, totals = quantized(run)
     path = run.path("model.onnx")
-    onnx_export.to_onnx(net, totals, where.scale, path, case.form)
-    found = verification.verify(path, net, [_image()])
-    steps = found.max_steps
+    onnx_export.to_onnx(net, totals, space.scale, path, case.form)
+    verified = verification.verify(path, net, [_image()])
+    steps = verified.max_steps
     away = f"at most {steps} of 255 steps from torch" if steps else "equal to torch"
-    counts = f"{found.integer_convolutions} of {found.convolutions}"
+    counts = f"{verified.integer_convolutions} of {verified.convolutions}"
     return f"runs; {counts} convolutions in integers, {away}."
 
 
 def _image() -> NDArray[np.uint8]:
-    """Noise (H, W, 3), so that all integers occur."""
+    """An image of noise (H, W, 3), in which all uint8 values occur."""
     height, width = ExportConfig(size=SIZE).sides or (0, 0)
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def _run(folder: Path, bits: int) -> Run:
-    """A run that holds a network in float and on integers, as the steps before export leave it.
+    """A run with a float and a quantized network, as the steps before `export` leave it.
 
     Every slot has the last operation of its space; the weights are random.
     """
@@ -138,13 +141,13 @@ def _run(folder: Path, bits: int) -> Run:
     space = dataclasses.replace(search_space.load(SPACE), channels=CHANNELS, cells=CELLS)
     slots = registry.slots(space)
     choices = {s.name: Choice(s.ops[-1], s.weight_bits[0], s.act_bits[0]) for s in slots}
-    found, precision = Genotype(SPACE, choices), genotype.uniform_precision(slots, bits)
+    genotype, precision = Genotype(SPACE, choices), genotypes.uniform_precision(slots, bits)
     run.path("space.yaml").write_text(search_space.to_yaml(space), encoding="utf-8")
-    run.path("genotype.json").write_text(found.to_json(), encoding="utf-8")
+    run.path("genotype.json").write_text(genotype.to_json(), encoding="utf-8")
     rows = {name: dataclasses.asdict(one) for name, one in precision.items()}
     run.path("precision.json").write_text(to_json(rows), encoding="utf-8")
-    plain, net = network.build(space, found, None), network.build(space, found, precision)
-    _loud(plain.eval(), low)
+    plain, net = network.build(space, genotype, None), network.build(space, genotype, precision)
+    _amplify(plain.eval(), low)
     network.inherit(net, plain)
     network.initialise(net, low)
     network.save(plain, run.weights("float"), space)
@@ -153,10 +156,10 @@ def _run(folder: Path, bits: int) -> Run:
 
 
 @torch.no_grad()
-def _loud(net: torch.nn.Module, low: Tensor) -> None:
-    """Let the last convolution make most of the picture, so that what differs inside is seen.
+def _amplify(net: torch.nn.Module, low: Tensor) -> None:
+    """Scale the last convolution up, so that errors inside the network are visible in the output.
 
-    low: (N, 3, H, W). New networks enlarge by repeating pixels, and add hardly anything.
+    low: (N, 3, H, W). New networks upscale by repeating pixels, and add hardly anything to that.
     """
     *_, last = network.convolutions(net).values()
     assert last.bias is not None

@@ -1,4 +1,4 @@
-"""What was looked at, what came out, and what to do about it."""
+"""The checks of a machine, each with its verdict and remedy."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     topic: str
     verdict: Verdict
-    """ok; note: worth knowing; problem: something that is offered does not work, or works badly."""
+    """ok; note: worth knowing; problem: a function does not work here, or works badly."""
     finding: str
-    """One sentence."""
+    """The finding, as a sentence."""
     remedy: str = ""
-    """One sentence, of all that is not ok."""
+    """The remedy, as a sentence; empty where the verdict is ok."""
     fatal: bool = False
-    """Whether the main job, from photographs to a verified file, cannot be done."""
+    """Whether `quantnas run`, from photographs to a verified file, cannot work."""
 
 
 def summary(checks: Iterable[Check]) -> str:
-    """All verdicts in a line."""
+    """A line that counts the verdicts."""
     checks = list(checks)
     counts = {v: sum(c.verdict == v for c in checks) for v in ("problem", "note")}
-    told = [f"{n} {v}{'s' if n > 1 else ''}" for v, n in counts.items() if n]
-    line = ", ".join(told) or "all is well"
+    parts = [f"{n} {v}{'s' if n > 1 else ''}" for v, n in counts.items() if n]
+    line = ", ".join(parts) or "all is well"
     return f"{line}; `quantnas run` cannot work here" if fatal(checks) else line
 
 
 def fatal(checks: Iterable[Check]) -> bool:
-    """Whether the main job cannot be done."""
+    """Whether a check found that `quantnas run` cannot work."""
     return any(check.fatal for check in checks)

@@ -1,8 +1,8 @@
-"""Which packages are installed, compared with what the installed quantnas declares to need.
+"""Checks the installed packages against the requirements that quantnas declares.
 
 Everything is read from the metadata of installed packages, so that a new dependency or extra
-appears here by itself. Nothing heavy is imported at the top: what is missing can be told even
-where torch is.
+appears here by itself. No heavy package is imported at the top, so that missing packages can be
+reported even where torch is one of them.
 """
 
 import importlib
@@ -19,14 +19,14 @@ from .findings import Check, fatal
 
 NAME = "quantnas"
 FOR_DEVELOPERS = "dev"
-"""The extra that is left out."""
+"""The extra that is not checked."""
 PURPOSES = {
     "several": "`--processes`",
     "tensorboard": "`--tensorboard`",
     "litert": "`export --format tflite`",
     "ray": "`sweep --ray`",
 }
-"""Extra -> what needs it."""
+"""Extra -> the option or command that needs it."""
 LOADED = ("numpy", "torch", "onnx", "onnxruntime")
 """Packages that are imported as a check, since they may be installed and broken."""
 NOT_INSTALLED = Check(
@@ -49,11 +49,11 @@ class Package:
 
     name: str
     wanted: str
-    """Versions that will do, such as >=2.6."""
+    """Suitable versions, such as >=2.6."""
     version: str | None
     """The installed version; None = not installed."""
     fits: bool
-    """Whether the installed version is one that will do."""
+    """Whether the installed version is suitable."""
     extra: str | None = None
     """The extra that needs it; None = it is always needed."""
 
@@ -80,29 +80,29 @@ def packages(
     requires, extras: as the metadata of quantnas declare them. version: the installed version of
     a package by its name.
     """
-    found = []
+    required = []
     for line in map(Requirement, requires):
-        asked = [extra for extra in ("", *extras) if extra != FOR_DEVELOPERS]
+        names = [extra for extra in ("", *extras) if extra != FOR_DEVELOPERS]
         extra = next(
-            (e for e in asked if not line.marker or line.marker.evaluate({"extra": e})), None
+            (e for e in names if not line.marker or line.marker.evaluate({"extra": e})), None
         )
         if extra is not None:
             there = version(line.name)
             fits = there is not None and line.specifier.contains(there, prereleases=True)
-            found.append(Package(line.name, str(line.specifier), there, fits, extra or None))
-    return found
+            required.append(Package(line.name, str(line.specifier), there, fits, extra or None))
+    return required
 
 
-def judged(found: Sequence[Package]) -> Iterator[Check]:
+def judged(required: Sequence[Package]) -> Iterator[Check]:
     """All versions in one check, and a check for every package that is missing or unfit."""
-    told = [f"{NAME} {__version__}", f"Python {platform.python_version()}"]
-    told += [f"{package.name} {package.version}" for package in found if package.fits]
-    yield Check("versions", "ok", f"{', '.join(told)}.")
-    yield from (_unfit(package) for package in found if not package.fits)
+    versions = [f"{NAME} {__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{package.name} {package.version}" for package in required if package.fits]
+    yield Check("versions", "ok", f"{', '.join(versions)}.")
+    yield from (_unfit(package) for package in required if not package.fits)
 
 
 def _unfit(package: Package) -> Check:
-    """The check of a package that is missing or has another version than is wanted."""
+    """The check of a package that is missing or has an unsuitable version."""
     name, wanted, extra = package.name, package.wanted, package.extra
     remedy = f"Install it with: pip install '{name}{wanted}'"
     if extra is not None:
@@ -117,19 +117,19 @@ def _unfit(package: Package) -> Check:
     return Check(name, "problem", finding, remedy, fatal=True)
 
 
-def broken(found: Iterable[Package]) -> Iterator[Check]:
+def broken(required: Iterable[Package]) -> Iterator[Check]:
     """A check for every package of `LOADED` that is installed and cannot be imported."""
-    for package in found:
+    for package in required:
         if package.name not in LOADED or package.version is None:
             continue
         try:
             importlib.import_module(package.name)
         except Exception as error:  # whatever a package raises that does not fit the others
-            told = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".: ")
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".: ")
             yield Check(
                 package.name,
                 "problem",
-                f"{package.name} cannot be imported: {told}.",
+                f"{package.name} cannot be imported: {reason}.",
                 f"Try: pip install --force-reinstall '{package.name}{package.wanted}'",
                 fatal=True,
             )
@@ -138,12 +138,14 @@ def broken(found: Iterable[Package]) -> Iterator[Check]:
 def examine() -> tuple[list[Package], list[Check]]:
     """The packages that quantnas needs, and the checks of them."""
     try:
-        told = importlib.metadata.distribution(NAME)
+        distribution = importlib.metadata.distribution(NAME)
     except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        found = [Package(name, "", installed(name), installed(name) is not None) for name in LOADED]
+        required = [
+            Package(name, "", installed(name), installed(name) is not None) for name in LOADED
+        ]
         checks = [NOT_INSTALLED]
     else:
-        extras = told.metadata.get_all("Provides-Extra") or []
-        found, checks = packages(told.requires or (), extras), []
-    checks += [*judged(found), *broken(found)]
-    return found, checks + ([REST] if fatal(checks) else [])
+        extras = distribution.metadata.get_all("Provides-Extra") or []
+        required, checks = packages(distribution.requires or (), extras), []
+    checks += [*judged(required), *broken(required)]
+    return required, checks + ([REST] if fatal(checks) else [])

@@ -31,7 +31,7 @@ class Resources:
     cores_limit: float | None
     """Cores' worth of processor time that a container grants; None = no limit."""
     load: float
-    """Processes that wanted a core, on average over the last minute."""
+    """Number of processes that ran or waited for a core, on average over the last minute."""
     memory: int
     memory_free: int
     memory_limit: int | None
@@ -81,7 +81,7 @@ def control_groups(
     controller: cpu or memory. membership: the text of /proc/self/cgroup, which is read where it is
     None. A container may not see its own group's path; its limits then stand in the root.
     """
-    found = []
+    folders = []
     for line in (_text(MEMBERSHIP) if membership is None else membership).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
@@ -91,20 +91,20 @@ def control_groups(
         else:
             continue
         group = PurePosixPath(path.lstrip("/"))
-        found += [mount / part for mount in mounts for part in (group, *group.parents)]
-    return found
+        folders += [mount / part for mount in mounts for part in (group, *group.parents)]
+    return folders
 
 
 def cores_limit(groups: Iterable[Path]) -> float | None:
     """Cores' worth of processor time that these control groups grant; None without a limit."""
-    found = []
+    limits = []
     for group in groups:
         v1 = (_text(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
         for text in (_text(group / "cpu.max"), " ".join(v1)):
             quota, period = [*text.split(), "", ""][:2]
             if quota.isdecimal():  # neither max nor -1
-                found.append(int(quota) / int(period))
-    return min(found, default=None)
+                limits.append(int(quota) / int(period))
+    return min(limits, default=None)
 
 
 def memory_limit(groups: Iterable[Path]) -> int | None:

@@ -1,7 +1,7 @@
-"""The float network that an exported integer file stands for: what its speed is compared with.
+"""The float reference of an exported integer file: the network that its speed is compared with.
 
-Weights are what the file's integers mean; nothing is rounded any more. A grid that starts at 0 had
-taken the place of a ReLU, which is put back where it does something.
+Its weights are the values that the file's integers stand for, and nothing is rounded. Where a grid
+that starts at 0 replaced a ReLU, the ReLU is restored if its input can be negative.
 """
 
 from dataclasses import dataclass, field
@@ -19,16 +19,16 @@ from quantnas.onnx_import import subgraphs
 Array = NDArray[Any]
 
 OPSET = 13
-"""The operators' version at most: without packed weights none of them needs a later one."""
+"""Highest operator set of the reference; only packed weights need a later one."""
 ROUNDS = ("QuantizeLinear", "ConvInteger")
-"""Operators of the files that this project exports; a file without them is in float already."""
+"""Operators that every integer file of this project holds; other files are in float already."""
 POSITIVE = ("Relu", "Sigmoid")
-"""What these give has no negative numbers."""
+"""Operators whose output has no negative values."""
 KEEPS = (
     "Add", "Concat", "DepthToSpace", "Gather", "GlobalAveragePool", "Identity", "MaxPool", "Mul",
     "ReduceSum", "Resize", "Slice",
 )  # fmt: skip
-"""Nor has what these give of such tensors; a Resize is bilinear here."""
+"""Operators that give no negative values if their inputs have none; a Resize is bilinear here."""
 INTEGER = (
     "QuantizeLinear",
     "DequantizeLinear",
@@ -37,196 +37,210 @@ INTEGER = (
     "Dynamic",
     "QLinear",
 )
-"""Beginnings of the operators that compute in integers or round to them."""
+"""Prefixes of the names of operators that compute in integers or round to them."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What an integer tensor stands for: (q - zero point) * step is the tensor `name`."""
+    """The meaning of an integer tensor q: (q - zero point) * step is the float tensor `name`."""
 
     name: str
     step: Array
-    """() or, a step per channel, (C,)"""
+    """Shape (), or (C,) for a step per channel."""
 
 
 @dataclass
-class Twin:
+class FloatReference:
     """The float graph under construction."""
 
     constants: dict[str, Array]
+    """Constant tensor of the file -> its value."""
     graph: OnnxGraph = field(default_factory=OnnxGraph)
     grids: dict[str, Grid] = field(default_factory=dict)
-    """Integer tensor of the file -> what it stands for."""
+    """Integer tensor of the file -> its meaning."""
     names: dict[str, str] = field(default_factory=dict)
-    """Float tensor of the file -> the same one here, where that has another name."""
+    """Float tensor of the file -> its name in this graph, where the two differ."""
     sums: set[str] = field(default_factory=set)
-    """Sums in int32: floats here, of the same size."""
+    """int32 sums of the file; in this graph they are floats with the same values."""
     positive: set[str] = field(default_factory=set)
-    """Tensors here that have no negative numbers."""
+    """Tensors of this graph that have no negative values."""
     scaled: dict[str, Grid] = field(default_factory=dict)
-    """Float tensor of the file -> the tensor here that it is a multiple of, and by how much."""
+    """Float tensor of the file -> (tensor of this graph, factor) whose product it is."""
 
-    def here(self, name: str) -> str:
-        """The tensor that stands for one of the file."""
+    def name_of(self, name: str) -> str:
+        """The name in this graph of a tensor of the file."""
         if name in self.grids:
             return self.grids[name].name
         if name in self.scaled and name not in self.names:
-            found = self.scaled[name]
-            self.names[name] = _times(self, found.name, found.step, name)
+            multiple = self.scaled[name]
+            self.names[name] = _multiply(self, multiple.name, multiple.step, name)
         return self.names.get(name, name)
 
 
 def make(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The same network in float; none for a file in which nothing is rounded.
+    """The float reference of a model; None for a model in which nothing is rounded.
 
-    Input as in the file, output in float. Raises DataError for integer operators of other projects.
+    Its input is that of the file, its output is float. Raises DataError for integer operators that
+    this project does not export.
     """
     if not any(node.op_type in ROUNDS for node in model.graph.node):
         return None
-    constants, rest = _folded(model)
-    twin = Twin(constants)
-    for given in model.graph.input:  # an image
-        twin.positive.add(given.name)
-        if given.type.tensor_type.elem_type == TensorProto.UINT8:
-            wide = twin.graph.add("Cast", [given.name], f"{given.name}.wide", to=TensorProto.FLOAT)
-            twin.grids[given.name] = Grid(wide, np.ones(()))
-            twin.positive.add(wide)
-    for node in rest:
-        _translate(twin, node)
-    return _model(twin, model)
+    constants, others = _fold_constants(model)
+    reference = FloatReference(constants)
+    for image in model.graph.input:
+        reference.positive.add(image.name)
+        if image.type.tensor_type.elem_type == TensorProto.UINT8:
+            pixels = reference.graph.add(
+                "Cast", [image.name], f"{image.name}.wide", to=TensorProto.FLOAT
+            )
+            reference.grids[image.name] = Grid(pixels, np.ones(()))
+            reference.positive.add(pixels)
+    for node in others:
+        _translate(reference, node)
+    return _model(reference, model)
 
 
-def _folded(model: onnx.ModelProto) -> tuple[dict[str, Array], list[onnx.NodeProto]]:
-    """(what is constant and read by the other nodes, the other nodes)."""
+def _fold_constants(model: onnx.ModelProto) -> tuple[dict[str, Array], list[onnx.NodeProto]]:
+    """(constant tensors that the other nodes read, the other nodes)."""
     stored = {tensor.name for tensor in model.graph.initializer}
-    constant, others = subgraphs.parted(model.graph.node, stored)
-    known = stored.union(*(node.output for node in constant))
-    read = {name for node in others for name in node.input if name in known}
+    constant_nodes, others = subgraphs.parted(model.graph.node, stored)
+    constants = stored.union(*(node.output for node in constant_nodes))
+    read = {name for node in others for name in node.input if name in constants}
     return subgraphs.constants(model, sorted(read)), others
 
 
-def _translate(twin: Twin, node: onnx.NodeProto) -> None:
-    """Append what a node that is not constant becomes."""
+def _translate(reference: FloatReference, node: onnx.NodeProto) -> None:
+    """Append to the float graph the counterpart of a node that is not constant."""
     (out,) = node.output
     first = node.input[0]
     if node.op_type == "QuantizeLinear":
-        _rounded(twin, node)
+        _quantize(reference, node)
     elif node.op_type == "DequantizeLinear":
-        _meant(twin, node)
+        _dequantize(reference, node)
     elif node.op_type == "ConvInteger":
-        grid = twin.grids[first]
-        _convolved(twin, node, Grid(grid.name, 1 / grid.step), twin.constants[node.input[3]])
-        twin.sums.add(out)
-    elif node.op_type == "Conv" and first in twin.scaled and _by_channel(twin, node):
-        factor = twin.constants[node.input[1]].flatten()
-        twin.scaled[out] = Grid(twin.scaled[first].name, twin.scaled[first].step * factor)
-    elif node.op_type == "Conv" and first in twin.scaled:
-        _convolved(twin, node, twin.scaled[first])
-    elif node.op_type == "Clip" and first in twin.grids:
-        twin.grids[out] = twin.grids[first]
-    elif node.op_type == "Cast" and (first in twin.sums or first in twin.grids):
-        twin.names[out] = _whole(twin, first, out)
+        grid = reference.grids[first]
+        _convolve(
+            reference, node, Grid(grid.name, 1 / grid.step), reference.constants[node.input[3]]
+        )
+        reference.sums.add(out)
+    elif node.op_type == "Conv" and first in reference.scaled and _scales_channels(reference, node):
+        factor = reference.constants[node.input[1]].flatten()
+        reference.scaled[out] = Grid(
+            reference.scaled[first].name, reference.scaled[first].step * factor
+        )
+    elif node.op_type == "Conv" and first in reference.scaled:
+        _convolve(reference, node, reference.scaled[first])
+    elif node.op_type == "Clip" and first in reference.grids:
+        reference.grids[out] = reference.grids[first]
+    elif node.op_type == "Cast" and (first in reference.sums or first in reference.grids):
+        reference.names[out] = _integer_values(reference, first, out)
     else:
-        _same(twin, node)
+        _copy(reference, node)
 
 
-def _by_channel(twin: Twin, node: onnx.NodeProto) -> bool:
-    """Whether a convolution multiplies every channel by a number, and does nothing else."""
-    kernel = twin.constants[node.input[1]]
+def _scales_channels(reference: FloatReference, node: onnx.NodeProto) -> bool:
+    """Whether a convolution only multiplies every channel by a number."""
+    kernel = reference.constants[node.input[1]]
     groups = [a.i for a in node.attribute if a.name == "group"]
     return len(node.input) == 2 and groups == [kernel.size]
 
 
-def _rounded(twin: Twin, node: onnx.NodeProto) -> None:
-    """A grid; below its zero point there is nothing."""
+def _quantize(reference: FloatReference, node: onnx.NodeProto) -> None:
+    """Record the grid of a QuantizeLinear; it clips like a ReLU where its zero point is 0."""
     (out,) = node.output
-    given = twin.scaled.get(node.input[0]) or Grid(twin.here(node.input[0]), np.ones(()))
-    source, step = given.name, twin.constants[node.input[1]] / given.step
-    zero = twin.constants[node.input[2]]
-    if not zero.any() and zero.dtype == np.uint8 and source not in twin.positive:
-        source = twin.graph.add("Relu", [source], f"{out}.relu")
-        twin.positive.add(source)
-    twin.grids[out] = Grid(source, step)
+    multiple = reference.scaled.get(node.input[0]) or Grid(
+        reference.name_of(node.input[0]), np.ones(())
+    )
+    source, step = multiple.name, reference.constants[node.input[1]] / multiple.step
+    zero = reference.constants[node.input[2]]
+    if not zero.any() and zero.dtype == np.uint8 and source not in reference.positive:
+        source = reference.graph.add("Relu", [source], f"{out}.relu")
+        reference.positive.add(source)
+    reference.grids[out] = Grid(source, step)
 
 
-def _meant(twin: Twin, node: onnx.NodeProto) -> None:
-    """What integers mean: with the step of their grid, the tensor itself."""
-    (out,), grid = node.output, twin.grids[node.input[0]]
-    twin.scaled[out] = Grid(grid.name, twin.constants[node.input[1]] / grid.step)
+def _dequantize(reference: FloatReference, node: onnx.NodeProto) -> None:
+    """Record a DequantizeLinear, whose output is a multiple of the tensor that was rounded."""
+    (out,), grid = node.output, reference.grids[node.input[0]]
+    reference.scaled[out] = Grid(grid.name, reference.constants[node.input[1]] / grid.step)
 
 
-def _whole(twin: Twin, name: str, out: str) -> str:
-    """Integers as they are, zero point 0."""
-    if name in twin.sums:
-        return twin.here(name)
-    grid = twin.grids[name]
-    return _times(twin, grid.name, 1 / grid.step, out)
+def _integer_values(reference: FloatReference, name: str, out: str) -> str:
+    """The float tensor that holds the integer values of `name`, whose zero point is 0."""
+    if name in reference.sums:
+        return reference.name_of(name)
+    grid = reference.grids[name]
+    return _multiply(reference, grid.name, 1 / grid.step, out)
 
 
-def _times(twin: Twin, source: str, factor: Array, out: str) -> str:
-    """() or (C,) times a tensor (N, C, H, W)."""
+def _multiply(reference: FloatReference, source: str, factor: Array, out: str) -> str:
+    """The product of a factor of shape () or (C,) and a tensor (N, C, H, W)."""
     if np.all(factor == 1):
         return source
-    by = twin.graph.constant(f"{out}.by", np.reshape(factor, (1, -1, 1, 1)), np.float32)
-    scaled = twin.graph.add("Mul", [source, by], f"{out}.scaled")
-    if source in twin.positive:
-        twin.positive.add(scaled)
+    by = reference.graph.constant(f"{out}.by", np.reshape(factor, (1, -1, 1, 1)), np.float32)
+    scaled = reference.graph.add("Mul", [source, by], f"{out}.scaled")
+    if source in reference.positive:
+        reference.positive.add(scaled)
     return scaled
 
 
-def _convolved(twin: Twin, node: onnx.NodeProto, source: Grid, zero: Array | int = 0) -> None:
-    """A convolution with constant weights; what multiplies its input goes into them."""
+def _convolve(
+    reference: FloatReference, node: onnx.NodeProto, source: Grid, zero: Array | int = 0
+) -> None:
+    """Append a float convolution; the factor of its input is multiplied into its weights."""
     (out,) = node.output
-    kernel = twin.constants[node.input[1]].astype(np.float32) - zero
-    w = twin.graph.constant(f"{out}.w", kernel * _inputs(source.step, kernel), np.float32)
+    kernel = reference.constants[node.input[1]].astype(np.float32) - zero
+    w = reference.graph.constant(
+        f"{out}.w", kernel * _input_factors(source.step, kernel), np.float32
+    )
     bias = node.input[2:3] if node.op_type == "Conv" else []
     for name in bias:
-        twin.graph.constant(name, twin.constants[name], np.float32)
+        reference.graph.constant(name, reference.constants[name], np.float32)
     conv = helper.make_node("Conv", [source.name, w, *bias], [out], node.name)
     conv.attribute.extend(node.attribute)
-    twin.graph.nodes.append(conv)
+    reference.graph.nodes.append(conv)
 
 
-def _inputs(factor: Array, kernel: Array) -> Array:
-    """Factors of the channels of the input, as they multiply (c_out, c_in / groups, k, k)."""
+def _input_factors(factor: Array, kernel: Array) -> Array:
+    """Factors of the input channels, shaped to multiply weights (c_out, c_in / groups, k, k)."""
     if factor.ndim == 0:
         return factor
     groups = len(factor) // kernel.shape[1]
     return np.repeat(factor.reshape(groups, -1), len(kernel) // groups, 0)[:, :, None, None]
 
 
-def _same(twin: Twin, node: onnx.NodeProto) -> None:
-    """The operator itself, on floats."""
-    (out,), inputs = node.output, [twin.here(name) for name in node.input]
-    summed = twin.sums.intersection(node.input)
-    fixed = {name: twin.constants[name] for name in node.input if name in twin.constants}
+def _copy(reference: FloatReference, node: onnx.NodeProto) -> None:
+    """Append the same operator on floats."""
+    (out,), inputs = node.output, [reference.name_of(name) for name in node.input]
+    summed = reference.sums.intersection(node.input)
+    fixed = {name: reference.constants[name] for name in node.input if name in reference.constants}
     for name, value in fixed.items():
-        twin.graph.constant(name, value, np.float32 if summed else value.dtype)
+        reference.graph.constant(name, value, np.float32 if summed else value.dtype)
     if summed:
-        twin.sums.add(out)
-    if node.input[0] in twin.grids:  # it only moves values
-        twin.grids[out] = Grid(out, twin.grids[node.input[0]].step)
+        reference.sums.add(out)
+    if node.input[0] in reference.grids:  # the operator only moves values
+        reference.grids[out] = Grid(out, reference.grids[node.input[0]].step)
     moved = {name for name in inputs if name and name not in fixed}
-    kept = moved <= twin.positive and all((value >= 0).all() for value in fixed.values())
+    kept = moved <= reference.positive and all((value >= 0).all() for value in fixed.values())
     if node.op_type in POSITIVE or (node.op_type in KEEPS and kept):
-        twin.positive.add(out)
+        reference.positive.add(out)
     copy = helper.make_node(node.op_type, inputs, [out], node.name, domain=node.domain)
     copy.attribute.extend(node.attribute)
-    twin.graph.nodes.append(copy)
+    reference.graph.nodes.append(copy)
 
 
-def _model(twin: Twin, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The file of the float graph. Raises DataError when there is still an integer operator."""
-    given, gives = list(model.graph.input), []
-    made = {name for node in twin.graph.nodes for name in node.output}
+def _model(reference: FloatReference, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The ONNX model of the float graph. Raises DataError if an integer operator is left."""
+    inputs, outputs = list(model.graph.input), []
+    computed = {name for node in reference.graph.nodes for name in node.output}
     for output in model.graph.output:
-        wide = onnx.ValueInfoProto()
-        wide.CopyFrom(output)
-        wide.type.tensor_type.elem_type = TensorProto.FLOAT
-        gives.append(wide)
-        if output.name not in made:
-            twin.graph.add("Identity", [twin.here(output.name)], output.name)
-    left = [node.op_type for node in twin.graph.nodes if node.op_type.startswith(INTEGER)]
+        float_output = onnx.ValueInfoProto()
+        float_output.CopyFrom(output)
+        float_output.type.tensor_type.elem_type = TensorProto.FLOAT
+        outputs.append(float_output)
+        if output.name not in computed:
+            reference.graph.add("Identity", [reference.name_of(output.name)], output.name)
+    left = [node.op_type for node in reference.graph.nodes if node.op_type.startswith(INTEGER)]
     if left:
         raise DataError(
             f"The network holds a {left[0]}, of which no float form can be made.",
@@ -235,7 +249,7 @@ def _model(twin: Twin, model: onnx.ModelProto) -> onnx.ModelProto:
     version = min(OPSET, max(o.version for o in model.opset_import if o.domain == ""))
     return helper.make_model(
         helper.make_graph(
-            twin.graph.nodes, "float", given, gives, list(twin.graph.tensors.values())
+            reference.graph.nodes, "float", inputs, outputs, list(reference.graph.tensors.values())
         ),
         opset_imports=[helper.make_opsetid("", version)],
         ir_version=7,

@@ -1,6 +1,6 @@
-"""How long models take in ONNX Runtime, each beside its own float network.
+"""Latency of models in ONNX Runtime, each compared with its own float reference.
 
-All of them run by turns, so that a busy machine hits all alike; ratios are taken within a round.
+All models run by turns, so that a busy machine slows all alike; ratios are taken within a round.
 """
 
 import math
@@ -25,31 +25,32 @@ from . import float_reference
 from .processor import Machine
 
 SIZE = (180, 320)
-"""(height, width) of the low-resolution image where nothing else is said: at x4, 1280x720."""
+"""Default (height, width) of the low-resolution image: at x4, the output is 1280x720."""
 LEAST = 3
-"""Rounds at least, whatever the time."""
+"""Minimum number of rounds, whatever the time limit."""
 WARM = 2
-"""Runs of every model before the first round."""
+"""Warm-up runs of every model before the first round."""
 ALONE = 0.8
-"""Share of the time that a model on one thread computes, unless others want the core too."""
+"""Least share of processor time in wall time of a single thread that has a core to itself."""
 FEWER = (
     "Below 8 bits ONNX Runtime computes in 8-bit integers: fewer bits make the file smaller, not "
     "faster."
 )
 KINDS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
-"""Type of a file's input -> that of an image in [0, 1], or from 0 to 255."""
+"""Type of a file's input -> type of the image: floats in [0, 1], or integers from 0 to 255."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How it is measured."""
+    """The settings of a measurement."""
 
     size: tuple[int, int] | None = None
-    """(height, width) of the low-resolution image; none: the file's own, else `SIZE`."""
+    """(height, width) of the low-resolution image; None: the file's own size, else `SIZE`."""
     threads: int = 1
     seconds: float = 10.0
-    """For each model with its float network, where `rounds` is not given."""
+    """Time for each model and its float reference, where `rounds` is None."""
     rounds: int | None = None
+    """Number of rounds; None: as many as fit into `seconds`."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -62,47 +63,49 @@ class Setting:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one number over all rounds."""
+    """The distribution of one quantity over all rounds."""
 
     median: float
     low: float
-    """A quarter of the rounds lie below."""
+    """First quartile."""
     high: float
-    """A quarter lie above."""
+    """Third quartile."""
     least: float
+    """Minimum."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of one run."""
+    """Milliseconds of one inference (a ratio of milliseconds in `Row.ratio`)."""
 
     wall: Spread
     cpu: Spread
-    """Processor time of all threads."""
+    """Processor time, summed over all threads."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model."""
+    """The measurements of one model."""
 
     name: str
     what: str
     bytes: int
     weight_bits: tuple[int, int] | None
-    """Least and most of all layers; none where the file does not say it."""
+    """(least, most) over all layers; None where the file does not state them."""
     act_bits: tuple[int, int] | None
+    """(least, most) over all layers; None where the file does not state them."""
     bitops: int | None
-    """At the size that was measured."""
+    """BitOps at the measured image size."""
     times: Times
     float_times: Times | None
-    """Of its float network; none for a model that is in float itself."""
+    """Times of the float reference; None for a model that is in float itself."""
     ratio: Times | None
-    """Of both, round by round: below 1, the integers are faster."""
+    """Time of the model over that of its float reference, round by round; below 1 it is faster."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured."""
+    """The measurements of all models."""
 
     size: tuple[int, int]
     threads: int
@@ -111,21 +114,21 @@ class Result:
 
 
 Runs = Mapping[str, Callable[[], object]]
-"""Name -> what is timed."""
+"""Name -> the function that is timed."""
 Taken = dict[str, list[tuple[float, float]]]
-"""Name -> (seconds, seconds of processor time) of every round."""
+"""Name -> (wall time, processor time) of every round, seconds."""
 
 
 def now() -> tuple[float, float]:
-    """(seconds, seconds of processor time) since some moment."""
+    """(wall time, processor time) in seconds since an arbitrary moment."""
     return time.perf_counter(), time.process_time()
 
 
 def measure(models: Sequence[Model], setting: Setting) -> Generator[Progress, None, Result]:
-    """Time models; the result is the generator's.
+    """Time models; yields progress, and returns the measurements.
 
-    Raises UsageError for a model that is no ONNX file or takes another size alone, DataError for
-    one that cannot be run.
+    Raises UsageError for a model that is no ONNX file or only takes another image size, DataError
+    for a model that cannot be run.
     """
     for model in models:
         _require_file(model)
@@ -134,10 +137,10 @@ def measure(models: Sequence[Model], setting: Setting) -> Generator[Progress, No
     runs: dict[str, Callable[[], object]] = {}
     for model in models:
         runs[model.name] = runner(sessions[model.name], size, model.what)
-        twin = float_reference.make(onnx.load(model.file))
-        if twin is not None:
+        reference = float_reference.make(onnx.load(model.file))
+        if reference is not None:
             what = f"the float network of {model.what}"
-            made = session(twin.SerializeToString(), setting.threads, what)
+            made = session(reference.SerializeToString(), setting.threads, what)
             runs[_float(model.name)] = runner(made, size, what)
     taken = yield from by_turns(runs, setting.seconds * len(models), setting.rounds)
     rows = tuple(_row(model, size, taken) for model in models)
@@ -145,7 +148,7 @@ def measure(models: Sequence[Model], setting: Setting) -> Generator[Progress, No
 
 
 def by_turns(runs: Runs, seconds: float, rounds: int | None) -> Generator[Progress, None, Taken]:
-    """One after the other, round after round, for that time or that many rounds."""
+    """Time all functions once a round, for `seconds` or, if it is given, for `rounds` rounds."""
     for _ in range(WARM):
         for run in runs.values():
             run()
@@ -168,7 +171,10 @@ def by_turns(runs: Runs, seconds: float, rounds: int | None) -> Generator[Progre
 
 
 def session(file: Path | bytes, threads: int, what: str, **options: Any) -> ort.InferenceSession:
-    """A file at the default optimisation level; DataError when it does not load."""
+    """An ONNX Runtime session at the default optimisation level.
+
+    Raises DataError when the file cannot be loaded.
+    """
     try:  # threads that wait for the next run would take the cores from the next model
         return open_session(file, threads=threads, spinning=False, **options)
     except Exception as error:
@@ -176,23 +182,26 @@ def session(file: Path | bytes, threads: int, what: str, **options: Any) -> ort.
 
 
 def runner(run: ort.InferenceSession, size: tuple[int, int], what: str) -> Callable[[], object]:
-    """A run on an image of noise; DataError when the network cannot take that size."""
-    given = run.get_inputs()[0]
-    channels = 1 if given.shape[1] == 1 else 3
+    """A function that runs a session on an image of noise of (height, width) `size`.
+
+    The function raises DataError when the network cannot take that size.
+    """
+    tensor = run.get_inputs()[0]
+    channels = 1 if tensor.shape[1] == 1 else 3
     pixels = np.random.default_rng(0).integers(0, 256, (1, channels, *size), np.uint8)
-    kind = KINDS[given.type]
+    kind = KINDS[tensor.type]
     image = pixels if kind == np.uint8 else (pixels / 255).astype(kind)
 
     def once() -> object:
         try:
-            return run.run(None, {given.name: image})
-        except Exception as error:  # ONNX Runtime has no class for what is wrong with an image
-            raise _cannot(what, size, error) from error
+            return run.run(None, {tensor.name: image})
+        except Exception as error:  # ONNX Runtime has no exception class for a bad image
+            raise _size_error(what, size, error) from error
 
     return once
 
 
-def _cannot(what: str, size: tuple[int, int], error: Exception) -> DataError:
+def _size_error(what: str, size: tuple[int, int], error: Exception) -> DataError:
     cause = f"{what} cannot enlarge an image of {size[0]}x{size[1]}"
     if min(size) < SMALL:
         return DataError(f"{cause}: that is too small for it.", "Give a larger --size.")
@@ -208,17 +217,17 @@ def _require_file(model: Model) -> None:
 
 
 def _own_size(run: ort.InferenceSession) -> tuple[int, int] | None:
-    """The only (height, width) that a file takes; none where it takes any."""
+    """The only (height, width) that a file takes; None where it takes any."""
     height, width = run.get_inputs()[0].shape[2:]
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _size(
-    own: Mapping[str, tuple[int, int] | None], wanted: tuple[int, int] | None
+    own: Mapping[str, tuple[int, int] | None], requested: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """(height, width) for all; UsageError when one of them takes another alone."""
+    """The (height, width) for all models. Raises UsageError when one only takes another size."""
     fixed = {name: size for name, size in own.items() if size is not None}
-    size = wanted or next(iter(fixed.values()), SIZE)
+    size = requested or next(iter(fixed.values()), SIZE)
     for name, only in fixed.items():
         if only != size:
             raise UsageError(
@@ -233,8 +242,8 @@ def _float(name: str) -> str:
 
 
 def _row(model: Model, size: tuple[int, int], taken: Taken) -> Row:
-    mine = np.array(taken[model.name])
-    beside = np.array(taken[_float(model.name)]) if _float(model.name) in taken else None
+    times, reference = np.array(taken[model.name]), taken.get(_float(model.name))
+    float_times = None if reference is None else np.array(reference)
     layers = model.cost.layers if model.cost else ()
     weights, acts = [row.weight_bits for row in layers], [row.act_bits for row in layers]
     return Row(
@@ -244,34 +253,34 @@ def _row(model: Model, size: tuple[int, int], taken: Taken) -> Row:
         (min(weights), max(weights)) if layers else None,
         (min(acts), max(acts)) if layers else None,
         cost.bitops_at(layers, size, model.scale) if layers else None,
-        _times(1000 * mine),
-        None if beside is None else _times(1000 * beside),
-        None if beside is None else _times(mine / np.maximum(beside, 1e-9)),
+        _spreads(1000 * times),
+        None if float_times is None else _spreads(1000 * float_times),
+        None if float_times is None else _spreads(times / np.maximum(float_times, 1e-9)),
     )
 
 
-def _times(found: Any) -> Times:
-    """(rounds, 2) -> what of both columns is shown."""
+def _spreads(rounds: Any) -> Times:
+    """The spreads of both columns of an array (rounds, 2)."""
     wall, cpu = (
-        Spread(*(float(np.percentile(column, at)) for at in (50, 25, 75, 0))) for column in found.T
+        Spread(*(float(np.percentile(column, at)) for at in (50, 25, 75, 0))) for column in rounds.T
     )
     return Times(wall, cpu)
 
 
 def notes(result: Result, machine: Machine) -> list[str]:
-    """What the figures mean, in sentences."""
-    found = [*_busy(result)]
-    lacks = f"the processor has no {machine.lacks}" if machine.lacks else ""
+    """Sentences that explain the measurements, such as warnings about a busy machine."""
+    sentences = [*_busy(result)]
+    missing = f"the processor has no {machine.lacks}" if machine.lacks else ""
     for row in result.rows:
         if row.ratio is not None and row.ratio.wall.median >= 1:
-            why = lacks or "--per-layer shows what takes the time"
-            found.append(f"warning: {row.name} is not faster than float on this machine; {why}")
+            why = missing or "--per-layer shows what takes the time"
+            sentences.append(f"warning: {row.name} is not faster than float on this machine; {why}")
     least = [bits[0] for row in result.rows for bits in (row.weight_bits, row.act_bits) if bits]
-    return [*found, FEWER] if least and min(least) < 8 else found
+    return [*sentences, FEWER] if least and min(least) < 8 else sentences
 
 
 def _busy(result: Result) -> Iterator[str]:
-    """What to say where others wanted the core too; of several threads that is not known."""
+    """A warning if other programs used the core too, which only one thread can tell."""
     share = min(row.times.cpu.median / row.times.wall.median for row in result.rows)
     if result.threads == 1 and share < ALONE:
         ratios = [

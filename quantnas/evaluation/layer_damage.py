@@ -1,10 +1,11 @@
-"""What rounding one slot alone does to the output, measured: the check of what was predicted.
+"""Measured damage of every layer, to check the predicted damage.
 
-The float network runs with a single slot rounded and its means made good, as every rounded network
-has them (`post_training.correct_biases`): on the grids of the finished network, and on grids fitted to
-the float weights, which the prediction is about. Training with rounding moves weights and grids
-together, so the former are no longer the best for the float weights. What it has done to the
-weights is left out on purpose: the prediction is about plain rounding.
+The damage of a slot is the error of the output when this slot alone is rounded. The float network
+runs with a single slot rounded and its output means corrected, as in every rounded network
+(`post_training.correct_biases`). This is done on the grids of the finished network, and on grids
+fitted to the float weights, which the prediction assumes. Training with rounding moves weights and
+grids together, so the grids of the finished network are not the best ones for the float weights.
+What training did to the weights is left out on purpose: the prediction is about plain rounding.
 """
 
 import json
@@ -32,60 +33,61 @@ from quantnas.runs.run_folder import Run
 
 FILE = "damage_measured.json"
 WORK = 2e10
-"""Multiply-accumulates in float that all measurements of a run may take, about: some seconds."""
+"""Approximate limit of the multiply-accumulates of all measurements, worth some seconds."""
 MOST = 8
-"""Crops, at most."""
+"""Maximum number of crops."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A slot with the bits that it has."""
+    """The damage of a slot at its bit widths, as mean squared error of pixels in [0, 1]."""
 
     slot: str
     weights: int
     activations: int
     predicted: float | None
-    """Mean squared error of the output, pixels in [0, 1]; none where nothing was predicted."""
+    """Predicted damage; None where nothing was predicted."""
     measured: float
-    """On the grids of the finished network."""
+    """Measured damage on the grids of the finished network."""
     fitted: float
-    """On grids fitted to the float weights and to what they read."""
+    """Measured damage on grids fitted to the float weights and their inputs."""
 
 
 @dataclass(frozen=True)
 class Damages:
-    """All rounded slots of a run."""
+    """The damage of all rounded slots of a run."""
 
     crops: int
     height: int
     width: int
-    """Low-resolution pixels of a crop."""
+    """Height and width of a crop, low-resolution pixels."""
     slots: tuple[Measured, ...]
     agreement: float | None
-    """Rank correlation (Spearman) of predicted and measured; none below three slots."""
+    """Spearman's rank correlation of predicted and measured damage; None below three slots."""
     agreement_fitted: float | None
+    """The same correlation with the damage on fitted grids."""
 
 
 def measure(
     run: Run, photos: Sequence[Photograph], teacher: nn.Module, net: nn.Module, side: int
 ) -> Damages:
-    """Write damage_measured.json of a quantized run, and give what is in it.
+    """Measure the damage of all slots of a quantized run, and write damage_measured.json.
 
-    photos: what the run has held out; teacher: its float network; net: its quantized network,
-    whose weights become those of the teacher; side: of a crop, low-resolution pixels.
+    photos: the held-out photographs; teacher: the float network; net: the quantized network, whose
+    weights are replaced by those of the teacher; side: side of a crop, low-resolution pixels.
     """
-    space, found = architecture(run)
+    space, genotype = architecture(run)
     precision = bit_widths.load(run.folder)
-    layers = cost.layers(registry.slots(space), found, precision, space.scale)
+    layers = cost.layers(registry.slots(space), genotype, precision, space.scale)
     each = sum(row.macs for row in layers) * side**2 / math.prod(cost.REFERENCE)
     count = int(max(1, min(MOST, WORK / (2 * each * (len(precision) + 1)))))
     low = crops(photos, space, side, count)
     network.inherit(net, teacher)
     slots = tuple(rows(teacher, net, low, precision, predictions(run)))
-    known = [row for row in slots if row.predicted is not None]
+    predicted = [row for row in slots if row.predicted is not None]
     agreements = [
-        rank_correlation([row.predicted or 0.0 for row in known], values)
-        for values in ([row.measured for row in known], [row.fitted for row in known])
+        rank_correlation([row.predicted or 0.0 for row in predicted], values)
+        for values in ([row.measured for row in predicted], [row.fitted for row in predicted])
     ]
     damages = Damages(len(low), low.shape[2], low.shape[3], slots, *agreements)
     write_text(run.path(FILE), to_json(damages))
@@ -93,42 +95,44 @@ def measure(
 
 
 def load(run: Run) -> Damages | None:
-    """What `measure` wrote; none where it has not."""
+    """The damages that `measure` wrote; None where there are none."""
     path = run.folder / FILE
     return schema.parse(Damages, read_json(path), str(path)) if path.exists() else None
 
 
 def predictions(run: Run) -> dict[str, dict[Precision, float]]:
-    """Slot -> width -> predicted mean squared error, as damage.json has them; empty without it."""
+    """Slot -> bit widths -> predicted damage, from damage.json; empty without that file."""
     path = run.folder / "damage.json"
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return {
-        row["slot"]: dict(zip((Precision(**w) for w in row["options"]), row["mse"], strict=True))
+        row["slot"]: dict(
+            zip((Precision(**bits) for bits in row["options"]), row["mse"], strict=True)
+        )
         for row in rows
     }
 
 
 def crops(photos: Sequence[Photograph], space: SearchSpace, side: int, count: int) -> Tensor:
-    """(N, 3, H, W) in [0, 1]: parts of low-resolution photographs that lie along their diagonal.
+    """`count` crops along the diagonals of low-resolution photographs, (N, 3, H, W) in [0, 1].
 
-    Photographs smaller than `side` make all of them smaller.
+    A photograph smaller than `side` makes all crops smaller.
     """
     used = photos[:count]
     lows = [photographs.read(photo, space.scale).low for photo in used]
     height, width = (min(side, *(low.shape[i] for low in lows)) for i in (0, 1))
     each = math.ceil(count / len(lows))
-    found = [
+    parts = [
         low[y : y + height, x : x + width]
         for low in lows
         for y, x in zip(
             _places(low.shape[0] - height, each), _places(low.shape[1] - width, each), strict=True
         )
     ]
-    return to_tensor(np.stack(found[:count]))
+    return to_tensor(np.stack(parts[:count]))
 
 
 def _places(room: int, count: int) -> list[int]:
-    """The middles of as many equal parts."""
+    """Offsets of `count` crops: the middles of `count` equal parts of the free room."""
     return [round(room * (i + 0.5) / count) for i in range(count)]
 
 
@@ -140,39 +144,39 @@ def rows(
     precision: Mapping[str, Precision],
     predicted: Mapping[str, Mapping[Precision, float]],
 ) -> Iterator[Measured]:
-    """Every rounded slot, one after the other; the grids of `net` are fitted anew on the way.
+    """The damage of every rounded slot, one by one; fits the grids of `net` anew on the way.
 
-    teacher: in float; net: the same weights with grids; low (N, 3, H, W) in [0, 1].
+    teacher: the float network; net: the same weights with grids; low: (N, 3, H, W) in [0, 1].
     """
     finished = _errors(teacher, net, low, precision)
     network.initialise(net, low)
     fitted = _errors(teacher, net, low, precision)
     for slot, error in finished.items():
-        width = precision[slot]
-        mse = predicted.get(slot, {}).get(width)
-        yield Measured(slot, width.weights, width.activations, mse, error, fitted[slot])
+        bits = precision[slot]
+        mse = predicted.get(slot, {}).get(bits)
+        yield Measured(slot, bits.weights, bits.activations, mse, error, fitted[slot])
 
 
 def _errors(
     teacher: nn.Module, net: nn.Module, low: Tensor, precision: Mapping[str, Precision]
 ) -> dict[str, float]:
-    """Slot -> mean squared error of the output when it alone is rounded."""
-    plain, wanted = teacher.eval()(low), post_training.mean_outputs(teacher, low)
+    """Slot -> mean squared error of the output when this slot alone is rounded."""
+    plain, means = teacher.eval()(low), post_training.mean_outputs(teacher, low)
     rounded = network.convolutions(net.eval())
     errors = {}
-    for slot, width in precision.items():
+    for slot, bits in precision.items():
         parts = {n: c for n, c in rounded.items() if n == slot or n.rpartition(".")[0] == slot}
-        if parts and width != Precision(32, 32):
-            with _replaced(teacher, parts, wanted):
+        if parts and bits != Precision(32, 32):
+            with _replaced(teacher, parts, means):
                 errors[slot] = float((teacher(low) - plain).square().mean())
     return errors
 
 
 @contextmanager
 def _replaced(
-    teacher: nn.Module, parts: Mapping[str, Conv2d], wanted: Mapping[str, Tensor]
+    teacher: nn.Module, parts: Mapping[str, Conv2d], means: Mapping[str, Tensor]
 ) -> Iterator[None]:
-    """While this is open, those convolutions of the float network round, their means made good."""
+    """Within this context, `parts` replace their convolutions, with output means corrected."""
 
     def hook(conv: Conv2d, args: tuple[Tensor], out: Tensor) -> Tensor | None:
         part: Any = parts.get(conv.name)
@@ -181,15 +185,15 @@ def _replaced(
         x = args[0]
         if isinstance(part, QuantConv2d) and not part.inner:
             x = part.source(x)
-        made: Tensor = part(x)
-        return made + (wanted[conv.name] - made.mean((0, 2, 3)))[:, None, None]
+        rounded: Tensor = part(x)
+        return rounded + (means[conv.name] - rounded.mean((0, 2, 3)))[:, None, None]
 
     with network.hooked(teacher, hook):
         yield
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's, between -1 and 1; none of fewer than three, and where all are equal."""
+    """Spearman's rank correlation, -1 to 1; None below three values, and where all are equal."""
     if len(first) < 3:
         return None
     a, b = _ranks(first), _ranks(second)
@@ -198,19 +202,19 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Ranks around their mean; equal values share one."""
-    found = np.asarray(values)
-    ranks = (found[:, None] > found).sum(1) + (found[:, None] == found).sum(1) / 2
+    """Ranks minus their mean; equal values share a rank."""
+    array = np.asarray(values)
+    ranks = (array[:, None] > array).sum(1) + (array[:, None] == array).sum(1) / 2
     return ranks - ranks.mean()
 
 
 def sentence(damages: Damages) -> str:
-    """How well predicted and measured agree."""
-    known = [row for row in damages.slots if row.predicted is not None]
+    """A sentence about the agreement of predicted and measured damage."""
+    predicted = [row for row in damages.slots if row.predicted is not None]
     if damages.agreement is None or damages.agreement_fitted is None:
-        return f"{len(known)} layers were predicted: too few to say how well the two agree."
+        return f"{len(predicted)} layers were predicted: too few to say how well the two agree."
     return (
-        f"Rank correlation of predicted and measured over {len(known)} layers: "
+        f"Rank correlation of predicted and measured over {len(predicted)} layers: "
         f"{damages.agreement:.2f} on the grids of the finished network, "
         f"{damages.agreement_fitted:.2f} on grids fitted to the float weights, as the prediction "
         "assumes."

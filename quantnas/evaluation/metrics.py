@@ -1,4 +1,4 @@
-"""Measures how close an image is to its reference: PSNR and SSIM on luma.
+"""PSNR and SSIM on luma, which measure how close an image is to its reference.
 
 The protocol is that of EDSR and BasicSR: both images are uint8 RGB, luma is not rounded, and
 `border` pixels (the scale) are left out on each side.
@@ -22,7 +22,7 @@ _C2 = (0.03 * PEAK) ** 2
 
 
 def luma(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """BT.601 studio-range luma, 16 to 235 and not rounded, (H, W) of uint8 RGB (H, W, 3).
+    """BT.601 studio-range luma (H, W), 16 to 235 and not rounded, of uint8 RGB (H, W, 3).
 
     Raises ValueError for any other type or shape.
     """

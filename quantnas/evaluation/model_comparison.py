@@ -1,4 +1,4 @@
-"""Models measured side by side: scores on sets of photographs, what is kept of them, pictures."""
+"""Compares models by their scores on sets of photographs, for evaluation.json."""
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,32 +22,34 @@ from .scoring import Score
 
 FILE = "evaluation.json"
 Table = dict[str, dict[str, list[Score]]]
-"""Set -> model -> scores."""
+"""Set -> model -> scores of its photographs."""
 LOW = {
     frozenset({False}): "bicubic",
     frozenset({True}): "files of their own",
     frozenset({False, True}): "files of their own or bicubic",
 }
-"""Whether there are files of low resolution -> where the low resolution comes from."""
+"""Whether photographs have low-resolution files of their own -> where low resolution comes from."""
 
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photographs to measure on."""
+    """A named set of photographs on which models are measured."""
 
     name: str
     photos: tuple[Photograph, ...]
     folder: str | None = None
-    """As it was given; none for photographs that a run held out, and for bundled ones."""
+    """The folder as the caller named it; None for held-out and for bundled photographs."""
 
     @property
     def low(self) -> str:
-        """Where the low resolution comes from."""
+        """Where the low-resolution images come from, in words."""
         return LOW[frozenset(photo.low is not None for photo in self.photos)]
 
 
 def choose(models: Sequence[Model], folders: Sequence[str]) -> list[PhotoSet]:
-    """The folders, or what the run of the models held out, or else the bundled held-out ones.
+    """The sets to measure on: the folders, else the models' held-out set, else the bundled one.
+
+    The held-out set is used when all models have the same one.
 
     Raises DataError as `photographs.find`, and for a photograph that is too small.
     """
@@ -71,7 +73,7 @@ def _read(folders: Sequence[str], scale: int) -> list[PhotoSet]:
 
 
 def sets_of(run: run_folder.Run, config: RunConfig, scale: int) -> list[PhotoSet]:
-    """What a run is measured on: the photographs that it held out, then its benchmarks.
+    """The sets on which a run is measured: its held-out photographs, then its benchmarks.
 
     Raises DataError as `photographs.find`.
     """
@@ -88,14 +90,16 @@ def _held_out(model: Model) -> tuple[Photograph, ...] | None:
 def measure(
     upscalers: Mapping[str, Upscaler], sets: Sequence[PhotoSet], scale: int
 ) -> Generator[Progress, None, Table]:
-    """Progress over the photographs of every set, with the mean of the first model so far; the
-    scores as the generator's result."""
+    """Measure upscalers on all photographs; yields progress, and returns the scores.
+
+    The progress shows the mean of the first upscaler so far.
+    """
     table: Table = {}
     for group in sets:
         scores: dict[str, list[Score]] = {name: [] for name in upscalers}
         table[group.name] = scores
-        for done, found in enumerate(scoring.compare(upscalers, group.photos, scale), 1):
-            for name, row in found.items():
+        for done, by_model in enumerate(scoring.compare(upscalers, group.photos, scale), 1):
+            for name, row in by_model.items():
                 scores[name].append(row)
             so_far = scoring.mean(next(iter(scores.values())))
             facts = {"PSNR-Y": f"{so_far.psnr:.2f}", "over bicubic": f"{so_far.gain:+.2f}"}
@@ -104,7 +108,7 @@ def measure(
 
 
 def collect(models: Sequence[Model], sets: Sequence[PhotoSet], table: Table) -> dict[str, Any]:
-    """Everything that was found, as JSON holds it."""
+    """The content of evaluation.json: protocol, models with their cost, and scores per set."""
     return {
         "protocol": scoring.protocol(photo for group in sets for photo in group.photos),
         "scale": models[0].scale,
@@ -148,18 +152,18 @@ def _group(group: PhotoSet, scores: Mapping[str, Sequence[Score]]) -> dict[str, 
 
 
 def of_run(folder: Path) -> tuple[Path, list[str]] | None:
-    """The run and the further folders that an evaluation was of; none for any other folder.
+    """The run that an evaluation measured, and the folders; None for a folder without evaluation.
 
-    Raises DataError when it was of several models, or of no run.
+    Raises DataError when the evaluation measured several models, or a model of no run.
     """
     if not (folder / FILE).is_file():
         return None
-    found = read_json(folder / FILE)
-    origins = [model["run"] for model in found["models"].values()]
+    evaluation = read_json(folder / FILE)
+    origins = [model["run"] for model in evaluation["models"].values()]
     if len(origins) != 1 or origins[0] is None:
         raise DataError(
             f"{folder} is an evaluation, but not of one run.", "Give the folder of a run."
         )
     return Path(origins[0]), [
-        g["folder"] for g in found["sets"].values() if g["folder"] is not None
+        g["folder"] for g in evaluation["sets"].values() if g["folder"] is not None
     ]

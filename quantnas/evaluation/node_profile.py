@@ -1,4 +1,4 @@
-"""Which nodes of a file take the time, as ONNX Runtime's own profile tells."""
+"""The time that every node of a file takes, from ONNX Runtime's own profile."""
 
 import json
 import re
@@ -15,39 +15,41 @@ from quantnas.runs.models import Model
 from . import latency
 
 TIME = "_kernel_time"
-"""End of the name of an event that is a node's run."""
+"""Suffix of the profile's events that time a node."""
 ROUNDS = 10
-"""Runs that are counted."""
+"""Number of timed runs."""
 CHANGED = re.compile(r"_token_\d+$")
-"""What ONNX Runtime puts behind the name of a node that it has changed."""
+"""Suffix that ONNX Runtime appends to the name of a node that it has changed."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the graph that runs."""
+    """A node of the graph that ONNX Runtime executes."""
 
     layer: str
-    """Name of its convolution; empty for what is none."""
+    """Name of the convolution; empty for other nodes."""
     operator: str
-    """As it runs, not as the file has it."""
+    """The operator that is executed, which may differ from that in the file."""
     ms: float
-    """Median."""
+    """Median time, milliseconds."""
     share: float
-    """Of the sum over all nodes."""
+    """Share of the time of all nodes, 0 to 1."""
     in_float: bool
-    """Whether what it reads first is float."""
+    """Whether its first input is float."""
 
 
 def measure(
     model: Model, size: tuple[int, int], threads: int
 ) -> Generator[Progress, None, list[Node]]:
-    """Progress over the rounds; the nodes as the generator's result, the costliest first.
+    """Profile a model; yields progress, and returns the nodes, the slowest first.
+
+    size: (height, width) of the low-resolution image.
 
     Raises DataError as `latency.measure`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        chosen = {"enable_profiling": True, "profile_file_prefix": str(Path(folder) / "profile")}
-        run = latency.session(model.file, threads, model.what, **chosen)
+        options = {"enable_profiling": True, "profile_file_prefix": str(Path(folder) / "profile")}
+        run = latency.session(model.file, threads, model.what, **options)
         once = latency.runner(run, size, model.what)
         for done in range(1, latency.WARM + ROUNDS + 1):
             once()
@@ -58,14 +60,19 @@ def measure(
 
 
 def nodes(events: Iterable[Mapping[str, Any]], layers: Collection[str] | None) -> list[Node]:
-    """The nodes of a profile, without the runs that warmed up; `layers`: names that are shown."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    """The nodes of a profile, without warm-up runs, the slowest first.
+
+    layers: names of convolutions, which nodes keep; None keeps the names of all nodes.
+    """
+    by_index: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(TIME):
-            found.setdefault(event["args"]["node_index"], []).append(event)
-    times = {key: median(e["dur"] for e in group[latency.WARM :]) for key, group in found.items()}
+            by_index.setdefault(event["args"]["node_index"], []).append(event)
+    times = {
+        key: median(e["dur"] for e in group[latency.WARM :]) for key, group in by_index.items()
+    }
     total = sum(times.values()) or 1.0
-    rows = [_node(found[key][0], spent, total, layers) for key, spent in times.items()]
+    rows = [_node(by_index[key][0], spent, total, layers) for key, spent in times.items()]
     return sorted(rows, key=lambda row: -row.ms)
 
 
@@ -75,5 +82,5 @@ def _node(
     name = CHANGED.sub("", event["name"].removesuffix(TIME))
     kinds: Sequence[Mapping[str, Any]] = event["args"].get("input_type_shape") or [{}]
     operator = event["args"]["op_name"]
-    known = name if layers is None or name in layers else ""
-    return Node(known, operator, spent / 1000, spent / total, "float" in kinds[0])
+    layer = name if layers is None or name in layers else ""
+    return Node(layer, operator, spent / 1000, spent / total, "float" in kinds[0])

@@ -1,4 +1,4 @@
-"""What of this machine decides how fast ONNX Runtime is: processor, cores, instructions."""
+"""The properties of this machine that decide the speed of ONNX Runtime."""
 
 import platform
 from collections.abc import Mapping
@@ -18,38 +18,38 @@ X86: dict[str, tuple[str, ...]] = {
     "amx": ("amx_int8",),
 }
 ARM: dict[str, tuple[str, ...]] = {"asimd": ("neon",), "dotprod": ("dot",), "i8mm": ("i8mm",)}
-"""Feature -> the capabilities by torch's names, of which one is enough."""
+"""Feature -> names of capabilities in torch, of which one is enough."""
 DOT = {"vnni": "VNNI", "dotprod": "dot product instructions"}
-"""The feature that multiplies and adds 8-bit integers in one instruction -> in words."""
+"""Feature that multiplies and adds 8-bit integers in one instruction -> its name in sentences."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where something was measured."""
+    """The machine on which something was measured."""
 
     processor: str
     cores: int
     """Processor cores that this program may use."""
     features: dict[str, bool] | None
-    """Instruction sets that matter on this kind of processor; None where torch knows none."""
+    """Relevant instruction sets -> whether the processor has them; None where torch knows none."""
     onnxruntime: str
 
     @property
     def lacks(self) -> str | None:
-        """The missing feature without which 8-bit integers are slow, in words."""
+        """The missing feature without which 8-bit integers are slow, in words, or None."""
         missing = [DOT[k] for k, there in (self.features or {}).items() if k in DOT and not there]
         return missing[0] if missing else None
 
 
 def here() -> Machine:
-    """This machine."""
+    """The machine on which this process runs."""
     read = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch lack it
     name, features = processor(read())
     return Machine(name or platform.processor() or "unknown", cores(), features, ort.__version__)
 
 
 def processor(capabilities: Mapping[str, Any]) -> tuple[str, dict[str, bool] | None]:
-    """The processor's (name, features) among the capabilities that torch lists."""
+    """The (name, features) of the processor, from the capabilities that torch lists."""
     name = str(capabilities.get("cpu_name", ""))
     for table in (X86, ARM):
         if any(key in capabilities for keys in table.values() for key in keys):

@@ -1,7 +1,7 @@
-"""What quantization costs, per set of photographs: measured in torch, before anything is exported.
+"""Measures the PSNR that quantization costs, in torch, before anything is exported.
 
-The frozen network computes what the file will (`verify` holds the file to it), so a result that
-is too bad is known here already.
+The frozen network computes what the exported file will compute (`verification` checks that), so a
+loss that is too large is found here already.
 """
 
 import math
@@ -24,51 +24,52 @@ FILE = "drop.json"
 
 @dataclass(frozen=True)
 class Drop:
-    """Means over a set of photographs, PSNR-Y in dB."""
+    """Mean PSNR-Y in dB over a set of photographs."""
 
     name: str
     quantized: float
     full: float
-    """Of the float network."""
+    """PSNR-Y of the float network."""
     bicubic: float
     photographs: int
 
     @property
     def drop(self) -> float:
-        """What quantization costs, dB."""
+        """PSNR that quantization costs, dB."""
         return self.full - self.quantized
 
     @property
     def below_bicubic(self) -> bool:
-        """Whether bicubic does better than the quantized network."""
+        """Whether bicubic is better than the quantized network."""
         return self.quantized < self.bicubic
 
     @property
     def untrained(self) -> bool:
-        """Whether bicubic does better than the float network already."""
+        """Whether bicubic is better than the float network already."""
         return self.full < self.bicubic
 
 
 def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """The frozen network and the float one on what was held out and on the benchmarks.
+    """Measure the frozen and the float network on held-out photographs and benchmarks.
 
     Writes drop.json. Raises DataError when the run is not quantized, and as `photographs.find`.
     """
-    where, frozen, _ = networks.quantized(run)
+    space, frozen, _ = networks.quantized(run)
     nets = {"quantized": frozen, "float": networks.checkpoint(run, "float")[1]}
     upscalers = {name: upscaler.torch_upscaler(net) for name, net in nets.items()}
-    sets = model_comparison.sets_of(run, config, where.scale)
-    table = yield from model_comparison.measure(upscalers, sets, where.scale)
+    sets = model_comparison.sets_of(run, config, space.scale)
+    table = yield from model_comparison.measure(upscalers, sets, space.scale)
     drops = []
     for name, rows in table.items():
-        ours, full = (scoring.mean(rows[kind]) for kind in nets)
-        drops.append(Drop(name, ours.psnr, full.psnr, ours.bicubic_psnr, len(rows["float"])))
+        quantized, full = (scoring.mean(rows[kind]) for kind in nets)
+        bicubic, count = quantized.bicubic_psnr, len(rows["float"])
+        drops.append(Drop(name, quantized.psnr, full.psnr, bicubic, count))
     protocol = scoring.protocol(photo for group in sets for photo in group.photos)
     write_text(run.path(FILE), to_json({"protocol": protocol, "sets": drops}))
 
 
 def load(run: Run) -> list[Drop]:
-    """What `measure` wrote. Raises DataError when it is not there."""
+    """The losses that `measure` wrote. Raises DataError when the file is missing."""
     path = networks.need(run.folder / FILE, "quantize")
     return [schema.parse(Drop, row, str(path)) for row in read_json(path)["sets"]]
 
@@ -76,7 +77,7 @@ def load(run: Run) -> list[Drop]:
 def require(drops: Sequence[Drop], config: QuantizeConfig) -> None:
     """Raise QualityError, naming the worst set, when quantization costs more than `max_drop`."""
     most = math.inf if config.max_drop is None else config.max_drop
-    worst = max(drops, key=lambda found: found.drop)
+    worst = max(drops, key=lambda loss: loss.drop)
     if worst.drop > most:
         digits = next((n for n in range(2, 9) if round(worst.drop, n) > most), 9)
         lost, full, left = (
@@ -91,7 +92,7 @@ def require(drops: Sequence[Drop], config: QuantizeConfig) -> None:
 
 
 def _longer(config: QuantizeConfig) -> str:
-    """What else brings the network nearer to the float one, with its options."""
+    """The remedy, with its options, that brings the network closer to the float one."""
     if config.method != "saliency":
         return "take --method saliency, which retrains"
     if not config.retrains:

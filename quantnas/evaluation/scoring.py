@@ -1,8 +1,8 @@
-"""PSNR and SSIM on the luma of photographs, with bicubic beside: protocol B of the field.
+"""PSNR and SSIM on the luma of photographs, next to those of bicubic upscaling.
 
-The photograph is cropped to a multiple of the scale, shrunk bicubically to uint8 (unless it comes
-with a low-resolution file of its own), enlarged to uint8, and compared on BT.601 luma with a border
-of `scale` pixels left out.
+The protocol is the usual one of super-resolution: a photograph is cropped to a multiple of the
+scale, downscaled bicubically to uint8 (unless it has a low-resolution file of its own), upscaled to
+uint8, and compared on BT.601 luma with a border of `scale` pixels left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,18 +18,18 @@ from quantnas.inference.upscaler import Upscaler
 from .metrics import psnr_y, ssim_y
 
 PROTOCOL = "uint8 bicubic LR, uint8 SR, BT.601 luma, border = scale, mean over images"
-"""Where all low resolution is made here; see `protocol`."""
+"""The protocol where all low-resolution images are made bicubically; see `protocol`."""
 
 OWN = {True: "uint8 LR from files", False: "uint8 LR from files or, where there are none, bicubic"}
-"""Whether all low resolution comes from files -> what stands in the protocol instead."""
+"""Whether all low-resolution images come from files -> what replaces their part of `PROTOCOL`."""
 
 MOST = 100.0
-"""dB that equal images count as."""
+"""PSNR of equal images, dB."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One photograph."""
+    """PSNR-Y in dB and SSIM-Y on one photograph, of an upscaler and of bicubic."""
 
     image: str
     psnr: float
@@ -39,14 +39,14 @@ class Score:
 
     @property
     def gain(self) -> float:
-        """Over bicubic, dB."""
+        """PSNR-Y above bicubic, dB."""
         return self.psnr - self.bicubic_psnr
 
 
 def compare(
     upscalers: Mapping[str, Upscaler], photos: Iterable[Photograph], scale: int
 ) -> Iterator[dict[str, Score]]:
-    """Name -> score, photograph after photograph; equal images count as 100 dB.
+    """Name of the upscaler -> score, for one photograph after the other; equal images count 100 dB.
 
     Raises DataError as `photographs.read`, and for a photograph that is too small.
     """
@@ -61,7 +61,7 @@ def compare(
 
 
 def score(upscale: Upscaler, photos: Iterable[Photograph], scale: int) -> Iterator[Score]:
-    """The scores of one; see `compare`."""
+    """The scores of a single upscaler, as `compare` gives them."""
     return (rows["it"] for rows in compare({"it": upscale}, photos, scale))
 
 
@@ -70,17 +70,17 @@ def _measured(image: NDArray[np.uint8], high: NDArray[np.uint8], scale: int) -> 
 
 
 def protocol(photos: Iterable[Photograph]) -> str:
-    """How these photographs are measured, and where their low resolution comes from."""
+    """The protocol of these photographs, which tells where their low resolution comes from."""
     own = [photo.low is not None for photo in photos]
     return PROTOCOL.replace("uint8 bicubic LR", OWN[all(own)]) if any(own) else PROTOCOL
 
 
 def worst(scores: Iterable[Score]) -> Score:
-    """The photograph that is least above bicubic, or most below it."""
-    return min(scores, key=lambda found: found.gain)
+    """The score with the smallest gain over bicubic, or the largest loss."""
+    return min(scores, key=lambda score: score.gain)
 
 
 def mean(scores: Sequence[Score]) -> Score:
-    """The mean over the photographs."""
+    """The mean of the scores, as a score named `mean`."""
     names = ("psnr", "ssim", "bicubic_psnr", "bicubic_ssim")
     return Score("mean", *(float(np.mean([getattr(s, n) for s in scores])) for n in names))

@@ -1,20 +1,20 @@
-"""The tables of an evaluation: rows of cells, for the command line and for Markdown alike."""
+"""The tables of an evaluation, as rows of cells for the command line and for Markdown."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Found = Mapping[str, Any]
-"""What `model_comparison.collect` gives."""
+Evaluation = Mapping[str, Any]
+"""An evaluation, or a part of it, as `model_comparison.collect` gives it."""
 Rows = list[list[str]]
-"""The first row is the head."""
+"""Rows of cells; the first row is the header."""
 AT = "LR 32x32"
 """Resolution at which costs are compared."""
 
 
-def models(found: Found) -> Rows:
-    """What is compared, and what it costs."""
+def models(evaluation: Evaluation) -> Rows:
+    """The table of the models and their cost."""
     rows = [["model", "parameters", "kB", f"GBitOps at {AT}", "arithmetic"]]
-    for name, model in found["models"].items():
+    for name, model in evaluation["models"].items():
         cost, size = model["cost"], f"{model['bytes'] / 1000:.1f}"
         counts = ["-", size, "-"]
         if cost is not None:
@@ -23,21 +23,21 @@ def models(found: Found) -> Rows:
     return rows
 
 
-def means(found: Found) -> Rows:
-    """Bicubic and every model on every set: PSNR / SSIM, and dB over bicubic."""
-    sets = found["sets"]
+def means(evaluation: Evaluation) -> Rows:
+    """The table of mean PSNR / SSIM per set, with dB over bicubic, for bicubic and every model."""
+    sets = evaluation["sets"]
     base = [f"{g['bicubic']['psnr']:.2f} / {g['bicubic']['ssim']:.4f}" for g in sets.values()]
     rows = [["", *(f"{name} ({photos(group)})" for name, group in sets.items())]]
     rows.append(["bicubic", *base])
-    for name in found["models"]:
+    for name in evaluation["models"]:
         means = [group["models"][name]["mean"] for group in sets.values()]
         rows.append([name, *(f"{_score(mean)} ({_gain(mean):+.2f})" for mean in means)])
     return rows
 
 
-def images(found: Found, name: str) -> Rows:
-    """Every photograph of a set, and the mean; for one model with the dB over bicubic."""
-    group = found["sets"][name]["models"]
+def images(evaluation: Evaluation, name: str) -> Rows:
+    """The table of all photographs of a set and their mean; a single model has dB over bicubic."""
+    group = evaluation["sets"][name]["models"]
     alone = len(group) == 1
     rows = [["photograph", "bicubic", *group, *(["over bicubic"] if alone else [])]]
     parts = [[*model["images"], {**model["mean"], "image": "mean"}] for model in group.values()]
@@ -49,62 +49,62 @@ def images(found: Found, name: str) -> Rows:
     return rows
 
 
-def worst(found: Found, name: str) -> Iterator[str]:
-    """A sentence about the worst photograph of every model on a set."""
-    for label, model in found["sets"][name]["models"].items():
+def worst(evaluation: Evaluation, name: str) -> Iterator[str]:
+    """One sentence per model about its worst photograph of a set."""
+    for label, model in evaluation["sets"][name]["models"].items():
         row, gain = model["worst"], _gain(model["worst"])
         yield f"Worst for {label}: {row['image']}, {beside_bicubic(gain)}, the {extreme(gain)}."
 
 
 def extreme(gain: float) -> str:
-    """In which sense a photograph is the worst."""
+    """The sense in which a photograph is the worst: `smallest gain` or `largest loss`."""
     return "smallest gain" if gain >= 0 else "largest loss"
 
 
 def beside_bicubic(gain: float) -> str:
-    """1.2 -> 1.20 dB above bicubic"""
+    """A gain in words: 1.2 -> `1.20 dB above bicubic`."""
     return f"{abs(gain):.2f} dB {'above' if gain >= 0 else 'below'} bicubic"
 
 
-def photos(group: Found) -> str:
-    """`5 photographs`; with low resolution of their own, that too."""
+def photos(group: Evaluation) -> str:
+    """`5 photographs`, with the source of low-resolution images that are not bicubic."""
     count = len(next(iter(group["models"].values()))["images"])
     low = "" if group["low"] == "bicubic" else f", LR from {group['low']}"
     return f"{count} photograph{'s' if count > 1 else ''}{low}"
 
 
-def markdown(title: str, found: Found) -> str:
-    """The whole page."""
+def markdown(title: str, evaluation: Evaluation) -> str:
+    """The Markdown page of an evaluation."""
     lines = [
         f"# {title}", "",
-        f"x{found['scale']}. Protocol: {found['protocol']}.", "",
-        "## Models", "", *_piped(models(found)), "",
-        *(f"- {name}: {model['what']}" for name, model in found["models"].items()), "",
-        "## Means", "", *_piped(means(found)), "",
+        f"x{evaluation['scale']}. Protocol: {evaluation['protocol']}.", "",
+        "## Models", "", *_piped(models(evaluation)), "",
+        *(f"- {name}: {model['what']}" for name, model in evaluation["models"].items()), "",
+        "## Means", "", *_piped(means(evaluation)), "",
         "PSNR-Y in dB / SSIM-Y (dB over bicubic).", "",
     ]  # fmt: skip
-    if "plot" in found:
-        lines += [f"![PSNR over BitOps](plots/{found['plot']})", ""]
-    for name, group in found["sets"].items():
-        lines += [f"## {name}", "", *_piped(images(found, name)), ""]
-        lines += [*(f"- {line}" for line in worst(found, name)), ""]
+    if "plot" in evaluation:
+        lines += [f"![PSNR over BitOps](plots/{evaluation['plot']})", ""]
+    for name, group in evaluation["sets"].items():
+        lines += [f"## {name}", "", *_piped(images(evaluation, name)), ""]
+        lines += [*(f"- {line}" for line in worst(evaluation, name)), ""]
         for label, model in group["models"].items():
             lines += [f"![Difference of {label}](plots/{model['plot']})", ""]
-    command = " ".join(found["environment"]["command"])
+    command = " ".join(evaluation["environment"]["command"])
     return "\n".join([*lines, f"Made with `{command}`."]) + "\n"
 
 
-def _score(row: Found) -> str:
+def _score(row: Evaluation) -> str:
     return f"{row['psnr']:.2f} / {row['ssim']:.4f}"
 
 
-def _gain(row: Found) -> float:
+def _gain(row: Evaluation) -> float:
     gain: float = row["psnr"] - row["bicubic_psnr"]
     return gain
 
 
 def _piped(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A Markdown table."""
+    """The lines of a Markdown table."""
     head, *rest = rows
     for cells in (head, ["---"] * len(head), *rest):
         yield f"| {' | '.join(cells)} |"

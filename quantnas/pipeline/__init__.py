@@ -1,1 +1,1 @@
-"""The six steps of a run, and how a run begins."""
+"""The six steps of a run, and the beginning of a run."""

@@ -1,6 +1,6 @@
-"""Does the steps of a run that are left; no empty folder stays when they cannot be done.
+"""Performs the unfinished steps of a run; removes a new run folder if they fail at once.
 
-A caller names what a run is for by a verb. What each step does is in `pipeline`.
+A verb names what a run is for. Every step has a module of its own in `pipeline`.
 """
 
 import shutil
@@ -24,14 +24,14 @@ STEPS: dict[str, tuple[str, ...]] = {
     "quantize": ("quantize",),
     "export": ("export",),
 }
-"""Verb -> the steps that it does."""
+"""Verb -> its steps."""
 
 
 def perform(verb: str, run: Run, watch: Watcher = SILENT) -> None:
-    """Do the steps of a verb that the run has not finished.
+    """Perform the steps of a verb that the run has not finished.
 
-    A new folder in which nothing was made is removed after a DataError or a UsageError. Raises what
-    the steps and the watcher raise, and QualityError as `quantnas.quantize`.
+    A new folder without results is removed after a DataError or a UsageError. Raises what the steps
+    and the watcher raise, and QualityError as `quantnas.quantize`.
     """
     config, steps = run_settings.load_config(run), STEPS[verb]
     with _removed_if_empty(run, steps), watched(run, watch):
@@ -51,7 +51,7 @@ def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
 
 
 def _judge(run: Run, config: RunConfig, watch: Watcher) -> None:
-    """Measure what the quantization costs. Raises QualityError where that is too much."""
+    """Measure the loss of quantization. Raises QualityError where it exceeds the limit."""
     if not (run.folder / quantization_loss.FILE).exists():
         follow(quantization_loss.measure(run, config), watch)
     try:
@@ -63,13 +63,13 @@ def _judge(run: Run, config: RunConfig, watch: Watcher) -> None:
 
 @contextmanager
 def _removed_if_empty(run: Run, steps: Sequence[str]) -> Iterator[None]:
-    """After an error in what was given, remove a new folder in which nothing was made yet."""
+    """After a UsageError or DataError, remove a new run folder that holds no results yet."""
     carried = {step for step in steps if run.result(step) is not None}
     try:
         yield
     except (DataError, UsageError):
-        made = any(run.result(step) is not None for step in steps if step not in carried)
-        learned = run.resumable or (run.folder / "metrics.jsonl").exists()
-        if run.new and not made and not learned:
+        finished = any(run.result(step) is not None for step in steps if step not in carried)
+        begun = run.resumable or (run.folder / "metrics.jsonl").exists()
+        if run.new and not finished and not begun:
             shutil.rmtree(run.folder)
         raise

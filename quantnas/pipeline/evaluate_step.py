@@ -1,4 +1,4 @@
-"""The step `evaluate`: the exported file is measured on held-out photographs and benchmarks."""
+"""The step `evaluate` measures the exported file on held-out photographs and benchmarks."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ from . import export_step
 
 
 def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """The exported file on photographs that were in no training step, bicubic beside it."""
-    space, found = architecture(run)
+    """Measure the exported file, the float network and bicubic on photographs never trained on."""
+    space, genotype = architecture(run)
     file = export_step.exported_upscaler(run, config, space)
-    teacher = network.build(space, found, None)
+    teacher = network.build(space, genotype, None)
     network.load(teacher, need(run.weights("float"), "train"), space)
     plain = upscaler.torch_upscaler(teacher)
     sets = model_comparison.sets_of(run, config, space.scale)

@@ -1,4 +1,4 @@
-"""The step `export`: the quantized network becomes a verified ONNX file."""
+"""The step `export` writes the quantized network as a verified ONNX file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,54 +24,54 @@ from quantnas.runs.run_photographs import photographs_of
 from . import extra_formats
 
 SAMPLE = 768
-"""Side of the middle part of a photograph on which a file is compared with torch, pixels."""
+"""Side of the central crop of a photograph on which a file is compared with torch, pixels."""
 
 
 def export_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """The quantized network -> model.onnx, loaded and compared before it gets that name.
+    """Export the quantized network; it is called model.onnx once it has been verified.
 
-    What `export.format` names besides is written beside it.
+    A further format that `export.format` names is written next to it.
     """
-    beside = extra_formats.FORMATS.get(config.export.format)
-    parts = 2 if beside is None else 3
+    write_extra = extra_formats.FORMATS.get(config.export.format)
+    parts = 2 if write_extra is None else 3
     yield Progress("export", 0, parts, {})
-    where, net, totals = quantized(run)
-    _require_sides(where, config.export)
-    pairs = [sample_pair(photo, where.scale) for photo in photographs_of(run, config).held_out[:2]]
+    space, net, totals = quantized(run)
+    _require_sides(space, config.export)
+    pairs = [sample_pair(photo, space.scale) for photo in photographs_of(run, config).held_out[:2]]
     samples = [p.low for p in pairs]
     samples.append(samples[0][: len(samples[0]) * 2 // 3 | 1])  # a second size, with odd sides
     target, candidate = run.path("model.onnx"), run.path("model.rejected.onnx")
-    notes = _write(net, totals, where, candidate, config.export)
+    notes = _write(net, totals, space, candidate, config.export)
     yield Progress("export", 1, parts, {"bytes": str(candidate.stat().st_size)}, notes)
-    found = verification.verify(candidate, net, samples)
+    verified = verification.verify(candidate, net, samples)
     candidate.replace(target)
-    yield Progress("export", 2, parts, {"max difference": f"{found.max_steps} steps"})
+    yield Progress("export", 2, parts, {"max difference": f"{verified.max_steps} steps"})
     result = {
         "file": target.name,
         "bytes": target.stat().st_size,
         "sha256": files.sha256(target),
-        "verification": found,
+        "verification": verified,
         "psnr": None
-        if of_one_size(where)
-        else _quality(exported_upscaler(run, config, where), pairs, where.scale),
+        if of_one_size(space)
+        else _quality(exported_upscaler(run, config, space), pairs, space.scale),
         "cost": totals,
     }
-    if beside is not None:
-        made = beside(run, config, samples)
-        result["beside"] = made
-        yield Progress("export", 3, parts, {"bytes": str(made.bytes)})
+    if write_extra is not None:
+        extra = write_extra(run, config, samples)
+        result["beside"] = extra
+        yield Progress("export", 3, parts, {"bytes": str(extra.bytes)})
     run.finish("export", result)
 
 
 def _write(
     net: nn.Module, totals: cost.Cost, space: SearchSpace, path: Path, form: ExportConfig
 ) -> tuple[str, ...]:
-    """The file; what is worth knowing of it."""
+    """Write the ONNX file; the notes about it."""
     if not isinstance(net, ImportedNetwork):
         onnx_export.to_onnx(net, totals, space.scale, path, form)
         return ()
-    found = graph_surgery.to_onnx(net, totals, space, path, form)
-    return (f"note: {found.note}",) if found.note else ()
+    surgery = graph_surgery.to_onnx(net, totals, space, path, form)
+    return (f"note: {surgery.note}",) if surgery.note else ()
 
 
 def _require_sides(space: SearchSpace, form: ExportConfig) -> None:
@@ -84,35 +84,37 @@ def _require_sides(space: SearchSpace, form: ExportConfig) -> None:
 
 
 def of_one_size(space: SearchSpace) -> bool:
-    """Whether it is a network from elsewhere whose file takes images of one size alone."""
+    """Whether the space is an imported network whose file only takes images of one size."""
     return bool(space.source) and read(space.source).entry.height is not None
 
 
 def _quality(
     upscale: upscaler.Upscaler, pairs: Sequence[patches.Pair], scale: int
 ) -> dict[str, float]:
-    """Mean PSNR-Y of a file on the middle of some photographs, dB, and that of bicubic."""
-    ours = [metrics.psnr_y(upscale(p.low), p.high, scale) for p in pairs]
+    """Mean PSNR-Y in dB of a file, and of bicubic, on central crops of photographs."""
+    scores = [metrics.psnr_y(upscale(p.low), p.high, scale) for p in pairs]
     plain = [metrics.psnr_y(bicubic.upscale(p.low, scale), p.high, scale) for p in pairs]
-    means = {"file": sum(ours) / len(ours), "bicubic": sum(plain) / len(plain)}
+    means = {"file": sum(scores) / len(scores), "bicubic": sum(plain) / len(plain)}
     return {**means, "photographs": len(pairs), "side": SAMPLE}
 
 
 def _file_of_any_size(run: Run, config: RunConfig) -> Path:
-    """model.onnx or, where that takes images of one size alone, the same without that limit."""
+    """The path of model.onnx or, if that only takes one size, of a copy that takes any size."""
     file = need(run.path("model.onnx"), "export")
     if config.export.sides is None:
         return file
     space, net, totals = quantized(run)
-    twin = run.path("checkpoints/any_size.onnx")
-    onnx_export.to_onnx(net, totals, space.scale, twin, replace(config.export, size="any"))
-    return twin
+    copy = run.path("checkpoints/any_size.onnx")
+    onnx_export.to_onnx(net, totals, space.scale, copy, replace(config.export, size="any"))
+    return copy
 
 
 def exported_upscaler(run: Run, config: RunConfig, space: SearchSpace) -> upscaler.Upscaler:
+    """The exported file as an upscaler of images of any size."""
     pixels = space.pixels if space.source else None
     return upscaler.onnx_upscaler(_file_of_any_size(run, config), pixels)
 
 
 def sample_pair(photo: photographs.Photograph, scale: int) -> patches.Pair:
+    """A photograph's central crop, `SAMPLE` pixels wide at most, in low and high resolution."""
     return photographs.middle(photographs.read(photo, scale), SAMPLE)

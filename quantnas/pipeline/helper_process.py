@@ -1,4 +1,4 @@
-"""What all processes but the first one do: its loops, on their rows of every batch."""
+"""The work of all processes but the first one: they share its loops, on rows of every batch."""
 
 import os
 import signal
@@ -33,10 +33,10 @@ STEPS: dict[str, Callable[[Mapping[str, Any], RunConfig], Iterator[Any]]] = {
 
 
 def join() -> None:
-    """In a process that was started to help another one, do so, and end the process.
+    """Do the work of a helper process and exit, if this process is one.
 
-    Where torchrun has started all, the first one joins here: whatever goes wrong after this, the
-    others are let go.
+    Where torchrun started all processes, the first one joins the group here, so that the others are
+    released whatever goes wrong later.
     """
     if "WORLD_SIZE" not in os.environ:
         return
@@ -44,7 +44,7 @@ def join() -> None:
     if called():
         try:
             assist(world)
-        except LostError:  # the first process has failed, and says so
+        except LostError:  # the first process has failed, and reports it
             sys.exit(1)
         sys.exit(0)
     if launched():
@@ -52,9 +52,9 @@ def join() -> None:
 
 
 def assist(processes: int) -> None:
-    """Help the first process until it lets this one go.
+    """Help the first process until it releases this one.
 
-    Writes nothing, and leaves Ctrl-C to the first one. Raises LostError when that is gone.
+    Writes nothing, and leaves Ctrl-C to the first process. Raises LostError when that is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     launch(processes)
@@ -72,7 +72,7 @@ def assist(processes: int) -> None:
 
 
 def _steps(task: Mapping[str, Any]) -> Iterator[Any]:
-    """The loop of a task, its network on the device of this process."""
+    """The steps of the loop that a task describes, on the device of this process."""
     config = schema.parse(RunConfig, task["config"], "the first process")
     torch_device = device(config)
     if torch_device.type == "cuda":

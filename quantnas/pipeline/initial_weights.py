@@ -1,4 +1,4 @@
-"""What a training begins with: weights of elsewhere, and the float network that teaches."""
+"""The initial weights of a training, and the teacher of knowledge distillation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from quantnas.architectures import network, registry, released_weights
-from quantnas.config import genotype, search_space
+from quantnas.config import genotype as genotypes
+from quantnas.config import search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace, load
@@ -21,61 +22,67 @@ from quantnas.training import training_loop
 
 @dataclass(frozen=True)
 class Teacher:
-    """A float network that is learned from, too."""
+    """A float network whose output is a training target (knowledge distillation)."""
 
     space: SearchSpace
     genotype: Genotype
     net: nn.Module
 
     def target(self, torch_device: torch.device) -> training_loop.Target:
-        """What it makes of the pixels."""
+        """The training target: the teacher's output, on a device."""
         return training_loop.teacher_target(self.net.to(torch_device))
 
     def sent(self) -> dict[str, Any]:
-        """All that another process needs to build it."""
-        told = {"space": search_space.to_yaml(self.space), "genotype": self.genotype.to_json()}
-        return {**told, "weights": self.net.state_dict()}
+        """The data from which another process can build the teacher."""
+        return {
+            "space": search_space.to_yaml(self.space),
+            "genotype": self.genotype.to_json(),
+            "weights": self.net.state_dict(),
+        }
 
 
 def teacher_of(run: Run, config: RunConfig) -> Teacher:
-    """The float network that `train.teacher` names."""
+    """The teacher that `train.teacher` names.
+
+    Raises DataError when it has not been trained.
+    """
     name = config.train.teacher
     source = run if name == "own" else existing(Path(str(name)))
-    theirs, found = architecture(source)
-    teacher = network.build(theirs, found, None)
-    network.load(teacher, need(source.weights("float"), "train"), theirs)
-    return Teacher(theirs, found, teacher)
+    space, genotype = architecture(source)
+    teacher = network.build(space, genotype, None)
+    network.load(teacher, need(source.weights("float"), "train"), space)
+    return Teacher(space, genotype, teacher)
 
 
 def received(sent: Mapping[str, Any]) -> Teacher:
-    """What `Teacher.sent` describes."""
+    """The teacher that `Teacher.sent` describes."""
     space = search_space.from_yaml(sent["space"])
-    found = genotype.from_json(sent["genotype"], "the first process")
-    net = network.build(space, found, None)
+    genotype = genotypes.from_json(sent["genotype"], "the first process")
+    net = network.build(space, genotype, None)
     net.load_state_dict(sent["weights"])
-    return Teacher(space, found, net)
+    return Teacher(space, genotype, net)
 
 
 def require_teacher(config: RunConfig) -> None:
-    """Raise unless the teacher is there and enlarges as much."""
+    """Raise DataError unless the teacher exists, UsageError unless it has the same scale."""
     if config.train.teacher not in (None, "own"):
-        search_space = load(config.space, config.scale)
+        space = load(config.space, config.scale)
         source = existing(Path(str(config.train.teacher)))
-        theirs, _ = architecture(source)
+        teacher_space, _ = architecture(source)
         need(source.weights("float"), "train")
-        if theirs.scale != search_space.scale:
+        if teacher_space.scale != space.scale:
             raise UsageError(
-                f"The teacher {source.folder} enlarges x{theirs.scale}, the network "
-                f"x{search_space.scale}.",
+                f"The teacher {source.folder} enlarges x{teacher_space.scale}, the network "
+                f"x{space.scale}.",
                 "Give a teacher of the same scale.",
             )
 
 
 def given_weights(config: RunConfig, source: Run | None) -> Path | None:
-    """The file that `training_loop.start` means, if it means one.
+    """The file that `train.start` names; None if it names none.
 
-    Raises DataError or UsageError when it is missing, or when it is of another network than the
-    one that is known before a search.
+    Raises DataError or UsageError when the file is missing, or holds the weights of another network
+    than the one that is known before a search.
     """
     start = config.train.start
     if start in ("searched", "scratch"):
@@ -97,25 +104,25 @@ def given_weights(config: RunConfig, source: Run | None) -> Path | None:
 
 
 def _require_weights(path: Path, config: RunConfig, source: Run | None) -> None:
-    """Raise unless the file has the weights of the network, if that is known already."""
+    """Raise unless the file has the weights of the network, if its genotype is known already."""
     if source is not None:
-        search_space, found = architecture(source)
+        space, genotype = architecture(source)
     else:
-        search_space = load(config.space, config.scale)
-        given = None if config.genotype is None else Path(config.genotype)
-        known = registry.known_genotype(search_space, given)
+        space = load(config.space, config.scale)
+        file = None if config.genotype is None else Path(config.genotype)
+        known = registry.known_genotype(space, file)
         if known is None:
             return
-        found = known
+        genotype = known
     try:
-        read_weights(network.build(search_space, found, None), path, search_space)
+        read_weights(network.build(space, genotype, None), path, space)
     except QuantnasError as error:
         remedy = "Give weights of this network in float, or --from scratch."
         raise type(error)(error.cause, remedy) from error
 
 
 def read_weights(net: nn.Module, path: Path, space: SearchSpace) -> None:
-    """Load weights in float, of this project or of another one, into a network of `where`.
+    """Load float weights, of this project or of a released RFDN, into a network of `space`.
 
     Raises as `released_weights.load` and `network.load`.
     """
@@ -126,7 +133,7 @@ def read_weights(net: nn.Module, path: Path, space: SearchSpace) -> None:
 
 
 def begin_with(net: nn.Module, run: Run, config: RunConfig, space: SearchSpace) -> str:
-    """Load the weights to begin with, if there are any; where they come from."""
+    """Load the initial weights, if there are any; the origin of the weights, in words."""
     given, searched = run.weights("given"), run.weights("searched")
     if given.exists():
         read_weights(net, given, space)

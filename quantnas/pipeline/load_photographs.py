@@ -1,4 +1,4 @@
-"""Photographs are decoded with progress before a step learns from them."""
+"""Decodes photographs, with progress, before a step trains on them."""
 
 import time
 from collections.abc import Generator, Sequence
@@ -11,9 +11,9 @@ from quantnas.runs.run_folder import Run
 from quantnas.runs.run_photographs import photographs_of
 
 READING_EVERY = 1.0
-"""Seconds between two records of the reading of photographs."""
+"""Seconds between two progress records while photographs are read."""
 LEFT_OUT = "photographs left out"
-"""Phase of the record that counts them."""
+"""Phase of the record that counts the photographs that were left out."""
 
 
 def reading(
@@ -23,12 +23,13 @@ def reading(
     size: int,
     photos: Sequence[Photograph] | None = None,
 ) -> Generator[Progress, None, photo_cache.Loaded]:
-    """What a step learns from; progress over the photographs when that takes more than a moment.
+    """Load photographs for a step; yields progress when that takes more than a second.
 
-    `photos`: others than those of the run.
+    size: side of a patch, low-resolution pixels. photos: the photographs; None: the training
+    photographs of the run.
     """
-    given = photographs_of(run, config).train if photos is None else photos
-    steps = photo_cache.loading(given, scale, size)
+    photos = photographs_of(run, config).train if photos is None else photos
+    steps = photo_cache.loading(photos, scale, size)
     shown = began = time.monotonic()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The beginning of a run: what is wrong with its settings is said before anything is written."""
+"""Begins a run; its settings are checked before anything is written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,35 +24,37 @@ from . import initial_weights, preflight
 
 @dataclass(frozen=True)
 class Prepared:
-    """Settings that have been checked, and what goes into the folder of their run."""
+    """Checked settings, and the data that the new run folder will hold."""
 
     verb: str
     config: RunConfig
     source: Run | None
-    """The run it goes on from, if there is one."""
+    """The run that the new run continues, if there is one."""
     photographs: Photographs
-    given: Path | None
-    """Weights to begin with."""
+    weights: Path | None
+    """File with the initial weights, if the settings name one."""
 
     def write(self, run: Run, command: Sequence[str] | None = None) -> Run:
-        """Begin the run, in a new folder; with what the steps before made in the source.
+        """Begin the run in a new folder; copies the results of earlier steps from the source.
 
-        `command`: what makes the same again, if that is not the command line of this process.
+        command: the command line to record, by default that of this process.
         """
-        told = {**environment.environment(command), "verb": self.verb}
-        begin(run, self.config, self.photographs, told, self.source)
+        record = {**environment.environment(command), "verb": self.verb}
+        begin(run, self.config, self.photographs, record, self.source)
         if self.source is not None:
             run_folder.carry(self.source, run, until=self.verb)
-        if self.given is not None:
-            files.copy(self.given, run.weights("given"))
+        if self.weights is not None:
+            files.copy(self.weights, run.weights("given"))
         return run
 
 
 def fresh(
     verb: str, output: Path, name: str | None, config: RunConfig, source: Run | None = None
 ) -> Run:
-    """A new run folder `output/verb/name`; with a source, holding what the steps before `verb` made
-    there. Raises as `prepare`, and as `run_folder.create`.
+    """Begin a run in the new folder `output/verb/name`.
+
+    With a source, the results of its steps before `verb` are copied. Raises as `prepare` and
+    `run_folder.create`.
     """
     ready = prepare(verb, config, source)
     default = source.folder.resolve().name if source else Path(config.space).stem
@@ -60,26 +62,29 @@ def fresh(
 
 
 def prepare(verb: str, config: RunConfig, source: Run | None = None) -> Prepared:
-    """Raise DataError or UsageError for settings with which `verb` cannot end; writes nothing."""
+    """Check the settings of a new run, without writing anything.
+
+    Raises DataError or UsageError for settings with which `verb` cannot succeed.
+    """
     used = run_settings.own(source, config) if source else config
     chosen = run_photographs.inherited(source, used) if source else run_photographs.choose(used)
     preflight.check(used, chosen, verb)
-    given = None
+    initial = None
     if verb in ("run", "quantize"):
         bit_widths.check(*_architecture(source, used), used)
     if verb in ("train", "run"):
         initial_weights.require_teacher(used)
-        given = initial_weights.given_weights(used, source)
-    return Prepared(verb, config, source, chosen, given)
+        initial = initial_weights.given_weights(used, source)
+    return Prepared(verb, config, source, chosen, initial)
 
 
 def _architecture(source: Run | None, config: RunConfig) -> tuple[SearchSpace, Genotype | None]:
-    """The space, and the genotype as far as it is known by now."""
+    """(search space, genotype); None for a genotype that only the search will find."""
     if source is not None:
         return networks.architecture(source)
-    where = search_space.load(config.space, config.scale)
-    given = None if config.genotype is None else Path(config.genotype)
-    return where, registry.known_genotype(where, given)
+    space = search_space.load(config.space, config.scale)
+    file = None if config.genotype is None else Path(config.genotype)
+    return space, registry.known_genotype(space, file)
 
 
 def begin(
@@ -89,19 +94,19 @@ def begin(
     environment: Mapping[str, Any],
     source: Run | None = None,
 ) -> None:
-    """Write what a run is before it starts: nothing of it is read from elsewhere later.
+    """Write the settings and inputs of a run into its folder, so that later steps only read there.
 
-    With a source, the space is the one in its folder.
+    With a source, the search space is the one in the folder of the source.
     """
     used = run_settings.own(source, config) if source else config
-    told = run_settings.plain(run_settings.settled(config))
-    where = search_space.load(used.space, used.scale)
-    if where.source:
-        where, told["space"] = imported_onnx.kept(where, run.folder), where.name
-    write_text(run.path("space.yaml"), search_space.to_yaml(where))
+    settings = run_settings.plain(run_settings.settled(config))
+    space = search_space.load(used.space, used.scale)
+    if space.source:
+        space, settings["space"] = imported_onnx.kept(space, run.folder), space.name
+    write_text(run.path("space.yaml"), search_space.to_yaml(space))
     if config.genotype is not None:
         write_text(run.path(run_settings.GIVEN), genotype.load(config.genotype).to_json() + "\n")
-    write_text(run.path("config.yaml"), yaml.safe_dump(told, sort_keys=False))
+    write_text(run.path("config.yaml"), yaml.safe_dump(settings, sort_keys=False))
     write_text(run.path("env.json"), to_json(environment))
     if config.data is not None or config.eval_data is not None or chosen.known:
         holdout.save(run.path(holdout.FILE), chosen)

@@ -1,4 +1,4 @@
-"""Checks before any work begins: settings, photographs and sizes that cannot work are refused."""
+"""Checks before any work begins, which refuse impossible settings, photographs and sizes."""
 
 from collections.abc import Sequence
 
@@ -15,36 +15,39 @@ from quantnas.training import processes
 
 
 def check(config: RunConfig, chosen: Photographs, verb: str = "run") -> None:
-    """Raise what is wrong with the settings before anything is written.
+    """Raise DataError or UsageError for settings with which `verb` cannot succeed.
 
-    What is evaluated at the end is read now: a damaged photograph should not wait until then.
+    Photographs for the evaluation are decoded now, so that a damaged one is not found at the end.
     """
     processes.device(config)
-    where = search_space.load(config.space, config.scale)
+    space = search_space.load(config.space, config.scale)
     if verb in ("run", "quantize") and config.quantize.budget is None:
-        bit_widths.require_bits(where, config.bits)
-    slots = registry.slots(where)
+        bit_widths.require_bits(space, config.bits)
+    slots = registry.slots(space)
     if config.genotype is not None:
-        genotype.check(genotype.load(config.genotype), slots, where.name)
-    _check_sizes(where, config)
+        genotype.check(genotype.load(config.genotype), slots, space.name)
+    _check_sizes(space, config)
     if config.search.target_bitops is not None:
-        _check_target(slots, where.scale, config.search)
+        _check_target(slots, space.scale, config.search)
     if config.search.strategy == "random":
-        random_search.draw(slots, where, config.search, 1, config.seed)
+        random_search.draw(slots, space, config.search, 1, config.seed)
     measured = list(chosen.held_out)
     for folder in config.benchmarks:
-        measured += photographs.find(folder, where.scale)
-    photographs.require_fitting([*chosen.train, *measured], where.scale)
+        measured += photographs.find(folder, space.scale)
+    photographs.require_fitting([*chosen.train, *measured], space.scale)
     if verb in ("run", "quantize") and config.quantize.calib is not None:
-        _check_calibration(where, config.quantize, measured)
-    _check_patches(where, config, chosen, verb)
+        _check_calibration(space, config.quantize, measured)
+    _check_patches(space, config, chosen, verb)
     split = config.data is not None and config.eval_data is None
     for photo in measured:
-        _require_whole(photo, where.scale, split and photo in chosen.held_out)
+        _require_whole(photo, space.scale, split and photo in chosen.held_out)
 
 
 def _require_whole(photo: Photograph, scale: int, split: bool) -> None:
-    """Raise DataError for what cannot be measured on; `split` if nobody has asked for this file."""
+    """Raise DataError for a photograph that cannot be measured on.
+
+    split: whether it was held out automatically, not named by the user.
+    """
     try:
         photo_sets.require_size(image_files.read(photo.high), photo.high, scale)
         if photo.low is not None:
@@ -57,7 +60,7 @@ def _require_whole(photo: Photograph, scale: int, split: bool) -> None:
 def _check_calibration(
     space: search_space.SearchSpace, config: QuantizeConfig, measured: Sequence[Photograph]
 ) -> None:
-    """Raise DataError unless the folder holds a crop, and nothing that is to be evaluated on."""
+    """Raise DataError for a calibration set without a crop, or with evaluation photographs."""
     scale = space.scale if config.reduce else 1
     photos = photographs.find(str(config.calib), scale)
     if not photo_cache.any_holds(photos, scale, config.patch):
@@ -75,7 +78,7 @@ def _check_calibration(
 def _check_patches(
     space: search_space.SearchSpace, config: RunConfig, chosen: Photographs, verb: str
 ) -> None:
-    """One photograph at least must hold the largest patch that a step will cut."""
+    """Raise DataError unless a photograph can hold the largest patch that a step will cut."""
     sides = {
         "search": config.search.patch,
         "train": config.train.patch,

@@ -1,7 +1,7 @@
-"""Weights that were trained elsewhere, taken into a run as if it had searched and trained.
+"""Begins a run with pre-trained weights, as if it had searched and trained.
 
-What a run needs for its later steps is a genotype and a float network. The one is given, or the
-only one of its space; the other is read from a file: of this project, or a released RFDN.
+Later steps need a genotype and a float network. The genotype is given, or the only one of its
+space; the network is read from a file of this project or from a released RFDN.
 """
 
 from dataclasses import replace
@@ -27,25 +27,25 @@ from quantnas.runs.run_settings import GIVEN
 from . import initial_weights, search_step, train_step
 
 ROUNDED = ".weight_quantizer."
-"""Part of the name of a tensor that no float network has."""
+"""Part of the names of tensors that only rounded networks have."""
 
 
 def adopt(run: Run, config: RunConfig, weights: Path) -> None:
-    """Finish the steps `search` and `train` of a run that has begun, with the weights in a file.
+    """Finish the steps `search` and `train` of a begun run with the weights in a file.
 
-    Where the bits are to be those of the genotype, the grids of a rounded network are fitted on
+    Where the bit widths are those of the genotype, the grids of a rounded network are fitted on
     photographs of the run; its weights stay.
 
-    Raises DataError (a file that is missing, or of another network) or UsageError (weights that
-    are quantized already or have other shapes, and a space that leaves choices open).
+    Raises DataError for a missing file or one of another network, UsageError for weights that are
+    quantized already or have other shapes, and for a space with open choices.
     """
     space = search_space.load(str(run.folder / "space.yaml"))
-    if not space.source:  # else it has been refused if it was quantized
+    if not space.source:  # a quantized imported network was refused before
         require_float(weights)
-    found = _genotype(run, space)
-    nets = {"float": _read(weights, space, found)}
+    genotype = _genotype(run, space)
+    nets = {"float": _read(weights, space, genotype)}
     if config.as_searched:
-        nets["trained"] = _rounded(run, config, space, found, nets["float"])
+        nets["trained"] = _rounded(run, config, space, genotype, nets["float"])
     for name, net in nets.items():
         network.save(net, run.weights(name), space)
     origin = {"adopted": str(weights), "sha256": files.sha256(weights)}
@@ -62,13 +62,13 @@ def require_float(weights: Path) -> None:
 
 
 def instead(weights: Path, otherwise: str = "Give the float network.") -> str:
-    """What to give in place of a file: the run, where it lies in the folder of one."""
+    """The remedy that names the run folder of a file, or `otherwise` if it lies in none."""
     folder = weights.absolute().parent.parent
     return f"Give the run folder, {folder}." if (folder / "config.yaml").is_file() else otherwise
 
 
 def space_of(weights: Path) -> tuple[str, int] | None:
-    """(built-in space, scale) that a checkpoint was made for; none where it does not say one.
+    """The (built-in space, scale) that a checkpoint states; None where it states none.
 
     Raises DataError when the file cannot be read.
     """
@@ -77,37 +77,37 @@ def space_of(weights: Path) -> tuple[str, int] | None:
 
 
 def _genotype(run: Run, space: SearchSpace) -> Genotype:
-    given = run.folder / GIVEN
-    found = registry.known_genotype(space, given if given.exists() else None)
-    if found is None:
+    file = run.folder / GIVEN
+    genotype = registry.known_genotype(space, file if file.exists() else None)
+    if genotype is None:
         count = sum(slot.options > 1 for slot in slots(space))
         raise UsageError(
             f"Space '{space.name}' leaves {count} choices open.",
             "Give --genotype, the JSON file of the architecture that the weights belong to.",
         )
-    return found
+    return genotype
 
 
-def _read(weights: Path, space: SearchSpace, found: Genotype) -> nn.Module:
-    """The float network with these weights."""
-    net = network.build(space, found, None)
-    if space.source:  # it comes with its weights
+def _read(weights: Path, space: SearchSpace, genotype: Genotype) -> nn.Module:
+    """The float network with the weights of a file."""
+    net = network.build(space, genotype, None)
+    if space.source:  # an imported network comes with its weights
         return net
     try:
         initial_weights.read_weights(net, weights, space)
     except QuantnasError as error:
-        _require_scale(weights, space, found)
+        _require_scale(weights, space, genotype)
         remedy = "Give float weights of this network, or the --space and --genotype of the weights."
         raise type(error)(error.cause, remedy) from error
     return net
 
 
-def _require_scale(weights: Path, space: SearchSpace, found: Genotype) -> None:
+def _require_scale(weights: Path, space: SearchSpace, genotype: Genotype) -> None:
     """Raise UsageError when the weights are those of the same network at another scale."""
     for scale in {*get_args(search_space.Scale)} - {space.scale}:
         other = replace(space, scale=scale)
         try:
-            initial_weights.read_weights(network.build(other, found, None), weights, other)
+            initial_weights.read_weights(network.build(other, genotype, None), weights, other)
         except QuantnasError:
             continue
         raise UsageError(
@@ -117,7 +117,7 @@ def _require_scale(weights: Path, space: SearchSpace, found: Genotype) -> None:
 
 
 def _header(path: Path) -> tuple[list[str], str]:
-    """(names of the tensors, what the file says of its space) of a safetensors file."""
+    """(names of the tensors, metadata about the space) of a safetensors file."""
     try:
         with safe_open(path, "pt") as file:
             return list(file.keys()), (file.metadata() or {}).get(network.SPACE_KEY, "")
@@ -126,10 +126,10 @@ def _header(path: Path) -> tuple[list[str], str]:
 
 
 def _rounded(
-    run: Run, config: RunConfig, space: SearchSpace, found: Genotype, net: nn.Module
+    run: Run, config: RunConfig, space: SearchSpace, genotype: Genotype, net: nn.Module
 ) -> nn.Module:
-    """The network at the bits of its genotype, with fitted grids."""
-    rounded = network.build(space, found, precision_of(space, found, config))
+    """The network at the bit widths of its genotype, with fitted grids."""
+    rounded = network.build(space, genotype, precision_of(space, genotype, config))
     network.inherit(rounded, net)
     size = config.quantize.patch
     loaded = photo_cache.load(photographs_of(run, config).train, space.scale, size)

@@ -1,4 +1,4 @@
-"""The quantization as a step of a run: which photographs, which bits, in which stages."""
+"""The step `quantize` chooses bit widths, rounds the float network, and retrains it."""
 
 import copy
 import time
@@ -40,7 +40,7 @@ from . import load_photographs, train_step
 from .train_step import Lesson
 
 ENDLESS = 10**7
-"""Steps of a retraining that only time limits."""
+"""Number of steps of a retraining that only time limits."""
 START = "quantize_start"
 """Phase whose saved state is the network before the retraining."""
 FEW = 20
@@ -49,7 +49,7 @@ FEW = 20
 
 @dataclass
 class SavedFacts:
-    """What is known before the retraining; a part of a saved state."""
+    """Facts that are known before the retraining; a part of its saved state."""
 
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -62,57 +62,59 @@ class SavedFacts:
 
 @dataclass(frozen=True)
 class Work:
-    """What the stages of a quantization share."""
+    """The data that all stages of a quantization share."""
 
     run: Run
     config: RunConfig
-    where: SearchSpace
-    found: Genotype
+    space: SearchSpace
+    genotype: Genotype
     teacher: nn.Module
     learn: Patches
+    """Patches of the calibration set."""
     held: Patches
+    """Validation patches."""
     facts: SavedFacts
     before: float
-    """Seconds that the step took before it was interrupted."""
+    """Seconds that the step had taken before an interruption."""
     began: float
-    """When this process began the step: a time limit counts what was done before by itself."""
+    """Monotonic time at which this process began the step, seconds."""
 
     @property
     def seconds(self) -> float:
-        """That the step has taken so far."""
+        """Seconds that the step has taken so far."""
         return self.before + time.monotonic() - self.began
 
     @property
     def low(self) -> Tensor:
-        """(crops, 3, H, W), what everything is calibrated on."""
+        """The calibration crops, (crops, 3, H, W) in [0, 1]."""
         return self.learn.batch(0, self.config.quantize.crops)[0]
 
     @property
     def objective(self) -> training_loop.Objective:
-        """Closeness to the float network."""
+        """The training objective: closeness to the float network."""
         target = training_loop.teacher_target(self.teacher)
-        return training_loop.Objective(target, colours=self.where.colours)
+        return training_loop.Objective(target, colours=self.space.colours)
 
     def measure(self, net: nn.Module) -> float:
-        """PSNR to the float network on validation patches, dB."""
+        """PSNR of a network against the float one on validation patches, dB."""
         return training_loop.measure(net, self.held, self.objective)
 
 
 def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """The float network -> one on integers, at the bits that are given, searched or chosen."""
-    space, found = architecture(run)
+    """Quantize the float network to the bit widths that are given, searched, or chosen now."""
+    space, genotype = architecture(run)
     c, began, before = config.quantize, time.monotonic(), run.spent
     learn, held, counts = yield from _calibration(run, config, space)
-    teacher = network.build(space, found, None)
+    teacher = network.build(space, genotype, None)
     network.load(teacher, need(run.weights("float"), "train"), space)
-    work = Work(run, config, space, found, teacher, learn, held, SavedFacts(), before, began)
+    work = Work(run, config, space, genotype, teacher, learn, held, SavedFacts(), before, began)
     post_training.require_finite(teacher)
     post_training.require_finite_outputs(teacher, work.low)
     source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels from {_origin(config)}"
     going_on = run.resume_point(START).exists()
     few = work.low[:1]
     with resumable.threads_for(run, "saliency", lambda: saliency.measure(teacher, few, 1)):
-        begun = yield from (_again(work) if going_on else _begin(work, source))
+        begun = yield from (_resume(work) if going_on else _begin(work, source))
     net, precision, measured = begun
     if c.retrains:
         yield from _retrain(work, net, measured)
@@ -130,29 +132,28 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
             "calibration": source,
             **{key: value for key, value in work.facts.values.items() if key != "seconds"},
             "psnr_to_float": work.measure(frozen),
-            "reached": bit_widths.reached(space, found, precision),
-            "in_float": bit_widths.in_float(space, found, precision),
+            "reached": bit_widths.reached(space, genotype, precision),
+            "in_float": bit_widths.in_float(space, genotype, precision),
             "photographs": counts,
         },
     )
 
 
 Begun = tuple[nn.Module, dict[str, Precision], Saliency | None]
-"""A network that was rounded and not yet retrained, its bits, and what `hold` needs."""
+"""(rounded network before retraining, its bit widths, the saliency that `hold` needs)."""
 
 
 def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
-    """Choose bits and round; saved, where a retraining follows."""
+    """Choose bit widths and round the network; saves the result if a retraining follows."""
     yield Progress("saliency", 0, 1, {})
-    chosen = bit_widths.plan(work.where, work.found, work.config, work.teacher, work.low)
+    chosen = bit_widths.plan(work.space, work.genotype, work.config, work.teacher, work.low)
     save(chosen, work.run.folder)
-    told = (f"calibration: {source}", *notes(chosen))
-    yield Progress("saliency", 1, 1, {}, told)
-    net = network.build(work.where, work.found, chosen.precision)
-    plainly = yield from _round(work, net)
+    yield Progress("saliency", 1, 1, {}, (f"calibration: {source}", *notes(chosen)))
+    net = network.build(work.space, work.genotype, chosen.precision)
+    plain = yield from _round(work, net)
     work.facts.values.update(
         psnr_to_float_predicted=damage_chart.psnr(chosen.mse),
-        psnr_to_float_plain_rounding=None if plainly is None else work.measure(plainly),
+        psnr_to_float_plain_rounding=None if plain is None else work.measure(plain),
         psnr_to_float_before_training=work.measure(net),
         seconds=time.monotonic() - work.began,
     )
@@ -162,10 +163,10 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     return net, chosen.precision, chosen.saliency
 
 
-def _again(work: Work) -> Generator[Progress, None, Begun]:
-    """What `_begin` has saved."""
+def _resume(work: Work) -> Generator[Progress, None, Begun]:
+    """Load the result that `_begin` saved before an interruption."""
     precision, run = bit_widths.load(work.run.folder), work.run
-    net = network.build(work.where, work.found, precision)
+    net = network.build(work.space, work.genotype, precision)
     checkpoint.load(run.resume_point(START), {"net": net, "facts": work.facts})
     done = checkpoint.load(run.resume_point("quantize"), {})
     note = f"going on at step {done + 1} of the retraining, with the bits of precision.json"
@@ -175,7 +176,7 @@ def _again(work: Work) -> Generator[Progress, None, Begun]:
 
 
 def _origin(config: RunConfig) -> str:
-    """Where the crops come from, in words."""
+    """The origin of the calibration crops, in words."""
     if config.quantize.calib is not None:
         made = "" if config.quantize.reduce else ", taken as low resolution"
         return f"{config.quantize.calib}{made}"
@@ -185,11 +186,11 @@ def _origin(config: RunConfig) -> str:
 def _calibration(
     run: Run, config: RunConfig, space: SearchSpace
 ) -> Generator[Progress, None, tuple[Patches, Patches, dict[str, int]]]:
-    """Crops for learning, crops for measuring, and how many photographs they come from."""
+    """(calibration patches, validation patches, counts of their photographs)."""
     c = config.quantize
     photos, scale = None, int(space.scale)
     if c.calib is not None:
-        scale = space.scale if c.reduce else 1  # at 1, what is read stays as it is
+        scale = space.scale if c.reduce else 1  # at 1, photographs are not reduced
         photos = photographs.find(c.calib, scale)
     loaded = yield from load_photographs.reading(run, config, scale, c.patch, photos)
     learn, held = patches.split(loaded.pairs, c.patch, config.seed, train_step.SHARES)
@@ -197,28 +198,28 @@ def _calibration(
 
 
 def _round(work: Work, net: nn.Module) -> Generator[Progress, None, nn.Module | None]:
-    """Weights and grids before retraining, in place; what plain rounding gives, to compare with.
+    """Set the weights and grids of `net` before retraining; a plainly rounded copy to compare with.
 
-    At the bits of the search the network comes as it was trained with rounding.
+    At the searched bit widths, `net` is loaded as it was trained with rounding, and None returned.
     """
     c, teacher, low = work.config.quantize, work.teacher, work.low
     if work.config.as_searched and c.method == "saliency":
-        network.load(net, need(work.run.weights("trained"), "train"), work.where)
+        network.load(net, need(work.run.weights("trained"), "train"), work.space)
         return None
     network.inherit(net, teacher)
-    plainly = copy.deepcopy(net)
-    network.initialise(plainly, low)
+    plain = copy.deepcopy(net)
+    network.initialise(plain, low)
     if c.method == "saliency":
         phase, layers = "least squares", least_squares.improve(net, teacher, low)
     else:
         phase, layers = c.method, baselines.apply(c.method, net, teacher, low)
     for done, total in layers:
         yield Progress(phase, done, total, {})
-    return plainly
+    return plain
 
 
-def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Progress]:
-    """Retraining against the float network, in place."""
+def _retrain(work: Work, net: nn.Module, saliencies: Saliency | None) -> Iterator[Progress]:
+    """Retrain `net` in place, towards the output of the float network."""
     run, config, c, teacher = work.run, work.config, work.config.quantize, work.teacher
     torch_device = device(config)
     low = work.low.to(torch_device)
@@ -229,7 +230,7 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
     rate = _rate(work)
     state = retraining.start(net, teacher, low, rate)
     state.best.keep(work.measure(net), net)
-    with retraining.penalty(net, teacher, found, low, work.objective, c) as penalty:
+    with retraining.penalty(net, teacher, saliencies, low, work.objective, c) as penalty:
         if c.block_steps and not run.resume_point("quantize").exists():
             for done, total in retraining.reconstruct(net, teacher, low, c.block_steps, rate):
                 yield Progress("blocks", done, total, {})
@@ -251,13 +252,13 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
 
 
 def _rate(work: Work) -> float:
-    """Of the retraining, in deviations of a kernel."""
+    """Learning rate of the retraining, in standard deviations of a kernel."""
     lost = work.facts.values["psnr_to_float_before_training"]
     return retraining.in_proportion(work.config.quantize.rate, lost)
 
 
 def _schedule(work: Work, rate: float) -> training_loop.Schedule:
-    """Of the retraining; within a time limit, what the stages before it have left."""
+    """Schedule of the retraining; a time limit leaves it what the earlier stages did not use."""
     c = work.config.quantize
     if c.minutes is None:
         return training_loop.Schedule(c.steps, c.batch, rate)
@@ -279,15 +280,15 @@ def save(chosen: Plan, folder: Path) -> None:
 
 
 def notes(chosen: Plan, worst: int = 6) -> Iterator[str]:
-    """Bits per layer and the predicted damage, for people to read before the training begins."""
+    """Lines about the bit widths per layer and the predicted damage, shown before retraining."""
     names = defaultdict(list)
-    for name, width in chosen.precision.items():
-        names[f"w{width.weights}a{width.activations}"].append(name)
+    for name, widths in chosen.precision.items():
+        names[f"w{widths.weights}a{widths.activations}"].append(name)
     for bits, slots in sorted(names.items()):
         few = ", ".join(slots) if len(slots) < 12 else f"{', '.join(slots[:10])}, ..."
         yield f"  {bits}: {len(slots)} of {len(chosen.precision)} layers ({few})"
     if chosen.unlimited:
-        most = max(w.weights for w in chosen.precision.values())
+        most = max(widths.weights for widths in chosen.precision.values())
         yield f"note: nothing is limited by `{chosen.limit}`: every layer gets {most} bits"
     rows = sorted(chosen.damage.values(), key=lambda d: -d.at(chosen.precision[d.slot]))
     shown = "  ".join(f"{d.slot} {d.at(chosen.precision[d.slot]):.1e}" for d in rows[:worst])

@@ -1,4 +1,4 @@
-"""Makes the report of a run anew, after evaluating it where that has not been done."""
+"""Makes the report of a run anew, after an evaluation if that is missing."""
 
 import dataclasses
 from os import PathLike
@@ -14,20 +14,20 @@ from . import evaluate_step, report_step
 
 
 def report_again(source: str | PathLike[str], watch: Watcher = SILENT) -> Run:
-    """The run in a folder, or that of an evaluation, after its last two steps.
+    """Report on the run in a folder, or on the run that an evaluation measured; the run.
 
-    Folders that an evaluation measured are measured, too. Raises DataError for what is no exported
-    run, and for the evaluation of several models.
+    The folders that the evaluation measured are measured too. Raises DataError for a folder without
+    an exported run, and for the evaluation of several models.
     """
     folder, further = model_comparison.of_run(Path(source)) or (Path(source), [])
     run = run_folder.existing(folder)
     config = run_settings.load_config(run)
     run_folder.require(run, until="evaluate")
-    known = {Path(folder).resolve() for folder in config.benchmarks}
-    benchmarks = (*config.benchmarks, *(f for f in further if Path(f).resolve() not in known))
+    present = {Path(folder).resolve() for folder in config.benchmarks}
+    benchmarks = (*config.benchmarks, *(f for f in further if Path(f).resolve() not in present))
     done = run.result("evaluate")
     if done is None or not photo_sets.named_sets(benchmarks).keys() <= done["sets"].keys():
-        wanted = dataclasses.replace(config, benchmarks=benchmarks)
-        follow(evaluate_step.evaluate_step(run, wanted), watch)
+        extended = dataclasses.replace(config, benchmarks=benchmarks)
+        follow(evaluate_step.evaluate_step(run, extended), watch)
     follow(report_step.report_step(run, config), watch)
     return run

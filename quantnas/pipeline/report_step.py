@@ -1,4 +1,4 @@
-"""The step `report`: tables, pictures and the HTML page of a run."""
+"""The step `report` writes the tables, pictures and HTML page of a run."""
 
 from collections.abc import Iterator
 
@@ -19,14 +19,14 @@ from . import export_step
 
 
 def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """report.json, report.md, report.html and the pictures."""
+    """Write report.json, report.md, report.html and the pictures."""
     require(run, until="report")
     yield Progress("report", 0, 5, {})
-    space, found = architecture(run)
+    space, genotype = architecture(run)
     net, totals = quantized(run)[1:]
     architecture_diagram.architecture(net, space, totals.layers, run.path("plots/architecture.png"))
     yield Progress("report", 1, 5, {})
-    teacher = network.build(space, found, None)
+    teacher = network.build(space, genotype, None)
     network.load(teacher, run.weights("float"), space)
     photos = photographs_of(run, config).held_out
     p = export_step.sample_pair(photos[-1], space.scale)
@@ -52,6 +52,6 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     write_text(run.path("report.json"), to_json(data))
     write_text(run.path("report.md"), run_report.markdown(data))
     html_page.write(html_page.of_run(run), run.path(html_page.FILE))
-    made = ["report.json", "report.md", html_page.FILE, "plots", photo_slider.FOLDER]
-    run.finish("report", {"files": made})
+    written = ["report.json", "report.md", html_page.FILE, "plots", photo_slider.FOLDER]
+    run.finish("report", {"files": written})
     yield Progress("report", 5, 5, {})

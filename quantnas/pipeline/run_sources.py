@@ -1,7 +1,7 @@
-"""How the run of a verb begins: from a search space, another run, a genotype, or a file of weights.
+"""Begins runs from a search space, another run, a genotype, or a file of weights.
 
-Settings are given in layers. What a step goes on from is the lowest one, then come a configuration
-and single settings.
+Settings come in layers: those of the run that is continued are the lowest one, a configuration lies
+above them, and single settings on top.
 """
 
 import shutil
@@ -27,42 +27,42 @@ from quantnas.training import processes
 from . import new_run, pretrained
 
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
-"""Verb -> its steps that several processes may share."""
+"""Verb -> those of its steps that several processes may share."""
 RESUMABLE = ("run", "search", "train", "quantize")
 """Verbs whose runs can be continued."""
 SOURCE = "configuration"
-"""What errors call settings that come from no file."""
+"""Name in errors of settings that come from no file."""
 Config = RunConfig | Mapping[str, Any] | str | PathLike[str]
-"""A configuration, which counts where it differs from the defaults; settings; or a YAML file."""
+"""A `RunConfig`, of which only differences from the defaults count; settings; or a YAML file."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a caller asks of a new run."""
+    """A request for a new run."""
 
     verb: str
     config: Config | None = None
     settings: Mapping[str, Any] | None = None
-    """`search.epochs` -> 30, or section -> settings; they are a layer over `config`."""
+    """`search.epochs` -> 30, or section -> its settings; they are a layer over `config`."""
     output: Path = Path("runs")
-    """The run folder is made in output/verb."""
+    """Folder in whose subfolder `verb` the run folder is created."""
     name: str | None = None
-    """Name of the run folder; none = a free one."""
+    """Name of the run folder; None: a free one is chosen."""
 
     def given(self, setting: str) -> Any:
-        """The value of a single setting; none where it is not given."""
+        """The value of a single setting; None where it is not given."""
         return layered_settings.flat(self.settings or {}).get(setting)
 
     def but(self, **changes: Any) -> "Request":
-        """The same with other single settings, a dot in whose name is written `__`."""
-        told = {name.replace("__", "."): value for name, value in changes.items()}
-        return replace(self, settings=layered_settings.flat(self.settings or {}) | told)
+        """The request with other single settings; `train__start` stands for `train.start`."""
+        changed = {name.replace("__", "."): value for name, value in changes.items()}
+        return replace(self, settings=layered_settings.flat(self.settings or {}) | changed)
 
     def over(self, base: Mapping[str, Any]) -> RunConfig:
-        """The settings over those of `base`.
+        """The configuration that results from layering the request over the settings of `base`.
 
-        What a layer asks for replaces its rivals below, as `layered_settings.layered` says. Raises
-        UsageError for what cannot be, DataError for a file that cannot be read.
+        A setting replaces its rivals in lower layers, as `layered_settings.layered` says. Raises
+        UsageError for impossible settings, DataError for a file that cannot be read.
         """
         source = str(self.config) if isinstance(self.config, str | PathLike) else SOURCE
         layers = (base, _layer(self.config), self.settings or {})
@@ -70,18 +70,18 @@ class Request:
 
 
 def _layer(config: Config | None) -> Mapping[str, Any]:
-    """A configuration as settings: those of a `RunConfig` that differ from the defaults."""
+    """The settings of a configuration; of a `RunConfig`, those that differ from the defaults."""
     if config is None:
         return {}
     if isinstance(config, RunConfig):
         default = layered_settings.flat(asdict(RunConfig()))
-        mine = layered_settings.flat(asdict(config))
-        return {name: value for name, value in mine.items() if value != default[name]}
+        settings = layered_settings.flat(asdict(config))
+        return {name: value for name, value in settings.items() if value != default[name]}
     return config if isinstance(config, Mapping) else schema.read_yaml(Path(config))
 
 
 def from_space(request: Request, source: str | PathLike[str] | SearchSpace | None = None) -> Run:
-    """A new run that begins with nothing, or with what its settings name.
+    """Begin a run that continues no other one; its settings may name a genotype and weights.
 
     Raises as `new_run.fresh`, and UsageError as `together`.
     """
@@ -96,7 +96,7 @@ def _fresh(request: Request, config: RunConfig, source: Run | None = None) -> Ru
 
 @contextmanager
 def _path_of(source: str | PathLike[str] | SearchSpace | None) -> Iterator[str | None]:
-    """The name or file of a search space; one that is no file is written as one."""
+    """The name or path of a search space; a `SearchSpace` is written to a temporary file."""
     if not isinstance(source, SearchSpace):
         yield None if source is None else str(source)
         return
@@ -107,7 +107,7 @@ def _path_of(source: str | PathLike[str] | SearchSpace | None) -> Iterator[str |
 
 
 def from_run(request: Request, source: Run) -> Run:
-    """A new run that goes on from another one, which has done all steps before the verb.
+    """Begin a run that continues another one, which has finished all steps before the verb.
 
     Raises UsageError for a scale, a space or a genotype other than the other run's; else as
     `new_run.fresh`.
@@ -120,9 +120,9 @@ def from_run(request: Request, source: Run) -> Run:
 
 
 def to_train(request: Request, source: str | PathLike[str] | SearchSpace) -> Run:
-    """A new run to train in: of a run that has searched, a genotype, or a space without choices.
+    """Begin a run to train in, from a searched run, a genotype, or a space without choices.
 
-    Raises UsageError for what is none of these; else as `from_run` and `from_space`.
+    Raises UsageError for any other source; else as `from_run` and `from_space`.
     """
     if isinstance(source, SearchSpace):
         _require_decided(source)
@@ -131,11 +131,11 @@ def to_train(request: Request, source: str | PathLike[str] | SearchSpace) -> Run
     if path.is_dir():
         return from_run(request, run_folder.existing(path))
     if path.suffix == ".json":
-        beside = path.parent / "space.yaml"
-        named = request.given("space") or (
-            str(beside) if beside.exists() else genotype.load(path).space
+        neighbour = path.parent / "space.yaml"
+        space = request.given("space") or (
+            str(neighbour) if neighbour.exists() else genotype.load(path).space
         )
-        return from_space(request.but(space=named, genotype=str(path)))
+        return from_space(request.but(space=space, genotype=str(path)))
     if str(source) not in search_space.builtin() and not path.exists():
         raise UsageError(
             f"There is no run folder, genotype or space '{source}'.",
@@ -145,11 +145,11 @@ def to_train(request: Request, source: str | PathLike[str] | SearchSpace) -> Run
     return from_space(request, str(source))
 
 
-def _require_decided(found: SearchSpace, name: str | None = None) -> None:
+def _require_decided(space: SearchSpace, name: str | None = None) -> None:
     """Raise UsageError for a space with open choices."""
-    count = sum(slot.options > 1 for slot in registry.slots(found))
+    count = sum(slot.options > 1 for slot in registry.slots(space))
     if count:
-        named = name or found.name
+        named = name or space.name
         raise UsageError(
             f"Space '{named}' leaves {count} choices open.",
             f"Search first: quantnas search {named}; then train the run that it made.",
@@ -157,10 +157,10 @@ def _require_decided(found: SearchSpace, name: str | None = None) -> None:
 
 
 def to_quantize(request: Request, source: str | PathLike[str], watch: Watcher = SILENT) -> Run:
-    """A new run to quantize in: of a trained run, float weights, or an ONNX file.
+    """Begin a run to quantize in, from a trained run, float weights, or an ONNX file.
 
-    What is found out about an ONNX file is told as the notes of a record, before the run begins.
-    Raises DataError for a path that is not there; else as `from_run`, `from_weights`, `from_onnx`.
+    The facts about an ONNX file reach the watcher as notes of a record, before the run begins.
+    Raises DataError for a missing path; else as `from_run`, `from_weights`, `from_onnx`.
     """
     path = Path(source)
     if not path.exists():
@@ -174,14 +174,15 @@ def to_quantize(request: Request, source: str | PathLike[str], watch: Watcher = 
 
 
 def from_weights(request: Request, weights: Path, watch: Watcher = SILENT) -> Run:
-    """A new run that has not trained, but taken the float weights in a safetensors file.
+    """Begin a run with the pre-trained float weights in a safetensors file, in place of a training.
 
-    Without a space among the settings it is the one that the file names. Raises as `pretrained.adopt`.
+    Without a space among the settings, it is the one that the file names. Raises as
+    `pretrained.adopt`, and UsageError where neither names a space.
     """
     pretrained.require_float(weights)
-    named = pretrained.space_of(weights)
-    if request.given("space") is None and named is not None:
-        request = request.but(space=named[0], scale=request.given("scale") or named[1])
+    stated = pretrained.space_of(weights)
+    if request.given("space") is None and stated is not None:
+        request = request.but(space=stated[0], scale=request.given("scale") or stated[1])
     config = request.but(train__start=str(weights)).over({})
     unnamed = request.given("space") is None and config.space == RunConfig.space
     if unnamed and config.genotype is None:
@@ -191,13 +192,13 @@ def from_weights(request: Request, weights: Path, watch: Watcher = SILENT) -> Ru
                 weights, "Give --space, and --genotype where it leaves choices open."
             ),
         )
-    return _taken(_fresh(request, config), weights)
+    return _adopt(_fresh(request, config), weights)
 
 
 def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
-    """A new run with the float network of an ONNX file, imported.
+    """Begin a run with the imported network of an ONNX file.
 
-    Raises as `onnx_survey.survey`, and UsageError where a space or a genotype is given besides.
+    Raises as `onnx_survey.survey`, and UsageError where a space or a genotype is given too.
     """
     for setting in ("space", "genotype"):
         if request.given(setting) is not None:
@@ -205,15 +206,15 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
                 f"`{setting}` is given, but {file} brings its own network.", "Leave it out."
             )
     config = request.over({})
-    found = onnx_survey.survey(file, config.pixels)
-    watch(Progress("import", 1, 1, {}, tuple(onnx_survey.lines(found))))
-    with _path_of(found.space) as path:
+    survey = onnx_survey.survey(file, config.pixels)
+    watch(Progress("import", 1, 1, {}, tuple(onnx_survey.lines(survey))))
+    with _path_of(survey.space) as path:
         run = _fresh(request, replace(config, space=str(path)))
-    return _taken(run, file)
+    return _adopt(run, file)
 
 
-def _taken(run: Run, file: Path) -> Run:
-    """A run that has begun, with the network in a file; when that fails, no run is left."""
+def _adopt(run: Run, file: Path) -> Run:
+    """The begun run with the network of a file; its folder is removed if that fails."""
     try:
         pretrained.adopt(run, run_settings.load_config(run), file)
     except BaseException:
@@ -225,27 +226,27 @@ def _taken(run: Run, file: Path) -> Run:
 def together(
     verb: str, config: RunConfig, begin: Callable[[], Run], before: Run | None = None
 ) -> Run:
-    """What `begin` gives, with the other processes there where several share a step of the run.
+    """Launch the other processes if several share a step, then begin or continue a run.
 
     before: the run itself, if it was interrupted. Raises UsageError as `processes.check`, and for
-    steps that want different numbers of processes.
+    steps with different numbers of processes above 1.
     """
     left = [step for step in SHARED.get(verb, ()) if before is None or not before.result(step)]
-    wanted = {step: getattr(config, step).processes for step in left}
-    several = {step: number for step, number in wanted.items() if number > 1}
+    counts = {step: getattr(config, step).processes for step in left}
+    several = {step: number for step, number in counts.items() if number > 1}
     if len(set(several.values())) > 1:
-        told = " and ".join(f"`{step}.processes` is {n}" for step, n in several.items())
-        raise UsageError(f"{told}.", "Give both the same number, or one of them 1.")
-    number = max(wanted.values(), default=1)
+        numbers = " and ".join(f"`{step}.processes` is {n}" for step, n in several.items())
+        raise UsageError(f"{numbers}.", "Give both the same number, or one of them 1.")
+    number = max(counts.values(), default=1)
     processes.launch(number, number > 1 and processes.device(config).type == "cuda")
     return begin()
 
 
 def interrupted(path: str | PathLike[str], verb: str | None = None) -> tuple[str, Run]:
-    """(the verb, the run) to be finished, with the other processes there where it has several.
+    """The (verb, run) to be continued; launches the other processes if several share a step.
 
-    Without a verb it is the one that began the run. Raises DataError for what is no run folder,
-    UsageError for a run of another verb.
+    The verb is by default the one that began the run. Raises DataError for a folder that holds no
+    run, UsageError for a run of another verb.
     """
     run = run_folder.existing(Path(path))
     begun = _begun_by(run)
@@ -260,9 +261,9 @@ def interrupted(path: str | PathLike[str], verb: str | None = None) -> tuple[str
 
 
 def _begun_by(run: Run) -> str | None:
-    """The verb that began a run, where that is known; older versions kept the command alone."""
+    """The verb that began a run; None if env.json does not tell."""
     path = run.folder / "env.json"
-    told = files.read_json(path) if path.exists() else {}
-    words = told.get("command", [])
-    verb: str | None = told.get("verb") or (words[1] if len(words) > 1 else None)
+    record = files.read_json(path) if path.exists() else {}
+    words = record.get("command", [])  # all that older versions recorded
+    verb: str | None = record.get("verb") or (words[1] if len(words) > 1 else None)
     return verb

@@ -1,4 +1,4 @@
-"""The search as a step of a run: what it reads, shows, keeps and leaves in the folder."""
+"""The step `search` finds the genotype, by gradient or at random."""
 
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from quantnas.architectures import cost, network, registry
-from quantnas.config import files, genotype, search_space
+from quantnas.config import files, search_space
+from quantnas.config import genotype as genotypes
 from quantnas.config.files import write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
@@ -31,25 +32,25 @@ from . import load_photographs, shared_loops
 from .shared_loops import Shared
 
 SHARES = (0.45, 0.45, 0.1)
-"""Of the patches for weights, for alphas, and for the decided network."""
+"""Shares of the patches for weights, for alphas, and for validating decided networks."""
 
 
 def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterator[Progress]:
-    """Photographs -> genotype.json and the chosen candidates' weights.
+    """Search, and write genotype.json and the weights of the chosen candidates.
 
-    There are no weights where the genotype was given, or where the space leaves no choice.
-    `warm`: a state after the warm-up, which a search by gradient goes on from when it is there,
-    and leaves there otherwise; whatever budget another search has, it is the same until then.
+    No weights are written where the genotype was given, or where the space leaves no choice.
+    warm: file with the state after the warm-up. A gradient search continues from it if it exists,
+    and writes it otherwise; searches that differ in their budget alone can share it.
     """
     space = _space(run, config)
-    if not space.source:  # else it is there, and names the file beside it
+    if not space.source:  # that of an imported network was written before
         write_text(run.path("space.yaml"), search_space.to_yaml(space))
-    given = run.folder / GIVEN
-    found = registry.known_genotype(space, given if given.exists() else None)
-    if found is not None:
-        _keep(run, "last", found)
+    file = run.folder / GIVEN
+    genotype = registry.known_genotype(space, file if file.exists() else None)
+    if genotype is not None:
+        _write_genotype(run, "last", genotype)
         facts = {"seconds": 0.0, "kept": "nothing to choose", "share_decided": 1.0}
-        _finish(run, config, space, found, facts)
+        _finish(run, config, space, genotype, facts)
         return
     loaded = yield from load_photographs.reading(run, config, space.scale, config.search.patch)
     counts = {"photographs": loaded.counts()}
@@ -61,18 +62,18 @@ def search_step(run: Run, config: RunConfig, warm: Path | None = None) -> Iterat
 
 
 def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[gradient_search.SearchStep]:
-    """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
-    space, found = shared_loops.material(task, config, config.search.patch, SHARES)
-    _, loop = _loop(config, space, gradient_search.Material(*found))
+    """Share a search loop of the first process (`processes.tasks`); nothing is saved."""
+    space, parts = shared_loops.material(task, config, config.search.patch, SHARES)
+    _, loop = _loop(config, space, gradient_search.Material(*parts))
     checkpoint.restore(loop.state.parts(), task["state"])
     return loop.steps(task["first"])
 
 
 def _space(run: Run, config: RunConfig) -> SearchSpace:
-    mine = run.folder / "space.yaml"
+    file = run.folder / "space.yaml"
     return (
-        search_space.load(str(mine))
-        if mine.exists()
+        search_space.load(str(file))
+        if file.exists()
         else search_space.load(config.space, config.scale)
     )
 
@@ -107,7 +108,11 @@ def _gradient(
         loop.state.parts(),
         partial(_figures, at=c.at),
     )
-    kept = {} if warm is None or _warmed(run, warm) else {c.warmup_epochs * c.steps_per_epoch: warm}
+    kept = (
+        {}
+        if warm is None or _start_warm(run, warm)
+        else {c.warmup_epochs * c.steps_per_epoch: warm}
+    )
     shared = Shared("search", run, config, space, material.weights)
 
     def steps(first: int) -> Iterator[gradient_search.SearchStep]:
@@ -118,17 +123,17 @@ def _gradient(
         "search", lambda: total, parts, steps, show, lambda s: s.check is not None, kept, on_cpu
     )
     yield from resumable.perform(run, phase)
-    found, tried = yield from _chosen(run, config, loop)
-    sure, best = loop.share_decided(), loop.state.checks.best
+    genotype, tried = yield from _choose(run, config, loop)
+    share_decided, best = loop.share_decided(), loop.state.checks.best
     torch.manual_seed(config.seed)  # the same noise whether this run was interrupted or not
     batches = [material.weights.batch(total + i, c.batch)[0].to(device(config)) for i in range(20)]
-    rounded = gradient_search.decided_network(space, found, net, batches)
-    decided = network.build(space, found, None).to(device(config))
+    rounded = gradient_search.decided_network(space, genotype, net, batches)
+    decided = network.build(space, genotype, None).to(device(config))
     inheritance.inherit_supernet(decided, net)
     result = {
         "kept": c.keep,
         "trial": tried,
-        "share_decided": sure,
+        "share_decided": share_decided,
         "best": None if best is None else asdict(best),
         "psnr_patches_supernet": training_loop.measure(net, material.held),
         "psnr_patches_rounded": training_loop.measure(rounded, material.held),
@@ -136,11 +141,11 @@ def _gradient(
     }
     network.save(decided, run.weights("searched"), space)
     search_curves.draw(run.folder, space)
-    _finish(run, config, space, found, {"seconds": time.monotonic() - began, **result, **counts})
+    _finish(run, config, space, genotype, {"seconds": time.monotonic() - began, **result, **counts})
 
 
-def _warmed(run: Run, warm: Path) -> bool:
-    """Let a search that has not begun go on from the state in `warm`; false without the file."""
+def _start_warm(run: Run, warm: Path) -> bool:
+    """Let a search that has not begun continue from the state in `warm`; False without the file."""
     if not warm.exists():
         return False
     point = run.resume_point("search")
@@ -150,19 +155,19 @@ def _warmed(run: Run, warm: Path) -> bool:
     return True
 
 
-def _chosen(
+def _choose(
     run: Run, config: RunConfig, loop: gradient_search.Searching
 ) -> Generator[Progress, None, tuple[Genotype, list[dict[str, float]] | None]]:
-    """Keep what was decided; the genotype to go on with, and how its rivals did in a trial."""
+    """Save the decided genotypes; the chosen one, and the scores of all in a trial training."""
     c, last, best = config.search, loop.decide(), loop.state.checks.best
-    _keep(run, "last", last)
+    _write_genotype(run, "last", last)
     if best is not None:
-        _keep(run, "best", best.genotype)
+        _write_genotype(run, "best", best.genotype)
     if c.keep == "trial":
         rivals = loop.state.checks.distinct(c.samples) or [last]
         steps = c.trial_steps * len(rivals)
         contest = Contest(loop.space, c, rivals, steps, device(config))
-        yield from _hold(run, "trial", contest, loop.material)
+        yield from _perform_contest(run, "trial", contest, loop.material)
         return contest.winner()[0], contest.scores()
     return best.genotype if best is not None and c.keep == "best" else last, None
 
@@ -177,18 +182,18 @@ def _random(
     began, c = time.monotonic() - run.spent, config.search
     drawn = random_search.draw(registry.slots(space), space, c, c.samples, config.seed)
     contest = Contest(space, c, drawn, c.epochs * c.steps_per_epoch, device(config))
-    yield from _hold(run, "search", contest, material)
-    found, net = contest.winner()
-    _keep(run, "last", found)
+    yield from _perform_contest(run, "search", contest, material)
+    genotype, net = contest.winner()
+    _write_genotype(run, "last", genotype)
     network.save(net, run.weights("searched"), space)
     result = {"kept": "best of random", "samples": contest.scores(), "share_decided": 1.0}
-    _finish(run, config, space, found, {"seconds": time.monotonic() - began, **result, **counts})
+    _finish(run, config, space, genotype, {"seconds": time.monotonic() - began, **result, **counts})
 
 
-def _hold(
+def _perform_contest(
     run: Run, phase: str, contest: Contest, material: gradient_search.Material
 ) -> Iterator[Progress]:
-    """The contest as a phase of the run."""
+    """Perform a contest as a phase of the run."""
 
     def steps(first: int) -> Iterator[TrialStep]:
         return contest.steps(material, first)
@@ -208,7 +213,7 @@ def _hold(
 
 
 def _figures(step: gradient_search.SearchStep, at: str) -> dict[str, str | None]:
-    """What is shown of a step; at: the resolution of its BitOps."""
+    """The displayed figures of a step; at: the resolution of its BitOps."""
     return {
         "loss": f"{step.loss:.4f}",
         "PSNR": f"{step.psnr:.2f}",
@@ -220,17 +225,17 @@ def _figures(step: gradient_search.SearchStep, at: str) -> dict[str, str | None]
     }
 
 
-def _keep(run: Run, name: str, found: Genotype) -> None:
-    write_text(run.path(f"genotype_{name}.json"), found.to_json() + "\n")
+def _write_genotype(run: Run, name: str, genotype: Genotype) -> None:
+    write_text(run.path(f"genotype_{name}.json"), genotype.to_json() + "\n")
 
 
 def _finish(
-    run: Run, config: RunConfig, space: SearchSpace, found: Genotype, result: dict[str, object]
+    run: Run, config: RunConfig, space: SearchSpace, genotype: Genotype, result: dict[str, object]
 ) -> None:
-    write_text(run.path("genotype.json"), found.to_json() + "\n")
-    precision = genotype.searched_precision(found)
-    rows = cost.layers(registry.slots(space), found, precision, space.scale)
-    decided = network.build(space, found, precision)
+    write_text(run.path("genotype.json"), genotype.to_json() + "\n")
+    precision = genotypes.searched_precision(genotype)
+    rows = cost.layers(registry.slots(space), genotype, precision, space.scale)
+    decided = network.build(space, genotype, precision)
     architecture_diagram.architecture(decided, space, rows, run.path("plots/architecture.png"))
     at = cost.bitops_at(rows, config.search.resolution, space.scale)
     costs = {"bitops": cost.total(rows, space.scale).bitops, "bitops_at": {config.search.at: at}}

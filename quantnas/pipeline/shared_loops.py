@@ -1,4 +1,4 @@
-"""What the first process sends to the others so that they share a loop of a step (`crew`)."""
+"""Tasks by which the first process lets the others share a loop of a step (`processes`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Shared:
-    """What a loop of a step works on."""
+    """The data of a loop that several processes share."""
 
     step: str
     """`search` or `train`."""
@@ -31,12 +31,12 @@ class Shared:
     space: SearchSpace
     learn: Patches
     more: Mapping[str, Any] = field(default_factory=dict)
-    """What only this loop has: plain data and tensors."""
+    """Further data of this loop: plain values and tensors."""
 
     def lead(self, steps: Iterator[S], first: int, state: Mapping[str, Stateful]) -> Iterator[S]:
-        """The records of the loop from step `first`, with all processes where several share it.
+        """The records of the loop from step `first`; all processes perform it if several share it.
 
-        state: all that changes, as it is before that step. Raises as `processes.lead`.
+        state: the objects that change, as they are before that step. Raises as `processes.lead`.
         """
         if getattr(self.config, self.step).processes == 1:
             yield from steps
@@ -45,7 +45,7 @@ class Shared:
 
     def _task(self, first: int, state: Mapping[str, Stateful]) -> dict[str, Any]:
         kind: Device = "cuda" if device(self.config).type == "cuda" else "cpu"
-        same = replace(self.config, device=kind)  # for all, whatever `auto` means there
+        same = replace(self.config, device=kind)  # `auto` may mean another device elsewhere
         return {
             "step": self.step,
             "config": run_settings.plain(run_settings.settled(same)),
@@ -61,18 +61,18 @@ class Shared:
 def material(
     task: Mapping[str, Any], config: RunConfig, size: int, shares: Sequence[float]
 ) -> tuple[SearchSpace, tuple[Patches, ...]]:
-    """The space of a task, and the parts of the patches, read where this process runs.
+    """The search space of a task, and the patches, read from the files of this process's machine.
 
-    Raises DataError when they are not those of the first process.
+    Raises DataError when the patches differ from those of the first process.
     """
     space = search_space.from_yaml(task["space"])
     photos = holdout.received(task["photographs"])
     loaded = photo_cache.load(photos, space.scale, size)
-    found = patches.split(loaded.pairs, size, config.seed, shares)
-    if found[0].fingerprint() != task["fingerprint"]:
+    parts = patches.split(loaded.pairs, size, config.seed, shares)
+    if parts[0].fingerprint() != task["fingerprint"]:
         why = f" {loaded.damaged[0]}" if loaded.damaged else ""
         raise DataError(
             f"The photographs here are not those of the first process.{why}",
             "Copy the folder to all machines, or share it.",
         )
-    return space, found
+    return space, parts

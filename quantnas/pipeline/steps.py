@@ -1,7 +1,7 @@
-"""The steps of a run, from photographs to a verified file: each reads and writes a run folder.
+"""The steps of a run, from photographs to a verified file; each works on a run folder.
 
-Every step is a generator of `Progress`, so that the caller may draw it, or stop it: closing the
-generator saves the state, and calling the step again goes on from there.
+Every step is a generator of `Progress`, so that the caller can display or stop it: closing the
+generator saves the state, and calling the step again continues from there.
 """
 
 from collections.abc import Callable, Iterator

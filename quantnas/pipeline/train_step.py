@@ -1,4 +1,4 @@
-"""The training as a step of a run: where weights come from, how long it takes, what it leaves."""
+"""The step `train` trains the decided architecture in float, then with rounding."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from quantnas.architectures import network
-from quantnas.config import genotype
+from quantnas.config import genotype as genotypes
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
@@ -26,44 +26,44 @@ from . import initial_weights, load_photographs, shared_loops
 from .shared_loops import Shared
 
 SHARES = (0.9, 0.1)
-"""Of the patches for learning, and for measuring meanwhile."""
+"""Shares of the patches for training, and for validation."""
 ROUNDED_COST = 2.5
-"""Time of a step with rounding, in steps in float: how a time limit is shared out."""
+"""Time of a step with rounding over that of a float step, by which a time limit is divided."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a network is trained on, and how."""
+    """The patches, schedule and objective of a training."""
 
     learn: patches.Patches
     held: patches.Patches
     schedule: training_loop.Schedule
     objective: training_loop.Objective = field(default_factory=training_loop.Objective)
     shared: Shared | None = None
-    """What other processes need to take the same steps; none: they do not."""
+    """Data with which other processes share the steps; None: this process is alone."""
 
 
 def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
-    """The genotype -> a float network and one trained with rounding, both saved."""
-    space, found = architecture(run)
+    """Train and save the float network of the genotype, and one with rounding."""
+    space, genotype = architecture(run)
     c, began = config.train, time.monotonic() - run.spent
     loaded = yield from load_photographs.reading(run, config, space.scale, c.patch)
     learn, held = patches.split(loaded.pairs, c.patch, config.seed, SHARES)
     torch.manual_seed(config.seed)
-    net = network.build(space, found, None)
+    net = network.build(space, genotype, None)
     origin = initial_weights.begin_with(net, run, config, space)
     teacher = initial_weights.teacher_of(run, config) if c.teacher not in (None, "own") else None
-    pupil = _Pupil(run, config, space, found, learn, held)
+    trainings = _Trainings(run, config, space, genotype, learn, held)
     if c.start != "float":
-        yield from fit(run, device(config), "float", net, pupil.lesson(False, teacher))
+        yield from fit(run, device(config), "float", net, trainings.lesson(False, teacher))
     network.save(net, run.weights("float"), space)
-    rounded, precision = net, genotype.searched_precision(found)
+    rounded, precision = net, genotypes.searched_precision(genotype)
     if not space.is_float:
-        rounded = network.build(space, found, precision)
+        rounded = network.build(space, genotype, precision)
         network.inherit(rounded, net)
         network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
         teacher = initial_weights.teacher_of(run, config) if c.teacher == "own" else teacher
-        yield from fit(run, device(config), "rounded", rounded, pupil.lesson(True, teacher))
+        yield from fit(run, device(config), "rounded", rounded, trainings.lesson(True, teacher))
     processes.part()  # nothing after this is shared
     network.save(rounded, run.weights("trained"), space)
     run.finish(
@@ -79,8 +79,8 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
 
 
 @dataclass(frozen=True)
-class _Pupil:
-    """What both trainings of a step have in common."""
+class _Trainings:
+    """The data that both trainings of the step have in common."""
 
     run: Run
     config: RunConfig
@@ -90,7 +90,7 @@ class _Pupil:
     held: patches.Patches
 
     def lesson(self, rounded: bool, teacher: initial_weights.Teacher | None) -> Lesson:
-        """For the float network, or the one with rounding."""
+        """The lesson of the float network, or of the one with rounding."""
         more = {
             "genotype": self.genotype.to_json(),
             "rounded": rounded,
@@ -106,23 +106,25 @@ class _Pupil:
 
 
 def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[training_loop.TrainingStep]:
-    """The loop of another process with the rows of this one (`tasks`); nothing is kept."""
-    where, (learn, held) = shared_loops.material(task, config, config.train.patch, SHARES)
-    found, rounded = genotype.from_json(task["genotype"], "the first process"), task["rounded"]
-    net = network.build(where, found, genotype.searched_precision(found) if rounded else None)
-    plan, teacher = schedule(config, rounded, where.is_float), None
+    """Share a training loop of the first process (`processes.tasks`); nothing is saved."""
+    space, (learn, held) = shared_loops.material(task, config, config.train.patch, SHARES)
+    genotype, rounded = genotypes.from_json(task["genotype"], "the first process"), task["rounded"]
+    net = network.build(
+        space, genotype, genotypes.searched_precision(genotype) if rounded else None
+    )
+    plan, teacher = schedule(config, rounded, space.is_float), None
     if task["teacher"] is not None:
         teacher = initial_weights.received(task["teacher"])
     state = training_loop.start(net.to(device(config)), plan.lr, plan.average > 0)
     checkpoint.restore(state.parts(), task["state"])
-    goal = objective(config, where, teacher)
+    goal = objective(config, space, teacher)
     return training_loop.fit(state, learn, held, plan, goal, task["first"])
 
 
 def objective(
     config: RunConfig, space: SearchSpace, teacher: initial_weights.Teacher | None = None
 ) -> training_loop.Objective:
-    """What is learned in a training step."""
+    """The objective of a training: loss, and the teacher's output if there is one."""
     c, target = config.train, None if teacher is None else teacher.target(device(config))
     return training_loop.Objective(
         loss=c.loss, colours=space.colours, share=c.teacher_share, teacher=target
@@ -130,7 +132,10 @@ def objective(
 
 
 def schedule(config: RunConfig, rounded: bool, is_float: bool = False) -> training_loop.Schedule:
-    """Of the steps in float, or of those with rounding, of which a float space has none."""
+    """The schedule of the float training, or of the one with rounding.
+
+    is_float: whether the space is in float, so that no training with rounding follows.
+    """
     c = config.train
     limit = None
     if c.max_hours is not None:
@@ -156,9 +161,10 @@ def fit(
     lesson: Lesson,
     state: training_loop.TrainingState | None = None,
 ) -> Iterator[Progress]:
-    """Train `net`, in place; it is back on the CPU at the end, with its best weights.
+    """Train `net` in place; at the end it is back on the CPU, with its best weights.
 
-    Its last weights are saved beside. `state`: of `net`, with an optimizer of another kind.
+    Its last weights are saved as a checkpoint of their own. state: a training state of `net`, for
+    an optimizer of another kind.
     """
     plan, net = lesson.schedule, net.to(torch_device)
     if state is None:
@@ -167,9 +173,9 @@ def fit(
     show = _figures(plan.batch, label)
 
     def steps(first: int) -> Iterator[training_loop.TrainingStep]:
-        mine = training_loop.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
+        records = training_loop.fit(state, lesson.learn, lesson.held, plan, lesson.objective, first)
         shared = lesson.shared
-        return mine if shared is None else shared.lead(mine, first, state.parts())
+        return records if shared is None else shared.lead(records, first, state.parts())
 
     def total() -> int:
         return state.pace.steps or plan.steps
@@ -185,7 +191,7 @@ def fit(
 def _figures(
     batch: int, label: str
 ) -> Callable[[training_loop.TrainingStep], dict[str, str | None]]:
-    """What is shown of a step, with the speed since the first one; label: of the PSNR."""
+    """A function that gives the displayed figures of a step; label: name of the PSNR."""
     seen: list[tuple[int, float]] = []  # the first step and the last one, with their times
 
     def show(step: training_loop.TrainingStep) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""Models that come with the package: `<name>.onnx` with its card `<name>.json`."""
+"""Models that come with the package: each is `<name>.onnx` with a model card `<name>.json`."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from quantnas.errors import UsageError
 
 FOLDER = Path(str(resources.files("quantnas") / "assets" / "models"))
 PREFERRED = ("set14", "set5", "b100")
-"""Sets by which models are compared, the first that is in the card."""
+"""Test sets that rank models by PSNR; the first one that a card has counts."""
 
 
 @dataclass(frozen=True)
 class CardScores:
-    """Means over a set of photographs: PSNR-Y in dB, SSIM-Y."""
+    """Mean PSNR-Y in dB and mean SSIM-Y over a set of photographs, of a model and of bicubic."""
 
     psnr: float
     ssim: float
@@ -26,7 +26,7 @@ class CardScores:
 
 @dataclass(frozen=True)
 class Card:
-    """What is to be known about a bundled model."""
+    """The model card of a bundled model: its file, cost, training and scores."""
 
     name: str
     file: str
@@ -34,28 +34,28 @@ class Card:
     bytes: int
     scale: int
     space: str
-    """Search space that it was found in."""
+    """Name of the search space that the architecture comes from."""
     luma_only: bool
-    """Whether the network sees and corrects brightness only; colours are enlarged without it."""
+    """Whether the network sees and corrects luma only; chroma is enlarged without it."""
     parameters: int
     bitops: dict[str, int]
     """Resolution -> BitOps."""
     bits: dict[str, tuple[int, int]]
-    """Layer -> bits of its weights and of its input."""
+    """Layer -> (weight bits, activation bits), the latter those of its input."""
     trained_on: str
     terms: str
-    """Of the photographs that it was trained on."""
+    """Licence terms of the training photographs."""
     recipe: str
-    """How it was trained, in words."""
+    """Description of the training, in words."""
     minutes: float
-    """That it took."""
+    """Time that search, training and quantization took, minutes."""
     seed: int
     scores: dict[str, CardScores]
-    """Set of photographs -> means."""
+    """Set of photographs -> mean scores."""
     protocol: str
-    """How they were measured."""
+    """Measuring protocol of the scores."""
     made_by: str
-    """The command."""
+    """Command line that made the model."""
 
 
 def bundled() -> dict[str, Path]:
@@ -73,7 +73,7 @@ def read(name: str) -> Card:
 
 
 def offer(names: Collection[str]) -> str:
-    """What to do where none of these was named."""
+    """The remedy of an error about an unknown model: a sentence that lists the bundled ones."""
     return (
         f"Bundled are {', '.join(names)}."
         if names
@@ -84,12 +84,12 @@ def offer(names: Collection[str]) -> str:
 def best(scale: int) -> str:
     """The bundled model of a scale with the best PSNR. Raises UsageError when there is none."""
     cards = [read(name) for name in bundled()]
-    fitting = [found for found in cards if found.scale == scale]
+    fitting = [card for card in cards if card.scale == scale]
     if not fitting:
         raise UsageError(f"There is no bundled model of x{scale}.", offer(bundled()))
     return max(fitting, key=_quality).name
 
 
-def _quality(found: Card) -> float:
-    sets = [name for name in PREFERRED if name in found.scores] or list(found.scores)
-    return found.scores[sets[0]].psnr if sets else 0.0
+def _quality(card: Card) -> float:
+    sets = [name for name in PREFERRED if name in card.scores] or list(card.scores)
+    return card.scores[sets[0]].psnr if sets else 0.0

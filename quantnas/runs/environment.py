@@ -1,4 +1,4 @@
-"""Versions, machine and command that a run folder keeps in env.json."""
+"""The versions, machine and command line that a run folder records in env.json."""
 
 import importlib.metadata
 import platform
@@ -11,7 +11,7 @@ from quantnas.training import processes
 
 
 def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
-    """Versions, machine and command line, that of this process where none is given.
+    """Versions, machine and command line; without `command`, the command line of this process.
 
     A process that was not started by `quantnas` is recorded as `python PROGRAM ARGUMENTS`.
     """
@@ -32,7 +32,7 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _command() -> list[str]:
-    """The command line of quantnas, or of the program that uses it, by which this process began."""
+    """The command line that started this process: quantnas itself, or a program that uses it."""
     program = Path(sys.argv[0])
-    ours = program.stem == "quantnas" or program.parent.name == "cli"
-    return ["quantnas", *sys.argv[1:]] if ours else ["python", *sys.argv]
+    is_quantnas = program.stem == "quantnas" or program.parent.name == "cli"
+    return ["quantnas", *sys.argv[1:]] if is_quantnas else ["python", *sys.argv]

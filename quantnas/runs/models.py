@@ -1,6 +1,6 @@
-"""What can be measured and used: runs, their checkpoints, exported files, and bundled models.
+"""Models that can be evaluated: runs, their checkpoints, exported files, and bundled models.
 
-The card of a bundled model is made here, so that what it says of a file is read from that file.
+The cards of bundled models are made here, so that their facts are read from the files themselves.
 """
 
 from collections import Counter
@@ -23,41 +23,41 @@ from .bundled_models import Card, CardScores
 from .run_folder import Run
 
 KINDS = ("quantized", "trained", "float", "searched")
-"""Checkpoints of a run, the most finished first; the last one is no network to be used as it is."""
+"""Checkpoints of a run, the most finished first; `searched` is not trained enough to be used."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network that enlarges images."""
+    """A super-resolution network in a file, and how to load it."""
 
     name: str
     what: str
-    """Which file it is, in words."""
+    """Description of the file, in words."""
     scale: int
     file: Path
     cost: cost.Cost | None
-    """None where a file of an older version does not say it in full."""
+    """The cost; None where a file of an older version does not state it in full."""
     network: Callable[[], tiling.Network]
-    """Loads it. Raises DataError when that fails."""
+    """Loads the network. Raises DataError when that fails."""
     run: Run | None = None
-    """The run that it was taken from; none for a lone file."""
+    """The run that the file belongs to; None for a lone file."""
 
     def upscaler(self) -> Upscaler:
-        """Loads it as a function that cuts large photographs into tiles."""
+        """The loaded network as an upscaler that cuts large photographs into tiles."""
         return tiling.upscaler(self.network())
 
     @property
     def is_float(self) -> bool:
-        """Whether nothing in it is rounded."""
+        """Whether all weights and activations are in float."""
         layers = self.cost.layers if self.cost else ()
         return bool(layers) and all(row.weight_bits == row.act_bits == 32 for row in layers)
 
 
 def resolve(text: str) -> Model:
-    """The model that is meant: an ONNX file, a checkpoint in a run folder, a bundled name, a run.
+    """The model that a text names: an ONNX file, a checkpoint, a bundled model, or a run folder.
 
-    Of a run, its exported file is taken, else its quantized, trained or float checkpoint. Raises
-    UsageError for what names nothing, DataError for a file that is not what it should be.
+    A run stands for its exported file, else for its quantized, trained or float checkpoint. Raises
+    UsageError for a text that names nothing, DataError for a file of another kind.
     """
     path, shipped = Path(text), bundled_models.bundled()
     if path.suffix == ".onnx":
@@ -65,7 +65,7 @@ def resolve(text: str) -> Model:
         name = path.resolve().parent.name if inside else path.stem
         return _exported(path, name, f"ONNX file {path}")
     if path.suffix == ".safetensors":
-        return _checkpoint(*_place(path))
+        return _checkpoint(*_locate(path))
     if text in shipped:
         return _exported(shipped[text], text, f"bundled model {text}")
     if path.is_dir():
@@ -80,39 +80,41 @@ def resolve(text: str) -> Model:
 
 
 def resolve_all(texts: Sequence[str]) -> list[Model]:
-    """Several models to be compared, under different names. Raises as `resolve` and `apart`."""
+    """The models that several texts name, under distinct names. Raises as `resolve`, `apart`."""
     return apart(texts, [resolve(text) for text in texts])
 
 
-def apart(texts: Sequence[str], found: Sequence[Model]) -> list[Model]:
-    """Models to be compared, under different names.
+def apart(texts: Sequence[str], models: Sequence[Model]) -> list[Model]:
+    """The same models under distinct names, so that they can be compared.
 
-    texts: what each was resolved from; empty where that was no text. Raises UsageError for
-    different scales and for one model given twice.
+    texts: the text that each was resolved from, empty for a model that came without one. Raises
+    UsageError for different scales, and for a model that is listed twice.
     """
-    for other in found[1:]:
-        if other.scale != found[0].scale:
+    for other in models[1:]:
+        if other.scale != models[0].scale:
             raise UsageError(
-                f"{texts[0] or found[0].what} is x{found[0].scale}, but {other.what} is "
+                f"{texts[0] or models[0].what} is x{models[0].scale}, but {other.what} is "
                 f"x{other.scale}.",
                 "Compare models of one scale.",
             )
-    twice = [str(file) for file, n in Counter(m.file.resolve() for m in found).items() if n > 1]
+    twice = [str(file) for file, n in Counter(m.file.resolve() for m in models).items() if n > 1]
     if twice:
         raise UsageError(f"{twice[0]} is given twice.", "Name every model once.")
-    return [replace(m, name=name) for m, name in zip(found, _names(texts, found), strict=True)]
+    return [replace(m, name=name) for m, name in zip(models, _names(texts, models), strict=True)]
 
 
-def _names(texts: Sequence[str], found: Sequence[Model]) -> list[str]:
-    """Their names or, where some are equal, as much of the end of the paths as tells them apart."""
-    count = Counter(model.name for model in found)
+def _names(texts: Sequence[str], models: Sequence[Model]) -> list[str]:
+    """The models' names; equal ones become the shortest distinct ends of the models' paths."""
+    count = Counter(model.name for model in models)
     paths = [Path(text.removesuffix("/model.onnx")).parts for text in texts]
     ends = range(1, max(map(len, paths)) + 1)
     longer = ([str(Path(*path[-n:])) for path in paths] for n in ends)
     names = next((ends for ends in longer if len({*ends}) == len(ends)), texts)
-    numbered = (f"{m.name}-{number}" for number, m in enumerate(found, 1))
-    told = [name or other for name, other in zip(names, numbered, strict=True)]
-    return [m.name if count[m.name] == 1 else name for m, name in zip(found, told, strict=True)]
+    numbered = (f"{m.name}-{number}" for number, m in enumerate(models, 1))
+    distinct = [name or other for name, other in zip(names, numbered, strict=True)]
+    return [
+        m.name if count[m.name] == 1 else name for m, name in zip(models, distinct, strict=True)
+    ]
 
 
 def _of_run(run: Run) -> Model:
@@ -133,24 +135,25 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
     if not onnx_metadata.exported_here(path):
-        return _foreign(path, name)
-    told = onnx_metadata.read_metadata(path)
+        return _imported(path, name)
+    metadata = onnx_metadata.read_metadata(path)
     try:
-        totals = schema.parse(cost.Cost, told["cost"], str(path))
+        totals = schema.parse(cost.Cost, metadata["cost"], str(path))
     except (UsageError, KeyError):
         totals = None
-    scale = int(told["scale"])
-    load = partial(tiling.load, path, scale, onnx_survey.recorded(told, path))
+    scale = int(metadata["scale"])
+    load = partial(tiling.load, path, scale, onnx_survey.recorded(metadata, path))
     return Model(name, what, scale, path, totals, load, run)
 
 
-def _foreign(path: Path, name: str) -> Model:
-    w = onnx_survey.survey(path).space
-    load = partial(tiling.load, path, w.scale, w.pixels)
-    return Model(name, f"ONNX file {path}", w.scale, path, onnx_survey.float_cost(w), load)
+def _imported(path: Path, name: str) -> Model:
+    """The model of a third party's ONNX file."""
+    space = onnx_survey.survey(path).space
+    load = partial(tiling.load, path, space.scale, space.pixels)
+    return Model(name, f"ONNX file {path}", space.scale, path, onnx_survey.float_cost(space), load)
 
 
-def _place(path: Path) -> tuple[Run, str, str]:
+def _locate(path: Path) -> tuple[Run, str, str]:
     """Run, kind and name of a checkpoint. Raises DataError when it lies in no run folder."""
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
@@ -166,27 +169,30 @@ def _place(path: Path) -> tuple[Run, str, str]:
 
 
 def _checkpoint(run: Run, kind: str, name: str) -> Model:
-    where, net, totals = networks.checkpoint(run, kind)
+    space, net, totals = networks.checkpoint(run, kind)
     file = run.weights(kind)
-    what, load = f"{kind} checkpoint {file}", partial(tiling.load, net, where.scale)
-    return Model(name, what, where.scale, file, totals, load, run)
+    what, load = f"{kind} checkpoint {file}", partial(tiling.load, net, space.scale)
+    return Model(name, what, space.scale, file, totals, load, run)
 
 
 # Bundled models
 
 
 def facts(file: Path) -> dict[str, Any]:
-    """The part of a card that an exported file tells itself; DataError for an older version's."""
-    found = _exported(file, file.stem, str(file))
-    if found.cost is None:
+    """The fields of a card that can be read from an exported file.
+
+    Raises DataError for a file of an older version, which does not state its cost in full.
+    """
+    model = _exported(file, file.stem, str(file))
+    if model.cost is None:
         raise DataError(f"{file} is of an older version.", "Export it again.")
     return {
         "sha256": files.sha256(file),
         "bytes": file.stat().st_size,
-        "scale": found.scale,
-        "parameters": found.cost.parameters,
-        "bitops": found.cost.bitops,
-        "bits": {row.name: (row.weight_bits, row.act_bits) for row in found.cost.layers},
+        "scale": model.scale,
+        "parameters": model.cost.parameters,
+        "bitops": model.cost.bitops,
+        "bits": {row.name: (row.weight_bits, row.act_bits) for row in model.cost.layers},
     }
 
 
@@ -195,27 +201,29 @@ def make_card(
 ) -> Card:
     """The card of an exported file, or of the run folder that holds it.
 
-    `evaluation` is what `quantnas evaluate` wrote about that very file, `texts` the rest of the
-    card; a run folder knows `space`, `luma_only`, `minutes`, `seed` and `made_by` by itself.
-    Raises UsageError for a missing or unknown text, DataError when another file was measured.
+    `evaluation` is what `quantnas evaluate` wrote about this very file, `texts` the other fields
+    of the card; a run folder supplies `space`, `luma_only`, `minutes`, `seed` and `made_by`.
+    Raises UsageError for a missing or unknown field, DataError for the evaluation of another file.
     """
     file = source / "model.onnx" if source.is_dir() else source
-    told = facts(file)
-    labels = [k for k, m in evaluation["models"].items() if m["sha256"] == told["sha256"]]
+    read = facts(file)
+    labels = [k for k, m in evaluation["models"].items() if m["sha256"] == read["sha256"]]
     if not labels:
         raise DataError(f"The evaluation is not of {file}.", "Evaluate this file, and try again.")
     scores = {
         key: {
-            field: found["models"][labels[0]]["mean"][field] for field in CardScores.__annotations__
+            field: group["models"][labels[0]]["mean"][field] for field in CardScores.__annotations__
         }
-        for key, found in evaluation["sets"].items()
+        for key, group in evaluation["sets"].items()
     }
-    known = _known(run_folder.existing(source)) if source.is_dir() else {}
+    recorded = _recorded(run_folder.existing(source)) if source.is_dir() else {}
     rest = {"scores": scores, "protocol": evaluation["protocol"], "file": f"{name}.onnx"}
-    return schema.parse(Card, {"name": name, **told, **rest, **known, **texts}, f"card of {name}")
+    card = {"name": name, **read, **rest, **recorded, **texts}
+    return schema.parse(Card, card, f"card of {name}")
 
 
-def _known(run: Run) -> dict[str, Any]:
+def _recorded(run: Run) -> dict[str, Any]:
+    """The fields of a card that the run folder records."""
     space, _ = networks.architecture(run)
     spent = [run.result(step) or {} for step in ("search", "train", "quantize")]
     return {
@@ -227,10 +235,10 @@ def _known(run: Run) -> dict[str, Any]:
     }
 
 
-def bundle(found: Card, file: Path, folder: Path = bundled_models.FOLDER) -> Path:
-    """Put a file and its card among the bundled models; where the file is now."""
+def bundle(card: Card, file: Path, folder: Path = bundled_models.FOLDER) -> Path:
+    """Copy a file and its card into the folder of bundled models; the path of the copy."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / found.file
+    target = folder / card.file
     files.copy(file, target)
-    files.write_text(target.with_suffix(".json"), files.to_json(asdict(found)))
+    files.write_text(target.with_suffix(".json"), files.to_json(asdict(card)))
     return target

@@ -1,4 +1,4 @@
-"""The run folder: which file is where, and what has finished.
+"""The run folder: the places of its files, and which steps have finished.
 
 No run writes into the folder of another, and a finished step is not done again. A step is
 finished when its `steps/<step>.json` is there; it is written last, and whole.
@@ -23,19 +23,19 @@ MADE: dict[str, tuple[str, ...]] = {
     "evaluate": (),
     "report": (),
 }
-"""Step -> the files that it leaves for later ones; a search that had no choice has no weights."""
+"""Step -> the files that it leaves for later steps; a search without choices leaves no weights."""
 STEPS = tuple(MADE)
 SPENT = "checkpoints/spent.json"
-"""How long an unfinished step has taken."""
+"""File with the seconds that an unfinished step has taken so far."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder of one run."""
+    """A run, which is its folder."""
 
     folder: Path
     new: bool = field(default=False, compare=False)
-    """Whether this process has made the folder."""
+    """Whether this process created the folder."""
 
     def __fspath__(self) -> str:
         """The folder, so that a run can be given wherever a path can."""
@@ -47,23 +47,23 @@ class Run:
         return any((self.folder / "checkpoints").glob("*.resume"))
 
     def path(self, name: str) -> Path:
-        """The file `name` of this run, its folder made."""
+        """The path of the file `name` of this run, whose parent folder is created."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def weights(self, name: str) -> Path:
-        """`searched`, `float`, `trained` or `quantized`."""
+        """The path of a checkpoint: `searched`, `float`, `trained`, `quantized` or `given`."""
         return self.path(f"checkpoints/{name}.safetensors")
 
     def resume_point(self, phase: str) -> Path:
-        """Where an unfinished phase keeps its state."""
+        """The path of the saved state of an unfinished phase."""
         return self.path(f"checkpoints/{phase}.resume")
 
     @property
     def spent(self) -> float:
-        """Seconds that the unfinished step had taken when its state was saved last, without what
-        it reads; 0 where there is no state."""
+        """Seconds that the unfinished step had taken when its state was last saved, without the
+        reading of photographs; 0 where there is no state."""
         if not self.resumable:
             return 0.0
         try:
@@ -72,17 +72,17 @@ class Run:
             return 0.0
 
     def spend(self, seconds: float) -> None:
-        """Keep that figure, beside a state."""
+        """Record the seconds that the unfinished step has taken, together with a saved state."""
         files.write_text(self.path(SPENT), files.to_json({"seconds": seconds}))
 
     def result(self, step: str) -> dict[str, Any] | None:
-        """What a finished step left; none when it has not finished."""
+        """The results of a finished step; None when the step has not finished."""
         path = self.folder / "steps" / f"{step}.json"
         return read_json(path) if path.exists() else None
 
     def finish(self, step: str, result: dict[str, Any]) -> None:
-        """Mark a step as finished; the saved states of its phases are not needed any more."""
-        (self.folder / SPENT).unlink(missing_ok=True)  # first: the next step has another time
+        """Mark a step as finished, and remove the saved states of its phases."""
+        (self.folder / SPENT).unlink(missing_ok=True)  # first, so that the next step begins at 0
         files.write_text(self.path(f"steps/{step}.json"), files.to_json({"step": step, **result}))
         for state in (self.folder / "checkpoints").glob("*.resume"):
             state.unlink()
@@ -93,15 +93,15 @@ class Run:
             file.write(json.dumps(files.plain({"phase": phase, **values})) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`, without what a kill has torn."""
+        """The lines of `metrics.jsonl`, without a line that a killed process left incomplete."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [row for row in map(_row, lines) if row is not None]
 
     def forget(self, phase: str, after: int) -> None:
-        """Leave out of `metrics.jsonl` what a phase did after that step, and a torn last line.
+        """Remove from `metrics.jsonl` what a phase did after a step, and an incomplete last line.
 
-        A killed run had gone on from its last saved state; it will do those steps again.
+        A killed process had gone beyond its last saved state; those steps are done again.
         """
         if not (self.folder / "metrics.jsonl").exists():
             return
@@ -109,7 +109,7 @@ class Run:
         self.replace_records(kept)
 
     def replace_records(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Let these be the lines of `metrics.jsonl`."""
+        """Replace the lines of `metrics.jsonl`."""
         lines = [json.dumps(row) + "\n" for row in rows]
         files.write_text(self.path("metrics.jsonl"), "".join(lines))
 
@@ -128,10 +128,10 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def create(root: Path, verb: str, name: str | None, default: str) -> Run:
-    """A new folder `root/verb/name`; without a name, the default with the next free number.
+    """Create the run folder `root/verb/name`; without a name, `default` with the next free number.
 
-    Raises UsageError for a name that is taken or is no plain one, DataError when the folder cannot
-    be made.
+    Raises UsageError for a name that is taken or contains separators, DataError when the folder
+    cannot be created.
     """
     if name is not None and (name in ("", ".", "..") or set(name) & set("/\\\0")):
         raise UsageError(
@@ -158,7 +158,7 @@ def create(root: Path, verb: str, name: str | None, default: str) -> Run:
 
 
 def existing(path: Path) -> Run:
-    """The run in that folder. Raises DataError when there is none."""
+    """The run in a folder. Raises DataError when the folder holds none."""
     if not (path / "config.yaml").is_file():
         raise DataError(
             f"{path} is not a run folder (it has no config.yaml).",
@@ -178,7 +178,7 @@ def require(run: Run, until: str) -> None:
 
 
 def carry(source: Run, target: Run, until: str) -> None:
-    """Copy to `target` what the steps before `until` made in `source`, and nothing else."""
+    """Copy from `source` to `target` the files of the steps before `until`, and nothing else."""
     for step in STEPS[: STEPS.index(until)]:
         for name in MADE[step]:
             if (source.folder / name).exists():

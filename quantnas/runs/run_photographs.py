@@ -1,4 +1,4 @@
-"""Which photographs a run learns from, calibrates on and holds out."""
+"""The photographs that a run trains on, calibrates on and holds out."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,18 +13,18 @@ from .run_folder import Run
 
 
 def choose(config: RunConfig, source: Run | None = None) -> Photographs:
-    """The photographs that these settings mean now, for a run that goes on from `source` or none.
+    """Choose photographs by the settings of a new run, which may continue the run `source`.
 
-    Raises DataError as `photographs.find`, `photographs.split` and `require_unseen`, and when the
-    two parts overlap.
+    Raises DataError as `photographs.find`, `photographs.split` and `require_unseen`, and when
+    training and held-out photographs overlap.
     """
     origins = [*_origins(config), *([source] if source else [])]
-    known = {path for run in origins for path in learned(run)}
-    return _unseen(holdout.choose(config, known), origins)
+    seen = {path for run in origins for path in learned(run)}
+    return _unseen(holdout.choose(config, seen), origins)
 
 
 def _origins(config: RunConfig) -> list[Run]:
-    """The runs that the settings name: the teacher, and that of the weights to begin with."""
+    """The runs that the settings name: that of the teacher, and that of the initial weights."""
     c, folders = config.train, list[Path]()
     if c.teacher not in (None, "own"):
         folders.append(Path(str(c.teacher)))
@@ -34,40 +34,43 @@ def _origins(config: RunConfig) -> list[Run]:
 
 
 def learned(run: Run) -> set[Path]:
-    """Every file that its weights have seen, in this run and in those from which it went on."""
+    """Every file that a run's weights were trained on, in this run and in those it continued."""
     chosen = photographs_of(run, run_settings.load_config(run))
     return {photo.high.resolve() for photo in chosen.train} | set(chosen.known)
 
 
 def require_unseen(chosen: Photographs, run: Run) -> None:
-    """Raise DataError when a run has learned from what is to be evaluated on."""
+    """Raise DataError when a run was trained on photographs that are to be held out."""
     why = f"among those that {run.folder} has learned from"
     photographs.require_apart(chosen.held_out, learned(run), why)
 
 
 def _unseen(chosen: Photographs, origins: Sequence[Run]) -> Photographs:
-    """The same, with what all the origins know. Raises as `require_unseen`."""
+    """The photographs, with those that the origins were trained on added to `known`.
+
+    Raises as `require_unseen`.
+    """
     for run in origins:
         require_unseen(chosen, run)
-    known = {path for run in origins for path in learned(run)} | set(chosen.known)
-    return replace(chosen, known=tuple(sorted(known)))
+    seen = {path for run in origins for path in learned(run)} | set(chosen.known)
+    return replace(chosen, known=tuple(sorted(seen)))
 
 
 def photographs_of(run: Run, config: RunConfig) -> Photographs:
-    """The photographs of a run, as they were chosen when it began."""
+    """The photographs that were chosen when a run began."""
     path = run.folder / holdout.FILE
     return holdout.load(path) if path.exists() else holdout.choose(config)
 
 
 def inherited(source: Run, config: RunConfig) -> Photographs:
-    """The photographs of a run that goes on from `source`: its own, unless told of others.
+    """The photographs of a run that continues `source`: those of `source`, unless others are set.
 
-    What was held out then must stay held out, whatever came into the folder since. Raises
-    DataError as `choose`.
+    Photographs that `source` held out stay held out, whatever was added to the folder since.
+    Raises DataError as `choose`.
     """
     old, new = run_settings.load_config(source), run_settings.settled(config)
-    was = run_settings.settled(old)
-    same = (was.data, was.eval_data) == (new.data, new.eval_data)
+    before = run_settings.settled(old)
+    same = (before.data, before.eval_data) == (new.data, new.eval_data)
     if not same:
         return choose(config, source)
-    return _unseen(photographs_of(source, old), [] if was.train == new.train else _origins(new))
+    return _unseen(photographs_of(source, old), [] if before.train == new.train else _origins(new))

@@ -1,7 +1,7 @@
-"""The settings of a run: as they were written, with its own copies, and as the next step has them.
+"""The settings of a run: as they were written, with paths to its own copies, and as inherited.
 
-A run folder is complete: what later steps need of a space or a genotype lies in it, so the files
-that it was begun with may change or go. What is too large to be copied is named by absolute paths.
+A run folder is complete: it holds copies of the search space and the genotype that later steps
+need, so the original files may change or vanish. Larger inputs are named by absolute paths.
 """
 
 import os
@@ -15,11 +15,11 @@ from quantnas.errors import UsageError
 from .run_folder import Run
 
 GIVEN = "genotype_given.json"
-"""Copy of the genotype that a run was given, beside its config."""
+"""File with a copy of the genotype that the settings name."""
 STARTS = ("searched", "scratch", "float")
-"""Values of `train.start` that are no file."""
+"""Values of `train.start` that name no file."""
 BEGINNING = ("start", "teacher", "max_hours")
-"""Settings of a training that say where it begins and ends: the next one has its own."""
+"""Training settings that say where a training begins and ends; they are not inherited."""
 
 
 def written(run: Run) -> RunConfig:
@@ -29,15 +29,15 @@ def written(run: Run) -> RunConfig:
 
 
 def own(run: Run, config: RunConfig) -> RunConfig:
-    """These settings with the space and the genotype that lie in the run, where they do."""
-    search_space, given = run.folder / "space.yaml", run.folder / GIVEN
-    if search_space.exists():
-        config = replace(config, space=str(search_space), scale=None)
-    return replace(config, genotype=str(given)) if given.exists() else config
+    """The settings with paths to the run's own copies of search space and genotype, if any."""
+    space_file, genotype_file = run.folder / "space.yaml", run.folder / GIVEN
+    if space_file.exists():
+        config = replace(config, space=str(space_file), scale=None)
+    return replace(config, genotype=str(genotype_file)) if genotype_file.exists() else config
 
 
 def settled(config: RunConfig) -> RunConfig:
-    """The same with absolute paths to what stays outside of a run."""
+    """The settings with absolute paths to all that stays outside of the run folder."""
     c = config.train
     start = c.start if c.start in STARTS else os.path.abspath(c.start)
     teacher = c.teacher if c.teacher == "own" else _absolute(c.teacher)
@@ -57,16 +57,17 @@ def _absolute(path: str | None) -> str | None:
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
-    """The configuration as YAML holds it."""
+    """The configuration as plain data for YAML."""
     data = asdict(config)
     data["benchmarks"] = list(config.benchmarks)
     return data
 
 
 def inherit(source: Run, verb: str) -> dict[str, Any]:
-    """The settings with which a step goes on from `source`, as `plain`, to be changed by others.
+    """The settings that a run inherits when it continues `source`, as `plain` gives them.
 
-    Its space and scale are those that lie in its folder, and no genotype is given: it is there.
+    Search space and scale are those in the folder of `source`; so is the genotype, which the
+    settings therefore do not name.
     """
     config = replace(own(source, written(source)), genotype=None)
     if verb == "train":
@@ -76,33 +77,33 @@ def inherit(source: Run, verb: str) -> dict[str, Any]:
 
 
 def continued(source: Run, config: RunConfig) -> RunConfig:
-    """What `inherit` has become, with the name of the space that `source` was begun with.
+    """Inherited settings after changes, with the space under the name that `source` calls it.
 
     Raises UsageError for a scale, a space or a genotype other than the run's.
     """
-    mine, before = str(source.folder / "space.yaml"), written(source)
-    where = search_space.load(mine)
+    own_file, before = str(source.folder / "space.yaml"), written(source)
+    space = search_space.load(own_file)
     remedy = "Leave that out, or begin a new run."
-    if config.scale not in (None, where.scale):
+    if config.scale not in (None, space.scale):
         raise UsageError(
-            f"The run {source.folder} is x{where.scale}, but x{config.scale} is given.", remedy
+            f"The run {source.folder} is x{space.scale}, but x{config.scale} is given.", remedy
         )
-    if config.space != mine and search_space.load(config.space, where.scale) != where:
+    if config.space != own_file and search_space.load(config.space, space.scale) != space:
         raise UsageError(
-            f"The run {source.folder} has the space '{where.name}' in its space.yaml, but "
+            f"The run {source.folder} has the space '{space.name}' in its space.yaml, but "
             f"{config.space} is another one.",
             remedy,
         )
     if config.genotype is not None:
-        found = genotype.load(source.folder / "genotype.json")
-        if genotype.load(config.genotype) != found:
+        decided = genotype.load(source.folder / "genotype.json")
+        if genotype.load(config.genotype) != decided:
             raise UsageError(
                 f"The run {source.folder} has another genotype than {config.genotype}.", remedy
             )
-    scale = None if before.scale is None else where.scale
+    scale = None if before.scale is None else space.scale
     return replace(config, space=before.space, scale=scale, genotype=None)
 
 
 def load_config(run: Run) -> RunConfig:
-    """The configuration of a run, with the space and the genotype in its folder."""
+    """The configuration of a run, with the search space and the genotype in its folder."""
     return own(run, written(run))

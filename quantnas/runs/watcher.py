@@ -1,4 +1,4 @@
-"""What a caller is told of long work, and how it stops it: the library itself prints nothing."""
+"""Watchers receive the progress of long work and may stop it; the library itself prints nothing."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -11,31 +11,34 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Is told of what happens. Every method does nothing until a subclass says what it does.
+    """A receiver of progress, whose methods do nothing until a subclass overrides them.
 
     A method may raise: the step then saves its state and stops, and the exception reaches the
     caller. `quantnas.resume` goes on from that state.
     """
 
     def begin(self, run: "Run") -> None:
-        """The run folder is there, and its first step is about to begin."""
+        """The run folder exists, and the first step is about to begin."""
 
     def __call__(self, record: "Progress") -> None:
-        """A phase has got further: `record.done` of `record.total`."""
+        """A phase has advanced to step `record.done` of `record.total`."""
 
     def finish(self, step: str, seconds: float | None) -> None:
-        """A step has ended after that time, or (None) had ended before this call."""
+        """A step has ended after `seconds`; None if it had finished before this call."""
 
     def end(self) -> None:
-        """Nothing more will be told of this run, whether its steps have ended or failed."""
+        """The work on this run is over, whether its steps have finished or failed."""
 
 
 SILENT = Watcher()
-"""Tells nobody, and never stops anything."""
+"""The watcher that ignores everything and never stops the work."""
 
 
 def follow(steps: "Iterator[Progress]", watch: Callable[["Progress"], None]) -> Any:
-    """The result of a generator whose records go to `watch`; it is closed if that raises."""
+    """Pass every record of a generator to `watch`; the generator's result.
+
+    The generator is closed if `watch` raises.
+    """
     with closing(cast("Generator[Progress, None, Any]", steps)):
         while True:
             try:

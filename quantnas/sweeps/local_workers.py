@@ -1,4 +1,4 @@
-"""Processes on this machine that do the points of a sweep, each with its share of the cores."""
+"""Processes on this machine that compute the points of a sweep, each on some of the cores."""
 
 import os
 import subprocess
@@ -12,25 +12,28 @@ from .point_process import PATIENCE, PointJob
 
 
 class Engine(Protocol):
-    """Where points are computed."""
+    """An engine computes points, on this machine or on a cluster."""
 
     def room(self) -> bool:
-        """Whether another one can be started now."""
+        """Whether another point can be started now."""
 
     def start(self, job: PointJob) -> None:
-        """Begin or continue a point."""
+        """Start a process that begins or continues a point."""
 
     def ended(self) -> Iterator[tuple[PointJob, int]]:
-        """Those that have ended since, with `point_process.DONE` or another number."""
+        """The points that have ended since the last call, with their exit codes.
+
+        The code is `point_process.DONE` for a finished point.
+        """
 
     def stop(self) -> None:
-        """Let all save their state and end."""
+        """Let all points save their state and end."""
 
 
 class Workers:
-    """So many processes at a time.
+    """The engine that computes `count` points at a time in processes on this machine.
 
-    `cores` for each; `gpus` on this machine are dealt out in turn.
+    cores: cores for each process; gpus: number of GPUs, which are assigned in turn.
     """
 
     def __init__(self, count: int, cores: int, gpus: int = 0) -> None:
@@ -45,11 +48,13 @@ class Workers:
         env = {**os.environ, "OMP_NUM_THREADS": str(self.cores)}
         if self.gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            known = visible.split(",") if visible else [str(n) for n in range(self.gpus)]
-            env["CUDA_VISIBLE_DEVICES"] = known[place % self.gpus]
+            devices = visible.split(",") if visible else [str(n) for n in range(self.gpus)]
+            env["CUDA_VISIBLE_DEVICES"] = devices[place % self.gpus]
         words = [sys.executable, "-m", point_process.__name__, str(job.run)]
         words += [str(job.warm)] if job.warm else []
-        with (job.run / "errors.txt").open("ab") as errors:  # what libraries say, a crash above all
+        with (job.run / "errors.txt").open(
+            "ab"
+        ) as errors:  # output of libraries, above all about crashes
             process = subprocess.Popen(
                 words, env=env, stdin=subprocess.PIPE, stdout=errors, stderr=errors,
                 start_new_session=True,

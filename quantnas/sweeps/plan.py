@@ -1,4 +1,4 @@
-"""What a sweep does: its points, each with the settings of a whole run."""
+"""The plan of a sweep: its points, each with the settings of a whole run."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -21,116 +21,121 @@ from quantnas.errors import UsageError
 from quantnas.runs import run_settings
 
 LONGEST = 120
-"""Characters of a point's name, without a number behind it."""
+"""Maximum number of characters of a point's name, without an appended number."""
 Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep."""
+    """A point of a sweep, which is one run."""
 
     name: str
     varied: dict[str, Any]
-    """Setting -> its value here, of those that differ between points."""
+    """Setting -> its value at this point, for settings that vary between points."""
     config: RunConfig
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is asked for: settings of all points, and what varies."""
+    """A requested sweep: common settings of all points, and the settings that vary."""
 
     base: dict[str, Any]
     """Settings of every run, as a run's config.yaml has them; sections are mappings."""
     vary: dict[str, list[Any]]
     """Setting (section.key) -> its values; every combination is a point."""
     points: tuple[dict[str, Any], ...] = ()
-    """Or settings that go together, each with all that varies."""
+    """Settings that vary together; each entry is combined with every combination of `vary`."""
 
 
 def read(path: Path) -> Sweep:
-    """The file of a sweep: the settings of a run, and `vary` or `points`.
+    """Read the YAML file of a sweep: the settings of a run, and `vary` or `points`.
 
-    Raises DataError or UsageError as `schema.read_yaml`, and for what is of another form.
+    Raises DataError or UsageError as `schema.read_yaml`, and UsageError for another structure.
     """
     data = schema.read_yaml(path)
-    vary, given = data.pop("vary", None) or {}, data.pop("points", None) or []
+    vary, listed = data.pop("vary", None) or {}, data.pop("points", None) or []
     if not isinstance(vary, dict):
         raise UsageError(f"{path}: `vary` is no mapping.", "Write `setting: [values]` lines.")
-    if not isinstance(given, list) or not all(isinstance(point, dict) for point in given):
+    if not isinstance(listed, list) or not all(isinstance(point, dict) for point in listed):
         raise UsageError(f"{path}: `points` is no list of mappings.", "Write `- {setting: value}`.")
     for name, values in vary.items():
         if not isinstance(values, list) or not values:
             raise UsageError(
                 f"{path}: `vary.{name}` is no list of values.", "Write it as [0.5G, 1.0G]."
             )
-    return Sweep(data, {str(name): list(values) for name, values in vary.items()}, tuple(given))
+    return Sweep(data, {str(name): list(values) for name, values in vary.items()}, tuple(listed))
 
 
 def points(sweep: Sweep, source: str, typed: Sweep | None = None) -> list[Point]:
-    """Every point, the setting that varies first being the slowest to change.
+    """All points of a sweep; the setting that is listed first changes slowest.
 
-    `sweep` is that of a file, `typed` what is asked for over it. The settings of a point are layers
-    as in `layered_settings`: those of the file, what varies in it, and what is typed, where values
-    that vary win over the one of all points. Points that differ by nothing but replaced settings
-    are one.
+    sweep: the sweep of a file, which errors call `source`; typed: a sweep of the command line,
+    which takes precedence. The settings of a point are layers as in `layered_settings`: common
+    settings of the file, its varied ones, and the typed ones, where varied settings win over common
+    ones. Points that differ in replaced settings alone are merged.
 
-    Raises UsageError for a setting that cannot be, for one that varies in two ways or none, and
-    for two points that are the same.
+    Raises UsageError for an impossible setting, for a setting that varies in two ways, for a sweep
+    in which nothing varies, and for two equal points.
     """
-    over = typed or Sweep({}, {})
-    rows = _rows(sweep, over, source)
-    made = [(row.varied, _config(sweep, over, row, source)) for row in rows]
+    typed = typed or Sweep({}, {})
+    rows = _rows(sweep, typed, source)
+    configured = [(row.varied, _config(sweep, typed, row, source)) for row in rows]
     if len(rows) < 2:
         raise UsageError(
             "Nothing varies in this sweep: it is a single run.",
             "Give several --target-bitops, --bits, --seed or SPACE, or --vary KEY=VALUE,VALUE.",
         )
-    order = [key for given in sweep.points for key in flat(given)] + [*sweep.vary, *over.vary]
+    order = [key for point in sweep.points for key in flat(point)] + [*sweep.vary, *typed.vary]
     names = _names([row.varied for row in rows], list(dict.fromkeys(order)))
-    found = [Point(name, *each) for name, each in zip(names, made, strict=True)]
-    _require_different(found)
-    return found
+    named = [Point(name, *each) for name, each in zip(names, configured, strict=True)]
+    _require_different(named)
+    return named
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What varies at one point; all as `layered_settings.flat`."""
+    """The settings that vary at one point, in the form of `layered_settings.flat`."""
 
     varied: dict[str, Any]
-    """The two others together, in the order in which they were given."""
+    """The settings of `below` and `typed`, in the order in which they were given."""
     below: dict[str, Any]
-    """Of the file, without what the typed settings replace."""
+    """Settings of the file, without those that typed settings replace."""
     typed: dict[str, Any]
+    """Settings of the command line."""
 
 
 def _rows(sweep: Sweep, typed: Sweep, source: str) -> list[_Row]:
-    """What varies at every point. Of the rows of the file that are alike once the typed settings
-    have replaced their rivals, the first one is kept."""
+    """The varying settings of every point.
+
+    Rows of the file that become equal when typed settings replace their rivals count once.
+    """
     rows, origins = list[_Row](), dict[str, str]()
-    for given in sweep.points or ({},):
-        _require_once(flat(given), sweep.vary, source)
+    for point in sweep.points or ({},):
+        _require_once(flat(point), sweep.vary, source)
         grid = sweep.vary | typed.vary
         for values in itertools.product(*grid.values()):
-            whole = flat(given) | dict(zip(grid, values, strict=True))
-            mine = {name: value for name, value in whole.items() if name in typed.vary}
-            theirs = whole | {k: _replaced(sweep.vary[k], mine[k]) for k in mine if k in sweep.vary}
-            theirs = {k: v for k, v in theirs.items() if k in sweep.vary} | flat(given)
-            kept = without_rivals(theirs, together(typed.base, mine))
-            varied = {k: v for k, v in whole.items() if k in mine or k in kept}
-            origin = origins.setdefault(to_json(varied), to_json(theirs))
-            if origin == to_json(theirs):  # else what differed has been replaced
-                rows.append(_Row(varied, kept, mine))
+            combined = flat(point) | dict(zip(grid, values, strict=True))
+            own_typed = {name: value for name, value in combined.items() if name in typed.vary}
+            of_file = combined | {
+                k: _replaced(sweep.vary[k], own_typed[k]) for k in own_typed if k in sweep.vary
+            }
+            of_file = {k: v for k, v in of_file.items() if k in sweep.vary} | flat(point)
+            kept = without_rivals(of_file, together(typed.base, own_typed))
+            varied = {k: v for k, v in combined.items() if k in own_typed or k in kept}
+            origin = origins.setdefault(to_json(varied), to_json(of_file))
+            if origin == to_json(of_file):  # else the difference was replaced
+                rows.append(_Row(varied, kept, own_typed))
     return rows
 
 
 def _replaced(values: Sequence[Any], value: Any) -> Any:
-    """The value in a file for which a typed one stands: the same, or the first."""
+    """The value of a file that a typed one replaces: the equal one, or the first."""
     return value if value in values else values[0]
 
 
-def _require_once(given: Settings, vary: Settings, source: str) -> None:
-    """Raise UsageError where a setting of a point varies beside it."""
-    double = sorted(given.keys() & vary.keys())
+def _require_once(point: Settings, vary: Settings, source: str) -> None:
+    """Raise UsageError for a setting that stands both in a point and in `vary`."""
+    double = sorted(point.keys() & vary.keys())
     if double:
         raise UsageError(
             f"{source}: '{double[0]}' varies, and stands in a point too.", "Leave one out."
@@ -143,18 +148,18 @@ def _config(sweep: Sweep, typed: Sweep, row: _Row, source: str) -> RunConfig:
 
 
 def _names(rows: Sequence[Settings], order: Sequence[str]) -> list[str]:
-    """Short, of what differs, and unique."""
+    """Short unique names of points, made of the settings that differ."""
     shown = [key for key in order if len({to_json(row.get(key)) for row in rows}) > 1]
     names = [_plain("-".join(_label(k, row[k]) for k in shown if k in row)) for row in rows]
-    found: list[str] = []
+    unique: list[str] = []
     for name in (name[:LONGEST] or "point" for name in names):
         free = (f"{name}-{number}" for number in itertools.count(2))
-        found.append(name if name not in found else next(n for n in free if n not in found))
-    return found
+        unique.append(name if name not in unique else next(n for n in free if n not in unique))
+    return unique
 
 
 def _label(key: str, value: Any) -> str:
-    """0.5G, w2a8, seed1, rfdn_small; other settings with their name."""
+    """The label of a setting, such as 0.5G, w2a8, seed1 or rfdn_small; others bear their key."""
     last = key.rpartition(".")[2]
     if key == "space":
         return Path(str(value)).stem
@@ -171,9 +176,9 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in name).strip("._")
 
 
-def _require_different(made: Sequence[Point]) -> None:
+def _require_different(points: Sequence[Point]) -> None:
     seen: dict[str, str] = {}
-    for point in made:
+    for point in points:
         key = to_json(asdict(point.config))
         if key in seen:
             raise UsageError(

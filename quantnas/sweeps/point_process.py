@@ -1,7 +1,7 @@
-"""One point of a sweep: its run, from wherever it is to the end, by a process of its own.
+"""Performs one point of a sweep, from its last saved state to the end, in a process of its own.
 
-`python -m quantnas.sweeps.point_process RUN [WARM]` is such a process. It stops, with its state saved, when its
-standard input ends, which it does when whoever started it is gone.
+`python -m quantnas.sweeps.point_process RUN [WARM]` starts such a process. It saves its state and
+stops when its standard input ends, which happens when the process that started it is gone.
 """
 
 import os
@@ -23,23 +23,24 @@ from quantnas.runs import run_folder
 from quantnas.runs.run_folder import Run
 
 DONE, FAILED, STOPPED = 0, 3, 130
-"""How it ends: with the run finished, with the reason in `failed/`, or with a saved state."""
+"""Exit codes: the run has finished, has failed (`failed/` tells why), or has saved its state."""
 EVERY = 0.5
-"""Seconds between two records of where it is."""
+"""Seconds between two progress records."""
 PATIENCE = 120.0
-"""Seconds in which a process that was asked to stop may save its state."""
+"""Seconds that a process has to save its state and stop."""
 FILE = "progress.json"
+"""File of a run with the progress of its point."""
 STOP = "stop"
-"""File in the folder of a sweep, at which points of a cluster stop."""
+"""File in the folder of a sweep whose presence stops the points on a cluster."""
 
 
 @dataclass(frozen=True)
 class PointJob:
-    """What one process does."""
+    """The point that one process performs."""
 
     run: Path
     warm: Path | None = None
-    """State after the warm-up of its search, shared with other points."""
+    """File with the state after the warm-up of the search, shared with other points."""
 
     @property
     def name(self) -> str:
@@ -47,27 +48,27 @@ class PointJob:
 
 
 def failure(run: Path) -> Path:
-    """Where it is written why a point failed."""
+    """The path of the file that tells why a point failed."""
     return run.parent.parent / "failed" / f"{run.name}.json"
 
 
 def why(run: Path) -> dict[str, str] | None:
-    """Cause and remedy of a point that failed; none where it has not."""
+    """The cause and remedy of a failed point; None for other points."""
     path = failure(run)
     return read_json(path) if path.exists() else None
 
 
 def fail(run: Path, cause: str, remedy: str) -> None:
-    """Write why a point failed."""
+    """Record the cause and remedy of a failed point."""
     path = failure(run)
     path.parent.mkdir(exist_ok=True)
     write_text(path, to_json({"cause": cause, "remedy": remedy}))
 
 
 def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
-    """Do the steps that the run has not finished; one of the numbers above.
+    """Perform the unfinished steps of a point; its exit code `DONE`, `FAILED` or `STOPPED`.
 
-    `stopped` is asked after every record whether to stop there.
+    stopped: tells after every record whether to stop there.
     """
     run = run_folder.existing(job.run)
     try:
@@ -91,7 +92,7 @@ def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
 
 
 def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
-    """Every step, with a record of where it is; closing this saves the state."""
+    """Perform every step and record its progress; closing this generator saves the state."""
     from quantnas.pipeline import search_step
     from quantnas.pipeline.steps import STEPS
     from quantnas.runs.run_settings import load_config
@@ -111,8 +112,8 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
                 spent[step] = before + now - began
                 if now - shown > EVERY:
                     shown = now
-                    where = {"phase": record.phase, "done": record.done, "total": record.total}
-                    _show(run, {"step": step, **where, "facts": record.facts, "seconds": spent})
+                    at = {"phase": record.phase, "done": record.done, "total": record.total}
+                    _show(run, {"step": step, **at, "facts": record.facts, "seconds": spent})
                 yield
         finally:
             steps.close()  # type: ignore[attr-defined]  # a generator
@@ -126,26 +127,31 @@ def _show(run: Run, data: dict[str, Any]) -> None:
 
 
 def progress(run: Path) -> dict[str, Any]:
-    """Where a point is, as far as it has told: step, phase, done, total, facts, seconds."""
+    """The last progress record of a point: step, phase, done, total, facts, seconds.
+
+    The record is empty before the point has begun.
+    """
     try:
         return read_json(run / FILE)
-    except DataError:  # not begun
+    except DataError:  # the point has not begun
         return {}
 
 
 def seconds(run: Path) -> dict[str, float]:
-    """Step -> seconds spent on it, those before an interruption included; none for a step that
-    was taken over from another run."""
+    """Step -> seconds that it has taken, including those before an interruption.
+
+    Steps that were copied from another run are missing.
+    """
     return dict(progress(run).get("seconds", {}))
 
 
 def main(arguments: list[str]) -> int:
-    """The process of one point."""
+    """The main function of the process; its exit code."""
     folder, *rest = map(Path, arguments)
     gone = threading.Event()
 
     def listen() -> None:
-        while os.read(sys.stdin.fileno(), 1):  # not by Python's buffer, whose lock the end wants
+        while os.read(sys.stdin.fileno(), 1):  # unbuffered: Python's buffer holds a lock at exit
             pass
         gone.set()
 

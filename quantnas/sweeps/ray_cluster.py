@@ -1,7 +1,7 @@
-"""The points of a sweep as tasks of a Ray cluster, whose machines share the sweep's folder.
+"""Computes the points of a sweep on a Ray cluster, whose machines share the sweep's folder.
 
-Ray (the extra `quantnas[ray]`) places and watches the tasks; what they make is collected through
-the folder. A point whose machine dies is begun again elsewhere, from its last saved state.
+Ray (the extra `quantnas[ray]`) places and watches the tasks, which write their results into the
+shared folder. A point whose machine dies continues on another one from its last saved state.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from quantnas.errors import DataError, UsageError
 from .point_process import PATIENCE, STOP, PointJob, perform
 
 LOST = -1
-"""How a point has ended whose process or machine has gone."""
+"""Exit code of a point whose process or machine is gone."""
 LOOK = 2.0
 """Seconds between two counts of the machines."""
 
@@ -33,7 +33,7 @@ def require() -> None:
 
 
 def task(job: PointJob, cores: int) -> int:
-    """What a machine of the cluster does: a point, until its sweep is to stop."""
+    """The task of a machine of the cluster: perform a point until it ends or the sweep stops."""
     import torch
 
     torch.set_num_threads(cores)
@@ -47,17 +47,18 @@ def _stop(job: PointJob) -> Path:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError when nobody answers there; Ray itself would try for minutes."""
+    """Raise OSError when nothing answers at the address; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class Cluster:
-    """A running Ray cluster; `address` as `ray.init` takes it, `auto` for the one of this machine.
+    """The engine that computes points on a running Ray cluster.
 
-    `cores` for each point, and one GPU where the cluster has any and `gpu` is not false. Raises
-    UsageError without Ray, DataError when there is no such cluster, or no machine with as much.
+    address: as `ray.init` takes it, `auto` for the cluster of this machine; cores: cores for each
+    point; gpu: whether each point gets a GPU, if the cluster has any. Raises UsageError without
+    Ray, DataError when there is no such cluster, or no machine with enough cores and GPUs.
     """
 
     def __init__(self, address: str, cores: int, gpu: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep has found: every point's cost and quality, as a table."""
+"""The results of a sweep: a table of the cost and quality of every point."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,21 +11,23 @@ from quantnas.runs.run_folder import Run
 from . import point_process, scheduler
 
 COSTS = {"gbitops": 3, "bytes": 0}
-"""Key -> digits that are shown."""
+"""Cost column -> number of displayed decimals."""
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """One per point: its name, what varies, and its state; of finished ones also GBitOps at LR
-    32x32, bytes of the file, PSNR-Y in dB per set of file, float network and bicubic, seconds per
-    step."""
+    """The results of every point: its name and its varied settings, and more by its state.
+
+    A finished point also has GBitOps at LR 32x32, the bytes of its file, PSNR-Y in dB of file,
+    float network and bicubic per set, and seconds per step; any other point has a cause.
+    """
     return [_row(folder, name, varied) for name, varied in scheduler.names(folder).items()]
 
 
 def _row(folder: Path, name: str, varied: Mapping[str, Any]) -> dict[str, Any]:
     run = Run(folder / "points" / name)
     row: dict[str, Any] = {"name": name, "varied": dict(varied)}
-    found, exported = run.result("evaluate"), run.result("export")
-    if found is None or exported is None:
+    evaluation, exported = run.result("evaluate"), run.result("export")
+    if evaluation is None or exported is None:
         why = point_process.why(run.folder)
         return {**row, "cause": why["cause"] if why else "not finished"}
     steps = {step: (run.result(step) or {}).get("seconds") for step in ("search", "train")}
@@ -39,24 +41,24 @@ def _row(folder: Path, name: str, varied: Mapping[str, Any]) -> dict[str, Any]:
                 "float": group["float_mean"]["psnr"],
                 "bicubic": group["mean"]["bicubic_psnr"],
             }
-            for label, group in found["sets"].items()
+            for label, group in evaluation["sets"].items()
         },
         "seconds": steps,
     }
 
 
 def write(folder: Path) -> Path:
-    """sweep.json and sweep.md, anew; the latter's path."""
-    found = rows(folder)
-    write_text(folder / "sweep.json", to_json(found))
+    """Write sweep.json and sweep.md anew; the path of sweep.md."""
+    results = rows(folder)
+    write_text(folder / "sweep.json", to_json(results))
     target = folder / "sweep.md"
-    write_text(target, "\n".join(markdown(found)) + "\n")
+    write_text(target, "\n".join(markdown(results)) + "\n")
     return target
 
 
-def markdown(found: list[dict[str, Any]]) -> Iterator[str]:
-    """The points by cost, and why others are missing."""
-    done = sorted((row for row in found if "psnr" in row), key=lambda row: row["gbitops"])
+def markdown(results: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of sweep.md: the points by cost, and why others are missing."""
+    done = sorted((row for row in results if "psnr" in row), key=lambda row: row["gbitops"])
     if done:
         sets = list(dict.fromkeys(name for row in done for name in row["psnr"]))
         yield "| point | GBitOps at LR 32x32 | bytes | " + " | ".join(sets) + " |"
@@ -67,14 +69,14 @@ def markdown(found: list[dict[str, Any]]) -> Iterator[str]:
         yield ""
         yield "PSNR-Y of the file in dB, in parentheses over bicubic."
         yield from _means(done, sets)
-    for row in found:
+    for row in results:
         if "cause" in row:
             yield ""
             yield f"{row['name']}: {row['cause']}"
 
 
 def _means(done: Sequence[dict[str, Any]], sets: Sequence[str]) -> Iterator[str]:
-    """Points that differ in their seed alone, where there are any."""
+    """The lines of the table of means over points that differ in their seed alone."""
     groups = seed_groups.groups(
         [r["name"] for r in done], [{"seed": 0} | r["varied"] for r in done]
     )
@@ -85,8 +87,8 @@ def _means(done: Sequence[dict[str, Any]], sets: Sequence[str]) -> Iterator[str]
     for group in groups:
         rows = [done[at] for at in group.members]
         costs = [seed_groups.spread([row[key] for row in rows], n) for key, n in COSTS.items()]
-        found = [[r["psnr"].get(name, {}).get("file") for r in rows] for name in sets]
-        scores = [seed_groups.spread(each, 2) for each in found]
+        by_set = [[r["psnr"].get(name, {}).get("file") for r in rows] for name in sets]
+        scores = [seed_groups.spread(each, 2) for each in by_set]
         yield "| " + " | ".join([group.name, str(len(rows)), *costs, *scores]) + " |"
 
 

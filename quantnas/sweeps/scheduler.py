@@ -1,6 +1,6 @@
-"""A sweep: its folder, which point may start when, and how far all of them are.
+"""Schedules the points of a sweep: when each may start, and how far all of them are.
 
-Everything is read off the folder, so a sweep that was killed goes on from what it finds there.
+The state of a sweep is read from its folder, so that a killed sweep continues from there.
 """
 
 import time
@@ -28,16 +28,16 @@ from .point_process import PointJob
 from .progress import Overview, Standing, State, TimeEstimate, measured, within
 
 TRIES = 3
-"""Times a point is begun whose process was killed."""
+"""How often a point is started if its process is killed."""
 TICK = 0.3
-"""Seconds between two looks at the processes."""
+"""Seconds between two polls of the processes."""
 
 
 def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
-    """The folder `root/sweep/name` of a sweep, with a folder for every point that can be done.
+    """Create the folder `root/sweep/name` of a sweep, with a run folder for every possible point.
 
-    What is wrong with a single point is kept as its failure; when none can be done, the first
-    reason is raised. Raises as `run_folder.create` too.
+    An error in the settings of a point is recorded as its failure; if no point is possible, the
+    first error is raised. Raises as `run_folder.create` too.
     """
     _require_alone(points)
     ready: dict[str, Prepared] = {}
@@ -58,10 +58,9 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
         prepared.write(run, ["quantnas", "run", "--config", str(run.folder / "config.yaml")])
     for name, reason in wrong.items():
         point_process.fail(folder / "points" / name, reason.cause, reason.remedy)
-    told = [{"name": each.name, **each.varied} for each in points]
-    write_text(
-        folder / html_data.SWEEP, yaml.safe_dump({"points": told}, sort_keys=False)
-    )  # last: whole
+    rows = [{"name": each.name, **each.varied} for each in points]
+    text = yaml.safe_dump({"points": rows}, sort_keys=False)
+    write_text(folder / html_data.SWEEP, text)  # last, to mark the folder as complete
     return folder.resolve()
 
 
@@ -75,7 +74,7 @@ def _require_alone(points: Sequence[Point]) -> None:
 
 
 def existing(path: Path) -> Path:
-    """The folder of a sweep. Raises DataError when it is none."""
+    """The absolute path of a sweep's folder. Raises DataError when it is no sweep."""
     if not ((path / html_data.SWEEP).is_file() and (path / "points").is_dir()):
         raise DataError(
             f"{path} is no folder of a sweep (it has no {html_data.SWEEP} and points/).",
@@ -85,14 +84,15 @@ def existing(path: Path) -> Path:
 
 
 def names(folder: Path) -> dict[str, dict[str, Any]]:
-    """Point -> what varies, in the order of the sweep."""
+    """Name of a point -> its varied settings, in the order of the sweep."""
     rows = schema.read_yaml(existing(folder) / html_data.SWEEP)["points"]
     return {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in rows}
 
 
 def perform(folder: Path, engine: Engine) -> Iterator[Overview]:
-    """Do all points that are not finished, those that failed included; closing this stops them
-    with their states saved.
+    """Perform all points that are not finished, including those that failed; yields overviews.
+
+    Closing the generator stops the points, which save their states.
 
     Raises UsageError while another process is at work on the sweep.
     """
@@ -113,7 +113,7 @@ def perform(folder: Path, engine: Engine) -> Iterator[Overview]:
 
 @dataclass
 class _Sweep:
-    """The points of a sweep while they are done."""
+    """The points of a sweep while they are performed."""
 
     folder: Path
     engine: Engine
@@ -123,38 +123,38 @@ class _Sweep:
     tries: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     furthest: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Share that was reached of a step of a point."""
+    """(point, step) -> largest share of the step that was reached."""
     share: float = 0.0
-    """Of all work; what has been shown is not taken back."""
+    """Largest share of all work that was displayed, so that the display never goes back."""
 
     def __post_init__(self) -> None:
         self.names = list(names(self.folder))
         for name in self.names:
             folder = self.folder / "points" / name
-            if not (folder / "config.yaml").exists():  # what could not be done from the start
+            if not (folder / "config.yaml").exists():  # its settings were refused
                 continue
             self.runs[name] = Run(folder)
             self.keys[name] = shared_work.keys(self.runs[name])
             point_process.failure(folder).unlink(missing_ok=True)
-        self.own = {name: self._own(name) for name in self.runs}
+        self.own = {name: self._own_steps(name) for name in self.runs}
 
     def steps(self) -> Generator[Overview, None, None]:
         pace = TimeEstimate()
         while True:
             for job, code in self.engine.ended():
-                self._note(job, code)
+                self._handle_end(job, code)
             for name in self.runs:
                 if self.engine.room() and self._ready(name):
                     self._start(name)
             yield self.overview(pace)
-            if all(map(self._over, self.runs)) and not self.running:
+            if all(map(self._ended, self.runs)) and not self.running:
                 return
             time.sleep(TICK)
 
-    def _note(self, job: PointJob, code: int) -> None:
-        """Take note of a process that has ended; one that was killed is begun again."""
+    def _handle_end(self, job: PointJob, code: int) -> None:
+        """Handle a process that has ended; a killed one fails its point after `TRIES` attempts."""
         del self.running[job.name]
-        if self._over(job.name):
+        if self._ended(job.name):
             return
         if self.tries[job.name] >= TRIES:
             cause = (
@@ -163,7 +163,7 @@ class _Sweep:
             remedy = f"Read {job.run / 'errors.txt'}; fewer points at a time need less memory."
             point_process.fail(job.run, cause, remedy)
 
-    def _over(self, name: str) -> bool:
+    def _ended(self, name: str) -> bool:
         run = self.runs[name]
         return (
             run.result(run_folder.STEPS[-1]) is not None
@@ -171,31 +171,32 @@ class _Sweep:
         )
 
     def _ready(self, name: str) -> bool:
-        """Whether it may start: not while a running point makes what it will take over."""
-        if name in self.running or self._over(name):
+        """Whether a point may start: not while a running one computes a step that both share."""
+        if name in self.running or self._ended(name):
             return False
         return not any(
-            self._common(name, other) and not self._made(name, other) for other in self.running
+            self._common_step(name, other) and not self._shared_done(name, other)
+            for other in self.running
         )
 
-    def _common(self, name: str, other: str) -> str | None:
-        """The last step that both have in common."""
-        mine, theirs = self.keys[name], self.keys[other]
-        same = [step for step in mine if mine[step] is not None and mine[step] == theirs[step]]
+    def _common_step(self, name: str, other: str) -> str | None:
+        """The last step that two points have in common."""
+        first, second = self.keys[name], self.keys[other]
+        same = [step for step in first if first[step] is not None and first[step] == second[step]]
         return same[-1] if same else None
 
-    def _made(self, name: str, other: str) -> bool:
-        """Whether `other` has finished what both have in common, or `name` needs it no more."""
-        mine, common = self.runs[name], self._common(name, other)
+    def _shared_done(self, name: str, other: str) -> bool:
+        """Whether the common step is finished, or `name` has gone beyond it already."""
+        run, common = self.runs[name], self._common_step(name, other)
         if common == "warmup":
             warm = self._warm(name)
-            begun = mine.resumable or mine.result("search") is not None
+            begun = run.resumable or run.result("search") is not None
             return begun or (warm is not None and warm.exists())
         assert common is not None
-        return any(run.result(common) is not None for run in (mine, self.runs[other]))
+        return any(each.result(common) is not None for each in (run, self.runs[other]))
 
     def _warm(self, name: str) -> Path | None:
-        """The state that it shares with others after the warm-up, if there are others."""
+        """The file of the state after the warm-up, if several different searches share it."""
         key = self.keys[name]["warmup"]
         searches = {keys["search"] for keys in self.keys.values() if keys["warmup"] == key}
         return self.folder / "warm" / f"{key}.pt" if key and len(searches) > 1 else None
@@ -219,44 +220,46 @@ class _Sweep:
         return None
 
     def overview(self, pace: TimeEstimate) -> Overview:
-        """Where all are now."""
-        told = {name: point_process.progress(run.folder) for name, run in self.runs.items()}
-        weights = measured(told.values())
+        """The current progress of all points."""
+        records = {name: point_process.progress(run.folder) for name, run in self.runs.items()}
+        weights = measured(records.values())
         work, done, rows = 0.0, 0.0, []
         for name in self.names:
             if name not in self.runs:
                 why = point_process.why(self.folder / "points" / name) or {}
                 rows.append(Standing(name, "failed", 0.0, {}, **why))
                 continue
-            mine = sum(weights[step] for step in self.own[name])
-            row = self._standing(name, told[name], weights, mine)
+            own_work = sum(weights[step] for step in self.own[name])
+            row = self._standing(name, records[name], weights, own_work)
             rows.append(row)
             if row.state != "failed":
-                work, done = work + mine, done + mine * row.share
-        self.share = max(self.share, done / work if work else 1.0)  # weights change on the way
+                work, done = work + own_work, done + own_work * row.share
+        self.share = max(
+            self.share, done / work if work else 1.0
+        )  # the estimates change on the way
         return Overview(tuple(rows), self.share, pace.left(done, work))
 
     def _standing(
-        self, name: str, told: Mapping[str, Any], weights: Mapping[str, float], mine: float
+        self, name: str, record: Mapping[str, Any], weights: Mapping[str, float], own_work: float
     ) -> Standing:
         run = self.runs[name]
         if run.result(run_folder.STEPS[-1]) is not None:
-            return Standing(name, "done", 1.0, told)
+            return Standing(name, "done", 1.0, record)
         why = point_process.why(run.folder)
         if why is not None:
-            return Standing(name, "failed", 0.0, told, **why)
+            return Standing(name, "failed", 0.0, record, **why)
         own = self.own[name]
         done = sum(weights[step] for step in own if run.result(step) is not None)
-        step = told.get("step")
+        step = record.get("step")
         if step in own and run.result(step) is None:
-            far = max(self.furthest.get((name, step), 0.0), within(told))
+            far = max(self.furthest.get((name, step), 0.0), within(record))
             self.furthest[name, step] = far  # a step of several rounds does not go back
             done += weights[step] * far
         state: State = "running" if name in self.running else "waiting"
-        return Standing(name, state, done / mine, told)
+        return Standing(name, state, done / own_work, record)
 
-    def _own(self, name: str) -> list[str]:
-        """The steps that it does itself: of those with equal keys, the first point does them."""
+    def _own_steps(self, name: str) -> list[str]:
+        """The steps that a point performs itself, being the first of the points with equal keys."""
         taken = set()
         for step in ("search", "train"):
             alike = [n for n, keys in self.keys.items() if keys[step] == self.keys[name][step]]

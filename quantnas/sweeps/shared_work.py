@@ -1,8 +1,8 @@
-"""What runs have in common, so that it is computed once: a warm-up, a search, a training.
+"""Work that runs share, so that it is computed once: a warm-up, a search, a training.
 
-A run that has the settings of another one, as far as a step depends on them, would come to the
-same result: everything random is a function of the seed. So it takes what the other one has made.
-The warm-up of a supernet does not even depend on the budget: only weights learn in it.
+Two runs with equal settings, as far as a step depends on them, would get the same result, since
+everything random is a function of the seed. So one run copies the results of the other. The warm-up
+of a supernet does not even depend on the budget, since only weights are trained in it.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from quantnas.runs.run_folder import Run
 from quantnas.runs.run_settings import load_config
 
 AFTER_WARMUP = ("target_bitops", "penalty", "entropy", "keep", "trial_steps", "samples")
-"""Settings of a search that mean nothing before the alphas learn, and are in no saved state."""
+"""Search settings without effect before the alphas are trained, and absent from saved states."""
 PHASES = {"search": ("search", "trial"), "train": ("float", "rounded")}
-"""Step -> the phases whose records it leaves."""
+"""Step -> its phases that leave records in metrics.jsonl."""
 BESIDE = {
     "search": (
         "genotype_last.json", "genotype_best.json", "plots/search.png", "plots/alphas.png",
@@ -28,15 +28,15 @@ BESIDE = {
     ),
     "train": ("checkpoints/float_last.safetensors", "checkpoints/rounded_last.safetensors"),
 }  # fmt: skip
-"""Step -> the files that it leaves for people."""
+"""Step -> files that it leaves for people, not for later steps."""
 DATA = ("source.onnx", "checkpoints/given.safetensors")
-"""Files that a run begins with, and that a digest holds as they are."""
+"""Inputs of a run that enter its digest byte by byte."""
 
 
 def keys(run: Run) -> dict[str, str | None]:
-    """Step -> a digest of all that it depends on: equal ones give equal results.
+    """Step -> digest of all that it depends on; steps with equal digests give equal results.
 
-    Of `warmup` none, where the search has none or is no search by gradient.
+    `warmup` is None where the search has no warm-up or is not by gradient.
     """
     config = load_config(run)
     c = config.search
@@ -55,8 +55,8 @@ def _digest(run: Run, config: RunConfig, section: object) -> str:
     files = [run.folder / name for name in ("space.yaml", run_settings.GIVEN, holdout.FILE)]
     texts = [file.read_text(encoding="utf-8") if file.exists() else None for file in files]
     data = [_content(run.folder / name) for name in DATA]
-    given = [texts, data, config.seed, config.device, section]
-    return hashlib.sha256(to_json(given).encode()).hexdigest()[:16]
+    inputs = [texts, data, config.seed, config.device, section]
+    return hashlib.sha256(to_json(inputs).encode()).hexdigest()[:16]
 
 
 def _content(file: Path) -> str | None:
@@ -64,15 +64,17 @@ def _content(file: Path) -> str | None:
 
 
 def take(source: Run, target: Run, until: str) -> None:
-    """Copy what the steps before `until` made, with their records and pictures, if `target` has
-    not begun."""
+    """Copy the results of the steps before `until`, with records and pictures.
+
+    Nothing is copied if `target` has already begun.
+    """
     if target.result("search") is not None or target.resumable:
         return
     before = run_folder.STEPS[: run_folder.STEPS.index(until)]
     for name in (name for step in before for name in BESIDE.get(step, ())):
         if (source.folder / name).exists():
             shutil.copy2(source.folder / name, target.path(name))
-    known = {phase for step in before for phase in PHASES.get(step, ())}
-    target.replace_records(row for row in source.records() if row["phase"] in known)
+    phases = {phase for step in before for phase in PHASES.get(step, ())}
+    target.replace_records(row for row in source.records() if row["phase"] in phases)
     target.log(f"taken from {source.folder}: all before the step '{until}'")
     run_folder.carry(source, target, until)

@@ -1,4 +1,4 @@
-"""Checks that every form of file is tried, and that what does not run is told with its reason."""
+"""Checks that every form of file is tried, and that failures are reported with their cause."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ CASES = {case.name: case for case in export_trials.CASES}
 
 
 def test_every_form_of_file_is_tried():
-    """A new option, width or format must appear in `export_trials.CASES`."""
+    """A new option, bit width or format must appear in `export_trials.CASES`."""
     options = {field.name for field in dataclasses.fields(ExportConfig)} - {"format"}
     forms = {case.form for case in CASES.values() if case.form.format == "onnx"}
     changed = [
@@ -46,7 +46,7 @@ def test_every_form_of_file_runs_here(name):
 
 
 def test_a_file_that_computes_something_else_is_seen(monkeypatch):
-    """One bias inside is off by a tenth: no stored kernel tells, only the pixels."""
+    """A bias that is wrong by a tenth shows in the pixels alone, not in the stored kernels."""
     write = onnx_export.to_onnx
 
     def altered(net, *rest) -> None:

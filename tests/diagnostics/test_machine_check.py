@@ -1,4 +1,4 @@
-"""Checks what is said of machines that are not at hand, and the command from end to end."""
+"""Checks the judgement of made-up machines, and the command from end to end."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ RESOURCES = Resources(
 
 
 def changed(**changes: Any) -> Resources:
-    """`RESOURCES` with other values."""
+    """The resources `RESOURCES` with other values."""
     return dataclasses.replace(RESOURCES, **changes)
 
 
@@ -47,7 +47,7 @@ def command(*arguments: object) -> int:
 
 
 def complete(check: Check) -> Check:
-    """The same; it has a sentence of cause, and one of remedy where something is wrong."""
+    """The check itself, after asserting a whole sentence, and a remedy unless all is ok."""
     assert check.finding.endswith(".") and "  " not in check.finding
     assert bool(check.remedy) == (check.verdict != "ok")
     return check
@@ -158,7 +158,7 @@ def test_gpus(build, devices, driver, verdict, words):
 
 
 def test_the_command_from_end_to_end(tmp_path, capsys):
-    """As a person sees it: every line fits, every form of file is there, the last line sums up."""
+    """Every line fits a terminal, every form of file is listed, and the last line sums up."""
     assert command("doctor", "--output", tmp_path / "runs") == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
@@ -172,7 +172,7 @@ def test_the_command_from_end_to_end(tmp_path, capsys):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Nothing is tried, and nothing of this machine is judged."""
+    """Let the command neither try files nor judge this machine."""
     monkeypatch.setattr(export_trials, "CASES", ())
     monkeypatch.setattr(packages, "examine", lambda: ([], []))
     monkeypatch.setattr(

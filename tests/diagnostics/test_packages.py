@@ -1,4 +1,4 @@
-"""Checks what is said of installed packages, with metadata and versions that are made up."""
+"""Checks the judgement of installed packages, with made-up metadata and versions."""
 
 import importlib
 import importlib.metadata
@@ -28,7 +28,7 @@ HERE = {"torch": "2.13.0+cpu", "cuttlefish": "0.13.4", "squid": "2.0"}
 
 
 def of(**changes: str | None) -> dict[str, Check]:
-    """Topic -> what is said when these versions are there, not those of `HERE`."""
+    """Topic -> check, when `changes` replace some of the installed versions `HERE`."""
     there = HERE | changes
     checks = [*packages.judged(packages.packages(REQUIRES, ["fish", "dev"], there.get))]
     for check in checks:
@@ -94,7 +94,7 @@ def test_a_package_under_another_name_counts(monkeypatch):
 
 
 def test_what_is_declared_is_read_from_what_is_installed(monkeypatch):
-    """onnxruntime stands for an installed quantnas, which the tests do not need."""
+    """The package onnxruntime stands in for quantnas, which the tests need not install."""
     monkeypatch.setattr(packages, "NAME", "onnxruntime")
     found, checks = packages.examine()
     assert "numpy" in {package.name for package in found if package.extra is None}

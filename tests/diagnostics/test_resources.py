@@ -1,4 +1,4 @@
-"""Checks how limits and sizes are read from what the system tells."""
+"""Checks how limits and sizes are read from the files of the system."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The float network of an exported file: same weights, nothing rounded."""
+"""Checks the float reference of an exported file: equal weights, nothing rounded."""
 
 import platform
 from collections import Counter
@@ -33,7 +33,7 @@ def run(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
 
 
 def twin_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """It, checked, and without a trace of rounding."""
+    """The float reference, after checking that it is valid and rounds nothing."""
     made = float_reference.make(model)
     assert made is not None
     onnx.checker.check_model(made, full_check=True)
@@ -51,25 +51,25 @@ def psnr(some: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    """(1, 3, 48, 63), uint8."""
+    """A part of a photograph, (1, 3, 48, 63), uint8."""
     image = image_files.read(image_files.bundled().held_out[0])[100:148, 200:263]
     return np.ascontiguousarray(image.transpose(2, 0, 1)[None])
 
 
 @pytest.fixture
 def write(random_genotype, photo, tmp_path):
-    """(space, bits or None, form) -> the exported file of an untrained network of that space."""
+    """A function (space, bits or None, form) -> exported file of an untrained network."""
 
-    def build(where, bits=None, form=onnx_export.USUAL) -> onnx.ModelProto:
-        found, slots = random_genotype(where, 1), registry.slots(where)
+    def build(space, bits=None, form=onnx_export.USUAL) -> onnx.ModelProto:
+        found, slots = random_genotype(space, 1), registry.slots(space)
         precision = uniform_precision(slots, *(bits or (8, 8)))
         torch.manual_seed(0)
-        net = network.build(where, found, precision)
+        net = network.build(space, found, precision)
         network.initialise(net, to_tensor(photo.transpose(0, 2, 3, 1)))
-        rows = cost.layers(slots, found, precision, where.scale)
-        totals = cost.total(rows, where.scale)
+        rows = cost.layers(slots, found, precision, space.scale)
+        totals = cost.total(rows, space.scale)
         path = tmp_path / "m.onnx"
-        onnx_export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
+        onnx_export.to_onnx(post_training.freeze(net), totals, space.scale, path, form)
         return onnx.load(path)
 
     return build
@@ -94,19 +94,19 @@ def test_of_a_bundled_model_only_the_noise_of_rounding_is_left_out(name, photo, 
 
 @pytest.mark.parametrize("index", range(7))
 def test_every_macro_architecture_has_one(small, write, photo, index):
-    where = list(small.values())[index]
-    model, pixels = write(where), (photo / 255).astype(np.float32)
+    space = list(small.values())[index]
+    model, pixels = write(space), (photo / 255).astype(np.float32)
     assert psnr(run(twin_of(model), pixels), run(model, pixels)) > 32
 
 
 @pytest.mark.parametrize(("name", "bits"), [("tiny", (2, 8)), ("tiny", (4, 4)), ("rfdn", (3, 4))])
 def test_all_forms_of_a_file_have_the_same_one(small, write, photo, name, bits):
-    where, pixels = small[name], (photo / 255).astype(np.float32)
-    usual = run(twin_of(write(where, bits)), pixels)
+    space, pixels = small[name], (photo / 255).astype(np.float32)
+    usual = run(twin_of(write(space, bits)), pixels)
     assert usual.std() > 0.1
-    compat = run(twin_of(write(where, bits, ExportConfig(compat=True))), pixels)
-    fixed = run(twin_of(write(where, bits, ExportConfig(size="48x63"))), pixels)
-    whole = run(twin_of(write(where, bits, ExportConfig(uint8_io=True))), photo)
+    compat = run(twin_of(write(space, bits, ExportConfig(compat=True))), pixels)
+    fixed = run(twin_of(write(space, bits, ExportConfig(size="48x63"))), pixels)
+    whole = run(twin_of(write(space, bits, ExportConfig(uint8_io=True))), photo)
     for other in (compat, fixed, whole):
         assert other.dtype == np.float32
         np.testing.assert_allclose(other, usual, atol=2e-5)
@@ -138,7 +138,7 @@ def test_a_grid_that_starts_at_zero_stands_for_a_relu(zero, wanted):
 
 
 def test_steps_of_channels_go_into_the_weights():
-    """Two groups of two channels, every channel on a step of its own; all by hand."""
+    """The expected values of two groups of two channels, each with its step, are made by hand."""
     rng = np.random.default_rng(0)
     kernel = rng.integers(-9, 9, (4, 2, 1, 1)).astype(np.int8)
     steps, common = np.float32([1, 2, 4, 8]), np.float32(0.5)

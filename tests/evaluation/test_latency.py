@@ -1,4 +1,4 @@
-"""Timing by turns, what is made of it, the machine, and profiles."""
+"""Checks timing by turns, its statistics, the description of the machine, and profiles."""
 
 import dataclasses
 import itertools
@@ -17,14 +17,14 @@ from quantnas.runs import models
 
 @pytest.fixture
 def clock(monkeypatch):
-    """[seconds, seconds of processor time], as the clock says; a test moves it on."""
+    """A fake clock, [wall time, processor time] in seconds, which the tests advance."""
     at = [100.0, 7.0]
     monkeypatch.setattr(latency, "now", lambda: (at[0], at[1]))
     return at
 
 
 def result_of(steps):
-    """The records of a generator, and its result."""
+    """(the records of a generator, its return value)."""
     records = []
     while True:
         try:
@@ -34,7 +34,7 @@ def result_of(steps):
 
 
 def slow(clock, log, name, seconds):
-    """A run that takes so long, or so long by turns; half of that it computes."""
+    """A function that takes `seconds` (a tuple: by turns), half of it processor time."""
     spent = itertools.cycle(seconds) if isinstance(seconds, tuple) else itertools.repeat(seconds)
 
     def run() -> None:
@@ -64,7 +64,7 @@ def test_there_are_some_rounds_whatever_the_time(clock):
 
 @pytest.fixture
 def plain(monkeypatch, clock):
-    """A bundled model whose runs take a known time: it 1 or 3 s, its float network twice that."""
+    """A bundled model whose runs take 1 or 3 s, and those of its float reference twice that."""
     monkeypatch.setattr(latency, "session", lambda file, threads, what: (what, Fake()))
     monkeypatch.setattr(latency, "_own_size", lambda run: None)
 
@@ -77,7 +77,7 @@ def plain(monkeypatch, clock):
 
 
 class Fake:
-    """Stands for a session."""
+    """A stand-in for a session."""
 
 
 def test_the_ratio_is_taken_within_a_round(plain):
@@ -111,7 +111,7 @@ OLD = dataclasses.replace(VNNI, features={"avx2": True, "vnni": False})
 
 
 @pytest.mark.parametrize(
-    ("found", "where", "words"),
+    ("row", "machine", "words"),
     [
         (row(), VNNI, []),
         (row(bits=4), VNNI, ["fewer bits make the file smaller, not faster"]),
@@ -120,14 +120,14 @@ OLD = dataclasses.replace(VNNI, features={"avx2": True, "vnni": False})
         (row(cpu=0.5), VNNI, ["had only 50% of a core; by processor time the ratio is 0.25 (it)"]),
     ],
 )
-def test_what_the_figures_mean_is_said(found, where, words):
-    notes = latency.notes(Result((8, 8), 1, 3, (found,)), where)
+def test_what_the_figures_mean_is_said(row, machine, words):
+    notes = latency.notes(Result((8, 8), 1, 3, (row,)), machine)
     assert len(notes) == len(words)
     assert all(part in note for part, note in zip(words, notes, strict=True))
 
 
 def doubling(path, kind=TensorProto.FLOAT, sides=("h", "w")):
-    """A file that adds an image to itself."""
+    """An ONNX file that adds an image to itself."""
     ends = [helper.make_tensor_value_info(n, kind, ["n", 3, *sides]) for n in ("lr", "sr")]
     made = helper.make_graph(
         [helper.make_node("Add", ["lr", "lr"], ["sr"])], "g", *([e] for e in ends)

@@ -1,4 +1,4 @@
-"""Checks the damage of one rounded layer against a second way to measure it."""
+"""Checks the measured damage of a layer against a second way to compute it."""
 
 import json
 
@@ -17,12 +17,12 @@ from quantnas.runs import networks, run_folder
 
 @pytest.fixture
 def measured(source):
-    """(run, float network, what was measured)"""
+    """(run, float network, measured damages)."""
     run = run_folder.existing(source)
-    where, found = networks.architecture(run)
-    teacher = network.build(where, found, None)
-    network.load(teacher, run.weights("float"), where)
-    photos = photographs.find(str(source.parents[1] / "photos"), where.scale)
+    space, found = networks.architecture(run)
+    teacher = network.build(space, found, None)
+    network.load(teacher, run.weights("float"), space)
+    photos = photographs.find(str(source.parents[1] / "photos"), space.scale)
     net = networks.quantized(run)[1]
     return run, teacher, layer_damage.measure(run, photos, teacher, net, side=16)
 
@@ -39,11 +39,11 @@ def test_every_slot_is_measured_and_kept(measured):
 
 
 def test_one_slot_alone_is_rounded(measured):
-    """The same by hand: the weights of that layer in the float network replaced by rounded ones."""
+    """The damage equals that of rounding a single layer's weights in the float network by hand."""
     run, teacher, found = measured
-    where, _ = networks.architecture(run)
-    photos = photographs.find(str(run.folder.parents[1] / "photos"), where.scale)
-    low = layer_damage.crops(photos, where, 16, 8)
+    space, _ = networks.architecture(run)
+    photos = photographs.find(str(run.folder.parents[1] / "photos"), space.scale)
+    low = layer_damage.crops(photos, space, 16, 8)
     net = networks.quantized(run)[1]
     network.inherit(net, teacher)
     part = network.convolutions(net)["head"]
@@ -60,23 +60,23 @@ def test_one_slot_alone_is_rounded(measured):
 
 def test_the_networks_stay_what_they_were(measured):
     run, teacher, _ = measured
-    where, genotype = networks.architecture(run)
-    fresh = network.build(where, genotype, None)
-    network.load(fresh, run.weights("float"), where)
+    space, genotype = networks.architecture(run)
+    fresh = network.build(space, genotype, None)
+    network.load(fresh, run.weights("float"), space)
     low = torch.rand(1, 3, 9, 11)
     assert torch.equal(fresh.eval()(low), teacher(low))
 
 
 @pytest.mark.parametrize("name", ["tiny", "apart", "basic", "edsr", "imdn", "rfdn_published"])
 def test_every_skeleton_can_be_measured(small, random_genotype, pixels, name):
-    """Each rounded layer is seen: on 2 bits it does much more than on 8."""
-    where, low = small[name], pixels(2, 24, 26)
-    found = random_genotype(where, 1)
-    teacher = network.build(where, found, None)
-    slots, errors = registry.slots(where), []
+    """Rounding each layer has an effect, and much more at 2 bits than at 8."""
+    space, low = small[name], pixels(2, 24, 26)
+    found = random_genotype(space, 1)
+    teacher = network.build(space, found, None)
+    slots, errors = registry.slots(space), []
     for bits in (2, 8):
         precision = {slot.name: Precision(bits, 8) for slot in slots}
-        net = network.build(where, found, precision)
+        net = network.build(space, found, precision)
         network.inherit(net, teacher)
         network.initialise(net, low)
         errors.append([row.fitted for row in rows(teacher, net, low, precision, {})])

@@ -66,7 +66,7 @@ def test_ssim_of_flat_images_is_the_luminance_term():
 
 
 def spoilt(high: np.ndarray, how: str) -> np.ndarray:
-    """An image to be compared with the original."""
+    """A degraded copy of an image, which is compared with the original."""
     if how == "noise":
         rng = np.random.default_rng(0)
         return np.clip(high + rng.normal(0, 12, high.shape), 0, 255).astype(np.uint8)
@@ -78,7 +78,7 @@ def spoilt(high: np.ndarray, how: str) -> np.ndarray:
 @pytest.mark.parametrize("how", ["x2", "x4", "noise"])
 @pytest.mark.parametrize(("index", "cut"), [(0, (288, 432)), (1, (101, 64)), (3, (23, 190))])
 def test_ssim_equals_scikit_image(index, cut, how):
-    """As MATLAB's: an 11x11 Gaussian window (truncated at 3.5 sigma), the valid region only.
+    """SSIM is that of MATLAB: an 11x11 Gaussian window (truncated at 3.5 sigma), valid region only.
 
     scikit-image reflects the image at its edges instead: 5 pixels less on each side are the same.
     """

@@ -1,4 +1,4 @@
-"""Models measured side by side: the numbers, the folder, the pictures and the command."""
+"""Checks the comparison of models: its numbers, folder, pictures and command."""
 
 import json
 import types
@@ -31,7 +31,7 @@ def texts(figure) -> list[str]:
 
 
 def photo_folder(folder: Path, count: int = 2) -> Path:
-    """Small photographs, none of which is divisible by 2 or 4."""
+    """Small photographs whose sides are not divisible by 2 or 4."""
     for i, path in enumerate(FILES[:count]):
         image_files.write(folder / f"p{i}.png", image_files.read(path)[40:119, 60 : 161 + 8 * i])
     return folder
@@ -127,9 +127,9 @@ def test_the_protocol_tells_where_the_low_resolution_is_from(here, capsys, monke
     notes, tail = [], scoring.PROTOCOL.removeprefix("uint8 bicubic LR")
     monkeypatch.setattr(pareto_front, "draw", lambda panels, note, path: notes.append(note))
     mixed = "uint8 LR from files or, where there are none, bicubic" + tail
-    told = {("own",): "uint8 LR from files" + tail, ("own", "set5"): mixed}
-    told[("set5",)] = scoring.PROTOCOL
-    for folders, protocol in told.items():
+    protocols = {("own",): "uint8 LR from files" + tail, ("own", "set5"): mixed}
+    protocols[("set5",)] = scoring.PROTOCOL
+    for folders, protocol in protocols.items():
         data = [part for folder in folders for part in ("--data", folder)]
         name = "-".join(folders)
         assert command("evaluate", "runs/export/b", *data, "--plot", "--name", name) == 0
@@ -179,7 +179,7 @@ def test_published_points_stand_on_set14_at_x4_alone(here, capsys):
 
 
 def test_the_report_of_an_evaluation_is_that_of_its_run(here, capsys):
-    """The end of a chain of single steps; what was measured beside is in the report."""
+    """The report ends a chain of single commands, and holds the sets of the evaluation too."""
     run = Path("runs/export/a")
     found = json.loads((run / "genotype.json").read_text())
     assert found["space"] == "tiny"
@@ -227,8 +227,8 @@ def test_a_failed_evaluation_leaves_no_folder(here, monkeypatch, capsys):
 def test_an_image_that_the_network_cannot_take_is_one_clear_sentence(
     small, random_genotype, monkeypatch, tmp_path
 ):
-    where = small["rfdn"]
-    upscale = upscaler.torch_upscaler(network.build(where, random_genotype(where, 0), None))
+    space = small["rfdn"]
+    upscale = upscaler.torch_upscaler(network.build(space, random_genotype(space, 0), None))
     with pytest.raises(DataError, match="cannot enlarge 20x8 pixels: that is too small"):
         upscale(np.zeros((8, 20, 3), np.uint8))
 
@@ -279,7 +279,7 @@ def test_a_difference_of_nothing_and_odd_sizes_are_drawn():
 
 
 def points(count: int) -> tuple[pareto_front.ParetoPoint, ...]:
-    """Many close ones, as a search with several seeds gives."""
+    """Many close points, as a search with several seeds gives them."""
     rng = np.random.default_rng(0)
     drawn = rng.uniform((1.8e9, 27.5), (2.6e9, 27.8), (count, 2))
     return tuple(

@@ -1,4 +1,4 @@
-"""Checks what quantization costs: the numbers against the evaluation, and what is too much."""
+"""Checks the measured loss of quantization against the evaluation, and its limit."""
 
 import dataclasses
 from pathlib import Path
@@ -35,7 +35,7 @@ def run(make_run, tmp_path):
 
 @pytest.fixture
 def config(run, tmp_path):
-    """Its settings, with a benchmark."""
+    """The settings of the run, with a benchmark added."""
     found = run_settings.load_config(run)
     return dataclasses.replace(found, benchmarks=(folder(tmp_path / "set2", 2),))
 
@@ -60,14 +60,14 @@ def test_it_is_what_the_evaluation_finds_later(run, config):
 
 
 def test_a_network_that_is_spoilt_by_quantization_shows(run, config):
-    where, net, _ = networks.quantized(run)
+    space, net, _ = networks.quantized(run)
     with torch.no_grad():
         for conv in network.convolutions(net).values():
             conv.bias.add_(0.5)
         for name, p in net.named_parameters():
             if name.endswith("log2_step") and p.requires_grad:
                 p.add_(1)  # room for that
-    network.save(net, run.weights("quantized"), where)
+    network.save(net, run.weights("quantized"), space)
     list(quantization_loss.measure(run, config))
     (held_out, _) = quantization_loss.load(run)
     scored = scoring.score(
@@ -89,9 +89,9 @@ def test_what_is_not_there_is_a_data_error(run, config):
 
 
 def test_the_set_with_the_largest_drop_is_named():
-    with pytest.raises(QualityError, match=r"0\.50 dB on set14 .*more than the 0\.05 dB") as told:
+    with pytest.raises(QualityError, match=r"0\.50 dB on set14 .*more than the 0\.05 dB") as raised:
         quantization_loss.require([SMALL, LARGE, BETTER], QuantizeConfig(max_drop=0.05))
-    assert told.value.exit_code == 5 and "more bits" in told.value.remedy
+    assert raised.value.exit_code == 5 and "more bits" in raised.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,15 @@ def test_the_set_with_the_largest_drop_is_named():
     ids=str,
 )  # fmt: skip
 def test_the_remedy_fits_the_method(how, words):
-    with pytest.raises(QualityError) as told:
+    with pytest.raises(QualityError) as raised:
         quantization_loss.require([LARGE], QuantizeConfig(max_drop=0.1, **how))
-    assert words in told.value.remedy
+    assert words in raised.value.remedy
 
 
 def test_a_small_drop_is_told_with_enough_digits():
     close = Drop("set5", quantized=31.9988, full=32.0, bicubic=28.0, photographs=5)
-    told = r"costs 0\.0012 dB on set5 \(from 32\.0000 to 31\.9988\), more than the 0\.001 dB"
-    with pytest.raises(QualityError, match=told):
+    message = r"costs 0\.0012 dB on set5 \(from 32\.0000 to 31\.9988\), more than the 0\.001 dB"
+    with pytest.raises(QualityError, match=message):
         quantization_loss.require([close], QuantizeConfig(max_drop=0.001))
     with pytest.raises(QualityError, match=r"costs 0\.001 dB .*than the 0 dB"):
         quantization_loss.require([close], QuantizeConfig(max_drop=0))

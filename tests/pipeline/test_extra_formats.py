@@ -1,4 +1,4 @@
-"""Checks what is written beside model.onnx: that it is there, compared, and what -o gets."""
+"""Checks the files next to model.onnx: they exist, were compared, and the right one goes to -o."""
 
 import json
 
@@ -32,9 +32,11 @@ def test_every_format_is_written_beside_and_is_what_the_option_gets(
     made = tmp_path / "export" / "mine"
     beside = made / f"model{SUFFIX[format]}"
     assert file.read_bytes() == beside.read_bytes() and (made / "model.onnx").exists()
-    told = json.loads((made / "steps" / "export.json").read_text())["beside"]
-    assert told["file"] == beside.name and told["bytes"] == beside.stat().st_size
-    assert f"{beside.name}: {told['bytes']:,} bytes, {told['compared']}" in capsys.readouterr().out
+    record = json.loads((made / "steps" / "export.json").read_text())["beside"]
+    assert record["file"] == beside.name and record["bytes"] == beside.stat().st_size
+    assert (
+        f"{beside.name}: {record['bytes']:,} bytes, {record['compared']}" in capsys.readouterr().out
+    )
 
 
 def test_a_tflite_file_that_computes_something_else_is_rejected(source, tmp_path, monkeypatch):

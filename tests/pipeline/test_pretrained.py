@@ -1,4 +1,4 @@
-"""Checks that weights from a file go through the rest of the chain as those of a trained run do."""
+"""Checks that later steps treat pre-trained weights like those of a trained run."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def same(a: Path, b: Path) -> bool:
 
 @pytest.fixture
 def begin(tmp_path):
-    """(name, space, genotype or None, settings) -> (a run that has only begun, its settings)."""
+    """A function (name, space, genotype or None, settings) -> (a begun run, its settings)."""
     for kind, files in (
         ("learn", image_files.bundled().train[:3]),
         ("held", image_files.bundled().held_out),
@@ -48,9 +48,9 @@ def begin(tmp_path):
             photo = image_files.read(file)[40:120, 60:200]
             image_files.write(tmp_path / kind / f"{i}.png", photo)
 
-    def make(name: str, where, genotype=None, **more) -> tuple[Run, RunConfig]:
-        paths = [tmp_path / f"{where.name}.yaml", tmp_path / f"{where.name}.json"]
-        paths[0].write_text(search_space.to_yaml(where))
+    def make(name: str, space, genotype=None, **more) -> tuple[Run, RunConfig]:
+        paths = [tmp_path / f"{space.name}.yaml", tmp_path / f"{space.name}.json"]
+        paths[0].write_text(search_space.to_yaml(space))
         if genotype is not None:
             paths[1].write_text(genotype.to_json())
             more["genotype"] = str(paths[1])
@@ -70,7 +70,7 @@ def genotype(tiny, random_genotype):
 
 @pytest.fixture
 def weights(tiny, genotype, tmp_path) -> Path:
-    """A float network of `tiny`, alone in a folder."""
+    """A file with a float network of `tiny`, alone in its folder."""
     path = tmp_path / "mine" / "net.safetensors"
     path.parent.mkdir()
     network.save(network.build(tiny, genotype, None), path, tiny)
@@ -82,7 +82,7 @@ def test_both_steps_say_where_the_weights_are_from(tiny, genotype, begin, weight
     pretrained.adopt(run, config, weights)
     origin = {"adopted": str(weights), "sha256": sha256(weights)}
     results = [run.result(step) for step in ("search", "train")]
-    assert all(origin.items() <= told.items() and told["seconds"] == 0 for told in results)
+    assert all(origin.items() <= each.items() and each["seconds"] == 0 for each in results)
     assert networks.architecture(run) == (tiny, genotype)
     assert same(run.weights("float"), weights)
 
@@ -112,8 +112,8 @@ def test_every_command_takes_the_run(tiny, genotype, begin, weights, tmp_path, c
     assert command("info", run.folder) == 0
     capsys.readouterr()
     assert command("evaluate", run.folder, "--json", *output) == 0
-    told = json.loads(capsys.readouterr().out)["models"]["run"]
-    assert told["what"] == f"float checkpoint {run.weights('float')}"
+    about = json.loads(capsys.readouterr().out)["models"]["run"]
+    assert about["what"] == f"float checkpoint {run.weights('float')}"
     assert command("quantize", run.folder, "--bits", 2, *output) == 0
     assert command("export", tmp_path / "quantize" / "run", *output) == 0
     exported = tmp_path / "export" / "run"
@@ -126,7 +126,7 @@ def test_every_command_takes_the_run(tiny, genotype, begin, weights, tmp_path, c
 def test_quantizing_a_file_gives_what_quantizing_its_run_gives(
     tiny, genotype, make_run, begin, tmp_path
 ):
-    """`make_run` has the same genotype, and a float network of its own."""
+    """Both runs have the same genotype and the float network that `make_run` trained."""
     source = make_run(tmp_path / "source")
     ours, config = begin("ours", tiny, genotype, bits=4)
     pretrained.adopt(ours, config, source.weights("float"))
@@ -147,27 +147,27 @@ def test_without_bits_it_is_what_a_training_of_no_steps_leaves(tiny, genotype, b
         assert same(ours.weights(name), theirs.weights(name)), name
 
 
-# Weights of other projects
+# Weights of third parties
 
 
-def their_name(name: str) -> str:
-    """What the released RFDN calls a layer of ours."""
+def released_name(name: str) -> str:
+    """The name in the released RFDN of a layer of this project."""
     pairs = [(ours, theirs) for theirs, ours in released_weights.LAYERS.items()]
     cell, _, layer = name.partition("_")
     return f"B{int(cell[4:]) + 1}.{dict(pairs[4:])[layer]}" if layer else dict(pairs[:4])[name]
 
 
 def test_a_released_rfdn_needs_no_genotype(begin, tmp_path):
-    where = dataclasses.replace(search_space.load("rfdn50", 2), channels=12, cells=2)
-    run, config = begin("run", where, bits=4)
+    space = dataclasses.replace(search_space.load("rfdn50", 2), channels=12, cells=2)
+    run, config = begin("run", space, bits=4)
     tensors = {}
-    found = registry.known_genotype(where, None)
-    for name, conv in network.convolutions(network.build(where, found, None)).items():
-        tensors[f"{their_name(name)}.weight"] = conv.weight.detach().clone()
-        tensors[f"{their_name(name)}.bias"] = conv.bias.detach().clone()
+    found = registry.known_genotype(space, None)
+    for name, conv in network.convolutions(network.build(space, found, None)).items():
+        tensors[f"{released_name(name)}.weight"] = conv.weight.detach().clone()
+        tensors[f"{released_name(name)}.bias"] = conv.bias.detach().clone()
     save_file(tensors, tmp_path / "theirs.safetensors")
     pretrained.adopt(run, config, tmp_path / "theirs.safetensors")
-    net = network.build(where, found, None)
+    net = network.build(space, found, None)
     released_weights.load(net, tmp_path / "theirs.safetensors")
     assert networks.architecture(run)[1] == found
     network.save(net, tmp_path / "wanted.safetensors")
@@ -200,22 +200,22 @@ def unfinished(run: Run) -> bool:
 def test_what_is_quantized_already_is_refused(tiny, genotype, begin, make_run, tmp_path, kind):
     file = make_run(tmp_path / "source").weights(kind)
     run, config = begin("run", tiny, genotype, bits=4)
-    with pytest.raises(UsageError, match="is already quantized") as told:
+    with pytest.raises(UsageError, match="is already quantized") as raised:
         pretrained.adopt(run, config, file)
-    assert told.value.remedy == f"Give the run folder, {tmp_path / 'source'}." and unfinished(run)
+    assert raised.value.remedy == f"Give the run folder, {tmp_path / 'source'}." and unfinished(run)
     alone = shutil.copy(file, tmp_path / "alone.safetensors")
     open_, config = begin("open", tiny, bits=4)  # told before a genotype is asked for
-    with pytest.raises(UsageError, match="is already quantized") as told:
+    with pytest.raises(UsageError, match="is already quantized") as raised:
         pretrained.adopt(open_, config, Path(alone))
-    assert told.value.remedy == "Give the float network."
+    assert raised.value.remedy == "Give the float network."
 
 
 def test_another_scale_is_named(tiny, genotype, begin, weights):
     other = dataclasses.replace(tiny, scale=4)
     run, config = begin("run", other, genotype, bits=4)
-    with pytest.raises(UsageError, match="enlarge x2, but x4 is asked for") as told:
+    with pytest.raises(UsageError, match="enlarge x2, but x4 is asked for") as raised:
         pretrained.adopt(run, config, weights)
-    assert told.value.remedy == "Give --scale 2." and unfinished(run)
+    assert raised.value.remedy == "Give --scale 2." and unfinished(run)
 
 
 def test_zero_points_that_round_nothing_may_be_absent(tiny, genotype, begin, weights):
@@ -232,17 +232,17 @@ def test_zero_points_that_round_nothing_may_be_absent(tiny, genotype, begin, wei
 
 def test_open_choices_need_a_genotype(tiny, begin, weights):
     run, config = begin("run", tiny, bits=4)
-    with pytest.raises(UsageError, match="leaves 8 choices open") as told:
+    with pytest.raises(UsageError, match="leaves 8 choices open") as raised:
         pretrained.adopt(run, config, weights)
-    assert "--genotype" in told.value.remedy and unfinished(run)
+    assert "--genotype" in raised.value.remedy and unfinished(run)
 
 
 def test_a_space_in_float_needs_bits(tiny, begin, weights, random_genotype):
     edges = {kind: search_space.Edge(edge.ops, (32,)) for kind, edge in tiny.edges.items()}
-    where = dataclasses.replace(tiny, edges=edges)
-    found = random_genotype(where, 3)
-    network.save(network.build(where, found, None), weights, where)
-    run, config = begin("run", where, found)
+    space = dataclasses.replace(tiny, edges=edges)
+    found = random_genotype(space, 3)
+    network.save(network.build(space, found, None), weights, space)
+    run, config = begin("run", space, found)
     with pytest.raises(UsageError, match="says nothing about bits"):
         pretrained.adopt(run, config, weights)
     assert unfinished(run)
@@ -265,9 +265,9 @@ def test_a_file_that_does_not_fit_is_a_data_error(
     else:
         weights.unlink()
     run, config = begin("run", tiny, genotype, bits=4)
-    with pytest.raises(DataError, match=r"net\.safetensors") as told:
+    with pytest.raises(DataError, match=r"net\.safetensors") as raised:
         pretrained.adopt(run, config, weights)
-    assert "--space" in told.value.remedy or other in ("damaged", "missing")
+    assert "--space" in raised.value.remedy or other in ("damaged", "missing")
     assert unfinished(run)
 
 
@@ -275,11 +275,11 @@ def test_a_file_that_does_not_fit_is_a_data_error(
 
 
 def test_a_built_in_space_is_known_by_the_file(tmp_path):
-    where, path = search_space.load("espcn", 3), tmp_path / "a.safetensors"
-    net = network.build(where, registry.known_genotype(where, None), None)
-    network.save(net, path, where)
+    space, path = search_space.load("espcn", 3), tmp_path / "a.safetensors"
+    net = network.build(space, registry.known_genotype(space, None), None)
+    network.save(net, path, space)
     assert pretrained.space_of(path) == ("espcn", 3)
-    network.save(net, path, dataclasses.replace(where, name="mine"))
+    network.save(net, path, dataclasses.replace(space, name="mine"))
     assert pretrained.space_of(path) is None
     network.save(net, path)
     assert pretrained.space_of(path) is None

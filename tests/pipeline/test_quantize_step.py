@@ -1,4 +1,4 @@
-"""Checks the quantization as a step of a run: what it leaves, stops, resumes and refuses."""
+"""Checks the step `quantize`: its results, limits, resuming and errors."""
 
 import dataclasses
 import time
@@ -36,13 +36,13 @@ def mine(tmp_path_factory) -> str:
 
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch):
-    """The picture takes longer than all the rest; test_widths.py has it."""
+    """Skip the damage chart, which takes longer than all the rest and has tests of its own."""
     monkeypatch.setattr(damage_chart, "damage", lambda rows, chosen, path: path.write_bytes(b""))
 
 
 @pytest.fixture
 def begin(tiny, random_genotype, pixels, mine, tmp_path):
-    """(name, settings) -> a run with a float network, the same one always, and its settings."""
+    """A function (name, settings) -> (a run with always the same float network, its settings)."""
 
     def make(name: str = "run", bits: int | None = None, act_bits: int = 8, **quantize):
         torch.manual_seed(5)
@@ -103,8 +103,8 @@ def test_every_way_leaves_a_network_and_what_was_reached(begin, how):
     assert found["limit"] == (None if first in (None, "bits") else how[first])
     assert found["reached"]["weight_bytes"] <= how.get("target_size", 1e9)
     assert found["reached"]["average_bits"] <= how.get("average_bits", 8)
-    (told,) = [r.notes for r in records if r.notes]
-    assert told[0].startswith("calibration: 4 crops") and "dB to float" in told[-1]
+    (notes,) = [r.notes for r in records if r.notes]
+    assert notes[0].startswith("calibration: 4 crops") and "dB to float" in notes[-1]
     _, frozen, _ = networks.quantized(run)  # the weights fit the bits in the folder
     assert all(conv.weight.isfinite().all() for conv in network.convolutions(frozen).values())
     plain = {name.rpartition(".")[2] for name in load_file(run.weights("quantized"))}
@@ -117,9 +117,9 @@ def test_what_it_reports_is_what_its_network_gives(begin):
     run, config = begin(bits=3)
     list(quantize_step.quantize_step(run, config))
     _, frozen, _ = networks.quantized(run)
-    where, teacher, _ = networks.checkpoint(run, "float")
-    assert where.colours == 3
-    steps = quantize_step._calibration(run, config, where)
+    space, teacher, _ = networks.checkpoint(run, "float")
+    assert space.colours == 3
+    steps = quantize_step._calibration(run, config, space)
     with pytest.raises(StopIteration) as end:
         while True:
             next(steps)
@@ -241,8 +241,8 @@ def test_photographs_are_made_smaller_or_taken_as_they_are(begin, monkeypatch):
     for reduce in (True, False):
         run, config = begin(f"run{reduce}", bits=4, reduce=reduce)
         list(quantize_step.quantize_step(run, config))
-        told = run.result("quantize")["calibration"]
-        assert told.endswith(", taken as low resolution") != reduce
+        origin = run.result("quantize")["calibration"]
+        assert origin.endswith(", taken as low resolution") != reduce
     assert set(seen[True]) == {(40, 70, 3)} and set(seen[False]) == {(80, 140, 3)}
 
 
@@ -264,13 +264,13 @@ def test_without_a_folder_they_are_those_of_the_run(begin):
 )  # fmt: skip
 def test_a_network_that_is_no_number_is_refused_by_the_name_of_its_layer(begin, value, cause):
     run, config = begin(bits=4)
-    where, net, _ = networks.checkpoint(run, "float")
+    space, net, _ = networks.checkpoint(run, "float")
     with torch.no_grad():
         network.convolutions(net)["cell0_fuse"].weight.fill_(value)
         network.convolutions(net)["cell0_fuse"].bias.fill_(3e38)
-    network.save(net, run.weights("float"), where)
-    with pytest.raises(DataError) as told:
+    network.save(net, run.weights("float"), space)
+    with pytest.raises(DataError) as raised:
         list(quantize_step.quantize_step(run, config))
-    assert told.value.cause == cause and "rain the network again" in told.value.remedy
+    assert raised.value.cause == cause and "rain the network again" in raised.value.remedy
     assert run.result("quantize") is None and not run.weights("quantized").exists()
     assert not (run.folder / "precision.json").exists()

@@ -1,4 +1,4 @@
-"""Checks the search as a step of a run: which genotype is kept, and what lies in the folder."""
+"""Checks the step `search`: the genotype that it keeps, and the files that it writes."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ SEARCH = {"epochs": 4, "steps_per_epoch": 3, "warmup_epochs": 1, "batch": 2, "pa
 
 @pytest.fixture
 def begin(tiny, tmp_path):
-    """(name, settings of the search) -> run folder and configuration."""
+    """A function (name, settings of the search) -> (run folder, configuration)."""
     (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
 
     def make(name: str, **settings: object) -> tuple[Run, RunConfig]:
@@ -80,7 +80,7 @@ def test_random_search_leaves_the_best_of_its_draws(begin, tiny):
 
 
 def test_what_was_left_out_is_shown_logged_and_kept(begin, tmp_path, monkeypatch):
-    """Of twelve, one is damaged and one too small."""
+    """One of twelve photographs is damaged and one too small; both are reported."""
     monkeypatch.setattr(load_photographs, "READING_EVERY", 0.0)
     run, config = begin("run")
     rng = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def test_the_reading_ends_with_its_last_record_when_any_was_shown(begin, tmp_pat
     config = dataclasses.replace(config, data=str(tmp_path / "photos"))
 
     def shown(every: float, times: float) -> list[int]:
-        """The records when that much time passes between two looks at the clock."""
+        """The progress when `times` seconds pass between two readings of the clock."""
         clock = iter(times * k for k in range(99))
         monkeypatch.setattr(load_photographs, "READING_EVERY", every)
         monkeypatch.setattr(search_step.time, "monotonic", lambda: next(clock))
@@ -124,7 +124,7 @@ def test_the_reading_ends_with_its_last_record_when_any_was_shown(begin, tmp_pat
 SLOW = pytest.mark.slow
 OTHER = {"target_bitops": (150e6, 300e6), "penalty": (1e-4, 3.0), "entropy": (0.0, 9.0),
          "keep": ("last", "best"), "trial_steps": (3, 4), "samples": (1, 2)}  # fmt: skip
-"""Setting that a warm-up does not depend on -> two values."""
+"""Setting on which the warm-up does not depend -> two values."""
 
 
 def test_all_settings_after_the_warm_up_are_tried():
@@ -135,7 +135,7 @@ def test_all_settings_after_the_warm_up_are_tried():
     "name", [pytest.param(n, marks=[SLOW] * (n != "target_bitops")) for n in OTHER]
 )
 def test_a_search_from_a_shared_warm_up_ends_as_one_by_itself(begin, tmp_path, name):
-    """With another budget, or so, than the search whose warm-up it was."""
+    """The search differs in one setting from the search that wrote the warm-up."""
     settings, (one, other) = {"warmup_epochs": 2, "alpha_lr": 0.3}, OTHER[name]
     warm = tmp_path / "warm" / "key.pt"
     first, config = begin("first", **{name: one}, **settings)

@@ -1,4 +1,4 @@
-"""The main job as a whole, in its smallest form: every step, every bit width, stop and go on."""
+"""Checks a whole run in its smallest form: every step and bit width, stopping and resuming."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SMOKE = Path(__file__).parents[1] / "smoke.yaml"
 
 
 def command(*arguments: object) -> int:
-    """Run the command line in this process; its exit code."""
+    """Run the command line in this process; returns its exit code."""
     with pytest.raises(SystemExit) as end:
         main([str(a) for a in arguments])
     return int(end.value.code or 0)
@@ -113,7 +113,7 @@ def test_an_old_file_is_never_taken_for_a_new_one(done, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_what_was_held_out_stays_held_out(tmp_path, capsys):
-    """A photograph that comes into the folder later changes nothing; a flat one is measured."""
+    """Photographs added to the folder later change nothing, and a uniform image can be measured."""
     folder = tmp_path / "photos"
     for i, path in enumerate(image_files.bundled().train[:5]):
         image_files.write(folder / f"{i}.png", image_files.read(path))
@@ -153,7 +153,7 @@ def test_the_steps_one_by_one_give_what_the_whole_run_gives(done, tmp_path):
     ],
 )
 def test_a_killed_step_goes_on_bit_for_bit(done, tmp_path, monkeypatch, step, after):
-    """`after` records, with a state saved behind each; then the process is gone."""
+    """The step is killed after `after` records, each of which is followed by a saved state."""
     monkeypatch.setattr(resumable, "SAVE_EVERY", 0.0)
     killed, resumed = run_folder.Run(tmp_path / "killed"), run_folder.Run(tmp_path / "resumed")
     source = run_folder.existing(done)
@@ -235,7 +235,7 @@ def test_upscale_writes_the_enlarged_photograph_and_overwrites_nothing(done, tmp
 
 
 def test_a_file_worse_than_bicubic_comes_with_a_warning(done, capsys):
-    """60 steps of training are too few."""
+    """A training of 60 steps is too short to beat bicubic."""
     assert command("run", "--resume", done) == 0
     assert "warning: worse than bicubic on held-out" in capsys.readouterr().out
 

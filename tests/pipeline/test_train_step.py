@@ -1,4 +1,4 @@
-"""Checks the training as a step: what it may begin with, how it ends, what is refused."""
+"""Checks the step `train`: its initial weights, its time limits, and its errors."""
 
 import json
 import time
@@ -41,7 +41,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def fixed(tmp_path_factory) -> Path:
-    """A trained network of a space that leaves no choice."""
+    """A trained run in a search space without choices."""
     root = tmp_path_factory.mktemp("fixed")
     assert command("train", "quicksrnet_small", "--output", root, *SETTINGS) == 0
     return root / "train" / "quicksrnet_small"

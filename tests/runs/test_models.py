@@ -1,4 +1,4 @@
-"""What names a model, and what a bundled one has to be."""
+"""Checks how texts name models, and that the bundled models are complete."""
 
 import dataclasses
 import json
@@ -31,14 +31,14 @@ def command(*arguments: object) -> int:
 
 
 def measured(model: models.Model) -> dict:
-    """What an evaluation on one small photograph gives."""
+    """The evaluation of a model on one small photograph."""
     sets = [model_comparison.PhotoSet("set5", (Photograph(image_files.bundled().held_out[0]),))]
     steps = model_comparison.measure({model.name: model.upscaler()}, sets, model.scale)
     return model_comparison.collect([model], sets, finish(steps))
 
 
 def finish(steps):
-    """The result of a generator."""
+    """The return value of a generator."""
     while True:
         try:
             assert isinstance(next(steps), progress.Progress)
@@ -73,7 +73,7 @@ def test_an_export_that_did_not_finish_does_not_count(run):
 
 
 def test_checkpoints_are_what_they_are(run):
-    """In float they cost 32 x 32 bits; frozen and exported they give the same pixels."""
+    """Float checkpoints count 32 bits; the frozen and the exported network give equal pixels."""
     found = {k: models.resolve(str(run.weights(k))) for k in models.KINDS}
     assert [k for k in found if found[k].is_float] == ["float", "searched"]
     exported = models.resolve(str(run.folder / "model.onnx"))
@@ -177,7 +177,7 @@ def test_info_tells_the_cost_of_that_very_checkpoint(run, tmp_path, capsys):
 
 @pytest.fixture
 def shipped(run, tmp_path, monkeypatch):
-    """A folder of bundled models that holds one."""
+    """A folder of bundled models with a single model."""
     monkeypatch.setattr(bundled_models, "FOLDER", tmp_path / "models")
     found = models.resolve(str(run.folder))
     made = models.make_card(run.folder, "tiny-x2", measured(found), TEXTS)
@@ -284,8 +284,8 @@ def test_without_bundled_models_every_command_says_so(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("name", bundled_models.bundled())
 def test_a_bundled_model_is_what_its_card_says_and_beats_bicubic(name):
     file, card = bundled_models.bundled()[name], bundled_models.read(name)
-    told = models.facts(file)
-    assert {key: getattr(card, key) for key in told} == told
+    facts = models.facts(file)
+    assert {key: getattr(card, key) for key in facts} == facts
     assert (card.name, card.file) == (name, file.name)
     assert card.protocol == scoring.PROTOCOL
     photos = [Photograph(path) for path in image_files.bundled().held_out]

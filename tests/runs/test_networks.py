@@ -1,4 +1,4 @@
-"""Checks which photographs a run works on, and that bad ones are told of before it begins."""
+"""Checks which photographs a run uses, and that bad ones are reported before it begins."""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ from quantnas.runs.run_settings import load_config
 
 
 def lay(folder: Path, count: int = 5, low: tuple[int, int] | None = (40, 50)) -> str:
-    """A folder of photographs, paired at x2 if `low` is given: height and width."""
+    """A folder of photographs; `low`, (height, width), adds low-resolution files at x2."""
     rng = np.random.default_rng(0)
     for k in range(count):
         high = rng.integers(0, 256, (81, 100, 3), dtype=np.uint8)
@@ -159,8 +159,10 @@ def test_an_evaluation_on_what_was_learned_from_before_is_refused(tmp_path, grow
         value = first.folder if named == "teacher" else first.weights("float")
         train = dataclasses.replace(config.train, **{named: str(value)})
         config, first = dataclasses.replace(config, train=train), None
-    told = r"^6 photographs to evaluate on are among those that .*first has learned from \(.*0\.png"
-    with pytest.raises(DataError, match=told):
+    message = (
+        r"^6 photographs to evaluate on are among those that .*first has learned from \(.*0\.png"
+    )
+    with pytest.raises(DataError, match=message):
         begun(tmp_path / "second", config, first)
 
 

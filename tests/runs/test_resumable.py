@@ -1,4 +1,4 @@
-"""Checks the loops that save their state: how long they have taken, over phases and sittings."""
+"""Checks that phases count the time they take, over several phases and interruptions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Done:
 
 @pytest.fixture
 def phase(monkeypatch):
-    """(name, steps) -> a phase whose steps take 10 seconds each."""
+    """A function (name, steps) -> a phase whose steps take 10 seconds each."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(resumable, "time", SimpleNamespace(monotonic=lambda: clock.now))
 

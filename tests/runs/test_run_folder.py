@@ -1,4 +1,4 @@
-"""The run folder: new names, nothing overwritten, what one run takes over from another."""
+"""Checks the names of new run folders, that nothing is overwritten, and copies between runs."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Checks what a run keeps of its settings, and what a step that goes on from it takes over."""
+"""Checks which settings a run records, and which ones a run that continues it inherits."""
 
 import dataclasses
 import shutil
@@ -30,9 +30,9 @@ def command(*arguments: object) -> int:
 
 
 def edit(run: Run, **changes: object) -> None:
-    """Write other settings into the run."""
-    told = run_settings.plain(dataclasses.replace(run_settings.written(run), **changes))
-    write_text(run.path("config.yaml"), yaml.safe_dump(told))
+    """Overwrite settings in the configuration of the run."""
+    config = run_settings.plain(dataclasses.replace(run_settings.written(run), **changes))
+    write_text(run.path("config.yaml"), yaml.safe_dump(config))
 
 
 @pytest.fixture
@@ -87,11 +87,11 @@ OTHER = [
 def test_a_step_stays_with_the_network_of_its_run(run, random_genotype, tiny, change, words):
     Path("other.json").write_text(random_genotype(tiny, 8).to_json())
     edit(run, space="tiny.yaml", scale=4)  # as older versions may have recorded
-    told = RunConfig(**run_settings.inherit(run, "export") | {"search": None})
-    found = run_settings.continued(run, told)
+    config = RunConfig(**run_settings.inherit(run, "export") | {"search": None})
+    found = run_settings.continued(run, config)
     assert (found.space, found.scale, found.genotype) == ("tiny.yaml", 2, None)
     with pytest.raises(UsageError, match=words):
-        run_settings.continued(run, dataclasses.replace(told, **change))
+        run_settings.continued(run, dataclasses.replace(config, **change))
 
 
 def test_the_same_once_more_is_no_change(run):
@@ -99,8 +99,8 @@ def test_the_same_once_more_is_no_change(run):
         Path("copy.yaml"), search_space.to_yaml(search_space.load(str(run.folder / "space.yaml")))
     )
     same = {"space": "copy.yaml", "scale": 2, "genotype": str(run.folder / "genotype.json")}
-    told = RunConfig(**run_settings.inherit(run, "export") | {"search": None} | same)
-    assert run_settings.continued(run, told).space == run_settings.written(run).space
+    config = RunConfig(**run_settings.inherit(run, "export") | {"search": None} | same)
+    assert run_settings.continued(run, config).space == run_settings.written(run).space
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_every_command_refuses_another_scale_before_anything_is_made(run, capsys
 
 
 def test_a_run_needs_nothing_of_what_it_was_begun_with(run, tmp_path, monkeypatch, capsys):
-    """Its space, genotype and teacher's place are in its folder, wherever the next step begins."""
+    """The folder holds space, genotype and the teacher's path, wherever the next step starts."""
     shutil.move(run.folder / "space.yaml", "mine.yaml")
     shutil.move(run.folder / "genotype.json", "mine.json")
     shutil.copytree("runs/mine", "teacher")
@@ -129,8 +129,8 @@ def test_a_run_needs_nothing_of_what_it_was_begun_with(run, tmp_path, monkeypatc
     assert command("train", *given, "--name", "first") == 1
     monkeypatch.setattr(driver, "perform", perform)
     first = tmp_path / "runs" / "train" / "first"
-    told = read_yaml(first / "config.yaml")
-    assert (told["space"], told["train"]["teacher"]) == ("mine.yaml", str(tmp_path / "teacher"))
+    config = read_yaml(first / "config.yaml")
+    assert (config["space"], config["train"]["teacher"]) == ("mine.yaml", str(tmp_path / "teacher"))
     assert (first / "space.yaml").exists() and (first / "genotype_given.json").exists()
     Path("mine.yaml").unlink()
     Path("mine.json").unlink()
@@ -153,14 +153,14 @@ def test_options_win_over_set_and_both_over_the_file(tmp_path):
     new = options.New(
         file, ["quantize.average_bits=3", "seed=4"], {"seed": 5, "quantize.steps": 9}, file, None
     )
-    told = Request("run", **new.arguments).over({"scale": 2})
-    c = told.quantize
-    assert (told.scale, told.seed, told.bits, c.average_bits) == (2, 5, None, 3)
+    config = Request("run", **new.arguments).over({"scale": 2})
+    c = config.quantize
+    assert (config.scale, config.seed, config.bits, c.average_bits) == (2, 5, None, 3)
     assert (c.minutes, c.steps, c.train, c.rate) == (None, 9, "weights", 0.1)
 
 
 def test_sections_of_a_file_that_are_one_in_yaml_are_set_apart(tmp_path):
     file = tmp_path / "file.yaml"
     file.write_text("search: &s {batch: 4, patch: 16}\ntrain: *s\nquantize: *s\n")
-    told = Request("run", file, {"quantize.steps": 9}).over({})
-    assert (told.search.batch, told.train.batch, told.quantize.steps) == (4, 4, 9)
+    config = Request("run", file, {"quantize.steps": 9}).over({})
+    assert (config.search.batch, config.train.batch, config.quantize.steps) == (4, 4, 9)

@@ -1,4 +1,4 @@
-"""Checks which points a sweep has, and what it says of those it cannot have."""
+"""Checks the points of a sweep, and the errors about impossible ones."""
 
 import pytest
 

@@ -58,7 +58,7 @@ def test_a_sweep_survives_the_death_of_a_node(tiny, tmp_path):
 
 
 def _training(folder: Path) -> int:
-    """Points that are in the middle of their training."""
+    """The number of points that are being trained."""
     found = [Run(path) for path in (folder / "points").iterdir()]
     return sum(run.result("search") is not None and run.result("train") is None for run in found)
 

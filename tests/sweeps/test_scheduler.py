@@ -1,6 +1,6 @@
-"""Checks when the points of a sweep may start, what they take over, and what a kill leaves.
+"""Checks when the points of a sweep may start, what they copy from others, and killed points.
 
-The engine here computes nothing: it leaves what a step would have left, when it is told to.
+The engine of these tests computes nothing: it writes the results of a step when a test asks for it.
 """
 
 import json
@@ -31,7 +31,7 @@ BASE = {
 
 
 class Engine:
-    """Runs that are finished step by step by the test."""
+    """An engine whose points are finished step by step by the test."""
 
     def __init__(self, places: int) -> None:
         self.places, self.jobs, self.log, self.over = places, {}, [], []
@@ -71,7 +71,7 @@ class Engine:
 
 @pytest.fixture
 def begin(tiny, tmp_path, monkeypatch):
-    """(what varies, places) -> engine, and the overviews of a sweep that has begun."""
+    """A function (varied settings, places) -> (engine, overviews, folder) of a begun sweep."""
     monkeypatch.setattr(scheduler, "TICK", 0.0)
     (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
 
@@ -343,7 +343,7 @@ def test_a_point_that_goes_wrong_says_why(begin):
 
 
 def test_the_process_of_a_point_ends_with_a_number_and_without_noise(begin):
-    """Also while its standard input is open."""
+    """The process ends although its standard input is still open."""
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed0")
     for step in run_folder.STEPS:
