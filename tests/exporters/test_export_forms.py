@@ -176,7 +176,7 @@ def test_a_file_of_one_size_knows_every_shape_and_refuses_other_images(make, tmp
     image = np.zeros((16, 20, 3), np.uint8)
     assert upscale(image).shape == (16 * scale, 20 * scale, 3)
     for other in (image[:, :19], image[:15], image.transpose(1, 0, 2)):
-        with pytest.raises(DataError, match="takes images of 16 rows and 20 columns alone"):
+        with pytest.raises(DataError, match="only takes images of 16 rows and 20 columns"):
             upscale(other)
 
 
@@ -232,7 +232,7 @@ def test_the_command_writes_the_form_that_was_asked_for(source, tmp_path, capsys
     assert graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert "size: 24x32" in (made / "config.yaml").read_text()
     assert command("evaluate", made, "--output", tmp_path) == 3
-    assert "takes images of 24 rows and 32 columns alone" in capsys.readouterr().err
+    assert "only takes images of 24 rows and 32 columns" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["m.onnx"]
 
 

@@ -127,10 +127,10 @@ def blocks(draft: Draft) -> None:
 
 
 BROKEN = {
-    leaky: ("first", "what it gives is read by LeakyRelu, not by a QuantizeLinear"),
+    leaky: ("first", "its output is read by LeakyRelu, not by a QuantizeLinear"),
     clipped: ("first", "Clip between it and its QuantizeLinear"),
     relu_off_zero: ("first", "Relu between it and its QuantizeLinear"),
-    read_twice: ("first", "what it gives is not read by one QuantizeLinear alone"),
+    read_twice: ("first", "its output is not read by one QuantizeLinear alone"),
     float_input: ("first", "no DequantizeLinear before its input, but x"),
     four_bits: ("first", "a DequantizeLinear directly on its weights in int4"),
 }
@@ -167,7 +167,7 @@ def test_all_that_is_affected_is_named(tmp_path):
     not_rounded(draft)
     onnx.save(draft.model(), path)
     assert integer_fusion.in_float(onnx.load(path), verification.optimised(path)) == {
-        "first": "what it gives is read by Conv, not by a QuantizeLinear",
+        "first": "its output is read by Conv, not by a QuantizeLinear",
         "second": "no DequantizeLinear before its input, but Conv",
     }
 

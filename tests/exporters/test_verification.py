@@ -26,7 +26,7 @@ from quantnas.data import image_files
 from quantnas.data.patches import to_tensor
 from quantnas.errors import VerificationError
 from quantnas.exporters import onnx_export, onnx_metadata, verification
-from quantnas.exporters.graph_index import back, origin, wired
+from quantnas.exporters.graph_index import ancestors, origin, wired
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.quantization import post_training
 
@@ -162,7 +162,7 @@ def test_metadata_that_state_other_bits_than_are_stored_fail(
 def directly(model: onnx.ModelProto, layer: str) -> None:
     """Let a DequantizeLinear read packed weights, without the Cast and the offset between."""
     wiring, stored = wired(model), stored_of(model, layer)
-    dequantize, offset, *_ = back(wiring, wiring.convolutions[layer].input[1])
+    dequantize, offset, *_ = ancestors(wiring, wiring.convolutions[layer].input[1])
     zero = wiring.tensors[offset.input[1]]
     zeros = np.broadcast_to(numpy_helper.to_array(zero).ravel(), stored.dims[0])
     model.graph.initializer.append(
@@ -186,7 +186,7 @@ def unrounded(model: onnx.ModelProto, layer: str) -> None:
 
 LEFT = {
     directly: (4, "smooth", "a DequantizeLinear directly on its weights in uint4"),
-    unrounded: (8, "smooth", "what it gives is read by [A-Za-z]+, not by a QuantizeLinear"),
+    unrounded: (8, "smooth", "its output is read by [A-Za-z]+, not by a QuantizeLinear"),
 }
 
 

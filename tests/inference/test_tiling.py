@@ -13,7 +13,7 @@ from quantnas.data import image_files, patches
 from quantnas.errors import DataError
 from quantnas.exporters import onnx_export
 from quantnas.inference import receptive_field
-from quantnas.inference.receptive_field import Reach
+from quantnas.inference.receptive_field import ReceptiveField
 from quantnas.inference.tiling import (
     SIDE,
     Enlarged,
@@ -83,9 +83,13 @@ def test_the_reach_of_known_networks(small, random_genotype):
         name: receptive_field.of_network(network.build(where, random_genotype(where, 0), None))
         for name, where in fixed.items()
     }
-    assert found["edsr_baseline"] == Reach(36)  # 35 convolutions, then at 2 and 4 times the size
-    assert found["imdn"] == Reach(1 + 4 * 6 + 2, whole=True)
-    assert found["rfdn50"] == Reach(1 + 4 * (4 + receptive_field.ATTENTION) + 2, attention=True)
+    assert found["edsr_baseline"] == ReceptiveField(
+        36
+    )  # 35 convolutions, then at 2 and 4 times the size
+    assert found["imdn"] == ReceptiveField(1 + 4 * 6 + 2, whole=True)
+    assert found["rfdn50"] == ReceptiveField(
+        1 + 4 * (4 + receptive_field.ATTENTION) + 2, attention=True
+    )
 
 
 @pytest.mark.parametrize("name", ["tiny", "rfdn_published", "imdn", "edsr"])
@@ -121,7 +125,7 @@ def test_stretching_a_part_gives_that_part():
 @pytest.mark.parametrize("attention", [False, True])
 def test_spans_cover_an_axis_once(length, side, overlap, attention):
     length += 14 * attention
-    found = spans(length, side, overlap, Reach(0, attention))
+    found = spans(length, side, overlap, ReceptiveField(0, attention))
     assert [n for s in found for n in range(s.start, s.stop)] == list(range(length))
     for s in found:
         assert 0 <= s.first <= max(0, s.start - overlap)
@@ -150,7 +154,7 @@ def test_tiled_is_within_a_level_for_attention(small, random_genotype, height, w
     where = small["rfdn_published"]
     net = network.build(where, random_genotype(where, 0), None)
     found = load(net, where.scale)
-    assert found.reach.attention
+    assert found.receptive_field.attention
     assert off(found, PHOTO[:height, :width], side) <= 1
 
 
@@ -162,7 +166,7 @@ def test_tiled_is_within_a_level_for_attention_in_a_file(small, random_genotype,
     assert run(found, PHOTO[:97, :83], 40, 60).seam <= 1
 
 
-def fake(found: Reach, sizes: list[tuple[int, int]]) -> Network:
+def fake(found: ReceptiveField, sizes: list[tuple[int, int]]) -> Network:
     """Repeats pixels, and takes note of what it was given."""
 
     def whole(low: np.ndarray) -> np.ndarray:
@@ -172,7 +176,7 @@ def fake(found: Reach, sizes: list[tuple[int, int]]) -> Network:
     return Network(2, whole, found, lambda: lambda low, rows, columns: whole(low))
 
 
-@pytest.mark.parametrize("kind", [Reach(25), Reach(67, attention=True)])
+@pytest.mark.parametrize("kind", [ReceptiveField(25), ReceptiveField(67, attention=True)])
 def test_no_tile_is_larger_than_the_memory_allows(kind):
     sizes: list[tuple[int, int]] = []
     low = np.random.default_rng(0).integers(0, 256, (1300, 700, 3), np.uint8)
@@ -182,17 +186,19 @@ def test_no_tile_is_larger_than_the_memory_allows(kind):
 
 
 def test_small_photographs_and_those_of_global_networks_stay_whole():
-    for found, side in ((Reach(25), 512), (Reach(27, whole=True), 1024)):
+    for found, side in ((ReceptiveField(25), 512), (ReceptiveField(27, whole=True), 1024)):
         assert len(plan(side, side, found, Tiling())) == 1
         assert len(plan(side, side + 1, found, Tiling())) > 1
-    assert len(plan(5000, 5000, Reach(25), Tiling(0))) == 1
+    assert len(plan(5000, 5000, ReceptiveField(25), Tiling(0))) == 1
 
 
 def test_the_seam_is_the_difference_of_neighbours():
     """A network that makes every tile as bright as it is the how-manieth."""
     count = iter(range(0, 250, 5))
     whole = lambda low: np.full((low.shape[0], low.shape[1], 3), next(count), np.uint8)  # noqa: E731
-    found = Network(1, whole, Reach(1, whole=True), lambda: pytest.fail("no part is needed"))
+    found = Network(
+        1, whole, ReceptiveField(1, whole=True), lambda: pytest.fail("no part is needed")
+    )
     assert run(found, np.zeros((4, 6, 3), np.uint8), 2).seam == 15  # three tiles in a row
 
 
@@ -210,6 +216,6 @@ def test_a_failing_part_is_one_clear_sentence():
     def fail(*arguments: object) -> np.ndarray:
         raise RuntimeError("no memory")
 
-    found = Network(2, fail, Reach(3, attention=True), lambda: fail)
+    found = Network(2, fail, ReceptiveField(3, attention=True), lambda: fail)
     with pytest.raises(DataError, match="cannot enlarge 46x46 pixels: no memory"):
         run(found, PHOTO[:80, :80], 40, 6)
