@@ -139,9 +139,9 @@ def _analysed(source: str, pixels: Pixels) -> Analysis:
 class Place:
     """Position of a layer in its ONNX file, by the names of tensors."""
 
-    made: str
+    node_output: str
     """Output of the convolution's own node."""
-    gives: str
+    output: str
     """Output of the layer, behind all nodes that were folded into it."""
 
 

@@ -66,7 +66,7 @@ def _pixels(
     conventions: Conventions, settings: PixelsConfig, bytes_in: bool
 ) -> tuple[Pixels, tuple[str, ...]]:
     """The pixel conventions found, replaced by the settings that are not None; names of those."""
-    found = Pixels(
+    pixels = Pixels(
         1 if conventions.input_peak == 1 else 255,
         1 if conventions.output_peak == 1 else 255,
         "Y" if conventions.channels == 1 else "BGR" if conventions.order == "BGR" else "RGB",
@@ -76,9 +76,9 @@ def _pixels(
     )
     values = {name: getattr(settings, name) for name in settings.__annotations__}
     overrides = {name: value for name, value in values.items() if value is not None}
-    if found.order == "Y" and overrides.get("order", "Y") != "Y":
+    if pixels.order == "Y" and overrides.get("order", "Y") != "Y":
         raise UsageError("The network takes one channel, brightness.", "Leave `order` out.")
-    return replace(found, **overrides), tuple(overrides)
+    return replace(pixels, **overrides), tuple(overrides)
 
 
 def genotype(space: SearchSpace) -> Genotype:

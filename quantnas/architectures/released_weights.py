@@ -46,7 +46,7 @@ RANGE = 255.0
 
 
 def known(path: Path) -> bool:
-    """Whether a safetensors file has the layer names of the released RFDN.
+    """Return whether a safetensors file has the layer names of the released RFDN.
 
     Raises DataError as `load`.
     """

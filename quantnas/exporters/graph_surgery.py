@@ -133,19 +133,19 @@ def _replace(
     nodes, places = list(model.graph.node), imported_onnx.places(network)
     makers = {name: node for node in nodes for name in node.output}
     positions = {node.output[0]: k for k, node in enumerate(nodes)}
-    order = sorted(convs, key=lambda name: positions[places[name].gives])
+    order = sorted(convs, key=lambda name: positions[places[name].output])
     graph, parts = OnnxGraph(), {}
     for name in order:  # in the order of the file: shared constants must come before all readers
-        before = len(graph.nodes)
-        _add_convolution(graph, makers[places[name].made], places[name].gives, convs[name], compat)
-        parts[places[name].gives] = (before, len(graph.nodes))
+        before, place = len(graph.nodes), places[name]
+        _add_convolution(graph, makers[place.node_output], place.output, convs[name], compat)
+        parts[place.output] = (before, len(graph.nodes))
     taken = {*makers, *(name for node in nodes for name in node.input)}
     outside = {name for name in _names(graph) if name.startswith(FILE)}
     graph = compact(graph, outside, taken | {t.name for t in model.graph.initializer})
     for node in graph.nodes:
         node.input[:] = [name.removeprefix(FILE) for name in node.input]
         node.output[:] = [name.removeprefix(FILE) for name in node.output]
-    floats = {place.made: name for name, place in places.items() if name not in convs}
+    floats = {place.node_output: name for name, place in places.items() if name not in convs}
     new: list[onnx.NodeProto] = []
     for node in nodes:
         if node.op_type in CONVOLUTIONS:
@@ -160,7 +160,7 @@ def _names(graph: OnnxGraph) -> set[str]:
 
 
 def _add_convolution(
-    graph: OnnxGraph, node: onnx.NodeProto, gives: str, conv: QuantConv2d, compat: bool
+    graph: OnnxGraph, node: onnx.NodeProto, output: str, conv: QuantConv2d, compat: bool
 ) -> None:
     """Add the integer form of a convolution that has the same input as `node` of the file."""
     x = OnnxValue(f"{FILE}{node.input[0]}", None)
@@ -169,9 +169,9 @@ def _add_convolution(
     form = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     convolution(graph, x, conv, {}, compat, form if conv.up == 1 else None)
     if conv.up > 1:
-        made = graph.nodes[-1].output[0]
-        graph.add("DepthToSpace", [made], "", blocksize=conv.up, mode="CRD")
-    graph.nodes[-1].output[0] = f"{FILE}{gives}"
+        channels = graph.nodes[-1].output[0]
+        graph.add("DepthToSpace", [channels], "", blocksize=conv.up, mode="CRD")
+    graph.nodes[-1].output[0] = f"{FILE}{output}"
 
 
 def _keep_used(

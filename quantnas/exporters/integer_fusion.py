@@ -90,9 +90,9 @@ def _at_zero(wiring: Wiring, quantize: onnx.NodeProto) -> bool:
     return not _stored(wiring, quantize, 2).any()
 
 
-def _stored(wiring: Wiring, node: onnx.NodeProto, at: int) -> NDArray[Any]:
+def _stored(wiring: Wiring, node: onnx.NodeProto, index: int) -> NDArray[Any]:
     """The stored value of a node's input; 0 when the input is omitted or made by a node."""
-    tensor = wiring.tensors.get([*node.input, "", ""][at])
+    tensor = wiring.tensors.get([*node.input, "", ""][index])
     return np.zeros(()) if tensor is None else numpy_helper.to_array(tensor)
 
 

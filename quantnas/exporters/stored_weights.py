@@ -116,15 +116,15 @@ def _allowed_forms(bits: int, shape: Shape) -> list[tuple[int, int]]:
     return [(STORAGE[bits].element, count), in_bytes]
 
 
-def integers(wiring: Wiring, conv: onnx.NodeProto, at: int = 1) -> str:
-    """Name of the integers that a convolution's input comes from (at 0: activations, 1: weights).
+def integers(wiring: Wiring, conv: onnx.NodeProto, index: int = 1) -> str:
+    """Name of the integers that a convolution's input comes from (0: activations, 1: weights).
 
     For a ConvInteger that is the input itself, else the input of a DequantizeLinear.
     """
-    maker = wiring.makers.get(conv.input[at])
+    maker = wiring.makers.get(conv.input[index])
     if maker is not None and maker.op_type == "DequantizeLinear":
         return str(maker.input[0])
-    return str(conv.input[at])
+    return str(conv.input[index])
 
 
 def input_bits(wiring: Wiring, conv: onnx.NodeProto) -> int:

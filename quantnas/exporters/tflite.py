@@ -58,13 +58,13 @@ def translate(network: nn.Module, size: tuple[int, int]) -> tuple[TFLiteGraph, i
 
 def _function(node: fx.Node) -> Callable[..., TFLiteValue]:
     target: Any = node.target
-    found = TRANSLATE.get(target) or OPERATORS.get(target.__name__)
-    if found is None:
+    writer = TRANSLATE.get(target) or OPERATORS.get(target.__name__)
+    if writer is None:
         raise UsageError(
             f"Networks with '{target.__name__}' cannot be written as TFLite.",
             "Write ONNX, or use a space such as plain, basic, rfdn or rfdn_deploy.",
         )
-    return found
+    return writer
 
 
 def _ahead(node: fx.Node, modules: dict[fx.Node, nn.Module], shape: tuple[int, ...]) -> Ahead:

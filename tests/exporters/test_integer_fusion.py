@@ -48,7 +48,7 @@ class Draft:
         return found
 
     def between(self, kind: str, source: str, reader: str, **attributes) -> None:
-        """Put an operator into the first input of what makes `reader`."""
+        """Insert an operator in front of the first input of the node that makes `reader`."""
         at = self.nodes.index(self.node(reader))
         self.nodes.insert(at, helper.make_node(kind, [source], [f"{reader}.new"], **attributes))
         self.node(reader).input[0] = f"{reader}.new"
@@ -139,7 +139,8 @@ REFUSED = {
     float_kernel: ("first", "no DequantizeLinear before its weights, but stored float"),
     blocks: ("second", "its weights have a step for every block"),
 }
-"""Not left in float by every version: some round the weights, or fail when they run."""
+"""Damages that not every version of ONNX Runtime leaves in float: some versions round the weights,
+or fail when they run the file."""
 
 
 @pytest.mark.parametrize("spoil", BROKEN, ids=lambda spoil: spoil.__name__)

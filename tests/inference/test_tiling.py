@@ -41,37 +41,40 @@ def run(found: Network, low: np.ndarray, *tiling: int | None) -> Enlarged:
 
 
 def off(found: Network, low: np.ndarray, *tiling: int | None) -> int:
-    """Largest difference to the whole image."""
+    """Largest difference between an image enlarged in tiles and enlarged whole."""
     whole = run(found, low, 0).image
     assert np.array_equal(whole, found.whole(low))
     return int(np.abs(run(found, low, *tiling).image.astype(int) - whole).max())
 
 
 def built(
-    where: search_space.SearchSpace, found: genotype.Genotype, bits: int, tmp_path: Path
+    space: search_space.SearchSpace, found: genotype.Genotype, bits: int, tmp_path: Path
 ) -> Path:
-    """A small network, as an exported file with these bits."""
-    slots = list(registry.slots(where))
+    """An exported file of a small network with these bit widths."""
+    slots = list(registry.slots(space))
     precision = genotype.uniform_precision(slots, bits, bits)
-    net = network.build(where, found, precision)
+    net = network.build(space, found, precision)
     network.initialise(net, patches.to_tensor(PHOTO[None, :24, :24]))
-    totals = cost.total(cost.layers(slots, found, precision, where.scale), where.scale)
-    onnx_export.to_onnx(post_training.freeze(net), totals, where.scale, tmp_path / "m.onnx")
+    totals = cost.total(cost.layers(slots, found, precision, space.scale), space.scale)
+    onnx_export.to_onnx(post_training.freeze(net), totals, space.scale, tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
 
 
-# Reach
+# Receptive field
 
 
 @pytest.mark.parametrize("skeleton_", ["tiny", "apart", "basic", "edsr"])
 def test_the_reach_is_where_a_changed_pixel_shows(small, random_genotype, skeleton_):
-    """Not beyond it, and not much less: 3x1 and 1x3 in a row count twice."""
-    where = small[skeleton_]
-    net = network.build(where, random_genotype(where, 1), None).eval()
+    """Pixels beyond the receptive field have no effect, and it is not much too large.
+
+    3x1 and 1x3 kernels in a row count twice.
+    """
+    space = small[skeleton_]
+    net = network.build(space, random_genotype(space, 1), None).eval()
     found, side = receptive_field.of_network(net), 61
     x = torch.rand(1, 3, side, side, requires_grad=True)
-    middle = where.scale * (side // 2)
-    net(x)[0, :, middle : middle + where.scale, middle : middle + where.scale].sum().backward()
+    middle = space.scale * (side // 2)
+    net(x)[0, :, middle : middle + space.scale, middle : middle + space.scale].sum().backward()
     seen = x.grad.abs().sum((0, 1)).nonzero()
     farthest = int((seen - side // 2).abs().max())
     assert farthest <= found.pixels <= 2 * farthest
@@ -80,8 +83,8 @@ def test_the_reach_is_where_a_changed_pixel_shows(small, random_genotype, skelet
 def test_the_reach_of_known_networks(small, random_genotype):
     fixed = {name: search_space.load(name, 4) for name in ("edsr_baseline", "imdn", "rfdn50")}
     found = {
-        name: receptive_field.of_network(network.build(where, random_genotype(where, 0), None))
-        for name, where in fixed.items()
+        name: receptive_field.of_network(network.build(space, random_genotype(space, 0), None))
+        for name, space in fixed.items()
     }
     assert found["edsr_baseline"] == ReceptiveField(
         36
@@ -94,10 +97,10 @@ def test_the_reach_of_known_networks(small, random_genotype):
 
 @pytest.mark.parametrize("name", ["tiny", "rfdn_published", "imdn", "edsr"])
 def test_file_and_network_have_one_reach(small, random_genotype, tmp_path, name):
-    where = small[name]
-    found = random_genotype(where, 2)
-    file = receptive_field.of_file(built(where, found, 8, tmp_path))
-    assert file == receptive_field.of_network(network.build(where, found, None))
+    space = small[name]
+    found = random_genotype(space, 2)
+    file = receptive_field.of_file(built(space, found, 8, tmp_path))
+    assert file == receptive_field.of_network(network.build(space, found, None))
 
 
 @pytest.mark.parametrize(("full", "origin", "size"), [(50, 0, 50), (37, 0, 37), (15, 0, 15)])
@@ -151,23 +154,23 @@ def test_tiled_equals_whole_for_random_sizes(tiny, random_genotype, tmp_path):
 
 @pytest.mark.parametrize(("height", "width", "side"), [(97, 83, 40), (64, 101, 17), (15, 90, 30)])
 def test_tiled_is_within_a_level_for_attention(small, random_genotype, height, width, side):
-    where = small["rfdn_published"]
-    net = network.build(where, random_genotype(where, 0), None)
-    found = load(net, where.scale)
+    space = small["rfdn_published"]
+    net = network.build(space, random_genotype(space, 0), None)
+    found = load(net, space.scale)
     assert found.receptive_field.attention
     assert off(found, PHOTO[:height, :width], side) <= 1
 
 
 def test_tiled_is_within_a_level_for_attention_in_a_file(small, random_genotype, tmp_path):
-    where = small["rfdn_published"]
-    file = built(where, random_genotype(where, 0), 8, tmp_path)
-    found = load(file, where.scale)
+    space = small["rfdn_published"]
+    file = built(space, random_genotype(space, 0), 8, tmp_path)
+    found = load(file, space.scale)
     assert off(found, PHOTO[:97, :83], 40, 60) <= 1
     assert run(found, PHOTO[:97, :83], 40, 60).seam <= 1
 
 
 def fake(found: ReceptiveField, sizes: list[tuple[int, int]]) -> Network:
-    """Repeats pixels, and takes note of what it was given."""
+    """A network that repeats pixels and records the sizes of its inputs."""
 
     def whole(low: np.ndarray) -> np.ndarray:
         sizes.append(low.shape[:2])
@@ -193,7 +196,7 @@ def test_small_photographs_and_those_of_global_networks_stay_whole():
 
 
 def test_the_seam_is_the_difference_of_neighbours():
-    """A network that makes every tile as bright as it is the how-manieth."""
+    """The fake network gives every tile a constant brightness that grows from tile to tile."""
     count = iter(range(0, 250, 5))
     whole = lambda low: np.full((low.shape[0], low.shape[1], 3), next(count), np.uint8)  # noqa: E731
     found = Network(
@@ -203,13 +206,13 @@ def test_the_seam_is_the_difference_of_neighbours():
 
 
 def test_a_photograph_too_small_for_attention_is_mirrored(small, random_genotype):
-    where = small["rfdn_published"]
-    found = load(network.build(where, random_genotype(where, 0), None), where.scale)
+    space = small["rfdn_published"]
+    found = load(network.build(space, random_genotype(space, 0), None), space.scale)
     low = PHOTO[:8, :20]
     mirrored = np.concatenate([low, low[::-1]])[:15]
-    wanted = found.whole(mirrored)[: 8 * where.scale]
+    wanted = found.whole(mirrored)[: 8 * space.scale]
     assert np.array_equal(upscaler(found)(low), wanted)
-    assert upscaler(found)(PHOTO[:1, :1]).shape == (where.scale, where.scale, 3)
+    assert upscaler(found)(PHOTO[:1, :1]).shape == (space.scale, space.scale, 3)
 
 
 def test_a_failing_part_is_one_clear_sentence():
