@@ -1,1 +1,1 @@
-"""Macro-architectures, the decided network and its cost in BitOps."""
+"""Macro-architectures, the network of a decided architecture, and its cost in BitOps."""

@@ -10,27 +10,27 @@ from quantnas.config.search_space import Area, SearchSpace, Slot
 from quantnas.nn.layer_factory import LayerFactory
 from quantnas.nn.quantizers import ActQuantizer
 
-from .channel_constraints import fitting, refuse_identity
+from .channel_constraints import keep_joinable, refuse_identity
 
 
 class Basic(nn.Module):
-    """Head, residual cells that are decided together, upsampling, and a tail on large pixels.
+    """Head, residual cells that are decided together, upsampling, and a high-resolution tail.
 
-    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Every convolution reads what a
-    ReLU leaves, on an unsigned grid: the quantizer acts as the ReLU. Sums lie on signed grids.
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Every convolution reads the
+    output of a ReLU, on an unsigned grid: the quantizer acts as the ReLU. Sums lie on signed grids.
 
-    Differences to the published one: all tensors between convolutions are carried in 8 bits and
-    on fitted grids; convolutions have a bias; around the whole body there is a plain sum, because
-    an adaptive deviation could not be folded into a convolution there; each of the two branches
-    of a cell has an adaptive deviation of its own, with the batch norm behind it (`adq`), instead
-    of one in front of both: so each folds exactly into its last convolution, and its output has
-    a grid of its own. At scales other than 4, operations of `upsample` that cannot join its
+    The published architecture differs: here all tensors between convolutions are carried in 8 bits
+    and on fitted grids; convolutions have a bias; around the whole body there is a plain sum,
+    because an adaptive deviation could not be folded into a convolution there; each of the two
+    branches of a cell has an adaptive deviation of its own, with the batch norm behind it (`adq`),
+    instead of one in front of both: so each folds exactly into its last convolution, and its output
+    has a grid of its own. At scales other than 4, operations of `upsample` that cannot join its
     3*scale^2 channels are left out.
     """
 
     kinds = ("head", "body", "skip", "upsample", "tail")
     smallest = 1
-    """Pixels of the shorter side of the low-resolution image."""
+    """Least length of the low-resolution image's shorter side, pixels."""
 
     def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
@@ -60,7 +60,10 @@ class Basic(nn.Module):
 
 
 class BasicCell(nn.Module):
-    """z + skip(z) + body1(body0(z)); z (N, channels, H, W), on a signed grid -> the same."""
+    """z + skip(z) + body1(body0(z)).
+
+    z (N, channels, H, W) on a signed grid -> same shape, also on a signed grid.
+    """
 
     def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
         super().__init__()
@@ -78,7 +81,7 @@ class BasicCell(nn.Module):
 
 
 class Tail(nn.Module):
-    """tail1(tail0(y)) at high resolution, as it is added to y; y (N, 3, H, W) -> the same shape."""
+    """The branch tail1(tail0(y)) that is added to the large image y (N, 3, H, W) -> same shape."""
 
     def __init__(self, slots: dict[str, Slot], factory: LayerFactory) -> None:
         super().__init__()
@@ -91,7 +94,7 @@ class Tail(nn.Module):
 
 
 class Branch(nn.Module):
-    """An edge whose output is to be added to a stream, on a signed grid.
+    """An edge whose output, on a signed grid, is added to a residual stream by the caller.
 
     x (N, c_in, H, W) on the grid of `source`, stream (N, c_out, H, W) -> (N, c_out, H, W).
     """
@@ -109,10 +112,11 @@ class Branch(nn.Module):
 
 
 def basic_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of `Basic`, in the order in which they run; the cells are decided together.
+    """Slots of every convolution of `Basic`, in the order in which they run.
 
-    Operations of `upsample` that cannot join its channels are left out. Raises UsageError when
-    none is left, or when an edge with a batch norm behind it may be the identity.
+    All cells share their choices. Operations of `upsample` that cannot join its channels are left
+    out. Raises UsageError when none is left, or when an edge with a batch norm behind it may be
+    the identity.
     """
     c, upsampled = space.channels, 3 * space.scale**2
     refuse_identity(space, "body", "skip", "tail")
@@ -132,6 +136,6 @@ def basic_slots(space: SearchSpace) -> Iterator[Slot]:
         yield together("skip", "skip", k)
         yield together("body", "body0", k)
         yield together("body", "body1", k)
-    yield fitting(space, searched("upsample", "upsample", c_out=upsampled))
+    yield keep_joinable(space, searched("upsample", "upsample", c_out=upsampled))
     yield searched("tail", "tail0", c_in=3)
     yield searched("tail", "tail1", c_out=3)

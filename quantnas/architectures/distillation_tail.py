@@ -1,4 +1,4 @@
-"""What the networks of information distillation share: their LeakyReLU, and the way out."""
+"""The LeakyReLU and the tail that the information distillation networks (RFDN, IMDN) share."""
 
 from collections.abc import Iterator
 
@@ -10,19 +10,21 @@ from quantnas.config.search_space import SearchSpace, Slot
 from quantnas.nn.layer_factory import LayerFactory
 
 SLOPE = 0.05
-"""Of the LeakyReLU below 0."""
+"""Slope of the LeakyReLU below 0."""
 
 
 def leaky(x: Tensor) -> Tensor:
-    """LeakyReLU of x (any shape)."""
+    """Apply the LeakyReLU to x (any shape) -> same shape."""
     return F.leaky_relu(x, SLOPE)
 
 
-class WayOut(nn.Module):
-    """(what every cell gives, what the head gives) -> pixels (N, 3, scale*H, scale*W) in [0, 1].
+class DistillationTail(nn.Module):
+    """Fuse the outputs of all cells, add the long skip from the head, and enlarge.
 
-    All of the former are (N, channels, H, W). A 1x1 convolution over all cells and a LeakyReLU; a
-    3x3 convolution and the long skip; one convolution to 3*scale^2 channels and a pixel shuffle.
+    cells: list of (N, channels, H, W); shallow: output of the head, (N, channels, H, W) ->
+    pixels (N, 3, scale*H, scale*W) in [0, 1]. A 1x1 convolution reads all cells, a LeakyReLU
+    follows; then come a 3x3 convolution and the long skip, and one convolution to 3*scale^2
+    channels with a pixel shuffle.
     """
 
     def __init__(self, slots: dict[str, Slot], scale: int, factory: LayerFactory) -> None:
@@ -39,8 +41,8 @@ class WayOut(nn.Module):
         return F.pixel_shuffle(self.pixels(self.upsample(y)), self.scale)
 
 
-def way_out_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of `WayOut`, in the order in which they run."""
+def distillation_tail_slots(space: SearchSpace) -> Iterator[Slot]:
+    """Slots of every convolution of `DistillationTail`, in the order in which they run."""
     c, edge, width = space.channels, space.edges["upsample"], (space.fixed_width,)
     yield Slot("fuse", c * space.cells, c, c, ("conv1x1",), width)
     yield Slot("smooth", c, c, c, ("conv3x3",), width)

@@ -1,4 +1,4 @@
-"""EDSR (arXiv 1707.02921): residual blocks without batch norm, and an upsampler with a tail."""
+"""The macro-architecture EDSR (arXiv 1707.02921): residual blocks, an upsampler and a tail."""
 
 from collections.abc import Iterator
 
@@ -14,16 +14,16 @@ from .channel_constraints import refuse_identity
 
 
 class Edsr(nn.Module):
-    """Head, residual cells, a long skip, one or two pixel shuffles, and a tail on large pixels.
+    """Head, residual cells, a long skip, one or two pixel shuffles, and a high-resolution tail.
 
     x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Enlarging by 4 is done in two
     steps. The published network subtracts the mean colour and adds it again; here the biases of
-    head and tail do both, which is the same but where the head reads beyond the border.
+    head and tail do both, which is equal except where the head reads beyond the border.
     """
 
     kinds = ("body", "upsample", "tail")
     smallest = 1
-    """Pixels of the shorter side of the low-resolution image."""
+    """Least length of the low-resolution image's shorter side, pixels."""
 
     def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
         super().__init__()
@@ -52,7 +52,10 @@ class Edsr(nn.Module):
 
 
 class EdsrCell(nn.Module):
-    """x + second(relu(first(x))); x (N, channels, H, W), carried in float -> same shape."""
+    """Residual block x + second(relu(first(x))).
+
+    x (N, channels, H, W), carried in float -> same shape.
+    """
 
     branch_end = "second"
 
@@ -70,7 +73,10 @@ class EdsrCell(nn.Module):
 
 
 class Enlarge(nn.Module):
-    """x (N, channels, H, W) on the grid of `source` -> (N, channels, factor*H, factor*W)."""
+    """A convolution and a pixel shuffle that enlarge features by `factor`.
+
+    x (N, channels, H, W) on the grid of `source` -> (N, channels, factor*H, factor*W).
+    """
 
     def __init__(
         self, slot: Slot, factor: int, source: ActQuantizer, factory: LayerFactory
@@ -84,12 +90,12 @@ class Enlarge(nn.Module):
 
 
 def factors(scale: int) -> tuple[int, ...]:
-    """By how much every step enlarges."""
+    """Factor of each enlarging step."""
     return (2, 2) if scale == 4 else (scale,)
 
 
 def edsr_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of `Edsr`, in the order in which they run.
+    """Slots of every convolution of `Edsr`, in the order in which they run.
 
     Raises UsageError when `body`, with a batch norm behind it, may be the identity.
     """

@@ -1,4 +1,4 @@
-"""IMDN (arXiv 1909.11856): progressive distillation by splits, with contrast-aware attention."""
+"""The macro-architecture IMDN (arXiv 1909.11856): distillation by splits, contrast attention."""
 
 from collections.abc import Iterator
 
@@ -9,27 +9,27 @@ from quantnas.config.search_space import Area, SearchSpace, Slot
 from quantnas.errors import UsageError
 from quantnas.nn.layer_factory import LayerFactory
 
-from .distillation_tail import WayOut, leaky, way_out_slots
+from .distillation_tail import DistillationTail, distillation_tail_slots, leaky
 
-fx.wrap("contrast")  # one node of a trace, whatever the size
+fx.wrap("contrast")  # stays one node in a trace, whatever the size
 
 
 def contrast(x: Tensor) -> Tensor:
-    """x (N, C, H, W) -> (N, C, 1, 1): deviation plus mean of every channel of every image."""
+    """Standard deviation plus mean of every channel; x (N, C, H, W) -> (N, C, 1, 1)."""
     deviation = torch.std(x, (2, 3), keepdim=True, correction=0)
     return deviation + x.mean((2, 3), keepdim=True)
 
 
 class Imdn(nn.Module):
-    """Head, cells that keep a quarter of what every convolution gives, and the way out.
+    """Head, cells that keep a quarter of every convolution's output channels, and the tail.
 
-    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Negative values
-    pass a LeakyReLU. Tensors are carried in float.
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Activations outside the
+    attention are LeakyReLUs. Tensors between convolutions are carried in float.
     """
 
     kinds = ("body", "upsample")
     smallest = 1
-    """Pixels of the shorter side of the low-resolution image."""
+    """Least length of the low-resolution image's shorter side, pixels."""
     steps = 3
 
     def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
@@ -40,7 +40,7 @@ class Imdn(nn.Module):
         self.cells = nn.ModuleList(
             ImdnCell(slots, f"cell{k}_", factory) for k in range(space.cells)
         )
-        self.way_out = WayOut(slots, space.scale, factory)
+        self.way_out = DistillationTail(slots, space.scale, factory)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = y = self.head(self.image(x))
@@ -53,10 +53,10 @@ class Imdn(nn.Module):
 
 
 class ImdnCell(nn.Module):
-    """x + fuse(attention(what three splits and a last convolution keep)).
+    """x plus the fused attention over the features kept by three splits and a last convolution.
 
-    x (N, channels, H, W) -> the same shape. Of what a convolution gives, the first quarter of the
-    channels is kept and the rest goes on.
+    x (N, channels, H, W) -> same shape. The first quarter of each convolution's output channels is
+    kept; the next convolution reads the rest.
     """
 
     branch_end = "fuse"
@@ -87,7 +87,7 @@ class ImdnCell(nn.Module):
 
 
 class ContrastAttention(nn.Module):
-    """v times a factor for every channel, made from the contrast of that image's channels.
+    """Multiply every channel of v by a gate that is computed from the contrast of all channels.
 
     v (N, channels, H, W) -> same shape.
     """
@@ -103,14 +103,15 @@ class ContrastAttention(nn.Module):
 
 
 def imdn_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of `Imdn`, in the order in which they run.
+    """Slots of every convolution of `Imdn`, in the order in which they run.
 
-    Raises UsageError when `channels` has no quarter.
+    Raises UsageError when `channels` is not a multiple of 4.
     """
     c, keep, thin = space.channels, space.channels // 4, max(1, space.channels // 16)
     if c % 4:
         raise UsageError(
-            f"Space '{space.name}': 'channels' cannot be {c}: skeleton 'imdn' keeps a quarter.",
+            f"Space '{space.name}': 'channels' cannot be {c}: skeleton 'imdn' keeps a quarter of "
+            "the channels at every split.",
             f"Use a multiple of 4, such as {max(4, c // 4 * 4)}.",
         )
 
@@ -131,4 +132,4 @@ def imdn_slots(space: SearchSpace) -> Iterator[Slot]:
         yield fixed(f"cell{k}_cca_reduce", "conv1x1", c, thin, "single")
         yield fixed(f"cell{k}_cca_expand", "conv1x1", thin, c, "single")
         yield fixed(f"cell{k}_fuse", "conv1x1", c, c)
-    yield from way_out_slots(space)
+    yield from distillation_tail_slots(space)

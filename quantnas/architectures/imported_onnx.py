@@ -1,7 +1,7 @@
-"""The network in an ONNX file as a macro-architecture: its convolutions are edges.
+"""A third-party network in an ONNX file as a macro-architecture: its convolutions are the edges.
 
-Everything else of the file stays as it was imported, in float, and every convolution rounds what
-it reads. So a network from elsewhere is a space with nothing to choose. Its weights come with it.
+Everything else in the file stays as it was imported, in float, and every convolution rounds its
+own input. So an imported network is a search space with one architecture. Its weights come with it.
 """
 
 import copy
@@ -25,15 +25,16 @@ from quantnas.onnx_import import file_reader, importer, layer_analysis, pixel_co
 from quantnas.onnx_import.graph_builder import MADE, TENSOR
 
 KEPT = 4
-"""Files that are kept in memory."""
+"""Number of imported files that are kept in memory."""
 SOURCE = "source.onnx"
-"""Copy of a file in the folder of a run."""
+"""Name of the copy of an imported file in a run folder."""
 
 
 class ImportedNetwork(nn.Module):
-    """x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1], nearly.
+    """An imported network between conversions of its input and output images.
 
-    Images become what the file takes, and what it gives becomes an image again.
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W), which may leave [0, 1] a little. RGB in
+    [0, 1] is converted to the file's range, channel order and size, and its output back.
     """
 
     kinds = ()
@@ -59,7 +60,7 @@ class ImportedNetwork(nn.Module):
         return pixel_conversion.given(out, x, self.pixels, self.scale)
 
     def double(self) -> "ImportedNetwork":
-        """In float64, also where the file names the type."""
+        """Convert to float64, including the casts to float32 that the file states."""
         super().double()
         for node in self.inner.graph.nodes:
             args, kwargs = node.args, node.kwargs
@@ -74,19 +75,22 @@ def _wider(value: Any) -> Any:
 
 
 def kept(space: SearchSpace, folder: Path) -> SearchSpace:
-    """The space with a copy of its file in that folder, with all data, and named as it is there."""
+    """Copy the file of a space, with all its data, into a run folder -> the space with that copy.
+
+    The `source` of the space returned is the name of the copy inside the folder.
+    """
     onnx.save(file_reader.complete(Path(space.source)), folder / SOURCE)
     return replace(space, source=SOURCE)
 
 
 def read(source: str) -> importer.OnnxImport:
-    """The network in a file; a file that has not changed is imported once.
+    """Import the network in an ONNX file; a file that has not changed is imported only once.
 
     Raises as `importer.load`.
     """
     path = Path(source)
-    seen = path.stat() if path.is_file() else None
-    return _read(path, seen and (seen.st_mtime_ns, seen.st_size))
+    stat = path.stat() if path.is_file() else None
+    return _read(path, stat and (stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(KEPT)
@@ -95,60 +99,61 @@ def _read(path: Path, version: tuple[int, int] | None) -> importer.OnnxImport:
 
 
 def imported_slots(space: SearchSpace) -> tuple[Slot, ...]:
-    """Every convolution that can be rounded, in the order in which they run.
+    """Slots of every convolution that can be rounded, in the order in which they run.
 
-    Raises UsageError where there is none, and for another scale than the file's.
+    Raises UsageError when the file has none, or enlarges by another scale than the space states.
     """
-    found = read(space.source)
-    if found.scale != space.scale:
+    imported = read(space.source)
+    if imported.scale != space.scale:
         raise UsageError(
-            f"The network enlarges x{found.scale}, but x{space.scale} is asked for.",
+            f"The network enlarges x{imported.scale}, but x{space.scale} is asked for.",
             "Leave the scale out.",
         )
     slots = _analysed(space.source, space.pixels)[0]
     if not slots:
         raise UsageError(
-            "The network has no convolution over two dimensions.", "There is nothing to quantize."
+            "The network has no convolution over two dimensions, so there is nothing to quantize.",
+            "Give another network.",
         )
     return slots
 
 
-def beside(space: SearchSpace) -> tuple[FloatLayer, ...]:
-    """What it computes in float besides: matrices, products, normalisation."""
+def float_layers(space: SearchSpace) -> tuple[FloatLayer, ...]:
+    """Layers that stay in float and have a cost: matrices, products, normalisation."""
     return _analysed(space.source, space.pixels)[1]
 
 
-Parts = tuple[tuple[Slot, ...], tuple[FloatLayer, ...]]
-_SEEN: dict[tuple[int, Pixels], tuple[importer.OnnxImport, Parts]] = {}
+Analysis = tuple[tuple[Slot, ...], tuple[FloatLayer, ...]]
+_ANALYSED: dict[tuple[int, Pixels], tuple[importer.OnnxImport, Analysis]] = {}
 
 
-def _analysed(source: str, pixels: Pixels) -> Parts:
-    found = read(source)
-    key = id(found), pixels
-    if key not in _SEEN:
-        _SEEN[key] = found, layer_analysis.parts(found, pixels)
-    return _SEEN[key][1]
+def _analysed(source: str, pixels: Pixels) -> Analysis:
+    imported = read(source)
+    key = id(imported), pixels
+    if key not in _ANALYSED:
+        _ANALYSED[key] = imported, layer_analysis.parts(imported, pixels)
+    return _ANALYSED[key][1]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer is in the file: names of tensors."""
+    """Position of a layer in its ONNX file, by the names of tensors."""
 
-    made: str
-    """What the node itself gives."""
-    gives: str
-    """What the layer gives, with everything that is folded into it."""
+    node_output: str
+    """Output of the convolution's own node."""
+    output: str
+    """Output of the layer, behind all nodes that were folded into it."""
 
 
 def places(network: ImportedNetwork) -> dict[str, Place]:
-    """Layer -> its place."""
+    """Name of each imported layer -> its position in the file."""
     layers = [n for n in network.inner.graph.nodes if n.op == CALL and n.meta.get(MADE)]
     return {str(n.target): Place(n.meta[MADE], n.meta[TENSOR]) for n in layers}
 
 
 def _node(network: fx.GraphModule, name: str) -> fx.Node:
-    found: fx.Node = next(n for n in network.graph.nodes if n.op == CALL and n.target == name)
-    return found
+    node: fx.Node = next(n for n in network.graph.nodes if n.op == CALL and n.target == name)
+    return node
 
 
 def _source(
@@ -158,7 +163,10 @@ def _source(
     pixels: Pixels,
     positive: set[fx.Node],
 ) -> ActQuantizer:
-    """The grid of what a convolution reads: that of pixels, or none but its own."""
+    """Return the grid that a convolution's input lies on.
+
+    The input of the network lies on the grid of pixels; every other tensor is carried in float.
+    """
     x: Any = node.args[0]
     if x.op != "placeholder":
         return factory.free(signed=x not in positive)
@@ -172,7 +180,7 @@ def _source(
 
 @torch.no_grad()
 def _inherit(edge: nn.Module, layer: nn.Module) -> None:
-    """The weights of the file, in the order of ours."""
+    """Copy a file's weights into an edge, transposed kernels with their first two axes swapped."""
     weight: Any = layer.weight
     for conv in (m for m in edge.modules() if isinstance(m, Conv2d)):
         conv.weight.copy_(weight.transpose(0, 1) if conv.up > 1 else weight)
@@ -180,7 +188,7 @@ def _inherit(edge: nn.Module, layer: nn.Module) -> None:
 
 
 def _shuffled(node: fx.Node, side: int) -> None:
-    """A transposed convolution gives its pixels as channels."""
+    """Put a pixel shuffle behind a node that computes a transposed convolution as channels."""
     with node.graph.inserting_after(node):
         shuffle = node.graph.call_function(F.pixel_shuffle, (node, side))
     node.replace_all_uses_with(shuffle, lambda user: user is not shuffle)

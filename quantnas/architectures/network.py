@@ -1,4 +1,8 @@
-"""Network: the skeleton with one decided operation per slot, rounded or in float."""
+"""The network of a decided architecture: its skeleton with one operation per slot.
+
+It is in float or rounded. Here are also its convolutions by name, its checkpoints and the first
+fitting of its grids.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +29,7 @@ from quantnas.nn.quantizers import ActQuantizer, FloatTensor, calibrating
 from . import registry
 
 SPACE_KEY = "space"
-"""Of the metadata of a checkpoint."""
+"""Key of the search space in the metadata of a checkpoint."""
 
 
 class NetworkFactory:
@@ -50,8 +54,8 @@ class NetworkFactory:
         return op
 
     def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
-        kind = FloatTensor if self.precision is None else ActQuantizer
-        return kind(8, signed, step)
+        quantizer = FloatTensor if self.precision is None else ActQuantizer
+        return quantizer(8, signed, step)
 
     def free(self, signed: bool = False) -> ActQuantizer:
         return FloatTensor(32, signed)
@@ -63,23 +67,23 @@ class NetworkFactory:
 def build(
     space: SearchSpace, genotype: Genotype, precision: Mapping[str, Precision] | None
 ) -> nn.Module:
-    """The decided network: (N, 3, H, W) -> (N, 3, scale*H, scale*W), both in [0, 1].
+    """Build the network of a genotype: (N, 3, H, W) -> (N, 3, scale*H, scale*W), both in [0, 1].
 
-    `precision`: slot name -> bits; None = in float. Raises UsageError when the genotype does not
-    fit the space.
+    precision: slot name -> bit widths; None = in float. Raises UsageError when the genotype does
+    not fit the space.
     """
     check(genotype, registry.slots(space), space.name)
     return registry.build(space, NetworkFactory(genotype, precision))
 
 
 def convolutions(network: nn.Module) -> dict[str, Conv2d]:
-    """Layer name -> convolution, in the order in which they were built."""
+    """Name of each convolution -> the convolution, in the order in which they were built."""
     return {m.name: m for m in network.modules() if isinstance(m, Conv2d)}
 
 
 @contextmanager
 def hooked(network: nn.Module, hook: Callable[..., Any], before: bool = False) -> Iterator[None]:
-    """While this is open, `hook` runs behind (or before) every convolution, as torch calls it."""
+    """While open, torch calls `hook` after (with `before`, before) each convolution's forward."""
     convs = convolutions(network).values()
     handles = [
         c.register_forward_pre_hook(hook) if before else c.register_forward_hook(hook)
@@ -95,10 +99,11 @@ def hooked(network: nn.Module, hook: Callable[..., Any], before: bool = False) -
 def visited(
     network: nn.Module, low: Tensor, visit: Callable[..., None]
 ) -> Iterator[tuple[int, int]]:
-    """Run the network on low (N, 3, H, W), `visit` before every convolution, as torch calls it.
+    """Run the network on low (N, 3, H, W) and call `visit` before each convolution's forward.
 
-    (layers visited, all) before every one of them and at the end. The pass runs in a thread, which
-    waits between two layers, and is given up when this is closed.
+    `visit` has the arguments of a torch forward pre-hook. Yields (number of layers visited, number
+    of all layers) before each of them and at the end. The forward pass runs in a thread, which
+    waits between two layers; it is abandoned when this generator is closed.
     """
     reached, go_on = SimpleQueue[bool](), SimpleQueue[bool]()
     done, total = 0, len(convolutions(network))
@@ -118,7 +123,7 @@ def visited(
             reached.put(False)
 
     with ThreadPoolExecutor(1, "layers") as thread:
-        whole = thread.submit(run)
+        forward = thread.submit(run)
         try:
             while reached.get():
                 yield done, total
@@ -126,13 +131,13 @@ def visited(
                 go_on.put(True)
         finally:
             go_on.put(False)
-        whole.result()
+        forward.result()
     yield done, total
 
 
 @torch.no_grad()
 def inherit(network: nn.Module, trained: nn.Module) -> None:
-    """Copy the convolutions' weights and biases from another network of the same genotype."""
+    """Copy weights and biases of all convolutions from a trained network of the same genotype."""
     sources = convolutions(trained)
     for name, conv in convolutions(network).items():
         conv.weight.copy_(sources[name].weight)
@@ -141,9 +146,9 @@ def inherit(network: nn.Module, trained: nn.Module) -> None:
 
 
 def scale_outputs(conv: Conv2d, factor: Tensor) -> None:
-    """Multiply every output channel by its factor (c_out,), grids included.
+    """Multiply every output channel by its factor (c_out,); the grids of the weights follow.
 
-    A negative factor turns an asymmetric grid around: level q becomes top - q.
+    A negative factor mirrors an asymmetric grid: level q becomes top - q.
     """
     conv.weight.mul_(factor[:, None, None, None])
     conv.bias.mul_(factor)  # type: ignore[union-attr]
@@ -155,32 +160,32 @@ def scale_outputs(conv: Conv2d, factor: Tensor) -> None:
 
 
 def save(network: nn.Module, path: Path, space: SearchSpace | None = None) -> None:
-    """Write parameters and buffers as safetensors, whole or not at all.
+    """Write the network's parameters and buffers to a safetensors file, completely or not at all.
 
-    The file names the space that it was made for, where one is given.
+    With `space`, the metadata of the file name the search space that the network belongs to.
     """
     save_tensors(network.state_dict(), path, space)
 
 
-def save_tensors(found: Mapping[str, Tensor], path: Path, space: SearchSpace | None = None) -> None:
-    """The same for what a network's `state_dict` gave."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in found.items()}
+def save_tensors(state: Mapping[str, Tensor], path: Path, space: SearchSpace | None = None) -> None:
+    """Write a network's `state_dict` as `save` does."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     with files.replacing(path) as part:
         save_file(tensors, part, None if space is None else {SPACE_KEY: _title(space)})
 
 
 def load(network: nn.Module, path: Path, space: SearchSpace | None = None) -> None:
-    """Read what `save` wrote.
+    """Read a file that `save` wrote into the network.
 
-    Raises DataError when it is missing or of another network, or when the file names another
-    space than the one given.
+    Raises DataError when the file is missing, belongs to another network, or names another search
+    space than `space`.
     """
     try:
         with safe_open(path, "pt") as file:
-            made_for = (file.metadata() or {}).get(SPACE_KEY)
-        if space is not None and made_for not in (None, _title(space)):
+            title = (file.metadata() or {}).get(SPACE_KEY)
+        if space is not None and title not in (None, _title(space)):
             raise DataError(
-                f"{path} was made for the space {made_for}, but the run has {_title(space)}.",
+                f"{path} was made for the space {title}, but the run has {_title(space)}.",
                 "Use the run that it belongs to.",
             )
         network.load_state_dict(_unused(network) | load_file(path))
@@ -193,7 +198,7 @@ def load(network: nn.Module, path: Path, space: SearchSpace | None = None) -> No
 
 
 def _unused(network: nn.Module) -> dict[str, Tensor]:
-    """Zero points where nothing is rounded: files of earlier versions lack them."""
+    """Zero points of tensors in float, which files of earlier versions lack."""
     grids = ((name, m) for name, m in network.named_modules() if isinstance(m, FloatTensor))
     return {f"{name}.zero": grid.zero for name, grid in grids}
 
@@ -206,7 +211,8 @@ def _title(space: SearchSpace) -> str:
 def initialise(net: nn.Module, low: Tensor) -> None:
     """Fit every grid of a rounded network to its weights and to its activations on `low`.
 
-    Front to back: every tensor is measured behind the grids that come before it.
+    low (N, 3, H, W). Grids are fitted from front to back: each tensor is measured with all grids
+    before it already in effect.
     """
     net.eval()
     with hooked(net, _prepare, before=True), calibrating(net):
@@ -214,7 +220,7 @@ def initialise(net: nn.Module, low: Tensor) -> None:
 
 
 def _prepare(conv: Conv2d, args: tuple[Tensor]) -> None:
-    """Fit the kernel's grid, if it has one, before the bias is rounded by its step."""
+    """Fit the grid of a kernel that has one, before the bias is rounded by its step."""
     if isinstance(conv, QuantConv2d):
         conv.spread(args[0])
         factors = conv.factors()

@@ -1,7 +1,8 @@
-"""A network from elsewhere, looked at before anything is done with it.
+"""Survey of a third-party network in an ONNX file, before anything is done with it.
 
-It is imported, compared with ONNX Runtime, and tried on photographs; what comes out is a space with
-nothing to choose (`imported`), which everything else takes like those of this project.
+The network is imported, compared with ONNX Runtime, and run on photographs to find out its pixel
+conventions. The result is a search space with one architecture (`imported_onnx`), which everything
+else handles like the other spaces.
 """
 
 import re
@@ -21,96 +22,100 @@ from quantnas.onnx_import.pixel_conventions import Conventions
 
 from . import cost, imported_onnx, registry
 
-ASKED = PixelsConfig()
+NO_SETTINGS = PixelsConfig()
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found."""
+    """Results of a survey."""
 
     space: SearchSpace
     parity: Parity
+    """Comparison of the imported network with ONNX Runtime."""
     conventions: Conventions
+    """Pixel conventions that the survey found by itself."""
     opset: int
-    told: tuple[str, ...]
-    """Settings that were given, not found."""
+    overridden: tuple[str, ...]
+    """Names of the pixel conventions that settings state, instead of what was found."""
 
 
-def survey(path: Path, asked: PixelsConfig = ASKED) -> Survey:
-    """Look at the network in an ONNX file.
+def survey(path: Path, settings: PixelsConfig = NO_SETTINGS) -> Survey:
+    """Survey the network in an ONNX file; `settings` override the pixel conventions found.
 
-    Raises as `importer.load` and `parity.check`; UsageError for a magnification that this
-    project does not have, DataError for a network that takes one image at a time.
+    Raises as `importer.load` and `parity.check`; UsageError for a scale other than 2, 3 and 4,
+    DataError for a network that takes only one image at a time.
     """
-    found = imported_onnx.read(str(path))
-    if found.scale not in get_args(Scale):
+    imported = imported_onnx.read(str(path))
+    if imported.scale not in get_args(Scale):
         raise UsageError(
-            f"{path} enlarges x{found.scale}; x2, x3 and x4 are supported.", "Give another network."
+            f"{path} enlarges x{imported.scale}; x2, x3 and x4 are supported.",
+            "Give another network.",
         )
-    layer_analysis.require_several(found)
-    equal = parity.check(found, path)
-    seen = pixel_conventions.conventions(found)
-    pixels, told = _pixels(seen, asked, found.entry.dtype == "uint8")
+    layer_analysis.require_several(imported)
+    compared = parity.check(imported, path)
+    conventions = pixel_conventions.conventions(imported)
+    pixels, overridden = _pixels(conventions, settings, imported.entry.dtype == "uint8")
     name = re.sub(r"[^\w.-]+", "-", path.stem) or "network"
-    scale = cast(Scale, found.scale)
+    scale = cast(Scale, imported.scale)
     space = SearchSpace(name, "onnx", scale, 0, 0, {}, source=str(path.resolve()), pixels=pixels)
     registry.slots(space)
-    return Survey(space, equal, seen, found.opset, told)
+    return Survey(space, compared, conventions, imported.opset, overridden)
 
 
 def _pixels(
-    seen: Conventions, asked: PixelsConfig, bytes_in: bool
+    conventions: Conventions, settings: PixelsConfig, bytes_in: bool
 ) -> tuple[Pixels, tuple[str, ...]]:
-    """What was found or, where that was given, what was asked for."""
-    found = Pixels(
-        1 if seen.input_peak == 1 else 255,
-        1 if seen.output_peak == 1 else 255,
-        "Y" if seen.channels == 1 else "BGR" if seen.order == "BGR" else "RGB",
-        seen.multiple or 1,
-        seen.smallest or 1,
+    """The pixel conventions found, replaced by the settings that are not None; names of those."""
+    pixels = Pixels(
+        1 if conventions.input_peak == 1 else 255,
+        1 if conventions.output_peak == 1 else 255,
+        "Y" if conventions.channels == 1 else "BGR" if conventions.order == "BGR" else "RGB",
+        conventions.multiple or 1,
+        conventions.smallest or 1,
         bytes_in,
     )
-    given = {name: v for name in asked.__annotations__ if (v := getattr(asked, name)) is not None}
-    if found.order == "Y" and given.get("order", "Y") != "Y":
+    values = {name: getattr(settings, name) for name in settings.__annotations__}
+    overrides = {name: value for name, value in values.items() if value is not None}
+    if pixels.order == "Y" and overrides.get("order", "Y") != "Y":
         raise UsageError("The network takes one channel, brightness.", "Leave `order` out.")
-    return replace(found, **given), tuple(given)
+    return replace(pixels, **overrides), tuple(overrides)
 
 
 def genotype(space: SearchSpace) -> Genotype:
-    """The only one there is."""
+    """The only architecture of an imported network's search space."""
     slots = registry.slots(space)
     return Genotype(space.name, {slot.name: choice_of(slot, 0, 0) for slot in slots})
 
 
 def float_cost(space: SearchSpace) -> cost.Cost:
-    """What the network costs as it is."""
+    """Cost of an imported network in float, as it is in its file."""
     bits = {slot.name: Precision(32, 32) for slot in registry.slots(space)}
     return cost.network_cost(space, genotype(space), bits)
 
 
-def recorded(told: Mapping[str, Any], path: Path) -> Pixels | None:
-    """What the metadata of an exported file say of images, if it is a network from elsewhere."""
-    return schema.parse(Pixels, told["pixels"], str(path)) if "pixels" in told else None
+def recorded(metadata: Mapping[str, Any], path: Path) -> Pixels | None:
+    """Pixel conventions in the metadata of an exported file; None unless it was imported before."""
+    return schema.parse(Pixels, metadata["pixels"], str(path)) if "pixels" in metadata else None
 
 
-def lines(found: Survey) -> Iterator[str]:
-    """What was found, for people to read."""
-    where, p, how = found.space, found.space.pixels, found.conventions.how
-    sizes = " and ".join(f"{width}x{height}" for height, width in found.parity.sizes)
-    slots, beside = registry.slots(where), registry.beside(where)
-    rest = f", {len(beside)} other layers that stay in float" if beside else ""
-    yield f"{where.source}: opset {found.opset}, x{where.scale}, {len(slots)} convolutions{rest}"
+def lines(result: Survey) -> Iterator[str]:
+    """Lines of text that tell a user the results of a survey."""
+    space, p, how = result.space, result.space.pixels, result.conventions.how
+    sizes = " and ".join(f"{width}x{height}" for height, width in result.parity.sizes)
+    slots, float_layers = registry.slots(space), registry.float_layers(space)
+    rest = f", {len(float_layers)} other layers that stay in float" if float_layers else ""
+    yield f"{space.source}: opset {result.opset}, x{space.scale}, {len(slots)} convolutions{rest}"
     yield (
         f"the imported network equals ONNX Runtime at {sizes} pixels: at most "
-        f"{found.parity.largest:.1e} of the range apart"
+        f"{result.parity.largest:.1e} of the range apart"
     )
     yield (
         f"it takes {p.order}, {_range(p.input_peak, p.bytes_in)}, and gives "
-        f"0..{p.output_peak} ({_why(found, 'input_peak')})"
+        f"0..{p.output_peak} ({_why(result, 'input_peak')})"
     )
     if p.order != "Y":
-        yield f"order of colours: {p.order} ({_why(found, 'order')})"
-    if found.conventions.multiple is None:
+        yield f"order of colours: {p.order} ({_why(result, 'order')})"
+    if result.conventions.multiple is None:
         yield f"sizes: {how['multiple']}"
     else:
         yield f"sizes: multiples of {p.multiple}, {p.smallest} pixels at least ({how['multiple']})"
@@ -122,5 +127,5 @@ def _range(peak: int, bytes_in: bool) -> str:
     return "uint8" if bytes_in else f"0..{peak}"
 
 
-def _why(found: Survey, name: str) -> str:
-    return "as given" if name in found.told else found.conventions.how[name]
+def _why(result: Survey, name: str) -> str:
+    return "as given" if name in result.overridden else result.conventions.how[name]

@@ -1,6 +1,6 @@
-"""Plain stacks: convolutions one after another with a ReLU between, as the fastest networks are.
+"""Plain stacks: convolutions one after another with ReLUs between, as in the fastest networks.
 
-QuickSRNet (arXiv 2303.04336), SESR collapsed (arXiv 2103.09404), ESPCN (arXiv 1609.05158) and
+QuickSRNet (arXiv 2303.04336), collapsed SESR (arXiv 2103.09404), ESPCN (arXiv 1609.05158) and
 FSRCNN (arXiv 1608.00367) are such stacks.
 """
 
@@ -17,11 +17,12 @@ from quantnas.nn.operations import Chain
 
 
 class Plain(nn.Module):
-    """x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1].
+    """A plain stack whose output corrects the enlarged input.
 
-    ReLU throughout, where the published FSRCNN and SESR have PReLU and ESPCN tanh: what follows
-    a ReLU lies on an unsigned grid, and everything runs in integers. All of them correct the
-    enlarged input here, which the published ESPCN and FSRCNN do not.
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. All activations are ReLUs,
+    where the published FSRCNN and SESR have PReLU and ESPCN tanh: the output of a ReLU lies on an
+    unsigned grid, and everything runs in integers. The published ESPCN and FSRCNN do not correct
+    the enlarged input.
     """
 
     kinds = ("head", "body", "upsample")
@@ -66,7 +67,7 @@ class Plain(nn.Module):
 
 
 def _holds_any(edge: nn.Module) -> bool:
-    """Whether there is anything on an edge: not when the identity was chosen."""
+    """Return whether an edge has a convolution: it has none when the identity was chosen."""
     return not isinstance(edge, Chain) or len(edge) > 0
 
 
@@ -77,22 +78,22 @@ def _searched(space: SearchSpace, kind: str, name: str, c_in: int, c_out: int) -
 
 
 def plain_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of a stack with a skip around each, in the order in which they run."""
+    """Slots of a stack of equal width with a skip around every body convolution, in order."""
     for slot in sesr_slots(space):
-        if slot.kind == "body":  # half of the usual weights at first
+        if slot.kind == "body":  # initial weights are half of the usual ones
             slot = dataclasses.replace(slot, identity=False, residual=True, gain=0.5)
         yield slot
 
 
 def _last(space: SearchSpace, c_in: int) -> Slot:
-    """The convolution whose output is shuffled to the large image; little detail at first."""
+    """The convolution in front of the pixel shuffle; its initial output is small."""
     edge, c_out = space.edges["upsample"], space.colours * space.scale**2
     widths, up = edge.widths, space.scale
     return Slot("upsample", c_in, c_in, c_out, edge.ops, widths, 0.1, kind="upsample", up=up)
 
 
 def sesr_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of a stack of equal width, in the order in which they run."""
+    """Slots of every convolution of a stack of equal width, in the order in which they run."""
     c = space.channels
     yield _searched(space, "head", "head", space.colours, c)
     for k in range(space.cells):
@@ -101,7 +102,7 @@ def sesr_slots(space: SearchSpace) -> Iterator[Slot]:
 
 
 def espcn_slots(space: SearchSpace) -> Iterator[Slot]:
-    """The same of ESPCN, which halves its channels behind the head."""
+    """Slots of every convolution of ESPCN, which halves its channels behind the head, in order."""
     c = space.channels
     yield _searched(space, "head", "head", space.colours, c)
     for k in range(space.cells):
@@ -110,7 +111,10 @@ def espcn_slots(space: SearchSpace) -> Iterator[Slot]:
 
 
 def fsrcnn_slots(space: SearchSpace) -> Iterator[Slot]:
-    """The same of FSRCNN, whose body is thin: `THIN` channels between two 1x1 convolutions."""
+    """Slots of every convolution of FSRCNN, in order.
+
+    Its body has only `THIN` channels, between two 1x1 convolutions.
+    """
     c = space.channels
     yield _searched(space, "head", "head", space.colours, c)
     yield Slot("shrink", c, c, THIN, ("conv1x1",), (space.fixed_width,))
@@ -121,6 +125,7 @@ def fsrcnn_slots(space: SearchSpace) -> Iterator[Slot]:
 
 
 THIN = 12
+"""Channels of the body of FSRCNN."""
 STACKS: dict[str, Callable[[SearchSpace], Iterator[Slot]]] = {
     "plain": plain_slots,
     "sesr": sesr_slots,
@@ -128,9 +133,10 @@ STACKS: dict[str, Callable[[SearchSpace], Iterator[Slot]]] = {
     "espcn": espcn_slots,
     "fsrcnn": fsrcnn_slots,
 }
-"""Skeleton -> its slots.
+"""Skeleton -> function that makes its slots.
 
-`plain` and `sesr` add the first tensor to the last one. `plain` adds the input of every body
-convolution to its output, where SESR and QuickSRNet have merged that into the kernel: a kernel with
-the identity inside takes most of its grid for one weight, and at 4 bits little is left.
+`plain` and `sesr` add the output of the head to the output of the body. `plain` also adds the input
+of every body convolution to its output, where SESR and QuickSRNet have merged that sum into the
+kernel: in a kernel that contains the identity, one weight takes most of the grid's range, and at 4
+bits few levels are left for the others.
 """

@@ -1,4 +1,4 @@
-"""SKELETONS: the macro-architectures, each written once; and whether a space fits its own."""
+"""The registry of macro-architectures (`SKELETONS`), and the checks that a space fits its own."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -32,19 +32,19 @@ SKELETONS: dict[str, tuple[type[nn.Module], Callable[[SearchSpace], Iterable[Slo
     "rfdn_published": (RfdnPublished, rfdn_published_slots),
     **{name: (Plain, slots) for name, slots in STACKS.items()},
 }
-"""Name -> (module class, its slots).
+"""Name of each skeleton -> (module class, function that makes its slots).
 
-A class names its `kinds` of searched edges, the `smallest` side of an image that it takes, and
-the `colours` that it may see, when these are not always three.
+A class states the `kinds` of its searched edges, the `smallest` side of an image that it takes in
+pixels, and the numbers of `colours` that it can read, unless that is always three.
 """
 
 
 def slots(space: SearchSpace) -> tuple[Slot, ...]:
-    """Every slot of the space, in order; first and last are the first and last convolution.
+    """All slots of a search space; the first and the last are its first and last convolution.
 
     Raises UsageError, naming the place in the YAML file and what is allowed there, when the space
-    names no such skeleton, other kinds of edges than it has, or an operation that is unknown or
-    cannot join its channels.
+    names an unknown skeleton, other kinds of edges than the skeleton has, or an operation that is
+    unknown or cannot join its channels.
     """
     if space.skeleton not in SKELETONS:
         raise UsageError(
@@ -58,17 +58,17 @@ def slots(space: SearchSpace) -> tuple[Slot, ...]:
             f"'{space.skeleton}'.",
             "Leave it out.",
         )
-    wanted = set(kind.kinds)  # type: ignore[attr-defined]
-    if set(space.edges) != wanted:
+    required = set(kind.kinds)  # type: ignore[attr-defined]
+    if set(space.edges) != required:
         raise UsageError(
             f"Space '{space.name}': 'edges' has {', '.join(sorted(space.edges)) or 'nothing'}.",
-            f"Skeleton '{space.skeleton}' wants exactly {', '.join(sorted(wanted))}"
-            f"{_difference(wanted, set(space.edges))}.",
+            f"Skeleton '{space.skeleton}' wants exactly {', '.join(sorted(required))}"
+            f"{_difference(required, set(space.edges))}.",
         )
     _require_known(space)
-    found = tuple(make_slots(space))
-    _require_fitting(space, found)
-    return found
+    result = tuple(make_slots(space))
+    _require_fitting(space, result)
+    return result
 
 
 def _require_known(space: SearchSpace) -> None:
@@ -94,40 +94,43 @@ def _require_fitting(space: SearchSpace, slots: Sequence[Slot]) -> None:
                 ) from error
 
 
-def _difference(wanted: set[str], given: set[str]) -> str:
-    missing, unknown = sorted(wanted - given), sorted(given - wanted)
+def _difference(required: set[str], stated: set[str]) -> str:
+    missing, unknown = sorted(required - stated), sorted(stated - required)
     parts = [f"{', '.join(missing)} is missing"] if missing else []
     parts += [f"{', '.join(unknown)} is unknown"] if unknown else []
     return f": {'; '.join(parts)}"
 
 
 def smallest(space: SearchSpace) -> int:
-    """Low-resolution pixels of the shortest side that the skeleton can work on."""
+    """Least length of a low-resolution image's shorter side that the skeleton takes, pixels."""
     side: int = SKELETONS[space.skeleton][0].smallest  # type: ignore[attr-defined]
     return max(side, space.pixels.smallest)
 
 
-def beside(space: SearchSpace) -> tuple[FloatLayer, ...]:
-    """What the network computes in float whatever its slots are: only one from elsewhere does."""
-    return imported_onnx.beside(space) if space.source else ()
+def float_layers(space: SearchSpace) -> tuple[FloatLayer, ...]:
+    """Layers that stay in float whatever the slots are; only imported networks have them."""
+    return imported_onnx.float_layers(space) if space.source else ()
 
 
 def build(space: SearchSpace, factory: LayerFactory) -> nn.Module:
-    """The space's skeleton, filled. Raises UsageError as `slots` does."""
+    """Build the skeleton of a space with the layers that `factory` makes.
+
+    Raises UsageError as `slots` does.
+    """
     slots(space)
     return SKELETONS[space.skeleton][0](space, factory)
 
 
-def known_genotype(space: SearchSpace, given: Path | None) -> Genotype | None:
-    """The architecture that needs no search: one that was given, or the only one of its space.
+def known_genotype(space: SearchSpace, file: Path | None) -> Genotype | None:
+    """The architecture that needs no search: that in `file`, or the only one of its space.
 
-    Raises as `genotype.load` and `genotype.check`.
+    None when a search must decide. Raises as `genotype.load` and `genotype.check`.
     """
     all_slots = slots(space)
-    if given is not None:
-        found = genotype.load(given)
-        genotype.check(found, all_slots, space.name)
-        return found
+    if file is not None:
+        loaded = genotype.load(file)
+        genotype.check(loaded, all_slots, space.name)
+        return loaded
     if any(slot.options > 1 for slot in all_slots):
         return None
     return Genotype(space.name, {slot.name: genotype.choice_of(slot, 0, 0) for slot in all_slots})

@@ -1,7 +1,7 @@
-"""Weights of other projects: the released RFDN (arXiv 2009.11551), under the names of its layers.
+"""Loading the pre-trained weights of the released RFDN (arXiv 2009.11551), with its layer names.
 
-Its pixels lie in [0, 255]; those of every network here lie in [0, 1]. The factor is multiplied
-into the first convolution and divided out of the last one.
+The released network computes on pixels in [0, 255], every network here on pixels in [0, 1]. So the
+weights of the first convolution are multiplied by 255; weights and bias of the last are divided.
 """
 
 import re
@@ -37,47 +37,54 @@ LAYERS = {
     "esa.conv_f": "esa_direct",
     "esa.conv4": "esa_expand",
 }
-"""Layer of the released RFDN -> ours; from `c1_d` on, of a block: B1 is our cell0."""
+"""Layer of the released RFDN -> layer of `rfdn_published`.
+
+From `c1_d` on, the layers belong to a block; block B1 becomes cell0.
+"""
 RANGE = 255.0
-"""Of its pixels, where ours have 1."""
+"""Peak value of the released network's pixels."""
 
 
 def known(path: Path) -> bool:
-    """Whether the file has the names of another project. Raises DataError as `load`."""
+    """Return whether a safetensors file has the layer names of the released RFDN.
+
+    Raises DataError as `load`.
+    """
     try:
         with safe_open(path, "pt") as file:
-            return any(_ours(name) != name for name in file.keys())  # noqa: SIM118
+            return any(_renamed(name) != name for name in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
 
 
 @torch.no_grad()
 def load(network: nn.Module, path: Path) -> None:
-    """Read the released RFDN's weights from a safetensors file into a network of its form.
+    """Read the released RFDN's weights from a safetensors file into a network.
 
-    `network`: of the skeleton `rfdn_published`, in float or rounded; grids stay as they are.
-    Raises DataError when the file cannot be read, lacks a tensor or has one that is unknown, and
-    UsageError when a tensor has another shape than the network's. Nothing is copied then.
+    The network has the skeleton `rfdn_published` and is in float or rounded; its grids stay as
+    they are. Raises DataError when the file cannot be read, lacks a tensor or has an unknown one,
+    and UsageError when a tensor has another shape than the network's. The network is then
+    unchanged.
     """
     try:
-        found = {_ours(name): tensor for name, tensor in load_file(path).items()}
+        tensors = {_renamed(name): tensor for name, tensor in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
-    wanted: dict[str, Tensor] = {}
+    targets: dict[str, Tensor] = {}
     for name, conv in convolutions(network).items():
         assert conv.bias is not None
-        wanted |= {f"{name}.weight": conv.weight, f"{name}.bias": conv.bias}
-    _require(found, wanted, path)
+        targets |= {f"{name}.weight": conv.weight, f"{name}.bias": conv.bias}
+    _require(tensors, targets, path)
     first, *_, last = convolutions(network)
-    found[f"{first}.weight"] *= RANGE
-    found[f"{last}.weight"] /= RANGE
-    found[f"{last}.bias"] /= RANGE
-    for name, target in wanted.items():
-        target.copy_(found[name])
+    tensors[f"{first}.weight"] *= RANGE
+    tensors[f"{last}.weight"] /= RANGE
+    tensors[f"{last}.bias"] /= RANGE
+    for name, target in targets.items():
+        target.copy_(tensors[name])
 
 
-def _ours(name: str) -> str:
-    """Our name of one of their tensors; an unknown one stays as it is."""
+def _renamed(name: str) -> str:
+    """Name that a tensor of the released RFDN has in `rfdn_published`; unknown names stay."""
     block = re.fullmatch(r"B(\d+)\.(.+)", name)
     layer, _, part = (block[2] if block else name).rpartition(".")
     if layer not in LAYERS:
@@ -85,17 +92,17 @@ def _ours(name: str) -> str:
     return f"cell{int(block[1]) - 1}_{LAYERS[layer]}.{part}" if block else f"{LAYERS[layer]}.{part}"
 
 
-def _require(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
-    """Raise unless there are exactly the wanted tensors, with their shapes."""
+def _require(tensors: dict[str, Tensor], targets: dict[str, Tensor], path: Path) -> None:
+    """Raise unless the file has exactly the tensors of the network, with their shapes."""
     remedy = "Use the weights of a released RFDN, and a network with its channels, cells and scale."
-    missing, unknown = sorted(wanted.keys() - found), sorted(found.keys() - wanted)
+    missing, unknown = sorted(targets.keys() - tensors), sorted(tensors.keys() - targets)
     if missing:
         raise DataError(f"{path} has no weights for {missing[0].rpartition('.')[0]}.", remedy)
     if unknown:
         raise DataError(f"{path} has the tensor '{unknown[0]}', which the network lacks.", remedy)
-    for name, target in wanted.items():
-        ours, theirs = (list(t.shape) for t in (target, found[name]))
-        if ours != theirs:
+    for name, target in targets.items():
+        shape, stored = (list(t.shape) for t in (target, tensors[name]))
+        if shape != stored:
             raise UsageError(
-                f"{name} has the shape {ours} in the network and {theirs} in {path}.", remedy
+                f"{name} has the shape {shape} in the network and {stored} in {path}.", remedy
             )

@@ -1,4 +1,4 @@
-"""The RFDN-like macro-architecture as published (arXiv 2208.14839), with its attention."""
+"""The published RFDN-like macro-architecture (arXiv 2208.14839), with its spatial attention."""
 
 from collections.abc import Iterator
 
@@ -11,26 +11,26 @@ from quantnas.errors import UsageError
 from quantnas.nn.layer_factory import LayerFactory
 from quantnas.nn.quantizers import ActQuantizer
 
-from .channel_constraints import fitting
+from .channel_constraints import keep_joinable
 
-fx.wrap("resize_like")  # one node of a trace, whatever the sizes
+fx.wrap("resize_like")  # stays one node in a trace, whatever the sizes
 
 
 def resize_like(x: Tensor, like: Tensor) -> Tensor:
-    """x (N, C, h, w) -> (N, C, H, W), bilinear; like (N, any, H, W)."""
+    """Resize x (N, C, h, w) bilinearly to the (H, W) of `like` (N, any, H, W) -> (N, C, H, W)."""
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class Rfdn(nn.Module):
     """Four distillation cells with attention, as in the second search space of the paper.
 
-    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]; H and W of at least 15, or the
-    attention has nothing to pool. No head: the image enters repeated along its channels. Every
-    convolution reads what a ReLU leaves, on an unsigned grid: the quantizer acts as the ReLU.
-    Sums lie on signed grids.
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]; H and W are at least 15, or the
+    attention has nothing to pool. There is no head: the image enters repeated along its channels.
+    Every convolution reads the output of a ReLU, on an unsigned grid: the quantizer acts as the
+    ReLU. Sums lie on signed grids.
 
-    Differences to the published one: all tensors between convolutions are carried in 8 bits and
-    on fitted grids; convolutions have a bias; the adaptive deviation stands directly behind the
+    The published architecture differs: here all tensors between convolutions are carried in 8 bits
+    and on fitted grids; convolutions have a bias; the adaptive deviation stands directly behind the
     1x1 convolution that fuses a cell, in front of the attention, with its batch norm behind the
     branch (`adq`): only there does it fold exactly into a convolution. At scales other than 4,
     operations of `upsample` that cannot join its 3*scale^2 channels are left out.
@@ -38,7 +38,7 @@ class Rfdn(nn.Module):
 
     kinds = ("body", "distill", "upsample", "tail")
     smallest = 15
-    """Pixels of the shorter side of the low-resolution image."""
+    """Least length of the low-resolution image's shorter side, pixels."""
     steps = 3
 
     def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
@@ -72,9 +72,10 @@ class Rfdn(nn.Module):
 
 
 class Cell(nn.Module):
-    """x + attention(fused(what three steps and a last convolution keep)).
+    """x plus the attention over the fused outputs of three distillation steps and a convolution.
 
-    x -> same shape, (N, channels, H, W), on a signed grid; read: the grid of x behind its ReLU.
+    x (N, channels, H, W) on a signed grid -> same shape, also on a signed grid.
+    read: the grid of x behind its ReLU.
     """
 
     branch_end = "fuse"
@@ -107,10 +108,10 @@ class Cell(nn.Module):
 
 
 class DistillationStep(nn.Module):
-    """u (N, channels, H, W) -> what is kept of it (N, channels / 2, H, W), and the next u.
+    """u (N, channels, H, W) -> (distilled features (N, channels / 2, H, W), the next u).
 
-    The next one is not on a grid yet: the last one is read through a ReLU alone, and an unsigned
-    grid is all that it needs.
+    The next u is not on a grid yet: after the last step only a ReLU reads it, for which an unsigned
+    grid is enough.
     """
 
     def __init__(
@@ -129,10 +130,10 @@ class DistillationStep(nn.Module):
 
 
 class Esa(nn.Module):
-    """Enhanced spatial attention: v times a mask that is made at a sixth of the size.
+    """Enhanced spatial attention: v times a mask that is computed at a sixth of its resolution.
 
-    v (N, channels, H, W) -> same shape, not on a grid; H and W of at least 15. Unlike that of
-    RFDN (arXiv 2009.11551), every convolution reads what a ReLU leaves.
+    v (N, channels, H, W) -> same shape, not on a grid; H and W are at least 15. Unlike in RFDN
+    (arXiv 2009.11551), every convolution reads the output of a ReLU.
     """
 
     def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
@@ -150,7 +151,7 @@ class Esa(nn.Module):
         self.near, self.summed = factory.tensor(signed=True), factory.tensor()
         self.expand = factory.edge(slots[f"{prefix}expand"], self.summed)
         self.logits = factory.tensor(signed=True)
-        self.mask = factory.tensor(step=1 / 256)  # 1/255 would round the middle, 0.5, either way
+        self.mask = factory.tensor(step=1 / 256)  # with 1/255, 0.5 lies between two levels
 
     def forward(self, v: Tensor) -> Tensor:
         thin = self.thin(torch.relu(self.reduce(self.read(torch.relu(v)))))
@@ -163,7 +164,7 @@ class Esa(nn.Module):
 
 
 def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of `Rfdn`, in the order in which they run.
+    """Slots of every convolution of `Rfdn`, in the order in which they run.
 
     Operations of `upsample` that cannot join its channels are left out. Raises UsageError when
     `channels` cannot hold the image, or when `upsample` has no operation left.
@@ -192,13 +193,13 @@ def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
         yield from esa_slots(space, f"cell{k}_esa_")
     yield fixed("fuse", "conv1x1", c * space.cells, c)
     yield fixed("smooth", "conv3x3", c, c)
-    yield fitting(space, searched("upsample", "upsample", 3 * space.scale**2))
+    yield keep_joinable(space, searched("upsample", "upsample", 3 * space.scale**2))
     edge = space.edges["tail"]
     yield Slot("tail", 3, c, 3, edge.ops, edge.widths, area="high", kind="tail")
 
 
 def esa_slots(space: SearchSpace, prefix: str) -> Iterator[Slot]:
-    """Every convolution of `Esa`, in the order in which they run."""
+    """Slots of every convolution of `Esa`, in the order in which they run."""
     c, thin = space.channels, max(1, space.channels // 4)
 
     def fixed(name: str, kernel: int, c_in: int, c_out: int, area: Area = "low") -> Slot:

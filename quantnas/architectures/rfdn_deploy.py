@@ -1,4 +1,4 @@
-"""The deploy-friendly relative of RFDN: ReLU only, no attention, made to run in integers."""
+"""A deployable variant of RFDN: it has only ReLUs and no attention, and runs in integers."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ from quantnas.nn.quantizers import ActQuantizer
 class RfdnDeploy(nn.Module):
     """Distillation cells after RFDN (arXiv 2009.11551), made to run in integers.
 
-    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. Differences to RFDN: ReLU for
-    LeakyReLU, no attention, a residual around every cell, and the network adds to the repeated
-    input pixels instead of making the image alone. But for `upsample`, every edge reads what
-    follows a ReLU, so its grid is unsigned and starts at 0.
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]. It differs from RFDN: a ReLU
+    replaces every LeakyReLU, there is no attention, every cell has a skip around it, and the
+    output of the network is added to the repeated input pixels. Every edge except `upsample` reads
+    the output of a ReLU, so its grid is unsigned and starts at 0.
     """
 
     kinds = ("body", "distill", "upsample")
@@ -53,13 +53,16 @@ class RfdnDeploy(nn.Module):
             y = carried(torch.relu(y + cell(y)))
             outputs.append(y)
         y = self.fused(torch.relu(self.fuse(self.joined(torch.cat(outputs, 1)))))
-        y = self.deep(shallow + self.smoothed(self.smooth(y)))  # a ReLU here dies
+        y = self.deep(shallow + self.smoothed(self.smooth(y)))  # a ReLU here would die in training
         out: Tensor = self.correction(x, self.detail(self.upsample(y)))
         return out
 
 
 class DeployCell(nn.Module):
-    """Three distillation steps, a last convolution, and a 1x1 over all that was kept."""
+    """Three distillation steps, a last convolution, and a 1x1 convolution over all outputs.
+
+    x (N, channels, H, W) -> same shape, on a signed grid; the caller adds it to x.
+    """
 
     branch_end = "fuse"
 
@@ -93,7 +96,7 @@ class DeployCell(nn.Module):
 
 
 def rfdn_deploy_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of `RfdnDeploy`, in the order in which they run."""
+    """Slots of every convolution of `RfdnDeploy`, in the order in which they run."""
     c, half = space.channels, space.channels // 2
 
     def searched(kind: str, name: str, c_out: int, gain: float = 1.0) -> Slot:

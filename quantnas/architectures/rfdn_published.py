@@ -1,4 +1,4 @@
-"""RFDN (arXiv 2009.11551) as released: shallow residual blocks, LeakyReLU, spatial attention."""
+"""The released RFDN (arXiv 2009.11551): shallow residual blocks, LeakyReLU, spatial attention."""
 
 from collections.abc import Iterator
 
@@ -8,24 +8,24 @@ from torch import Tensor, fx, nn
 from quantnas.config.search_space import SearchSpace, Slot
 from quantnas.nn.layer_factory import LayerFactory
 
-from .distillation_tail import WayOut, leaky, way_out_slots
+from .distillation_tail import DistillationTail, distillation_tail_slots, leaky
 from .rfdn import esa_slots, resize_like
 
-fx.wrap("resize_like")  # one node of a trace; what another module wraps is not wrapped here
+fx.wrap("resize_like")  # needed here too: torch.fx wraps functions module by module
 
 
 class RfdnPublished(nn.Module):
-    """Head, distillation cells with attention, and the way out; the parent of `Rfdn`.
+    """Head, distillation cells with attention, and a tail: the network that `Rfdn` comes from.
 
-    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]; H and W of at least 15, or the
-    attention has nothing to pool. Unlike in `Rfdn`, negative values pass a LeakyReLU, and there is
-    no skip around a cell; so there is no adaptive deviation either. Tensors are carried in float:
-    in 8 bits, sums of this many parts would cost half a decibel.
+    x (N, 3, H, W) in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1]; H and W are at least 15, or the
+    attention has nothing to pool. Unlike in `Rfdn`, activations outside the attention are
+    LeakyReLUs and there is no skip around a cell; so there is no adaptive deviation either.
+    Tensors are carried in float: in 8 bits, sums of this many terms would cost half a decibel.
     """
 
     kinds = ("body", "distill", "upsample")
     smallest = 15
-    """Pixels of the shorter side of the low-resolution image."""
+    """Least length of the low-resolution image's shorter side, pixels."""
     steps = 3
 
     def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
@@ -35,7 +35,7 @@ class RfdnPublished(nn.Module):
         self.head = factory.edge(slots["head"], self.image)
         cells = (PublishedCell(slots, f"cell{k}_", factory) for k in range(space.cells))
         self.cells = nn.ModuleList(cells)
-        self.way_out = WayOut(slots, space.scale, factory)
+        self.way_out = DistillationTail(slots, space.scale, factory)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = y = self.head(self.image(x))
@@ -48,9 +48,9 @@ class RfdnPublished(nn.Module):
 
 
 class PublishedCell(nn.Module):
-    """attention(fused(what three steps and a last convolution keep)).
+    """The attention over the fused outputs of three distillation steps and a last convolution.
 
-    x (N, channels, H, W) -> the same shape.
+    x (N, channels, H, W) -> same shape.
     """
 
     def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
@@ -76,10 +76,10 @@ class PublishedCell(nn.Module):
 
 
 class Attention(nn.Module):
-    """Enhanced spatial attention: v times a mask that is made at a sixth of the size.
+    """Enhanced spatial attention: v times a mask that is computed at a sixth of its resolution.
 
-    v (N, channels, H, W) -> same shape; H and W of at least 15. Unlike in `rfdn.Esa`, a ReLU
-    follows the first two convolutions behind the pooling alone.
+    v (N, channels, H, W) -> same shape; H and W are at least 15. Unlike in `rfdn.Esa`, only the
+    first two convolutions behind the pooling are followed by a ReLU.
     """
 
     def __init__(self, slots: dict[str, Slot], prefix: str, factory: LayerFactory) -> None:
@@ -101,7 +101,7 @@ class Attention(nn.Module):
 
 
 def rfdn_published_slots(space: SearchSpace) -> Iterator[Slot]:
-    """Every convolution of `RfdnPublished`, in the order in which they run."""
+    """Slots of every convolution of `RfdnPublished`, in the order in which they run."""
     c, half, width = space.channels, space.channels // 2, (space.fixed_width,)
 
     def searched(kind: str, name: str, c_out: int) -> Slot:
@@ -117,4 +117,4 @@ def rfdn_published_slots(space: SearchSpace) -> Iterator[Slot]:
         joined = half * (RfdnPublished.steps + 1)
         yield Slot(f"cell{k}_fuse", joined, c, c, ("conv1x1",), width)
         yield from esa_slots(space, f"cell{k}_esa_")
-    yield from way_out_slots(space)
+    yield from distillation_tail_slots(space)

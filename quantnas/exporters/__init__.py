@@ -1,1 +1,1 @@
-"""Files for devices: ONNX, QONNX and TFLite, and the checks that they equal the network."""
+"""Export to ONNX, QONNX and TFLite files, and the checks that a file equals its network."""

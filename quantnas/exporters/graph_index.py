@@ -1,4 +1,4 @@
-"""How the nodes of an ONNX graph hang together: what makes a tensor, and what reads it."""
+"""An index of an ONNX graph: the node that makes each tensor, and the nodes that read it."""
 
 import math
 from dataclasses import dataclass
@@ -8,38 +8,40 @@ import onnx
 from .onnx_graph import CONVOLUTIONS
 
 EITHER = ("Add", "Sub", "Mul", "Gather")
-"""Operators whose data may be their first input or their second."""
+"""Operators whose data may be their first or their second input."""
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """A graph by the names in it."""
+    """Index of a graph by the names in it."""
 
     makers: dict[str, onnx.NodeProto]
-    """Tensor -> the node that makes it."""
+    """Name of a tensor -> the node that makes it."""
     readers: dict[str, list[onnx.NodeProto]]
+    """Name of a tensor -> the nodes that read it."""
     tensors: dict[str, onnx.TensorProto]
-    """Name -> what is stored."""
+    """Name of a stored tensor -> the tensor."""
     convolutions: dict[str, onnx.NodeProto]
-    """Layer -> its node; one without a name belongs to a grid."""
+    """Name of a layer -> its node; convolutions without a name belong to grids and are left out."""
 
 
 def wired(model: onnx.ModelProto) -> Wiring:
-    """The wiring of a model's main graph."""
-    found = Wiring({}, {}, {t.name: t for t in model.graph.initializer}, {})
+    """Index a model's main graph."""
+    wiring = Wiring({}, {}, {t.name: t for t in model.graph.initializer}, {})
     for node in model.graph.node:
-        found.makers.update(dict.fromkeys(node.output, node))
+        wiring.makers.update(dict.fromkeys(node.output, node))
         for name in node.input:
-            found.readers.setdefault(name, []).append(node)
+            wiring.readers.setdefault(name, []).append(node)
         if node.op_type in CONVOLUTIONS and node.name:
-            found.convolutions[node.name] = node
-    return found
+            wiring.convolutions[node.name] = node
+    return wiring
 
 
 def source(wiring: Wiring, node: onnx.NodeProto) -> str:
-    """The input that carries the data of a node: not its scale, offset, shape or table.
+    """Name of the input that carries a node's data: not its scale, offset, shape or table.
 
-    Of a sum, a difference or a look-up, that is the input that a node makes, or the larger one.
+    For a sum, a difference, a product or a look-up, that is the input that a node makes, or the
+    larger one when both are stored.
     """
     if node.op_type not in EITHER:
         return str(node.input[0])
@@ -48,18 +50,16 @@ def source(wiring: Wiring, node: onnx.NodeProto) -> str:
     return str(made[0]) if made else max(sizes, key=sizes.__getitem__)
 
 
-def back(wiring: Wiring, name: str) -> list[onnx.NodeProto]:
-    """The nodes that a tensor comes through, the last one first; they begin at what is stored or
-    at an input of the graph.
-    """
-    found = []
+def ancestors(wiring: Wiring, name: str) -> list[onnx.NodeProto]:
+    """Nodes that lead to a tensor, from the last one back to a stored tensor or a graph input."""
+    nodes = []
     while name in wiring.makers:
-        found.append(wiring.makers[name])
-        name = source(wiring, found[-1])
-    return found
+        nodes.append(wiring.makers[name])
+        name = source(wiring, nodes[-1])
+    return nodes
 
 
 def origin(wiring: Wiring, name: str) -> str:
-    """The name of what a tensor begins as."""
-    chain = back(wiring, name)
+    """Name of the stored tensor or graph input that a tensor comes from."""
+    chain = ancestors(wiring, name)
     return source(wiring, chain[-1]) if chain else name

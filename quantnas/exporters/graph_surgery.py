@@ -1,8 +1,8 @@
-"""A network from elsewhere, rounded, as an ONNX file: its own file with other convolutions in it.
+"""Export of a rounded third-party network: its own ONNX file with integer convolutions in it.
 
-Every node of the original stays as it was; only those that give what a rounded convolution gives
-are replaced, by the integer form of `onnx_layers`. So whatever else the file does, it does still,
-for images of all sizes that it took. Its names, its input and its output stay too.
+Only the nodes of rounded convolutions are replaced, by the integer form of `onnx_layers`. Every
+other node of the original file stays, and so do its names, its input and its output: the new file
+takes images of the same sizes and does everything else as before.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,20 +30,22 @@ from .onnx_layers import OnnxValue, convolution, quantized
 from .packed_weights import STORAGE
 
 FILE = "file:"
-"""In front of the names of the original, while there are others beside them."""
+"""Prefix of names of the original file, while the new nodes have names of their own."""
 LAYERS = (*CONVOLUTIONS, "ConvTranspose")
+"""Operators of the layers that may be rounded."""
 OLDEST = STORAGE[8].opset
-"""The version of the operators that integer convolutions need at least."""
+"""The oldest opset that has integer convolutions."""
 
 
 @dataclass(frozen=True)
-class Written:
-    """What became of a file."""
+class WrittenFile:
+    """Form of a file that was written."""
 
     opset: int
     compat: bool
-    """Whether weights lie in bytes and tables."""
+    """Whether weights are stored in bytes with tables, not in packed types."""
     note: str | None = None
+    """A remark for users, if there is one."""
 
 
 @torch.no_grad()
@@ -53,47 +55,52 @@ def to_onnx(
     space: SearchSpace,
     path: Path,
     form: ExportConfig,
-) -> Written:
-    """Write a frozen network to `path`, whole or not at all; ONNX's own checker has passed it.
+) -> WrittenFile:
+    """Write a frozen imported network to `path`, completely or not at all, after ONNX's checker.
 
-    Where the operators of the file cannot be brought to the version that packed weights need, they
-    are stored in bytes, as `form.compat` does. Raises UsageError for a form that only networks of
-    this project have, and where not even that is possible.
+    When the file's operators cannot be converted to the opset that packed weights need, weights
+    are stored in bytes, as `form.compat` does. Raises UsageError when `form` asks for another
+    input, output or format, and when the operators cannot be converted for bytes either.
     """
     if form.uint8_io or form.sides or form.format != "onnx":
         raise UsageError(
-            "A network from elsewhere keeps the input and the output of its file.",
+            "An imported network keeps the input and the output of its file.",
             "Leave `export.format`, `export.uint8_io` and `export.size` out.",
         )
     convs = {c.name: c for c in convolutions(network).values() if isinstance(c, QuantConv2d)}
-    model, compat = _raised(space.source, [c.precision.weights for c in convs.values()], form)
+    model, compat = _with_opset(space.source, [c.precision.weights for c in convs.values()], form)
     _replace(model, network, convs, compat)
     onnx_metadata.write(model, cost, space.scale, path, space.pixels)
-    note = "weights are stored in bytes: the operators of the file cannot be brought to a version "
-    note += "with packed types"
-    told = note if compat and not form.compat else None
-    return Written(_opset(model), compat, told)
+    note = None
+    if compat and not form.compat:
+        note = (
+            "weights are stored in bytes: the operators of the file cannot be brought to a version "
+            "with packed types"
+        )
+    return WrittenFile(_opset(model), compat, note)
 
 
 def _opset(model: onnx.ModelProto) -> int:
     return next(o.version for o in model.opset_import if o.domain in file_reader.STANDARD)
 
 
-def _raised(source: str, bits: Iterable[int], form: ExportConfig) -> tuple[onnx.ModelProto, bool]:
-    """The original, at a version of the operators that has what is needed; whether in bytes."""
+def _with_opset(
+    source: str, bits: Iterable[int], form: ExportConfig
+) -> tuple[onnx.ModelProto, bool]:
+    """Read the original at an opset that can store these weight bits; whether in bytes."""
     model = file_reader.complete(Path(source))
     stores = [STORAGE[8 if form.compat else b] for b in bits]
-    wanted = max(store.opset for store in stores)
+    packed = max(store.opset for store in stores)
     reasons = []
-    for compat, opset in ((form.compat, wanted), (True, OLDEST)):
+    for compat, opset in ((form.compat, packed), (True, OLDEST)):
         try:
-            found = _converted(model, opset)
-        except Exception as error:  # of the converter, which has no class for it
+            converted = _converted(model, opset)
+        except Exception as error:  # the converter of ONNX has no exception class of its own
             reasons.append(file_reader.line(error))
             continue
-        needed = max(s.ir_version for s in STORAGE.values() if s.opset <= opset)
-        found.ir_version = max(found.ir_version, needed)
-        return found, compat
+        ir_version = max(s.ir_version for s in STORAGE.values() if s.opset <= opset)
+        converted.ir_version = max(converted.ir_version, ir_version)
+        return converted, compat
     raise UsageError(
         f"The operators of {source} cannot be brought to version {OLDEST}: {reasons[-1]}.",
         f"Export the network with opset {OLDEST} or later.",
@@ -101,16 +108,16 @@ def _raised(source: str, bits: Iterable[int], form: ExportConfig) -> tuple[onnx.
 
 
 def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """With operators of that version at least."""
+    """Return a copy of the model, converted to that opset unless it has a later one."""
     if _opset(model) >= opset:
-        return _same(model)
-    found = version_converter.convert_version(model, opset)
-    names = {name for node in found.graph.node for name in node.output}
+        return _copy(model)
+    converted = version_converter.convert_version(model, opset)
+    names = {name for node in converted.graph.node for name in node.output}
     lost = {name for node in model.graph.node for name in node.output} - names
     if any(node.output[0] in lost for node in model.graph.node if node.op_type in LAYERS):
         raise ValueError("the converter renames tensors")
-    onnx.checker.check_model(found)
-    return found
+    onnx.checker.check_model(converted)
+    return converted
 
 
 # Nodes
@@ -122,23 +129,23 @@ def _replace(
     convs: Mapping[str, QuantConv2d],
     compat: bool,
 ) -> None:
-    """Put integer convolutions where those of the network are, in place."""
+    """Replace the rounded convolutions of the model by integer ones, in place."""
     nodes, places = list(model.graph.node), imported_onnx.places(network)
     makers = {name: node for node in nodes for name in node.output}
-    at = {node.output[0]: k for k, node in enumerate(nodes)}
-    order = sorted(convs, key=lambda name: at[places[name].gives])
+    positions = {node.output[0]: k for k, node in enumerate(nodes)}
+    order = sorted(convs, key=lambda name: positions[places[name].output])
     graph, parts = OnnxGraph(), {}
-    for name in order:  # constants that several share must come before all of them
-        before = len(graph.nodes)
-        _written(graph, makers[places[name].made], places[name].gives, convs[name], compat)
-        parts[places[name].gives] = (before, len(graph.nodes))
+    for name in order:  # in the order of the file: shared constants must come before all readers
+        before, place = len(graph.nodes), places[name]
+        _add_convolution(graph, makers[place.node_output], place.output, convs[name], compat)
+        parts[place.output] = (before, len(graph.nodes))
     taken = {*makers, *(name for node in nodes for name in node.input)}
     outside = {name for name in _names(graph) if name.startswith(FILE)}
     graph = compact(graph, outside, taken | {t.name for t in model.graph.initializer})
     for node in graph.nodes:
         node.input[:] = [name.removeprefix(FILE) for name in node.input]
         node.output[:] = [name.removeprefix(FILE) for name in node.output]
-    floats = {place.made: name for name, place in places.items() if name not in convs}
+    floats = {place.node_output: name for name, place in places.items() if name not in convs}
     new: list[onnx.NodeProto] = []
     for node in nodes:
         if node.op_type in CONVOLUTIONS:
@@ -152,43 +159,43 @@ def _names(graph: OnnxGraph) -> set[str]:
     return {name for node in graph.nodes for name in (*node.input, *node.output)}
 
 
-def _written(
-    graph: OnnxGraph, node: onnx.NodeProto, gives: str, conv: QuantConv2d, compat: bool
+def _add_convolution(
+    graph: OnnxGraph, node: onnx.NodeProto, output: str, conv: QuantConv2d, compat: bool
 ) -> None:
-    """The integer form of a convolution that reads what `node` of the file does."""
+    """Add the integer form of a convolution that has the same input as `node` of the file."""
     x = OnnxValue(f"{FILE}{node.input[0]}", None)
     if not isinstance(conv.source, FloatTensor):
         x = quantized(graph, x.name, f"{conv.name}.pixels", conv.source)
     form = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     convolution(graph, x, conv, {}, compat, form if conv.up == 1 else None)
     if conv.up > 1:
-        made = graph.nodes[-1].output[0]
-        graph.add("DepthToSpace", [made], "", blocksize=conv.up, mode="CRD")
-    graph.nodes[-1].output[0] = f"{FILE}{gives}"
+        channels = graph.nodes[-1].output[0]
+        graph.add("DepthToSpace", [channels], "", blocksize=conv.up, mode="CRD")
+    graph.nodes[-1].output[0] = f"{FILE}{output}"
 
 
 def _keep_used(
     model: onnx.ModelProto, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto]
 ) -> None:
-    """Leave out what does not reach the output any more."""
+    """Write these nodes and tensors into the model, without those that no output depends on."""
     graph = model.graph
-    kept, names = subgraphs.needed(nodes, [value.name for value in graph.output])
+    used, names = subgraphs.needed(nodes, [value.name for value in graph.output])
     tensors = [t for t in (*graph.initializer, *tensors) if t.name in names]
     stored = {t.name for t in graph.initializer}
     inputs = [v for v in graph.input if v.name in names or v.name not in stored]
-    known: list[Any] = []  # shapes that the converter has found would be a large part of the file
+    no_shapes: list[Any] = []  # shapes from the converter would be a large part of the file
     for field, values in (
-        (graph.node, kept),
+        (graph.node, used),
         (graph.initializer, tensors),
         (graph.input, inputs),
-        (graph.value_info, known),
+        (graph.value_info, no_shapes),
     ):
-        copies = [_same(value) for value in values]
+        copies = [_copy(value) for value in values]
         del field[:]
         field.extend(copies)
 
 
-def _same(value: Any) -> Any:
-    found = type(value)()
-    found.CopyFrom(value)
-    return found
+def _copy(value: Any) -> Any:
+    copied = type(value)()
+    copied.CopyFrom(value)
+    return copied

@@ -1,9 +1,8 @@
-"""A network as an ONNX file: on integers in QuantizeLinear/DequantizeLinear form, or in float.
+"""Export of a network to ONNX: in integers (QuantizeLinear/DequantizeLinear form) or in float.
 
-The wiring is traced with torch.fx, where convolutions and grids are leaves. Every rounded
-convolution reads uint8; between them, tensors are carried in uint8 or in float, as the network
-does. The rules behind the forms, found by trying what ONNX Runtime fuses, are in
-docs/decisions/0003.
+The network is traced with torch.fx; convolutions and grids are leaves of the trace. Every rounded
+convolution reads uint8; between convolutions, tensors are carried in uint8 or in float as in the
+network. Which forms ONNX Runtime fuses was found by experiment: docs/decisions/0003.
 """
 
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 
 from . import onnx_metadata, packed_weights
 from .onnx_graph import OnnxGraph, tidied
-from .onnx_layers import OnnxValue, Readers, convolution, float_convolution, on_grid, quantized
+from .onnx_layers import OnnxValue, Readers, convolution, dequantized, float_convolution, quantized
 from .onnx_operators import translation
 
 USUAL = ExportConfig()
@@ -33,7 +32,7 @@ USUAL = ExportConfig()
 
 @torch.no_grad()
 def translate(network: nn.Module, form: ExportConfig = USUAL) -> OnnxGraph:
-    """The network's graph with input "lr" and output "sr"."""
+    """Translate a network to an ONNX graph with input "lr" and output "sr"."""
     traced = tracing.Tracer().trace(network)
     modules = tracing.modules(network, traced)
     graph, readers = OnnxGraph(), _readers(modules)
@@ -45,54 +44,54 @@ def translate(network: nn.Module, form: ExportConfig = USUAL) -> OnnxGraph:
             return float_convolution(graph, x, module)
         assert isinstance(module, ActQuantizer)
         is_float = isinstance(module, FloatTensor)
-        return x if is_float else _laid(graph, x, node.name, module)
+        return x if is_float else _quantized(graph, x, node.name, module)
 
     def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> OnnxValue:
         return translation(node)(graph, node.name, *args, **kwargs)
 
-    image = _entrance(graph, form)
-    _exit(graph, tracing.translate(traced, modules, image, of_module, of_function), form)
+    image = _add_input(graph, form)
+    _add_output(graph, tracing.translate(traced, modules, image, of_module, of_function), form)
     return tidied(graph)
 
 
 PIXELS = "lr.pixels"
-"""Name of the input in [0, 1] where the file reads uint8."""
+"""Name of the tensor in [0, 1] that is computed from the input of a file that reads uint8."""
 
 
-def _entrance(graph: OnnxGraph, form: ExportConfig) -> OnnxValue:
-    """The input in [0, 1]."""
+def _add_input(graph: OnnxGraph, form: ExportConfig) -> OnnxValue:
+    """Add the conversion of the input to [0, 1], if it is uint8; the input in [0, 1]."""
     if not form.uint8_io:
         return OnnxValue("lr", None)
     wide = graph.add("Cast", ["lr"], "lr.wide", to=TensorProto.FLOAT)
-    most = graph.constant("white", 255, np.float32)
-    return OnnxValue(graph.add("Div", [wide, most], PIXELS), None)
+    white = graph.constant("white", 255, np.float32)
+    return OnnxValue(graph.add("Div", [wide, white], PIXELS), None)
 
 
-def _exit(graph: OnnxGraph, x: OnnxValue, form: ExportConfig) -> None:
-    """The output: as it is, or in 255 steps."""
+def _add_output(graph: OnnxGraph, x: OnnxValue, form: ExportConfig) -> None:
+    """Add the output: as it is, or rounded to uint8."""
     if not form.uint8_io:
         graph.add("Identity", [x.name], "sr")
     elif x.grid is not None and _holds_pixels(x.grid):
         graph.add("Identity", [f"{x.name}.q"], "sr")
     else:
-        most = graph.constant("white", 255, np.float32)
-        steps = graph.add("Mul", [x.name, most], "sr.steps")
+        white = graph.constant("white", 255, np.float32)
+        steps = graph.add("Mul", [x.name, white], "sr.steps")
         one = graph.constant("one", 1, np.float32)
-        none = graph.constant("clip.low", 0, np.uint8)
-        graph.add("QuantizeLinear", [steps, one, none], "sr")
+        lowest = graph.constant("clip.low", 0, np.uint8)
+        graph.add("QuantizeLinear", [steps, one, lowest], "sr")
 
 
-def _laid(graph: OnnxGraph, x: OnnxValue, name: str, grid: ActQuantizer) -> OnnxValue:
-    """On a grid; pixels in uint8 lie on one of 1/255 already."""
+def _quantized(graph: OnnxGraph, x: OnnxValue, name: str, grid: ActQuantizer) -> OnnxValue:
+    """Round x to a grid; uint8 pixels lie on a grid of step 1/255 already."""
     if x.name == PIXELS and _holds_pixels(grid):
         return OnnxValue(
-            on_grid(graph, graph.add("Identity", ["lr"], f"{name}.q"), name, grid), grid
+            dequantized(graph, graph.add("Identity", ["lr"], f"{name}.q"), name, grid), grid
         )
     return quantized(graph, x.name, name, grid)
 
 
 def _holds_pixels(grid: ActQuantizer) -> bool:
-    """Whether its integers for 0, 1/255, ... 1 are 0, 1, ... 255."""
+    """Return whether the levels of 0, 1/255, ..., 1 on this grid are 0, 1, ..., 255."""
     steps = torch.arange(256.0)
     if grid.bits != 8 or grid.factors is not None:
         return False
@@ -100,28 +99,32 @@ def _holds_pixels(grid: ActQuantizer) -> bool:
 
 
 def _readers(modules: Mapping[fx.Node, nn.Module]) -> Readers:
-    """The grids that read a convolution, directly or behind a ReLU; 0 is then their lower end."""
-    found: dict[str, ActQuantizer] = {}
+    """Name of each convolution -> the grid that reads its output, directly or behind a ReLU.
+
+    A grid behind a ReLU counts only when 0 is its lowest level.
+    """
+    readers: dict[str, ActQuantizer] = {}
     convs = {node: m for node, m in modules.items() if isinstance(m, QuantConv2d)}
     for node, conv in convs.items():
         grid, relu = tracing.grid_ahead(node, modules)
         if grid is not None and not (relu and grid.zero_point):
-            found[conv.name] = grid
-    return found
+            readers[conv.name] = grid
+    return readers
 
 
 def to_onnx(
     network: nn.Module, cost: Cost, scale: int, path: Path, form: ExportConfig = USUAL
 ) -> None:
-    """Write a frozen network (`post_training.freeze`) or one in float to `path`, whole or not at all.
+    """Write a frozen (`post_training.freeze`) or float network to an ONNX file.
 
-    Input "lr" (N, 3, H, W), output "sr" (N, 3, scale*H, scale*W): float32 in [0, 1] or, as `form`
-    says, uint8; of any size or of one, then with N = 1 and all shapes inferred. Layers and bits go
-    into the file's metadata. ONNX's own checker has passed it.
+    Input "lr" (N, 3, H, W), output "sr" (N, 3, scale*H, scale*W): float32 in [0, 1] or, if `form`
+    says so, uint8. The file takes any size or, if `form` says so, one size; then N = 1 and all
+    shapes are stated. The metadata hold layers and bits. The file is checked by ONNX's own checker
+    and written completely or not at all.
     """
     graph = translate(network, form)
     stores = [STORED[8 if form.compat else row.weight_bits] for row in cost.layers]
-    low, high = _ends(scale, form)
+    low, high = _inputs_outputs(scale, form)
     model = helper.make_model(
         helper.make_graph(graph.nodes, "quantnas", [low], [high], list(graph.tensors.values())),
         opset_imports=[helper.make_opsetid("", max(s.opset for s in stores))],
@@ -135,11 +138,11 @@ def to_onnx(
 
 
 STORED = {**packed_weights.STORAGE, 32: packed_weights.STORAGE[8]}
-"""Bits of a weight -> the ONNX versions that it needs; in float those of 8 bits will do."""
+"""Weight bits -> the ONNX versions that they need; float weights need those of 8 bits."""
 
 
-def _ends(scale: int, form: ExportConfig) -> list[onnx.ValueInfoProto]:
-    """Input and output of the file."""
+def _inputs_outputs(scale: int, form: ExportConfig) -> list[onnx.ValueInfoProto]:
+    """Name, type and shape of the file's input and output."""
     kind = TensorProto.UINT8 if form.uint8_io else TensorProto.FLOAT
     low: list[Any] = ["n", 3, "height", "width"]
     high: list[Any] = ["n", 3, f"{scale}*height", f"{scale}*width"]

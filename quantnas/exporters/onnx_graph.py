@@ -1,4 +1,4 @@
-"""An ONNX graph under construction, and what is done to it at the end."""
+"""An ONNX graph under construction, and the transformations that finish it."""
 
 import itertools
 from collections.abc import Collection
@@ -14,15 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 from quantnas.onnx_import import subgraphs
 
 CONVOLUTIONS = ("Conv", "ConvInteger")
-"""Names of nodes."""
+"""Operators that are convolutions."""
 SUMS = ("out", "sums")
-"""Ends of the names of what the convolution of a layer gives."""
+"""Suffixes of the names of outputs of the convolutions of layers."""
 PAIR = ["QuantizeLinear", "DequantizeLinear"]
-"""A tensor laid on a grid."""
+"""Operators that round a tensor to a grid."""
 ENDS = ("lr", "sr")
-"""Names of the input and of the output of a file."""
+"""Names of a file's input and output."""
 CAST = 32
-"""Bytes that a Cast takes in a file, about."""
+"""Approximate size of a Cast node in a file, bytes."""
 
 
 @dataclass
@@ -33,19 +33,19 @@ class OnnxGraph:
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Append a node; its output's name."""
+        """Append a node -> the name of its output."""
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
     def constant(self, name: str, value: Any, dtype: Any) -> str:
-        """Store a constant once; its name. A Python number becomes a rank-0 tensor."""
+        """Store a constant, once per name -> its name. A Python number becomes a rank-0 tensor."""
         self.tensors.setdefault(name, numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
     def int32(self, name: str, values: NDArray[Any]) -> str:
-        """The same for whole numbers as int32, stored in fewer bits where that is shorter.
+        """Add an int32 constant of integers, stored in fewer bits when that is smaller -> its name.
 
-        ONNX Runtime casts them when it loads the file.
+        ONNX Runtime casts the stored integers when it loads the file.
         """
         if f"{name}.small" in self.tensors:
             return name
@@ -58,28 +58,28 @@ class OnnxGraph:
 
 
 def tidied(graph: OnnxGraph) -> OnnxGraph:
-    """The same, in the form that ONNX Runtime runs in integers, and short."""
-    return compact(_apart(_without_relus(_used(graph))))
+    """Bring a graph into the form that ONNX Runtime runs in integers, and make it small."""
+    return compact(_with_clips(_without_relus(_without_unused(graph))))
 
 
-def _used(graph: OnnxGraph) -> OnnxGraph:
-    """Leave out what does not reach "sr"."""
+def _without_unused(graph: OnnxGraph) -> OnnxGraph:
+    """Leave out nodes and tensors that "sr" does not depend on."""
     nodes, names = subgraphs.needed(graph.nodes, [ENDS[1]])
     return OnnxGraph(nodes, {k: t for k, t in graph.tensors.items() if k in names})
 
 
 def _readers(graph: OnnxGraph) -> dict[str, list[onnx.NodeProto]]:
-    """Name -> the nodes that read it."""
-    found: dict[str, list[onnx.NodeProto]] = {}
+    """Name of a tensor -> the nodes that read it."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.nodes:
         for name in node.input:
-            found.setdefault(name, []).append(node)
-    return found
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
-def _apart(graph: OnnxGraph) -> OnnxGraph:
-    """Part two grids in a row by a Clip that does nothing: ONNX Runtime would merge them."""
-    readers, parted = _readers(graph), OnnxGraph([], graph.tensors)
+def _with_clips(graph: OnnxGraph) -> OnnxGraph:
+    """Separate two grids in a row by a Clip without effect: ONNX Runtime would merge them."""
+    readers, result = _readers(graph), OnnxGraph([], graph.tensors)
 
     def after(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         return readers.get(node.output[0], [])
@@ -88,16 +88,16 @@ def _apart(graph: OnnxGraph) -> OnnxGraph:
         alone = after(node) if len(after(node)) == 1 else []
         behind = [n.op_type for n in alone + [m for n in alone for m in after(n)]]
         if node.op_type == "DequantizeLinear" and behind[:2] == PAIR:
-            low = parted.constant("clip.low", 0, np.uint8)
-            high = parted.constant("clip.high8", 255, np.uint8)
-            clip = parted.add("Clip", [node.input[0], low, high], f"{node.output[0]}.apart")
+            low = result.constant("clip.low", 0, np.uint8)
+            high = result.constant("clip.high8", 255, np.uint8)
+            clip = result.add("Clip", [node.input[0], low, high], f"{node.output[0]}.apart")
             node.input[0] = clip
-        parted.nodes.append(node)
-    return parted
+        result.nodes.append(node)
+    return result
 
 
 def _without_relus(graph: OnnxGraph) -> OnnxGraph:
-    """Leave out a ReLU in front of a grid that starts at 0: the grid clips by itself."""
+    """Leave out each ReLU in front of a grid whose lowest level is 0: the grid clips by itself."""
     readers, kept = _readers(graph), []
     for node in graph.nodes:
         follows = readers.get(node.output[0], [])
@@ -112,13 +112,13 @@ def _without_relus(graph: OnnxGraph) -> OnnxGraph:
 def compact(
     graph: OnnxGraph, kept: Collection[str] = ENDS, taken: Collection[str] = ENDS
 ) -> OnnxGraph:
-    """Equal constants once, and short names, none of them `taken`, for all but those in `kept`.
+    """Store equal constants once, and give short names to all tensors but those in `kept`.
 
-    At these sizes of network, names would be half the file. A convolution keeps the name of its
-    layer.
+    taken: names that must not be given. In networks of this size, long names would be half the
+    file. The node of a convolution gets the name of its layer.
     """
     unique: dict[bytes, str] = {}
-    short = {name: name for name in (*kept, "")}  # "": an input left out
+    short = {name: name for name in (*kept, "")}  # "" is an omitted input
     names = (name for name in map(_letters, itertools.count()) if name not in taken)
     tensors = {}
     for name, tensor in graph.tensors.items():
@@ -143,7 +143,7 @@ def compact(
 
 
 def _letters(number: int) -> str:
-    """0 -> a, 51 -> Z, 52 -> aa"""
+    """Write a number in letters: 0 -> a, 51 -> Z, 52 -> aa."""
     head, last = divmod(number, len(ascii_letters))
     return (_letters(head - 1) if head else "") + ascii_letters[last]
 

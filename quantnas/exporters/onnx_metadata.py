@@ -1,4 +1,4 @@
-"""What an exported ONNX file says about itself, and how the file is written and read."""
+"""The metadata of an exported ONNX file: layers, bit widths and cost, written and read."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from quantnas import __version__
-from quantnas.architectures.cost import REFERENCE, Cost, Layer, learned, total
+from quantnas.architectures.cost import REFERENCE, Cost, Layer, parameter_count, total
 from quantnas.config import files
 from quantnas.config.files import plain
 from quantnas.config.search_space import Pixels, outputs
@@ -24,24 +24,25 @@ METADATA_KEY = "quantnas"
 def write(
     model: onnx.ModelProto, cost: Cost, scale: int, path: Path, pixels: Pixels | None = None
 ) -> None:
-    """Write a model with its layers, bits and what it takes for an image, whole or not at all.
+    """Write a model with its layers, bit widths and pixel conventions as metadata.
 
-    Other metadata that it has are kept. Raises what ONNX's own checker does.
+    pixels: pixel conventions of an imported network. Other metadata of the model are kept. The
+    file is written completely or not at all. Raises the exceptions of ONNX's own checker.
     """
     kept = {p.key: p.value for p in model.metadata_props}
-    helper.set_model_props(model, {**kept, METADATA_KEY: _told(cost, scale, pixels)})
+    helper.set_model_props(model, {**kept, METADATA_KEY: _short_metadata(cost, scale, pixels)})
     onnx.checker.check_model(model, full_check=True)
     files.write_bytes(path, model.SerializeToString())
 
 
 def full_metadata(cost: Cost, scale: int) -> str:
-    """Version, scale and the whole cost as JSON, for the formats that keep them unabridged."""
+    """Version, scale and the whole cost as JSON, for the formats that store them unabridged."""
     facts = {"version": __version__, "scale": scale, "cost": asdict(cost)}
     return json.dumps(facts, separators=(",", ":"))
 
 
-def _told(totals: Cost, scale: int, pixels: Pixels | None = None) -> str:
-    """Version, scale and layers as short JSON; the rest of the cost follows from the layers."""
+def _short_metadata(totals: Cost, scale: int, pixels: Pixels | None = None) -> str:
+    """Version, scale and layers as short JSON; the rest of the cost is computed from the layers."""
     rows = [
         f"{r.name} {r.op} {'x'.join(map(str, r.shape))} {r.weight_bits} {r.act_bits} {r.area}"
         for r in totals.layers
@@ -52,31 +53,30 @@ def _told(totals: Cost, scale: int, pixels: Pixels | None = None) -> str:
     return json.dumps(facts, separators=(",", ":"))
 
 
-def _untold(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What `_told` was made of, the cost in full."""
+def _expanded(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Expand the facts of `_short_metadata` to version, scale, the whole cost and pixels."""
     rows, scale = [], int(facts["scale"])
     for text in facts["layers"].split(","):
         name, op, sides, weights, inputs, place = text.split()
         shape, area = cast(Shape, tuple(map(int, sides.split("x")))), place
-        n = math.prod(shape)
-        macs = n * outputs(area, *REFERENCE, scale)
+        macs = math.prod(shape) * outputs(area, *REFERENCE, scale)
         bits = int(weights), int(inputs)
-        rows.append(Layer(name, op, shape, *bits, area, macs, learned(op, shape)))
-    found: dict[str, Any] = plain(total(rows, scale))
-    told = {"version": facts["version"], "scale": scale, "cost": found}
-    return told | {"pixels": facts["pixels"]} if "pixels" in facts else told
+        rows.append(Layer(name, op, shape, *bits, area, macs, parameter_count(op, shape)))
+    cost: dict[str, Any] = plain(total(rows, scale))
+    expanded = {"version": facts["version"], "scale": scale, "cost": cost}
+    return expanded | {"pixels": facts["pixels"]} if "pixels" in facts else expanded
 
 
 def exported_here(path: Path) -> bool:
-    """Whether `write` has written the file. Raises DataError when it is no ONNX file."""
+    """Return whether quantnas exported the file. Raises DataError when it is no ONNX file."""
     return _metadata(path) is not None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `to_onnx` wrote about the file: version, scale and cost; of a network from elsewhere
-    also `pixels`, a `search_space.Pixels` as a mapping.
+    """Read the metadata of an exported file: `version`, `scale` and `cost`, as mappings.
 
-    Raises DataError when it is no ONNX file, or none of this project.
+    Files of imported networks also have `pixels`, a `search_space.Pixels` as a mapping. Raises
+    DataError when it is no ONNX file, or quantnas did not export it.
     """
     text = _metadata(path)
     if text is None:
@@ -85,7 +85,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             "Give a file that `quantnas export` wrote.",
         )
     facts: dict[str, Any] = json.loads(text)
-    return _untold(facts) if "layers" in facts else facts
+    return _expanded(facts) if "layers" in facts else facts
 
 
 def _metadata(path: Path) -> str | None:

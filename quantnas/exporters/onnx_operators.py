@@ -1,6 +1,6 @@
-"""Everything of a network but its convolutions and grids, as nodes of the file.
+"""The operations of a network other than convolutions and grids, as ONNX nodes.
 
-Attributes that are as ONNX has them by default are left out: Resize counts from half a pixel.
+Attributes with ONNX's default value are left out, such as Resize's half-pixel coordinates.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from .onnx_layers import OnnxValue, quantized
 
 
 def _pointwise(kind: str) -> Callable[..., OnnxValue]:
-    """An operator on every number by itself; what it gives lies on no grid."""
+    """Writer of an elementwise operator; its output lies on no grid."""
 
     def add(graph: OnnxGraph, name: str, *values: OnnxValue, inplace: bool = False) -> OnnxValue:
         return OnnxValue(graph.add(kind, [v.name for v in values], name), None)
@@ -33,7 +33,7 @@ def _cat(graph: OnnxGraph, name: str, parts: list[OnnxValue], dim: int) -> OnnxV
 
 
 def _repeat(graph: OnnxGraph, name: str, x: OnnxValue, count: int, dim: int) -> OnnxValue:
-    """Every colour `count` times in a row."""
+    """Write the repetition of every colour `count` times in a row."""
     index = graph.constant(f"{name}.index", np.repeat(np.arange(3), count), np.int64)
     return _kept(graph, name, x, "Gather", index, axis=dim)
 
@@ -41,7 +41,7 @@ def _repeat(graph: OnnxGraph, name: str, x: OnnxValue, count: int, dim: int) -> 
 def _tile(
     graph: OnnxGraph, name: str, x: OnnxValue, counts: tuple[int, int, int, int]
 ) -> OnnxValue:
-    """All three colours `counts[1]` times, one after the other."""
+    """Write the repetition of the three colours as a group, `counts[1]` times."""
     index = graph.constant(f"{name}.index", np.tile(np.arange(3), counts[1]), np.int64)
     return _kept(graph, name, x, "Gather", index, axis=1)
 
@@ -57,7 +57,7 @@ def _max_pool(graph: OnnxGraph, name: str, x: OnnxValue, side: int, stride: int)
 def _kept(
     graph: OnnxGraph, name: str, x: OnnxValue, kind: str, *more: str, **attributes: Any
 ) -> OnnxValue:
-    """An operator that only moves values: it keeps the grid, and with it the integers."""
+    """Write an operator that only moves values: its output keeps the grid and the integers."""
     if x.grid is None:
         return OnnxValue(graph.add(kind, [x.name, *more], name, **attributes), None)
     moved = graph.add(kind, [x.name, *more], f"{name}.moved", **attributes)
@@ -67,7 +67,7 @@ def _kept(
 def _part(
     graph: OnnxGraph, name: str, x: OnnxValue, dim: int, start: int, length: int
 ) -> OnnxValue:
-    """`length` of the channels, from `start` on."""
+    """Write a slice of `length` entries of axis `dim`, from `start` on."""
     ends = (("start", start), ("end", start + length), ("dim", dim))
     at = [graph.constant(f"{name}.{end}", [n], np.int64) for end, n in ends]
     return _kept(graph, name, x, "Slice", *at)
@@ -80,7 +80,7 @@ def _leaky(
 
 
 def _contrast(graph: OnnxGraph, name: str, x: OnnxValue) -> OnnxValue:
-    """Deviation plus mean over height and width, in float."""
+    """Write the standard deviation plus the mean over height and width, in float."""
     mean = graph.add("GlobalAveragePool", [x.name], f"{name}.mean")
     centred = graph.add("Sub", [x.name, mean], f"{name}.centred")
     square = graph.add("Mul", [centred, centred], f"{name}.square")
@@ -97,13 +97,13 @@ def _luma(graph: OnnxGraph, name: str, x: OnnxValue) -> OnnxValue:
 
 
 def _enlarge(graph: OnnxGraph, name: str, x: OnnxValue, scale: int) -> OnnxValue:
-    """Bilinear, by a factor."""
+    """Write a bilinear enlargement by a factor."""
     factors = graph.constant(f"factors{scale}", [1, 1, scale, scale], np.float32)
     return OnnxValue(graph.add("Resize", [x.name, "", factors], name, mode="linear"), None)
 
 
 def _resize(graph: OnnxGraph, name: str, x: OnnxValue, like: OnnxValue) -> OnnxValue:
-    """Bilinear, to the height and width of `like`; they stay open in the file."""
+    """Write a bilinear resizing to the size of `like`, which may change from image to image."""
     sides = []
     for source, ends in ((x, (0, 2)), (like, (2, 4))):
         shape = graph.add("Shape", [source.name], f"{name}.shape{ends[0]}")
@@ -134,10 +134,10 @@ OPERATORS: dict[str, Callable[..., OnnxValue]] = {
     "add": _pointwise("Add"),
     "mul": _pointwise("Mul"),
 }
-"""The same for Python's operators, by name."""
+"""Name of a Python operator -> its writer, with the signature as in `TRANSLATE`."""
 
 
 def translation(node: fx.Node) -> Callable[..., OnnxValue]:
-    """The function that writes the operation of a node, as in `TRANSLATE`."""
+    """Return the function in `TRANSLATE` or `OPERATORS` that writes the operation of a node."""
     target: Any = node.target
     return TRANSLATE.get(target) or OPERATORS[target.__name__]

@@ -1,13 +1,13 @@
-"""How 2-, 3-, 4- and 8-bit weights are stored in ONNX: arrays in, initializers and nodes out.
+"""Storage of 2-, 3-, 4- and 8-bit weights in ONNX: from arrays to initializers and nodes.
 
-Below 8 bits: unsigned packed initializer -> Cast(INT8) -> Sub(zero points), with a DequantizeLinear
-behind. Cast and Sub are constant, so ONNX Runtime folds them at load and runs an ordinary int8
-convolution. A DequantizeLinear directly on packed weights would be slow (4 bits) or would not
-load at all (2 bits). For a ConvInteger, the kernel is moved to uint8 in the same way: with int8
-weights, ONNX Runtime takes seven times as long.
+Below 8 bits, weights are an unsigned packed initializer -> Cast(INT8) -> Sub(zero points), in front
+of a DequantizeLinear. Cast and Sub are constant, so ONNX Runtime folds them at load and runs an
+ordinary int8 convolution. A DequantizeLinear directly on packed weights would be slow (4 bits) or
+would not load at all (2 bits). For a ConvInteger, the kernel is moved to uint8 in the same way:
+with int8 weights, ONNX Runtime takes seven times as long.
 
-Older runtimes know no packed types, and no sums in 8 bits: there, the same bytes are plain uint8,
-and a table gives what each of them holds in int32.
+Older runtimes know neither packed types nor 8-bit Add and Sub: for these the same bytes are stored
+as plain uint8, and a table gives the int32 weights that each byte holds.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,13 @@ class Storage:
     """A packed element type and the ONNX versions that know it."""
 
     element: int
+    """Element type, a `TensorProto.DataType`."""
     per_byte: int
+    """Weights in a byte."""
     opset: int
+    """Oldest opset that has the type."""
     ir_version: int
+    """Oldest version of the file format that has the type."""
 
 
 STORAGE: dict[int, Storage] = {
@@ -39,17 +43,17 @@ STORAGE: dict[int, Storage] = {
     4: Storage(TensorProto.UINT4, 2, 21, 10),
     8: Storage(TensorProto.INT8, 1, 13, 7),
 }
-
+"""Weight bits -> how the weights are stored."""
 
 MIDDLE = 128
-"""The level of a kernel in uint8 that means 0."""
+"""The level of a uint8 kernel that stands for 0."""
 
 
 def packed(name: str, q: NDArray[np.integer], bits: int) -> onnx.TensorProto:
-    """Initializer of the stored integers q: in [0, 2^bits - 1], or signed at 8 bits.
+    """Pack integers q into an initializer; q is in [0, 2^bits - 1], or in [-128, 127] at 8 bits.
 
-    Several to a byte with the first in the low bits, row-major, zero padded at the end. Raises
-    ValueError when a value does not fit.
+    A byte holds several integers with the first in its low bits, in row-major order; the last byte
+    is padded with zeros. Raises ValueError when a value does not fit.
     """
     low, high = (-128, 127) if bits == 8 else (0, 2**bits - 1)
     if q.size and not (low <= int(q.min()) and int(q.max()) <= high):
@@ -68,7 +72,7 @@ def packed(name: str, q: NDArray[np.integer], bits: int) -> onnx.TensorProto:
 
 
 def unpacked(tensor: onnx.TensorProto) -> NDArray[np.integer]:
-    """The integers that `packed` stored."""
+    """Read the integers from an initializer that `packed` made."""
     store = next(s for s in STORAGE.values() if s.element == tensor.data_type)
     if store.per_byte == 1:
         return np.frombuffer(tensor.raw_data, np.int8).reshape(tuple(tensor.dims))
@@ -77,7 +81,7 @@ def unpacked(tensor: onnx.TensorProto) -> NDArray[np.integer]:
 
 
 def _codes(stored: NDArray[np.uint8], per_byte: int) -> NDArray[np.uint8]:
-    """Bytes (n,) -> (n, per_byte), what they hold."""
+    """Split bytes (n,) into the integers that they hold -> (n, per_byte)."""
     width = 8 // per_byte
     shifts = np.arange(per_byte, dtype=np.uint8) * width
     codes: NDArray[np.uint8] = stored[:, None] >> shifts & (2**width - 1)
@@ -93,9 +97,10 @@ def integers(
     signed: bool,
     compat: bool = False,
 ) -> str:
-    """Name of the kernel's integers: q - zero in int8 or, not signed, q - zero + MIDDLE in uint8.
+    """Add a kernel's integers to the graph -> the name of the tensor, constant once loaded.
 
-    q (c_out, c_in, k, k); zero (c_out,), 0 at 8 bits. They are constant once the file is loaded.
+    The tensor is q - zero in int8 if `signed`, else q - zero + MIDDLE in uint8. q (c_out, c_in, k,
+    k); zero (c_out,), 0 at 8 bits; compat: store bytes and a table, not a packed type.
     """
     kind, element = (np.int8, TensorProto.INT8) if signed else (np.uint8, TensorProto.UINT8)
     zeros = zero.astype(np.int32).reshape(-1, 1, 1, 1) - (0 if signed else MIDDLE)
@@ -104,7 +109,7 @@ def integers(
     if (zeros == zeros[0]).all():
         zeros = zeros[0, 0, 0, 0]
     if compat:
-        levels, offset = _looked_up(graph, name, q, bits), graph.int32(f"{name}.zero", zeros)
+        levels, offset = _from_table(graph, name, q, bits), graph.int32(f"{name}.zero", zeros)
         moved = graph.add("Sub", [levels, offset], f"{name}.moved")
         return graph.add("Cast", [moved], f"{name}.int", to=element)
     stored = packed(f"{name}.q", q, bits)
@@ -114,8 +119,8 @@ def integers(
     return graph.add("Sub" if signed else "Add", [wide, offset], f"{name}.int")
 
 
-def _looked_up(graph: OnnxGraph, name: str, q: Array, bits: int) -> str:
-    """q in int32, by a table of what every byte holds."""
+def _from_table(graph: OnnxGraph, name: str, q: Array, bits: int) -> str:
+    """Add q in int32, read from stored bytes with a table of the integers in each byte."""
     per_byte = STORAGE[bits].per_byte
     codes = _codes(np.arange(256, dtype=np.uint8), per_byte)
     table = graph.constant(f"table{per_byte}", codes, np.int8)

@@ -1,9 +1,9 @@
-"""A frozen network as QONNX (arXiv 2206.07527): float ONNX with `Quant` nodes, for FPGA toolchains.
+"""Export to QONNX (arXiv 2206.07527): float ONNX with `Quant` nodes, for FPGA toolchains.
 
-Every weight, bias and activation goes through a Quant node that states its true bits; all else is
-ordinary ONNX in float, at one fixed size of image, with the shape of every tensor in the file.
-Operations are written as in the integer file, by `onnx_operators.TRANSLATE`: no value here has a grid, so
-in float.
+Every weight, bias and activation passes a Quant node that states its true bit width. Everything
+else is ordinary ONNX in float, for one image size, with the shape of every tensor in the file.
+Operations are written by `onnx_operators.TRANSLATE` as in the integer file, but in float, because
+no value has a grid here.
 """
 
 from pathlib import Path
@@ -36,10 +36,10 @@ BIAS_BITS = 32
 
 @torch.no_grad()
 def translate(network: nn.Module, size: tuple[int, int]) -> OnnxGraph:
-    """The network's graph for images of that (height, width); input "lr", output "sr".
+    """Translate a frozen network to a graph for images of that (height, width).
 
-    A grid in front of a pixel shuffle stands behind it once more: what reads QONNX does not see
-    through that operator which bits a tensor has.
+    Its input is "lr" and its output "sr". A grid in front of a pixel shuffle is repeated behind it:
+    programs that read QONNX do not follow bit widths through that operator.
     """
     traced = tracing.Tracer().trace(network)
     modules = tracing.modules(network, traced)
@@ -100,20 +100,21 @@ def _convolution(graph: OnnxGraph, x: str, conv: QuantConv2d) -> str:
 
 
 def _activation(graph: OnnxGraph, x: str, name: str, grid: ActQuantizer) -> str:
-    """x on its grid; where the grid has factors of its channels, divided by them.
+    """Round x to a grid, after division by the factors of its channels if the grid has any.
 
-    The kernel behind is multiplied by them. So every step is one number for the whole tensor.
+    The next kernel is multiplied by these factors, so every step is one number for the whole
+    tensor.
     """
     if grid.factors is not None and (grid.factors != 1).any():
         gains = graph.constant(f"{name}.gains", 1 / grid.factors.numpy()[None], np.float32)
         x = graph.add("Mul", [x, gains], f"{name}.even")
     zero, signed = grid.zero_point, grid.zero_point > 0
-    at = (grid.step.numpy(), zero - middle(grid.bits) if signed else 0, grid.bits)
-    return _quant(graph, x, f"{name}.q", at, signed=signed)
+    settings = (grid.step.numpy(), zero - middle(grid.bits) if signed else 0, grid.bits)
+    return _quant(graph, x, f"{name}.q", settings, signed=signed)
 
 
 def middle(bits: int) -> int:
-    """Of the stored levels: an unsigned grid with this zero point is a signed one with 0."""
+    """The middle stored level: an unsigned grid with this zero point is a signed one with 0."""
     return 1 << (bits - 1)
 
 
@@ -125,7 +126,7 @@ def _quant(
     narrow: bool = False,
     signed: bool = True,
 ) -> str:
-    """grid: (step, zero point, bits); narrow: without the lowest level."""
+    """Add a Quant node; grid: (step, zero point, bits); narrow: leave out the lowest level."""
     names = [
         graph.constant(f"{output}.{what}", value, np.float32)
         for what, value in zip(("step", "zero", "bits"), grid, strict=True)
@@ -135,17 +136,17 @@ def _quant(
 
 
 def _resized(graph: OnnxGraph, name: str, x: str, shape: tuple[int, ...]) -> str:
-    """Bilinear, to (N, C, H, W)."""
+    """Add a bilinear resizing to the shape (N, C, H, W)."""
     sizes = graph.constant(f"{name}.sizes", shape, np.int64)
-    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    return graph.add("Resize", [x, "", "", sizes], name, **how)
+    attributes = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return graph.add("Resize", [x, "", "", sizes], name, **attributes)
 
 
 def to_qonnx(network: nn.Module, cost: Cost, scale: int, size: tuple[int, int], path: Path) -> None:
-    """Write a frozen network (`post_training.freeze`) for images of that (height, width) to `path`.
+    """Write a frozen network (`post_training.freeze`) to a QONNX file for one (height, width).
 
-    Input "lr" (1, 3, H, W), output "sr" (1, 3, scale*H, scale*W), float32 in [0, 1]. Layers, bits
-    and BitOps go into the file's metadata as JSON, as in `onnx_export.to_onnx`.
+    Input "lr" (1, 3, H, W), output "sr" (1, 3, scale*H, scale*W), float32 in [0, 1]. The file's
+    metadata hold layers, bits and BitOps as JSON.
     """
     graph, (height, width) = translate(network, size), size
     low = helper.make_tensor_value_info("lr", TensorProto.FLOAT, [1, 3, height, width])
@@ -166,7 +167,7 @@ def to_qonnx(network: nn.Module, cost: Cost, scale: int, size: tuple[int, int], 
 
 
 def _shapes(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Of every tensor inside; ONNX itself cannot look through a Quant, which changes no shape."""
+    """Shapes of all inner tensors; ONNX's own inference does not know Quant, which keeps shapes."""
     plain = onnx.ModelProto()
     plain.CopyFrom(model)
     for node in plain.graph.node:

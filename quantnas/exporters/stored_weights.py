@@ -1,7 +1,7 @@
-"""Does a file store what it should, in the bits that its metadata state? Read layer by layer.
+"""Check, layer by layer, that a file stores its network's weights in the bits it states.
 
-A weight that is off by one level is lost among the roundings of an output, so the integers
-themselves are compared. Every convolution is followed back to what is stored for it: through
+A weight that is off by one level cannot be seen among the roundings of an output, so the integers
+themselves are compared. Every convolution is followed back to its stored weights: through
 DequantizeLinear, offsets, casts, and the tables that unpack bytes.
 """
 
@@ -25,9 +25,9 @@ from .graph_index import Wiring, origin, wired
 from .packed_weights import STORAGE
 
 UNWIRED = ("linear", "upconv", "product", "normalisation")
-"""Operations that cost something and are no Conv in a file."""
+"""Operations that have a cost and are no Conv in a file."""
 Kernel = NDArray[Any]
-"""Integers (c_out, c_in / groups, height, width) as they run, 0 for a weight of 0."""
+"""Integers (c_out, c_in / groups, height, width) of a dense kernel, 0 for a weight of 0."""
 
 
 def problems(
@@ -36,9 +36,9 @@ def problems(
     scale: int,
     kernels: Mapping[str, Kernel] | None = None,
 ) -> Iterator[str]:
-    """What a file stores otherwise than its layers state, each with the name of the layer.
+    """Differences between what a file stores and what its layers state, each with a layer's name.
 
-    kernels: layer -> what it should hold, where that is known.
+    kernels: name of a layer -> the kernel that it should hold, where that is known.
     """
     wiring = wired(model)
     layers = {row.name: row for row in rows if row.op not in UNWIRED}
@@ -48,51 +48,58 @@ def problems(
     rounded = {k: row for k, row in both.items() if row.weight_bits < 32}
     sound = []
     for name, row in both.items():
-        found = list(_of_storage(wiring, wiring.convolutions[name], row, kernel_shape(row, scale)))
-        yield from (f"'{name}' {problem}" for problem in found)
-        sound += [name] if name in rounded and not found else []
+        conv, shape = wiring.convolutions[name], kernel_shape(row, scale)
+        wrong = list(_storage_problems(wiring, conv, row, shape))
+        yield from (f"'{name}' {problem}" for problem in wrong)
+        sound += [name] if name in rounded and not wrong else []
     for name, kernel in unpacked(model, wiring, sound).items():
-        row, wanted = rounded[name], (kernels or {}).get(name)
-        for problem in _of_values(kernel, row, kernel_shape(row, scale), wanted):
+        row, expected = rounded[name], (kernels or {}).get(name)
+        for problem in _value_problems(kernel, row, kernel_shape(row, scale), expected):
             yield f"'{name}' {problem}"
 
 
 def unpacked(model: onnx.ModelProto, wiring: Wiring, names: Iterable[str]) -> dict[str, Kernel]:
-    """Layer -> the integers of its kernel."""
+    """Name of each of these layers -> the integers of its kernel, minus the zero points."""
     convs = {name: wiring.convolutions[name] for name in names}
     tensors = {name: integers(wiring, conv) for name, conv in convs.items()}
-    found = subgraphs.constants(model, tensors.values())
+    values = subgraphs.constants(model, tensors.values())
     return {
-        name: found[tensors[name]].astype(np.int64) - _zero_point(wiring, conv)
+        name: values[tensors[name]].astype(np.int64) - _zero_point(wiring, conv)
         for name, conv in convs.items()
     }
 
 
 def _zero_point(wiring: Wiring, conv: onnx.NodeProto) -> Kernel:
-    """(c_out or 1, 1, 1, 1), the integer that means 0."""
+    """The integers that stand for 0, (c_out or 1, 1, 1, 1)."""
     name = conv.input[3] if conv.op_type == "ConvInteger" else wiring.makers[conv.input[1]].input[2]
     return numpy_helper.to_array(wiring.tensors[name]).astype(np.int64).reshape(-1, 1, 1, 1)
 
 
 def kernel_shape(row: Layer, scale: int) -> Shape:
-    """(c_out, c_in / groups, height, width) as it runs: enlarging ones are stored in parts."""
+    """Shape (c_out, c_in / groups, height, width) of the kernel that a file stores for a layer.
+
+    A transposed convolution is stored as a convolution in front of a pixel shuffle.
+    """
     if not row.op.startswith("transposed"):
         return row.shape
-    told = re.search(r"_up(\d+)$", row.op)
-    a, b, c, d = subpixel(torch.empty(row.shape), int(told[1]) if told else scale).shape
+    factor = re.search(r"_up(\d+)$", row.op)
+    a, b, c, d = subpixel(torch.empty(row.shape), int(factor[1]) if factor else scale).shape
     return a, b, c, d
 
 
-def _of_storage(wiring: Wiring, conv: onnx.NodeProto, row: Layer, shape: Shape) -> Iterator[str]:
+def _storage_problems(
+    wiring: Wiring, conv: onnx.NodeProto, row: Layer, shape: Shape
+) -> Iterator[str]:
     tensor = wiring.tensors.get(origin(wiring, conv.input[1]))
     if tensor is None:
         yield "has no stored weights"
         return
-    found, wanted = (tensor.data_type, math.prod(tensor.dims)), _forms(row.weight_bits, shape)
-    if found not in wanted:
-        first, *_ = wanted
+    stored = tensor.data_type, math.prod(tensor.dims)
+    allowed = _allowed_forms(row.weight_bits, shape)
+    if stored not in allowed:
+        first, *_ = allowed
         yield (
-            f"holds {found[1]} x {_type(found[0])}, but {row.weight_bits} bits per weight are "
+            f"holds {stored[1]} x {_type(stored[0])}, but {row.weight_bits} bits per weight are "
             f"stated: {first[1]} x {_type(first[0])}"
         )
     bits = input_bits(wiring, conv)
@@ -100,8 +107,8 @@ def _of_storage(wiring: Wiring, conv: onnx.NodeProto, row: Layer, shape: Shape) 
         yield f"reads {bits} bits, but {row.act_bits} bits per activation are stated"
 
 
-def _forms(bits: int, shape: Shape) -> list[tuple[int, int]]:
-    """(element type, elements) that weights of so many bits may be stored as."""
+def _allowed_forms(bits: int, shape: Shape) -> list[tuple[int, int]]:
+    """(element type, number of elements) that weights of these bits may be stored as."""
     count = math.prod(shape)
     if bits == 32:
         return [(TensorProto.FLOAT, count)]
@@ -109,15 +116,19 @@ def _forms(bits: int, shape: Shape) -> list[tuple[int, int]]:
     return [(STORAGE[bits].element, count), in_bytes]
 
 
-def integers(wiring: Wiring, conv: onnx.NodeProto, at: int = 1) -> str:
-    """The name of the integers behind an input of a convolution (0: activations, 1: weights)."""
-    maker = wiring.makers.get(conv.input[at])
-    float_ = maker is not None and maker.op_type == "DequantizeLinear"
-    return str(maker.input[0] if maker is not None and float_ else conv.input[at])
+def integers(wiring: Wiring, conv: onnx.NodeProto, index: int = 1) -> str:
+    """Name of the integers that a convolution's input comes from (0: activations, 1: weights).
+
+    For a ConvInteger that is the input itself, else the input of a DequantizeLinear.
+    """
+    maker = wiring.makers.get(conv.input[index])
+    if maker is not None and maker.op_type == "DequantizeLinear":
+        return str(maker.input[0])
+    return str(conv.input[index])
 
 
 def input_bits(wiring: Wiring, conv: onnx.NodeProto) -> int:
-    """Bits of the activations that a convolution reads: 8, or as a Clip of integers leaves."""
+    """Bits of the activations that a convolution reads: 8, or fewer behind a Clip of integers."""
     name, bits = integers(wiring, conv, 0), 8
     while (maker := wiring.makers.get(name)) is not None and maker.op_type == "Clip":
         high = numpy_helper.to_array(wiring.tensors[maker.input[2]])
@@ -125,7 +136,9 @@ def input_bits(wiring: Wiring, conv: onnx.NodeProto) -> int:
     return bits
 
 
-def _of_values(kernel: Kernel, row: Layer, shape: Shape, wanted: Kernel | None) -> Iterator[str]:
+def _value_problems(
+    kernel: Kernel, row: Layer, shape: Shape, expected: Kernel | None
+) -> Iterator[str]:
     if kernel.shape != tuple(shape):
         yield f"unpacks to {kernel.shape}, but {tuple(shape)} is stated"
         return
@@ -133,8 +146,8 @@ def _of_values(kernel: Kernel, row: Layer, shape: Shape, wanted: Kernel | None) 
     levels = int((flat.max(1) - flat.min(1)).max()) + 1
     if levels > 2**row.weight_bits:
         yield f"spans {levels} levels, but {row.weight_bits} bits per weight are stated"
-    elif wanted is not None and not np.array_equal(kernel, wanted):
-        yield f"has {np.sum(kernel != wanted)} of {kernel.size} weights other than the network"
+    elif expected is not None and not np.array_equal(kernel, expected):
+        yield f"has {np.sum(kernel != expected)} of {kernel.size} weights other than the network"
 
 
 def _type(element: int) -> str:

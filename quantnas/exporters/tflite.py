@@ -1,8 +1,8 @@
-"""A frozen network as an int8 TFLite file, for LiteRT on phones and small computers.
+"""Export of a frozen network to int8 TFLite, for LiteRT on phones and small computers.
 
-The wiring is traced with torch.fx. LiteRT multiplies by fixed-point numbers where the network
-divides, so that single values are rounded otherwise. A convolution whose output goes on in float
-has no int8 form in TFLite that gives the same: networks with one are refused.
+The network is traced with torch.fx. LiteRT multiplies by fixed-point numbers where the network
+divides, so a few values are rounded differently. TFLite has no int8 convolution with a float
+output: networks that have one are refused.
 """
 
 import json
@@ -26,15 +26,16 @@ from quantnas.nn.quantizers import ActQuantizer
 
 from .onnx_metadata import METADATA_KEY, full_metadata
 from .tflite_graph import IDENTIFIER, Levels, TFLiteGraph, runtime, schema
-from .tflite_layers import Ahead, TFLiteValue, convolution, in_float, laid
+from .tflite_layers import Ahead, TFLiteValue, convolution, in_float, quantized
 from .tflite_operators import OPERATORS, TRANSLATE
 
 
 @torch.no_grad()
 def translate(network: nn.Module, size: tuple[int, int]) -> tuple[TFLiteGraph, int, TFLiteValue]:
-    """(graph, its float input, its output) for images of that (height, width).
+    """Translate a network for images of that (height, width) -> (graph, float input, output).
 
-    Raises UsageError for a network with tensors that go on in float.
+    Raises UsageError for a network with a convolution whose output stays in float, and without
+    LiteRT.
     """
     traced = tracing.Tracer().trace(network)
     modules = tracing.modules(network, traced)
@@ -45,7 +46,7 @@ def translate(network: nn.Module, size: tuple[int, int]) -> tuple[TFLiteGraph, i
         if isinstance(module, QuantConv2d):
             return convolution(graph, x, module, _ahead(node, modules, shapes[node]))
         assert isinstance(module, ActQuantizer)
-        return laid(graph, x, module)
+        return quantized(graph, x, module)
 
     def of_function(node: fx.Node, *args: Any, **kwargs: Any) -> TFLiteValue:
         return _function(node)(graph, _ahead(node, modules, shapes[node]), *args, **kwargs)
@@ -57,13 +58,13 @@ def translate(network: nn.Module, size: tuple[int, int]) -> tuple[TFLiteGraph, i
 
 def _function(node: fx.Node) -> Callable[..., TFLiteValue]:
     target: Any = node.target
-    found = TRANSLATE.get(target) or OPERATORS.get(target.__name__)
-    if found is None:
+    writer = TRANSLATE.get(target) or OPERATORS.get(target.__name__)
+    if writer is None:
         raise UsageError(
             f"Networks with '{target.__name__}' cannot be written as TFLite.",
             "Write ONNX, or use a space such as plain, basic, rfdn or rfdn_deploy.",
         )
-    return found
+    return writer
 
 
 def _ahead(node: fx.Node, modules: dict[fx.Node, nn.Module], shape: tuple[int, ...]) -> Ahead:
@@ -74,7 +75,10 @@ def _ahead(node: fx.Node, modules: dict[fx.Node, nn.Module], shape: tuple[int, .
 
 
 def _block(node: fx.Node, modules: dict[fx.Node, nn.Module]) -> int:
-    """The factor of the pixel shuffle that a node alone reaches, through sums and grids; or 0."""
+    """Factor of the pixel shuffle that is the only reader of a node, also through sums and grids.
+
+    0 when there is none.
+    """
     if len(node.users) != 1:
         return 0
     (user,) = node.users
@@ -94,37 +98,39 @@ def to_tflite(
     path: Path,
     pixels: bool = False,
 ) -> None:
-    """Write a frozen network (`post_training.freeze`) for images of that (height, width) to `path`.
+    """Write a frozen network (`post_training.freeze`) to a TFLite file for one (height, width).
 
     Input "lr" (1, H, W, 3), output "sr" (1, scale*H, scale*W, 3): float32 in [0, 1] or, with
-    `pixels`, uint8. Other sizes can be set before it runs, unless the network has attention.
-    Layers, bits and BitOps go into the file as JSON, as in `onnx_export.to_onnx`.
+    `pixels`, uint8. Other sizes can be set before the file is run, unless the network has
+    attention. The file holds layers, bits and BitOps as JSON.
 
-    Raises UsageError for a network with tensors that go on in float, and without LiteRT.
+    Raises UsageError for a network with a convolution whose output stays in float, and without
+    LiteRT.
     """
     graph, low, out = translate(network, size)
     if pixels:
-        low, high = _in_pixels(graph, low, out)
+        low, high = _with_uint8_ends(graph, low, out)
     else:
         high = in_float(graph, out)
-    told = full_metadata(cost, scale).encode()
-    files.write_bytes(path, graph.serialised(low, high, (METADATA_KEY, told)))
+    metadata = full_metadata(cost, scale).encode()
+    files.write_bytes(path, graph.serialised(low, high, (METADATA_KEY, metadata)))
 
 
-def _in_pixels(graph: TFLiteGraph, low: int, out: TFLiteValue) -> tuple[int, int]:
-    """(input, output) in uint8, where the graph's own are in float."""
+def _with_uint8_ends(graph: TFLiteGraph, low: int, out: TFLiteValue) -> tuple[int, int]:
+    """Replace the graph's float input and add a uint8 output -> (uint8 input, uint8 output)."""
     step = Levels([1 / 255])
     source = graph.tensor(graph.shapes[low], "UINT8", step)
     (first,) = (operator for operator in graph.operators if low in operator.inputs)
-    first.inputs = [source]  # of the QUANTIZE to the grid of the pixels
+    first.inputs = [source]  # the first operator is a QUANTIZE to the grid of pixels
     high = graph.tensor(graph.shapes[out.tensor], "UINT8", step)
     return source, graph.add("QUANTIZE", [out.tensor], high)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `to_tflite` wrote about the file: version, scale and cost.
+    """Read the metadata that `to_tflite` wrote: `version`, `scale` and `cost`.
 
-    Raises DataError when it is no such file, UsageError without LiteRT.
+    Raises DataError when the file is not a complete TFLite file that quantnas exported, and
+    UsageError without LiteRT.
     """
     try:
         data = path.read_bytes()
@@ -135,7 +141,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         text = _metadata(data)
     if text is None:
         raise DataError(
-            f"{path} is no TFLite file of quantnas, or not a complete one.",
+            f"{path} is not a TFLite file that quantnas exported, or not a complete one.",
             "Give a file that `quantnas export` wrote.",
         )
     facts: dict[str, Any] = json.loads(text)
@@ -149,13 +155,16 @@ def _metadata(data: bytes) -> bytes | None:
             entry = model.Metadata(i)
             if entry.Name() == METADATA_KEY.encode():
                 return bytes(model.Buffers(entry.Buffer()).DataAsNumpy())
-    except Exception:  # flatbuffers has no class for a file that ends too early
+    except Exception:  # flatbuffers has no exception class for a truncated file
         return None
     return None
 
 
 def interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Any:
-    """The file in LiteRT; `delegate`: with XNNPACK, as by default. Raises what LiteRT raises."""
+    """Load a file in LiteRT; `delegate`: with XNNPACK, LiteRT's default.
+
+    Raises the exceptions of LiteRT, and UsageError where LiteRT is not installed.
+    """
     module = runtime("interpreter")
     kinds = module.OpResolverType
     kind = kinds.AUTO if delegate else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -163,7 +172,11 @@ def interpreter(path: Path, threads: int = 1, delegate: bool = True) -> Any:
 
 
 def upscaler(path: Path, threads: int = 1) -> Upscaler:
-    """A file of `to_tflite` as a function. Raises DataError when it cannot be loaded."""
+    """Return a function that enlarges images with a file of `to_tflite`.
+
+    Raises DataError when the file cannot be loaded. The function raises DataError for an image that
+    the file cannot enlarge.
+    """
     read_metadata(path)
     try:
         run = interpreter(path, threads)

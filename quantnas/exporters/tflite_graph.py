@@ -1,6 +1,7 @@
-"""A LiteRT (TFLite) graph under construction, and the flatbuffer that it becomes.
+"""A LiteRT (TFLite) graph under construction, and its serialisation as a flatbuffer.
 
-Tensors are (N, H, W, C). The schema's classes come with the runtime, the extra `quantnas[litert]`.
+Tensors are (N, H, W, C). The classes of the schema come with the runtime, the extra
+`quantnas[litert]`.
 """
 
 import importlib
@@ -18,7 +19,7 @@ Array = NDArray[Any]
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 ALIGNMENT = 16
-"""Bytes: what runtimes that map the file expect of every constant."""
+"""Alignment that runtimes which map the file expect of every constant, bytes."""
 
 KINDS: dict[str, tuple[str | None, int]] = {
     "ADD": ("AddOptions", 2),
@@ -38,18 +39,18 @@ KINDS: dict[str, tuple[str | None, int]] = {
     "RESIZE_BILINEAR": ("ResizeBilinearOptions", 3),
     "TILE": (None, 1),
 }
-"""Operator -> its table of options, if it needs one, and the version that takes int8."""
+"""Operator -> (its table of options or None, the version of the operator that takes int8)."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """How the integers of a tensor are to be read: value = (q - zero) * step."""
+    """The grid of a stored tensor: an integer q stands for (q - zero) * step."""
 
     steps: Sequence[float] | Array
-    """One, or one for every channel."""
+    """One step, or one for every channel."""
     zero: int = 0
     axis: int = 0
-    """Of the channels, where they have steps of their own."""
+    """Axis of the channels that have steps of their own."""
 
 
 @dataclass
@@ -59,37 +60,38 @@ class TFLiteGraph:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     tensors: list[Any] = field(default_factory=list)
     buffers: list[bytes] = field(default_factory=lambda: [b""])
-    """The first is empty: that of every tensor that is computed."""
+    """Contents of constants; the first is empty and belongs to all computed tensors."""
     operators: list[Any] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
+    """Kinds of operators in the graph, each once."""
 
     def tensor(self, shape: Sequence[int], kind: str, levels: Levels | None = None) -> int:
-        """A tensor of a type of the schema, such as "INT8"; its number."""
+        """Add a tensor of a type of the schema, such as "INT8" -> its number."""
         s = schema()
-        found = s.TensorT(shape=list(shape), type=getattr(s.TensorType, kind), hasRank=True)
-        found.name = f"t{len(self.tensors)}"
+        tensor = s.TensorT(shape=list(shape), type=getattr(s.TensorType, kind), hasRank=True)
+        tensor.name = f"t{len(self.tensors)}"
         if levels is not None:
             steps = np.asarray(levels.steps, np.float32)
             zeros = np.full(len(steps), levels.zero, np.int64)
-            found.quantization = s.QuantizationParametersT(
+            tensor.quantization = s.QuantizationParametersT(
                 scale=steps, zeroPoint=zeros, quantizedDimension=levels.axis
             )
-        self.tensors.append(found)
+        self.tensors.append(tensor)
         self.shapes.append(tuple(shape))
         return len(self.tensors) - 1
 
     def constant(self, value: Any, dtype: Any, levels: Levels | None = None) -> int:
-        """A stored tensor of an integer or float type of numpy; its number."""
+        """Add a constant of an integer or float type of numpy -> its number."""
         array = np.ascontiguousarray(value, dtype)
-        at = self.tensor(array.shape, array.dtype.name.upper(), levels)
+        number = self.tensor(array.shape, array.dtype.name.upper(), levels)
         data = array.tobytes()
         if data not in self.buffers:
             self.buffers.append(data)
-        self.tensors[at].buffer = self.buffers.index(data)
-        return at
+        self.tensors[number].buffer = self.buffers.index(data)
+        return number
 
     def add(self, kind: str, inputs: Sequence[int], output: int, **options: Any) -> int:
-        """Append an operator; its output."""
+        """Append an operator -> the number of its output."""
         s = schema()
         if kind not in self.kinds:
             self.kinds.append(kind)
@@ -103,9 +105,9 @@ class TFLiteGraph:
         return output
 
     def serialised(self, low: int, high: int, metadata: tuple[str, bytes]) -> bytes:
-        """The file of the graph with input `low`, "lr", and output `high`, "sr".
+        """Serialise the graph, with its input `low` named "lr" and its output `high` named "sr".
 
-        metadata: (name, content) of a buffer that runtimes leave alone.
+        metadata: (name, content) of a buffer that runtimes ignore.
         """
         s, name = schema(), metadata[0]
         self.tensors[low].name, self.tensors[high].name = "lr", "sr"
@@ -128,20 +130,20 @@ class TFLiteGraph:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A buffer of the file; the schema's own class does not align it."""
+    """A buffer of the file, aligned, which the class of the schema does not do."""
 
     data: bytes
 
     def Pack(self, builder: Any) -> int:
-        s, at = schema(), None
+        s, vector = schema(), None
         if self.data:
             builder.StartVector(1, len(self.data), ALIGNMENT)
             builder.head -= len(self.data)
             builder.Bytes[builder.Head() : builder.Head() + len(self.data)] = self.data
-            at = builder.EndVector()
+            vector = builder.EndVector()
         s.BufferStart(builder)
-        if at is not None:
-            s.BufferAddData(builder, at)
+        if vector is not None:
+            s.BufferAddData(builder, vector)
         return int(s.BufferEnd(builder))
 
 
@@ -152,12 +154,12 @@ def _code(kind: str) -> Any:
 
 
 def schema() -> Any:
-    """The classes of the TFLite schema. Raises UsageError where the runtime is not installed."""
+    """The classes of the TFLite schema. Raises UsageError when the runtime is not installed."""
     return runtime("schema_py_generated")
 
 
 def runtime(module: str) -> Any:
-    """A module of the runtime. Raises UsageError where it is not installed."""
+    """Import a module of the runtime. Raises UsageError when the runtime is not installed."""
     if importlib.util.find_spec("ai_edge_litert") is None:
         raise UsageError(
             "TFLite files need LiteRT, which is not installed.",

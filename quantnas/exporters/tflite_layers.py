@@ -1,8 +1,8 @@
-"""How grids and convolutions are written for LiteRT: int8, each exactly as the network rounds.
+"""Grids and convolutions as LiteRT operators in int8, each rounded exactly as in the network.
 
-A uint8 level q of a grid of b bits is stored as q + 128 - 2^b + 127, so that int8 itself clips
-at the upper end; at 8 bits that is q - 128. A grid that starts at 0 is clipped at the lower end
-by the ReLU that a convolution or a sum has built in.
+A uint8 level q of a grid of b bits is stored as q + 128 - 2^b, so that int8 itself clips at the
+upper end; at 8 bits that is q - 128. A grid that starts at 0 is clipped at the lower end by the
+ReLU that is built into a convolution or a sum.
 """
 
 from dataclasses import dataclass, replace
@@ -17,10 +17,11 @@ from quantnas.nn.quantizers import ActQuantizer
 from .tflite_graph import Array, Levels, TFLiteGraph
 
 SAME, VALID = 0, 1
-"""Padding: zeros all round, so that the size stays; none."""
+"""Codes of paddings: SAME adds zeros on all sides, so that the size stays; VALID adds none."""
 NONE, RELU = 0, 1
-"""What an operator applies to its result."""
+"""Codes of the activation that an operator applies to its result."""
 HIGHEST = 127
+"""The highest level in int8."""
 
 
 @dataclass(frozen=True)
@@ -29,59 +30,60 @@ class TFLiteValue:
 
     tensor: int
     grid: ActQuantizer | None = None
-    """None: it is in float."""
+    """None for a tensor in float."""
     block: int = 0
-    """Not 0: its channels are in the order in which DEPTH_TO_SPACE takes them for that factor."""
+    """Factor for which its channels are in the order of DEPTH_TO_SPACE; 0 = in the usual order."""
 
 
 @dataclass(frozen=True)
 class Ahead:
-    """What follows a node of the trace."""
+    """The shape of a traced node's output, and the operations that follow it."""
 
     shape: tuple[int, ...]
-    """(N, C, H, W) of what the node gives."""
+    """Shape (N, C, H, W) of the output."""
     grid: ActQuantizer | None = None
-    """That alone reads it, directly or behind a ReLU."""
+    """The only quantizer consuming the output, directly or after a ReLU."""
     relu: bool = False
+    """Whether a ReLU stands between the output and the grid."""
     block: int = 0
-    """Factor of the pixel shuffle that alone it reaches, 0 for none."""
+    """Factor of the pixel shuffle that is the output's only reader; 0 for none."""
 
     @property
     def even(self) -> ActQuantizer | None:
-        """The grid, if all channels have one step on it."""
+        """The grid if all channels have the same step on it, else None."""
         return None if self.grid is None or gains(self.grid) is not None else self.grid
 
     @property
     def fused(self) -> int:
-        """What the node's operator applies to its result when it lays it on the grid."""
+        """Code of the activation that the node's operator applies when it rounds to the grid."""
         clips = self.relu or (self.grid is not None and self.grid.zero_point == 0)
         return RELU if clips else NONE
 
 
 def gains(grid: ActQuantizer) -> Array | None:
-    """(C,), by what channels are multiplied before they are rounded in one step, if by any."""
+    """Gains (C,) of the channels before they are rounded with one step; None when all are 1."""
     if grid.factors is None or (grid.factors == 1).all():
         return None
     return 1 / grid.factors.detach().flatten().numpy()
 
 
 def levels(grid: ActQuantizer) -> Levels:
-    """Of a grid in int8."""
+    """The int8 form of a grid."""
     return Levels([grid.step.item()], lowest(grid) + grid.zero_point)
 
 
 def lowest(grid: ActQuantizer) -> int:
-    """The int8 number that stands for level 0."""
+    """The int8 number that stands for level 0 of a grid."""
     return HIGHEST - grid.top
 
 
-def laid(graph: TFLiteGraph, x: TFLiteValue, grid: ActQuantizer) -> TFLiteValue:
-    """x rounded to a grid."""
+def quantized(graph: TFLiteGraph, x: TFLiteValue, grid: ActQuantizer) -> TFLiteValue:
+    """Round x to a grid."""
     if x.grid is grid:
         return x
     shape, factors = graph.shapes[x.tensor], gains(grid)
     if factors is not None and x.grid is not None:
-        q = _evened(graph, x, grid, factors)
+        q = _divided_by_factors(graph, x, grid, factors)
     else:
         source = x.tensor
         if factors is not None:
@@ -93,20 +95,22 @@ def laid(graph: TFLiteGraph, x: TFLiteValue, grid: ActQuantizer) -> TFLiteValue:
     return TFLiteValue(q, grid, x.block)
 
 
-def _evened(graph: TFLiteGraph, x: TFLiteValue, grid: ActQuantizer, factors: Array) -> int:
-    """Rounded with a step per channel: as a convolution of every pixel by itself."""
+def _divided_by_factors(
+    graph: TFLiteGraph, x: TFLiteValue, grid: ActQuantizer, factors: Array
+) -> int:
+    """Round x to a grid with a step per channel, by a depthwise 1x1 convolution."""
     assert x.grid is not None
     shape = graph.shapes[x.tensor]
-    ones, none = np.ones((1, 1, 1, len(factors))), np.zeros(len(factors))
+    ones, zeros = np.ones((1, 1, 1, len(factors))), np.zeros(len(factors))
     weight = graph.constant(ones, np.int8, Levels(factors, axis=3))
-    bias = graph.constant(none, np.int32, Levels(factors * x.grid.step.item()))
-    form = {"padding": VALID, "strideW": 1, "strideH": 1, "depthMultiplier": 1}
+    bias = graph.constant(zeros, np.int32, Levels(factors * x.grid.step.item()))
+    options = {"padding": VALID, "strideW": 1, "strideH": 1, "depthMultiplier": 1}
     out = graph.tensor(shape, "INT8", levels(grid))
-    return graph.add("DEPTHWISE_CONV_2D", [x.tensor, weight, bias], out, **form)
+    return graph.add("DEPTHWISE_CONV_2D", [x.tensor, weight, bias], out, **options)
 
 
 def _clipped(graph: TFLiteGraph, q: int, grid: ActQuantizer) -> int:
-    """No level below 0; at 8 bits int8 has none."""
+    """Clip levels below 0; at 8 bits int8 has none."""
     if grid.bits == 8:
         return q
     low = graph.constant([lowest(grid)], np.int8, levels(grid))
@@ -114,52 +118,52 @@ def _clipped(graph: TFLiteGraph, q: int, grid: ActQuantizer) -> int:
 
 
 def in_float(graph: TFLiteGraph, x: TFLiteValue) -> int:
-    """x as float32."""
+    """Convert x to float32."""
     if x.grid is None:
         return x.tensor
     return graph.add("DEQUANTIZE", [x.tensor], graph.tensor(graph.shapes[x.tensor], "FLOAT32"))
 
 
 def rounded(graph: TFLiteGraph, q: int, ahead: Ahead, grid: ActQuantizer) -> TFLiteValue:
-    """What an operator laid on the grid ahead, with the lower end clipped where it was not yet."""
+    """Finish the output of an operator that rounds to a grid: clip its lower end unless done."""
     return TFLiteValue(q if ahead.fused == RELU else _clipped(graph, q, grid), grid, ahead.block)
 
 
 def convolution(graph: TFLiteGraph, x: TFLiteValue, conv: QuantConv2d, ahead: Ahead) -> TFLiteValue:
-    """A convolution that gives int8 on the grid that reads it.
+    """Write a convolution whose output is int8 levels of the grid that follows.
 
-    Raises UsageError where what it gives goes on in float.
+    Raises UsageError when the output stays in float.
     """
     grid = ahead.grid
     if grid is None:
         raise UsageError(
-            f"What layer '{conv.name}' gives goes on in float, and TFLite has no such convolution.",
+            f"Layer '{conv.name}' has a float output, and TFLite has no such convolution.",
             "Write ONNX, or use a space whose tensors lie on grids, such as plain, basic, rfdn or "
             "rfdn_deploy.",
         )
     assert conv.input_quantizer is not None or x.grid is conv.grid
-    if conv.groups > 1:  # whose outputs cannot change places
+    if conv.groups > 1:  # outputs of a grouped convolution cannot be reordered
         ahead = replace(ahead, block=0)
-    x = laid(graph, x, conv.grid)
+    x = quantized(graph, x, conv.grid)
     kernel, units, steps = _numbers(conv, ahead)
     depthwise = conv.groups == conv.in_channels > 1
     kernel = kernel.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
     weight = graph.constant(kernel, np.int8, Levels(steps, axis=3 if depthwise else 0))
     bias = graph.constant(units, np.int32, Levels(steps * conv.grid.step.item()))
-    form: dict[str, Any] = {"strideW": conv.stride[1], "strideH": conv.stride[0]}
-    form |= {"padding": SAME if conv.stride[0] == 1 else VALID}
-    form |= {"fusedActivationFunction": ahead.fused}
+    options: dict[str, Any] = {"strideW": conv.stride[1], "strideH": conv.stride[0]}
+    options |= {"padding": SAME if conv.stride[0] == 1 else VALID}
+    options |= {"fusedActivationFunction": ahead.fused}
     if depthwise:
-        form["depthMultiplier"] = len(steps) // conv.in_channels
+        options["depthMultiplier"] = len(steps) // conv.in_channels
     kind = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
     out = graph.tensor(channels_last(ahead.shape), "INT8", levels(grid))
-    return rounded(graph, graph.add(kind, [x.tensor, weight, bias], out, **form), ahead, grid)
+    return rounded(graph, graph.add(kind, [x.tensor, weight, bias], out, **options), ahead, grid)
 
 
 def _numbers(conv: QuantConv2d, ahead: Ahead) -> tuple[Array, Array, Array]:
-    """(int8 kernel (c_out, c_in / groups, k, k), int32 bias, steps of the weights (c_out,)).
+    """Return int8 kernel (c_out, c_in / groups, k, k), int32 bias and weight steps, both (c_out,).
 
-    They give what the network gives, multiplied by the gains of the grid ahead.
+    The gains of the grid ahead are multiplied into the steps.
     """
     assert ahead.grid is not None and conv.bias is not None
     q, zero = conv.integers()
@@ -176,12 +180,12 @@ def _numbers(conv: QuantConv2d, ahead: Ahead) -> tuple[Array, Array, Array]:
 
 
 def shuffled(channels: int, block: int) -> Array:
-    """(channels,): which channel of a pixel shuffle each channel of DEPTH_TO_SPACE is."""
+    """Channels of a pixel shuffle in the order of DEPTH_TO_SPACE, (channels,)."""
     return np.arange(channels).reshape(-1, block**2).T.flatten()
 
 
 def ordered(graph: TFLiteGraph, x: TFLiteValue, block: int) -> TFLiteValue:
-    """x with its channels as DEPTH_TO_SPACE wants them."""
+    """Bring the channels of x into the order of DEPTH_TO_SPACE."""
     if x.block == block:
         return x
     shape = graph.shapes[x.tensor]
@@ -192,6 +196,6 @@ def ordered(graph: TFLiteGraph, x: TFLiteValue, block: int) -> TFLiteValue:
 
 
 def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(N, C, H, W) -> (N, H, W, C)"""
+    """Permute a shape (N, C, H, W) -> (N, H, W, C)."""
     n, c, height, width = shape
     return n, height, width, c

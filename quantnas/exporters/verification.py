@@ -1,7 +1,8 @@
-"""Does the file compute what the network computes? Check it, load it as users do, run it, compare.
+"""Verification that an exported ONNX file computes what its network computes.
 
-It is run as ONNX Runtime optimises it and as it is written. The second computes everything between
-two roundings in float: one more right implementation, held to the same limits.
+The file is checked, loaded and run in ONNX Runtime, with optimisation and without. Without it,
+everything between two roundings is computed in float: that is another correct implementation, with
+the same limits.
 """
 
 import copy
@@ -34,28 +35,30 @@ from . import integer_fusion, onnx_metadata, stored_weights
 from .graph_index import wired
 
 LEAST = 55.0
-"""dB that the file of a stable network reaches at least."""
+"""Least PSNR of a stable network's file against the network, dB."""
 FLOOR = 30.0
-"""dB below which no file is accepted, whatever its network's own noise does."""
+"""PSNR below which no file is accepted, whatever noise does to its network, dB."""
 BEYOND = 1e-4
-"""Share of its values that may differ by more than 2 steps."""
+"""Share of the values of a stable network's file that may differ by more than 2 steps."""
 NOISE = 1e-4
-"""Of a step: what float32 leaves of a sum of some hundred products in front of a rounding."""
+"""Rounding error of a float32 sum of some hundred products, in steps of the next grid."""
 NAMED = 5
-"""Layers that an error names at most."""
+"""Number of layers that an error names at most."""
 
 DEFAULT = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+"""Optimisation level that ONNX Runtime has by default."""
 OFF = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+"""Optimisation level at which the graph runs as it is written."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the pixels of the file and those of the network in torch."""
+    """Difference between the pixels of a file and those of its network in torch."""
 
     max_steps: int
-    """The largest one, in 1/255."""
+    """Largest difference, in steps of 1/255."""
     psnr: float
-    """dB; infinite = equal."""
+    """PSNR of the file against the network, dB; infinite = equal."""
     share_different: float
     """Share of the values that differ."""
     share_beyond: float
@@ -63,43 +66,46 @@ class Difference:
 
     @property
     def small(self) -> bool:
-        """Whether it is within the limits of a stable network."""
+        """Whether the difference is within the limits of a stable network."""
         return self.share_beyond <= BEYOND and self.psnr >= LEAST
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found. The first differences are those at ONNX Runtime's default level."""
+    """Results of a verification; differences are those at ONNX Runtime's default level."""
 
     images: int
+    """Number of images compared."""
     max_steps: int
     psnr: float
     share_different: float
     share_beyond: float
     convolutions: int
+    """Number of convolutions in the file."""
     integer_convolutions: int
     """Convolutions that ONNX Runtime runs in integers at its default level."""
     sensitivity: float | None = None
     """PSNR of the network against itself with the noise of float arithmetic in front of every
     rounding, dB; measured when the file is not within the limits of a stable network."""
     unoptimised: Difference | None = None
-    """The same with optimisation off."""
+    """Difference with optimisation off."""
 
 
 def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]]) -> Verification:
-    """Compare the file with the frozen network on low-resolution uint8 images (H, W, 3).
+    """Compare a file with its frozen network on low-resolution uint8 images (H, W, 3).
 
-    Two right implementations round a value in a thousand or less differently, and where inner
+    Two correct implementations round at most about one value in a thousand differently; when inner
     activations have 4 bits or fewer, one such step can become several in the output. So a few
-    values beyond 2 steps are allowed. In deep networks one value rounded the other way may change
-    all behind it, and no two programs agree. A file beyond the limits is compared with what the
-    network's own arithmetic noise does, and may differ by twice as much, but have 30 dB at least.
+    values beyond 2 steps are allowed. In deep networks, one value that is rounded the other way may
+    change all values behind it, and no two programs agree. A file beyond the limits is therefore
+    compared with the effect of arithmetic noise on the network itself; it may differ by twice as
+    much, but must reach 30 dB.
 
-    Raises VerificationError when ONNX's checker refuses the file, when it does not load at the
-    default optimisation level or with optimisation off, when a layer is stored otherwise than the
-    metadata state or with other integers than the network has, when one that shall be rounded
-    stays in float, and when at either level more than one value in ten thousand differs by more
-    than 2 steps or the whole lies below 55 dB and this is more than the noise explains.
+    Raises VerificationError when ONNX's checker refuses the file; when it does not load with
+    optimisation or without; when a layer is not stored as the metadata state, or with other
+    integers than the network's; when a rounded layer runs in float; and when, with optimisation or
+    without, more than one value in ten thousand differs by more than 2 steps or the PSNR is below
+    55 dB, and the noise does not explain it.
     """
     _require_valid(path)
     model, runs = onnx.load(path), {level: _session(path, level) for level in (DEFAULT, OFF)}
@@ -107,32 +113,32 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
     integers = _require_integers(model, rows, path)
     pixels = network.pixels if isinstance(network, ImportedNetwork) else None
     reference = copy.deepcopy(network).double()  # so that only the file's own rounding counts
-    shown = [_fitting(runs[DEFAULT], image) for image in samples]
-    wanted = [_pixels(reference, image) for image in shown]
-    found = {
-        level: _difference([_file_pixels(run, image, pixels) for image in shown], wanted)
+    images = [_resized(runs[DEFAULT], image) for image in samples]
+    expected = [_network_pixels(reference, image) for image in images]
+    differences = {
+        level: _difference([_file_pixels(run, image, pixels) for image in images], expected)
         for level, run in runs.items()
     }
     noise = None
-    if not all(difference.small for difference in found.values()):
+    if not all(difference.small for difference in differences.values()):
         with _noisy(reference):
-            noise = _difference([_pixels(reference, image) for image in shown], wanted)
-        _require_explained(found[DEFAULT], noise, path.name)
-        _require_explained(found[OFF], noise, f"{path.name}, run with optimisation off,")
+            noise = _difference([_network_pixels(reference, image) for image in images], expected)
+        _require_explained(differences[DEFAULT], noise, path.name)
+        _require_explained(differences[OFF], noise, f"{path.name}, run with optimisation off,")
     return Verification(
         images=len(samples),
-        **asdict(found[DEFAULT]),
+        **asdict(differences[DEFAULT]),
         convolutions=len(wired(model).convolutions),
         integer_convolutions=integers,
         sensitivity=None if noise is None else noise.psnr,
-        unoptimised=found[OFF],
+        unoptimised=differences[OFF],
     )
 
 
 def _require_valid(path: Path) -> None:
     try:
         onnx.checker.check_model(path, full_check=True)
-    except Exception as error:  # of several libraries
+    except Exception as error:  # several libraries raise their own classes here
         raise VerificationError(
             f"ONNX's own checker refuses {path.name}: {_line(error)}.",
             "Export it again; if that does not help, please report it, with the run folder.",
@@ -157,56 +163,58 @@ def _line(error: Exception) -> str:
 def _require_stored(
     model: onnx.ModelProto, network: nn.Module, path: Path
 ) -> tuple[cost.Layer, ...]:
-    """The layers that the metadata state, which must be stored like that, with its weights."""
+    """Require that the file stores its layers as its metadata state, with the network's weights.
+
+    Returns the layers of the metadata.
+    """
     try:
-        told = onnx_metadata.read_metadata(path)
-        rows = schema.parse(cost.Cost, told["cost"], path.name).layers
+        metadata = onnx_metadata.read_metadata(path)
+        rows = schema.parse(cost.Cost, metadata["cost"], path.name).layers
     except (DataError, UsageError, KeyError, ValueError, TypeError) as error:
         raise VerificationError(
             f"{path.name} does not state its layers: {_line(error)}.", "Export it again."
         ) from error
-    kernels = {m.name: _integers(m) for m in network.modules() if isinstance(m, QuantConv2d)}
-    found = list(stored_weights.problems(model, rows, int(told["scale"]), kernels))
-    if found:
+    kernels = {m.name: _dense_kernel(m) for m in network.modules() if isinstance(m, QuantConv2d)}
+    problems = list(stored_weights.problems(model, rows, int(metadata["scale"]), kernels))
+    if problems:
         raise VerificationError(
-            f"{path.name} is not stored as it should be: {_some(found)}.",
+            f"{path.name} is not stored as it should be: {_listed(problems)}.",
             "Please report it, with the run folder.",
         )
     return rows
 
 
-def _integers(conv: QuantConv2d) -> NDArray[Any]:
-    """Of the kernel that runs, 0 for a weight of 0."""
+def _dense_kernel(conv: QuantConv2d) -> NDArray[Any]:
+    """The integers of a dense kernel, 0 for a weight of 0."""
     q, zero = conv.integers()
     return conv.dense((q - zero).float()).int().numpy()
 
 
 def _require_integers(model: onnx.ModelProto, rows: Sequence[cost.Layer], path: Path) -> int:
-    """How many convolutions run in integers: at least all that have less than 32 bits."""
-    better = optimised(path)
-    why = integer_fusion.in_float(model, better)
+    """Require that all convolutions below 32 bits run in integers; the number of those that do."""
+    reasons = integer_fusion.in_float(model, optimised(path))
     rounded = {row.name for row in rows if row.weight_bits < 32}
-    left = [f"'{name}' ({why[name]})" for name in why if name in rounded]
+    left = [f"'{name}' ({reasons[name]})" for name in reasons if name in rounded]
     if left:
         raise VerificationError(
             f"{len(left)} of {len(rounded)} convolutions of {path.name} stay in float "
-            f"in ONNX Runtime {ort.__version__}: {_some(left)}.",
+            f"in ONNX Runtime {ort.__version__}: {_listed(left)}.",
             "Please report it, with the run folder.",
         )
-    return len(wired(model).convolutions) - len(why)
+    return len(wired(model).convolutions) - len(reasons)
 
 
-def _some(texts: Sequence[str]) -> str:
+def _listed(texts: Sequence[str]) -> str:
     more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
     return ", ".join(texts[:NAMED]) + more
 
 
-def _require_explained(found: Difference, noise: Difference, name: str) -> None:
+def _require_explained(file: Difference, noise: Difference, name: str) -> None:
     least = max(FLOOR, min(LEAST, noise.psnr - 3))
-    if found.psnr < least or found.share_beyond > max(BEYOND, 2 * noise.share_beyond):
+    if file.psnr < least or file.share_beyond > max(BEYOND, 2 * noise.share_beyond):
         raise VerificationError(
-            f"{name} differs from the network: {found.share_beyond:.3%} of the values by more "
-            f"than 2 steps, {found.psnr:.1f} dB (allowed: 0.010 %, 55 dB; the network against "
+            f"{name} differs from the network: {file.share_beyond:.3%} of the values by more "
+            f"than 2 steps, {file.psnr:.1f} dB (allowed: 0.010 %, 55 dB; the network against "
             f"itself with noise: {noise.share_beyond:.3%}, {noise.psnr:.1f} dB; never below "
             f"{FLOOR:.0f} dB).",
             "If the network has hardly been trained, train it longer; else please report it, with "
@@ -216,7 +224,7 @@ def _require_explained(found: Difference, noise: Difference, name: str) -> None:
 
 @contextmanager
 def _noisy(network: nn.Module) -> Iterator[None]:
-    """While this is open, what enters a grid is off by up to `NOISE` of its step."""
+    """While open, add noise of up to `NOISE` of a grid's step to the input of every grid."""
     generator = torch.Generator().manual_seed(0)
 
     def shake(grid: Any, args: tuple[Tensor]) -> tuple[Tensor]:
@@ -237,15 +245,15 @@ def _noisy(network: nn.Module) -> Iterator[None]:
 def _difference(
     some: Sequence[NDArray[np.float64]], others: Sequence[NDArray[np.float64]]
 ) -> Difference:
-    """Of all values of several images, in steps of 1/255."""
+    """Difference over all values of several images, in steps of 1/255."""
     steps = np.concatenate([(a - b).ravel() for a, b in zip(some, others, strict=True)])
     mse, size = float(np.mean(steps**2)), np.abs(steps)
     psnr = float("inf") if mse == 0 else float(10 * np.log10(255**2 / mse))
     return Difference(int(size.max()), psnr, float(np.mean(size > 0)), float(np.mean(size > 2)))
 
 
-def _fitting(run: ort.InferenceSession, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image, cut or repeated to the height and width that the file is fixed to, if it is."""
+def _resized(run: ort.InferenceSession, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Cut or repeat an image to the height and width that the file is fixed to, if it is."""
     for axis, side in enumerate(run.get_inputs()[0].shape[2:]):
         if isinstance(side, int):
             image = image.take(range(side), axis, mode="wrap")
@@ -255,16 +263,16 @@ def _fitting(run: ort.InferenceSession, image: NDArray[np.uint8]) -> NDArray[np.
 def _file_pixels(
     run: ort.InferenceSession, image: NDArray[np.uint8], pixels: Pixels | None
 ) -> NDArray[np.float64]:
-    """(1, 3, H, W) in steps of 1/255, from a file that takes and gives bytes or float."""
+    """Pixels that a file computes, (1, 3, H, W) in steps of 1/255; it may use uint8 or float."""
     (entry,) = run.get_inputs()
     low = to_tensor(image[None]).numpy()
     if entry.type == "tensor(uint8)":
         low = np.ascontiguousarray(image[None].transpose(0, 3, 1, 2))
     try:
         if pixels is not None:
-            return _stepped(upscaler.through_foreign(run, image, pixels))
+            return _stepped(upscaler.run_imported(run, image, pixels))
         (out,) = run.run(None, {entry.name: low})
-    except Exception as error:  # ONNX Runtime has no class for what it cannot run
+    except Exception as error:  # ONNX Runtime has no exception class for files that it cannot run
         raise VerificationError(
             f"ONNX Runtime {ort.__version__} cannot run the file: {_line(error)}.",
             "Please report it, with the run folder.",
@@ -274,14 +282,14 @@ def _file_pixels(
 
 
 @torch.no_grad()
-def _pixels(network: nn.Module, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _network_pixels(network: nn.Module, image: NDArray[np.uint8]) -> NDArray[np.float64]:
     return _stepped(network(to_tensor(image[None]).double()).numpy())
 
 
 def _stepped(values: NDArray[Any]) -> NDArray[np.float64]:
-    """[0, 1] -> 0 to 255"""
-    found: NDArray[np.float64] = np.clip(np.round(values.astype(np.float64) * 255), 0, 255)
-    return found
+    """Round values in [0, 1] to steps of 1/255 -> whole numbers from 0 to 255."""
+    steps: NDArray[np.float64] = np.clip(np.round(values.astype(np.float64) * 255), 0, 255)
+    return steps
 
 
 def optimised(path: Path) -> onnx.ModelProto:

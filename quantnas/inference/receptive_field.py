@@ -1,9 +1,11 @@
-"""How far a network looks: what a part of a photograph must have around it to be enlarged alone.
+"""The receptive field of a network, and how its attention is computed on a part of an image.
 
-Read from the ONNX file or from the traced network, operation by operation. The attention of RFDN is
-the hard part: it pools on a grid of six pixels and stretches what it pooled over the whole image,
-by a factor that depends on the image's size. So a part must begin on that grid, and be stretched as
-the whole would be: here that becomes two matrices, inputs of a network for parts.
+A part of a photograph can be enlarged alone when it is cut with as much around it as the receptive
+field covers, which is read from the ONNX file or the traced network, operation by operation. The
+attention of RFDN is the difficult case: it pools on a grid of six pixels and stretches the pooled
+values over the whole image, by a factor that depends on the image's size. So a part must begin on
+that grid, and its pooled values must be stretched as in the whole image: two matrices do that,
+which are additional inputs of a network for parts.
 """
 
 import math
@@ -28,97 +30,101 @@ from quantnas.nn.image_layers import enlarge
 from quantnas.nn.tracing import Tracer
 
 ATTENTION = 12
-"""Pixels that an attention counts for. It looks 41 pixels far, but next to nothing comes from the
-outer ones: with 10 for each of four attentions, parts of the released RFDN equal the whole within
-1 of 255. In a quantized one a value rounded the other way may change much: there only its full
-reach (183 pixels) makes neighbouring parts equal, and with 12 they differ by up to 4 at 8 bits."""
+"""Pixels that an attention adds to the receptive field. Its true one is 41 pixels, but the outer
+ones contribute next to nothing: with 10 for each of four attentions, parts of the released RFDN
+equal the whole within 1 of 255. In a quantized network, a value that is rounded the other way may
+change much: there only the full receptive field (183 pixels) makes neighbouring parts equal, and
+with 12 they differ by up to 4 at 8 bits."""
 GRID = 6
-"""Pixels between two values that the attention pools."""
+"""Distance of two values that the attention pools, pixels."""
 SMALLEST = 15
-"""Pixels of a side of which the attention can pool one value."""
+"""Least length of a side from which the attention can pool one value, pixels."""
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What a pixel of the large image depends on."""
+class ReceptiveField:
+    """The part of a low-resolution image that a pixel of the large image depends on."""
 
     pixels: int
     """Low-resolution pixels on each side."""
     attention: bool = False
-    """Whether it pools and stretches as RFDN does."""
+    """Whether the network pools and stretches as the attention of RFDN does."""
     whole: bool = False
-    """Whether figures of the whole image play a part, as in the attention of IMDN."""
+    """Whether statistics of the whole image matter, as in the attention of IMDN."""
 
 
 @dataclass(frozen=True)
 class _Operation:
-    """One operation of a network."""
+    """One operation of a network, by the names of the values that it reads and gives."""
 
     inputs: tuple[str, ...]
     output: str
     kernel: int = 1
     stride: float = 1.0
-    """Below 1 where the image becomes larger."""
+    """Below 1 when the operation enlarges."""
     attention: bool = False
+    """Whether it stretches pooled values over the image."""
     whole: bool = False
+    """Whether it averages over the whole image."""
 
 
-def of_file(path: Path) -> Reach:
-    """The reach of an exported file."""
+def of_file(path: Path) -> ReceptiveField:
+    """The receptive field of an exported ONNX file."""
     graph = onnx.load(path).graph
-    return _walk(graph.input[0].name, map(_file_step, graph.node))
+    return _walk(graph.input[0].name, map(_operation_of_node, graph.node))
 
 
-def of_network(network: nn.Module) -> Reach:
-    """The reach of a network (N, 3, H, W) -> (N, 3, scale*H, scale*W)."""
+def of_network(network: nn.Module) -> ReceptiveField:
+    """The receptive field of a network (N, 3, H, W) -> (N, 3, scale*H, scale*W)."""
     nodes = Tracer().trace(network).nodes
     (first,) = (node.name for node in nodes if node.op == "placeholder")
-    return _walk(first, (_traced_step(network, node) for node in nodes))
+    return _walk(first, (_operation_of_trace(network, node) for node in nodes))
 
 
-def _walk(first: str, steps: Iterable[_Operation]) -> Reach:
-    """Every value has a reach and a spacing, both in pixels of the input.
+def _walk(first: str, operations: Iterable[_Operation]) -> ReceptiveField:
+    """Follow the operations from the input `first` and add up their kernels.
 
-    What is pooled and not yet stretched again counts as `ATTENTION`, not by its kernels.
+    Every value has a radius and a spacing, both in pixels of the input. Values that are pooled and
+    not yet stretched again count as `ATTENTION`, not by their kernels.
     """
-    found = {first: (0.0, 1.0)}
+    values = {first: (0.0, 1.0)}
     attention = whole = False
-    for step in steps:
-        read = [found[name] for name in step.inputs if name in found]
-        if not read:
+    for operation in operations:
+        inputs = [values[name] for name in operation.inputs if name in values]
+        if not inputs:
             continue
-        reach, spacing = max(r for r, _ in read), min(s for _, s in read)
-        if step.attention:
-            found[step.output] = reach + ATTENTION, 1.0
-        elif spacing * step.stride > 1:
-            found[step.output] = reach, spacing * step.stride
+        radius, spacing = max(r for r, _ in inputs), min(s for _, s in inputs)
+        if operation.attention:
+            values[operation.output] = radius + ATTENTION, 1.0
+        elif spacing * operation.stride > 1:
+            values[operation.output] = radius, spacing * operation.stride
         else:
-            wider = (step.kernel - 1) / 2 * spacing
-            found[step.output] = reach + wider, spacing * step.stride
-        attention, whole = attention or step.attention, whole or step.whole
-    return Reach(math.ceil(max(reach for reach, _ in found.values())), attention, whole)
+            wider = (operation.kernel - 1) / 2 * spacing
+            values[operation.output] = radius + wider, spacing * operation.stride
+        attention, whole = attention or operation.attention, whole or operation.whole
+    return ReceptiveField(math.ceil(max(r for r, _ in values.values())), attention, whole)
 
 
-def _file_step(node: onnx.NodeProto) -> _Operation:
-    has = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    pads = has.get("pads", [0])
-    kernel = max(1 + 2 * max(pads), *has.get("kernel_shape", [1]))  # padded, so sizes are kept
-    stride = float(max(has.get("strides", [1])))
+def _operation_of_node(node: onnx.NodeProto) -> _Operation:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    pads = attributes.get("pads", [0])
+    kernel = max(1 + 2 * max(pads), *attributes.get("kernel_shape", [1]))  # padding keeps the size
+    stride = float(max(attributes.get("strides", [1])))
     if node.op_type == "DepthToSpace":
-        stride = 1 / has["blocksize"]
+        stride = 1 / attributes["blocksize"]
     if node.op_type == "Resize" and not _stretches(node):
-        kernel = 3  # by a whole factor: what follows lies denser, but loses nothing by counting so
+        kernel = 3  # a whole factor; its stride stays 1, which never counts too few pixels
     whole = node.op_type in ("GlobalAveragePool", "ReduceMean")
     inputs, output = tuple(node.input), node.output[0]
     return _Operation(inputs, output, kernel, stride, _stretches(node), whole)
 
 
 def _stretches(node: onnx.NodeProto) -> bool:
-    """Whether it is a resizing to the size of something, as in the attention."""
+    """Return whether a node resizes to the size of another tensor, as the attention does."""
     return node.op_type == "Resize" and len(node.input) == 4
 
 
-def _traced_step(network: nn.Module, node: fx.Node) -> _Operation:
+def _operation_of_trace(network: nn.Module, node: fx.Node) -> _Operation:
     kernel, stride, function = 1, 1.0, node.target
     args: Any = node.args
     if node.op == "call_module":
@@ -140,25 +146,29 @@ def _traced_step(network: nn.Module, node: fx.Node) -> _Operation:
 
 
 def stretching(full: int, origin: int, size: int) -> NDArray[np.float32]:
-    """Matrix (size, pooled) of what the attention's stretching does to a part of one axis.
+    """Matrix (size, pooled size) by which the attention stretches a part along one axis.
 
-    full: pixels of the whole image along it; the part begins at `origin`, a multiple of `GRID`.
-    Bilinear, with the positions that the whole image has.
+    full: length of the whole image along this axis, pixels; origin: where the part begins, a
+    multiple of `GRID`; size: length of the part. The matrix interpolates bilinearly, at the
+    positions that the whole image has.
     """
     count, cells = pooled(full), pooled(size)
-    at = (np.arange(origin, origin + size) + 0.5) * count / full - 0.5
-    at = np.clip(np.clip(at, 0, count - 1) - origin / GRID, 0, cells - 1)
-    distance = np.abs(at[:, None] - np.arange(cells))
+    position = (np.arange(origin, origin + size) + 0.5) * count / full - 0.5
+    position = np.clip(np.clip(position, 0, count - 1) - origin / GRID, 0, cells - 1)
+    distance = np.abs(position[:, None] - np.arange(cells))
     return np.maximum(0, 1 - distance).astype(np.float32)
 
 
 def stretch(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """x (N, C, h, w), rows (H, h), columns (w, W) -> (N, C, H, W)"""
+    """Stretch x (N, C, h, w) by the matrices rows (H, h) and columns (w, W) -> (N, C, H, W)."""
     return rows @ x @ columns
 
 
 def network_for_parts(network: nn.Module) -> nn.Module:
-    """The network with two more inputs, `rows` and `columns`, that stretch in its attention."""
+    """Give a network two more inputs, the matrices `rows` and `columns` of its attention.
+
+    The result takes (x, rows, columns), see `stretch`, and enlarges a part of an image.
+    """
     graph = Tracer().trace(network)
     (first,) = (node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(first):
@@ -171,7 +181,7 @@ def network_for_parts(network: nn.Module) -> nn.Module:
 
 
 def file_for_parts(path: Path) -> bytes:
-    """The same of an exported file, as the bytes of an ONNX file."""
+    """Give an exported file the inputs of `network_for_parts` -> the bytes of the new ONNX file."""
     model = onnx.load(path)
     nodes = list(model.graph.node)
     del model.graph.node[:]

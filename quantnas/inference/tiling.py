@@ -1,8 +1,8 @@
-"""Enlarges photographs of any size in little memory: tile by tile, with overlap.
+"""Enlarging photographs of any size in little memory: tile by tile, with overlap.
 
-A tile is computed with as much around it as the network looks at, so tiles of a convolutional
-network equal the whole. Where they meet, neighbours are compared: that tells how visible the seams
-can be, for every network.
+A tile is computed with as much around it as the receptive field covers, so the tiles of a
+convolutional network equal the whole image. Neighbouring tiles are compared where they meet, which
+tells for every network how visible the seams can be.
 """
 
 from collections.abc import Callable, Generator
@@ -22,21 +22,28 @@ from quantnas.data.patches import to_image, to_tensor
 from quantnas.onnx_import.onnx_session import open_session
 
 from . import receptive_field
-from .receptive_field import Reach
-from .upscaler import Upscaler, cannot, onnx_upscaler, through, torch_upscaler
+from .receptive_field import ReceptiveField
+from .upscaler import Upscaler, enlarge_error, onnx_upscaler, run_session, torch_upscaler
 
 SIDE = 512
-"""Pixels of a tile's side, with its overlap: about 0.7 GB in RFDN in float, less in others."""
+"""Length of a tile's side with its overlap, pixels.
+
+The float RFDN then takes about 0.7 GB of memory, other networks less.
+"""
 LARGEST = 1024
-"""The same where a network looks at the whole image: then it is only cut when it must be."""
+"""Length of a tile's side with its overlap for networks whose receptive field is the whole image,
+pixels: larger than `SIDE`, so that these images are cut only when they must be."""
 UNKNOWN = 64
-"""Pixels that a tile sees of its neighbours where it is not known how far a network looks."""
+"""Overlap of tiles for networks whose receptive field is not known, pixels."""
 LEAST = 64
-"""Pixels of a tile's side without its overlap, at least."""
+"""Least length of a tile's side without its overlap, pixels."""
 
 Image = NDArray[np.uint8]
 Part = Callable[[Image, NDArray[np.float32], NDArray[np.float32]], Image]
-"""(part of an image, matrix of its rows, of its columns; see `receptive_field.stretching`) -> enlarged."""
+"""Function (part of an image, matrix for its rows, matrix for its columns) -> enlarged part.
+
+The matrices are those of `receptive_field.stretching`.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,25 +52,27 @@ class Network:
 
     scale: int
     whole: Upscaler
-    reach: Reach
+    """Enlarges an image by itself."""
+    receptive_field: ReceptiveField
     part: Callable[[], Part]
-    """Loads what enlarges parts of an image where an attention needs to know of the rest."""
+    """Loads the function that enlarges a part as it would be in the whole image; only networks
+    with attention need it."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How to cut; pixels of the low-resolution image."""
+    """How images are cut into tiles; lengths are pixels of the low-resolution image."""
 
     side: int | None = None
-    """Of a tile without its overlap; 0 = do not cut. None: as large as the memory allows, and not
-    cut when the image is small."""
+    """Length of a tile's side without its overlap; 0 = do not cut. None: chosen so that little
+    memory is needed, and small images are not cut."""
     overlap: int | None = None
-    """On each side of a tile; None = as far as the network looks."""
+    """Overlap on each side of a tile; None = the receptive field of the network."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A tile along one axis: what it is for, [start, stop), and what it reads, [first, last)."""
+    """A tile along one axis: it makes the pixels [start, stop) and reads [first, last)."""
 
     start: int
     stop: int
@@ -72,42 +81,43 @@ class Span:
 
 
 Tile = tuple[Span, Span]
-"""Along height and width."""
+"""Spans of a tile along height and width."""
 
 
 @dataclass(frozen=True)
 class Enlarged:
-    """An image (scale*H, scale*W, 3), and how well its tiles fit."""
+    """An enlarged image, and how well its tiles fit."""
 
     image: Image
+    """uint8 RGB (scale*H, scale*W, 3)."""
     seam: int = 0
     """Largest difference of neighbouring tiles where they meet, of 255."""
     tiles: int = 1
+    """Number of tiles."""
 
 
 def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> Network:
-    """An exported file or a network, ready to run. Raises DataError when it cannot be loaded.
+    """Make an exported file or a network ready to run. Raises DataError when it cannot be loaded.
 
-    pixels: what a file from elsewhere takes and gives; how far it looks is not known.
+    pixels: pixel conventions of an imported file. The receptive field of an imported network is
+    not known.
     """
-    foreign = pixels is not None or isinstance(source, ImportedNetwork)
-    unknown = Reach(UNKNOWN, whole=True)  # never an attention, so it is not asked for its parts
+    imported = pixels is not None or isinstance(source, ImportedNetwork)
+    unknown = ReceptiveField(UNKNOWN, whole=True)  # without attention, so `part` is never called
     if isinstance(source, Path):
         whole, part = onnx_upscaler(source, pixels), partial(_file_part, source)
-        return Network(
-            scale, whole, unknown if foreign else receptive_field.of_file(source), cache(part)
-        )
-    net, part = torch_upscaler(source), partial(_network_part, source)
-    return Network(
-        scale, net, unknown if foreign else receptive_field.of_network(source), cache(part)
-    )
+        field = unknown if imported else receptive_field.of_file(source)
+    else:
+        whole, part = torch_upscaler(source), partial(_network_part, source)
+        field = unknown if imported else receptive_field.of_network(source)
+    return Network(scale, whole, field, cache(part))
 
 
 def _file_part(path: Path) -> Part:
     run = open_session(receptive_field.file_for_parts(path))
 
     def enlarge(low: Image, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Image:
-        return through(run, low, {"rows": rows, "columns": columns})
+        return run_session(run, low, {"rows": rows, "columns": columns})
 
     return enlarge
 
@@ -123,19 +133,19 @@ def _network_part(network: nn.Module) -> Part:
     return enlarge
 
 
-def plan(height: int, width: int, found: Reach, tiling: Tiling) -> list[Tile]:
-    """The tiles of an image, row after row; one where it is not cut."""
-    overlap = found.pixels if tiling.overlap is None else tiling.overlap
-    side, limit = tiling.side, LARGEST if found.whole else SIDE
+def plan(height: int, width: int, field: ReceptiveField, tiling: Tiling) -> list[Tile]:
+    """Tiles of an image, row after row; a single tile when the image is not cut."""
+    overlap = field.pixels if tiling.overlap is None else tiling.overlap
+    side, limit = tiling.side, LARGEST if field.whole else SIDE
     if side is None:
         side = 0 if height * width <= limit**2 else max(LEAST, limit - 2 * overlap)
-    columns = spans(width, side, overlap, found)
-    return [(y, x) for y in spans(height, side, overlap, found) for x in columns]
+    columns = spans(width, side, overlap, field)
+    return [(y, x) for y in spans(height, side, overlap, field) for x in columns]
 
 
-def spans(length: int, side: int, overlap: int, found: Reach) -> list[Span]:
-    """An axis in parts of about equal length, `side` at most; 0 = one part."""
-    grid, least = (receptive_field.GRID, receptive_field.SMALLEST) if found.attention else (1, 1)
+def spans(length: int, side: int, overlap: int, field: ReceptiveField) -> list[Span]:
+    """Cut an axis into spans of about equal length, at most `side` pixels; side 0 = one span."""
+    grid, least = (receptive_field.GRID, receptive_field.SMALLEST) if field.attention else (1, 1)
     count = -(-length // side) if side else 1
     ends = [length * k // count for k in range(count + 1)]
     result = []
@@ -149,45 +159,45 @@ def spans(length: int, side: int, overlap: int, found: Reach) -> list[Span]:
 def enlarge(
     network: Network, low: Image, tiling: Tiling = Tiling()
 ) -> Generator[int, None, Enlarged]:
-    """Yield the number of tiles done, from 1 on; the large image as the generator's result.
+    """Enlarge an image; yield the number of tiles done, and return the large image.
 
-    An image that is too small for the network is mirrored until it is not, and the rest of the
-    result cut off. Raises DataError as the network's upscaler.
+    low: uint8 RGB (H, W, 3). An image that is too small for the network is extended by mirroring,
+    and the result is cut to size. Raises DataError as the network's upscaler.
     """
     height, width = low.shape[:2]
-    least = receptive_field.SMALLEST if network.reach.attention else 1
+    least = receptive_field.SMALLEST if network.receptive_field.attention else 1
     lacking = [(0, max(0, least - side)) for side in (height, width)]
     low = np.pad(low, (*lacking, (0, 0)), "symmetric")
-    tiles = plan(low.shape[0], low.shape[1], network.reach, tiling)
+    tiles = plan(low.shape[0], low.shape[1], network.receptive_field, tiling)
     if len(tiles) == 1:
-        found = Enlarged(network.whole(low))
+        large = Enlarged(network.whole(low))
         yield 1
     else:
-        found = yield from _tiled(network, low, tiles)
-    cut = found.image[: height * network.scale, : width * network.scale]
-    return Enlarged(np.ascontiguousarray(cut), found.seam, len(tiles))
+        large = yield from _tiled(network, low, tiles)
+    cut = large.image[: height * network.scale, : width * network.scale]
+    return Enlarged(np.ascontiguousarray(cut), large.seam, len(tiles))
 
 
 def _tiled(network: Network, low: Image, tiles: list[Tile]) -> Generator[int, None, Enlarged]:
     scale, seam = network.scale, 0
     large = np.empty((low.shape[0] * scale, low.shape[1] * scale, 3), np.uint8)
     for done, (y, x) in enumerate(tiles, 1):
-        got = _one(network, low, y, x)
+        tile = _enlarge_part(network, low, y, x)
         top, left = y.first * scale, x.first * scale
         rows, columns = (slice(s.start * scale, s.stop * scale) for s in (y, x))
         for axis, span in enumerate((y, x)):
-            if span.first < span.start:  # the pixel before it, which its neighbour has made
+            if span.first < span.start:  # compare the last pixel that its neighbour has made
                 edge = slice((span.start - 1) * scale, span.start * scale)
                 line = (edge, columns) if axis == 0 else (rows, edge)
-                seam = max(seam, _difference(large[line], _moved(got, line, top, left)))
-        large[rows, columns] = _moved(got, (rows, columns), top, left)
+                seam = max(seam, _difference(large[line], _crop(tile, line, top, left)))
+        large[rows, columns] = _crop(tile, (rows, columns), top, left)
         yield done
     return Enlarged(large, seam)
 
 
-def _one(network: Network, low: Image, y: Span, x: Span) -> Image:
+def _enlarge_part(network: Network, low: Image, y: Span, x: Span) -> Image:
     part = low[y.first : y.last, x.first : x.last]
-    if not network.reach.attention:
+    if not network.receptive_field.attention:
         return network.whole(part)
     rows, columns = (
         receptive_field.stretching(full, s.first, s.last - s.first)
@@ -195,14 +205,14 @@ def _one(network: Network, low: Image, y: Span, x: Span) -> Image:
     )
     try:
         return network.part()(part, rows, np.ascontiguousarray(columns.T))
-    except Exception as error:  # ONNX Runtime has no class for what is wrong with an image
-        raise cannot("The network", part, error) from error
+    except Exception as error:  # ONNX Runtime has no exception class for unsuitable images
+        raise enlarge_error("The network", part, error) from error
 
 
-def _moved(image: Image, at: tuple[slice, slice], top: int, left: int) -> Image:
-    """What lies at these places of the large image, taken from a tile that begins at top, left."""
-    y, x = at
-    return image[y.start - top : y.stop - top, x.start - left : x.stop - left]
+def _crop(tile: Image, region: tuple[slice, slice], top: int, left: int) -> Image:
+    """Cut a region of the large image out of a tile that begins at (top, left) in that image."""
+    y, x = region
+    return tile[y.start - top : y.stop - top, x.start - left : x.stop - left]
 
 
 def _difference(one: Image, other: Image) -> int:
@@ -210,7 +220,7 @@ def _difference(one: Image, other: Image) -> int:
 
 
 def upscaler(network: Network, tiling: Tiling = Tiling()) -> Upscaler:
-    """A network as a function that cuts large photographs."""
+    """Return a function that enlarges photographs with a network and cuts large ones into tiles."""
 
     def upscale(low: Image) -> Image:
         steps = enlarge(network, low, tiling)

@@ -1,4 +1,4 @@
-"""Photographs, single ones and whole folders, enlarged into files: nothing is skipped silently."""
+"""Enlarging photographs and folders of photographs into files; none is skipped silently."""
 
 import tempfile
 from collections.abc import Generator, Sequence
@@ -17,12 +17,12 @@ from quantnas.progress import Progress
 from .tiling import Network, Tiling, enlarge, plan
 
 VISIBLE = 1
-"""Difference of neighbouring tiles, of 255, above which it is told."""
+"""Difference of neighbouring tiles, of 255, above which users are told of it."""
 
 
 @dataclass(frozen=True)
 class UpscaleJob:
-    """A photograph and the file that it becomes."""
+    """A photograph and the file that its enlargement is written to."""
 
     source: Path
     target: Path
@@ -30,22 +30,23 @@ class UpscaleJob:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of some jobs."""
+    """Jobs that succeeded and jobs that failed."""
 
     done: tuple[tuple[UpscaleJob, tuple[int, int], tuple[int, int]], ...]
-    """With height and width before and after."""
+    """(job, (height, width) before, (height, width) after) of every enlarged photograph."""
     failed: tuple[tuple[UpscaleJob, QuantnasError], ...]
+    """(job, error) of every other photograph."""
 
 
 def jobs(
     photos: Sequence[Path], out: Path | None, kind: str | None, scale: int
 ) -> list[UpscaleJob]:
-    """What is to be done: photographs, and folders at any depth, each to a file of its own.
+    """List a job for every photograph, and for every photograph in a folder, at any depth.
 
-    out: a file for a single photograph, else a folder; none puts results beside a photograph, and
-    those of a folder into a folder beside it. kind: extension, png where neither it nor a file
-    says another. Raises UsageError or DataError for what cannot be meant, and where two
-    photographs would become one file.
+    out: a file for a single photograph, else a folder. None writes the result of a photograph next
+    to it, and those of a folder into a new folder next to that. kind: extension of the results;
+    None = the extension of `out`, or png. Raises DataError when a photograph does not exist, and
+    UsageError when `out` is one file for several photographs or contradicts `kind`.
     """
     for photo in photos:
         if not photo.exists():
@@ -58,11 +59,11 @@ def jobs(
     ):
         return [_named(photos, out, kind, single)]
     name = f"{{}}_x{scale}.{kind or 'png'}"
-    found = []
+    result = []
     for photo in photos:
         if not photo.is_dir():
             folder = photo.parent if out is None else out
-            found.append(UpscaleJob(photo, folder / name.format(photo.stem)))
+            result.append(UpscaleJob(photo, folder / name.format(photo.stem)))
             continue
         whole = photo.resolve()
         folder = whole.with_name(f"{whole.name}_x{scale}") if out is None else out
@@ -70,9 +71,9 @@ def jobs(
             p for p in image_files.find(photo) if not p.resolve().is_relative_to(folder.resolve())
         ]
         for path in sources:
-            place = folder / path.relative_to(photo).parent
-            found.append(UpscaleJob(path, place / name.format(path.stem)))
-    return found
+            target_folder = folder / path.relative_to(photo).parent
+            result.append(UpscaleJob(path, target_folder / name.format(path.stem)))
+    return result
 
 
 def _named(photos: Sequence[Path], out: Path, kind: str | None, single: bool) -> UpscaleJob:
@@ -84,32 +85,32 @@ def _named(photos: Sequence[Path], out: Path, kind: str | None, single: bool) ->
     return UpscaleJob(photos[0], out)
 
 
-def check(found: Sequence[UpscaleJob], force: bool, skip: bool) -> list[UpscaleJob]:
-    """The jobs that are left to do, checked before the first is begun.
+def check(planned: Sequence[UpscaleJob], force: bool, skip: bool) -> list[UpscaleJob]:
+    """Check all jobs before the first one begins, and return those that are left to do.
 
-    Raises UsageError where two write one file or one overwrites a photograph, and for results that
-    exist, unless they are to be overwritten or left alone. Raises DataError when a folder cannot
-    be written into.
+    force: existing results are overwritten; skip: jobs with an existing result are left out.
+    Raises UsageError when two jobs write one file, when one overwrites a photograph, and when a
+    result exists without `force` or `skip`. Raises DataError when a folder cannot be written into.
     """
-    sources, owners = {job.source.resolve() for job in found}, dict[Path, UpscaleJob]()
-    for job in found:
-        place = job.target.resolve()
-        if place in sources:
+    sources, owners = {job.source.resolve() for job in planned}, dict[Path, UpscaleJob]()
+    for job in planned:
+        target = job.target.resolve()
+        if target in sources:
             raise UsageError(f"{job.target} is a photograph itself.", "Choose another -o.")
-        other = owners.setdefault(place, job)
+        other = owners.setdefault(target, job)
         if other is not job:
             raise UsageError(
                 f"{other.source} and {job.source} would both become {job.target}.",
                 "Rename one of them, or enlarge them one after the other.",
             )
-    there = [job.target for job in found if job.target.exists()]
-    if there and not (force or skip):
-        more = f", and {len(there) - 1} more" if len(there) > 1 else ""
+    existing = [job.target for job in planned if job.target.exists()]
+    if existing and not (force or skip):
+        more = f", and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise UsageError(
-            f"{there[0]} exists already{more}.",
+            f"{existing[0]} exists already{more}.",
             "Choose another -o, or add --force or --skip-existing.",
         )
-    left = [job for job in found if not (skip and job.target.exists())]
+    left = [job for job in planned if not (skip and job.target.exists())]
     for folder in {job.target.parent for job in left}:
         _require_writable(folder)
     return left
@@ -128,13 +129,16 @@ def _require_writable(folder: Path) -> None:
 
 
 def perform(
-    found: Sequence[UpscaleJob], network: Network, tiling: Tiling
+    planned: Sequence[UpscaleJob], network: Network, tiling: Tiling
 ) -> Generator[Progress, None, Outcome]:
-    """Progress over the tiles of all photographs; what fails is kept for the end."""
-    counts = [_tiles(job, network, tiling) for job in found]
+    """Perform all jobs; yield the progress over the tiles of all photographs.
+
+    A photograph that fails does not stop the others; its error is part of the result.
+    """
+    counts = [_tiles(job, network, tiling) for job in planned]
     before, done, failed = 0, [], []
-    for at, (job, count) in enumerate(zip(found, counts, strict=True), 1):
-        facts = {"photograph": f"{at}/{len(found)}", "file": job.source.name}
+    for number, (job, count) in enumerate(zip(planned, counts, strict=True), 1):
+        facts = {"photograph": f"{number}/{len(planned)}", "file": job.source.name}
         notes: list[str] = []
         try:
             steps = one(job, network, tiling)
@@ -156,9 +160,9 @@ def perform(
 
 
 def _tiles(job: UpscaleJob, network: Network, tiling: Tiling) -> int:
-    """How many tiles it has; 1 for a file that cannot be read."""
+    """Number of tiles of a job's photograph; 1 for a file that cannot be read."""
     try:
-        return len(plan(*image_files.size(job.source), network.reach, tiling))
+        return len(plan(*image_files.size(job.source), network.receptive_field, tiling))
     except DataError:
         return 1
 
@@ -170,30 +174,34 @@ Sizes = tuple[tuple[int, int], tuple[int, int]]
 def one(
     job: UpscaleJob, network: Network, tiling: Tiling
 ) -> Generator[int, None, tuple[Sizes, list[str]]]:
-    """Yield the number of tiles done; the sizes, and what there is to be said about the result.
+    """Enlarge one photograph; yield the number of tiles done, and return its sizes and notes.
 
-    Raises DataError for a file that cannot be read or written, UsageError for one that its format
-    cannot hold.
+    The notes tell users of losses and visible seams. Raises DataError for a file that cannot be
+    read or written, and UsageError when the result does not fit into its file format.
     """
     low = image_modes.read(job.source)
     height, width = low.rgb.shape[:2]
     scale = network.scale
     image_modes.require_side(height * scale, width * scale, job.target)
     notes = image_modes.losses(low, job.target)
-    found = yield from enlarge(network, low.rgb, tiling)
-    image_modes.write(job.target, _enlarged(low, found.image, scale))
-    if found.seam > VISIBLE:
+    large = yield from enlarge(network, low.rgb, tiling)
+    image_modes.write(job.target, _enlarged(low, large.image, scale))
+    if large.seam > VISIBLE:
         notes.append(
-            f"tiles differ by up to {found.seam} of 255 where they meet; a larger --overlap or "
+            f"tiles differ by up to {large.seam} of 255 where they meet; a larger --overlap or "
             "--tile makes it less"
         )
-    elif found.tiles > 1 and tiling.overlap == 0:
+    elif large.tiles > 1 and tiling.overlap == 0:
         notes.append("tiles see nothing of their neighbours: seams may show; leave --overlap out")
     return ((height, width), (height * scale, width * scale)), notes
 
 
 def _enlarged(low: Picture, rgb: NDArray[np.uint8], scale: int) -> Picture:
-    """The picture with these colours; what the network does not see is enlarged bicubically."""
+    """The large picture with these colours.
+
+    Transparency and the lower bits of 16-bit grey, which the network does not read, are enlarged
+    bicubically.
+    """
     alpha, deep = low.alpha, low.deep
     if alpha is not None:
         alpha = bicubic.upscale(alpha[:, :, None], scale)[:, :, 0]

@@ -1,4 +1,4 @@
-"""Functions that enlarge one image: bicubic, a torch network, or an ONNX file in ONNX Runtime."""
+"""Functions that enlarge one image: with a torch network, or an ONNX file in ONNX Runtime."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,25 +16,25 @@ from quantnas.onnx_import import pixel_conversion
 from quantnas.onnx_import.onnx_session import cannot_load, open_session
 
 SMALL = 32
-"""Pixels of a side below which a network that fails is taken to fail because of the size."""
+"""Length of a side below which a failure of a network is explained by the image's size, pixels."""
 QONNX = "qonnx.custom_op"
-"""The domain of operators that only QONNX files have."""
+"""Domain of the operators that only QONNX files have."""
 
 Upscaler = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-"""uint8 RGB (H, W, 3) -> uint8 RGB (scale*H, scale*W, 3)"""
+"""Function uint8 RGB (H, W, 3) -> uint8 RGB (scale*H, scale*W, 3)."""
 
 
 def onnx_upscaler(path: Path, pixels: Pixels | None = None) -> Upscaler:
-    """An exported file as a function; it takes and gives floats or bytes.
+    """Return a function that enlarges images with an ONNX file, of float32 or uint8 pixels.
 
-    pixels: what one from elsewhere takes and gives.
-    Raises DataError when it cannot be loaded; the function does for an image that the file cannot
-    enlarge, as one of another size than it is fixed to.
+    pixels: pixel conventions of an imported file; None for a file that quantnas exported.
+    Raises DataError when the file cannot be loaded. The function raises DataError for an image
+    that the file cannot enlarge, such as one of another size than the file is fixed to.
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
     try:
-        run = open_session(path)
+        session = open_session(path)
     except Exception as error:
         if QONNX in str(error):
             raise DataError(
@@ -44,60 +44,67 @@ def onnx_upscaler(path: Path, pixels: Pixels | None = None) -> Upscaler:
         raise cannot_load(path, error) from error
 
     def upscale(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        _require_shape(path.name, low, run.get_inputs()[0].shape[2:])
+        _require_shape(path.name, low, session.get_inputs()[0].shape[2:])
         try:
-            return through(run, low, pixels=pixels)
-        except Exception as error:  # ONNX Runtime has no class for what is wrong with an image
-            raise cannot(path.name, low, error) from error
+            return run_session(session, low, pixels=pixels)
+        except Exception as error:  # ONNX Runtime has no exception class for unsuitable images
+            raise enlarge_error(path.name, low, error) from error
 
     return upscale
 
 
-def through(
-    run: ort.InferenceSession,
+def run_session(
+    session: ort.InferenceSession,
     low: NDArray[np.uint8],
-    more: Mapping[str, NDArray[np.float32]] | None = None,
+    extra_inputs: Mapping[str, NDArray[np.float32]] | None = None,
     pixels: Pixels | None = None,
 ) -> NDArray[np.uint8]:
-    """An image through a file in ONNX Runtime, with more inputs by name; raises what that does."""
+    """Enlarge low (H, W, 3) in ONNX Runtime -> uint8 RGB (scale*H, scale*W, 3).
+
+    extra_inputs: inputs besides the image, by name; pixels: pixel conventions of an imported file.
+    Raises the exceptions of ONNX Runtime.
+    """
     if pixels is not None:
-        return to_image(torch.from_numpy(through_foreign(run, low, pixels))[0])
-    entry = run.get_inputs()[0]
+        return to_image(torch.from_numpy(run_imported(session, low, pixels))[0])
+    entry = session.get_inputs()[0]
     in_bytes = entry.type == "tensor(uint8)"
     image = low.transpose(2, 0, 1)[None] if in_bytes else to_tensor(low[None]).numpy()
-    (out,) = run.run(None, {entry.name: np.ascontiguousarray(image), **(more or {})})
-    found = np.asarray(out)[0]
-    if found.dtype == np.uint8:
-        return np.ascontiguousarray(found.transpose(1, 2, 0))
-    return to_image(torch.from_numpy(found))
+    (out,) = session.run(None, {entry.name: np.ascontiguousarray(image), **(extra_inputs or {})})
+    large = np.asarray(out)[0]
+    if large.dtype == np.uint8:
+        return np.ascontiguousarray(large.transpose(1, 2, 0))
+    return to_image(torch.from_numpy(large))
 
 
-def through_foreign(
-    run: ort.InferenceSession, low: NDArray[np.uint8], pixels: Pixels
+def run_imported(
+    session: ort.InferenceSession, low: NDArray[np.uint8], pixels: Pixels
 ) -> NDArray[np.float32]:
-    """(1, 3, scale*H, scale*W), RGB, white is 1: an image through a file from elsewhere."""
-    x, entry = to_tensor(low[None]), run.get_inputs()[0]
+    """Enlarge low (H, W, 3) with an imported file -> RGB (1, 3, scale*H, scale*W), white is 1."""
+    x, entry = to_tensor(low[None]), session.get_inputs()[0]
     image = pixel_conversion.array(x, pixels).numpy()
-    (made,) = run.run(None, {entry.name: np.ascontiguousarray(image)})
-    out = torch.from_numpy(np.asarray(made)).float()
+    (result,) = session.run(None, {entry.name: np.ascontiguousarray(image)})
+    out = torch.from_numpy(np.asarray(result)).float()
     scale = out.shape[2] // image.shape[2]
-    found: NDArray[np.float32] = pixel_conversion.given(out, x, pixels, scale).numpy()
-    return found
+    large: NDArray[np.float32] = pixel_conversion.given(out, x, pixels, scale).numpy()
+    return large
 
 
 def _require_shape(name: str, low: NDArray[np.uint8], sides: Sequence[int | str]) -> None:
-    """Raise DataError for another height or width than a file is fixed to."""
+    """Raise DataError for an image of another height or width than a file is fixed to."""
     height, width = low.shape[:2]
     if any(isinstance(n, int) and n != m for n, m in zip(sides, (height, width), strict=True)):
         raise DataError(
-            f"{name} takes images of {sides[0]} rows and {sides[1]} columns alone; this one has "
+            f"{name} only takes images of {sides[0]} rows and {sides[1]} columns; this one has "
             f"{height} and {width}.",
             "Use such images, or export the run without a size.",
         )
 
 
 def torch_upscaler(network: nn.Module) -> Upscaler:
-    """A network as a function."""
+    """Return a function that enlarges images with a torch network, on the network's device.
+
+    The function raises DataError for an image that the network cannot enlarge.
+    """
     device = next(network.parameters()).device
     network.eval()
 
@@ -106,13 +113,13 @@ def torch_upscaler(network: nn.Module) -> Upscaler:
         try:
             return to_image(network(to_tensor(low[None]).to(device))[0])
         except RuntimeError as error:
-            raise cannot("The network", low, error) from error
+            raise enlarge_error("The network", low, error) from error
 
     return upscale
 
 
-def cannot(what: str, low: NDArray[np.uint8], error: Exception) -> DataError:
-    """What to raise when a network fails on an image."""
+def enlarge_error(what: str, low: NDArray[np.uint8], error: Exception) -> DataError:
+    """The DataError to raise when `what`, a network or file, fails on an image."""
     height, width = low.shape[:2]
     if min(height, width) < SMALL:
         return DataError(

@@ -142,7 +142,9 @@ def _costs(
     slots, c = registry.slots(space), config.quantize
     if c.target_bitops is not None:
         size = resolution(c.at)
-        fixed = cost.bitops_at(cost.beside(registry.beside(space), space.scale), size, space.scale)
+        fixed = cost.bitops_at(
+            cost.float_layers(registry.float_layers(space), space.scale), size, space.scale
+        )
         each = bit_allocation.bitops_costs(slots, found, given, space.scale, size)
         each[slots[0].name] = [n + fixed for n in each[slots[0].name]]
         return each, c.target_bitops
@@ -164,7 +166,7 @@ def reached(
     """
     slots = registry.slots(space)
     rows = cost.layers(slots, found, precision, space.scale)
-    beside = cost.beside(registry.beside(space), space.scale)
+    beside = cost.float_layers(registry.float_layers(space), space.scale)
     widths = {name: (width,) for name, width in precision.items()}
     bits, inner = bit_allocation.bit_costs(slots, found, widths), _inner(space, found)
     return {

@@ -1,4 +1,4 @@
-"""Checks the published basic space: its known numbers, its wiring, cells decided together."""
+"""Checks the published basic space: its known numbers, its wiring, and cells decided together."""
 
 import dataclasses
 import math
@@ -30,12 +30,12 @@ PLAIN = {
 }
 
 
-def chosen(where, wanted=PLAIN) -> Genotype:
+def chosen(space, wanted=PLAIN) -> Genotype:
     choices = {}
-    for slot in registry.slots(where):
+    for slot in registry.slots(space):
         op, bits = wanted[slot.name.rpartition("_")[2]]
         choices[slot.name] = Choice(op, bits, bits)
-    return Genotype(where.name, choices)
+    return Genotype(space.name, choices)
 
 
 @pytest.fixture
@@ -45,21 +45,21 @@ def published():
 
 @pytest.fixture
 def small(published):
-    """12 channels, two cells."""
+    """The published space with 12 channels and two cells."""
     return dataclasses.replace(published, channels=12, cells=2)
 
 
-def plain_network(convs, x, where):
-    """The published wiring, written down, without adaptive deviation."""
+def plain_network(convs, x, space):
+    """Forward pass as published, without adaptive deviation, written independently."""
 
     def conv(name, t):
         return convs[name](F.relu(t))
 
     h = z = conv("head1", conv("head0", x))
-    for k in range(where.cells):
+    for k in range(space.cells):
         body = conv(f"cell{k}_body1", conv(f"cell{k}_body0", z))
         z = z + conv(f"cell{k}_skip", z) + body
-    y = F.pixel_shuffle(conv("upsample", h + z), where.scale)
+    y = F.pixel_shuffle(conv("upsample", h + z), space.scale)
     return y + conv("tail1", conv("tail0", y))
 
 
@@ -123,8 +123,8 @@ def test_an_image_of_one_pixel_is_large_enough(small, pixels):
 def test_upsampling_goes_without_what_does_not_divide(published):
     edges = published.edges | {"upsample": Edge(("conv3x3", "conv3x3_groups2"), (8,))}
     for scale, count in ((2, 2), (3, 1), (4, 2)):
-        where = dataclasses.replace(published, scale=scale, edges=edges)
-        (slot,) = (s for s in registry.slots(where) if s.name == "upsample")
+        space = dataclasses.replace(published, scale=scale, edges=edges)
+        (slot,) = (s for s in registry.slots(space) if s.name == "upsample")
         assert len(slot.ops) == count
 
 
@@ -136,11 +136,11 @@ def test_an_edge_with_a_batch_norm_behind_it_cannot_be_the_identity(published, k
 
 
 def test_all_deviations_fold_into_convolutions(small, pixels):
-    where, low = dataclasses.replace(small, scale=2), pixels(2, 7, 10)
-    net = supernet.build(where)
+    space, low = dataclasses.replace(small, scale=2), pixels(2, 7, 10)
+    net = supernet.build(space)
     found = [m for m in net.modules() if isinstance(m, Adq)]
-    assert len(found) == 2 * where.cells + 1
-    genotype = chosen(where, PUBLISHED | {"upsample": ("conv3x3_groups3", 8)})
+    assert len(found) == 2 * space.cells + 1
+    genotype = chosen(space, PUBLISHED | {"upsample": ("conv3x3_groups3", 8)})
     supernet.settle(net, genotype, [low])
     with torch.no_grad():
         for m in found:  # a deviation that is the same for every image, and no shift to round
@@ -150,7 +150,7 @@ def test_all_deviations_fold_into_convolutions(small, pixels):
             m.norm.running_mean.zero_()
     gradient_search.fit_grids(net, low)
     net = net.double().eval()
-    rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
+    rounded = network.build(space, genotype, searched_precision(genotype)).double().eval()
     inheritance.inherit_supernet(rounded, net)
     with torch.no_grad():
         wanted = net(low.double())

@@ -22,10 +22,10 @@ def test_negative_values_keep_a_small_part():
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("name", ["rfdn48", "imdn", "edsr_baseline"])
 def test_every_convolution_rounds_its_input_by_itself(random_genotype, name, bits):
-    """But those that read pixels or, in EDSR, what passed a ReLU or was enlarged already."""
-    where = dataclasses.replace(search_space.load(name), channels=12, cells=2)
-    precision = uniform_precision(registry.slots(where), bits)
-    net = network.build(where, random_genotype(where, 0), precision)
+    """Exceptions read pixels or, in EDSR, the output of a ReLU or of an enlarging step."""
+    space = dataclasses.replace(search_space.load(name), channels=12, cells=2)
+    precision = uniform_precision(registry.slots(space), bits)
+    net = network.build(space, random_genotype(space, 0), precision)
     for key, conv in network.convolutions(net).items():
         assert isinstance(conv, QuantConv2d)
         carried = conv._source[0]
@@ -39,9 +39,9 @@ def test_every_convolution_rounds_its_input_by_itself(random_genotype, name, bit
 
 @pytest.mark.parametrize("name", ["rfdn48", "imdn"])
 def test_two_readers_of_one_tensor_have_two_grids(random_genotype, name):
-    where = dataclasses.replace(search_space.load(name), channels=12, cells=1)
-    precision = uniform_precision(registry.slots(where), 4)
-    net = network.build(where, random_genotype(where, 0), precision)
+    space = dataclasses.replace(search_space.load(name), channels=12, cells=1)
+    precision = uniform_precision(registry.slots(space), 4)
+    net = network.build(space, random_genotype(space, 0), precision)
     grids = [c.grid for c in network.convolutions(net).values()]
     own = [g for g in grids if g.octaves is not None]
     assert len({id(g) for g in own}) == len(own) > 5
@@ -49,7 +49,7 @@ def test_two_readers_of_one_tensor_have_two_grids(random_genotype, name):
 
 
 def test_the_grids_of_a_search_have_no_octaves(small):
-    for where in small.values():
-        grids = [m for m in supernet.build(where).modules() if isinstance(m, InputGrids)]
+    for space in small.values():
+        grids = [m for m in supernet.build(space).modules() if isinstance(m, InputGrids)]
         own = [q for g in grids for q in g.own]
         assert own and all(isinstance(q, ActQuantizer) and q.octaves is None for q in own)

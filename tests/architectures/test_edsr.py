@@ -1,4 +1,4 @@
-"""Checks EDSR: its wiring against the published one written down, and its upsampler."""
+"""Checks EDSR: its wiring against an independent forward pass, and its upsampler."""
 
 import dataclasses
 
@@ -14,46 +14,46 @@ from quantnas.errors import UsageError
 
 @pytest.fixture
 def small():
-    """8 channels, two cells."""
+    """EDSR with 8 channels and two cells."""
     return dataclasses.replace(search_space.load("edsr_baseline"), channels=8, cells=2)
 
 
-def plain_network(convs, x, where):
-    """The published wiring, written down, without the mean colour."""
+def plain_network(convs, x, space):
+    """Forward pass of the published network without the mean colour, written independently."""
     shallow = y = convs["head"](x)
-    for k in range(where.cells):
+    for k in range(space.cells):
         y = y + convs[f"cell{k}_body1"](F.relu(convs[f"cell{k}_body0"](y)))
     y = convs["smooth"](y) + shallow
-    if where.scale == 4:
+    if space.scale == 4:
         y = F.pixel_shuffle(convs["upsample0"](y), 2)
         y = F.pixel_shuffle(convs["upsample1"](y), 2)
     else:
-        y = F.pixel_shuffle(convs["upsample0"](y), where.scale)
+        y = F.pixel_shuffle(convs["upsample0"](y), space.scale)
     return convs["tail"](y)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_network_is_wired_as_published(small, random_genotype, pixels, scale):
-    where = dataclasses.replace(small, scale=scale)
-    net = network.build(where, random_genotype(where, 0), None).double()
+    space = dataclasses.replace(small, scale=scale)
+    net = network.build(space, random_genotype(space, 0), None).double()
     x = pixels(2, 7, 10).double()
     with torch.no_grad():
-        wanted = plain_network(network.convolutions(net), x, where)
+        wanted = plain_network(network.convolutions(net), x, space)
         torch.testing.assert_close(net(x), wanted, rtol=0, atol=1e-12)
     assert wanted.shape == (2, 3, 7 * scale, 10 * scale) and wanted.std() > 1e-3
 
 
 def test_the_mean_colour_is_in_the_biases(small, random_genotype, pixels):
-    where, mean = dataclasses.replace(small, scale=2), torch.tensor([0.45, 0.44, 0.4])
-    net = network.build(where, random_genotype(where, 0), None).double()
+    space, mean = dataclasses.replace(small, scale=2), torch.tensor([0.45, 0.44, 0.4])
+    net = network.build(space, random_genotype(space, 0), None).double()
     x, mean = pixels(1, 24, 24).double(), mean.double()[:, None, None]
     convs = network.convolutions(net)
     with torch.no_grad():
-        wanted = plain_network(convs, x - mean, where) + mean
+        wanted = plain_network(convs, x - mean, space) + mean
         convs["head"].bias -= (convs["head"].weight * mean).sum((1, 2, 3))
         convs["tail"].bias += mean.flatten()
         difference = (net(x) - wanted).abs()
-    reach = 2 * (1 + 2 * where.cells + 2) + 1  # of the border, in large pixels
+    reach = 2 * (1 + 2 * space.cells + 2) + 1  # of the border, in large pixels
     assert difference[..., reach:-reach, reach:-reach].max() < 1e-12 < difference.max()
 
 

@@ -1,4 +1,4 @@
-"""Checks IMDN: its wiring against the published one written down, and its attention."""
+"""Checks IMDN: its wiring against an independent forward pass, and its attention."""
 
 import dataclasses
 
@@ -14,28 +14,28 @@ from quantnas.errors import UsageError
 
 @pytest.fixture
 def small():
-    """16 channels, two cells."""
+    """IMDN with 16 channels and two cells."""
     return dataclasses.replace(search_space.load("imdn"), channels=16, cells=2)
 
 
 def plain_contrast(x):
-    """The published one, written down."""
+    """The published contrast, written independently."""
     mean = x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
     variance = (x - mean).pow(2).sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
     return variance.pow(0.5) + F.adaptive_avg_pool2d(x, 1)
 
 
-def plain_network(convs, x, where):
-    """The published wiring, written down."""
-    quarter = where.channels // 4
-    split = (quarter, where.channels - quarter)
+def plain_network(convs, x, space):
+    """Forward pass of the published network, written independently."""
+    quarter = space.channels // 4
+    split = (quarter, space.channels - quarter)
 
     def leaky(t):
         return torch.where(t > 0, t, 0.05 * t)
 
     shallow = y = convs["head"](x)
     outputs = []
-    for k in range(where.cells):
+    for k in range(space.cells):
         kept, u = [], y
         for i in range(3):
             first, u = torch.split(leaky(convs[f"cell{k}_body{i}"](u)), split, dim=1)
@@ -46,16 +46,16 @@ def plain_network(convs, x, where):
         y = y + convs[f"cell{k}_fuse"](v)
         outputs.append(y)
     y = convs["smooth"](leaky(convs["fuse"](torch.cat(outputs, 1)))) + shallow
-    return F.pixel_shuffle(convs["upsample"](y), where.scale)
+    return F.pixel_shuffle(convs["upsample"](y), space.scale)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_network_is_wired_as_published(small, random_genotype, pixels, scale):
-    where = dataclasses.replace(small, scale=scale)
-    net = network.build(where, random_genotype(where, 0), None).double()
+    space = dataclasses.replace(small, scale=scale)
+    net = network.build(space, random_genotype(space, 0), None).double()
     x = pixels(2, 7, 10).double()
     with torch.no_grad():
-        wanted = plain_network(network.convolutions(net), x, where)
+        wanted = plain_network(network.convolutions(net), x, space)
         torch.testing.assert_close(net(x), wanted, rtol=0, atol=1e-12)
     assert wanted.shape == (2, 3, 7 * scale, 10 * scale) and wanted.std() > 1e-3
 

@@ -1,4 +1,4 @@
-"""Checks that the decided network computes what the supernet it came from does."""
+"""Checks that the network of a decided architecture computes what its supernet computes."""
 
 import dataclasses
 import itertools
@@ -34,17 +34,17 @@ def scramble(net, genotype=None) -> None:
                 p.normal_(0, 0.2)
 
 
-def settled(where, low, how=None, genotype=None):
-    """A supernet with random alphas, gains and biases, decided and settled."""
-    net = supernet.build(where, how or SearchConfig())
+def settled(space, low, how=None, genotype=None):
+    """A supernet with random alphas, gains and biases, whose choices are decided."""
+    net = supernet.build(space, how or SearchConfig())
     scramble(net)
-    genotype = genotype or supernet.decide(net, where.name)
+    genotype = genotype or supernet.decide(net, space.name)
     supernet.settle(net, genotype, [low, low.flip(0), low.flip(3)])
     return net, genotype
 
 
 def make_deviation_constant(net) -> None:
-    """Batch norms without shift, with gains of both signs, and the same deviation everywhere."""
+    """Give batch norms no shift and gains of both signs, and make all deviations equal."""
     with torch.no_grad():
         for adq in (m for m in net.modules() if isinstance(m, Adq)):
             adq.w.zero_()
@@ -53,13 +53,13 @@ def make_deviation_constant(net) -> None:
             adq.norm.running_mean.zero_()
 
 
-def decided_pair(where, low, how, genotype=None):
-    """(supernet, rounded network) in float64, decided and evaluating, the deviation constant."""
-    net, genotype = settled(where, low, how, genotype)
+def decided_pair(space, low, how, genotype=None):
+    """(supernet, rounded network) in float64 and eval mode, with a constant deviation."""
+    net, genotype = settled(space, low, how, genotype)
     make_deviation_constant(net)
     gradient_search.fit_grids(net, low)
     net = net.double().eval()
-    rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
+    rounded = network.build(space, genotype, searched_precision(genotype)).double().eval()
     inheritance.inherit_supernet(rounded, net)
     return net, rounded
 
@@ -79,12 +79,12 @@ def test_the_network_computes_what_the_supernet_does(
     small, pixels, name, probabilities, deviation, seed
 ):
     torch.manual_seed(seed)
-    where = small[name]
+    space = small[name]
     if name == "tiny":
-        where = dataclasses.replace(where, scale=2 + 2 * (seed % 2), cells=1 + seed % 2)
+        space = dataclasses.replace(space, scale=2 + 2 * (seed % 2), cells=1 + seed % 2)
     how = SearchConfig(probabilities=probabilities, deviation=deviation)
     low = pixels(2, 6, 5, seed)
-    net, rounded = decided_pair(where, low, how)
+    net, rounded = decided_pair(space, low, how)
     require_equal(net, rounded, low, pixels(1, 4, 7, seed + 100))
 
 
@@ -99,10 +99,10 @@ def test_the_published_networks_compute_what_their_supernets_do(
 ):
     torch.manual_seed(seed)
     given = small.get(name) or dataclasses.replace(search_space.load(name), channels=12)
-    where = dataclasses.replace(given, cells=1 + seed, scale=2)
+    space = dataclasses.replace(given, cells=1 + seed, scale=2)
     how = SearchConfig(probabilities=probabilities, deviation=deviation)
     low = pixels(1, 15, 16, seed)
-    net, rounded = decided_pair(where, low, how)
+    net, rounded = decided_pair(space, low, how)
     require_equal(net, rounded, low, least=0)
     octaves = [b for n, b in rounded.named_parameters() if n.endswith("octaves")]
     assert (octaves or name == "plain") and not any(b.any() for b in octaves)
@@ -153,11 +153,11 @@ def test_a_negative_factor_turns_the_grid_around(bits):
 @pytest.mark.parametrize("seed", range(4))
 def test_negative_gains_are_folded_into_grids_that_are_not_symmetric(small, pixels, seed):
     torch.manual_seed(seed)
-    where = small["basic"]
-    edges = {kind: Edge(edge.ops, (2, 3)) for kind, edge in where.edges.items()}
-    where = dataclasses.replace(where, edges=edges, scale=2)
+    space = small["basic"]
+    edges = {kind: Edge(edge.ops, (2, 3)) for kind, edge in space.edges.items()}
+    space = dataclasses.replace(space, edges=edges, scale=2)
     low = pixels(1, 6, 5)
-    net, rounded = decided_pair(where, low, SearchConfig())
+    net, rounded = decided_pair(space, low, SearchConfig())
     factors = torch.cat([adq.folded()[0] for adq in net.modules() if isinstance(adq, Adq)])
     assert (factors < 0).any() and (factors > 0).any()
     require_equal(net, rounded, low)
@@ -192,11 +192,11 @@ def test_the_float_network_computes_the_supernet_without_rounding(
 @pytest.mark.parametrize("deviation", ["none", "adq"])
 def test_a_network_searched_in_float_is_its_supernet(tiny, pixels, deviation):
     edge = Edge(("conv1x1", "conv3x3", "growth3x3"), (32,))
-    where = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
+    space = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
     low = pixels(2, 6, 5)
-    net, genotype = settled(where, low, SearchConfig(deviation=deviation))
+    net, genotype = settled(space, low, SearchConfig(deviation=deviation))
     make_deviation_constant(net)
-    net, plain = net.double().eval(), network.build(where, genotype, None).double().eval()
+    net, plain = net.double().eval(), network.build(space, genotype, None).double().eval()
     inheritance.inherit_supernet(plain, net)
     assert not any(isinstance(m, WeightQuantizer) for m in net.modules())
     require_equal(net, plain, low)

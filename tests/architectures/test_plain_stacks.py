@@ -1,4 +1,4 @@
-"""Checks the plain stacks: known sizes, transposed convolutions, luma, and what they start as."""
+"""Checks the plain stacks: known sizes, transposed convolutions, luma, and initial outputs."""
 
 import dataclasses
 
@@ -32,20 +32,20 @@ KNOWN = {
     ("sesr_m5", 2): (17_628, 4.04),
     ("sesr_m5", 4): (32_064, None),
 }
-"""(parameters, GMACs for 1280x720 pixels of output); those of ESPCN, FSRCNN on luma."""
+"""(Name, scale) -> (parameters, GMACs at 1280x720 output); ESPCN and FSRCNN work on luma."""
 LR32 = {"espcn": 25.2, "sesr_m5": 32.7, "quicksrnet_small": 33.9, "quicksrnet_medium": 62.2}
-"""x4, million MACs at LR 32x32."""
+"""Name -> million MACs at x4 and LR 32x32."""
 
 
-def only(where: search_space.SearchSpace) -> Genotype:
-    slots = registry.slots(where)
-    return Genotype(where.name, {s.name: genotype.choice_of(s, 0, 0) for s in slots})
+def only(space: search_space.SearchSpace) -> Genotype:
+    slots = registry.slots(space)
+    return Genotype(space.name, {s.name: genotype.choice_of(s, 0, 0) for s in slots})
 
 
 def cost_of(name: str, scale: int) -> cost.Cost:
-    where = search_space.load(name, scale)
-    found = only(where)
-    rows = cost.layers(registry.slots(where), found, searched_precision(found), scale)
+    space = search_space.load(name, scale)
+    found = only(space)
+    rows = cost.layers(registry.slots(space), found, searched_precision(found), scale)
     return cost.total(rows, scale)
 
 
@@ -54,8 +54,8 @@ def test_the_published_networks_have_their_known_sizes(name, scale):
     parameters, macs = KNOWN[name, scale]
     found = cost_of(name, scale)
     assert found.parameters == parameters
-    where = search_space.load(name, scale)
-    net = network.build(where, only(where), None)
+    space = search_space.load(name, scale)
+    net = network.build(space, only(space), None)
     convs = network.convolutions(net).values()
     assert sum(p.numel() for conv in convs for p in conv.parameters()) == parameters
     if macs is not None:
@@ -85,21 +85,21 @@ def test_the_parts_of_a_transposed_convolution_make_the_whole(up, side):
 
 
 def test_a_transposed_convolution_needs_an_edge_that_enlarges():
-    where = search_space.load("fsrcnn")
-    edges = {**where.edges, "body": search_space.Edge(("transposed9x9",), bits=(8,))}
+    space = search_space.load("fsrcnn")
+    edges = {**space.edges, "body": search_space.Edge(("transposed9x9",), bits=(8,))}
     with pytest.raises(errors.UsageError, match="'transposed9x9' on the edge body0: it enlarges"):
-        registry.slots(dataclasses.replace(where, edges=edges))
+        registry.slots(dataclasses.replace(space, edges=edges))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("colours", [1, 3])
 def test_a_new_stack_hardly_changes_the_enlarged_image(scale, colours):
     torch.manual_seed(0)
-    where = dataclasses.replace(search_space.load("plain", scale), colours=colours, cells=30)
+    space = dataclasses.replace(search_space.load("plain", scale), colours=colours, cells=30)
     found = {
-        s.name: genotype.choice_of(s, s.ops.index("conv3x3"), 0) for s in registry.slots(where)
+        s.name: genotype.choice_of(s, s.ops.index("conv3x3"), 0) for s in registry.slots(space)
     }
-    net = network.build(where, Genotype("plain", found), None)
+    net = network.build(space, Genotype("plain", found), None)
     x = torch.rand(1, 3, 12, 12)
     start = image_layers.enlarge(x, scale) if colours == 1 else F.interpolate(x, scale_factor=scale)
     with torch.no_grad():
@@ -110,15 +110,15 @@ def test_a_new_stack_hardly_changes_the_enlarged_image(scale, colours):
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("dropped", [0, 1, 3])
 def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_path):
-    """What reads a tensor behind an edge that is left out lies on the grid in front of it."""
+    """An edge behind one that is left out reads the grid in front of the latter."""
     torch.manual_seed(0)
-    where = dataclasses.replace(search_space.load("plain", scale), channels=8, cells=4)
-    slots = registry.slots(where)
+    space = dataclasses.replace(search_space.load("plain", scale), channels=8, cells=4)
+    slots = registry.slots(space)
     ops = ["identity" if s.name == f"body{dropped}" else "conv3x3" for s in slots]
     found = Genotype("plain", {s.name: Choice(op, s.widths[-1].weights, s.widths[-1].activations)
                                for s, op in zip(slots, ops, strict=True)})  # fmt: skip
     precision = searched_precision(found)
-    net = network.build(where, found, precision)
+    net = network.build(space, found, precision)
     low = torch.rand(1, 3, 20, 17).mul(255).round() / 255
     network.initialise(net, low)
     frozen = post_training.freeze(net)
@@ -135,8 +135,8 @@ def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_p
 
 
 def test_a_residual_supernet_with_nothing_chosen_hands_its_input_on():
-    where = dataclasses.replace(search_space.load("plain", 2), channels=8, cells=1)
-    net = supernet.build(where)
+    space = dataclasses.replace(search_space.load("plain", 2), channels=8, cells=1)
+    net = supernet.build(space)
     edge = net.edges[1]
     with torch.no_grad():
         for p in edge.alphas.parameters():
@@ -149,10 +149,10 @@ def test_a_residual_supernet_with_nothing_chosen_hands_its_input_on():
 
 def test_luma_networks_leave_colour_differences_alone():
     torch.manual_seed(0)
-    where = dataclasses.replace(search_space.load("plain", 2), cells=2)
-    slots = registry.slots(where)
+    space = dataclasses.replace(search_space.load("plain", 2), cells=2)
+    slots = registry.slots(space)
     found = Genotype("plain", {s.name: genotype.choice_of(s, 0, 0) for s in slots})
-    net = network.build(where, found, None)
+    net = network.build(space, found, None)
     x = torch.rand(1, 3, 9, 9)
     with torch.no_grad():
         change = net(x) - image_layers.enlarge(x, 2)
@@ -162,9 +162,9 @@ def test_luma_networks_leave_colour_differences_alone():
 
 
 def test_one_colour_is_refused_where_it_would_be_ignored():
-    where = dataclasses.replace(search_space.load("rfdn"), colours=1)
+    space = dataclasses.replace(search_space.load("rfdn"), colours=1)
     with pytest.raises(errors.UsageError, match="'colours' cannot be 1 with skeleton 'rfdn'"):
-        registry.slots(where)
+        registry.slots(space)
 
 
 def test_luma_is_that_of_the_metric():

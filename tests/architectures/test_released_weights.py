@@ -1,4 +1,4 @@
-"""Checks that weights of the released RFDN, whose pixels lie in [0, 255], compute what they did."""
+"""Checks that pre-trained weights of the released RFDN give the outputs of the released network."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ WHOLE |= {f"B{k}.{n}": shape for k in (1, 2) for n, shape in BLOCK.items()}
 
 @pytest.fixture
 def tensors():
-    """A released RFDN of 8 channels and two blocks at scale 2, under its own names."""
+    """Weights of a released RFDN with 8 channels and two blocks at scale 2, under its own names."""
     found = {}
     for name, (c_out, c_in, side) in WHOLE.items():
         found[f"{name}.weight"] = torch.randn(c_out, c_in, side, side) / (c_in * side**2) ** 0.5
@@ -36,13 +36,13 @@ def tensors():
 
 
 @pytest.fixture
-def where():
+def space():
     return dataclasses.replace(search_space.load("rfdn50", 2), channels=8, cells=2)
 
 
 @pytest.fixture
 def save(tensors, tmp_path):
-    """Tensors to put in (None: to leave out) -> the file."""
+    """Function (tensors to replace, None = leave out) -> a file of weights."""
 
     def write(**changes) -> Path:
         kept = {k: v for k, v in {**tensors, **changes}.items() if v is not None}
@@ -53,7 +53,7 @@ def save(tensors, tmp_path):
 
 
 def released(t, x):
-    """Its forward, written down with its names; x in [0, 255]."""
+    """Forward pass of the released RFDN, written independently; t: weights; x in [0, 255]."""
 
     def conv(name, v, stride=1):
         kernel = t[f"{name}.weight"]
@@ -85,9 +85,9 @@ def released(t, x):
 
 
 def test_the_network_computes_what_the_released_one_does(
-    where, tensors, save, random_genotype, pixels
+    space, tensors, save, random_genotype, pixels
 ):
-    net = network.build(where, random_genotype(where, 0), None)
+    net = network.build(space, random_genotype(space, 0), None)
     released_weights.load(net, save())
     x = pixels(2, 17, 20).double()
     with torch.no_grad():
@@ -97,9 +97,9 @@ def test_the_network_computes_what_the_released_one_does(
     assert wanted.std() > 10
 
 
-def test_a_rounded_network_takes_the_same_weights(where, save, random_genotype):
-    genotype = random_genotype(where, 0)
-    nets = [network.build(where, genotype, p) for p in (None, searched_precision(genotype))]
+def test_a_rounded_network_takes_the_same_weights(space, save, random_genotype):
+    genotype = random_genotype(space, 0)
+    nets = [network.build(space, genotype, p) for p in (None, searched_precision(genotype))]
     for net in nets:
         released_weights.load(net, save())
     first, second = map(network.convolutions, nets)
@@ -117,9 +117,9 @@ def test_a_rounded_network_takes_the_same_weights(where, save, random_genotype):
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_copied(
-    where, save, random_genotype, changes, kind, words
+    space, save, random_genotype, changes, kind, words
 ):
-    net = network.build(where, random_genotype(where, 0), None)
+    net = network.build(space, random_genotype(space, 0), None)
     before = {name: p.clone() for name, p in net.state_dict().items()}
     with pytest.raises(kind, match=words):
         released_weights.load(net, save(**changes))
@@ -127,21 +127,21 @@ def test_what_does_not_fit_is_named_and_nothing_is_copied(
 
 
 @pytest.mark.parametrize("content", [None, b"no weights"])
-def test_a_file_that_cannot_be_read_is_a_data_error(where, random_genotype, tmp_path, content):
+def test_a_file_that_cannot_be_read_is_a_data_error(space, random_genotype, tmp_path, content):
     path = tmp_path / "theirs.safetensors"
     if content:
         path.write_bytes(content)
     with pytest.raises(DataError, match="Cannot read"):
-        released_weights.load(network.build(where, random_genotype(where, 0), None), path)
+        released_weights.load(network.build(space, random_genotype(space, 0), None), path)
 
 
 @pytest.fixture
 def published(random_genotype):
-    """The float network with the weights that were released; skips where they are absent."""
+    """The float network with the released weights; the test is skipped when they are absent."""
     if not RELEASED.is_file():
         pytest.skip(f"{RELEASED} is not there")
-    where = search_space.load("rfdn50")
-    net = network.build(where, random_genotype(where, 0), None)
+    space = search_space.load("rfdn50")
+    net = network.build(space, random_genotype(space, 0), None)
     released_weights.load(net, RELEASED)
     return net
 

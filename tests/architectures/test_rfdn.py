@@ -1,4 +1,4 @@
-"""Checks the published RFDN-like space: its known numbers, its wiring, its attention."""
+"""Checks the published RFDN-like space: its known numbers, its wiring and its attention."""
 
 import dataclasses
 import math
@@ -20,15 +20,15 @@ from quantnas.nn import operations
 PLAIN = {"body": "conv3x3", "distill": "conv1x1", "upsample": "conv3x3", "tail": "conv3x3"}
 
 
-def chosen(where, wanted=PLAIN, bits=8) -> Genotype:
-    """The same operation on every edge of a kind."""
-    found = {s.name: wanted.get(s.kind, s.ops[0]) for s in registry.slots(where)}
-    return Genotype(where.name, {name: Choice(op, bits, bits) for name, op in found.items()})
+def chosen(space, wanted=PLAIN, bits=8) -> Genotype:
+    """A genotype with the same operation on every edge of a kind."""
+    found = {s.name: wanted.get(s.kind, s.ops[0]) for s in registry.slots(space)}
+    return Genotype(space.name, {name: Choice(op, bits, bits) for name, op in found.items()})
 
 
-def total(where, genotype) -> cost.Cost:
-    rows = cost.layers(registry.slots(where), genotype, searched_precision(genotype), where.scale)
-    return cost.total(rows, where.scale)
+def total(space, genotype) -> cost.Cost:
+    rows = cost.layers(registry.slots(space), genotype, searched_precision(genotype), space.scale)
+    return cost.total(rows, space.scale)
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def published():
 
 @pytest.fixture
 def small(published):
-    """12 channels, two cells."""
+    """The published space with 12 channels and two cells."""
     return dataclasses.replace(published, channels=12, cells=2)
 
 
 def plain_attention(convs, v, prefix):
-    """The attention of the paper, written down: every convolution cuts the negatives before it."""
+    """The attention of the paper, written independently: a ReLU precedes every convolution."""
 
     def conv(name, t):
         return convs[prefix + name](F.relu(t))
@@ -56,15 +56,15 @@ def plain_attention(convs, v, prefix):
     return v * torch.sigmoid(conv("expand", c + conv("direct", thin)))
 
 
-def plain_network(convs, x, where):
-    """The published wiring, written down, without adaptive deviation."""
+def plain_network(convs, x, space):
+    """Forward pass as published, without adaptive deviation, written independently."""
 
     def conv(name, t):
         return convs[name](F.relu(t))
 
-    shallow = y = x.repeat(1, where.channels // 3, 1, 1)
+    shallow = y = x.repeat(1, space.channels // 3, 1, 1)
     outputs = []
-    for k in range(where.cells):
+    for k in range(space.cells):
         kept, u = [], y
         for i in range(3):
             kept.append(conv(f"cell{k}_distill{i}", u))
@@ -74,7 +74,7 @@ def plain_network(convs, x, where):
         y = y + plain_attention(convs, v, f"cell{k}_esa_")
         outputs.append(y)
     t = conv("smooth", conv("fuse", torch.cat(outputs, 1))) + shallow
-    y = F.pixel_shuffle(conv("upsample", t), where.scale)
+    y = F.pixel_shuffle(conv("upsample", t), space.scale)
     return y + conv("tail", y)
 
 
@@ -103,7 +103,7 @@ def test_the_space_has_the_published_size(published):
 
 
 def test_the_uniform_cost_is_the_published_one(published):
-    """Linear in bits, two operations per multiply-accumulate, searched edges only."""
+    """Operations of the searched edges, linear in bits, two per multiply-accumulate."""
     expected = 0.0
     for slot in registry.slots(published):
         if slot.options > 1:
@@ -149,8 +149,8 @@ def test_the_smallest_image_is_the_one_that_is_named(small, pixels):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_every_scale_builds_and_gives_its_size(small, pixels, scale):
-    where = dataclasses.replace(small, scale=scale, cells=1)
-    net = supernet.build(where)
+    space = dataclasses.replace(small, scale=scale, cells=1)
+    net = supernet.build(space)
     out = net(pixels(1, 15, 16))
     assert out.shape == (1, 3, 15 * scale, 16 * scale)
     out.square().mean().backward()
@@ -159,8 +159,8 @@ def test_every_scale_builds_and_gives_its_size(small, pixels, scale):
 
 def test_upsampling_goes_without_what_does_not_divide():
     for scale in (2, 3, 4):
-        where = search_space.load("rfdn", scale)
-        (slot,) = (s for s in registry.slots(where) if s.name == "upsample")
+        space = search_space.load("rfdn", scale)
+        (slot,) = (s for s in registry.slots(space) if s.name == "upsample")
         grouped = [op for op in slot.ops if "groups2" in op]
         assert (len(slot.ops), len(grouped)) == ((6, 0) if scale == 3 else (9, 3))
 
@@ -179,12 +179,12 @@ def test_channels_that_cannot_hold_the_image_are_a_usage_error(published, channe
 
 
 def test_the_deviations_fold_into_the_convolutions_in_front_of_the_attention(small, pixels):
-    where, low = dataclasses.replace(small, scale=2), pixels(2, 15, 16)
-    net = supernet.build(where)
+    space, low = dataclasses.replace(small, scale=2), pixels(2, 15, 16)
+    net = supernet.build(space)
     found = [m for m in net.modules() if isinstance(m, Adq)]
-    assert len(found) == where.cells
-    genotype = chosen(where)
-    for slot in registry.slots(where):
+    assert len(found) == space.cells
+    genotype = chosen(space)
+    for slot in registry.slots(space):
         if slot.kind:
             genotype.choices[slot.name] = Choice(PLAIN[slot.kind], 4, 4)
     supernet.settle(net, genotype, [low])
@@ -196,7 +196,7 @@ def test_the_deviations_fold_into_the_convolutions_in_front_of_the_attention(sma
             m.norm.running_mean.zero_()
     gradient_search.fit_grids(net, low)
     net = net.double().eval()
-    rounded = network.build(where, genotype, searched_precision(genotype)).double().eval()
+    rounded = network.build(space, genotype, searched_precision(genotype)).double().eval()
     inheritance.inherit_supernet(rounded, net)
     with torch.no_grad():
         wanted = net(low.double())

@@ -1,4 +1,4 @@
-"""Checks the released RFDN: its wiring against the published one, written down."""
+"""Checks the released RFDN: its wiring against an independent forward pass."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from quantnas.config import search_space
 
 @pytest.fixture
 def small():
-    """10 channels, of which a quarter is 2, and two cells."""
+    """The released RFDN with 10 channels, a quarter of which is rounded to 2, and two cells."""
     return dataclasses.replace(search_space.load("rfdn50"), channels=10, cells=2)
 
 
@@ -22,7 +22,7 @@ def leaky(t):
 
 
 def plain_attention(convs, v, prefix):
-    """The attention of the paper's code, written down."""
+    """The attention of the paper's code, written independently."""
     thin = convs[prefix + "reduce"](v)
     c = F.max_pool2d(convs[prefix + "stride"](thin), kernel_size=7, stride=3)
     c = F.relu(convs[prefix + "pooled0"](c))
@@ -31,11 +31,11 @@ def plain_attention(convs, v, prefix):
     return v * torch.sigmoid(convs[prefix + "expand"](c + convs[prefix + "direct"](thin)))
 
 
-def plain_network(convs, x, where):
-    """The published wiring, written down."""
+def plain_network(convs, x, space):
+    """Forward pass of the published network, written independently."""
     shallow = y = convs["head"](x)
     outputs = []
-    for k in range(where.cells):
+    for k in range(space.cells):
         kept, u = [], y
         for i in range(3):
             kept.append(leaky(convs[f"cell{k}_distill{i}"](u)))
@@ -45,16 +45,16 @@ def plain_network(convs, x, where):
         y = plain_attention(convs, v, f"cell{k}_esa_")
         outputs.append(y)
     y = convs["smooth"](leaky(convs["fuse"](torch.cat(outputs, 1)))) + shallow
-    return F.pixel_shuffle(convs["upsample"](y), where.scale)
+    return F.pixel_shuffle(convs["upsample"](y), space.scale)
 
 
 @pytest.mark.parametrize(("scale", "size"), [(2, (15, 16)), (3, (22, 37)), (4, (15, 28))])
 def test_the_network_is_wired_as_published(small, random_genotype, pixels, scale, size):
-    where = dataclasses.replace(small, scale=scale)
-    net = network.build(where, random_genotype(where, 0), None).double()
+    space = dataclasses.replace(small, scale=scale)
+    net = network.build(space, random_genotype(space, 0), None).double()
     x = pixels(2, *size).double()
     with torch.no_grad():
-        wanted = plain_network(network.convolutions(net), x, where)
+        wanted = plain_network(network.convolutions(net), x, space)
         torch.testing.assert_close(net(x), wanted, rtol=0, atol=1e-12)
     assert wanted.shape == (2, 3, size[0] * scale, size[1] * scale) and wanted.std() > 1e-3
 

@@ -15,7 +15,7 @@ from quantnas.data import bicubic, image_files, image_modes
 from quantnas.data.image_modes import Picture
 from quantnas.errors import DataError, UsageError
 from quantnas.inference import tiling, upscale_files
-from quantnas.inference.receptive_field import Reach
+from quantnas.inference.receptive_field import ReceptiveField
 from quantnas.inference.tiling import Network, Tiling
 from quantnas.runs import bundled_models, models
 
@@ -41,7 +41,7 @@ def here(tmp_path, monkeypatch):
 
 def plain(pixels: int = 0) -> Network:
     """Bicubic interpolation in the form of a network."""
-    found = Reach(pixels)
+    found = ReceptiveField(pixels)
     return Network(2, lambda low: bicubic.upscale(low, 2), found, lambda: pytest.fail("no part"))
 
 

@@ -1,4 +1,4 @@
-"""Checks the forms of the exported file against its usual one, and the command that writes them."""
+"""Checks the forms of the exported file against the usual one, and the command that writes them."""
 
 import dataclasses
 import json
@@ -34,25 +34,25 @@ IMAGE = np.random.default_rng(5).integers(0, 256, (7, 10, 3), np.uint8)
 
 @pytest.fixture
 def make(small, random_genotype, pixels):
-    """(space, weight bits, activation bits, settled) -> (frozen network, cost, scale)."""
+    """Function (space, weight bits, activation bits, change) -> (frozen network, cost, scale)."""
 
     def build(name: str, weights: int, activations: int = 8, settle=lambda net: None):
-        where = small[name] if name in small else search_space.load(name, 2)
-        slots, genotype = registry.slots(where), random_genotype(where, 4)
+        space = small[name] if name in small else search_space.load(name, 2)
+        slots, genotype = registry.slots(space), random_genotype(space, 4)
         if name == "tiny":
             genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
         precision = uniform_precision(slots, weights, activations)
-        net = network.build(where, genotype, precision)
+        net = network.build(space, genotype, precision)
         network.initialise(net, pixels(2, 16, 16, 5))
         settle(net)
-        rows = cost.layers(slots, genotype, precision, where.scale)
-        return post_training.freeze(net), cost.total(rows, where.scale), where.scale
+        rows = cost.layers(slots, genotype, precision, space.scale)
+        return post_training.freeze(net), cost.total(rows, space.scale), space.scale
 
     return build
 
 
 def run(path, image: np.ndarray = IMAGE) -> np.ndarray:
-    """What the file gives: (1, 3, H, W), as it gives it."""
+    """Output of the file, (1, 3, H, W), in its own type."""
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -88,9 +88,9 @@ def test_every_form_runs_in_integers_and_gives_what_the_usual_one_gives(make, tm
 
 @torch.no_grad()
 def powers(net) -> None:
-    """Steps that are powers of two, pixels included, and a picture with something in it.
+    """Make all steps powers of two, those of pixels too, and give the output some contrast.
 
-    Zero points of carried tensors become even, as in test_export.
+    Zero points of carried tensors become even, as in `test_onnx_export.round_steps`.
     """
     for name, p in net.named_parameters():
         if name.endswith(("log2_step", "octaves")):
@@ -176,15 +176,15 @@ def test_a_file_of_one_size_knows_every_shape_and_refuses_other_images(make, tmp
     image = np.zeros((16, 20, 3), np.uint8)
     assert upscale(image).shape == (16 * scale, 20 * scale, 3)
     for other in (image[:, :19], image[:15], image.transpose(1, 0, 2)):
-        with pytest.raises(DataError, match="takes images of 16 rows and 20 columns alone"):
+        with pytest.raises(DataError, match="only takes images of 16 rows and 20 columns"):
             upscale(other)
 
 
 @pytest.mark.parametrize("name", ["tiny", "apart", "basic", "rfdn", "edsr", "imdn", "fsrcnn"])
 def test_the_float_file_computes_what_torch_does(small, random_genotype, pixels, tmp_path, name):
-    where = small[name] if name in small else search_space.load(name, 2)
-    genotype, slots = random_genotype(where, 4), registry.slots(where)
-    net = network.build(where, genotype, None).eval()
+    space = small[name] if name in small else search_space.load(name, 2)
+    genotype, slots = random_genotype(space, 4), registry.slots(space)
+    net = network.build(space, genotype, None).eval()
     none = {slot.name: Precision(32, 32) for slot in slots}
     totals = cost.total(cost.layers(slots, genotype, none, 2), 2)
     path = tmp_path / "m.onnx"
@@ -203,7 +203,7 @@ def test_the_float_file_computes_what_torch_does(small, random_genotype, pixels,
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_what_is_not_weights_is_short(make, tmp_path, bits):
-    """Names, steps, biases, nodes and metadata, of layers with 7 channels on average."""
+    """Names, steps, biases, nodes and metadata of layers with 7 channels on average are counted."""
     net, totals, scale = make("tiny", bits)
     onnx_export.to_onnx(net, totals, scale, tmp_path / "m.onnx")
     rest = (tmp_path / "m.onnx").stat().st_size - totals.weight_bytes
@@ -232,7 +232,7 @@ def test_the_command_writes_the_form_that_was_asked_for(source, tmp_path, capsys
     assert graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert "size: 24x32" in (made / "config.yaml").read_text()
     assert command("evaluate", made, "--output", tmp_path) == 3
-    assert "takes images of 24 rows and 32 columns alone" in capsys.readouterr().err
+    assert "only takes images of 24 rows and 32 columns" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["m.onnx"]
 
 
@@ -286,7 +286,7 @@ def test_sizes_that_are_none_are_refused(size):
 
 
 def test_a_size_below_what_the_network_needs_is_refused(source, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(registry, "smallest", lambda where: 9)
+    monkeypatch.setattr(registry, "smallest", lambda space: 9)
     assert command("export", source, "--size", "8x40", "--output", tmp_path) == 2
     assert "needs 9 pixels" in capsys.readouterr().err
 

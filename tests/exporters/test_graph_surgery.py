@@ -1,4 +1,4 @@
-"""Checks networks from elsewhere: the same as a macro-architecture, and in files made of theirs."""
+"""Checks imported networks: as macro-architectures, and in the files that are made from theirs."""
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ from quantnas.quantization import post_training
 
 
 class Small(nn.Module):
-    """Groups, dilation and stride, an enlarging convolution, a skip."""
+    """A network with groups, dilation, stride, an enlarging convolution and a skip."""
 
     def __init__(self, peak: int = 1) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Small(nn.Module):
 
 
 def exported(net, path, opset=13, axes=None):
-    """axes: None = open in the number of images and in their size."""
+    """Export a network to ONNX; axes: None = any number of images, of any size."""
     net.eval()
     axes = {"x": {0: "n", 2: "h", 3: "w"}} if axes is None else axes
     torch.onnx.export(
@@ -58,32 +58,32 @@ def space_of(path):
     return SearchSpace("it", "onnx", 2, 0, 0, {}, source=str(path))
 
 
-def rounded(where, bits, low, powers=False):
-    """A frozen network and its cost; with steps that are powers of two all is exact."""
-    found = onnx_survey.genotype(where)
-    precision = genotype.uniform_precision(registry.slots(where), bits)
-    net = network.build(where, found, precision)
+def rounded(space, bits, low, powers=False):
+    """A frozen network and its cost; with `powers`, steps are powers of two and floats exact."""
+    found = onnx_survey.genotype(space)
+    precision = genotype.uniform_precision(registry.slots(space), bits)
+    net = network.build(space, found, precision)
     network.initialise(net, low)
     for grid in net.modules():
         if powers and isinstance(grid, ActQuantizer | WeightQuantizer):
             grid.log2_step.data.round_()
         if powers and getattr(grid, "octaves", None) is not None:
             grid.octaves.data.round_()
-    return post_training.freeze(net), cost.network_cost(where, found, precision)
+    return post_training.freeze(net), cost.network_cost(space, found, precision)
 
 
 def test_the_network_in_float_is_that_of_the_file(tmp_path):
     net = Small()
-    where = space_of(exported(net, tmp_path / "m.onnx"))
-    built = network.build(where, onnx_survey.genotype(where), None).eval()
+    space = space_of(exported(net, tmp_path / "m.onnx"))
+    built = network.build(space, onnx_survey.genotype(space), None).eval()
     low = torch.rand(2, 3, 21, 30)
     torch.testing.assert_close(built(low), net(low), rtol=0, atol=1e-6)
-    assert [slot.name for slot in registry.slots(where)][-1] == "last"
+    assert [slot.name for slot in registry.slots(space)][-1] == "last"
 
 
 def test_forms_and_areas_are_read_from_the_file(tmp_path):
-    where = space_of(exported(Small(), tmp_path / "m.onnx"))
-    slots = {slot.name: slot for slot in registry.slots(where)}
+    space = space_of(exported(Small(), tmp_path / "m.onnx"))
+    slots = {slot.name: slot for slot in registry.slots(space)}
     assert slots["deep"].ops == ("conv3x3_groups2_dilation2",)
     assert slots["strided"].area == "strided" and slots["strided"].gate
     assert slots["up"].up == 2 and slots["up"].ops == ("transposed4x4_up2",)
@@ -93,10 +93,10 @@ def test_forms_and_areas_are_read_from_the_file(tmp_path):
 @pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_the_file_is_the_network(bits, compat, tmp_path, pixels):
-    where = space_of(exported(Small(), tmp_path / "m.onnx"))
-    net, totals = rounded(where, bits, pixels(4, 20, 24))
+    space = space_of(exported(Small(), tmp_path / "m.onnx"))
+    net, totals = rounded(space, bits, pixels(4, 20, 24))
     form = ExportConfig(compat=compat)
-    written = graph_surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", form)
+    written = graph_surgery.to_onnx(net, totals, space, tmp_path / "out.onnx", form)
     images = [np.random.default_rng(k).integers(0, 256, (20 + k, 31, 3), np.uint8) for k in (0, 1)]
     found = verification.verify(tmp_path / "out.onnx", net, images)
     assert found.integer_convolutions == found.convolutions == 5
@@ -108,9 +108,9 @@ def test_the_file_is_equal_with_steps_that_are_powers_of_two(tmp_path, pixels):
         pass
 
     net = Plain(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 1, 1), nn.PixelShuffle(2))
-    where = space_of(exported(net, tmp_path / "m.onnx"))
-    ours, totals = rounded(where, 4, pixels(4, 20, 24), powers=True)
-    graph_surgery.to_onnx(ours, totals, where, tmp_path / "out.onnx", ExportConfig())
+    space = space_of(exported(net, tmp_path / "m.onnx"))
+    ours, totals = rounded(space, 4, pixels(4, 20, 24), powers=True)
+    graph_surgery.to_onnx(ours, totals, space, tmp_path / "out.onnx", ExportConfig())
     low = torch.randint(0, 9, (1, 3, 19, 14)) / 8  # on a grid of powers of two
     run = ort.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
     (got,) = run.run(None, {"x": low.numpy()})
@@ -118,7 +118,7 @@ def test_the_file_is_equal_with_steps_that_are_powers_of_two(tmp_path, pixels):
 
 
 def uneven(path):
-    """One convolution with padding that differs on both ends, and strides of 1."""
+    """A file of one convolution whose padding differs on both ends, with strides of 1."""
     rng = np.random.default_rng(0)
     w = numpy_helper.from_array(rng.normal(size=(12, 3, 3, 2)).astype(np.float32), "w")
     nodes = [
@@ -133,9 +133,9 @@ def uneven(path):
 
 
 def test_uneven_padding_and_the_order_of_channels_stay_those_of_the_file(tmp_path, pixels):
-    where = space_of(uneven(tmp_path / "m.onnx"))
-    net, totals = rounded(where, 8, pixels(4, 20, 24))
-    graph_surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", ExportConfig())
+    space = space_of(uneven(tmp_path / "m.onnx"))
+    net, totals = rounded(space, 8, pixels(4, 20, 24))
+    graph_surgery.to_onnx(net, totals, space, tmp_path / "out.onnx", ExportConfig())
     image = np.random.default_rng(0).integers(0, 256, (20, 31, 3), np.uint8)
     assert verification.verify(tmp_path / "out.onnx", net, [image]).max_steps <= 1
     kinds = [n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node]
@@ -143,14 +143,14 @@ def test_uneven_padding_and_the_order_of_channels_stay_those_of_the_file(tmp_pat
 
 
 def test_a_file_that_cannot_be_converted_gets_bytes_and_a_note(tmp_path, pixels, monkeypatch):
-    where = space_of(exported(Small(), tmp_path / "m.onnx"))
-    net, totals = rounded(where, 2, pixels(4, 20, 24))
+    space = space_of(exported(Small(), tmp_path / "m.onnx"))
+    net, totals = rounded(space, 2, pixels(4, 20, 24))
 
     def fail(*_):
         raise RuntimeError("no adapter")
 
     monkeypatch.setattr(graph_surgery.version_converter, "convert_version", fail)
-    written = graph_surgery.to_onnx(net, totals, where, tmp_path / "out.onnx", ExportConfig())
+    written = graph_surgery.to_onnx(net, totals, space, tmp_path / "out.onnx", ExportConfig())
     assert written.compat and written.opset == 13 and "bytes" in written.note
 
 
@@ -209,7 +209,7 @@ def test_a_file_from_elsewhere_from_end_to_end(tmp_path, capsys, monkeypatch):
 def test_a_file_for_one_image_or_one_size_is_calibrated_on_many(
     tmp_path, capsys, monkeypatch, axes
 ):
-    """Nearly all files of elsewhere state one image."""
+    """Nearly all third-party files state a batch of one image."""
     monkeypatch.chdir(tmp_path)
     path = exported(Small(255), tmp_path / "m.onnx", axes=axes)
     given = ["--train", "none", "--set", "quantize.crops=4", "-o", "out.onnx"]

@@ -48,7 +48,7 @@ class Draft:
         return found
 
     def between(self, kind: str, source: str, reader: str, **attributes) -> None:
-        """Put an operator into the first input of what makes `reader`."""
+        """Insert an operator in front of the first input of the node that makes `reader`."""
         at = self.nodes.index(self.node(reader))
         self.nodes.insert(at, helper.make_node(kind, [source], [f"{reader}.new"], **attributes))
         self.node(reader).input[0] = f"{reader}.new"
@@ -127,10 +127,10 @@ def blocks(draft: Draft) -> None:
 
 
 BROKEN = {
-    leaky: ("first", "what it gives is read by LeakyRelu, not by a QuantizeLinear"),
+    leaky: ("first", "its output is read by LeakyRelu, not by a QuantizeLinear"),
     clipped: ("first", "Clip between it and its QuantizeLinear"),
     relu_off_zero: ("first", "Relu between it and its QuantizeLinear"),
-    read_twice: ("first", "what it gives is not read by one QuantizeLinear alone"),
+    read_twice: ("first", "its output is not read by one QuantizeLinear alone"),
     float_input: ("first", "no DequantizeLinear before its input, but x"),
     four_bits: ("first", "a DequantizeLinear directly on its weights in int4"),
 }
@@ -139,7 +139,8 @@ REFUSED = {
     float_kernel: ("first", "no DequantizeLinear before its weights, but stored float"),
     blocks: ("second", "its weights have a step for every block"),
 }
-"""Not left in float by every version: some round the weights, or fail when they run."""
+"""Damages that not every version of ONNX Runtime leaves in float: some versions round the weights,
+or fail when they run the file."""
 
 
 @pytest.mark.parametrize("spoil", BROKEN, ids=lambda spoil: spoil.__name__)
@@ -167,7 +168,7 @@ def test_all_that_is_affected_is_named(tmp_path):
     not_rounded(draft)
     onnx.save(draft.model(), path)
     assert integer_fusion.in_float(onnx.load(path), verification.optimised(path)) == {
-        "first": "what it gives is read by Conv, not by a QuantizeLinear",
+        "first": "its output is read by Conv, not by a QuantizeLinear",
         "second": "no DequantizeLinear before its input, but Conv",
     }
 

@@ -1,7 +1,7 @@
-"""A frozen network against integer arithmetic written down again: int32 sums, nothing in between.
+"""Checks that a frozen network equals integer arithmetic with int32 sums, written independently.
 
-Both routes run in float64, where they can differ by 1e-13 or by a whole level of a grid: if one
-value of any tensor were rounded otherwise, it would show.
+Both run in float64, where they can differ by 1e-13 or by a whole level of a grid: if one value of
+any tensor were rounded differently, it would show.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ SPACES += ["rfdn", "rfdn48", "rfdn_small", "sesr_m5"]
 
 
 def input_integers(conv: QuantConv2d, x: Tensor) -> Tensor:
-    """x in units of the grid that the convolution reads, int32.
+    """Convert x to units of the grid that a convolution reads, int32.
 
-    It must lie on a grid already, unless it is carried in float. A channel with an octave has its
+    x must lie on a grid already, unless it is carried in float. A channel with an octave has its
     own unit.
     """
     grid, source = conv.grid, conv._source[0]
@@ -52,7 +52,7 @@ def input_integers(conv: QuantConv2d, x: Tensor) -> Tensor:
 
 
 def weight_integers(conv: QuantConv2d) -> Tensor:
-    """The kernel that runs minus its zero points, int32."""
+    """The dense kernel minus its zero points, int32."""
     weights = conv.weight_quantizer
     q, zero = conv.integers()
     least, most = (-127, 127) if weights.bits == 8 else (0, 2**weights.bits - 1)
@@ -68,7 +68,7 @@ def bias_integers(conv: QuantConv2d, unit: Tensor) -> Tensor:
 
 
 def accumulated(q: Tensor, kernel: Tensor, bias: Tensor, conv: QuantConv2d) -> Tensor:
-    """The sums of products (N, c_out, H, W), int32, of padded windows and a kernel."""
+    """Sums of products of padded windows and a kernel, int32 (N, c_out, H, W)."""
     stride, groups, (height, width) = conv.stride[0], conv.groups, kernel.shape[2:]
     above, left = padding(kernel, stride)
     q = F.pad(q, (left, left, above, above))
@@ -82,14 +82,14 @@ def accumulated(q: Tensor, kernel: Tensor, bias: Tensor, conv: QuantConv2d) -> T
 
 
 def require_room(kernel: Tensor, bias: Tensor, grid: ActQuantizer) -> None:
-    """No input whatever may make a sum leave int32."""
+    """Require that no input can make a sum overflow int32."""
     zero = grid.zero_point
     most = max(zero, 2**grid.bits - 1 - zero) * kernel.long().abs().flatten(1).sum(1)
     assert (most + bias.long().abs()).max() < 2**31
 
 
 def integer_forward(conv: QuantConv2d, seen: list[int], x: Tensor) -> Tensor:
-    """What `conv` gives for x, by integers alone; `seen` learns how many sums there were."""
+    """Output of `conv` for x, computed in integers alone; `seen` collects the number of sums."""
     q, kernel = input_integers(conv, x), weight_integers(conv)
     unit = conv.grid.step * conv.weight_quantizer.step.flatten()
     bias = bias_integers(conv, unit)
@@ -101,7 +101,7 @@ def integer_forward(conv: QuantConv2d, seen: list[int], x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def traced(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
-    """Name -> what every convolution and every grid gives; "": what the network gives."""
+    """Name of every convolution and grid -> its output; "" is the output of the network."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str, m: nn.Module, args: object, out: Tensor) -> None:
@@ -119,7 +119,7 @@ def traced(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
 
 
 def both_routes(net: nn.Module, low: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(as fake quantization has it, by integers) of a frozen network in float64."""
+    """Outputs of a frozen network in float64: (with fake quantization, with integers)."""
     wanted, seen = traced(net, low), list[int]()
     for conv in network.convolutions(net).values():
         assert isinstance(conv, QuantConv2d) and conv.weight.dtype == torch.float64
@@ -131,18 +131,18 @@ def both_routes(net: nn.Module, low: Tensor) -> tuple[dict[str, Tensor], dict[st
 
 @pytest.fixture
 def frozen(random_genotype, pixels):
-    """(space, bits or None = as searched, seed) -> a frozen network in float64, none fitted well.
+    """Function (space, bits or None = as searched, seed) -> a frozen network in float64.
 
-    Steps, zero points, weights, biases and octaves are moved after fitting: values are clipped, and
-    zero points differ from channel to channel.
+    Steps, zero points, weights, biases and octaves are changed after fitting, so that values are
+    clipped and zero points differ from channel to channel.
     """
 
-    def build(where, bits: tuple[int, int] | None, seed: int = 0) -> nn.Module:
-        genotype = random_genotype(where, seed)
+    def build(space, bits: tuple[int, int] | None, seed: int = 0) -> nn.Module:
+        genotype = random_genotype(space, seed)
         precision = searched_precision(genotype)
         if bits is not None:
-            precision = uniform_precision(registry.slots(where), *bits)
-        net = network.build(where, genotype, precision)
+            precision = uniform_precision(registry.slots(space), *bits)
+        net = network.build(space, genotype, precision)
         network.initialise(net, pixels(2, 17, 20))
         with torch.no_grad():
             for name, p in net.named_parameters():
@@ -184,8 +184,8 @@ def test_it_is_with_widths_that_were_searched_apart(apart, frozen, pixels, seed)
 @pytest.mark.parametrize("bits", PAIRS)
 @pytest.mark.parametrize("name", SPACES)
 def test_it_is_in_every_macro_architecture(frozen, pixels, name, bits):
-    where = dataclasses.replace(search_space.load(name, 2), channels=12, cells=1)
-    require_equal(frozen(where, bits), pixels(1, 17, 20, 3).double())
+    space = dataclasses.replace(search_space.load(name, 2), channels=12, cells=1)
+    require_equal(frozen(space, bits), pixels(1, 17, 20, 3).double())
 
 
 def test_one_unit_of_one_weight_would_be_seen(tiny, frozen, pixels, monkeypatch):
@@ -205,7 +205,7 @@ def test_one_unit_of_one_weight_would_be_seen(tiny, frozen, pixels, monkeypatch)
 
 
 def drawn(rng: random.Random) -> tuple[QuantConv2d, Tensor]:
-    """A frozen convolution of any form, and an input that is carried on 8 bits or in float."""
+    """A frozen convolution of any form, and an input that is carried in 8 bits or in float."""
     groups, up = rng.choice([1, 1, 2, 3]), rng.choice([1, 1, 1, 2, 3])
     c_in, c_out = groups * rng.randint(1, 3), groups * rng.randint(1, 3) * up**2
     sides = [1, 3, 5] if up > 1 else [1, 3, 5, (1, 3), (5, 1)]

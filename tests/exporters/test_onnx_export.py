@@ -1,4 +1,4 @@
-"""Checks the exported file: its form, its sizes, and that it computes exactly the same."""
+"""Checks the exported file: its form, its sizes, and that it equals the network exactly."""
 
 import dataclasses
 import hashlib
@@ -39,25 +39,25 @@ VERSIONS = {None: (25, 13), 8: (13, 7), 4: (21, 10), 3: (21, 10), 2: (25, 13)}
 STORED = {2: TensorProto.UINT2, 3: TensorProto.UINT4, 4: TensorProto.UINT4, 8: TensorProto.INT8}
 
 
-def export_network(where, genotype, precision, low, folder, change=None, settle=None):
-    """(frozen network, cost, file) of a random network, changed, calibrated on `low`, settled."""
-    net = network.build(where, genotype, precision)
+def export_network(space, genotype, precision, low, folder, change=None, settle=None):
+    """Build, change, calibrate on `low` and export a network -> (frozen network, cost, file)."""
+    net = network.build(space, genotype, precision)
     if change:
         change(net)
     network.initialise(net, low)
     if settle:
         settle(net)
     frozen = post_training.freeze(net)
-    rows = cost.layers(registry.slots(where), genotype, precision, where.scale)
-    totals = cost.total(rows, where.scale)
+    rows = cost.layers(registry.slots(space), genotype, precision, space.scale)
+    totals = cost.total(rows, space.scale)
     path = folder / "m.onnx"
-    onnx_export.to_onnx(frozen, totals, where.scale, path)
+    onnx_export.to_onnx(frozen, totals, space.scale, path)
     return frozen, totals, path
 
 
 @torch.no_grad()
 def round_steps(net) -> None:
-    """Steps and factors that are powers of two, so that float arithmetic has nothing to round.
+    """Make steps and factors powers of two, so that float arithmetic has nothing to round.
 
     Zero points of carried tensors become even: half-way between two levels, ONNX Runtime's sums of
     integers round to an even level with the zero point, QuantizeLinear to one without.
@@ -75,7 +75,7 @@ def round_steps(net) -> None:
 
 @torch.no_grad()
 def scatter(net) -> None:
-    """The same, with other octaves than fit, and odd zero points away from the middle."""
+    """Apply `round_steps`, with octaves that do not fit and odd zero points off the middle."""
     round_steps(net)
     for grid in net.modules():
         if isinstance(grid, ActQuantizer) and grid.octaves is not None:
@@ -86,16 +86,16 @@ def scatter(net) -> None:
 
 @pytest.fixture
 def make(tiny, random_genotype, pixels, tmp_path):
-    """(bits or None = as searched, step exponents rounded) -> (frozen network, cost, file)."""
+    """Function (bits or None = as searched, powers of two as steps) -> (network, cost, file)."""
 
     def build(bits: int | None = None, powers: bool = False, change=None, **changes):
-        where = dataclasses.replace(tiny, **changes)
-        genotype = random_genotype(where, 4)
+        space = dataclasses.replace(tiny, **changes)
+        genotype = random_genotype(space, 4)
         genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
-        slots = registry.slots(where)
+        slots = registry.slots(space)
         precision = uniform_precision(slots, bits) if bits else searched_precision(genotype)
         settle = round_steps if powers else None
-        return export_network(where, genotype, precision, pixels(4), tmp_path, change, settle)
+        return export_network(space, genotype, precision, pixels(4), tmp_path, change, settle)
 
     return build
 
@@ -109,9 +109,9 @@ def session(path, level=ort.GraphOptimizationLevel.ORT_ENABLE_ALL) -> ort.Infere
 
 
 def layers_of(path) -> dict[str, dict[str, list]]:
-    """Layer name -> what feeds its convolution: "source", "kernel" and "bias".
+    """Name of each layer -> constants behind its convolution's "source", "kernel" and "bias".
 
-    Each is the constants behind it, from the last node's to the first's.
+    The constants are in order from those of the last node to those of the first.
     """
     graph = onnx.load(path).graph
     tensors = {t.name: t for t in graph.initializer}
@@ -133,7 +133,7 @@ def layers_of(path) -> dict[str, dict[str, list]]:
 
 
 def run_in_integers(path, totals) -> list[str]:
-    """Check that every layer does; all operators that ONNX Runtime runs at its default level."""
+    """Check that every layer runs in integers -> all operators that ONNX Runtime runs."""
     model, optimised = onnx.load(path), verification.optimised(path)
     assert {*graph_index.wired(model).convolutions} == {row.name for row in totals.layers}
     assert integer_fusion.in_float(model, optimised) == {}
@@ -147,7 +147,7 @@ def value(tensor) -> np.ndarray:
 
 
 def folded(model, name: str) -> np.ndarray:
-    """A tensor that is constant once the file is loaded."""
+    """Value of a tensor that is constant once the file is loaded."""
     tensors, wanted, nodes = {t.name: t for t in model.graph.initializer}, {name}, []
     if name in tensors:
         return value(tensors[name])
@@ -175,14 +175,14 @@ def test_with_steps_that_are_powers_of_two_the_file_computes_exactly_the_same(ma
 
 @pytest.fixture
 def make_published(random_genotype, pixels, tmp_path):
-    """(space's name, seed, scale, cells) -> the same, of a random genotype of a published space."""
+    """Function (name of a space, seed, scale, cells) -> (network, cost, file) of a genotype."""
 
     def build(name: str, seed: int, scale: int, cells: int, powers: bool = True):
-        where = dataclasses.replace(search_space.load(name, scale), channels=12, cells=cells)
-        genotype = random_genotype(where, seed)
+        space = dataclasses.replace(search_space.load(name, scale), channels=12, cells=cells)
+        genotype = random_genotype(space, seed)
         precision = searched_precision(genotype)
         settle = round_steps if powers else None
-        return export_network(where, genotype, precision, pixels(4, 17, 20), tmp_path, None, settle)
+        return export_network(space, genotype, precision, pixels(4, 17, 20), tmp_path, None, settle)
 
     return build
 
@@ -215,10 +215,10 @@ def test_every_convolution_of_a_published_space_runs_in_integers(make_published,
 def test_every_skeleton_runs_in_integers_and_computes_exactly_the_same(
     small, random_genotype, pixels, tmp_path, name, weights, activations
 ):
-    where = small[name] if name in small else search_space.load(name, 2)
-    precision = uniform_precision(registry.slots(where), weights, activations)
-    genotype, low = random_genotype(where, weights), pixels(2, 16, 16, 5)
-    net, totals, path = export_network(where, genotype, precision, low, tmp_path, enliven, scatter)
+    space = small[name] if name in small else search_space.load(name, 2)
+    precision = uniform_precision(registry.slots(space), weights, activations)
+    genotype, low = random_genotype(space, weights), pixels(2, 16, 16, 5)
+    net, totals, path = export_network(space, genotype, precision, low, tmp_path, enliven, scatter)
     run_in_integers(path, totals)
     with torch.no_grad():
         wanted = net(low).numpy()
@@ -244,9 +244,10 @@ def test_published_spaces_agree_with_steps_and_sizes_of_any_kind(
 
 @torch.no_grad()
 def enliven(net) -> None:
-    """Larger kernels and a grey picture, so that everything that is computed can be seen.
+    """Enlarge kernels and make the output grey, so that every computation affects the output.
 
-    With much larger ones a network is chaotic: one value rounded otherwise becomes thousands.
+    With much larger kernels a network is chaotic: one value that is rounded differently becomes
+    thousands.
     """
     *inner, last = network.convolutions(net).values()
     for conv in inner:
@@ -258,11 +259,11 @@ def enliven(net) -> None:
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", ["edsr_baseline", "imdn", "rfdn48"])
 def test_fixed_networks_pass_the_verification(random_genotype, pixels, tmp_path, name, scale, bits):
-    where = dataclasses.replace(search_space.load(name, scale), channels=12, cells=1 + scale % 2)
-    slots = registry.slots(where)
+    space = dataclasses.replace(search_space.load(name, scale), channels=12, cells=1 + scale % 2)
+    slots = registry.slots(space)
     precision = uniform_precision(slots, bits)
-    genotype, low = random_genotype(where, 0), pixels(4, 17, 20)
-    net, _, path = export_network(where, genotype, precision, low, tmp_path, enliven)
+    genotype, low = random_genotype(space, 0), pixels(4, 17, 20)
+    net, _, path = export_network(space, genotype, precision, low, tmp_path, enliven)
     images = [patches.to_image(pixels(1, side, side + 3, side)[0]) for side in (17, 32)]
     assert verification.verify(path, net, images).convolutions == len(slots)
     with torch.no_grad():
@@ -320,7 +321,7 @@ def test_versions_are_the_oldest_that_hold_the_weights(make, bits):
 
 
 def as_written(net, name):
-    """(kernel, bias) of a layer, where channels of its input and of its output have octaves."""
+    """Kernel and bias of a layer whose input and output channels have octaves."""
     convs = network.convolutions(net)
     conv, inner = convs[name], convs.get(f"{name[:-2]}.1") if name.endswith(".0") else None
     f = torch.ones(1, 1, 1) if inner is None else inner.input_quantizer.factors
@@ -351,10 +352,10 @@ def test_weights_are_stored_packed(make, bits):
 def test_weights_of_sums_that_go_on_in_float_are_stored_packed(
     small, random_genotype, pixels, tmp_path, bits
 ):
-    where = small["imdn"]
-    precision = uniform_precision(registry.slots(where), bits)
-    genotype, low = random_genotype(where, 0), pixels(1, 16, 16)
-    net, _, path = export_network(where, genotype, precision, low, tmp_path)
+    space = small["imdn"]
+    precision = uniform_precision(registry.slots(space), bits)
+    genotype, low = random_genotype(space, 0), pixels(1, 16, 16)
+    net, _, path = export_network(space, genotype, precision, low, tmp_path)
     graph, convs = onnx.load(path).graph, network.convolutions(net)
     makers = {node.output[0]: node for node in graph.node}
     tensors = {t.name: t for t in graph.initializer}

@@ -69,7 +69,7 @@ def test_integers_that_do_not_fit_are_refused(bits):
 
 
 def computed(graph: OnnxGraph, name: str, opset: int, shape, dtype) -> np.ndarray:
-    """What the nodes give."""
+    """Value that the nodes of a graph compute."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     out = helper.make_tensor_value_info(name, kind, shape)
     tensors = list(graph.tensors.values())

@@ -1,4 +1,4 @@
-"""Checks the QONNX file with qonnx itself: what it computes, and how many BitOps it counts."""
+"""Checks the QONNX file with the package qonnx: what the file computes, and its BitOps."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ NAMES = ["apart", "basic", "rfdn", "plain", "edsr", "imdn", "rfdn_published", "f
 
 @torch.no_grad()
 def rounded(net) -> None:
-    """Powers of two as steps and even zero points: nothing to round, and ties as in `Quant`."""
+    """Make steps powers of two and zero points even: floats are exact, and ties as in `Quant`."""
     for name, p in net.named_parameters():
         if name.endswith(("log2_step", "octaves")):
             p.round_()
@@ -45,14 +45,14 @@ def rounded(net) -> None:
 
 @pytest.fixture
 def make(small, random_genotype, pixels, tmp_path):
-    """(space's name, bits of weights, of inputs, change) -> (frozen network, cost, file)."""
+    """Function (space, weight bits, activation bits, change) -> (frozen network, cost, file)."""
 
     def build(name: str, weights: int, activations: int, change=rounded):
-        where = small.get(name) or dataclasses.replace(search_space.load(name, 2), channels=8)
-        where = dataclasses.replace(where, cells=1, scale=2)
-        slots, genotype = registry.slots(where), random_genotype(where, weights)
+        space = small.get(name) or dataclasses.replace(search_space.load(name, 2), channels=8)
+        space = dataclasses.replace(space, cells=1, scale=2)
+        slots, genotype = registry.slots(space), random_genotype(space, weights)
         precision = uniform_precision(slots, weights, activations)
-        net = network.build(where, genotype, precision)
+        net = network.build(space, genotype, precision)
         network.initialise(net, pixels(2, *SIZE))
         if change:
             change(net)
@@ -91,7 +91,7 @@ def test_fitted_steps_compute_the_same_but_for_a_rounding(make, pixels, name):
 
 
 def counted(path) -> dict[str, float]:
-    """What qonnx counts when no zero point is in the way: it takes a tensor with one as float.
+    """Costs that qonnx counts in a file without zero points: with one, a tensor counts as float.
 
     A weight that happens to be 0 counts like any other.
     """

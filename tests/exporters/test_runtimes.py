@@ -1,4 +1,4 @@
-"""Runs exported files in the oldest ONNX Runtime that they are promised for, and compares.
+"""Checks that the oldest supported ONNX Runtime computes the same from an exported file.
 
 Every version is installed into an environment of its own, from the package registry.
 """
@@ -24,7 +24,7 @@ OLDEST = {
     "1.23.2": [(4, False), (3, False)],
     "1.24.1": [(2, False)],
 }
-"""Version -> (bits of the weights, whether in the form for old runtimes)."""
+"""Version of ONNX Runtime -> (weight bits, whether in the form for old runtimes)."""
 PROGRAM = """
 import sys
 import numpy, onnxruntime
@@ -38,7 +38,7 @@ print(onnxruntime.__version__)
 
 @pytest.fixture(scope="module", params=list(OLDEST))
 def old(request, tmp_path_factory) -> tuple[str, Path]:
-    """(version, an interpreter with that ONNX Runtime)"""
+    """(version, Python interpreter of an environment with that ONNX Runtime)."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
@@ -54,18 +54,18 @@ def old(request, tmp_path_factory) -> tuple[str, Path]:
 def test_the_oldest_promised_runtime_gives_what_the_newest_gives(
     old, small, random_genotype, pixels, tmp_path, name
 ):
-    (version, python), where = old, small[name]
-    slots, genotype = registry.slots(where), random_genotype(small[name], 4)
+    (version, python), space = old, small[name]
+    slots, genotype = registry.slots(space), random_genotype(small[name], 4)
     low = pixels(1, 16, 21, 5).numpy()
     for bits, compat in OLDEST[version]:
         precision = uniform_precision(slots, bits)
-        net = network.build(where, genotype, precision)
+        net = network.build(space, genotype, precision)
         network.initialise(net, pixels(2, 16, 16, 5))
-        totals = cost.total(cost.layers(slots, genotype, precision, where.scale), where.scale)
+        totals = cost.total(cost.layers(slots, genotype, precision, space.scale), space.scale)
         for uint8_io in (False, True):
             image = np.round(low * 255).astype(np.uint8) if uint8_io else low
             form, path = ExportConfig(compat=compat, uint8_io=uint8_io), tmp_path / "m.onnx"
-            onnx_export.to_onnx(post_training.freeze(net), totals, where.scale, path, form)
+            onnx_export.to_onnx(post_training.freeze(net), totals, space.scale, path, form)
             found = run(python, path, image, version)
             session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
             assert np.array_equal(found, session.run(None, {"lr": image})[0])
@@ -73,11 +73,11 @@ def test_the_oldest_promised_runtime_gives_what_the_newest_gives(
 
 
 def run(python: Path, model: Path, image: np.ndarray, version: str) -> np.ndarray:
-    """What the other interpreter makes of the image."""
-    given, made = model.with_name("given.npy"), model.with_name("made.npy")
-    np.save(given, image)
-    command = [str(python), "-c", PROGRAM, str(model), str(given), str(made)]
+    """Output for the image, computed by the other interpreter."""
+    source, result = model.with_name("given.npy"), model.with_name("made.npy")
+    np.save(source, image)
+    command = [str(python), "-c", PROGRAM, str(model), str(source), str(result)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [version]
-    return np.load(made)
+    return np.load(result)

@@ -1,4 +1,4 @@
-"""Checks that a file stored otherwise than its metadata state is found out, layer by layer."""
+"""Checks that a layer which is not stored as the file's metadata state is found."""
 
 from dataclasses import replace
 
@@ -20,18 +20,18 @@ from quantnas.quantization import post_training
 
 @pytest.fixture
 def made(tiny, random_genotype, pixels, tmp_path):
-    """bits -> (model, layers) of a random network."""
+    """Function (weight bits, space, activation bits) -> (model, layers) of a random network."""
 
-    def make(bits: int, where: search_space.SearchSpace = tiny, inputs: int = 8):
-        slots = registry.slots(where)
-        found = random_genotype(where, 1)
+    def make(bits: int, space: search_space.SearchSpace = tiny, inputs: int = 8):
+        slots = registry.slots(space)
+        found = random_genotype(space, 1)
         precision = uniform_precision(slots, bits) | {"smooth": Precision(bits, inputs)}
-        net = network.build(where, found, precision)
+        net = network.build(space, found, precision)
         network.initialise(net, pixels(1, 24, 24))
-        rows = cost.layers(slots, found, precision, where.scale)
+        rows = cost.layers(slots, found, precision, space.scale)
         path = tmp_path / "m.onnx"
         onnx_export.to_onnx(
-            post_training.freeze(net), cost.total(rows, where.scale), where.scale, path
+            post_training.freeze(net), cost.total(rows, space.scale), space.scale, path
         )
         return onnx.load(path), rows
 
@@ -43,7 +43,7 @@ def other(rows: list[Layer], name: str, **changes) -> list[Layer]:
 
 
 def kernel(model: onnx.ModelProto, layer: str) -> onnx.TensorProto:
-    """What is stored of a layer."""
+    """The stored tensor of a layer's weights."""
     wiring = wired(model)
     return wiring.tensors[origin(wiring, wiring.convolutions[layer].input[1])]
 
@@ -139,7 +139,7 @@ def test_layers_of_one_side_only_are_found_out(made):
 
 
 def table_model(q: np.ndarray, bits: int) -> onnx.ModelProto:
-    """A convolution whose weights are looked up, byte by byte, and cut at the end."""
+    """A file of a convolution whose weights are looked up byte by byte and cut to length."""
     per_byte = 8 // bits
     flat = np.pad(q.ravel(), (0, -q.size % per_byte)).reshape(-1, per_byte)
     packs = (flat << (np.arange(per_byte) * bits)).sum(1).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Checks the TFLite file in LiteRT: that it computes the same, that it is int8, what it says."""
+"""Checks the TFLite file in LiteRT: its output, its int8 operators and its metadata."""
 
 import dataclasses
 
@@ -28,14 +28,14 @@ def photograph() -> np.ndarray:
 
 @pytest.fixture
 def make(small, random_genotype, pixels, tmp_path):
-    """(space's name, bits of weights, of inputs) -> (frozen, cost, file)."""
+    """Function (name of a space, weight bits, activation bits) -> (network, cost, file)."""
 
     def build(name: str, weights: int = 8, activations: int = 8):
-        where = small.get(name) or dataclasses.replace(search_space.load(name, 2), channels=8)
-        where = dataclasses.replace(where, cells=1, scale=2)
-        slots, genotype = registry.slots(where), random_genotype(where, weights)
+        space = small.get(name) or dataclasses.replace(search_space.load(name, 2), channels=8)
+        space = dataclasses.replace(space, cells=1, scale=2)
+        slots, genotype = registry.slots(space), random_genotype(space, weights)
         precision = uniform_precision(slots, weights, activations)
-        net = network.build(where, genotype, precision)
+        net = network.build(space, genotype, precision)
         network.initialise(net, patches.to_tensor(photograph()[None]))
         frozen = post_training.freeze(net)
         totals = cost.total(cost.layers(slots, genotype, precision, 2), 2)
@@ -47,7 +47,7 @@ def make(small, random_genotype, pixels, tmp_path):
 
 @torch.no_grad()
 def wanted(net, image) -> np.ndarray:
-    """(H, W, 3), in 1/255."""
+    """Output of the network for an image, (H, W, 3), in steps of 1/255."""
     return net(patches.to_tensor(image[None]))[0].permute(1, 2, 0).numpy() * 255
 
 

@@ -26,14 +26,14 @@ from quantnas.data import image_files
 from quantnas.data.patches import to_tensor
 from quantnas.errors import VerificationError
 from quantnas.exporters import onnx_export, onnx_metadata, verification
-from quantnas.exporters.graph_index import back, origin, wired
+from quantnas.exporters.graph_index import ancestors, origin, wired
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.quantization import post_training
 
 
 @pytest.fixture(scope="module")
 def photographs() -> list[np.ndarray]:
-    """Two crops of different size, neither square."""
+    """Two crops of different sizes, neither of them square."""
     first, second = (image_files.read(path) for path in image_files.bundled().held_out[:2])
     return [
         np.ascontiguousarray(first[100:150, 200:261]),
@@ -43,7 +43,7 @@ def photographs() -> list[np.ndarray]:
 
 @pytest.fixture
 def make(tiny, random_genotype, photographs, tmp_path):
-    """bits (None = as searched), changes of the layers' stated cost -> (frozen network, file)."""
+    """Function (bits or None = as searched, changes of the stated layers) -> (network, file)."""
 
     def build(bits: int | None = None, **stated: dict):
         genotype = random_genotype(tiny, 1)
@@ -65,7 +65,7 @@ def make(tiny, random_genotype, photographs, tmp_path):
 
 
 def stored_of(model: onnx.ModelProto, layer: str) -> onnx.TensorProto:
-    """The weights of a layer, as the file holds them."""
+    """The stored weights of a layer."""
     wiring = wired(model)
     return wiring.tensors[origin(wiring, wiring.convolutions[layer].input[1])]
 
@@ -160,9 +160,9 @@ def test_metadata_that_state_other_bits_than_are_stored_fail(
 
 
 def directly(model: onnx.ModelProto, layer: str) -> None:
-    """Let a DequantizeLinear read packed weights, without the Cast and the offset between."""
+    """Make a DequantizeLinear read packed weights, without the Cast and the offset between."""
     wiring, stored = wired(model), stored_of(model, layer)
-    dequantize, offset, *_ = back(wiring, wiring.convolutions[layer].input[1])
+    dequantize, offset, *_ = ancestors(wiring, wiring.convolutions[layer].input[1])
     zero = wiring.tensors[offset.input[1]]
     zeros = np.broadcast_to(numpy_helper.to_array(zero).ravel(), stored.dims[0])
     model.graph.initializer.append(
@@ -172,7 +172,7 @@ def directly(model: onnx.ModelProto, layer: str) -> None:
 
 
 def unrounded(model: onnx.ModelProto, layer: str) -> None:
-    """Take away the grid behind a convolution."""
+    """Remove the grid behind a convolution."""
     conv = wired(model).convolutions[layer]
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] == conv.output[0]:
@@ -186,7 +186,7 @@ def unrounded(model: onnx.ModelProto, layer: str) -> None:
 
 LEFT = {
     directly: (4, "smooth", "a DequantizeLinear directly on its weights in uint4"),
-    unrounded: (8, "smooth", "what it gives is read by [A-Za-z]+, not by a QuantizeLinear"),
+    unrounded: (8, "smooth", "its output is read by [A-Za-z]+, not by a QuantizeLinear"),
 }
 
 
@@ -215,7 +215,7 @@ def test_2_bits_read_directly_do_not_load(make, photographs):
 
 
 class Enlarger(torch.nn.Module):
-    """A convolution in float and a pixel shuffle."""
+    """A network of one float convolution and a pixel shuffle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,14 +289,14 @@ RELEASED = Path(__file__).parents[2].parent / "shared" / "models" / "rfdn_aim_x4
 
 @pytest.fixture(scope="module")
 def deep(photographs, tmp_path_factory):
-    """(network, file, image) of the released RFDN on 4 bits: 64 convolutions, as they were."""
+    """(network, file, image) of the released RFDN at 4 bits: 64 convolutions, not trained."""
     if not RELEASED.exists():
         pytest.skip("needs the released weights")
-    where = search_space.load("rfdn50", 4)
-    slots = registry.slots(where)
+    space = search_space.load("rfdn50", 4)
+    slots = registry.slots(space)
     found = Genotype("rfdn50", {s.name: choice_of(s, 0, 0) for s in slots})
     precision = uniform_precision(slots, 4)
-    net = network.build(where, found, precision)
+    net = network.build(space, found, precision)
     released_weights.load(net, RELEASED)
     image = photographs[0][:48, :56]
     network.initialise(net, to_tensor(image[None]))

@@ -13,7 +13,7 @@ from quantnas.data import image_files, patches
 from quantnas.errors import DataError
 from quantnas.exporters import onnx_export
 from quantnas.inference import receptive_field
-from quantnas.inference.receptive_field import Reach
+from quantnas.inference.receptive_field import ReceptiveField
 from quantnas.inference.tiling import (
     SIDE,
     Enlarged,
@@ -41,37 +41,40 @@ def run(found: Network, low: np.ndarray, *tiling: int | None) -> Enlarged:
 
 
 def off(found: Network, low: np.ndarray, *tiling: int | None) -> int:
-    """Largest difference to the whole image."""
+    """Largest difference between an image enlarged in tiles and enlarged whole."""
     whole = run(found, low, 0).image
     assert np.array_equal(whole, found.whole(low))
     return int(np.abs(run(found, low, *tiling).image.astype(int) - whole).max())
 
 
 def built(
-    where: search_space.SearchSpace, found: genotype.Genotype, bits: int, tmp_path: Path
+    space: search_space.SearchSpace, found: genotype.Genotype, bits: int, tmp_path: Path
 ) -> Path:
-    """A small network, as an exported file with these bits."""
-    slots = list(registry.slots(where))
+    """An exported file of a small network with these bit widths."""
+    slots = list(registry.slots(space))
     precision = genotype.uniform_precision(slots, bits, bits)
-    net = network.build(where, found, precision)
+    net = network.build(space, found, precision)
     network.initialise(net, patches.to_tensor(PHOTO[None, :24, :24]))
-    totals = cost.total(cost.layers(slots, found, precision, where.scale), where.scale)
-    onnx_export.to_onnx(post_training.freeze(net), totals, where.scale, tmp_path / "m.onnx")
+    totals = cost.total(cost.layers(slots, found, precision, space.scale), space.scale)
+    onnx_export.to_onnx(post_training.freeze(net), totals, space.scale, tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
 
 
-# Reach
+# Receptive field
 
 
 @pytest.mark.parametrize("skeleton_", ["tiny", "apart", "basic", "edsr"])
 def test_the_reach_is_where_a_changed_pixel_shows(small, random_genotype, skeleton_):
-    """Not beyond it, and not much less: 3x1 and 1x3 in a row count twice."""
-    where = small[skeleton_]
-    net = network.build(where, random_genotype(where, 1), None).eval()
+    """Pixels beyond the receptive field have no effect, and it is not much too large.
+
+    3x1 and 1x3 kernels in a row count twice.
+    """
+    space = small[skeleton_]
+    net = network.build(space, random_genotype(space, 1), None).eval()
     found, side = receptive_field.of_network(net), 61
     x = torch.rand(1, 3, side, side, requires_grad=True)
-    middle = where.scale * (side // 2)
-    net(x)[0, :, middle : middle + where.scale, middle : middle + where.scale].sum().backward()
+    middle = space.scale * (side // 2)
+    net(x)[0, :, middle : middle + space.scale, middle : middle + space.scale].sum().backward()
     seen = x.grad.abs().sum((0, 1)).nonzero()
     farthest = int((seen - side // 2).abs().max())
     assert farthest <= found.pixels <= 2 * farthest
@@ -80,20 +83,24 @@ def test_the_reach_is_where_a_changed_pixel_shows(small, random_genotype, skelet
 def test_the_reach_of_known_networks(small, random_genotype):
     fixed = {name: search_space.load(name, 4) for name in ("edsr_baseline", "imdn", "rfdn50")}
     found = {
-        name: receptive_field.of_network(network.build(where, random_genotype(where, 0), None))
-        for name, where in fixed.items()
+        name: receptive_field.of_network(network.build(space, random_genotype(space, 0), None))
+        for name, space in fixed.items()
     }
-    assert found["edsr_baseline"] == Reach(36)  # 35 convolutions, then at 2 and 4 times the size
-    assert found["imdn"] == Reach(1 + 4 * 6 + 2, whole=True)
-    assert found["rfdn50"] == Reach(1 + 4 * (4 + receptive_field.ATTENTION) + 2, attention=True)
+    assert found["edsr_baseline"] == ReceptiveField(
+        36
+    )  # 35 convolutions, then at 2 and 4 times the size
+    assert found["imdn"] == ReceptiveField(1 + 4 * 6 + 2, whole=True)
+    assert found["rfdn50"] == ReceptiveField(
+        1 + 4 * (4 + receptive_field.ATTENTION) + 2, attention=True
+    )
 
 
 @pytest.mark.parametrize("name", ["tiny", "rfdn_published", "imdn", "edsr"])
 def test_file_and_network_have_one_reach(small, random_genotype, tmp_path, name):
-    where = small[name]
-    found = random_genotype(where, 2)
-    file = receptive_field.of_file(built(where, found, 8, tmp_path))
-    assert file == receptive_field.of_network(network.build(where, found, None))
+    space = small[name]
+    found = random_genotype(space, 2)
+    file = receptive_field.of_file(built(space, found, 8, tmp_path))
+    assert file == receptive_field.of_network(network.build(space, found, None))
 
 
 @pytest.mark.parametrize(("full", "origin", "size"), [(50, 0, 50), (37, 0, 37), (15, 0, 15)])
@@ -121,7 +128,7 @@ def test_stretching_a_part_gives_that_part():
 @pytest.mark.parametrize("attention", [False, True])
 def test_spans_cover_an_axis_once(length, side, overlap, attention):
     length += 14 * attention
-    found = spans(length, side, overlap, Reach(0, attention))
+    found = spans(length, side, overlap, ReceptiveField(0, attention))
     assert [n for s in found for n in range(s.start, s.stop)] == list(range(length))
     for s in found:
         assert 0 <= s.first <= max(0, s.start - overlap)
@@ -147,23 +154,23 @@ def test_tiled_equals_whole_for_random_sizes(tiny, random_genotype, tmp_path):
 
 @pytest.mark.parametrize(("height", "width", "side"), [(97, 83, 40), (64, 101, 17), (15, 90, 30)])
 def test_tiled_is_within_a_level_for_attention(small, random_genotype, height, width, side):
-    where = small["rfdn_published"]
-    net = network.build(where, random_genotype(where, 0), None)
-    found = load(net, where.scale)
-    assert found.reach.attention
+    space = small["rfdn_published"]
+    net = network.build(space, random_genotype(space, 0), None)
+    found = load(net, space.scale)
+    assert found.receptive_field.attention
     assert off(found, PHOTO[:height, :width], side) <= 1
 
 
 def test_tiled_is_within_a_level_for_attention_in_a_file(small, random_genotype, tmp_path):
-    where = small["rfdn_published"]
-    file = built(where, random_genotype(where, 0), 8, tmp_path)
-    found = load(file, where.scale)
+    space = small["rfdn_published"]
+    file = built(space, random_genotype(space, 0), 8, tmp_path)
+    found = load(file, space.scale)
     assert off(found, PHOTO[:97, :83], 40, 60) <= 1
     assert run(found, PHOTO[:97, :83], 40, 60).seam <= 1
 
 
-def fake(found: Reach, sizes: list[tuple[int, int]]) -> Network:
-    """Repeats pixels, and takes note of what it was given."""
+def fake(found: ReceptiveField, sizes: list[tuple[int, int]]) -> Network:
+    """A network that repeats pixels and records the sizes of its inputs."""
 
     def whole(low: np.ndarray) -> np.ndarray:
         sizes.append(low.shape[:2])
@@ -172,7 +179,7 @@ def fake(found: Reach, sizes: list[tuple[int, int]]) -> Network:
     return Network(2, whole, found, lambda: lambda low, rows, columns: whole(low))
 
 
-@pytest.mark.parametrize("kind", [Reach(25), Reach(67, attention=True)])
+@pytest.mark.parametrize("kind", [ReceptiveField(25), ReceptiveField(67, attention=True)])
 def test_no_tile_is_larger_than_the_memory_allows(kind):
     sizes: list[tuple[int, int]] = []
     low = np.random.default_rng(0).integers(0, 256, (1300, 700, 3), np.uint8)
@@ -182,34 +189,36 @@ def test_no_tile_is_larger_than_the_memory_allows(kind):
 
 
 def test_small_photographs_and_those_of_global_networks_stay_whole():
-    for found, side in ((Reach(25), 512), (Reach(27, whole=True), 1024)):
+    for found, side in ((ReceptiveField(25), 512), (ReceptiveField(27, whole=True), 1024)):
         assert len(plan(side, side, found, Tiling())) == 1
         assert len(plan(side, side + 1, found, Tiling())) > 1
-    assert len(plan(5000, 5000, Reach(25), Tiling(0))) == 1
+    assert len(plan(5000, 5000, ReceptiveField(25), Tiling(0))) == 1
 
 
 def test_the_seam_is_the_difference_of_neighbours():
-    """A network that makes every tile as bright as it is the how-manieth."""
+    """The fake network gives every tile a constant brightness that grows from tile to tile."""
     count = iter(range(0, 250, 5))
     whole = lambda low: np.full((low.shape[0], low.shape[1], 3), next(count), np.uint8)  # noqa: E731
-    found = Network(1, whole, Reach(1, whole=True), lambda: pytest.fail("no part is needed"))
+    found = Network(
+        1, whole, ReceptiveField(1, whole=True), lambda: pytest.fail("no part is needed")
+    )
     assert run(found, np.zeros((4, 6, 3), np.uint8), 2).seam == 15  # three tiles in a row
 
 
 def test_a_photograph_too_small_for_attention_is_mirrored(small, random_genotype):
-    where = small["rfdn_published"]
-    found = load(network.build(where, random_genotype(where, 0), None), where.scale)
+    space = small["rfdn_published"]
+    found = load(network.build(space, random_genotype(space, 0), None), space.scale)
     low = PHOTO[:8, :20]
     mirrored = np.concatenate([low, low[::-1]])[:15]
-    wanted = found.whole(mirrored)[: 8 * where.scale]
+    wanted = found.whole(mirrored)[: 8 * space.scale]
     assert np.array_equal(upscaler(found)(low), wanted)
-    assert upscaler(found)(PHOTO[:1, :1]).shape == (where.scale, where.scale, 3)
+    assert upscaler(found)(PHOTO[:1, :1]).shape == (space.scale, space.scale, 3)
 
 
 def test_a_failing_part_is_one_clear_sentence():
     def fail(*arguments: object) -> np.ndarray:
         raise RuntimeError("no memory")
 
-    found = Network(2, fail, Reach(3, attention=True), lambda: fail)
+    found = Network(2, fail, ReceptiveField(3, attention=True), lambda: fail)
     with pytest.raises(DataError, match="cannot enlarge 46x46 pixels: no memory"):
         run(found, PHOTO[:80, :80], 40, 6)
