@@ -25,7 +25,7 @@ from quantnas.runs import run_photographs
 from quantnas.runs.run_folder import Run
 
 torch.set_num_threads(1)  # for tensors this small, a second thread on a busy core costs 100 times
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for programs that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for programs that tests start
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ def test_a_merged_edge_computes_the_weighted_sum_of_its_candidates(names, widths
     inputs = edge.inputs.quantizers
     torch.manual_seed(7)
     out = edge(x)
-    torch.manual_seed(7)  # the same noise, drawn in the same order
+    torch.manual_seed(7)  # noise is drawn as above, in the same order
     seen = see(x, inputs, mixes[0], edge.relaxation, training)
     one_by_one = [op(seen, inputs, m) for op, m in zip(edge.ops.values(), mixes, strict=True)]
     expected = sum(share * out for share, out in zip(p, one_by_one, strict=True))

@@ -310,7 +310,7 @@ def test_a_zero_point_is_fitted_to_signed_data(bits):
     assert 0 <= grid.zero_point <= 0.15 * top
     middle = ActQuantizer(bits)
     middle.calibrate(data.abs())
-    symmetric = 2 * middle.step  # of a grid around the middle that reaches as far
+    symmetric = 2 * middle.step  # the step of a grid around the middle with the same upper end
     assert grid.step < 0.75 * symmetric
 
 
