@@ -1,6 +1,6 @@
-"""Errors that a user can act on: one sentence of cause, one of remedy, one exit code.
+"""Errors that a user can act on, each with a cause, a remedy and an exit code.
 
-Anything else that is raised is a defect of the program and ends with exit code 1.
+Any other exception is a defect of the program and ends it with exit code 1.
 """
 
 from pathlib import Path
@@ -8,9 +8,10 @@ from typing import ClassVar
 
 
 class QuantnasError(Exception):
-    """Base of the expected errors; `exit_code` is what the command line ends with."""
+    """Base class of all expected errors; its message is the cause followed by the remedy."""
 
     exit_code: ClassVar[int] = 1
+    """Exit code of the command line after this error."""
 
     def __init__(self, cause: str, remedy: str) -> None:
         super().__init__(f"{cause} {remedy}")
@@ -19,36 +20,36 @@ class QuantnasError(Exception):
 
 
 class UsageError(QuantnasError):
-    """A wrong option, configuration or search space."""
+    """An option, a configuration or a search space is wrong."""
 
     exit_code = 2
 
 
 class DataError(QuantnasError):
-    """A file or folder that is missing, unreadable or not what it should be."""
+    """A file or folder is missing, unreadable or not of the expected kind."""
 
     exit_code = 3
 
 
 class VerificationError(QuantnasError):
-    """An exported file that does not compute what the network computes."""
+    """An exported file does not compute what its network computes."""
 
     exit_code = 4
 
 
 class QualityError(QuantnasError):
-    """A result that is worse than was allowed; its files are kept."""
+    """A result is worse than the user allowed; its files are kept."""
 
     exit_code = 5
     folder: Path | None = None
-    """The run folder with these files, where there is one."""
+    """Run folder that holds the files of the result; None outside of a run."""
 
 
 class DivergedError(QuantnasError):
-    """A loss that is no number any more; the last state in which it was one is kept."""
+    """The loss became NaN or infinite; the last state with a finite loss is kept."""
 
     exit_code = 6
 
 
 class LostError(QuantnasError):
-    """Another process of the same work has ended before its time; a saved state is intact."""
+    """A process that shared the work ended too early; the last saved state is intact."""

@@ -25,12 +25,12 @@ from quantnas.runs import run_photographs
 from quantnas.runs.run_folder import Run
 
 torch.set_num_threads(1)  # for tensors this small, a second thread on a busy core costs 100 times
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for programs that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for programs that tests start
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with the standard test sets, next to the checkout; skips where it is absent."""
+    """The folder of standard test sets beside the checkout; tests are skipped without it."""
     folder = Path(__file__).parents[1].parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
@@ -39,7 +39,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decoded photographs are kept for the length of the session, away from the user's own."""
+    """Use a temporary cache of photographs for the whole test run instead of the user's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QUANTNAS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -47,13 +47,13 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Every test draws the same numbers, whatever ran before it."""
+    """Seed torch before every test, so that the order of tests does not matter."""
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def tiny() -> SearchSpace:
-    """8 channels, one cell, operations of one convolution and of two, every width."""
+    """A search space of 8 channels and one cell, with all kinds of operations and bit widths."""
     return SearchSpace(
         name="tiny",
         skeleton="rfdn_deploy",
@@ -70,9 +70,9 @@ def tiny() -> SearchSpace:
 
 @pytest.fixture
 def apart() -> SearchSpace:
-    """As `tiny`, with the bits of weights and inputs chosen apart; `upsample` may be no operation.
+    """A search space whose weight and activation bit widths are chosen apart.
 
-    12 channels: as many as `upsample` gives at scale 2.
+    Its `upsample` may be the identity; it has 12 channels, as many as `upsample` gives at scale 2.
     """
     bits = {"weight_bits": (2, 3, 8), "act_bits": (4, 8)}
     return SearchSpace(
@@ -91,33 +91,33 @@ def apart() -> SearchSpace:
 
 @pytest.fixture
 def small(tiny, apart) -> dict[str, SearchSpace]:
-    """Name -> a space of few channels; every macro-architecture is among them."""
+    """Name -> a search space with few channels; every macro-architecture is among them."""
     basic = dataclasses.replace(search_space.load("basic"), channels=12, cells=2)
     rfdn = dataclasses.replace(search_space.load("rfdn"), channels=12, cells=1)
     return {"tiny": tiny, "apart": apart, "basic": basic, "rfdn": rfdn, **searchable()}
 
 
 def searchable() -> dict[str, SearchSpace]:
-    """Skeleton of a fixed network -> a space of it with something to choose on every edge."""
-    edge, found = Edge(("conv3x3", "growth1x1"), (4, 8)), {}
+    """Name of a fixed macro-architecture -> a search space with choices on all of its edges."""
+    edge, spaces = Edge(("conv3x3", "growth1x1"), (4, 8)), {}
     for name in ("edsr_baseline", "imdn", "rfdn48"):
         fixed = search_space.load(name)
-        found[fixed.skeleton] = dataclasses.replace(
+        spaces[fixed.skeleton] = dataclasses.replace(
             fixed, name=fixed.skeleton, channels=12, cells=1, edges=dict.fromkeys(fixed.edges, edge)
         )
-    return found
+    return spaces
 
 
 @pytest.fixture
 def random_genotype() -> Callable[[SearchSpace, int], Genotype]:
-    """(space, seed) -> a genotype drawn uniformly, slots that are decided together equal."""
+    """A function that draws a genotype at random: (search space, seed) -> genotype."""
 
     def draw(space: SearchSpace, seed: int) -> Genotype:
         rng, picks = np.random.default_rng(seed), {}
         slots = registry.slots(space)
         for slot in slots:
-            at = int(rng.integers(len(slot.ops))), int(rng.integers(len(slot.widths)))
-            picks.setdefault(slot.choice, at)
+            positions = int(rng.integers(len(slot.ops))), int(rng.integers(len(slot.widths)))
+            picks.setdefault(slot.choice, positions)
         return Genotype(space.name, {s.name: choice_of(s, *picks[s.choice]) for s in slots})
 
     return draw
@@ -125,7 +125,10 @@ def random_genotype() -> Callable[[SearchSpace, int], Genotype]:
 
 @pytest.fixture
 def pixels() -> Callable[..., torch.Tensor]:
-    """(count, height, width, seed) -> (count, 3, height, width), multiples of 1/255."""
+    """A function that draws images: (count, height, width, seed) -> (count, 3, height, width).
+
+    Their values are multiples of 1/255.
+    """
 
     def draw(count: int = 2, height: int = 7, width: int = 10, seed: int = 0) -> torch.Tensor:
         rng = np.random.default_rng(seed)
@@ -155,13 +158,13 @@ def halves() -> tuple[patches.Patches, patches.Patches]:
 
 @pytest.fixture
 def material() -> Material:
-    """Disjoint 6-pixel patches for weights, for alphas, and for the decided network."""
+    """Disjoint 6-pixel patches to train weights, to train alphas and to train neither."""
     return Material(*patches.split(waves(), 6, seed=0, shares=(2, 2, 1)))
 
 
 @pytest.fixture
 def equal_states():
-    """Bitwise equality of nested state dicts, as a function of two."""
+    """A function that compares two nested state dicts bit by bit."""
 
     def equal(a, b) -> bool:
         if isinstance(a, torch.Tensor):
@@ -177,27 +180,30 @@ def equal_states():
 
 @pytest.fixture
 def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
-    """(folder, scale, held_out) -> a run whose steps up to `export` are there, not trained."""
+    """A function that makes a run with all steps up to `export`, without training.
+
+    (folder, scale, folder of the held-out set) -> run.
+    """
 
     def make(folder: Path, scale: int = 2, held_out: str | None = None) -> Run:
-        where = dataclasses.replace(tiny, scale=scale)
-        run, found = Run(folder), random_genotype(where, 3)
-        run.path("space.yaml").write_text(search_space.to_yaml(where))
-        run.path("genotype.json").write_text(found.to_json())
+        space = dataclasses.replace(tiny, scale=scale)
+        run, drawn = Run(folder), random_genotype(space, 3)
+        run.path("space.yaml").write_text(search_space.to_yaml(space))
+        run.path("genotype.json").write_text(drawn.to_json())
         config = RunConfig(str(folder / "space.yaml"), eval_data=held_out)
         command = {"command": ["quantnas", "run", "tiny"]}
         new_run.begin(run, config, run_photographs.choose(config), command)
-        precision = genotype.searched_precision(found)
-        nets = [network.build(where, found, bits) for bits in (None, precision)]
+        precision = genotype.searched_precision(drawn)
+        nets = [network.build(space, drawn, bits) for bits in (None, precision)]
         network.inherit(nets[1], nets[0])
         network.initialise(nets[1], pixels(4, 16, 16))
         nets.append(post_training.freeze(nets[1]))
         for name, net in zip(("float", "trained", "quantized"), nets, strict=True):
-            network.save(net, run.weights(name), where)
+            network.save(net, run.weights(name), space)
         shutil.copy(run.weights("float"), run.weights("searched"))
         rows = {name: dataclasses.asdict(bits) for name, bits in precision.items()}
         run.path("precision.json").write_text(to_json(rows))
-        totals = cost.total(cost.layers(registry.slots(where), found, precision, scale), scale)
+        totals = cost.total(cost.layers(registry.slots(space), drawn, precision, scale), scale)
         onnx_export.to_onnx(nets[2], totals, scale, run.path("model.onnx"))
         for step in ("search", "train", "quantize", "export"):
             run.finish(step, {"seconds": 60.0})
@@ -208,7 +214,7 @@ def make_run(tiny, random_genotype, pixels) -> Callable[..., Run]:
 
 @pytest.fixture
 def source(make_run, tmp_path):
-    """The folder of a run that has everything up to its quantized network."""
+    """The folder of a run with all steps up to `export`, with its own held-out photographs."""
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 60, 72, 3), np.uint8)):
         image_files.write(tmp_path / "photos" / f"{i}.png", pixels)
     return make_run(tmp_path / "runs" / "mine", held_out=str(tmp_path / "photos")).folder

@@ -1,1 +1,1 @@
-"""Plain data without torch: settings, search spaces, genotypes; how they are read and checked."""
+"""Settings, search spaces and genotypes as plain data without torch, read and checked here."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: an interrupted write leaves what was there before."""
+"""Atomic file writes, and JSON: an interrupted write leaves the previous file as it was."""
 
 import dataclasses
 import hashlib
@@ -17,10 +17,10 @@ from quantnas.errors import DataError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The path of a new, hidden file beside `path`, which takes its place when the block ends.
+    """Yield the path of a new hidden file that replaces `path` when the `with` block ends.
 
     When the block raises, the new file is removed and `path` stays as it was. Several processes
-    may replace the same file at the same time. Raises OSError when the file cannot be put there.
+    may replace the same file at the same time. Raises OSError when `path` cannot be replaced.
     """
     part = path.with_name(f".{secrets.token_hex(6)}.part")
     try:
@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises OSError."""
+    """Write a binary file whole or not at all. Raises OSError."""
     with replacing(path) as part:
         part.write_bytes(content)
 
@@ -43,7 +43,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def require_writable(file: Path) -> None:
-    """Raise DataError when a file of that name cannot be written."""
+    """Raise DataError when the path `file` cannot be written; nothing is left there."""
     folder = file.parent
     if file.is_dir():
         raise DataError(f"{file} is a folder.", "Give the name of a file to -o.")
@@ -59,12 +59,12 @@ def require_writable(file: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of the file's bytes, in hexadecimal."""
+    """SHA-256 hash of a file's bytes, in hexadecimal. Raises OSError."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises DataError when there is none."""
+    """Read a JSON file that holds an object. Raises DataError when it cannot be read as one."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -75,18 +75,18 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a UTF-8 text file whole or not at all. Raises OSError."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def to_json(data: Any) -> str:
-    """`plain` data as indented JSON."""
+    """Convert data, dataclasses included, to indented JSON text; see `plain`."""
     return json.dumps(plain(data), indent=2) + "\n"
 
 
 def plain(data: Any) -> Any:
-    """What JSON can hold: dataclasses as objects, infinite numbers as null."""
+    """Convert data to what JSON can hold: dataclasses to objects, NaN and infinity to null."""
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
         data = dataclasses.asdict(data)
     if isinstance(data, dict):

@@ -1,4 +1,4 @@
-"""Genotype: what was chosen, slot by slot. Pure data, JSON in and out; no torch."""
+"""Genotype: the operation and the bit widths chosen for every slot of a search space."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,72 +13,88 @@ from .search_space import Precision, Slot
 
 @dataclass(frozen=True)
 class Choice:
-    """One operation, and the bits of its weights and input activations."""
+    """The operation chosen for one slot, with its bit widths."""
 
     op: str
+    """Name of the operation."""
     weights: int
+    """Bit width of the weights."""
     activations: int
+    """Bit width of the input activations."""
 
     @property
     def precision(self) -> Precision:
+        """Both bit widths of the choice."""
         return Precision(self.weights, self.activations)
 
 
 @dataclass(frozen=True)
 class Genotype:
-    """The decided form of a search space."""
+    """One architecture of a search space: a choice for every slot."""
 
     space: str
+    """Name of the search space."""
     choices: dict[str, Choice]
-    """Slot name -> choice, for every slot, those with nothing to choose included."""
+    """Slot name -> choice; slots that leave nothing to choose are included."""
 
     def to_json(self) -> str:
+        """JSON text that `from_json` reads."""
         return json.dumps(asdict(self), indent=2)
 
 
 def searched_precision(genotype: Genotype) -> dict[str, Precision]:
-    """Slot name -> the bits that the search decided."""
-    return {name: c.precision for name, c in genotype.choices.items()}
+    """Slot name -> the bit widths that the search chose."""
+    return {name: choice.precision for name, choice in genotype.choices.items()}
 
 
 def uniform_precision(
     slots: Sequence[Slot], weights: int, activations: int = 8, ends: int = 8
 ) -> dict[str, Precision]:
-    """Slot name -> the same bits for all but those that `kept_precision` keeps."""
+    """Slot name -> bit widths, the same for all slots except those of `kept_precision`.
+
+    weights, activations: bit widths of all other slots. ends: bit width of the first and the last
+    slot.
+    """
     inner, kept = Precision(weights, activations), kept_precision(slots, ends)
     return {slot.name: kept.get(slot.name, inner) for slot in slots}
 
 
 def kept_precision(slots: Sequence[Slot], ends: int = 8) -> dict[str, Precision]:
-    """Slot name -> its bits, of those that few bits would ruin: first, last and all of attention.
+    """Slot name -> bit widths of the slots that low bit widths would ruin.
 
-    ends: bits of the first and the last one.
+    These are the first and the last slot, with `ends` bits, and all slots of an attention, with 8.
     """
     kept = {slot.name: Precision(8, 8) for slot in slots if slot.gate}
     return kept | {slot.name: Precision(ends, ends) for slot in (slots[0], slots[-1])}
 
 
 def from_json(text: str, source: str) -> Genotype:
-    """What `Genotype.to_json` wrote; `source` names it in the UsageError."""
+    """Read the text that `Genotype.to_json` wrote.
+
+    Raises UsageError, which names `source`, when the JSON is no genotype.
+    """
     return schema.parse(Genotype, json.loads(text), source)
 
 
 def load(path: str | Path) -> Genotype:
-    """The genotype in a JSON file. Raises DataError (file) or UsageError (contents)."""
+    """Read a genotype from a JSON file. Raises DataError (file) or UsageError (contents)."""
     return schema.parse(Genotype, files.read_json(path), str(path))
 
 
 def check(genotype: Genotype, slots: Iterable[Slot], space: str) -> None:
-    """Raise UsageError, naming the first difference, unless the genotype fits the slots."""
+    """Raise UsageError, naming the first difference, unless the genotype fits the slots.
+
+    space: name of the search space that the slots belong to, for the message.
+    """
     remedy = f"Use the space it was searched in ('{genotype.space}'), or search again."
-    wanted = {slot.name: slot for slot in slots}
-    for name in [*wanted, *genotype.choices]:
-        if name not in genotype.choices or name not in wanted:
-            where = "the genotype" if name in genotype.choices else "the space"
+    slots_by_name = {slot.name: slot for slot in slots}
+    for name in [*slots_by_name, *genotype.choices]:
+        if name not in genotype.choices or name not in slots_by_name:
+            owner = "the genotype" if name in genotype.choices else "the space"
             raise UsageError(
-                f"The genotype does not fit the space '{space}': only {where} has '{name}'.", remedy
+                f"The genotype does not fit the space '{space}': only {owner} has '{name}'.", remedy
             )
-        choice, slot = genotype.choices[name], wanted[name]
+        choice, slot = genotype.choices[name], slots_by_name[name]
         if choice.op not in slot.ops or choice.precision not in slot.widths:
             allowed = ", ".join(f"w{w.weights}a{w.activations}" for w in slot.widths)
             raise UsageError(
@@ -90,6 +106,6 @@ def check(genotype: Genotype, slots: Iterable[Slot], space: str) -> None:
 
 
 def choice_of(slot: Slot, op: int, width: int) -> Choice:
-    """The choice with these positions in the slot's lists."""
+    """The choice at position `op` of the slot's operations and `width` of its bit widths."""
     bits = slot.widths[width]
     return Choice(slot.ops[op], bits.weights, bits.activations)

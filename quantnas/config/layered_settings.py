@@ -1,9 +1,10 @@
-"""Layers of settings, and the one rule by which they become the configuration of a run.
+"""Layers of settings, and the one rule that combines them into the configuration of a run.
 
-The rule: what a later layer asks for replaces its rivals below. It holds wherever settings meet:
-those of the run that a step goes on from, those of a file, those that are typed or given to a
-function, and in a sweep those that vary. Rivals are alternatives, as two ways to choose bits, and
-hindrances, as `steps: 0` for a retraining that is asked for.
+The rule: a setting of a later layer replaces its rivals in the layers below. It applies to all
+layers alike: the settings of an earlier run, of a configuration file, of the command line or the
+arguments of a function, and of the points of a sweep. Two settings are rivals when they are
+alternatives, such as two ways to choose bit widths, or when one hinders the other, such as
+`steps: 0` when a later layer asks for retraining.
 """
 
 import os
@@ -17,62 +18,65 @@ from . import quantities, schema
 from .run_config import BUDGETS, RunConfig
 
 SECTIONS = frozenset(field.name for field in fields(RunConfig) if is_dataclass(field.type))
-"""Settings of a run that are mappings themselves."""
+"""Names of the settings of a run that are mappings themselves, such as `search`."""
 SEARCHED = "searched"
-"""Value of `bits` for those that the search has found, beside none."""
+"""Text that stands for `bits: none`: the bit widths that the search chose."""
 QUANTITIES = ("search.target_bitops", "quantize.target_bitops", "quantize.target_size")
-"""Settings that may be written as 1.0G."""
+"""Settings that may be written with a unit, such as 1.0G."""
 ALTERNATIVES = (
     ("bits", *(f"quantize.{name}" for name in BUDGETS)),
     ("quantize.steps", "quantize.minutes"),
     ("search.target_bitops", "search.penalty"),
 )
-"""Ways to choose bits, lengths of retraining, ways to make a found network cheap: of each group,
-the setting that was given last counts alone."""
+"""Groups of alternatives, of which only the setting that was given last counts: ways to choose bit
+widths, lengths of retraining, ways to limit the cost of the searched network."""
 Layer = Mapping[str, Any]
-"""Setting -> value; a setting of a section is named `section.key`, or stands in a mapping of it."""
+"""Setting -> value. A setting of a section is written `section.key: value`, or nested as
+`section: {key: value}`."""
 
 
 def layered(base: RunConfig, *layers: Layer, source: str = "configuration") -> RunConfig:
-    """The configuration that the layers make of `base`, each over those before it.
+    """Lay the layers over the configuration `base`, the last one on top.
 
-    What a later layer asks for replaces its rivals below (`ALTERNATIVES`, `HINDRANCES`), which go
-    back to their defaults; all other settings below stay. A value of None is asked for, too: leave
-    out what is not given. Bits may be written as w2a4 or searched, and quantities as 1.0G.
+    A setting of a later layer replaces its rivals below (`ALTERNATIVES`, `HINDRANCES`), which go
+    back to their defaults; all other settings below stay. A value of None counts as given, so
+    leave out settings that are not given. Bit widths may be written as w2a4 or `searched`, and
+    quantities as 1.0G.
 
-    Raises UsageError for settings that cannot be; `source` names where they came from.
+    Raises UsageError for invalid settings; `source` names their origin in the message.
     """
     default = flat(asdict(RunConfig()))
-    told = {name: value for name, value in flat(asdict(base)).items() if value != default[name]}
+    settings = {name: value for name, value in flat(asdict(base)).items() if value != default[name]}
     for layer in layers:
-        told = over(told, layer)
-    return schema.parse(RunConfig, _nested(told, source), source)
+        settings = over(settings, layer)
+    return schema.parse(RunConfig, _nested(settings, source), source)
 
 
 def together(*parts: Layer) -> dict[str, Any]:
-    """One layer, as `flat`, of what is asked for at once; of the same setting the last part counts.
+    """Merge settings that were given at the same time into one flat layer.
 
-    Raises UsageError for two alternatives, of which none is the later one.
+    Of a setting that several parts give, the last part counts. Raises UsageError for two
+    alternatives, since neither of them is the later one.
     """
     layer = {name: value for part in parts for name, value in flat(part).items()}
     for group in ALTERNATIVES:
-        given = [name for name in group if _meant(layer).get(name) is not None]
-        if len(given) > 1:
-            first, second = (name.rpartition(".")[2] for name in given[:2])
+        names = [name for name in group if _converted(layer).get(name) is not None]
+        if len(names) > 1:
+            first, second = (name.rpartition(".")[2] for name in names[:2])
             raise UsageError(f"`{first}` and `{second}` are both given.", "Give one of them.")
     return layer
 
 
 def over(below: Layer, layer: Layer) -> dict[str, Any]:
-    """Settings with those of a layer over them, as `flat`; neither of both is changed."""
-    return {**without_rivals(below, layer), **_meant(flat(layer))}
+    """Lay one layer over the settings below and return the result flat; both arguments stay."""
+    return {**without_rivals(below, layer), **_converted(flat(layer))}
 
 
 def without_rivals(below: Layer, layer: Layer) -> dict[str, Any]:
-    """The settings below that stay when a layer comes over them, as `flat`."""
-    old, new = flat(below), _meant(flat(layer))
-    gone = _rivals(_meant(old), new) | {name.partition(".")[0] for name in new}
-    sections = {name for name in new if name in SECTIONS}  # no mappings: schema.parse says so
+    """The settings below that remain when a layer is laid over them, as a flat mapping."""
+    old, new = flat(below), _converted(flat(layer))
+    gone = _rivals(_converted(old), new) | {name.partition(".")[0] for name in new}
+    sections = {name for name in new if name in SECTIONS}  # not a mapping: schema.parse refuses it
     return {
         name: value
         for name, value in old.items()
@@ -81,61 +85,64 @@ def without_rivals(below: Layer, layer: Layer) -> dict[str, Any]:
 
 
 def flat(settings: Layer) -> dict[str, Any]:
-    """{search: {epochs: 3}, seed: 1} -> {search.epochs: 3, seed: 1}"""
-    found: dict[str, Any] = {}
+    """Flatten the sections: {search: {epochs: 3}, seed: 1} -> {search.epochs: 3, seed: 1}."""
+    flattened: dict[str, Any] = {}
     for name, value in settings.items():
         if name in SECTIONS and isinstance(value, Mapping):
-            found |= {f"{name}.{key}": each for key, each in value.items()}
+            flattened |= {f"{name}.{key}": inner_value for key, inner_value in value.items()}
         else:
-            found[str(name)] = value
-    return found
+            flattened[str(name)] = value
+    return flattened
 
 
 def _nested(settings: Layer, source: str) -> dict[str, Any]:
-    """The reverse of `flat`. Raises UsageError for the key of a setting that is no section."""
+    """The inverse of `flat`. Raises UsageError for `setting.key` where the setting has no keys."""
     data: dict[str, Any] = {}
     for name, value in settings.items():
         section, dot, key = name.partition(".")
         if dot and section not in SECTIONS and hasattr(RunConfig, section):
             raise UsageError(f"{source}: '{section}' is no section.", "Check its name.")
-        where = data.setdefault(section, {}) if dot else data
-        if isinstance(where, dict):  # else schema.parse says what is wrong
-            where[key or name] = value
+        mapping = data.setdefault(section, {}) if dot else data
+        if isinstance(mapping, dict):  # otherwise schema.parse reports the error
+            mapping[key or name] = value
     return data
 
 
-def _meant(settings: Layer) -> dict[str, Any]:
-    """Settings, as `flat`, with values for what people write as text: w2a4, searched, 1.0G."""
-    found: dict[str, Any] = {}
+def _converted(settings: Layer) -> dict[str, Any]:
+    """Replace the texts w2a4, searched and 1.0G of a flat layer by the values they stand for."""
+    converted: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "bits" and isinstance(value, str):
-            found |= {name: None} if value == SEARCHED else quantities.widths(value, name)
+            converted |= {name: None} if value == SEARCHED else quantities.widths(value, name)
         elif name in QUANTITIES and isinstance(value, str):
-            found[name] = quantities.number(value, name)
+            converted[name] = quantities.number(value, name)
         else:
-            found[name] = value
-    return found
+            converted[name] = value
+    return converted
 
 
 def _rivals(below: Layer, layer: Layer) -> set[str]:
-    """The settings below that are rivals of what a layer asks for; both as `_meant`."""
+    """Names of the settings below that are rivals of a layer; both come from `_converted`."""
     gone = set[str]()
     for group in ALTERNATIVES:
         if any(layer.get(name) is not None for name in group):
             gone |= {*group}
-    if "bits" in layer:  # none: those that the search has found
+    if "bits" in layer:  # None included: it stands for the searched bit widths
         gone |= {*ALTERNATIVES[0], "act_bits"}
     if "bits" in gone and below.get("bits") is not None:
         gone.add("act_bits")
-    for each in HINDRANCES:
-        hinders = not each.values or below.get(each.setting) in each.values
-        if hinders and each.asked(layer):
-            gone.add(each.setting)
+    for hindrance in HINDRANCES:
+        hinders = not hindrance.values or below.get(hindrance.setting) in hindrance.values
+        if hinders and hindrance.is_hindered(layer):
+            gone.add(hindrance.setting)
     return gone | ({"genotype"} if _another_space(below, layer) else set())
 
 
 def _another_space(below: Layer, layer: Layer) -> bool:
-    """Whether a layer has another space than is named below, whose genotypes do not fit into it."""
+    """Whether a layer names another search space than the settings below.
+
+    A genotype of the settings below does not fit that space.
+    """
     old, new = below.get("space"), layer.get("space")
     if not (isinstance(old, str) and isinstance(new, str)):
         return False
@@ -143,32 +150,33 @@ def _another_space(below: Layer, layer: Layer) -> bool:
 
 
 def _retrains(layer: Layer) -> bool:
-    """Whether a layer asks for retraining when a network is quantized."""
+    """Whether a layer asks for retraining after quantization."""
     lengths = [layer.get(name) for name in ALTERNATIVES[1]]
     timed = any(length is not None for length in lengths)
-    asked = any(lengths) if timed else layer.get("quantize.train")
-    return bool(asked) and layer.get("quantize.train") != "none"
+    retrains = any(lengths) if timed else layer.get("quantize.train")
+    return bool(retrains) and layer.get("quantize.train") != "none"
 
 
 def _searches(layer: Layer) -> bool:
-    """Whether a layer says what shall be searched, or for how long."""
+    """Whether a layer has a setting that asks for a search, such as its number of epochs."""
     names = ("target_bitops", "penalty", "strategy", "keep", "epochs")
     return any(layer.get(f"search.{name}") is not None for name in names)
 
 
 @dataclass(frozen=True)
 class Hindrance:
-    """A setting that would keep what a later layer asks for from being done."""
+    """A setting below that would prevent what a later layer asks for."""
 
-    asked: Callable[[Layer], bool]
-    """Whether a layer, as `flat`, asks for it."""
+    is_hindered: Callable[[Layer], bool]
+    """Whether a flat layer asks for something that the setting prevents."""
     setting: str
+    """Name of the setting below that goes back to its default."""
     values: tuple[Any, ...] = ()
-    """Values of the setting that hinder; empty: all of them."""
+    """Values of the setting that prevent it; empty: all of them."""
 
 
 HINDRANCES = (
-    Hindrance(_retrains, "quantize.method"),  # baselines are not retrained
+    Hindrance(_retrains, "quantize.method"),  # the baseline methods are never retrained
     Hindrance(_retrains, "quantize.train", ("none",)),
     Hindrance(_retrains, "quantize.steps", (0,)),
     Hindrance(_searches, "genotype"),

@@ -1,7 +1,7 @@
-"""Every setting of a run, with its default: frozen dataclasses and nothing else.
+"""Every setting of a run with its default, as frozen dataclasses.
 
-The string under a field is its help. Defaults suit `rfdn_small`, a dozen photographs and two CPU
-cores; `quantnas run --config FILE` and `--set section.key=value` change them.
+The string under a field describes it. The defaults suit `rfdn_small`, a dozen photographs and two
+CPU cores; `quantnas run --config FILE` and `--set section.key=value` change them.
 """
 
 import re
@@ -15,12 +15,13 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Differentiable search over operations and bits (arXiv 2208.14839)."""
+    """Differentiable search over operations and bit widths (arXiv 2208.14839)."""
 
     epochs: int = 20
-    """The entropy schedule counts in these."""
+    """Epochs of the search; the entropy schedule counts in them."""
     steps_per_epoch: int = 36
-    """A step is one update of the alphas and one of the weights, on disjoint halves."""
+    """Steps per epoch: each updates the alphas and then the weights, on disjoint halves of the
+    patches."""
     warmup_epochs: int = 7
     """Epochs at the start in which only the weights learn."""
     batch: int = 8
@@ -28,43 +29,48 @@ class SearchConfig:
     patch: int = 24
     """Side of a low-resolution patch, pixels."""
     weight_lr: float = 2e-3
-    """Adam, cosine to 0."""
+    """Learning rate of the weights (Adam), falling along a cosine to 0."""
     alpha_lr: float = 3e-2
-    """Adam with betas (0.5, 0.999), constant. The published 3e-4 is for 40 thousand steps."""
+    """Learning rate of the alphas (Adam with betas (0.5, 0.999)), constant. The published 3e-4 is
+    for 40 thousand steps."""
     penalty: float = 3e-4
     """Weight of the expected BitOps, as a share of those at the start."""
     entropy: float = 4e-2
     """Weight of the mean normalised entropy of the edges at the end of its schedule."""
     target_bitops: float | None = None
-    """BitOps that the found network shall have, instead of a penalty; it ends within 5 %."""
+    """BitOps that the searched network shall have, instead of a penalty; it ends within 5 %."""
     at: str = "32x32"
-    """Low-resolution height x width at which expected and wanted BitOps are counted."""
+    """Low-resolution height x width at which expected and target BitOps are counted."""
     refresh: int = 60
-    """Steps between two fits of the grids that set the noise; at the start they are doubled."""
+    """Steps between two fits of the grids that set the noise; the first fits come earlier, at steps
+    1, 2, 4, 8 and so on."""
     strategy: Literal["gradient", "random"] = "gradient"
-    """random: train random architectures of the target for as many steps, and keep the best."""
+    """Search strategy. random: train random architectures of the target BitOps for as many steps
+    in all, and keep the best."""
     samples: int = 8
-    """Random architectures that share the steps."""
+    """Number of random architectures that share the steps."""
     keep: Literal["last", "best", "trial"] = "last"
-    """Genotype that later steps use: the last one, the best one on validation patches, or the
-    best of the latest different ones (`samples`) after a short training of each alone."""
+    """Genotype that later steps use. last: the final one; best: the best one on validation patches;
+    trial: the best of the latest different ones (`samples`) after a short training of each."""
     trial_steps: int = 60
-    """Of that training, per genotype."""
+    """Steps of the short training per genotype (`keep: trial`)."""
     relaxation: Literal["noise", "direct", "authors"] = "noise"
-    """What stands for rounding while searching: noise; direct: fake quantization with trained
-    steps in every candidate; authors: the noise of the published code."""
+    """Stand-in for rounding during the search. noise: noise of the size of the rounding error;
+    direct: fake quantization with trained steps in every candidate; authors: the noise of the
+    published code."""
     probabilities: Literal["joint", "factorised"] = "joint"
-    """One probability for every pair of operation and bits as published, or operation and bits
-    apart."""
+    """joint: one probability for every pair of operation and bit widths, as published; factorised:
+    separate probabilities for operations and for bit widths."""
     deviation: Literal["adq", "adadm", "batchnorm", "none"] = "adq"
-    """Batch norm with adaptive deviation around every cell, its older form, plain, or none."""
+    """Normalisation around every cell. adq: batch norm with adaptive deviation; adadm: its older
+    form; batchnorm: plain; none: no normalisation."""
     draw: bool = True
-    """Of candidates with several convolutions run one per step, drawn by their probabilities; with
-    the relaxation noise."""
+    """Whether only one of the candidates with several convolutions runs in each step, drawn by
+    their probabilities; for the relaxation `noise`."""
     floor: float = 0.005
-    """Candidates less probable than this are left out of a step."""
+    """Probability below which a candidate is left out of a step."""
     processes: int = 1
-    """That share every batch: on the cores of one machine or of several, or on their GPUs."""
+    """Processes that share every batch, on the cores of one machine or of several, or on GPUs."""
 
     def __post_init__(self) -> None:
         require(self, 1, "epochs", "steps_per_epoch", "batch", "patch", "refresh", "samples")
@@ -94,39 +100,42 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training of the decided network: in float, then with rounding."""
+    """Training of the decided architecture: in float, then with rounding."""
 
     start: str = "searched"
-    """Weights to begin with. searched: the supernet's, or new ones where there was no search;
-    scratch: new ones; float: those of the float network of the run it goes on from, which is not
+    """Initial weights. searched: those of the supernet, or random ones where there was no search;
+    scratch: random ones; float: those of the float network of the earlier run, which is not
     trained again; or the path of a safetensors file."""
     float_steps: int = 3000
+    """Training steps in float."""
     qat_steps: int = 800
-    """With 0, the rounded network has fitted grids and untouched weights."""
+    """Training steps with rounding; with 0, grids are fitted and the weights stay as they are."""
     batch: int = 16
     """Patches per step."""
     patch: int = 32
     """Side of a low-resolution patch, pixels."""
     lr: float = 2e-3
-    """Adam, cosine to 0, for the float steps."""
+    """Learning rate of the float steps (Adam), falling along a cosine to 0."""
     qat_lr: float = 5e-4
-    """The same for the steps with rounding."""
+    """Learning rate of the steps with rounding (Adam), falling along a cosine to 0."""
     warmup: int = 20
-    """Steps in which the rate rises."""
+    """Steps in which the learning rate rises at the start."""
     loss: Literal["l1", "charbonnier"] = "l1"
+    """Loss against the photograph."""
     average: float = 0.0
-    """Decay of a moving average of the weights, which is measured and kept, as 0.999; 0 = none."""
+    """Decay of a moving average of the weights, such as 0.999; the average is then measured and
+    kept. 0 = none."""
     teacher: str | None = None
-    """A float network whose output is learned too: that of a run, by its folder; `own`: in the
-    steps with rounding, that of the float steps."""
+    """Float network whose output is learned too (knowledge distillation): the folder of a run, or
+    `own` for the result of the float steps, which then teaches the steps with rounding."""
     teacher_share: float = 0.5
-    """Of the loss, against the teacher."""
+    """Share of the loss that is measured against the teacher."""
     check: int = 100
-    """Steps between two measurements on validation patches, the best of which is kept."""
+    """Steps between two measurements on validation patches; the best state measured is kept."""
     max_hours: float | None = None
-    """Both trainings end by then, what was computed before an interruption included."""
+    """Time limit of both trainings together, hours; time before an interruption counts."""
     processes: int = 1
-    """As `search.processes`: that share every batch, in float and with rounding."""
+    """Processes that share every batch, as `search.processes`, in float and with rounding."""
 
     def __post_init__(self) -> None:
         require(self, 1, "batch", "patch", "warmup", "check")
@@ -145,54 +154,62 @@ class QuantizeConfig:
     """Low-bit quantization of a trained network against its float form (arXiv 2504.13932)."""
 
     method: Literal["saliency", "rtn", "minmax", "gptq", "gpfq", "qronos", "adaround"] = "saliency"
-    """How weights find their integers; all but `saliency` are baselines, without retraining."""
+    """Method that rounds the weights; all but `saliency` are baselines, without retraining."""
     train: str = "weights"
-    """What is retrained: weights (and grids), lowrank:R (of that rank), clip (grids) or none."""
+    """Parameters to retrain: weights (with the grids), lowrank:R (updates of rank R), clip (the
+    grids alone) or none."""
     steps: int = 400
-    """Of retraining on the float network's output; 0 = none."""
+    """Steps of retraining on the float network's output; 0 = none."""
     minutes: float | None = None
-    """The whole step, reading and least squares included, ends within these; retraining takes what
-    is left of them, whatever `steps` says."""
+    """Time limit of the whole quantization, reading and least squares included, minutes;
+    retraining takes the rest of it and ignores `steps`."""
     batch: int = 8
-    """Crops per step."""
+    """Crops per step of retraining."""
     patch: int = 32
     """Side of a crop, low-resolution pixels."""
     rate: float = 1e-2
-    """Adam, cosine to 0: change per step, in deviations of a kernel, of a network whose output is
-    at 42 dB to the float one; in proportion to the error of others."""
+    """Learning rate of retraining (Adam), falling along a cosine to 0: change per step, in standard
+    deviations of a kernel, for a network whose output is at 42 dB to the float one. For other
+    networks it is scaled in proportion to their error."""
     crops: int = 32
-    """Crops for saliency, grids and least squares."""
+    """Crops of the calibration set, for saliency, grids and least squares."""
     calib: str | None = None
-    """Folder of any photographs to calibrate and retrain on; none = those of the run."""
+    """Folder of photographs to calibrate and retrain on; none = those of the run."""
     reduce: bool = True
-    """Whether photographs of `calib` are made smaller first; not if they are so already."""
+    """Whether photographs of `calib` are shrunk to low resolution first; false when they have low
+    resolution already."""
     hold: float = 0.0
-    """Saliency-weighted pull of the weights towards the float ones, as a share of the loss at the
-    start."""
+    """Weight of a penalty that pulls the weights towards the float ones, weighted by saliency; as
+    a share of the loss at the start."""
     blocks: float = 0.0
-    """Weight of the predicted error from what the cells give, beside the loss on the output."""
+    """Weight of the error predicted from the outputs of the cells, beside the loss on the output
+    of the network."""
     block_steps: int = 0
-    """Before that, steps of each cell alone, front to back, for deep networks; 0 = none."""
+    """Steps in which each cell is retrained alone, front to back, before the network as a whole;
+    for deep networks; 0 = none."""
     ends: Literal[2, 3, 4, 8] = 8
-    """Bits of the first and of the last convolution, weights and activations."""
+    """Bit width of the first and the last convolution, weights and activations."""
     target_bitops: float | None = None
-    """Instead of the same bits everywhere: those that damage least within so many BitOps."""
+    """BitOps within which bit widths are chosen, convolution by convolution, for the least damage;
+    none = the same bit widths everywhere."""
     at: str = "32x32"
-    """Low-resolution size at which those are counted."""
+    """Low-resolution height x width at which `target_bitops` are counted."""
     target_size: float | None = None
-    """The same within so many bytes of packed weights."""
+    """Bytes of packed weights within which bit widths are chosen, as for `target_bitops`."""
     average_bits: float | None = None
-    """The same within so many bits per weight between first and last convolution."""
+    """Mean bits per weight, between first and last convolution, within which bit widths are chosen,
+    as for `target_bitops`."""
     max_drop: float | None = None
-    """dB below the float network on any set of photographs that are still accepted."""
+    """Largest loss of PSNR against the float network that is accepted on any set of photographs,
+    dB."""
 
     def __post_init__(self) -> None:
         require(self, 1, "batch", "patch", "crops")
         require(self, 0, "steps", "rate", "hold", "blocks", "block_steps")
-        given = [name for name in BUDGETS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"`{given[0]}` and `{given[1]}` are both given; one is enough")
-        bounds = {"minutes": 1e-3, "max_drop": 0.0, **dict.fromkeys(given, 1e-3)}
+        budgets = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            raise ValueError(f"`{budgets[0]}` and `{budgets[1]}` are both given; one is enough")
+        bounds = {"minutes": 1e-3, "max_drop": 0.0, **dict.fromkeys(budgets, 1e-3)}
         for name, least in bounds.items():
             if getattr(self, name) is not None:
                 require(self, least, name)
@@ -204,19 +221,20 @@ class QuantizeConfig:
 
     @property
     def budget(self) -> str | None:
-        """The name of the limit within which bits are chosen, if there is one."""
+        """Name of the limit within which bit widths are chosen; None without a limit."""
         return next((name for name in BUDGETS if getattr(self, name) is not None), None)
 
     @property
     def retrains(self) -> bool:
-        """Whether anything is learned after the weights were rounded."""
+        """Whether the network is retrained after its weights were rounded."""
         timed = self.steps > 0 or self.minutes is not None
         return self.method == "saliency" and self.train != "none" and timed
 
 
 TRAINED = r"weights|clip|none|lowrank:([1-9]\d*)"
-"""Values of `quantize.train`; the group is the rank."""
+"""Pattern of the values of `quantize.train`; its group is the rank."""
 BUDGETS = ("target_bitops", "target_size", "average_bits")
+"""Settings of `quantize` that limit the cost of the chosen bit widths."""
 
 
 @dataclass(frozen=True)
@@ -224,14 +242,15 @@ class ExportConfig:
     """The form of the exported file; the numbers in it are the same in all forms."""
 
     format: Literal["onnx", "float", "qonnx", "tflite"] = "onnx"
-    """What is written beside model.onnx, if anything. float: the float network, to compare with;
-    qonnx: for FPGA toolchains; tflite: for LiteRT."""
+    """File that is written in addition to model.onnx. onnx: none; float: the float network, to
+    compare with; qonnx: for FPGA toolchains; tflite: for LiteRT."""
     compat: bool = False
-    """Weights below 8 bits as bytes and a table, for ONNX Runtime from 1.16 on."""
+    """Whether weights below 8 bits become bytes and a table, for ONNX Runtime from 1.16 on."""
     uint8_io: bool = False
-    """Pixels in and out: uint8 from 0 to 255, (N, 3, H, W), rounded and clipped in the file."""
+    """Whether the file takes and gives pixels as uint8 from 0 to 255, (N, 3, H, W), rounded and
+    clipped in the file."""
     size: str = "any"
-    """Low-resolution height x width, as 180x320, if it takes such images alone; see `sides`."""
+    """Low-resolution height x width, such as 180x320, to which the file is fixed, or `any`."""
 
     def __post_init__(self) -> None:
         if self.size != "any":
@@ -239,40 +258,46 @@ class ExportConfig:
 
     @property
     def sides(self) -> tuple[int, int] | None:
+        """(height, width) of `size`; None where any size is taken."""
         return None if self.size == "any" else resolution(self.size, "size")
 
 
 @dataclass(frozen=True)
 class PixelsConfig:
-    """White and the order of colours of a network from elsewhere; none = found out by trying."""
+    """Pixel conventions of an imported network; none = determined on photographs."""
 
     input_peak: Literal[1, 255] | None = None
+    """Value of white in the input."""
     output_peak: Literal[1, 255] | None = None
+    """Value of white in the output."""
     order: Literal["RGB", "BGR"] | None = None
+    """Order of the channels."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run."""
+    """All settings of a run."""
 
     space: str = "rfdn_small"
     """Search space: a built-in name or a YAML file."""
     scale: Literal[2, 3, 4] | None = None
-    """Magnification; none = that of the space."""
+    """Magnification; none = that of the search space."""
     genotype: str | None = None
-    """JSON file with an architecture of the space, which is taken instead of a search."""
+    """JSON file with a genotype of the search space, which replaces the search."""
     data: str | None = None
     """Folder of photographs to learn from; none = the bundled ones."""
     eval_data: str | None = None
-    """Folder of photographs to evaluate on; none = held out of `data`."""
+    """Folder of photographs to evaluate on; none = some photographs of `data` are held out."""
     benchmarks: tuple[str, ...] = ()
     """Further folders of photographs to evaluate on, Set5 for example."""
     bits: Literal[2, 3, 4, 8] | None = None
-    """Weight bits between first and last convolution; none = as searched."""
+    """Weight bit width between first and last convolution; none = as searched."""
     act_bits: Literal[2, 3, 4, 8] = 8
-    """Activation bits of the same convolutions, where `bits` is given."""
+    """Activation bit width of the same convolutions, when `bits` is given."""
     seed: int = 0
+    """Seed of all random numbers."""
     device: Device = "auto"
+    """Device to compute on; auto = a GPU where there is one."""
     search: SearchConfig = field(default_factory=SearchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
@@ -281,5 +306,5 @@ class RunConfig:
 
     @property
     def as_searched(self) -> bool:
-        """Whether bits stay those of the genotype when it is quantized."""
+        """Whether quantization keeps the bit widths of the genotype."""
         return self.bits is None and self.quantize.budget is None

@@ -1,7 +1,6 @@
-"""Plain dictionaries and YAML files to frozen dataclasses: strict, with errors that name the key.
+"""Strict conversion of dictionaries and YAML files to frozen dataclasses; errors name the key.
 
-The dataclasses themselves stay free of any library; pydantic does the checking here and is
-imported only when something is checked.
+The dataclasses need no library; pydantic checks them here and is imported only for that.
 """
 
 import dataclasses
@@ -19,9 +18,9 @@ UNKNOWN = "unexpected_keyword_argument"
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read a YAML file that holds a mapping.
 
-    Raises DataError (missing, unreadable) or UsageError (not YAML, not a mapping).
+    Raises DataError (missing or unreadable file) or UsageError (not YAML, not a mapping).
     """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -37,9 +36,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse(cls: type[T], data: dict[str, Any], source: str) -> T:
-    """`data` as the dataclass `cls`; `source` names where it came from in the error.
+    """Convert the mapping `data` to the dataclass `cls`, nested dataclasses included.
 
-    Raises UsageError for an unknown key (naming the allowed ones), a missing one or a bad value.
+    Raises UsageError for an unknown key (naming the allowed ones), a missing key or a bad value;
+    `source` names the origin of the data in the message.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -55,36 +55,38 @@ def parse(cls: type[T], data: dict[str, Any], source: str) -> T:
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
-        problems = sorted(error.errors(), key=lambda p: p["type"] != UNKNOWN)  # these first
+        problems = sorted(error.errors(), key=lambda p: p["type"] != UNKNOWN)  # unknown keys first
         raise _explained(cls, problems[0], source) from error
 
 
 def _explained(cls: type, problem: Any, source: str) -> UsageError:
-    where = ".".join(str(part) for part in problem["loc"])
+    """The UsageError for the first problem that pydantic reports."""
+    path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == UNKNOWN:
         *parents, key = problem["loc"]
         names = [field.name for field in dataclasses.fields(_nested(cls, parents))]
         near = difflib.get_close_matches(str(key), names, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
         return UsageError(
-            f"{source}: unknown key '{where}'.", f"{hint}Allowed here: {', '.join(names)}."
+            f"{source}: unknown key '{path}'.", f"{hint}Allowed here: {', '.join(names)}."
         )
     if problem["type"] in ("missing", "missing_argument"):
-        return UsageError(f"{source}: the key '{where}' is missing.", "Add it.")
+        return UsageError(f"{source}: the key '{path}' is missing.", "Add it.")
     reason = problem["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
-    if problem["type"] == "value_error":  # of a dataclass itself
-        place = f"'{where}': " if where else ""
+    if problem["type"] == "value_error":  # raised by a dataclass in __post_init__
+        place = f"'{path}': " if path else ""
         cause, *must = re.split(r"[,;] (?=it must|one is)", reason.rstrip("."), maxsplit=1)
         remedy = must[0] if must else "change that"
         return UsageError(f"{source}: {place}{cause}.", f"{remedy[0].upper()}{remedy[1:]}.")
     return UsageError(
-        f"{source}: '{where}' cannot be {problem['input']!r}.", f"{reason.rstrip('.')}."
+        f"{source}: '{path}' cannot be {problem['input']!r}.", f"{reason.rstrip('.')}."
     )
 
 
 def _nested(cls: Any, parents: list[str]) -> Any:
+    """The dataclass that the keys `parents` lead to, starting from `cls`."""
     for name in parents:
-        if not dataclasses.is_dataclass(cls):  # dict[str, Edge]: the key is any
+        if not dataclasses.is_dataclass(cls):  # dict[str, Edge]: any key is allowed
             cls = get_args(cls)[1]
             continue
         cls = {field.name: field.type for field in dataclasses.fields(cls)}[name]
@@ -92,9 +94,9 @@ def _nested(cls: Any, parents: list[str]) -> Any:
 
 
 def assign(data: dict[str, Any], setting: str) -> None:
-    """Put `section.key=value` (value in YAML notation) into the nested mapping `data`, in place.
+    """Put the setting `section.key=value`, its value in YAML, into the nested mapping `data`.
 
-    Raises UsageError when it is not of that form.
+    The mapping is changed in place. Raises UsageError when the setting has another form.
     """
     path, equals, value = setting.partition("=")
     if not equals or not path:
@@ -103,7 +105,9 @@ def assign(data: dict[str, Any], setting: str) -> None:
     for section in sections:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
-            raise UsageError(f"'{path}' goes into a plain value.", "Check the sections' names.")
+            raise UsageError(
+                f"'{path}' names a key inside a plain value.", "Check the names of its sections."
+            )
     try:
         data[key] = yaml.safe_load(value)
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""SearchSpace: what may be chosen, edge by edge. Pure data, read from YAML; no torch."""
+"""Search spaces as plain data: a macro-architecture and the choices that it leaves open."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ from . import schema
 Scale = Literal[2, 3, 4]
 Bits = Literal[2, 3, 4, 8, 32]
 Area = str
-"""Where a convolution runs: a key of `AREAS`, or a form of `outputs`."""
+"""Positions at which a convolution is computed: a key of `AREAS`, or a formula of `outputs`."""
 
 AREAS: dict[Area, Callable[[int, int, int], int]] = {
     "low": lambda height, width, scale: height * width,
@@ -28,21 +28,25 @@ AREAS: dict[Area, Callable[[int, int, int], int]] = {
     "pooled": lambda height, width, scale: pooled(height) * pooled(width),
     "single": lambda height, width, scale: 1,
 }
-"""Where a convolution runs -> (height, width, scale) of the low-resolution image -> its outputs."""
+"""Name of an area -> function of the low-resolution height and width and the scale that counts its
+positions."""
 SIDES = re.compile(r"(\d+)h([+-]\d+)/(\d+)\*(\d+)w([+-]\d+)/(\d+)")
+"""Formula for the two sides of an area; see `outputs`."""
 SHARE = re.compile(r"(\d+)/(\d+)")
+"""Formula for an area as a share of the low-resolution pixels."""
 
 
 def outputs(area: Area, height: int, width: int, scale: int) -> int:
-    """Places where a convolution runs, for a low-resolution image of that size.
+    """Number of positions at which a convolution is computed, for one low-resolution image.
 
-    Beside the names in `AREAS`: `1h-1/2*1w-1/2`, both sides as (1 * side - 1) // 2, as in networks
-    of elsewhere; `9/16`, a share of the pixels.
+    height, width: of the image, pixels. area: a name in `AREAS` or, for the layers of imported
+    networks, a formula: `1h-1/2*1w-1/2` has sides of (1 * side - 1) // 2, and `9/16` is a share of
+    the pixels. Raises ValueError for any other area.
     """
     if area in AREAS:
         return AREAS[area](height, width, scale)
-    if found := SHARE.fullmatch(area):
-        part, whole = map(int, found.groups())
+    if share := SHARE.fullmatch(area):
+        part, whole = map(int, share.groups())
         return height * width * part // whole
     sides = SIDES.fullmatch(area)
     if sides is None:
@@ -52,40 +56,42 @@ def outputs(area: Area, height: int, width: int, scale: int) -> int:
 
 
 def strided(side: int) -> int:
-    """Length of a side behind a 3x3 convolution of stride 2 without padding."""
+    """Length of a side, in pixels, after a 3x3 convolution of stride 2 without padding."""
     return max(0, (side - 3) // 2 + 1)
 
 
 def pooled(side: int) -> int:
-    """The same behind the 7x7 pooling of stride 3 that follows in the attention of RFDN."""
+    """Length of a side after `strided` and the 7x7 pooling of stride 3 in RFDN's attention."""
     return max(0, (strided(side) - 7) // 3 + 1)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Bits of a convolution's weights and of its input."""
+    """The two bit widths of a convolution."""
 
     weights: int
+    """Bit width of the weights."""
     activations: int
+    """Bit width of the input activations."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """A convolution of elsewhere, in full; sides are (height, width)."""
+    """All settings of a convolution in an imported network; pairs are (height, width)."""
 
     kernel: tuple[int, int]
     groups: int = 1
     stride: tuple[int, int] = (1, 1)
     pads: tuple[int, int] = (0, 0)
-    """Zeros on either side."""
+    """Zeros at each end of a side."""
     dilation: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place in a network where one operation is chosen, with its widths of bits.
+    """One place in a network where one operation and its bit widths are chosen.
 
-    A convolution that is not searched is a slot with one operation and one width.
+    A convolution that is not searched is a slot with one operation and one pair of bit widths.
     """
 
     name: str
@@ -94,61 +100,64 @@ class Slot:
     """Channels between the two convolutions of an operation that has two."""
     c_out: int
     ops: tuple[str, ...]
+    """Names of the operations to choose from."""
     widths: tuple[Precision, ...]
+    """Pairs of bit widths to choose from."""
     gain: float = 1.0
-    """Of the output at the start of a search, relative to that of an ordinary convolution."""
+    """Scale of the output at the start of a search, relative to an ordinary convolution."""
     area: Area = "low"
     stride: int = 1
-    """Above 1 there is no padding."""
+    """Stride of the convolution; above 1 there is no padding."""
     shared: str = ""
-    """Slots with the same name here are decided together; empty = alone."""
+    """Slots with the same name here get the same choice; empty = the slot is decided alone."""
     kind: str = ""
-    """Key of its edge in the space; empty = not searched."""
+    """Key of its edge in the search space; empty = not searched."""
     up: int = 1
-    """Above 1 it may enlarge: a transposed convolution then gives its (c_out / up^2, up*H, up*W)
-    as (c_out, H, W), for a pixel shuffle."""
+    """Factor above 1 by which the slot may enlarge: a transposed convolution then gives its
+    (c_out / up^2, up*H, up*W) as (c_out, H, W), for a pixel shuffle."""
     identity: bool = False
-    """Whether its operation starts near the identity: what deep stacks without skips need."""
+    """Whether its operation starts near the identity, which deep stacks without skips need."""
     gate: bool = False
-    """Whether it is part of an attention: cheap, and what it gives multiplies everything."""
+    """Whether it is part of an attention: it costs little, and its output scales all features."""
     residual: bool = False
-    """Whether its output is added to its input. The operation `identity` then gives nothing, so
-    that input and sum are the same."""
+    """Whether its output is added to its input. The operation `identity` then gives zero, so that
+    the sum equals the input."""
     form: Form | None = None
-    """Its only operation, in a network from elsewhere."""
+    """Settings of its only operation, in an imported network; None elsewhere."""
 
     @property
     def weight_bits(self) -> tuple[int, ...]:
-        """The different widths of the weights, in order."""
+        """The different weight bit widths to choose from, in order."""
         return tuple(dict.fromkeys(w.weights for w in self.widths))
 
     @property
     def act_bits(self) -> tuple[int, ...]:
-        """The different widths of the input, in order."""
+        """The different activation bit widths to choose from, in order."""
         return tuple(dict.fromkeys(w.activations for w in self.widths))
 
     @property
     def choice(self) -> str:
-        """What is decided: the slot alone, or a name that it shares with others."""
+        """Name of the decision: that of the slot, or one that it shares with other slots."""
         return self.shared or self.name
 
     @property
     def options(self) -> int:
-        """Number of pairs of operation and width."""
+        """Number of pairs of an operation and bit widths."""
         return len(self.ops) * len(self.widths)
 
 
 @dataclass(frozen=True)
 class Edge:
-    """What one kind of searched edge may be."""
+    """The choices that a search space offers for one kind of edge."""
 
     ops: tuple[str, ...]
     """Names of operations (`quantnas.nn.operations.OPS`)."""
     bits: tuple[Bits, ...] = ()
-    """Widths that weights and input activations share; [32] = a search in float."""
+    """Bit widths that weights and input activations share; [32] = a search in float."""
     weight_bits: tuple[Bits, ...] = ()
-    """With `act_bits`, instead of `bits`: widths that are chosen apart."""
+    """Weight bit widths that are chosen apart from `act_bits`; both replace `bits`."""
     act_bits: tuple[Bits, ...] = ()
+    """Activation bit widths that are chosen apart from `weight_bits`."""
 
     def __post_init__(self) -> None:
         apart = bool(self.weight_bits) and bool(self.act_bits)
@@ -160,13 +169,13 @@ class Edge:
             )
         for group in (self.ops, self.bits, self.weight_bits, self.act_bits):
             if len({*group}) < len(group):
-                raise ValueError("An edge lists an operation or a width twice")
+                raise ValueError("An edge lists an operation or a bit width twice")
         if 32 in (*self.bits, *self.weight_bits, *self.act_bits) and self.bits != (32,):
             raise ValueError("32 bits stand alone, as `bits: [32]`: they mean a search in float")
 
     @property
     def widths(self) -> tuple[Precision, ...]:
-        """The pairs of weight and activation bits to choose from."""
+        """The pairs of weight and activation bit widths to choose from."""
         if self.bits:
             return tuple(Precision(b, b) for b in self.bits)
         return tuple(Precision(w, a) for w in self.weight_bits for a in self.act_bits)
@@ -174,51 +183,53 @@ class Edge:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a network from elsewhere takes for an image, and gives."""
+    """Pixel conventions of an imported network: range, channel order, sizes and type."""
 
     input_peak: Literal[1, 255] = 1
-    """Value of white."""
+    """Value of white in the input."""
     output_peak: Literal[1, 255] = 1
+    """Value of white in the output."""
     order: Literal["RGB", "BGR", "Y"] = "RGB"
-    """Of the colours; Y: brightness alone."""
+    """Order of the channels; Y: luma alone."""
     multiple: int = 1
-    """Both sides must be multiples of it, pixels."""
+    """Number of pixels of which both sides must be a multiple."""
     smallest: int = 1
-    """Pixels of a side, at least."""
+    """Smallest side that the network takes, pixels."""
     bytes_in: bool = False
-    """Whether it takes uint8."""
+    """Whether the network takes uint8."""
 
 
 @dataclass(frozen=True)
 class FloatLayer:
-    """What a network from elsewhere computes beside its convolutions, in float."""
+    """A layer of an imported network that stays in float, beside the quantized convolutions."""
 
     name: str
     op: Literal["linear", "conv1d", "upconv", "product", "normalisation"]
     shape: tuple[int, int, int, int]
-    """Its product is the multiply-accumulates at each place."""
+    """Four sizes whose product is the number of multiply-accumulates at each position."""
     area: Area
+    """Positions at which the layer is computed."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A macro-architecture with its open choices."""
+    """A macro-architecture with the choices that it leaves open."""
 
     name: str
     skeleton: str
-    """Macro-architecture (`quantnas.architectures.registry.SKELETONS`)."""
+    """Name of the macro-architecture (`quantnas.architectures.registry.SKELETONS`)."""
     scale: Scale
     channels: int
     cells: int
     edges: dict[str, Edge]
-    """Kind of edge -> what it may be; the skeleton says which kinds there are."""
+    """Kind of edge -> its choices; the macro-architecture defines which kinds there are."""
     colours: Literal[1, 3] = 3
-    """3: red, green and blue; 1: the network sees and corrects luma alone, and colours are
-    enlarged bilinearly."""
+    """Channels that the network sees and corrects. 3: red, green and blue; 1: luma alone, while
+    colours are enlarged bilinearly."""
     source: str = ""
-    """With the skeleton `onnx`: the file of the network, beside this one."""
+    """Path of the imported ONNX file, for the skeleton `onnx`; relative to the YAML file."""
     pixels: Pixels = Pixels()
-    """What the network in that file takes and gives."""
+    """Pixel conventions of the imported network."""
 
     def __post_init__(self) -> None:
         if self.source:
@@ -232,25 +243,26 @@ class SearchSpace:
 
     @property
     def is_float(self) -> bool:
-        """Whether nothing is rounded: a search over operations alone."""
+        """Whether nothing is rounded, so that a search chooses operations alone."""
         return bool(self.source) or any(edge.bits == (32,) for edge in self.edges.values())
 
     @property
     def fixed_width(self) -> Precision:
-        """Of the convolutions that are not searched."""
+        """Bit widths of the convolutions that are not searched."""
         return Precision(32, 32) if self.is_float else Precision(8, 8)
 
 
 def builtin() -> dict[str, Traversable]:
-    """Name -> file of every search space that ships with the package."""
+    """Name -> YAML file of every search space that ships with the package."""
     shipped = files("quantnas.search_spaces").iterdir()
     return {f.name.removesuffix(".yaml"): f for f in shipped if f.name.endswith(".yaml")}
 
 
 def load(name_or_path: str, scale: int | None = None) -> SearchSpace:
-    """The space of that name, or in that YAML file; `scale` replaces the file's own.
+    """Load a built-in search space by its name, or one from a YAML file.
 
-    Raises UsageError (unknown name, unknown key, value that cannot be) or DataError (file).
+    scale: magnification that replaces the one in the file. Raises UsageError (unknown name, unknown
+    key, invalid value) or DataError (file).
     """
     shipped = builtin()
     if name_or_path in shipped:
@@ -264,18 +276,18 @@ def load(name_or_path: str, scale: int | None = None) -> SearchSpace:
         )
     if scale is not None:
         data["scale"] = scale
-    if isinstance(data.get("source"), str):  # it lies beside the YAML file
+    if isinstance(data.get("source"), str):  # relative to the folder of the YAML file
         data["source"] = str(Path(name_or_path).parent / data["source"])
     return schema.parse(SearchSpace, data, f"search space {name_or_path}")
 
 
 def from_yaml(text: str) -> SearchSpace:
-    """What `to_yaml` has written. Raises UsageError."""
+    """Read the YAML text that `to_yaml` wrote. Raises UsageError for any other text."""
     return schema.parse(SearchSpace, yaml.safe_load(text), "search space")
 
 
 def to_yaml(space: SearchSpace) -> str:
-    """Text that `load` reads back to an equal space."""
+    """YAML text that `load` and `from_yaml` read back as an equal search space."""
     plain = dataclasses.asdict(space)
     plain["edges"] = {
         kind: {key: list(value) for key, value in dataclasses.asdict(edge).items() if value}

@@ -1,11 +1,11 @@
-"""What the value of a setting may be: numbers, sizes, and batches that processes share."""
+"""Checks of the values of settings: numbers, sizes, and batches that several processes share."""
 
 import math
 from typing import Any
 
 
 def require(config: Any, least: float, *names: str) -> None:
-    """Raise ValueError for a field below `least`, or for what is no number."""
+    """Raise ValueError unless the fields `names` of `config` are finite and at least `least`."""
     for name in names:
         value = getattr(config, name)
         if not (value >= least and math.isfinite(value)):
@@ -13,7 +13,7 @@ def require(config: Any, least: float, *names: str) -> None:
 
 
 def require_shares(config: Any) -> None:
-    """Raise ValueError unless `processes` can take equally many rows of a `batch`."""
+    """Raise ValueError unless the batch of `config` divides evenly among its processes."""
     require(config, 1, "processes")
     if config.batch % config.processes:
         raise ValueError(
@@ -22,7 +22,10 @@ def require_shares(config: Any) -> None:
 
 
 def resolution(at: str, name: str = "at") -> tuple[int, int]:
-    """32x48 -> (height, width). Raises ValueError, with the setting's name, for what is none."""
+    """Parse a size in pixels: 32x48 -> (height, width).
+
+    Raises ValueError, with the name of the setting, for any other text.
+    """
     height, cross, width = at.partition("x")
     if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
         raise ValueError(f"`{name}` is height x width; it must be written as 32x32")

@@ -1,1 +1,1 @@
-"""Photographs: files, bicubic reduction, pairs of low and high resolution, patches, the cache."""
+"""Photographs: image files, bicubic resizing, pairs of both resolutions, patches and a cache."""

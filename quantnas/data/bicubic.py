@@ -1,7 +1,7 @@
-"""Resizing like MATLAB's imresize, which the published super-resolution tables were made with.
+"""Bicubic resizing that equals MATLAB's imresize, with which published results are measured.
 
-Bicubic, antialiased when shrinking, mirrored edges, rows before columns, and rounded to uint8
-after each of the two passes.
+It is antialiased when it shrinks, mirrors the edges, resizes rows before columns, and rounds to
+uint8 after each of the two passes.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ _BLOCK_ELEMENTS = 1 << 17
 
 
 def crop_to_multiple(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """`image` (H, W, C) without the bottom and right rest, so that `scale` divides both sides.
+    """Cut `image` (H, W, C) at the bottom and the right until `scale` divides both sides.
 
     Raises DataError when a side is shorter than `scale`.
     """
@@ -28,7 +28,7 @@ def crop_to_multiple(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 
 def downscale(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """`image` (H, W, C) shrunk to (H / scale, W / scale, C) as by MATLAB's imresize.
+    """Shrink `image` (H, W, C) to (H / scale, W / scale, C) as MATLAB's imresize does.
 
     Raises ValueError when `scale` does not divide both sides (see `crop_to_multiple`).
     """
@@ -39,17 +39,17 @@ def downscale(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 
 def upscale(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """`image` (H, W, C) enlarged to (H * scale, W * scale, C) by bicubic interpolation."""
+    """Enlarge `image` (H, W, C) to (H * scale, W * scale, C) by bicubic interpolation."""
     height, width = image.shape[:2]
     return resize(image, height * scale, width * scale, antialias=False)
 
 
 def resize(image: NDArray[np.uint8], out_h: int, out_w: int, antialias: bool) -> NDArray[np.uint8]:
-    """`image` (H, W, C) at (out_h, out_w, C): MATLAB's bicubic imresize on uint8.
+    """Resize `image` (H, W, C) to (out_h, out_w, C) as MATLAB's bicubic imresize does on uint8.
 
-    Keys' kernel with a = -0.5, mirrored edges, the vertical pass first, and rounding to uint8
-    after each pass. With `antialias` the kernel is widened along a side that shrinks. Raises
-    ValueError for other types than uint8 and for empty sizes.
+    The kernel is that of Keys with a = -0.5; edges are mirrored, the vertical pass comes first,
+    and each pass is rounded to uint8. `antialias` widens the kernel along a side that shrinks.
+    Raises ValueError for types other than uint8 and for empty sizes.
     """
     if image.dtype != np.uint8 or image.ndim != 3:
         raise ValueError(f"expected uint8 of shape (H, W, C), got {image.dtype} {image.shape}")
@@ -61,7 +61,7 @@ def resize(image: NDArray[np.uint8], out_h: int, out_w: int, antialias: bool) ->
 
 
 def to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Rounded half up and clipped, as MATLAB's uint8() does for values above zero."""
+    """Round half up and clip to 0..255, as MATLAB's uint8() does for values above zero."""
     return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
 
 
@@ -74,7 +74,7 @@ def _keys(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _taps(length: int, out: int, antialias: bool) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Source indices and weights, each (out, taps), of one axis going from `length` to `out`."""
+    """Source indices and weights, each (out, taps), that resize an axis from `length` to `out`."""
     ratio = length / out
     stretch = max(ratio, 1.0) if antialias else 1.0
     centre = (np.arange(out) + 0.5) * ratio - 0.5
@@ -88,7 +88,7 @@ def _taps(length: int, out: int, antialias: bool) -> tuple[NDArray[np.intp], NDA
 
 
 def _resize_rows(image: NDArray[np.uint8], out: int, antialias: bool) -> NDArray[np.uint8]:
-    """`image` (H, W, C) with `out` rows, rounded to uint8; computed block by block in float64."""
+    """Resize `image` (H, W, C) to `out` rows of uint8, block by block in float64."""
     rows = np.ascontiguousarray(image).reshape(len(image), -1)
     index, weight = _taps(len(image), out, antialias)
     result = np.empty((out, rows.shape[1]), np.uint8)

@@ -1,6 +1,6 @@
-"""The usual folders of photographs with low-resolution versions of their own, by their names.
+"""Names of the folders in which data sets keep their high and low resolution.
 
-Names are compared without regard to case. What lies in the folders is not looked at here.
+Names are compared without regard to case. The files in the folders are not read here.
 """
 
 import os
@@ -11,36 +11,36 @@ from pathlib import Path
 from quantnas.errors import DataError
 
 HIGH = r"(?i:(?P<set>.*_)?(HR|GT(mod\d+)?))"
-"""Name of a folder of high resolution, when folders of `FAMILY` lie beside it."""
+"""Pattern of a high-resolution folder's name; it counts when folders of `FAMILY` lie beside it."""
 
 FAMILY = r"(?i:{set}LR(_.*|bic.*|x\d+)?)"
-"""Name of a folder of low resolution, whatever its scale and however it was made."""
+"""Pattern of a low-resolution folder's name, of any scale and any degradation."""
 
 LOW = {
     "DIV2K, Flickr2K": r"(?i:{set}LR_bicubic)/(?i:x{scale})",
-    "the same, unpacked flat": r"(?i:{set}LR_bicubic_x{scale})",
-    "Set5 and its like, for BasicSR": r"(?i:{set}LRbicx{scale})",
-    "the plainest": r"(?i:{set}LR)/(?i:x{scale})",
-    "the plainest, flat": r"(?i:{set}LR_?x{scale})",
+    "DIV2K, Flickr2K, without subfolders": r"(?i:{set}LR_bicubic_x{scale})",
+    "Set5 and similar sets, for BasicSR": r"(?i:{set}LRbicx{scale})",
+    "LR with subfolders": r"(?i:{set}LR)/(?i:x{scale})",
+    "LR without subfolders": r"(?i:{set}LR_?x{scale})",
 }
-"""Where the layouts keep the low resolution; the first that is there is taken."""
+"""Layout -> pattern of the folder with its low resolution; the first that exists is used."""
 
 FLAT = r"(?i:{set}LR)"
-"""Where it may lie without a word about the scale; the sizes of the files have to tell it."""
+"""Pattern of a low-resolution folder that does not state its scale; file sizes must show it."""
 
 
 def by_name(root: Path) -> Path:
-    """`root`; written out where only that shows that it is a HIGH, as of `.`"""
+    """`root`, as an absolute path where only that has the name of a `HIGH` folder, as for `.`"""
     whole = Path(os.path.abspath(root))
     return whole if root.name != whole.name and re.fullmatch(HIGH, whole.name) else root
 
 
 def require_high(root: Path) -> None:
-    """Raise DataError for a folder of low resolution that lies beside its photographs."""
+    """Raise DataError when `root` is the low resolution of photographs that lie beside it."""
     whole = Path(os.path.abspath(root))
     for low in (whole, whole.parent):
         for high in _matching(low.parent, HIGH):
-            if low in beside(high, (FAMILY,)):
+            if low in matching_siblings(high, (FAMILY,)):
                 raise DataError(
                     f"'{whole}' holds the low resolution of '{high}'.",
                     f"Give '{high}': its low resolution is found from there.",
@@ -48,12 +48,15 @@ def require_high(root: Path) -> None:
 
 
 def folders(root: Path, paths: Sequence[Path]) -> list[Path]:
-    """`root`, and the folders on the way to its images."""
+    """`root` and all folders between it and its images `paths`, sorted."""
     return [root, *sorted({p for path in paths for p in path.parents if root in p.parents})]
 
 
-def beside(high: Path, patterns: Iterable[str], scale: int = 1) -> list[Path]:
-    """The folders beside `high` that match, in the order of the patterns; none if it is no HIGH."""
+def matching_siblings(high: Path, patterns: Iterable[str], scale: int = 1) -> list[Path]:
+    """Folders beside `high` that match the patterns, in their order.
+
+    The list is empty when the name of `high` does not match `HIGH`.
+    """
     match = re.fullmatch(HIGH, high.name)
     if match is None:
         return []
@@ -62,12 +65,12 @@ def beside(high: Path, patterns: Iterable[str], scale: int = 1) -> list[Path]:
 
 
 def _matching(parent: Path, pattern: str) -> Iterator[Path]:
-    """The folders below `parent` that match, name by name; none if it cannot be listed."""
+    """Folders below `parent` whose path matches part by part; none if it cannot be listed."""
     name, _, rest = pattern.partition("/")
     try:
-        found = sorted(path for path in parent.iterdir() if re.fullmatch(name, path.name))
+        paths = sorted(path for path in parent.iterdir() if re.fullmatch(name, path.name))
     except OSError:
         return
-    for path in found:
+    for path in paths:
         if path.is_dir():
             yield from _matching(path, rest) if rest else [path]

@@ -1,4 +1,4 @@
-"""The two parts of the photographs of a run: what is learned from, and what is held out."""
+"""The photographs of a run in two parts: a training set and a held-out set."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from . import image_files, photo_sets, photographs
 from .photographs import Photograph
 
 FILE = "photographs.json"
-"""Where a run keeps them; it is not there when they are the bundled ones."""
+"""Name of the file in a run folder that lists the photographs; bundled ones need no file."""
 
 HOME = Path(str(resources.files("quantnas"))).resolve()
 """The folder in which the package is installed."""
@@ -21,18 +21,20 @@ HOME = Path(str(resources.files("quantnas"))).resolve()
 
 @dataclass(frozen=True)
 class Photographs:
-    """What is learned from, and what is kept for the evaluation."""
+    """The training set and the held-out set of a run."""
 
     train: tuple[Photograph, ...]
     held_out: tuple[Photograph, ...]
     known: tuple[Path, ...] = ()
-    """What the runs from which this one goes on had learned from."""
+    """Photographs that the earlier runs behind this one were trained on."""
 
 
 def choose(config: RunConfig, known: Collection[Path] = ()) -> Photographs:
-    """The photographs that these settings mean now; of the `known` files none is drawn.
+    """Find the photographs that the settings name and split them into training and held-out set.
 
-    Raises DataError as `photographs.find` and `photographs.split`, and when the parts overlap.
+    known: files that earlier runs were trained on; they are never drawn for the held-out set.
+
+    Raises DataError as `photographs.find` and `photographs.split`, and when the two sets overlap.
     """
     if config.data is None:
         bundled = image_files.bundled()
@@ -46,25 +48,27 @@ def choose(config: RunConfig, known: Collection[Path] = ()) -> Photographs:
         barred = {photo for photo in learn if not photo_sets.measurable(photo, scale)}
         barred |= {photo for photo in learn if photo.high.resolve() in known}
         learn, held_out = photographs.split(learn, barred=barred)
-    ours = {photo.high.resolve() for photo in learn}
-    photographs.require_apart(held_out, ours, "among those to learn from")
+    training_files = {photo.high.resolve() for photo in learn}
+    photographs.require_apart(held_out, training_files, "among those to learn from")
     return Photographs(learn, held_out)
 
 
 def _find(folder: str, config: RunConfig) -> tuple[Photograph, ...]:
-    """The photographs of a folder, for the scale of a run."""
+    """Find the photographs in a folder, with low resolution at the scale of the run."""
     return tuple(photographs.find(folder, search_space.load(config.space, config.scale).scale))
 
 
 def load(path: Path) -> Photographs:
-    """What `save` has written."""
+    """Read the file that `save` wrote. Raises DataError when it cannot be read."""
     rows = read_json(path)
     learn, held_out = (tuple(map(_photograph, rows[part])) for part in ("train", "held_out"))
-    return Photographs(learn, held_out, tuple(_here(Path(k)) for k in rows.get("known", ())))
+    return Photographs(
+        learn, held_out, tuple(_present_path(Path(k)) for k in rows.get("known", ()))
+    )
 
 
-def _here(path: Path) -> Path:
-    """The place of a photograph now; one that came with the package may have moved with it."""
+def _present_path(path: Path) -> Path:
+    """The present path of a photograph; a bundled one may have moved with the package."""
     if path.parent.name != "photographs" or path.exists():
         return path
     moved = HOME / "assets" / "photographs" / path.name
@@ -72,33 +76,39 @@ def _here(path: Path) -> Path:
 
 
 def _photograph(row: Mapping[str, str | None]) -> Photograph:
-    high, low = (path and _here(Path(path)) for path in (row["high"], row["low"]))
+    """The inverse of `_row`."""
+    high, low = (path and _present_path(Path(path)) for path in (row["high"], row["low"]))
     assert high
     return Photograph(high, low or None)
 
 
 def save(path: Path, chosen: Photographs) -> None:
-    """Keep them, with absolute paths."""
+    """Write the photographs to a file, with absolute paths, for `load`. Raises OSError."""
     both = {"train": chosen.train, "held_out": chosen.held_out}
     rows = {part: [_row(photo) for photo in photos] for part, photos in both.items()}
     write_text(path, to_json({**rows, "known": [str(known) for known in chosen.known]}))
 
 
 def sent(photos: Sequence[Photograph]) -> list[dict[str, str | None]]:
-    """For another machine: those of the package by their place in it, which may differ there."""
-    return [{part: path and _place(path) for part, path in _row(p).items()} for p in photos]
+    """Describe photographs for a process on another machine, which calls `received`.
+
+    The paths of bundled photographs are relative to the package, which may lie elsewhere there.
+    """
+    return [{part: path and _portable_path(path) for part, path in _row(p).items()} for p in photos]
 
 
 def received(rows: Sequence[Mapping[str, str | None]]) -> list[Photograph]:
-    """What `sent` means here."""
+    """The photographs on this machine that `sent` described on another one."""
     return [_photograph({k: path and str(HOME / path) for k, path in row.items()}) for row in rows]
 
 
-def _place(path: str) -> str:
-    found = Path(path)
-    return str(found.relative_to(HOME)) if found.is_relative_to(HOME) else path
+def _portable_path(path: str) -> str:
+    """A path relative to the package if it lies there; any other path as it is."""
+    full = Path(path)
+    return str(full.relative_to(HOME)) if full.is_relative_to(HOME) else path
 
 
 def _row(photo: Photograph) -> dict[str, str | None]:
+    """The absolute paths of a photograph, as JSON."""
     low = None if photo.low is None else str(photo.low.resolve())
     return {"high": str(photo.high.resolve()), "low": low}

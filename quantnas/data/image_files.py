@@ -1,4 +1,4 @@
-"""Finds, reads and writes images.
+"""Image files: finding, reading and writing them.
 
 An image is a uint8 array of shape (H, W, 3) in RGB order everywhere in the package.
 """
@@ -31,6 +31,7 @@ FORMATS: dict[str, str] = {
     ".webp": "WEBP",
     ".bmp": "BMP",
 }
+"""Extension -> PIL's name of the format."""
 EXTENSIONS = ", ".join(FORMATS)
 
 _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
@@ -39,7 +40,7 @@ _SAVE_OPTIONS: dict[str, dict[str, int | bool]] = {
     "WEBP": {"lossless": True},
     "BMP": {},
 }
-# What PIL's decoders are known to raise on damaged files.
+# The exceptions that PIL's decoders are known to raise on damaged files.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -64,7 +65,7 @@ class Bundled:
 
 
 def find(folder: str | Path) -> list[Path]:
-    """All images below `folder`, at any depth, sorted by their relative path.
+    """Find all images below `folder`, at any depth, sorted by their relative path.
 
     Files and folders whose name starts with a dot are skipped. Raises DataError when the folder
     does not exist, is not a folder, or holds no image.
@@ -74,22 +75,22 @@ def find(folder: str | Path) -> list[Path]:
         raise DataError(f"The folder '{root}' does not exist.", "Check the path of the folder.")
     if not root.is_dir():
         raise DataError(f"'{root}' is not a folder.", "Give the folder that holds the images.")
-    found = [path for path in root.rglob("*") if _is_image(path, root)]
-    if not found:
+    images = [path for path in root.rglob("*") if _is_image(path, root)]
+    if not images:
         raise DataError(
             f"The folder '{root}' holds no images.", f"Put images there ({EXTENSIONS})."
         )
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    return sorted(images, key=lambda path: path.relative_to(root).as_posix())
 
 
 def others(folder: Path) -> list[Path]:
-    """The files below a folder, hidden ones apart, that `find` leaves out."""
+    """The files below a folder that `find` leaves out, except hidden ones, sorted."""
     seen = (p for p in folder.rglob("*") if p.is_file() and not _is_image(p, folder))
     return sorted(p for p in seen if not _is_hidden(p, folder))
 
 
 def read(path: str | Path) -> NDArray[np.uint8]:
-    """The image in a PNG, JPEG, WebP or BMP file as uint8 RGB of shape (H, W, 3).
+    """Read a PNG, JPEG, WebP or BMP file as uint8 RGB of shape (H, W, 3).
 
     The EXIF orientation is applied (damaged EXIF data is ignored), transparency is composited over
     white, 16 bits are scaled to 8, and of an animation the first frame is taken. Colour
@@ -101,7 +102,7 @@ def read(path: str | Path) -> NDArray[np.uint8]:
 
 
 def size(path: str | Path) -> tuple[int, int]:
-    """Height and width of the image that `read` would give; its pixels are not decoded.
+    """Read the height and width of the image that `read` gives, without decoding its pixels.
 
     Raises DataError as `read`, as far as the beginning of the file tells.
     """
@@ -113,7 +114,7 @@ def size(path: str | Path) -> tuple[int, int]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; what goes wrong with it becomes a DataError."""
+    """Open an image file with PIL; any error of PIL, in the block too, becomes a DataError."""
     try:
         with warnings.catch_warnings():
             # PIL warns of damaged EXIF data and, at half of its size limit, of large photographs.
@@ -142,7 +143,10 @@ def write(path: str | Path, image: NDArray[np.uint8]) -> None:
 
 
 def save(path: Path, image: Image.Image, kept: Mapping[str, Any]) -> None:
-    """The same for an image of PIL, with further options of the format."""
+    """Write a PIL image as `write` does; `kept` holds further options of PIL for the format.
+
+    Raises UsageError for an unknown extension, DataError when writing fails.
+    """
     kind = format_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +161,7 @@ def save(path: Path, image: Image.Image, kept: Mapping[str, Any]) -> None:
 
 
 def format_of(path: Path) -> str:
-    """The format that a file to be written has, by its extension. Raises UsageError."""
+    """PIL's format for the extension of an image file. Raises UsageError for an unknown one."""
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UsageError(
@@ -177,8 +181,8 @@ def bundled() -> Bundled:
 
 
 def _is_image(path: Path, root: Path) -> bool:
-    known = path.suffix.lower() in FORMATS and path.is_file()
-    return known and not _is_hidden(path, root)
+    is_image = path.suffix.lower() in FORMATS and path.is_file()
+    return is_image and not _is_hidden(path, root)
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
@@ -186,7 +190,7 @@ def _is_hidden(path: Path, root: Path) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    """The error for a file that PIL could not decode; the system's own reason comes first."""
+    """The error for a file that PIL could not open, with the system's reason if there is one."""
     if isinstance(error, FileNotFoundError):
         return DataError(f"The image '{path}' does not exist.", "Check the path of the file.")
     reason = getattr(error, "strerror", None)
@@ -199,7 +203,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """An image of PIL as `read` gives it."""
+    """Convert a PIL image to uint8 RGB (H, W, 3), composited over white, 16 bits scaled to 8."""
     if image.mode.startswith("I"):
         return _grey16_to_rgb(image)
     if image.has_transparency_data:
@@ -210,7 +214,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _grey16_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """16-bit grey, where 65535 is white, as 8-bit RGB; a transparent grey level becomes white."""
+    """Convert 16-bit grey, 65535 = white, to 8-bit RGB; a transparent level becomes white."""
     values = np.asarray(image)
     grey = bicubic.to_uint8(values / 257)
     grey[values == image.info.get("transparency", -1)] = 255

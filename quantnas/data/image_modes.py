@@ -1,7 +1,7 @@
-"""Images with what a plain array leaves out: transparency, grey, 16 bits, colour profile.
+"""Images with transparency, grey, 16 bits and colour profile, which a plain array leaves out.
 
-For photographs that go through a network and out again; all else in the package uses `images`.
-EXIF data is applied where it turns the image, and otherwise left out.
+Photographs that a network enlarges are read and written here; everything else in the package uses
+`image_files`. EXIF data is applied where it turns the image, and otherwise left out.
 """
 
 from collections.abc import Mapping
@@ -19,36 +19,38 @@ from . import image_files
 from .image_files import format_of
 
 CLEAR = ("PNG", "WEBP")
-"""Formats that hold transparency here."""
+"""Formats that are written with transparency."""
 DEEP = ("PNG",)
-"""Formats of 16 bits."""
+"""Formats that are written with 16 bits."""
 SIDES = {"JPEG": 65535, "WEBP": 16383}
-"""Pixels that a side has at most."""
+"""Format -> largest side of an image, pixels."""
 MOST_DPI = 1e5
-_LUMA = (0.299, 0.587, 0.114)  # as PIL makes grey of colours
+"""Resolution from which on the entry of a file is taken for an error, dots per inch."""
+_LUMA = (0.299, 0.587, 0.114)  # PIL's weights of red, green and blue in grey
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image with all that its file holds of it; what differs from plain RGB says how."""
+    """An image with everything that its file says about its pixels."""
 
     rgb: NDArray[np.uint8]
     """(H, W, 3)"""
     grey: bool = False
-    """Whether it is one, to be written as one; its three colours are about equal."""
+    """Whether the file is grey and shall be written so; the three colours are about equal."""
     alpha: NDArray[np.uint8] | None = None
-    """(H, W), 255 = opaque; the colours are as they are in the file, not composited."""
+    """(H, W), 255 = opaque; `rgb` then holds the colours of the file, not composited."""
     deep: NDArray[np.float32] | None = None
-    """(H, W), of 16-bit grey what it is more than 257 times its 8 bits."""
+    """(H, W), for 16-bit grey: the values minus 257 times their upper 8 bits, which `rgb` holds."""
     icc: bytes | None = None
-    """Colour profile."""
+    """ICC colour profile."""
     dpi: tuple[float, float] | None = None
+    """Horizontal and vertical resolution, dots per inch."""
     cut: bool = False
-    """Whether the file has 16 bits per colour, of which 8 were read."""
+    """Whether the file has 16 bits per colour, of which only the upper 8 were read."""
 
 
 def read(path: str | Path) -> Picture:
-    """As `image_files.read`, with transparency, 16 bits of grey, colour profile and resolution kept.
+    """Read an image file with its transparency, 16 bits of grey, colour profile and resolution.
 
     Of 16 bits per colour, and of 16-bit grey with transparency, the upper 8 are read. Raises
     DataError as `image_files.read`.
@@ -79,6 +81,7 @@ def _png_bits(path: str | Path) -> int:
 
 
 def _dpi(info: Mapping[str | tuple[int, int], Any]) -> tuple[float, float] | None:
+    """The resolution in PIL's information about a file; None where it is missing or implausible."""
     try:
         x, y = map(float, info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -87,7 +90,10 @@ def _dpi(info: Mapping[str | tuple[int, int], Any]) -> tuple[float, float] | Non
 
 
 def write(path: str | Path, picture: Picture) -> None:
-    """As `image_files.write`, with all of the picture that the format can hold; see `losses`."""
+    """Write a picture with everything that the file's format can hold; see `losses`.
+
+    Raises errors as `image_files.write`.
+    """
     path = Path(path)
     kind = format_of(path)
     image, kept = _drawn(picture, kind), dict[str, Any]()
@@ -100,7 +106,7 @@ def write(path: str | Path, picture: Picture) -> None:
 
 
 def _drawn(picture: Picture, kind: str) -> Image.Image:
-    """The picture in the mode that it is to be written in."""
+    """The picture as a PIL image, in the mode that the format `kind` is written in."""
     image = Image.fromarray(picture.rgb)
     if picture.deep is not None and kind in DEEP:
         values = 257 * (picture.rgb @ np.array(_LUMA)) + picture.deep
@@ -116,7 +122,7 @@ def _drawn(picture: Picture, kind: str) -> Image.Image:
 
 
 def losses(picture: Picture, path: Path) -> list[str]:
-    """What the file's format cannot hold of a picture, in words."""
+    """Sentences on what the format of the file `path` cannot hold of a picture."""
     kind = format_of(path)
     lost = []
     if picture.alpha is not None and kind not in CLEAR:
@@ -129,7 +135,7 @@ def losses(picture: Picture, path: Path) -> list[str]:
 
 
 def require_side(height: int, width: int, path: Path) -> None:
-    """Raise UsageError when an image of that size does not fit into the file's format."""
+    """Raise UsageError when an image of `height` x `width` pixels exceeds the file's format."""
     kind = format_of(path)
     if max(height, width) > SIDES.get(kind, max(height, width)):
         raise UsageError(

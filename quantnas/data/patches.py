@@ -1,4 +1,4 @@
-"""Aligned patches of low and high resolution, cut from photographs held as uint8."""
+"""Random training patches: aligned crops of photographs at low and high resolution."""
 
 import hashlib
 from collections.abc import Generator, Sequence
@@ -38,7 +38,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Patches:
-    """Random patches from fixed regions. Every batch is a function of (seed, step) alone."""
+    """Random patches from fixed regions; every batch depends on (seed, step) alone."""
 
     pairs: tuple[Pair, ...]
     regions: tuple[Region, ...]
@@ -47,38 +47,39 @@ class Patches:
     seed: int
 
     def batch(self, step: int, count: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """(count, 3, size, size) and (count, 3, scale*size, scale*size), in [0, 1].
+        """Draw the batch of a training step, at low and high resolution, in [0, 1].
 
-        `rows`: those of the whole batch that are wanted; the others are not copied.
+        The two tensors have the shapes (count, 3, size, size) and (count, 3, scale*size,
+        scale*size). rows: the part of the batch to return; the other rows are not copied.
         """
         rng = np.random.default_rng((self.seed, step))
         n, first = self.size, self.pairs[0]
         s = first.high.shape[0] // first.low.shape[0]
-        wanted = range(count)[rows]
-        low = np.empty((len(wanted), n, n, 3), np.uint8)
-        high = np.empty((len(wanted), s * n, s * n, 3), np.uint8)
-        for i in range(wanted.stop):
-            cut = self._cut(rng)  # of all before, too: they are drawn one after the other
-            if i >= wanted.start:
+        indices = range(count)[rows]
+        low = np.empty((len(indices), n, n, 3), np.uint8)
+        high = np.empty((len(indices), s * n, s * n, 3), np.uint8)
+        for i in range(indices.stop):
+            cut = self._cut(rng)  # earlier rows are drawn too, since each draw advances `rng`
+            if i >= indices.start:
                 for target, patch in zip((low, high), cut, strict=True):
-                    _put(target[i - wanted.start], patch)
+                    _put(target[i - indices.start], patch)
         return to_tensor(low), to_tensor(high)
 
     def fingerprint(self) -> str:
-        """Equal, but for chance, where the patches are: of names, sizes and one batch."""
-        found = hashlib.sha256(repr(self.regions).encode())
+        """A hash of names, sizes and one batch, which differs where the patches differ."""
+        digest = hashlib.sha256(repr(self.regions).encode())
         for pair in self.pairs:
-            found.update(f"{pair.name} {pair.low.shape} {pair.high.shape}".encode())
+            digest.update(f"{pair.name} {pair.low.shape} {pair.high.shape}".encode())
         for part in self.batch(0, 16):
-            found.update(part.numpy().tobytes())
-        return found.hexdigest()
+            digest.update(part.numpy().tobytes())
+        return digest.hexdigest()
 
     def batches(
         self, first: int, last: int, count: int, rows: slice = slice(None)
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """`batch` of every step from `first` until before `last`.
+        """Yield the `batch` of every step from `first` to `last` - 1.
 
-        A thread makes the next one while one is in use; it ends when this is closed or let go.
+        A thread prepares the next batch while one is in use; it ends with the generator.
         """
         with ThreadPoolExecutor(1, "patches") as thread:
             begun = (thread.submit(self.batch, step, count, rows) for step in range(first, last))
@@ -88,6 +89,7 @@ class Patches:
                 yield ready
 
     def _cut(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Draw one patch, (size, size, 3) and (scale*size, scale*size, 3), turned at random."""
         region = self.regions[rng.integers(len(self.regions))]
         pair, n = self.pairs[region.pair], self.size
         y = region.top + int(rng.integers(region.height - n + 1))
@@ -100,27 +102,28 @@ class Patches:
 
 
 def _turned(image: NDArray[np.uint8], turns: int, mirrored: bool) -> NDArray[np.uint8]:
+    """`image` (H, W, 3) rotated by `turns` quarter turns and, if `mirrored`, flipped."""
     image = np.rot90(image, turns)
     return image[:, ::-1] if mirrored else image
 
 
 def _put(target: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
-    """Copy a turned image, by colour: five times as fast as pixels of three bytes."""
+    """Copy a turned image colour by colour, five times as fast as pixel by pixel."""
     for colour in range(3):
         target[..., colour] = image[..., colour]
 
 
 def to_tensor(batch: NDArray[np.uint8]) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [0, 1].
+    """Convert images (N, H, W, 3) of uint8 to a tensor (N, 3, H, W) of float32 in [0, 1].
 
-    By numpy: torch would start a team of threads of its own for every thread that calls it.
+    Numpy divides, because torch would start threads of its own for every thread that calls it.
     """
     scaled = np.divide(batch, np.float32(255), dtype=np.float32)
     return torch.from_numpy(scaled).permute(0, 3, 1, 2)
 
 
 def to_image(x: Tensor) -> NDArray[np.uint8]:
-    """(3, H, W) in [0, 1] -> (H, W, 3) uint8, rounded and clipped."""
+    """Convert a tensor (3, H, W) in [0, 1] to an image (H, W, 3) of uint8, rounded and clipped."""
     pixels = x.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
@@ -128,9 +131,10 @@ def to_image(x: Tensor) -> NDArray[np.uint8]:
 def split(
     pairs: Sequence[Pair], size: int, seed: int, shares: Sequence[float]
 ) -> tuple[Patches, ...]:
-    """Patches from disjoint regions of the pairs, in these shares of the regions.
+    """Divide regions of the pairs at random into disjoint sets of patches.
 
-    Raises DataError when there are fewer regions than shares.
+    size: side of a low-resolution patch, pixels. shares: relative number of regions of each set,
+    which has at least one. Raises DataError when there are fewer regions than shares.
     """
     regions = [r for i, p in enumerate(pairs) for r in _regions(i, p, size)]
     if len(regions) < len(shares):
@@ -150,7 +154,7 @@ def split(
 
 
 def _regions(index: int, pair: Pair, size: int) -> list[Region]:
-    """A grid of rectangles, each twice the patch's side or a little more where it fits."""
+    """Divide a pair into a grid of rectangles whose sides are about twice a patch's or more."""
     ys, xs = (_cuts(side, size) for side in pair.low.shape[:2])
     return [
         Region(index, y0, x0, y1 - y0, x1 - x0)
@@ -160,5 +164,6 @@ def _regions(index: int, pair: Pair, size: int) -> list[Region]:
 
 
 def _cuts(side: int, size: int) -> list[int]:
+    """Positions that divide a side into equal parts of about twice `size` or more, pixels."""
     count = max(1, side // (2 * size))
     return [int(v) for v in np.linspace(0, side, count + 1).round()]

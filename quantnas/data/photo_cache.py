@@ -1,8 +1,8 @@
-"""Pairs of both resolutions in a cache folder: an image is decoded and shrunk only once.
+"""A cache folder of image pairs, so that every photograph is decoded and shrunk only once.
 
-A key says what is in a file: the bytes of the images, the scale, and how they were shrunk. So
-nothing in the cache is ever out of date, and the folder may be deleted at any time. It is never
-cleaned here.
+The key of a pair is a hash of the bytes of the images, the scale and the way of shrinking. So
+nothing in the cache is ever out of date, and the folder may be deleted at any time. The program
+never cleans it.
 """
 
 import hashlib
@@ -26,47 +26,49 @@ from .patches import Pair
 from .photographs import LONGEST, Photograph
 
 VERSION = 1
-"""Goes up when the same files would become other arrays."""
+"""Version of the stored arrays; raise it when the same files would give other arrays."""
 FREE = 1 << 30
-"""Bytes of its disk that the cache leaves free."""
+"""Bytes that the cache leaves free on its disk."""
 TOLERATED = 0.1
-"""Share of damaged photographs up to which they are left out."""
-_NAMED = 5  # damaged photographs that an error names
+"""Largest share of damaged photographs that are left out without an error."""
+_LISTED = 5  # damaged photographs that an error names
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How far the photographs are read."""
+    """Progress of reading the photographs, in numbers of photographs."""
 
     done: int
     total: int
     small: int
+    """Photographs left out so far because they are smaller than a patch."""
     damaged: int
+    """Photographs left out so far because they cannot be read."""
 
     def facts(self) -> dict[str, str]:
-        """Why photographs are left out, and how many so far."""
+        """Reason -> number of photographs left out so far, as text."""
         return {"too small": str(self.small), "damaged": str(self.damaged)}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What there is to learn from."""
+    """The pairs to train on, and what was left out."""
 
     pairs: tuple[Pair, ...]
     small: int
-    """Photographs left out since they hold no patch."""
+    """Number of photographs left out because they are smaller than a patch."""
     damaged: tuple[str, ...]
-    """Why others were left out; each names its file."""
+    """Why each damaged photograph was left out; every text names its file."""
     cached: bool
-    """Whether all pairs lie in the cache folder; the others are held in memory."""
+    """Whether all pairs lie in the cache folder; if not, some are held in memory."""
 
     @property
     def left_out(self) -> int:
-        """How many photographs are not among the pairs."""
+        """Number of photographs that are not among the pairs."""
         return self.small + len(self.damaged)
 
     def counts(self) -> dict[str, Any]:
-        """What a step keeps of it."""
+        """The record that a step of a run keeps, as JSON."""
         return {
             "used": len(self.pairs),
             "too_small": self.small,
@@ -75,7 +77,7 @@ class Loaded:
         }
 
     def remarks(self) -> list[str]:
-        """What is worth a line each in the log."""
+        """Lines for the log about photographs left out or held in memory."""
         lines = [f"photograph left out: {cause}" for cause in self.damaged]
         if self.small:
             lines.append(f"photographs left out, smaller than a patch: {self.small}")
@@ -85,14 +87,14 @@ class Loaded:
 
 
 def folder() -> Path:
-    """Where the cache lies: $QUANTNAS_CACHE, or `quantnas` in the user's folder for caches."""
-    chosen = os.environ.get("QUANTNAS_CACHE")
+    """The cache folder: $QUANTNAS_CACHE, or `quantnas` in the user's folder for caches."""
+    configured = os.environ.get("QUANTNAS_CACHE")
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(chosen or root + "/quantnas")
+    return Path(configured or root + "/quantnas")
 
 
 def load(photos: Sequence[Photograph], scale: int, size: int) -> Loaded:
-    """`loading` without its records."""
+    """Load the pairs of all photographs as `loading` does, without progress records."""
     steps = loading(photos, scale, size)
     while True:
         try:
@@ -105,10 +107,10 @@ def load(photos: Sequence[Photograph], scale: int, size: int) -> Loaded:
 def loading(
     photos: Sequence[Photograph], scale: int, size: int
 ) -> Generator[Reading, None, Loaded]:
-    """Pairs of all photographs that hold a patch of `size` low-resolution pixels.
+    """Load the pairs of all photographs that hold a patch of `size` x `size` low-resolution pixels.
 
-    A record after every photograph. Raises DataError when there is none, and when more than a
-    tenth cannot be read.
+    Yields a record after every photograph. Raises DataError when no photograph is large enough,
+    and when more than a tenth of them cannot be read.
     """
     pairs, damaged, small, cached = list[Pair](), list[str](), 0, True
     for done, photo in enumerate(photos, 1):
@@ -132,51 +134,53 @@ def loading(
 
 
 def _require_sound(damaged: Sequence[str], total: int) -> None:
+    """Raise DataError when more than the tolerated share of the photographs is damaged."""
     if len(damaged) > TOLERATED * total:
         raise DataError(
             f"More than {TOLERATED:.0%} of {total} photographs cannot be used: "
-            f"{' '.join(damaged[:_NAMED])}{' And more.' if len(damaged) > _NAMED else ''}",
+            f"{' '.join(damaged[:_LISTED])}{' And more.' if len(damaged) > _LISTED else ''}",
             "Replace, convert or remove these files.",
         )
 
 
 def any_holds(photos: Sequence[Photograph], scale: int, size: int) -> bool:
-    """Whether `loading` will find a patch, as far as the beginnings of the files tell.
+    """Whether any photograph holds a patch of `size` low-resolution pixels.
 
-    Raises DataError when they tell that it would refuse them.
+    Only the beginnings of the files are read. Raises DataError when they show already that
+    `loading` would refuse the photographs.
     """
-    found, damaged = False, list[str]()
+    holds, damaged = False, list[str]()
     for photo in photos:
         try:
-            found = min(photographs.low_size(photo, scale, LONGEST)) >= size or found
+            holds = min(photographs.low_size(photo, scale, LONGEST)) >= size or holds
         except DataError as error:
             damaged.append(error.cause)
             _require_sound(damaged, len(photos))
-    return found
+    return holds
 
 
 def fetch(photo: Photograph, scale: int) -> tuple[Pair, bool]:
-    """The pair as `photographs.read` gives it for learning, and whether it lies in the cache.
+    """Read the pair of a photograph, shrunk for training, and tell whether it lies in the cache.
 
     Raises DataError as `photographs.read`.
     """
     name = key(photo, scale)
     files = [folder() / f"{name}.{part}.npy" for part in ("low", "high")]
-    found = _opened(photo.name, scale, files)
-    if found is not None:
-        return found, True
+    cached = _opened(photo.name, scale, files)
+    if cached is not None:
+        return cached, True
     pair = photographs.read(photo, scale, LONGEST)
     try:
         for file, array in zip(files, (pair.low, pair.high), strict=True):
             _write(file, array)
     except OSError:
         return pair, False
-    found = _opened(photo.name, scale, files)
-    return found or pair, found is not None
+    cached = _opened(photo.name, scale, files)
+    return cached or pair, cached is not None
 
 
 def key(photo: Photograph, scale: int) -> str:
-    """The name of a pair in the cache: a hash of all that it depends on. Raises DataError."""
+    """Name of a pair in the cache: a hash of everything it depends on. Raises DataError."""
     rule = f"bicubic, at most {LONGEST}" if photo.low is None else "as given"
     parts = [f"version {VERSION}", f"x{scale}", rule]
     parts += [_digest(path) for path in (photo.high, photo.low) if path is not None]
@@ -184,6 +188,7 @@ def key(photo: Photograph, scale: int) -> str:
 
 
 def _digest(path: Path) -> str:
+    """SHA-256 hash of a file, in hexadecimal. Raises DataError."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -194,7 +199,7 @@ def _digest(path: Path) -> str:
 
 
 def _opened(name: str, scale: int, files: Sequence[Path]) -> Pair | None:
-    """The pair in these files; none when one is missing or damaged."""
+    """The pair stored in two cache files; None when one of them is missing or damaged."""
     try:
         low, high = (_mapped(file) for file in files)
     except (OSError, ValueError, RuntimeError):
@@ -204,10 +209,10 @@ def _opened(name: str, scale: int, files: Sequence[Path]) -> Pair | None:
 
 
 def _mapped(path: Path) -> NDArray[np.uint8]:
-    """The array (H, W, 3) of a file, read from the disk where it is touched.
+    """Memory-map the array (H, W, 3) of a cache file; its pixels are read when they are used.
 
-    Mapped by torch, which closes the file: numpy keeps every one open, and a process may have no
-    more than about a thousand. Raises OSError, ValueError or RuntimeError for a damaged file.
+    Torch maps it because it closes the file: numpy would keep every file open, and a process may
+    open only about a thousand. Raises OSError, ValueError or RuntimeError for a damaged file.
     """
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
@@ -223,7 +228,10 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
 
 
 def _write(path: Path, array: NDArray[np.uint8]) -> None:
-    """Write a file whole or not at all. Raises OSError, also when the disk would become full."""
+    """Write an array to a file, whole or not at all.
+
+    Raises OSError when that fails, and when the disk would become full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < array.nbytes + FREE:
         raise OSError(f"no space for {path}")

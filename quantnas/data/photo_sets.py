@@ -1,4 +1,4 @@
-"""Named sets of photographs to measure on, and whether a network can take their sizes."""
+"""Named sets of photographs to evaluate on, and checks that their sizes can be measured."""
 
 import math
 import re
@@ -15,9 +15,9 @@ from .photographs import Photograph
 
 
 def require_sizes(photos: Iterable[Photograph], scale: int) -> None:
-    """Raise DataError, before anything is computed, for a photograph that is too small.
+    """Raise DataError for a photograph that is too small to be measured or cannot be opened.
 
-    Only the beginnings of the files are read; damage behind them shows later.
+    Only the beginnings of the files are read; damage further behind shows when they are decoded.
     """
     for photo in photos:
         height, width = photographs.low_size(photo, scale)
@@ -25,7 +25,10 @@ def require_sizes(photos: Iterable[Photograph], scale: int) -> None:
 
 
 def measurable(photo: Photograph, scale: int) -> bool:
-    """Whether its files are sound and large enough, as far as their beginnings tell."""
+    """Whether a photograph is large enough to be measured, as the beginnings of its files tell.
+
+    A damaged photograph is not measurable.
+    """
     try:
         if photo.low is not None:
             image_files.size(photo.low)
@@ -35,11 +38,12 @@ def measurable(photo: Photograph, scale: int) -> bool:
 
 
 def require_size(image: NDArray[np.uint8], path: Path, scale: int) -> None:
-    """Raise DataError when the image (H, W, 3) is too small for SSIM behind the border."""
+    """Raise DataError when an image (H, W, 3) is too small for SSIM once its border is cut off."""
     _require_side(min(image.shape[:2]), path, scale)
 
 
 def _require_side(side: int, path: Path, scale: int) -> None:
+    """Raise DataError when the shorter side of a photograph has too few pixels."""
     least = _least(scale)
     if side < least:
         raise DataError(
@@ -49,12 +53,15 @@ def _require_side(side: int, path: Path, scale: int) -> None:
 
 
 def _least(scale: int) -> int:
-    """Pixels that a side needs: SSIM has a window of 11 behind the border."""
+    """Pixels that a side needs at least: SSIM has a window of 11 pixels inside of the border."""
     return math.ceil((11 + 3 * scale) / scale) * scale
 
 
 def named_sets(folders: Sequence[str]) -> dict[str, str]:
-    """Name of a set -> its folder: the folder's name, where that is free and unique."""
+    """Name of a set -> its folder.
+
+    A set has the name of its folder unless that is taken or ambiguous; then it has the whole path.
+    """
     names = [_set_name(Path(folder)) for folder in folders]
     taken = ("", "held-out", "bundled")
     return {
@@ -64,7 +71,7 @@ def named_sets(folders: Sequence[str]) -> dict[str, str]:
 
 
 def _set_name(folder: Path) -> str:
-    """The folder's own name; of one that holds the high resolution of a set, the set's."""
+    """Name of the set in a folder, which for a high-resolution folder is that of the data set."""
     match = re.fullmatch(folder_layouts.HIGH, folder.name)
     if match is None:
         return folder.name

@@ -1,6 +1,7 @@
-"""Photographs, with low-resolution versions of their own or without, and the folders they lie in.
+"""Photographs, with or without a low-resolution file of their own: finding, splitting, reading.
 
-A version of its own may hold any degradation; where there is none, it is made by bicubic shrinking.
+A low-resolution file may show any degradation; without one, the photograph is shrunk by bicubic
+interpolation.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,57 +17,62 @@ from . import bicubic, folder_layouts, image_files
 from .patches import Pair
 
 LONGEST = 2048
-"""Pixels of the longer side to which larger photographs are shrunk before anything learns from
-them: straight from a camera they are soft, and their patches hold little to learn."""
+"""Longer side, in pixels, to which larger photographs are shrunk for training: straight from a
+camera they are soft, and their patches hold little detail."""
 
 _MAX_HELD_OUT = 8
-_NAMED = 3  # files that an error names
+_LISTED = 3  # files that an error names
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A file to learn from or to measure on."""
+    """The files of one photograph."""
 
     high: Path
+    """High-resolution file."""
     low: Path | None = None
-    """Its low-resolution version; none: it is made by bicubic shrinking."""
+    """Low-resolution file; None: low resolution is made by bicubic shrinking."""
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """Name of the photograph in results."""
         return self.high.stem
 
 
 def find(folder: str | Path, scale: int) -> list[Photograph]:
-    """All photographs below `folder`, with their files of low resolution where a layout has them.
+    """Find all photographs below `folder`, with their low-resolution files at `scale`.
 
-    A folder of high resolution with folders of low resolution beside it is a layout (`layouts`),
-    whatever else lies there is left out, and where it has no files at `scale` its
-    photographs stand alone. Raises DataError as `image_files.find`, for files without a partner or
-    with two, and for a folder of low resolution.
+    A high-resolution folder with low-resolution folders beside it is a layout (`folder_layouts`);
+    other files beside them are left out. In a layout without files at `scale`, the photographs
+    have no low-resolution files. Raises DataError as `image_files.find`, for files without a
+    partner or with two, and when `folder` holds low resolution.
     """
-    root, found, known = folder_layouts.by_name(Path(folder)), list[Photograph](), set[Path]()
+    root, photos, layout_folders = (
+        folder_layouts.by_name(Path(folder)),
+        list[Photograph](),
+        set[Path](),
+    )
     paths = image_files.find(root)
     folder_layouts.require_high(root)
     for high in folder_layouts.folders(root, paths):
-        if not folder_layouts.beside(high, (folder_layouts.FAMILY,)):
+        if not folder_layouts.matching_siblings(high, (folder_layouts.FAMILY,)):
             continue
-        known |= {high, high.parent}
-        ours = [path for path in paths if high in path.parents]
-        low = _low(high, ours, scale)
-        found += _paired(high, low, ours, scale) if low else map(Photograph, ours)
-    found += [Photograph(path) for path in paths if known.isdisjoint(path.parents)]
-    return sorted(found, key=lambda photo: photo.high.relative_to(root).as_posix())
+        layout_folders |= {high, high.parent}
+        own_paths = [path for path in paths if high in path.parents]
+        low = _low_folder(high, own_paths, scale)
+        photos += _paired(high, low, own_paths, scale) if low else map(Photograph, own_paths)
+    photos += [Photograph(path) for path in paths if layout_folders.isdisjoint(path.parents)]
+    return sorted(photos, key=lambda photo: photo.high.relative_to(root).as_posix())
 
 
-def _low(high: Path, paths: Sequence[Path], scale: int) -> Path | None:
-    """The folder with the low resolution at `scale` of the files `paths` below `high`."""
-    for low in folder_layouts.beside(high, folder_layouts.LOW.values(), scale):
+def _low_folder(high: Path, paths: Sequence[Path], scale: int) -> Path | None:
+    """The low-resolution folder at `scale` for the files `paths` below `high`; None without one."""
+    for low in folder_layouts.matching_siblings(high, folder_layouts.LOW.values(), scale):
         return low
-    for low in folder_layouts.beside(high, (folder_layouts.FLAT,), scale):
+    for low in folder_layouts.matching_siblings(high, (folder_layouts.FLAT,), scale):
         try:
             lows = image_files.find(low)
-        except DataError:  # there is none
+        except DataError:  # the folder holds no images
             continue
         pairs, _, _ = _matched(_stems(high, paths), _stems(low, lows), scale)
         if pairs and all(_fits(photo, scale) for photo in pairs):
@@ -75,23 +81,27 @@ def _low(high: Path, paths: Sequence[Path], scale: int) -> Path | None:
 
 
 def _paired(high: Path, low: Path, paths: Sequence[Path], scale: int) -> list[Photograph]:
-    """`0001.png` with `0001x4.png` or `0001.png`."""
-    pairs, alone, left = _matched(_stems(high, paths), _stems(low, image_files.find(low)), scale)
-    told = []
+    """Pair every file with its low resolution: `0001.png` with `0001x4.png` or `0001.png`.
+
+    Raises DataError that names the files without a partner.
+    """
+    pairs, alone, unused = _matched(_stems(high, paths), _stems(low, image_files.find(low)), scale)
+    problems = []
     if alone:
         verb = "have" if alone[1:] else "has"
-        told.append(
+        problems.append(
             f"{counted(len(alone), 'photograph')} in '{high}' {verb} no file in '{low}'"
-            f"{_few(alone)}"
+            f"{_in_brackets(alone)}"
         )
-    if left:
-        verb = "have" if left[1:] else "has"
-        told.append(
-            f"{counted(len(left), 'file')} in '{low}' {verb} no photograph in '{high}'{_few(left)}"
+    if unused:
+        verb = "have" if unused[1:] else "has"
+        problems.append(
+            f"{counted(len(unused), 'file')} in '{low}' {verb} no photograph in '{high}'"
+            f"{_in_brackets(unused)}"
         )
-    if told:
+    if problems:
         raise DataError(
-            f"{', and '.join(told)}.",
+            f"{', and '.join(problems)}.",
             "Complete both folders, or give a folder of photographs alone.",
         )
     return pairs
@@ -100,7 +110,10 @@ def _paired(high: Path, low: Path, paths: Sequence[Path], scale: int) -> list[Ph
 def _matched(
     highs: Mapping[str, Path], lows: Mapping[str, Path], scale: int
 ) -> tuple[list[Photograph], list[str], list[str]]:
-    """Pairs, and the stems without a partner: high ones, low ones."""
+    """Match file names: the pairs, and the high and the low names without a partner.
+
+    highs, lows: name without extension -> file, as from `_stems`.
+    """
     names = {k: next((n for n in (f"{k}x{scale}", k) if n in lows), None) for k in highs}
     pairs = [Photograph(highs[key], lows[name]) for key, name in names.items() if name is not None]
     alone = [key for key, name in names.items() if name is None]
@@ -108,40 +121,40 @@ def _matched(
 
 
 def _stems(root: Path, paths: Sequence[Path]) -> dict[str, Path]:
-    """Name without extension -> file. Raises DataError for two files of one name."""
-    found = dict[str, Path]()
+    """Path below `root` without extension -> file. Raises DataError for two files of one name."""
+    files = dict[str, Path]()
     for path in paths:
         stem = path.relative_to(root).with_suffix("").as_posix()
-        if stem in found:
+        if stem in files:
             raise DataError(
-                f"'{found[stem]}' and '{path}' have the same name, and only one of them can "
+                f"'{files[stem]}' and '{path}' have the same name, and only one of them can "
                 "belong to a file of the other resolution.",
                 "Take one of them away.",
             )
-        found[stem] = path
-    return found
+        files[stem] = path
+    return files
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 photograph`, `2 photographs`"""
+    """A number with its noun: `1 photograph`, `2 photographs`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _few(names: Sequence[str]) -> str:
-    """The first names in brackets; nothing for none."""
-    more = ", ..." if len(names) > _NAMED else ""
-    return f" ({', '.join(names[:_NAMED])}{more})" if names else ""
+def _in_brackets(names: Sequence[str]) -> str:
+    """The first names in brackets, with a space before them; an empty text for no names."""
+    more = ", ..." if len(names) > _LISTED else ""
+    return f" ({', '.join(names[:_LISTED])}{more})" if names else ""
 
 
 def split(
     photos: Sequence[Photograph], every: int = 4, barred: Collection[Photograph] = ()
 ) -> tuple[tuple[Photograph, ...], tuple[Photograph, ...]]:
-    """`photos` as (train, held out): every `every`-th in the order of their paths is held out.
+    """Split photographs into (training set, held-out set).
 
-    At least 1 and at most 8 are held out; of larger sets the 8 are spread over the whole order.
-    They are as many, but closer together, when those of `barred` cannot be among them. The same
-    photographs always give the same split. Raises DataError for fewer than 2, and when all are
-    barred.
+    In the order of their paths, every `every`-th photograph is held out: at least 1, and at most
+    8, which are spread over the whole order. Photographs in `barred` are never held out; the number
+    of held-out ones stays the same, but they lie closer together. The same photographs always give
+    the same split. Raises DataError for fewer than 2 photographs, and when all are barred.
     """
     ordered = sorted(photos, key=lambda photo: photo.high)
     free = [photo for photo in ordered if photo not in barred]
@@ -169,9 +182,10 @@ def require_apart(
     why: str,
     option: str = "--eval-data",
 ) -> None:
-    """Raise DataError for files to evaluate on that are among those `learned`, and `why` so.
+    """Raise DataError when held-out photographs are among the `learned` files.
 
-    option: where other photographs can be given.
+    why: their relation to the training set, for the message. option: the command-line option that
+    takes a folder of other photographs, for the remedy.
     """
     both = [photo.high for photo in held_out if photo.high.resolve() in learned]
     if both:
@@ -183,11 +197,11 @@ def require_apart(
 
 
 def read(photo: Photograph, scale: int, longest: int | None = None) -> Pair:
-    """The photograph at both resolutions.
+    """Read a photograph at both resolutions.
 
-    Without a low-resolution file of its own it is shrunk first, so that its longer side has at
-    most `longest` pixels. Raises DataError as `image_files.read` and `low_size`, and for a photograph
-    smaller than one low-resolution pixel.
+    A photograph without a low-resolution file is first shrunk so that its longer side has at most
+    `longest` pixels; None leaves it as it is. Raises DataError as `image_files.read` and
+    `low_size`, and for a photograph smaller than one low-resolution pixel.
     """
     high = image_files.read(photo.high)
     if photo.low is not None:
@@ -208,10 +222,10 @@ def read(photo: Photograph, scale: int, longest: int | None = None) -> Pair:
 
 
 def low_size(photo: Photograph, scale: int, longest: int | None = None) -> tuple[int, int]:
-    """Height and width of the low resolution that `read` gives; no pixels are decoded.
+    """Height and width of the low resolution that `read` gives, found without decoding pixels.
 
-    Raises DataError as `image_files.size`, and for a pair of which one file is not `scale` times as
-    large as the other; up to `scale` - 1 pixels more are allowed, they will be cut off.
+    Raises DataError as `image_files.size`, and for a photograph that is not `scale` times as large
+    as its low resolution; up to `scale` - 1 pixels more are allowed, since `read` cuts them off.
     """
     high = image_files.size(photo.high)
     if photo.low is not None:
@@ -221,32 +235,34 @@ def low_size(photo: Photograph, scale: int, longest: int | None = None) -> tuple
 
 
 def patch_of(photos: Sequence[Photograph], scale: int) -> int:
-    """Side in low-resolution pixels of the largest patch that can be learned from and measured on.
+    """Side of the largest patch for training and validation, low-resolution pixels.
 
     Raises DataError as `low_size`.
     """
     sides = [sorted(low_size(photo, scale, LONGEST)) for photo in photos]
-    if len(sides) == 1:  # two regions of it, each twice the side of a patch
+    if len(sides) == 1:  # it is cut into two regions, each twice as long as a patch
         return min(sides[0][0], sides[0][1] // 4)
     return max(short for short, _ in sides)
 
 
 def require_fitting(photos: Sequence[Photograph], scale: int) -> None:
-    """Raise DataError, naming some, for pairs of which one is not `scale` times the other.
+    """Raise DataError when photographs are not `scale` times as large as their low resolution.
 
-    No pixels are decoded. What cannot even be opened is left to those who read it.
+    The message names some of them. No pixels are decoded. Files that cannot be opened are reported
+    later, when they are read.
     """
     wrong = [photo.high.name for photo in photos if not _fits(photo, scale)]
     if wrong:
         verb, it = ("are", "them") if wrong[1:] else ("is", "it")
         raise DataError(
             f"{counted(len(wrong), 'photograph')} {verb} not {scale} times as large as the low "
-            f"resolution that belongs to {it}{_few(wrong)}.",
+            f"resolution that belongs to {it}{_in_brackets(wrong)}.",
             "Replace one file of each pair, or take both away.",
         )
 
 
 def _fits(photo: Photograph, scale: int) -> bool:
+    """Whether the two files of a photograph have sizes that fit `scale`; True if unreadable."""
     if photo.low is None:
         return True
     try:
@@ -257,7 +273,7 @@ def _fits(photo: Photograph, scale: int) -> bool:
 
 
 def middle(pair: Pair, side: int) -> Pair:
-    """The middle of a pair, at most about `side` high-resolution pixels wide and high."""
+    """Crop the middle of a pair to about `side` high-resolution pixels or less on each side."""
     scale = pair.high.shape[0] // pair.low.shape[0]
     height, width = (min(n, max(1, side // scale)) for n in pair.low.shape[:2])
     y, x = (pair.low.shape[0] - height) // 2, (pair.low.shape[1] - width) // 2
@@ -266,6 +282,7 @@ def middle(pair: Pair, side: int) -> Pair:
 
 
 def _shrunk(size: tuple[int, ...], longest: int | None) -> tuple[int, int]:
+    """(height, width) after shrinking so that no side has more than `longest` pixels."""
     height, width = size
     if longest is None or max(size) <= longest:
         return height, width
@@ -275,7 +292,10 @@ def _shrunk(size: tuple[int, ...], longest: int | None) -> tuple[int, int]:
 def _fitting(
     photo: Photograph, high: tuple[int, ...], low: tuple[int, ...], scale: int
 ) -> tuple[int, int]:
-    """The size of the low resolution, if it is that of the high one divided by `scale`."""
+    """(height, width) of the low resolution.
+
+    high, low: sizes of the two files. Raises DataError unless `high` divided by `scale` is `low`.
+    """
     height, width = (side // scale for side in high)
     if low != (height, width):
         raise DataError(
@@ -287,4 +307,5 @@ def _fitting(
 
 
 def _cut(high: NDArray[np.uint8], height: int, width: int, scale: int) -> NDArray[np.uint8]:
+    """Crop the high resolution to `scale` times a low-resolution `height` and `width`."""
     return high[: height * scale, : width * scale]

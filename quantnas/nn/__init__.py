@@ -1,1 +1,1 @@
-"""Parts of networks: quantizers, convolutions, operations."""
+"""Parts of networks: quantizers, convolutions and the operations of a search space."""

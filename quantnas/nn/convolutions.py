@@ -1,6 +1,6 @@
-"""The convolutions of the house: one for searching over bits, one with bits decided, one in float.
+"""Convolutions in float and with rounded weights, built through the interface `operations.Conv`.
 
-All are built by operations through the same call, `operations.Conv`.
+The convolution of a search, over a mixture of bit widths, is `quantnas.nas.search_conv`.
 """
 
 from typing import Any, cast
@@ -16,11 +16,11 @@ from .quantizers import ActQuantizer, WeightQuantizer, round_ste
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution with zero padding that keeps the size (odd kernels); strided, it has none.
+    """A convolution with zero padding that keeps the size (odd kernels); strided, without padding.
 
-    With `up` it is a transposed convolution of that stride, computed as the convolution to up^2
-    times as many channels that a pixel shuffle turns into the same (arXiv 1609.07009). A form
-    for a kernel gives strides, padding and dilation too.
+    With `up` > 1 it is a transposed convolution of that stride. It is computed as an ordinary
+    convolution to up^2 times as many channels, which a following pixel shuffle turns into the same
+    image (arXiv 1609.07009). A `Form` as the kernel sets stride, padding and dilation too.
     """
 
     def __init__(
@@ -41,25 +41,25 @@ class Conv2d(nn.Conv2d):
         self.name = ""
 
     def dense(self, weight: Tensor) -> Tensor:
-        """The kernel that runs: `weight`, or its parts behind each other where it enlarges."""
+        """The kernel that is computed: `weight`, or its subpixel parts where `up` > 1."""
         return subpixel(weight, self.up) if self.up > 1 else weight
 
     def repeated(self, values: Tensor) -> Tensor:
-        """(channels of the weight,) -> (channels of the output,)"""
+        """Repeat values, one per channel of the weight, for the output: (n,) -> (n * up^2,)."""
         return values.repeat_interleave(self.up**2) if self.up > 1 else values
 
     def input_gains(self) -> Tensor:
-        """(c_in,), squared norms of the weights that read a channel."""
+        """Squared norm of the weights that read each input channel, (c_in,)."""
         squares = self.weight.detach().square().sum((2, 3))
         return squares.unflatten(0, (self.groups, -1)).sum(1).flatten()
 
     def apply_kernel(self, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-        """This convolution with other numbers in it."""
+        """Apply the convolution to x with another kernel and bias than its own."""
         pads = self.pads(kernel)
         return F.conv2d(x, kernel, bias, self.stride, pads, self.dilation, self.groups)
 
     def pads(self, kernel: Tensor) -> tuple[int, int]:
-        """Zeros above and below, left and right; kernel: the one that runs."""
+        """Padding (vertical, horizontal) for the kernel that is computed, pixels at each end."""
         return self.form.pads if self.form else padding(kernel, self.stride[0])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,32 +68,36 @@ class Conv2d(nn.Conv2d):
 
 
 def padding(kernel: Tensor, stride: int) -> tuple[int, int]:
-    """Zeros above and below, left and right, of a convolution with that kernel."""
+    """Padding (vertical, horizontal) that keeps the size for a kernel (..., h, w).
+
+    With a stride it is 0.
+    """
     height, width = kernel.shape[-2:]
     return (height // 2, width // 2) if stride == 1 else (0, 0)
 
 
 def subpixel(weight: Tensor, up: int) -> Tensor:
-    """Kernel (c, c_in, k, k) of a transposed convolution -> (c * up^2, c_in, l, l) of its parts.
+    """Split the kernel (c, c_in, k, k) of a transposed convolution into parts (c*up^2, c_in, l, l).
 
-    A pixel shuffle behind gives what conv_transpose2d gives with stride `up`, a padding of
-    p = (k - up + 1) // 2 and an output padding of up + 2p - k. Taps that a part lacks are 0.
+    A convolution with the parts and a pixel shuffle after it compute what conv_transpose2d
+    computes with stride `up`, a padding of p = (k - up + 1) // 2 and an output padding of
+    up + 2p - k. Taps that a part lacks are 0.
     """
     c, c_in, side, _ = weight.shape
     inset = (side - up + 1) // 2
     reach = max((side - 1 - inset) // up, (up - 1 + inset) // up)
     offset = torch.arange(-reach, reach + 1, device=weight.device)
     tap = torch.arange(up, device=weight.device)[:, None] + inset - up * offset
-    tap = torch.where((tap >= 0) & (tap < side), tap, side)  # (up, l); the last one is 0
+    tap = torch.where((tap >= 0) & (tap < side), tap, side)  # (up, l); tap `side` is padded with 0
     parts = F.pad(weight, (0, 1, 0, 1))[:, :, tap[:, None, :, None], tap[None, :, None, :]]
     return parts.permute(0, 2, 3, 1, 4, 5).reshape(c * up**2, c_in, len(offset), len(offset))
 
 
 @torch.no_grad()
 def start_as_identity(op: nn.Module) -> None:
-    """Set the kernels of an operation to the identity plus half of what they were, biases to 0.
+    """Set the kernels of an operation to the identity plus half of themselves, the biases to 0.
 
-    So do the convolutions of QuickSRNet (arXiv 2303.04336) begin.
+    This is the initialisation of QuickSRNet (arXiv 2303.04336).
     """
     for conv in op.modules():
         if isinstance(conv, nn.Conv2d) and conv.in_channels == conv.out_channels:
@@ -103,11 +107,12 @@ def start_as_identity(op: nn.Module) -> None:
 
 
 class QuantConv2d(Conv2d):
-    """Conv with rounded weights, input and bias.
+    """A convolution with rounded weights, input and bias.
 
-    The input is on the grid of `source` already; it is rounded again only when this convolution
-    wants fewer bits than it is carried in, or when it is an inner one. The bias is rounded to
-    the grid of an int32 accumulator, step_x * step_w, as integer runtimes do.
+    The input lies on the grid of `source` already; it is rounded again only when the activation
+    bit width is below that of `source`, or when the convolution is an inner one of its operation.
+    As in integer runtimes, the bias is rounded to the grid of the int32 accumulator,
+    step_x * step_w.
     """
 
     def __init__(self, *shape: Any, precision: Precision, source: ActQuantizer, **kw: Any) -> None:
@@ -124,16 +129,16 @@ class QuantConv2d(Conv2d):
 
     @property
     def source(self) -> ActQuantizer:
-        """The grid on which its input is carried."""
+        """The quantizer on whose grid the input arrives."""
         return self._source[0]
 
     @property
     def grid(self) -> ActQuantizer:
-        """The quantizer on whose grid the input of the convolution itself lies."""
+        """The quantizer on whose grid the convolution reads its input."""
         return self.input_quantizer or self._source[0]
 
     def factors(self) -> Tensor | None:
-        """Like the weight but for its outputs: by what the input's grid is coarser, per channel."""
+        """Factors of the input channels' steps, broadcast to the weight; None without octaves."""
         f = None if self.input_quantizer is None else self.input_quantizer.factors
         if f is None:
             return None
@@ -141,7 +146,7 @@ class QuantConv2d(Conv2d):
         return rows.repeat_interleave(len(self.weight) // self.groups, 0)[:, :, None, None]
 
     def rounded_weight(self) -> Tensor:
-        """The weight on its grid, which belongs to the weight times the factors of the input."""
+        """The weight rounded to its grid, which is that of the weight times `factors`."""
         f = self.factors()
         if f is None:
             return cast(Tensor, self.weight_quantizer(self.weight))
@@ -149,18 +154,18 @@ class QuantConv2d(Conv2d):
 
     @torch.no_grad()
     def integers(self) -> tuple[Tensor, Tensor]:
-        """(q, zero points) of the weight that runs in integers, as `WeightQuantizer.integers`."""
+        """Integers and zero points of the weight times `factors`, as `WeightQuantizer.integers`."""
         f = self.factors()
         return self.weight_quantizer.integers(self.weight if f is None else self.weight * f)
 
     @torch.no_grad()
     def spread(self, x: Tensor) -> None:
-        """Choose the octaves of its own grid, if it has one, for the input x (N, c_in, H, W)."""
+        """Choose the octaves of the input quantizer, if there is one, for x (N, c_in, H, W)."""
         if self.input_quantizer is not None:
             self.input_quantizer.spread(x, self.input_gains())
 
     def bias_step(self) -> Tensor:
-        """(c_out,), the value of one unit of the int32 accumulator."""
+        """Value of one unit of the int32 accumulator, (c_out,)."""
         return (self.grid.step * self.weight_quantizer.step).flatten()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two ends of a network that corrects an enlarged image: what it sees, what it adds to."""
+"""Input view and upscaled base of a super-resolution network that predicts the missing detail."""
 
 import torch
 import torch.nn.functional as F
@@ -10,26 +10,26 @@ from .layer_factory import LayerFactory
 from .quantizers import ActQuantizer
 
 LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue, in BT.601: for pixels in [0, 1] the studio range is left out."""
+"""Weights of red, green and blue in the luma of BT.601, for pixels in [0, 1], in full range."""
 
-fx.wrap("luma")  # one node of a trace each
+fx.wrap("luma")  # makes each function a single node in traces
 fx.wrap("enlarge")
 
 
 def luma(x: Tensor) -> Tensor:
-    """x (N, 3, H, W), RGB -> (N, 1, H, W), both in [0, 1]."""
+    """Luma of an RGB image: x (N, 3, H, W) -> (N, 1, H, W), both in [0, 1]."""
     return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
 def enlarge(x: Tensor, scale: int) -> Tensor:
-    """x (N, C, H, W) -> (N, C, scale*H, scale*W), bilinear."""
+    """Bilinear enlargement: x (N, C, H, W) -> (N, C, scale*H, scale*W)."""
     return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 class InputView(nn.Module):
-    """x (N, 3, H, W) in [0, 1] -> (pixels, what the network reads of them).
+    """Input of a network: x (N, 3, H, W) in [0, 1] -> (pixels, features that the network reads).
 
-    The latter is the pixels themselves or, where the space has one colour, their luma.
+    The features are the pixels themselves or, if the search space has one colour, their luma.
     """
 
     def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:
@@ -39,7 +39,7 @@ class InputView(nn.Module):
 
     @property
     def seen(self) -> ActQuantizer:
-        """The grid of what the network reads."""
+        """The grid of the features that the network reads."""
         return self.luma or self.image
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,12 +48,12 @@ class InputView(nn.Module):
 
 
 class Correction(nn.Module):
-    """(pixels, detail) -> the enlarged pixels plus the detail: (N, 3, scale*H, scale*W).
+    """Output of a network: (pixels, detail) -> enlarged pixels + detail (N, 3, scale*H, scale*W).
 
-    pixels (N, 3, H, W) and detail (N, colours * scale^2, H, W) lie on grids. Three colours: every
-    pixel is repeated and corrected. One: the colours are enlarged bilinearly, and the detail of
-    the luma is added to all three alike, which changes luma by it and colour differences not at
-    all.
+    pixels (N, 3, H, W) and detail (N, colours * scale^2, H, W) lie on grids. With three colours,
+    every pixel is repeated scale^2 times and the detail is added. With one colour, the pixels are
+    enlarged bilinearly and the detail is added to all three channels, which corrects the luma and
+    leaves the differences between colours as they are.
     """
 
     def __init__(self, space: SearchSpace, factory: LayerFactory) -> None:

@@ -1,4 +1,7 @@
-"""What a macro-architecture asks for its parts; each kind of network has its own factory."""
+"""The layer factory: the interface through which a macro-architecture builds its layers.
+
+Each kind of network (supernet, quantized, float) has a factory of its own.
+"""
 
 from typing import Protocol
 
@@ -10,28 +13,34 @@ from .quantizers import ActQuantizer
 
 
 class LayerFactory(Protocol):
-    """What a skeleton is made of; every kind of network brings its own four."""
+    """Builder of the four kinds of layers that a macro-architecture consists of."""
 
     def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
-        """The module of a slot: (N, c_in, H, W) on the grid of `source` -> (N, c_out, H', W')."""
+        """Build the module of a slot, (N, c_in, H, W) -> (N, c_out, H', W').
+
+        source: the grid on which its input arrives.
+        """
 
     def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
-        """The grid on which a tensor is carried between edges, in 8 bits."""
+        """Build the 8-bit grid on which a tensor is carried between edges.
+
+        signed: whether the tensor has negative values. step: a fixed step; None = a learned one.
+        """
 
     def free(self, signed: bool = False) -> ActQuantizer:
-        """A tensor that is carried in float: every edge that reads it rounds it by itself."""
+        """Build the stand-in for a tensor in float, which every edge that reads it rounds anew."""
 
     def residual(self, channels: int) -> nn.Module:
-        """(branch, skip) -> the branch as it is added to the skip; all (N, channels, H, W).
+        """Build a module (branch, skip) -> the branch to add to the skip; all (N, channels, H, W).
 
-        While searching this is a batch norm with adaptive deviation. It is folded into the edge
-        that the module holding it as `residual` names as its `branch_end`: the branch is what
-        that edge gives.
+        During a search it is a batch norm with adaptive deviation, which is later folded into an
+        edge: the parent module holds it as `residual` and names, as its `branch_end`, the edge
+        whose output is the branch.
         """
 
 
 class PlainSum(nn.Module):
-    """The branch as it is: residuals without normalisation, or with it folded."""
+    """A residual that returns the branch unchanged: without normalisation, or with it folded."""
 
     def forward(self, branch: Tensor, skip: Tensor) -> Tensor:
         return branch

@@ -1,8 +1,8 @@
-"""OPS: every operation an edge may hold. To add one: write a function, add a line to OPS.
+"""The operations that an edge may hold. To add one, write a function and add a line to `OPS`.
 
-They are those of the published spaces (arXiv 2208.14839), and what ends FSRCNN. An operation
-starts with a convolution; the activation before it belongs to the skeleton. One without any
-convolution hands its input on.
+They are the operations of the published search spaces (arXiv 2208.14839) and the transposed
+convolution of FSRCNN. An operation starts with a convolution; the activation before it belongs to
+the macro-architecture. An operation without a convolution returns its input.
 """
 
 import functools
@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from quantnas.config.search_space import Form, Slot
 
 Kernel = int | tuple[int, int] | Form
-"""Height and width; a form says all else too."""
+"""Side or (height, width) of a kernel, or all settings of an imported convolution."""
 Shape = tuple[int, int, int, int]
+"""(c_out, c_in / groups, height, width) of a kernel."""
 
 
 class Conv(Protocol):
-    """What an operation builds its convolutions with; each layer factory has its own.
+    """Function that builds the convolutions of an operation; each layer factory has its own.
 
-    `inner` marks a convolution that reads the output of another one inside the same operation.
+    inner: whether the convolution reads the output of another one in the same operation. up: factor
+    above 1 by which a transposed convolution enlarges.
     """
 
     def __call__(
@@ -38,7 +40,7 @@ class Conv(Protocol):
 
 
 class Chain(nn.Sequential):
-    """Convolutions one after another; further arguments (the bit mixture) reach each of them."""
+    """Convolutions in sequence; further arguments (the bit mixture) are passed to each of them."""
 
     def forward(self, x: Tensor, *mixture: Any) -> Tensor:
         for layer in self:
@@ -47,34 +49,37 @@ class Chain(nn.Sequential):
 
 
 def simple(conv: Conv, slot: Slot, kernel: Kernel, groups: int = 1) -> Chain:
+    """A single convolution."""
     return Chain(conv(slot.c_in, slot.c_out, kernel, groups, slot.stride))
 
 
 def growth(conv: Conv, slot: Slot, kernel: int) -> Chain:
+    """Two convolutions with `slot.c_mid` channels between them."""
     first = conv(slot.c_in, slot.c_mid, kernel)
     return Chain(first, nn.ReLU(), conv(slot.c_mid, slot.c_out, kernel, inner=True))
 
 
 def factorised(conv: Conv, slot: Slot, kernel: int) -> Chain:
-    """A column, then a row."""
+    """A convolution over columns, then one over rows."""
     first = conv(slot.c_in, slot.c_mid, (kernel, 1))
     return Chain(first, nn.ReLU(), conv(slot.c_mid, slot.c_out, (1, kernel), inner=True))
 
 
 def separable(conv: Conv, slot: Slot, kernel: int) -> Chain:
-    """Every channel by itself, then all of them pixel by pixel."""
+    """A depthwise convolution, then a 1x1 convolution."""
     first = conv(slot.c_in, slot.c_in, kernel, groups=slot.c_in)
     return Chain(first, nn.ReLU(), conv(slot.c_in, slot.c_out, 1, inner=True))
 
 
 def transposed(conv: Conv, slot: Slot, kernel: int) -> Chain:
-    """What ends FSRCNN (arXiv 1608.00367)."""
+    """A transposed convolution, the last layer of FSRCNN (arXiv 1608.00367)."""
     if slot.up == 1:
-        raise ValueError("it enlarges, and this edge does not")
+        raise ValueError("it enlarges, but this edge does not")
     return Chain(conv(slot.c_in, slot.c_out, kernel, up=slot.up))
 
 
 def identity(conv: Conv, slot: Slot) -> Chain:
+    """No convolution at all; the input is returned."""
     if slot.c_in != slot.c_out:
         raise ValueError(f"it cannot turn {slot.c_in} channels into {slot.c_out}")
     return Chain()
@@ -102,7 +107,7 @@ OPS: dict[str, Callable[[Conv, Slot], Chain]] = {
 
 
 def build(name: str, conv: Conv, slot: Slot) -> Chain:
-    """The operation `name` between the channels of `slot`, or the one that the slot states in full.
+    """Build the operation `name` for a slot, or the convolution of an imported network's slot.
 
     Raises ValueError for channels that it cannot join, KeyError for an unknown name.
     """
@@ -110,7 +115,7 @@ def build(name: str, conv: Conv, slot: Slot) -> Chain:
 
 
 def stated(conv: Conv, slot: Slot, form: Form) -> Chain:
-    """The convolution of a network from elsewhere."""
+    """The convolution of an imported network, with all settings of `form`."""
     if slot.up > 1:
         return Chain(conv(slot.c_in, slot.c_out, form.kernel, up=slot.up))
     return Chain(conv(slot.c_in, slot.c_out, form))
@@ -118,11 +123,11 @@ def stated(conv: Conv, slot: Slot, form: Form) -> Chain:
 
 @functools.cache
 def shapes(name: str, slot: Slot) -> tuple[Shape, ...]:
-    """(c_out, c_in / groups, height, width) of the kernels of an operation.
+    """Shapes of the kernels of the operation `name`, in order, found without building weights.
 
-    Found by building it with a convolution that only counts. Raises as `build`.
+    Raises as `build`, and ValueError for channels that the groups do not divide.
     """
-    found: list[Shape] = []
+    kernel_shapes: list[Shape] = []
 
     def count(
         c_in: int,
@@ -137,11 +142,11 @@ def shapes(name: str, slot: Slot) -> tuple[Shape, ...]:
         if c_in % groups or c_out % groups:
             raise ValueError(f"{c_in} -> {c_out} channels are not divisible by {groups} groups")
         height, width = sides(kernel)
-        found.append((c_out // up**2, c_in // groups, height, width))
+        kernel_shapes.append((c_out // up**2, c_in // groups, height, width))
         return nn.Identity()
 
     build(name, count, slot)
-    return tuple(found)
+    return tuple(kernel_shapes)
 
 
 def sides(kernel: Kernel) -> tuple[int, int]:

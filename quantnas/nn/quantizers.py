@@ -1,6 +1,6 @@
-"""The one quantizer behind search noise, fake quantization, PTQ and the exported integers.
+"""Quantizers of weights and activations, for search, training, calibration and export alike.
 
-A grid is a step and a range of integers [lo, hi]: x is carried as clip(round(x / step), lo, hi).
+A grid is a step and a range of integers [lo, hi]: x is stored as clip(round(x / step), lo, hi).
 Weights have one grid per output channel; below 8 bits it is asymmetric, lo = -z and
 hi = 2^b - 1 - z with an integer zero point z, so that all 2^b levels are used; at 8 bits it is
 [-127, 127]. Activations have one grid per tensor with unsigned storage: lo = 0 after a ReLU,
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 BITS = (2, 3, 4, 8)
+"""Supported bit widths."""
 OCTAVES = 8
-"""Most between the steps of two channels of one tensor."""
+"""Largest ratio between the steps of two channels of a tensor, as a power of two."""
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def round_ste(x: Tensor) -> Tensor:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """clip(round(x / step), lo, hi) * step with the gradients of LSQ (arXiv 1902.08153)."""
+    """Rounding, clip(round(x / step), lo, hi) * step, with LSQ's gradients (arXiv 1902.08153)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
@@ -48,8 +49,9 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 class _FakeQuantizeTensor(torch.autograd.Function):
-    """The same for one zero point and one step, or one for every channel, (C, 1, 1): lo = -zero,
-    hi = top - zero, in half the time.
+    """`_FakeQuantize` for one zero point, in half the time: lo = -zero, hi = top - zero.
+
+    The step is a scalar, or (C, 1, 1) with one step per channel.
     """
 
     @staticmethod
@@ -78,22 +80,22 @@ class _FakeQuantizeTensor(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """() of two tensors of one shape."""
+    """Dot product, a scalar, of two tensors of the same shape."""
     return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 def fake_quantize(x: Tensor, step: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
-    """x rounded to its grid; step, lo and hi broadcast against x and receive gradients."""
+    """Round x to a grid; step, lo and hi broadcast against x and receive gradients."""
     return _FakeQuantize.apply(x, step, lo, hi)
 
 
 class ActQuantizer(nn.Module):
-    """Per-tensor grid of an activation; the step is learned in the log domain.
+    """Grid of an activation tensor of any shape; the logarithm of its step is learned.
 
-    x (any shape) -> same shape. Signed data have a zero point, which is learned too. `step` given
-    = a fixed grid (pixels: 1/255). With `channels`, x is (N, channels, H, W), and the step of a
-    channel is the common one times 2^octave, which a convolution behind multiplies into its kernel;
-    the octaves are learned too.
+    Signed data have a zero point, which is learned too. With `step` the grid is fixed (1/255 for
+    pixels). With `channels`, x is (N, channels, H, W), and each channel's step is the common step
+    times 2^octave; the octaves are learned, and the convolution that reads the tensor multiplies
+    them into its kernel.
     """
 
     def __init__(
@@ -112,30 +114,30 @@ class ActQuantizer(nn.Module):
         self.zero = nn.Parameter(zero, requires_grad=signed and not self.fixed)
         self.octaves = None if channels is None else nn.Parameter(torch.zeros(channels))
         self.gains: Tensor | None = None
-        """(channels,), of what reads them, where `spread` was told: how much their errors count."""
+        """Weight of each channel's error, (channels,), as `spread` was given it; None before."""
 
     @property
     def factors(self) -> Tensor | None:
-        """(channels, 1, 1), 2^octave."""
+        """2^octave per channel, (channels, 1, 1); None without octaves."""
         return None if self.octaves is None else self.octaves.exp2()[:, None, None]
 
     @property
     def step(self) -> Tensor:
-        """(), the distance between two levels."""
+        """Distance between two levels, a scalar."""
         return self.log2_step.exp2()
 
     @property
     def zero_point(self) -> int:
-        """The stored unsigned integer that means 0."""
+        """The unsigned integer that stands for 0."""
         return int(-self.bounds()[0])
 
     @torch.no_grad()
     def spread(self, x: Tensor, gains: Tensor) -> None:
-        """Set the octaves for the least noise behind a convolution; x (N, channels, H, W).
+        """Set the octaves for the least noise after the convolution that reads x (N, C, H, W).
 
-        gains (channels,): squared norms of the weights that read a channel. For factors f the
-        noise grows with the range of x / f, as a norm of order 6, and with sum_c gains_c f_c^2;
-        f_c = (range_c^6 / gains_c)^(1/8) makes their product least.
+        gains (C,): squared norms of the weights that read each channel. With factors f, the noise
+        grows with the range of x / f, taken as a norm of order 6, and with sum_c gains_c f_c^2;
+        f_c = (range_c^6 / gains_c)^(1/8) minimises their product.
         """
         if self.octaves is not None:
             ranges = x.abs().pow(6).mean((0, 2, 3)).pow(1 / 6)
@@ -145,7 +147,7 @@ class ActQuantizer(nn.Module):
             self.gains = gains
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Integers (lo, hi), each ()."""
+        """The range of integers (lo, hi), two scalars."""
         zero = round_ste(self.zero).clamp(0, self.top)
         return -zero, self.top - zero
 
@@ -156,7 +158,7 @@ class ActQuantizer(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Set step and zero point for the least squared error on x; a fixed grid stays."""
+        """Set step and zero point for the least squared error on x; a fixed grid is not changed."""
         if not self.fixed:
             f, weights = self.factors, None
             if f is not None:
@@ -168,14 +170,14 @@ class ActQuantizer(nn.Module):
 
 
 class FloatTensor(ActQuantizer):
-    """Where a rounded network has a grid, a float one has nothing."""
+    """Stand-in for an activation's grid in a float network: it returns its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 class WeightQuantizer(nn.Module):
-    """Per-output-channel grid of a kernel (c_out, ...), with learned steps and zero points."""
+    """Grid of a kernel (c_out, ...) with a learned step and zero point per output channel."""
 
     def __init__(self, bits: int, c_out: int) -> None:
         super().__init__()
@@ -188,16 +190,16 @@ class WeightQuantizer(nn.Module):
 
     @property
     def step(self) -> Tensor:
-        """(c_out, 1, 1, 1)"""
+        """Distance between two levels, (c_out, 1, 1, 1)."""
         return self.log2_step.exp2()
 
     @property
     def top(self) -> float:
-        """Of the levels, counted from 0."""
+        """Highest level, where the lowest is 0."""
         return 254.0 if self.symmetric else 2.0**self.bits - 1
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Integers (lo, hi), each (c_out, 1, 1, 1): what a stored level minus its zero spans."""
+        """The range of integers (lo, hi), each (c_out, 1, 1, 1): a level minus its zero point."""
         zero = round_ste(self.zero).clamp(0, self.top)
         return -zero, self.top - zero
 
@@ -206,7 +208,10 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """(q, z), int32: kernel = (q - z) * step, q in [0, 2^b - 1] (8 bits: z = 0, q signed)."""
+        """Integers q and zero points z, int32, of a kernel: weight = (q - z) * step.
+
+        q is in [0, 2^bits - 1]; with 8 bits z is 0 and q is in [-127, 127].
+        """
         lo, hi = self.bounds()
         q = torch.maximum(torch.minimum((weight / self.step).round(), hi), lo).int()
         z = torch.zeros_like(lo).int() if self.symmetric else (-lo).int()
@@ -214,7 +219,7 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
-        """Set steps and zero points by a search over ranges for the least squared error."""
+        """Set steps and zero points for the least squared error, by a search over ranges."""
         step, zero = weight_grid(weight.flatten(1), self.bits)
         self.log2_step.copy_(torch.log2(step).view_as(self.log2_step))
         self.zero.copy_(zero.view_as(self.zero))
@@ -223,14 +228,14 @@ class WeightQuantizer(nn.Module):
 def activation_grid(
     x: Tensor, bits: int, signed: bool, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(step, zero), each (), with the least squared rounding error of x, or of 20,000 parts of it.
+    """Step and zero point, two scalars, of the grid with the least squared rounding error of x.
 
-    weights: of the errors, broadcast against x. Signed data: both ends of the range shrink, the
-    lower one in four stages. x may lie on another grid already. No candidate is a simple fraction
-    of its range: otherwise many values lie half-way between two levels, where the last bit of a
-    float decides.
+    Of a large x about 20,000 values count. weights: weight of each error, broadcast against x. The
+    search shrinks the upper end of the range; for signed data also the lower end, in four stages.
+    No candidate is a simple fraction of the range, because x may lie on another grid already: many
+    values would then lie half-way between two levels, where the last bit of a float decides.
     """
-    stride = max(1, x.numel() // 20_000) | 1  # odd: places of all kinds
+    stride = max(1, x.numel() // 20_000) | 1  # odd, so that it does not favour some columns
     weights = (x.new_ones(()) if weights is None else weights).expand_as(x).flatten()[::stride]
     x = x.detach().flatten()[::stride]
     top = 2**bits - 1
@@ -248,10 +253,10 @@ def activation_grid(
 
 
 def weight_grid(rows: Tensor, bits: int, candidates: int = 9) -> tuple[Tensor, Tensor]:
-    """(step, zero), each (c_out,), of least squared error for the rows (c_out, n) of a kernel.
+    """Steps and zero points, each (c_out,), of least squared error for kernel rows (c_out, n).
 
-    Below 8 bits both ends of the range are searched; at 8 bits one symmetric end. The error is
-    that of about 256 weights of a long row, the range that of all.
+    Below 8 bits the search shrinks both ends of the range; at 8 bits the range is symmetric. In
+    long rows the error is measured on about 256 weights, the range on all of them.
     """
     rows = rows.detach()
     shrink = torch.linspace(1.0, 0.3, candidates, device=rows.device)
@@ -275,10 +280,11 @@ def weight_grid(rows: Tensor, bits: int, candidates: int = 9) -> tuple[Tensor, T
 
 @contextmanager
 def calibrating(net: nn.Module, fixed_only: bool = False, weights: bool = True) -> Iterator[None]:
-    """While this is open, every quantizer fits its grid to the first thing that it is given.
+    """Make every quantizer of a network fit its grid to its first input in the `with` block.
 
-    The first: a supernet's 8-bit edges round on the grid of their source once more. With
-    `fixed_only`, those that learn by gradient are left alone; without `weights`, those of kernels.
+    Only the first input counts, because 8-bit edges of a supernet use the grid of their source a
+    second time. fixed_only: fit only grids that are not learned by gradient. weights: whether to
+    fit the grids of kernels too.
     """
     fitted: set[nn.Module] = set()
 

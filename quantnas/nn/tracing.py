@@ -1,4 +1,4 @@
-"""The wiring of a network as torch.fx sees it, and the ways to walk through it node by node."""
+"""Traces of networks by torch.fx, and ways to walk through a trace node by node."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -10,34 +10,35 @@ from torch import Tensor, fx, nn
 from .quantizers import ActQuantizer
 
 CALL = "call_module"
-"""A node of a trace that stands for a module."""
+"""Value of `op` for nodes that call a module."""
 
 RELUS = (torch.relu, F.relu)
-"""Functions of a trace that are a ReLU."""
+"""Functions that compute a ReLU."""
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
 
 
 class Tracer(fx.Tracer):
-    """Convolutions and grids are one node each; it looks into everything else."""
+    """A tracer for which convolutions and grids are single nodes; it traces all other modules."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, nn.Conv2d | ActQuantizer)
 
 
 def modules(network: nn.Module, traced: fx.Graph) -> dict[fx.Node, nn.Module]:
-    """Node -> the module that it stands for, of those that stand for one."""
+    """Node -> the module that it calls, for all nodes that call one."""
     return {n: network.get_submodule(str(n.target)) for n in traced.nodes if n.op == CALL}
 
 
 def grid_ahead(
     node: fx.Node, modules: Mapping[fx.Node, nn.Module]
 ) -> tuple[ActQuantizer | None, bool]:
-    """The grid that alone reads what a node gives, and whether a ReLU lies in front of it.
+    """The only quantizer that reads a node's output, and whether a ReLU comes before it.
 
-    It stands by itself or belongs to a convolution; the ReLU is the node or the only one that reads
-    it. There is no grid where several nodes read the tensor, or one that does not round it.
+    The quantizer is a module of its own or the input quantizer of a convolution. The ReLU is the
+    node itself or its only reader. The quantizer is None when several nodes read the output, or
+    when its reader does not round it.
     """
     users, relu = list(node.users), node.target in RELUS
     if len(users) == 1 and users[0].target in RELUS:
@@ -54,30 +55,30 @@ def translate(
     of_module: Callable[[fx.Node, nn.Module, T], T],
     of_function: Callable[..., T],
 ) -> T:
-    """What the output of a network becomes when all nodes of its trace are translated in order.
+    """Translate all nodes of a trace in order, and return the translation of the output.
 
-    image: what its input becomes. of_module: called with a node, its module and what the input of
-    the module has become. of_function: called with the node of a function, and with its positional
-    and keyword arguments, in which every node is replaced by what it has become.
+    image: translation of the network's input. of_module: function of a node, its module and the
+    translation of the module's input. of_function: function of a node that calls a function, and of
+    the positional and keyword arguments, in which translations replace nodes.
     """
-    became: dict[fx.Node, Any] = {}
+    translated: dict[fx.Node, Any] = {}
     for node in traced.nodes:
-        args: Any = fx.node.map_arg(node.args, became.__getitem__)
-        kwargs: Any = fx.node.map_arg(node.kwargs, became.__getitem__)
+        args: Any = fx.node.map_arg(node.args, translated.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, translated.__getitem__)
         if node.op == "placeholder":
-            became[node] = image
+            translated[node] = image
         elif node in modules:
-            became[node] = of_module(node, modules[node], args[0])
+            translated[node] = of_module(node, modules[node], args[0])
         elif node.op == "output":
-            became[node] = args[0]
+            translated[node] = args[0]
         else:
-            became[node] = of_function(node, *args, **kwargs)
-    found: T = became[node]
-    return found
+            translated[node] = of_function(node, *args, **kwargs)
+    output: T = translated[node]
+    return output
 
 
 class _Watched(fx.Interpreter):
-    """Runs a graph, and gives every tensor on the way to `see`, with its node."""
+    """An interpreter of a graph that calls `see` with every node and the tensor it computes."""
 
     def __init__(self, network: fx.GraphModule, see: Callable[[fx.Node, Tensor], None]) -> None:
         super().__init__(network)
@@ -92,16 +93,16 @@ class _Watched(fx.Interpreter):
 
 @torch.no_grad()
 def watch(network: fx.GraphModule, image: Tensor, see: Callable[[fx.Node, Tensor], None]) -> None:
-    """Run a traced network on an image, and call `see` with every node that gives a tensor."""
+    """Run a traced network on an image, and call `see` with every node and its tensor."""
     _Watched(network, see).run(image)
 
 
 def shapes(network: nn.Module, traced: fx.Graph, size: tuple[int, int]) -> dict[fx.Node, Shape]:
-    """Node -> the shape of what it gives for an image of that (height, width)."""
-    found: dict[fx.Node, Shape] = {}
+    """Node -> shape of its output for one image of `size`, (height, width)."""
+    node_shapes: dict[fx.Node, Shape] = {}
 
     def see(node: fx.Node, value: Tensor) -> None:
-        found[node] = tuple(value.shape)
+        node_shapes[node] = tuple(value.shape)
 
     watch(fx.GraphModule(network, traced), torch.zeros(1, 3, *size), see)
-    return found
+    return node_shapes

@@ -1,1 +1,1 @@
-"""A third party's ONNX file becomes a torch network: operators, clean-up, pixel conventions."""
+"""Import of third-party ONNX files as torch networks: operators, clean-up, pixel conventions."""

@@ -1,6 +1,6 @@
-"""Reads a foreign ONNX file, and refuses at once what cannot become a torch graph.
+"""Reads a third-party ONNX file and refuses at once what cannot become a torch graph.
 
-Nothing in a file is executed here but what ONNX Runtime computes of constants: a file is data.
+A file is data: nothing in it is executed here, except that ONNX Runtime computes constant tensors.
 """
 
 from collections.abc import Collection, Iterable
@@ -20,13 +20,13 @@ from . import subgraphs
 from .onnx_session import open_session
 
 LARGEST = 2**31 - 1
-"""Bytes of a file with its external data: more does not fit in one message of protobuf."""
+"""Largest file, external data included, in bytes: a protobuf message cannot be larger."""
 OPSETS = (9, 25)
-"""The oldest and the newest version of the operators that is read."""
+"""Oldest and newest opset that is read."""
 STANDARD = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
 CONTROL = ("If", "Loop", "Scan", "SequenceMap")
-"""Operators with graphs inside."""
+"""Operators that contain graphs."""
 INTEGER = (
     "QuantizeLinear",
     "DequantizeLinear",
@@ -35,13 +35,13 @@ INTEGER = (
     "ConvInteger",
     "MatMulInteger",
 )
-"""Beginnings of the operators of a quantized network."""
+"""Prefixes of the operators of a quantized network."""
 SAME = ("Identity", "Dropout")
-"""Operators that give what they are given."""
+"""Operators that return their input."""
 KINDS = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
-"""Types that an image may have."""
+"""Element types that an image may have."""
 NAMED = 8
-"""Nodes of a kind that an error names at most."""
+"""Largest number of items that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -50,48 +50,53 @@ class Entry:
 
     name: str
     dtype: str
-    """float32 or uint8"""
+    """Element type, float32 or uint8."""
     batch: int | None
-    """Images at a time; None = open, here and below."""
+    """Number of images to which the input is fixed; None = any number."""
     channels: int
     height: int | None
+    """Height to which the input is fixed, pixels; None = any height."""
     width: int | None
+    """Width to which the input is fixed, pixels; None = any width."""
 
 
 @dataclass(frozen=True)
 class FileGraph:
-    """The graph of a file, without what is constant, gives back its input, or is not needed."""
+    """The graph of a file without constant nodes, identities and nodes that nothing needs."""
 
     nodes: tuple[onnx.NodeProto, ...]
     constants: dict[str, NDArray[Any]]
+    """Name of a tensor -> its value, for all tensors that do not depend on the image."""
     learned: frozenset[str]
-    """Constants that are stored as such; the others are computed of them."""
+    """Names of the constants that the file stores; the others are computed from them."""
     entry: Entry
+    """Input of the file."""
     output: str
+    """Name of the output tensor."""
     opset: int
 
 
-def read(path: Path, known: Collection[str]) -> FileGraph:
-    """The graph in a file whose operators are all `known`.
+def read(path: Path, operators: Collection[str]) -> FileGraph:
+    """Read the graph in a file all of whose operators are in `operators`.
 
-    Raises DataError for a file that is missing, damaged, above 2 GB, quantized already, or not of
-    one image to one image; UsageError for operators that are not known, all of them at once.
+    Raises DataError for a file that is missing, damaged, above 2 GB, quantized already, or whose
+    network does not turn one image into one image; UsageError that lists all unknown operators.
     """
     model = complete(path)
     opset = _opset(model, path)
     _require_float(model, path)
-    _require_known(model, known, path)
+    _require_known(model, operators, path)
     stored = {t.name: _array(t, path) for t in model.graph.initializer}
     entry = _entry(model, stored, path)
-    nodes, output = _shortened(model)
+    nodes, output = _without_identities(model)
     constant, rest = subgraphs.parted(nodes, stored)
-    read = {name for node in rest for name in node.input}
-    constants = stored | _computed(model, constant, read, path)
+    used = {name for node in rest for name in node.input}
+    constants = stored | _constant_values(model, constant, used, path)
     return FileGraph(tuple(rest), constants, frozenset(stored), entry, output, opset)
 
 
 def complete(path: Path) -> onnx.ModelProto:
-    """The model with its external data, and with its functions written out.
+    """Read a model with its external data, and with its functions inlined.
 
     Raises DataError as `read` does for a file that is missing, damaged or too large.
     """
@@ -100,29 +105,30 @@ def complete(path: Path) -> onnx.ModelProto:
     _require_size(path.stat().st_size, path)
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # of protobuf
+    except Exception as error:  # protobuf raises several kinds
         raise _damaged(path, error) from error
     if not model.graph.node:
         raise _damaged(path, "it holds no operators")
-    places = [external_data_helper.ExternalDataInfo(t) for t in _outside(model)]
-    lost = sorted({p.location for p in places if not (path.parent / p.location).is_file()})
-    if lost:
+    locations = [external_data_helper.ExternalDataInfo(t) for t in _external_tensors(model)]
+    missing = sorted({p.location for p in locations if not (path.parent / p.location).is_file()})
+    if missing:
         raise DataError(
-            f"{path} keeps its weights in other files, of which {_some(lost)} is missing.",
+            f"{path} keeps its weights in other files, of which {_listed(missing)} is missing.",
             "Put all files of the network into one folder.",
         )
-    files = {path.parent / p.location for p in places}
+    files = {path.parent / p.location for p in locations}
     _require_size(path.stat().st_size + sum(file.stat().st_size for file in files), path)
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # of several libraries; places outside the folder are refused here
+    except Exception as error:  # several libraries raise here, also for paths outside the folder
         raise _damaged(path, error) from error
     return inliner.inline_local_functions(model) if model.functions else model
 
 
-def _outside(model: onnx.ModelProto) -> Iterable[TensorProto]:
-    found = (t for node in model.graph.node for a in node.attribute for t in (a.t, *a.tensors))
-    tensors = (*model.graph.initializer, *found)
+def _external_tensors(model: onnx.ModelProto) -> Iterable[TensorProto]:
+    """The tensors of a model whose content lies in other files."""
+    inner = (t for node in model.graph.node for a in node.attribute for t in (a.t, *a.tensors))
+    tensors = (*model.graph.initializer, *inner)
     return (t for t in tensors if external_data_helper.uses_external_data(t))
 
 
@@ -141,54 +147,56 @@ def _damaged(path: Path, reason: object) -> DataError:
 
 
 def line(reason: object) -> str:
-    """A message of another library in one line."""
+    """The message of another library's error as a single line without its full stop."""
     return " ".join(str(reason).split()).rstrip(".")[:300]
 
 
-def _some(texts: Collection[str]) -> str:
+def _listed(texts: Collection[str]) -> str:
+    """The first texts in a list with commas, and how many more there are."""
     shown = list(texts)[:NAMED]
     more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
     return ", ".join(shown) + more
 
 
-# What is refused
+# Files that are refused
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
-    found = [o.version for o in model.opset_import if o.domain in STANDARD]
-    if not found or not OPSETS[0] <= found[0] <= OPSETS[1]:
+    """The opset of a model. Raises DataError for one that is not read."""
+    opsets = [o.version for o in model.opset_import if o.domain in STANDARD]
+    if not opsets or not OPSETS[0] <= opsets[0] <= OPSETS[1]:
         raise DataError(
-            f"{path} has operators of version {found[0] if found else 'unknown'}; versions "
+            f"{path} has operators of version {opsets[0] if opsets else 'unknown'}; versions "
             f"{OPSETS[0]} to {OPSETS[1]} are read.",
             "Export it with another opset, or convert it with onnx.version_converter.",
         )
-    return found[0]
+    return opsets[0]
 
 
 def _require_float(model: onnx.ModelProto, path: Path) -> None:
     kinds = sorted({n.op_type for n in model.graph.node if n.op_type.startswith(INTEGER)})
     if kinds:
         raise DataError(
-            f"{path} is quantized already: it holds {_some(kinds)}.",
+            f"{path} is quantized already: it holds {_listed(kinds)}.",
             "Give the network as it was before, in float.",
         )
 
 
-def _require_known(model: onnx.ModelProto, known: Collection[str], path: Path) -> None:
-    found: dict[str, list[str]] = {}
+def _require_known(model: onnx.ModelProto, operators: Collection[str], path: Path) -> None:
+    unknown: dict[str, list[str]] = {}
     for node in model.graph.node:
         kind = node.op_type
         if node.domain not in STANDARD:
             kind = f"{node.domain}.{kind}"
-        elif kind in known or kind in (*SAME, "Constant"):
+        elif kind in operators or kind in (*SAME, "Constant"):
             continue
-        found.setdefault(kind, []).append(title(node))
-    if found:
-        raise unsupported(path, [f"{kind} ({_some(names)})" for kind, names in found.items()])
+        unknown.setdefault(kind, []).append(title(node))
+    if unknown:
+        raise unsupported(path, [f"{kind} ({_listed(names)})" for kind, names in unknown.items()])
 
 
 def unsupported(path: Path, what: Collection[str]) -> UsageError:
-    """The error for operators that cannot be taken over, all of them."""
+    """The error for operators that cannot be imported; `what` describes each of them."""
     return UsageError(
         f"{path} has operators that cannot be imported: {'; '.join(what)}.",
         "Export the network without them; graphs inside (If, Loop) vanish with fixed settings.",
@@ -196,11 +204,12 @@ def unsupported(path: Path, what: Collection[str]) -> UsageError:
 
 
 def title(node: onnx.NodeProto) -> str:
-    """The name of a node or, if it has none, of what it gives."""
+    """Name of a node or, if it has none, of its first output."""
     return node.name or node.output[0]
 
 
 def _entry(model: onnx.ModelProto, stored: Collection[str], path: Path) -> Entry:
+    """The input of a model. Raises DataError unless it is one image and there is one output."""
     entries = [value for value in model.graph.input if value.name not in stored]
     if len(entries) != 1 or len(model.graph.output) != 1:
         raise DataError(
@@ -214,7 +223,7 @@ def _entry(model: onnx.ModelProto, stored: Collection[str], path: Path) -> Entry
     if len(sides) != 4 or sides[1] not in (1, 3):
         shape = " x ".join(str(side or "?") for side in sides) or "unknown"
         raise DataError(
-            f"{path} is no network from image to image: its input has the shape {shape}.",
+            f"{path} does not turn an image into an image: its input has the shape {shape}.",
             "It must take (images, channels, height, width) with 1 or 3 channels.",
         )
     if kind.elem_type not in KINDS:
@@ -227,11 +236,11 @@ def _entry(model: onnx.ModelProto, stored: Collection[str], path: Path) -> Entry
     return Entry(entries[0].name, KINDS[kind.elem_type], batch, channels, height, width)
 
 
-# What is left out
+# Nodes that are left out
 
 
-def _shortened(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], str]:
-    """The nodes that are needed, but for those that give back their input; name of the output."""
+def _without_identities(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], str]:
+    """The nodes that the output needs, without identities, and the name of the output."""
     renamed: dict[str, str] = {}
     nodes = []
     for node in model.graph.node:
@@ -244,29 +253,32 @@ def _shortened(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], str]:
     return subgraphs.needed(nodes, [output])[0], output
 
 
-def _computed(
+def _constant_values(
     model: onnx.ModelProto, constant: list[onnx.NodeProto], read: Collection[str], path: Path
 ) -> dict[str, NDArray[Any]]:
-    """Those of the tensors `read` that constant nodes give."""
+    """Name -> value of those tensors in `read` that constant nodes compute."""
     names = [name for node in constant for name in node.output if name and name in read]
     try:
         return subgraphs.constants(model, names)
-    except Exception as error:  # ONNX Runtime has no class for them all
+    except Exception as error:  # ONNX Runtime has no common class of errors
         raise _not_loaded(path, error) from error
 
 
 def _array(tensor: TensorProto, path: Path) -> NDArray[Any]:
     try:
         return np.array(numpy_helper.to_array(tensor))
-    except Exception as error:  # of several libraries
+    except Exception as error:  # several libraries raise here
         raise _damaged(path, f"tensor '{tensor.name}': {error}") from error
 
 
 def session(model: Path | bytes, path: Path) -> ort.InferenceSession:
-    """A model in ONNX Runtime as it is written. Raises DataError where that does not load it."""
+    """Open a model in ONNX Runtime without optimisation; `path` names it in the error.
+
+    Raises DataError when ONNX Runtime does not load it.
+    """
     try:
         return open_session(model, optimise=False, log_severity_level=4)
-    except Exception as error:  # ONNX Runtime has no class for them all
+    except Exception as error:  # ONNX Runtime has no common class of errors
         raise _not_loaded(path, error) from error
 
 

@@ -1,6 +1,7 @@
-"""Tidies an imported graph: what several nodes do together becomes one that is known by name.
+"""Simplification of an imported graph: groups of nodes become pixel shuffles or parts of layers.
 
-It is judged by the shapes at two sizes of the image; `parity` proves it with numbers.
+Groups are recognised by their shapes for two sizes of the image; `parity` checks the result with
+numbers.
 """
 
 import operator
@@ -16,13 +17,13 @@ from .ops_shape import reordered
 Shape = tuple[int, ...]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
 SHUFFLES: dict[Shape, str] = {(0, 1, 4, 2, 5, 3): "CRD", (0, 3, 4, 1, 5, 2): "DCR"}
-"""Order of dimensions between two Reshapes that make pixels of channels -> ONNX's name for it"""
+"""Order of dimensions between the two Reshapes of a pixel shuffle -> ONNX's name of its mode."""
 UNSHUFFLE = (0, 1, 3, 5, 2, 4)
-"""The same where pixels become channels."""
+"""Order of dimensions between the two Reshapes of an inverse pixel shuffle."""
 
 
 def tidy(b: Build) -> None:
-    """Recognise pixel shuffles, and fold into a layer what only scales, moves or orders it."""
+    """Recognise pixel shuffles, and fold normalisation, sums and orders of channels into layers."""
     for fold in (_shuffle, _norm, _sum, _order):
         for node in list(b.graph.nodes):
             fold(b, node)
@@ -32,12 +33,12 @@ def tidy(b: Build) -> None:
 
 
 def _only(node: Any, *kinds: Any) -> bool:
-    """Whether it is a node with such a function that one other alone reads."""
+    """Whether `node` is a node that calls one of these functions and has a single reader."""
     return isinstance(node, fx.Node) and node.target in kinds and len(node.users) == 1
 
 
 def _shuffle(b: Build, last: fx.Node) -> None:
-    """Reshape, Transpose, Reshape as a pixel shuffle, or as its inverse."""
+    """Replace Reshape, Transpose, Reshape by a pixel shuffle or its inverse."""
     if last.target is not torch.reshape or not _only(last.args[0], torch.permute):
         return
     middle: Any = last.args[0]
@@ -46,9 +47,9 @@ def _shuffle(b: Build, last: fx.Node) -> None:
     first, order = middle.args[0], tuple(middle.args[1])
     x = first.args[0]
     shapes = ((tuple(b.examples[n][k].shape) for n in (x, first, last)) for k in (0, 1))
-    found = {_block(order, *three) for three in shapes}
-    block = found.pop()
-    if found or block is None:
+    blocks = {_block(order, *three) for three in shapes}
+    block = blocks.pop()
+    if blocks or block is None:
         return
     kind, side = block
     with b.graph.inserting_before(last):
@@ -58,7 +59,10 @@ def _shuffle(b: Build, last: fx.Node) -> None:
 
 
 def _block(order: Shape, before: Shape, parted: Shape, after: Shape) -> tuple[str, int] | None:
-    """Which shuffle it is, and its side; None where it is none."""
+    """Kind of a pixel shuffle, and its factor; None if the shapes are not those of one.
+
+    before, parted, after: shapes before the first Reshape, after it, and after the second.
+    """
     if (len(before), len(parted), len(after)) != (4, 6, 4):
         return None
     n, c, h, w = before
@@ -75,16 +79,17 @@ def _block(order: Shape, before: Shape, parted: Shape, after: Shape) -> tuple[st
 
 
 def _replace(old: fx.Node, new: Any) -> None:
+    """Let `new` compute the tensor of `old` in the file, and erase `old`."""
     new.meta[TENSOR] = old.meta.get(TENSOR)
     old.replace_all_uses_with(new)
     old.graph.erase_node(old)
 
 
-# What is folded into a layer
+# Nodes that are folded into a layer
 
 
 def _norm(b: Build, node: fx.Node) -> None:
-    """Batch normalisation behind a convolution."""
+    """Fold a batch normalisation into the convolution before it."""
     layer = _layer(b, node.args[0]) if _known(node, F.batch_norm) else None
     if not isinstance(layer, CONVOLUTIONS):
         return
@@ -104,7 +109,7 @@ def _norm(b: Build, node: fx.Node) -> None:
 
 
 def _sum(b: Build, node: fx.Node) -> None:
-    """A constant per channel, added behind a layer."""
+    """Fold the addition of a constant per channel into the bias of the layer before it."""
     if not _known(node, operator.add):
         return
     for x, other in (node.args, node.args[::-1]):
@@ -119,7 +124,7 @@ def _sum(b: Build, node: fx.Node) -> None:
 
 
 def _per_channel(b: Build, x: Any, other: Any, dim: int) -> Tensor | None:
-    """A number, or a stored tensor that varies along one dimension of x alone, as (c,) or ()."""
+    """The constant `other` as a tensor (c,) or (), if it varies along only `dim` of x, or None."""
     if isinstance(other, int | float):
         return torch.tensor(other, dtype=torch.float64)
     if not isinstance(other, fx.Node) or other.op != "get_attr":
@@ -131,7 +136,7 @@ def _per_channel(b: Build, x: Any, other: Any, dim: int) -> Tensor | None:
 
 
 def _order(b: Build, node: fx.Node) -> None:
-    """Another order of the channels behind a convolution without groups."""
+    """Fold a reordering of channels into the convolution before it, if it has no groups."""
     if not _known(node, torch.index_select) or node.args[1] != 1:
         return
     layer = _layer(b, node.args[0])
@@ -143,30 +148,33 @@ def _order(b: Build, node: fx.Node) -> None:
 
 
 def _known(node: fx.Node, function: Any) -> bool:
-    """Whether it calls that function and is a tensor of the file.
+    """Whether a node calls that function and computes a tensor of the file.
 
-    Others stay apart, so that every layer gives a tensor of the file.
+    Other nodes are not folded, so that every layer computes a tensor of the file.
     """
     return node.target is function and node.meta.get(TENSOR) is not None
 
 
 def _layer(b: Build, x: Any) -> Any:
-    """The layer that gives x to one reader alone, or None."""
+    """The layer that computes x, if x has a single reader; else None."""
     if isinstance(x, fx.Node) and x.op == "call_module" and len(x.users) == 1:
         return b.root.get_submodule(str(x.target))
     return None
 
 
 def _content(b: Build, node: Any) -> Tensor:
+    """The stored tensor of a node, detached."""
     content: Tensor = getattr(b.root, node.target)
     return content.detach()
 
 
 def _bias(layer: Any) -> Tensor:
+    """The bias of a layer, detached."""
     bias: Tensor = layer.bias.detach()
     return bias
 
 
 def _set(layer: Any, weight: Tensor, bias: Tensor) -> None:
+    """Give a layer another weight and bias, as float32."""
     layer.weight = nn.Parameter(weight.detach().float().clone())
     layer.bias = nn.Parameter(bias.float().clone())

@@ -1,7 +1,7 @@
-"""A foreign ONNX file as a torch graph whose convolutions are ordinary modules.
+"""Import of a third-party ONNX file as a torch graph whose convolutions are ordinary modules.
 
-Every operator is translated by one function (`op_table.TABLE`). What depends on the image's
-size stays arithmetic in the graph, so it takes images of every size that the file takes.
+Every operator is translated by one function (`op_table.TABLE`). Numbers that depend on the image's
+size stay arithmetic in the graph, so it takes every size that the file takes.
 """
 
 import copy
@@ -26,53 +26,55 @@ from .op_table import TABLE
 from .probing import probe
 
 APART = 16
-"""Times that the second example of an image is larger than the first."""
+"""Factor between the sides of the two example images for which shapes are computed."""
 
 
 @dataclass(frozen=True)
 class OnnxImport:
-    """A network from elsewhere."""
+    """An imported network."""
 
     network: fx.GraphModule
-    """(N, C, H, W) -> (N, C', scale*H, scale*W), evaluating"""
+    """The network, in evaluation mode: (N, C, H, W) -> (N, C', scale*H, scale*W)."""
     scale: int
     entry: Entry
-    """The input of the file."""
+    """Input of the file."""
     channels: int
-    """Of the output."""
+    """Channels of the output."""
     names: dict[str, str]
     """Layer of the network -> node of the file."""
     tensors: dict[str, str]
-    """Tensor of the file -> node of the graph that gives it, in the order of the graph."""
+    """Tensor of the file -> node of the graph that computes it, in the order of the graph."""
     sizes: tuple[tuple[int, int], ...]
-    """Heights and widths at which the file has been tried: two or, where it is fixed, one."""
+    """(height, width) at which the file has run: two sizes, or one if it is fixed to it."""
     opset: int
 
 
 def load(path: Path) -> OnnxImport:
-    """The network in an ONNX file of version 9 to 25.
+    """Import the network in an ONNX file of opset 9 to 25.
 
-    Raises UsageError for what cannot be translated, all of it; DataError for a file that is
+    Raises UsageError that lists all nodes that cannot be translated; DataError for a file that is
     missing, damaged, too large, quantized already, or does not enlarge images.
     """
     source = file_reader.read(path, TABLE)
-    found = probe(file_reader.session(path, path), source.entry, path)
-    network = _opened(source, found.sizes, path)
+    probed = probe(file_reader.session(path, path), source.entry, path)
+    network = _build_open(source, probed.sizes, path)
     nodes = list(network.graph.nodes)
     names = {str(n.target): n.meta[NODE] for n in nodes if n.op == "call_module"}
     tensors = {n.meta[TENSOR]: n.name for n in nodes if n.meta.get(TENSOR)}
     return OnnxImport(
-        network, found.scale, source.entry, found.channels, names, tensors, found.sizes,
+        network, probed.scale, source.entry, probed.channels, names, tensors, probed.sizes,
         source.opset,
     )  # fmt: skip
 
 
-def _opened(source: FileGraph, tried: Sequence[tuple[int, int]], path: Path) -> fx.GraphModule:
-    """For several images and for all sizes, even where the file states one image or one size: most
-    networks would take more. Where what it does depends on what it states, as the file says.
+def _build_open(source: FileGraph, tried: Sequence[tuple[int, int]], path: Path) -> fx.GraphModule:
+    """Build the network for any number of images and any size, even if the file states one.
+
+    Most networks can take more than their file states. Where the computation depends on the stated
+    numbers, the network is built for them alone.
     """
     entry, count = source.entry, source.entry.batch or 1
-    height, width = (side * APART for side in tried[-1])  # so far that no inner side is the same
+    height, width = (side * APART for side in tried[-1])  # so large that all inner sides differ
     large, stated = (height, width), (entry.height or height, entry.width or width)
     for second in dict.fromkeys((large, stated)):
         with suppress(UsageError):
@@ -83,7 +85,7 @@ def _opened(source: FileGraph, tried: Sequence[tuple[int, int]], path: Path) -> 
 
 
 def _follows(network: fx.GraphModule, entry: Entry, sizes: Sequence[tuple[int, int]]) -> bool:
-    """Whether each of several images becomes a larger one, by the same factor at both sizes."""
+    """Whether the network enlarges each of several images by the same factor at both sizes."""
     shapes, factors = copy.deepcopy(network).to("meta"), set()
     for x, (height, width) in zip(_examples(entry, sizes, (2, 3)), sizes, strict=True):
         with torch.device("meta"), torch.no_grad():
@@ -98,12 +100,13 @@ def graph_of(
     path: Path,
     images: tuple[int, int] = (2, 3),
 ) -> fx.GraphModule:
-    """The translated graph.
+    """Translate the graph of a file into a network, in evaluation mode.
 
-    sizes: two heights and widths, for which shapes alone are computed; images: how many there are
-    each time.
+    sizes: two example sizes (height, width), for which shapes alone are computed. images: numbers
+    of images in the two examples.
 
-    Raises UsageError for what cannot be translated, all of it.
+    Raises UsageError that lists all nodes that cannot be translated, and DataError when the output
+    does not depend on the image.
     """
     b = Build(source.learned)
     values: dict[str, Any] = {"": None, **source.constants}
@@ -114,7 +117,8 @@ def graph_of(
     output = values.get(source.output)
     if not isinstance(output, fx.Node):
         raise DataError(
-            f"What {path} gives does not depend on the image.", "Check that it is the right file."
+            f"The output of {path} does not depend on the image.",
+            "Check that it is the right file.",
         )
     b.graph.output(output)
     tidy(b)
@@ -122,23 +126,26 @@ def graph_of(
 
 
 def _translate(b: Build, source: FileGraph, values: dict[str, Any]) -> list[str]:
-    """Put what every node gives into `values`; what cannot be translated, in words."""
+    """Translate all nodes and put their outputs into `values`.
+
+    Returns a text for every node that cannot be translated.
+    """
     problems = []
     for node in source.nodes:
         step = _step(node, source.opset)
         if not all(name in values for name in node.input):
-            continue  # it comes behind a problem
+            continue  # an earlier node that it depends on could not be translated
         b.at = step.name
         try:
-            given = TABLE[step.kind](b, step, *(values[name] for name in node.input))
+            result = TABLE[step.kind](b, step, *(values[name] for name in node.input))
         except UsageError as error:
             problems.append(f"{step.kind} ({step.name}: {error.cause})")
             continue
-        except Exception as error:  # of torch, for attributes that it does not take
+        except Exception as error:  # torch raises several kinds for attributes it does not take
             problems.append(f"{step.kind} ({step.name}: {file_reader.line(error)})")
             continue
-        given = given if isinstance(given, tuple) else (given,)
-        for name, value in zip(node.output, given, strict=False):
+        outputs = result if isinstance(result, tuple) else (result,)
+        for name, value in zip(node.output, outputs, strict=False):
             values[name] = value
             if isinstance(value, fx.Node):
                 value.meta.setdefault(TENSOR, name)
@@ -147,6 +154,7 @@ def _translate(b: Build, source: FileGraph, values: dict[str, Any]) -> list[str]
 
 
 def _step(node: onnx.NodeProto, opset: int) -> FileNode:
+    """A node of the file in the form that translations read."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     names = tuple(node.input), tuple(node.output)
     return FileNode(node.op_type, file_reader.title(node), *names, attributes, opset)
@@ -155,7 +163,7 @@ def _step(node: onnx.NodeProto, opset: int) -> FileNode:
 def _examples(
     entry: Entry, sizes: Sequence[tuple[int, int]], images: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the input, at both sizes."""
+    """Examples of the input for both sizes, on the meta device."""
     kind = torch.uint8 if entry.dtype == "uint8" else torch.float32
     first, second = (
         torch.empty((count, entry.channels, *size), dtype=kind, device="meta")

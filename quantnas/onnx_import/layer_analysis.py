@@ -1,6 +1,6 @@
-"""What the layers of an imported network are, how often they run, and which only weigh others.
+"""Analysis of an imported network's layers: shapes, cost, attentions, and signs of tensors.
 
-Read from the graph, and from the shapes in it at several sizes of the image.
+It reads the graph, and the shapes in it at several sizes of the image.
 """
 
 import copy
@@ -33,88 +33,91 @@ from .graph_builder import NODE, TENSOR
 from .importer import OnnxImport
 
 FLOAT = (Precision(32, 32),)
+"""The only pair of bit widths of a layer in float."""
 SIZES = ((64, 96), (101, 75), (180, 320), (47, 58))
-"""Heights and widths at which shapes are looked at, before they are made to fit."""
+"""(height, width) at which shapes are computed, once enlarged to sizes that the network takes."""
 STEPS = 64
-"""Largest step of a layer that is looked for, pixels."""
+"""Largest stride of a layer, relative to the input image, that is looked for, pixels."""
 BORDER = 200
-"""The same of what is lost at its border."""
+"""Largest number of pixels that a layer may lose at the border for its area to be found."""
 NORMS = (F.batch_norm, F.instance_norm, F.layer_norm, F.group_norm)
 WEIGHING = (torch.sigmoid, F.hardsigmoid)
-"""What ends an attention, in front of a product."""
+"""Functions that end an attention, before its product with the features."""
 POSITIVE = (torch.relu, F.relu, F.relu6, *WEIGHING)
 MOVES = (
     torch.cat, torch.reshape, torch.permute, torch.max_pool2d, F.max_pool2d, F.avg_pool2d,
     torch.mean, F.pixel_shuffle, F.pixel_unshuffle, torch.index_select, operator.getitem,
 )  # fmt: skip
-"""What keeps the sign of what it is given."""
+"""Functions whose output is not negative if their input is not."""
 STRETCHES = (*MOVES, F.interpolate, torch.unsqueeze, torch.squeeze, torch.Tensor.expand)
+"""Functions that may lie between an attention's last activation and its product."""
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Node -> shape of the tensor that it gives."""
+"""Name of a node -> shape of the tensor that it computes."""
 Size = tuple[int, int]
 
 
-def parts(found: OnnxImport, pixels: Pixels) -> tuple[tuple[Slot, ...], tuple[FloatLayer, ...]]:
-    """The convolutions that can be rounded, and what else multiplies; both in their order."""
-    sizes, shapes = _shapes(found, pixels)
-    gates = weighing(found.network)
+def parts(imported: OnnxImport, pixels: Pixels) -> tuple[tuple[Slot, ...], tuple[FloatLayer, ...]]:
+    """The convolutions that can be quantized, and the other layers that multiply; both in order."""
+    sizes, shapes = _shapes(imported, pixels)
+    gates = weighing(imported.network)
     slots: list[Slot] = []
     rest: list[FloatLayer] = []
-    for node in found.network.graph.nodes:
+    for node in imported.network.graph.nodes:
         if node.name not in shapes[0]:
             continue
-        module = found.network.get_submodule(str(node.target)) if node.op == CALL else None
+        module = imported.network.get_submodule(str(node.target)) if node.op == CALL else None
         slot = _slot(node, module, node in gates, sizes, shapes)
         if slot is not None:
             slots.append(slot)
         else:
-            rest += _beside(node, module, sizes, shapes)
-    return tuple(slots), tuple(_apart(rest, {slot.name for slot in slots}))
+            rest += _float_layers(node, module, sizes, shapes)
+    return tuple(slots), tuple(_uniquely_named(rest, {slot.name for slot in slots}))
 
 
-def _apart(rows: Sequence[FloatLayer], taken: set[str]) -> Iterator[FloatLayer]:
-    """Under different names."""
+def _uniquely_named(layers: Sequence[FloatLayer], taken: set[str]) -> Iterator[FloatLayer]:
+    """Give layers with the same name different ones, also different from the names in `taken`."""
     count = Counter(taken)
-    for row in rows:
-        count[row.name] += 1
-        name = row.name if count[row.name] == 1 else f"{row.name}.{count[row.name]}"
-        yield FloatLayer(name, row.op, row.shape, row.area)
+    for layer in layers:
+        count[layer.name] += 1
+        name = layer.name if count[layer.name] == 1 else f"{layer.name}.{count[layer.name]}"
+        yield FloatLayer(name, layer.op, layer.shape, layer.area)
 
 
 # Shapes
 
 
-def _shapes(found: OnnxImport, pixels: Pixels) -> tuple[list[Size], list[Shapes]]:
-    """Sizes of images, and the shapes at each of them."""
-    wanted = [tuple(_fitting(side, pixels) for side in size) for size in SIZES]
-    network = copy.deepcopy(found.network).to("meta")
+def _shapes(imported: OnnxImport, pixels: Pixels) -> tuple[list[Size], list[Shapes]]:
+    """Sizes of images, (height, width), and the shapes of all tensors for each of them."""
+    sizes = [tuple(_fitting(side, pixels) for side in size) for size in SIZES]
+    network = copy.deepcopy(imported.network).to("meta")
     try:
-        seen = [(size, _at(network, found, size, 2)) for size in wanted]
-    except (RuntimeError, ValueError, IndexError):  # as torch refuses shapes
-        seen = [(size, _at(network, found, size, 2)) for size in found.sizes]
+        seen = [(size, _shapes_at(network, imported, size, 2)) for size in sizes]
+    except (RuntimeError, ValueError, IndexError):  # torch raises these for shapes that do not fit
+        seen = [(size, _shapes_at(network, imported, size, 2)) for size in imported.sizes]
     return [size for size, _ in seen], [shapes for _, shapes in seen]  # type: ignore[misc]
 
 
 def _fitting(side: int, pixels: Pixels) -> int:
+    """The smallest side, at least `side`, that the network takes, pixels."""
     return -(-max(side, pixels.smallest) // pixels.multiple) * pixels.multiple
 
 
-def _at(network: fx.GraphModule, found: OnnxImport, size: Any, images: int) -> Shapes:
-    """For several images: they are quantized on many at once."""
+def _shapes_at(network: fx.GraphModule, imported: OnnxImport, size: Any, images: int) -> Shapes:
+    """Shapes of all tensors for several images of one size; calibration runs several at once."""
     shapes = {}
 
     def see(node: fx.Node, value: Tensor) -> None:
         shapes[node.name] = tuple(value.shape)
 
-    kind = torch.uint8 if found.entry.dtype == "uint8" else torch.float32
+    kind = torch.uint8 if imported.entry.dtype == "uint8" else torch.float32
     with torch.device("meta"):
-        watch(network, torch.empty((images, found.entry.channels, *size), dtype=kind), see)
+        watch(network, torch.empty((images, imported.entry.channels, *size), dtype=kind), see)
     return shapes
 
 
 def area(places: Sequence[float], sizes: Sequence[Size], scale: int) -> Area:
-    """A form of `search_space.outputs` that gives so many places for images of these sizes."""
+    """The area that has so many positions for images of these sizes; see `search_space.outputs`."""
     for name in AREAS:
         if all(outputs(name, *s, scale) == n for s, n in zip(sizes, places, strict=True)):
             return name
@@ -123,7 +126,7 @@ def area(places: Sequence[float], sizes: Sequence[Size], scale: int) -> Area:
 
 
 def _area(shapes: Sequence[tuple[int, ...]], sizes: Sequence[Size]) -> Area:
-    """The same of the sides of images (N, C, H, W)."""
+    """The area of a tensor with these shapes, (N, C, H, W), for images of these sizes."""
     counts = [math.prod(shape[2:]) for shape in shapes]
     usual = [n for n in AREAS if n != "high"]
     for name in usual:
@@ -136,9 +139,9 @@ def _area(shapes: Sequence[tuple[int, ...]], sizes: Sequence[Size]) -> Area:
     return f"{a}h{b:+d}/{c}*{d}w{e:+d}/{f}"
 
 
-def _side(given: Sequence[int], made: Sequence[int]) -> tuple[int, int, int] | None:
-    """(a, b, c) with made = (a * given + b) // c"""
-    pairs = sorted({*zip(given, made, strict=True)})
+def _side(before: Sequence[int], after: Sequence[int]) -> tuple[int, int, int] | None:
+    """Integers (a, b, c) with after = (a * before + b) // c, or None if there are none."""
+    pairs = sorted({*zip(before, after, strict=True)})
     if len(pairs) < 2:
         return None
     (x, y), (u, v) = pairs[0], pairs[-1]
@@ -157,7 +160,7 @@ def _side(given: Sequence[int], made: Sequence[int]) -> tuple[int, int, int] | N
 def _slot(
     node: fx.Node, module: Any, gate: bool, sizes: Sequence[Size], shapes: Sequence[Shapes]
 ) -> Slot | None:
-    """Of a convolution that can be rounded."""
+    """The slot of a convolution that can be quantized; None for any other node."""
     up = _up(module)
     if node.meta.get(TENSOR) is None or not (isinstance(module, nn.Conv2d) or up):
         return None
@@ -170,12 +173,13 @@ def _slot(
         form = Form(kernel, module.groups, (stride[0], stride[1]), pads, (dilation[0], dilation[1]))
     else:
         c_out, place = c_out * up**2, node.all_input_nodes[0].name
-    where = _area([each[place] for each in shapes], sizes)
+    positions = _area([each[place] for each in shapes], sizes)
     return Slot(str(node.target), c_in, c_in, c_out, (_title(form, up or 1),), FLOAT,
-                area=where, gate=gate, up=up or 1, form=form)  # fmt: skip
+                area=positions, gate=gate, up=up or 1, form=form)  # fmt: skip
 
 
 def _title(form: Form, up: int) -> str:
+    """Name of a convolution as an operation, such as conv3x3_groups2."""
     name = f"{'transposed' if up > 1 else 'conv'}{form.kernel[0]}x{form.kernel[1]}"
     name += f"_groups{form.groups}" if form.groups > 1 else ""
     name += f"_dilation{form.dilation[0]}" if form.dilation != (1, 1) else ""
@@ -183,7 +187,7 @@ def _title(form: Form, up: int) -> str:
 
 
 def _up(module: Any) -> int | None:
-    """The factor of a transposed convolution that ours can stand for (`convolutions.subpixel`)."""
+    """Factor of a transposed convolution that `convolutions.subpixel` can compute, or None."""
     if not isinstance(module, nn.ConvTranspose2d):
         return None
     pads: Any = module.padding
@@ -196,22 +200,22 @@ def _up(module: Any) -> int | None:
     return up if square and fits and plain and up > 1 else None
 
 
-def _beside(
+def _float_layers(
     node: fx.Node, module: Any, sizes: Sequence[Size], shapes: Sequence[Shapes]
 ) -> Iterator[FloatLayer]:
-    """A layer that stays in float, if the node is one."""
-    found = _float(node, module, shapes)
-    if found is None:
+    """Yield the layer that stays in float, if the node is one."""
+    layer = _float_cost(node, module, shapes)
+    if layer is None:
         return
-    op, shape, macs = found
-    places = [count / 2 / math.prod(shape) for count in macs]  # of two images
+    op, shape, macs = layer
+    places = [count / 2 / math.prod(shape) for count in macs]  # shapes are those of two images
     title = str(node.target) if module is not None else str(node.meta.get(NODE) or node.name)
     name = re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
     yield FloatLayer(name, op, shape, area(places, sizes, 1))
 
 
-def _float(node: fx.Node, module: Any, shapes: Sequence[Shapes]) -> Any:
-    """(operation, shape, multiply-accumulates at every size), or None."""
+def _float_cost(node: fx.Node, module: Any, shapes: Sequence[Shapes]) -> Any:
+    """Operation, shape, and multiply-accumulates at every size of a float layer; None otherwise."""
     made = [math.prod(each[node.name]) for each in shapes]
     read = [each.get(n.name, ()) for n in node.all_input_nodes[:1] for each in shapes]
     if isinstance(module, nn.Linear):
@@ -235,12 +239,12 @@ def _float(node: fx.Node, module: Any, shapes: Sequence[Shapes]) -> Any:
     return None
 
 
-# Signs, and what weighs
+# Signs, and attentions
 
 
 def positive(network: fx.GraphModule) -> set[fx.Node]:
-    """The tensors that have no negative values."""
-    found: set[fx.Node] = set()
+    """The nodes whose tensors have no negative values."""
+    nodes: set[fx.Node] = set()
     for node in network.graph.nodes:
         lowest = node.args[1] if node.target is torch.clamp else None
         kept = node.target in (*MOVES, operator.add, operator.mul)
@@ -249,37 +253,37 @@ def positive(network: fx.GraphModule) -> set[fx.Node]:
             node.op == "placeholder"
             or node.target in POSITIVE
             or (isinstance(lowest, int | float) and lowest >= 0)
-            or (kept and read and all(n in found or n.op == "call_method" for n in read))
+            or (kept and read and all(n in nodes or n.op == "call_method" for n in read))
         ):
-            found.add(node)
-    return found
+            nodes.add(node)
+    return nodes
 
 
 def weighing(network: fx.GraphModule) -> set[fx.Node]:
-    """What only ever becomes a factor of others, behind a sigmoid: an attention."""
-    found: set[fx.Node] = set()
+    """The nodes of attentions: their tensors only become factors of others, through a sigmoid."""
+    nodes: set[fx.Node] = set()
     for node in reversed(network.graph.nodes):
         users = list(node.users)
         if not users:
             continue
         ends = node.target in WEIGHING and all(map(_weighs, users))
-        if ends or all(user in found for user in users):
-            found.add(node)
-    return found
+        if ends or all(user in nodes for user in users):
+            nodes.add(node)
+    return nodes
 
 
 def _weighs(user: fx.Node) -> bool:
-    """Whether it multiplies by a tensor, directly or behind a stretching."""
+    """Whether a reader multiplies by a tensor, directly or after `STRETCHES`."""
     if user.target is operator.mul:
         return True
     stretched = user.target in STRETCHES or user.op == "call_method"
     return stretched and bool(user.users) and all(map(_weighs, user.users))
 
 
-def require_several(found: OnnxImport) -> None:
-    """Raise DataError for a network that takes one image at a time only."""
+def require_several(imported: OnnxImport) -> None:
+    """Raise DataError for a network that takes only one image at a time."""
     try:
-        _at(copy.deepcopy(found.network).to("meta"), found, found.sizes[0], 3)
+        _shapes_at(copy.deepcopy(imported.network).to("meta"), imported, imported.sizes[0], 3)
     except (RuntimeError, ValueError, IndexError) as error:
         raise DataError(
             "The network takes one image at a time, but is to be calibrated on several.",

@@ -1,4 +1,4 @@
-"""Writes a torch.nn.Module as an ONNX file for the importer, and checks that both compute the same.
+"""Export of a torch.nn.Module to an ONNX file for the importer, with a check that both agree.
 
 The TorchScript exporter of torch is used: the newer one needs packages that are not required here,
 takes seconds instead of a tenth, and prints.
@@ -21,9 +21,10 @@ from quantnas.errors import DataError
 from . import file_reader
 
 OPSET = 17
-"""Version of the operators that are written."""
+"""Opset of the written file."""
 SIZES = ((24, 32), (40, 56), (48, 72))
-"""Heights and widths: the first at which the module runs is traced, all that it takes compared."""
+"""(height, width) to try: the first size at which the module runs is traced, and module and file
+are compared at all sizes that the module takes."""
 CLOSE = 1e-4
 """Largest difference between module and file, as a share of the range of the output."""
 REMEDY = "Give an nn.Module from one image (N, 1 or 3, H, W) to a larger one, of any H and W."
@@ -31,11 +32,11 @@ REMEDY = "Give an nn.Module from one image (N, 1 or 3, H, W) to a larger one, of
 
 @contextmanager
 def exported(module: nn.Module) -> Iterator[Path]:
-    """The module, in evaluation mode, as an ONNX file that takes any size; gone after the block.
+    """Write a module, in evaluation mode, to a temporary ONNX file that takes images of any size.
 
-    The module itself is not changed. Raises DataError when it takes neither 1 nor 3 channels, when
-    torch cannot write it, and when the file computes something else, as one that was traced with
-    the size of the image as a constant.
+    The file is deleted when the `with` block ends; the module itself is not changed. Raises
+    DataError when the module takes neither 1 nor 3 channels, when torch cannot write it, and when
+    the file computes something else, for example because the image's size was traced as a constant.
     """
     net = copy.deepcopy(module).eval().cpu().float()
     with tempfile.TemporaryDirectory(prefix="quantnas-") as folder:
@@ -46,14 +47,14 @@ def exported(module: nn.Module) -> Iterator[Path]:
 
 
 def _image(net: nn.Module) -> Tensor:
-    """(1, C, H, W) that the module can take."""
+    """An image (1, C, H, W) that the module can enlarge. Raises DataError when there is none."""
     reasons = []
     for height, width in SIZES:
         for channels in (3, 1):
             image = _noise(channels, (height, width))
             try:
                 out = _run(net, image)
-            except Exception as error:  # of any module
+            except Exception as error:  # a module may raise anything
                 reasons.append(file_reader.line(error))
                 continue
             if isinstance(out, Tensor) and out.dim() == 4:
@@ -63,7 +64,7 @@ def _image(net: nn.Module) -> Tensor:
 
 
 def _noise(channels: int, size: tuple[int, int]) -> Tensor:
-    """(1, C, H, W) in [0, 1]; the caller's own random numbers stay as they are."""
+    """Noise (1, C, H, W) in [0, 1], which leaves the global random numbers as they are."""
     return torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0))
 
 
@@ -73,12 +74,12 @@ def _run(net: nn.Module, image: Tensor) -> Any:
 
 
 def _write(net: nn.Module, image: Tensor, file: Path) -> None:
+    """Write the module, traced on an image, to an ONNX file. Raises DataError when that fails."""
     axes = {0: "images", 2: "height", 3: "width"}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of the exporter's age, and of traces; see _require_same
+            # It warns that it is deprecated, and of constants in traces: see _require_same.
+            warnings.simplefilter("ignore")
             torch.onnx.export(
                 net,
                 (image,),
@@ -89,7 +90,7 @@ def _write(net: nn.Module, image: Tensor, file: Path) -> None:
                 opset_version=OPSET,
                 dynamo=False,
             )
-    except Exception as error:  # of many kinds
+    except Exception as error:  # torch raises many kinds
         raise DataError(
             f"torch cannot write {_name(net)} as ONNX: {file_reader.line(error)}.",
             "Export it to ONNX yourself, and give the file.",
@@ -97,19 +98,19 @@ def _write(net: nn.Module, image: Tensor, file: Path) -> None:
 
 
 def _require_same(net: nn.Module, file: Path) -> None:
-    """Raise DataError unless ONNX Runtime gives what the module does at the sizes that it takes."""
+    """Raise DataError unless module and file agree at all sizes that the module takes."""
     session = file_reader.session(file, file)
     channels = session.get_inputs()[0].shape[1]
     for size in SIZES:
         image = _noise(channels, size)
         try:
-            wanted = _run(net, image).numpy()
-        except Exception:  # of any module: it does not take this size
+            expected = _run(net, image).numpy()
+        except Exception:  # the module does not take this size; it may raise anything
             continue
         try:
-            found = np.asarray(session.run(None, {"image": image.numpy()})[0])
-            same = found.shape == wanted.shape and _apart(found, wanted) <= CLOSE
-        except Exception:  # ONNX Runtime has no class for what it cannot run
+            actual = np.asarray(session.run(None, {"image": image.numpy()})[0])
+            same = actual.shape == expected.shape and _difference(actual, expected) <= CLOSE
+        except Exception:  # ONNX Runtime has no common class of errors
             same = False
         if not same:
             raise DataError(
@@ -118,9 +119,11 @@ def _require_same(net: nn.Module, file: Path) -> None:
             )
 
 
-def _apart(found: Any, wanted: Any) -> float:
-    return float(np.abs(found - wanted).max() / max(1e-6, float(np.ptp(wanted))))
+def _difference(actual: Any, expected: Any) -> float:
+    """Largest difference of two arrays, as a share of the range of the second."""
+    return float(np.abs(actual - expected).max() / max(1e-6, float(np.ptp(expected))))
 
 
 def _name(net: nn.Module) -> str:
+    """The beginning of a message about a module."""
     return f"The module {type(net).__name__}"

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime on the processor: the only place where they are made."""
+"""The only function that makes sessions of ONNX Runtime; all run on the CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,26 @@ def open_session(
     spinning: bool = True,
     **options: Any,
 ) -> ort.InferenceSession:
-    """Load a file, or the bytes of one. Raises what ONNX Runtime raises, which has no class for it.
+    """Load an ONNX file, or the bytes of one.
+
+    Raises the exceptions of ONNX Runtime, which have no common class.
 
     threads: number of threads inside an operator; 0 lets ONNX Runtime choose. optimise: whether
     the graph is rewritten at the default level, or runs as it is written. spinning: whether idle
     threads keep a core busy while they wait for the next run. options: other attributes of
     `onnxruntime.SessionOptions`.
     """
-    chosen = ort.SessionOptions()
-    chosen.log_severity_level = 3
-    chosen.intra_op_num_threads = threads
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = threads
     if not optimise:
-        chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not spinning:
-        chosen.add_session_config_entry("session.force_spinning_stop", "1")
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
     for name, value in options.items():
-        setattr(chosen, name, value)
+        setattr(settings, name, value)
     content = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(content, chosen, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
 
 
 def cannot_load(what: object, error: Exception) -> DataError:

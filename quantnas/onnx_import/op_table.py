@@ -1,4 +1,4 @@
-"""Every ONNX operator that can be imported, with what makes nodes of torch.fx of it."""
+"""The table of all ONNX operators that can be imported, with their translations to torch.fx."""
 
 import operator
 

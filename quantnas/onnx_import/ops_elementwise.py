@@ -1,4 +1,4 @@
-"""ONNX operators on every element by itself, and those that take means, as nodes of torch.fx."""
+"""ONNX's elementwise operators and reductions, translated to torch.fx or shape arithmetic."""
 
 import math
 import operator
@@ -22,7 +22,7 @@ TYPES: dict[int, tuple[torch.dtype, str]] = {
     TensorProto.INT64: (torch.int64, "int"),
     TensorProto.BOOL: (torch.bool, "bool"),
 }
-"""Element type -> the same in torch; what a number becomes"""
+"""ONNX element type -> (torch's type, key of `shape_arithmetic.ROUNDINGS` for plain numbers)."""
 
 
 def unary(
@@ -30,7 +30,11 @@ def unary(
     number: Callable[..., Any] | None = None,
     **keywords: tuple[str, float],
 ) -> Translation:
-    """An operator on one tensor or number; keyword of torch -> (attribute, its default)."""
+    """Translation of an operator on one tensor or number.
+
+    function: on tensors. number: on numbers; None where only tensors occur. keywords: keyword of
+    the torch function -> (attribute of the node, its default).
+    """
 
     def translate(b: Build, step: FileNode, x: Value) -> Value:
         if number and not isinstance(x, fx.Node):
@@ -42,7 +46,7 @@ def unary(
 
 
 def binary(function: Callable[..., Any], number: Callable[..., Any] | None = None) -> Translation:
-    """An operator on tensors or numbers, one after the other where there are more than two."""
+    """Translation of an operator on two tensors or numbers, applied in turn if there are more."""
 
     def pair(b: Build, x: Value, y: Value, names: tuple[str, str]) -> Value:
         if not isinstance(x, fx.Node) and not isinstance(y, fx.Node):
@@ -59,7 +63,7 @@ def binary(function: Callable[..., Any], number: Callable[..., Any] | None = Non
 
 
 def operand(b: Build, x: Value, other: Value, name: str) -> Any:
-    """A number where that does, else a node."""
+    """An operand of a torch function: a number if x is one that broadcasts, else a node."""
     if isinstance(x, fx.Node):
         return x
     if x.size == 1 and isinstance(other, fx.Node) and b.rank(other) >= x.ndim:
@@ -70,7 +74,7 @@ def operand(b: Build, x: Value, other: Value, name: str) -> Any:
 
 
 def either(function: Callable[..., Any], how: str) -> Translation:
-    """A rounding of tensors or numbers."""
+    """Translation of a rounding of tensors or numbers; `how` as in `shape_arithmetic.whole`."""
 
     def translate(b: Build, step: FileNode, x: Value) -> Value:
         if isinstance(x, fx.Node):
@@ -83,7 +87,7 @@ def either(function: Callable[..., Any], how: str) -> Translation:
 def clip(
     b: Build, step: FileNode, x: Value, low: Value | None = None, high: Value | None = None
 ) -> Value:
-    """The ends are attributes or, later, inputs."""
+    """Clip; its limits are attributes or, in later opsets, inputs."""
     if not isinstance(x, fx.Node):
         for end, function in ((low, shape_arithmetic.larger), (high, shape_arithmetic.smaller)):
             x = x if end is None else shape_arithmetic.elementwise(b, function, x, end)
@@ -96,6 +100,7 @@ def clip(
 
 
 def cast(b: Build, step: FileNode, x: Value) -> Value:
+    """Cast to another element type."""
     if step.get("to") not in TYPES:
         raise refuse(f"a Cast to {TensorProto.DataType.Name(step.get('to')).lower()}")
     dtype, how = TYPES[step.get("to")]
@@ -105,13 +110,14 @@ def cast(b: Build, step: FileNode, x: Value) -> Value:
 
 
 def where(b: Build, step: FileNode, condition: Value, x: Value, y: Value) -> Value:
+    """Where: a choice between two tensors or numbers."""
     if not any(isinstance(v, fx.Node) for v in (condition, x, y)):
         return shape_arithmetic.elementwise(b, shape_arithmetic.choose, condition, x, y)
     return b.call(torch.where, *map(b.tensor, (condition, x, y), step.inputs))
 
 
 def prelu(b: Build, step: FileNode, x: fx.Node, slope: Value) -> Value:
-    """With one slope or one per channel as torch has it, else by its definition."""
+    """PRelu: torch's for one slope or one per channel, else spelled out by its definition."""
     dims = b.example(slope).shape
     dims = (1,) * (b.rank(x) - len(dims)) + tuple(dims)
     if not isinstance(slope, fx.Node) and math.prod(dims) == dims[1]:
@@ -122,6 +128,7 @@ def prelu(b: Build, step: FileNode, x: fx.Node, slope: Value) -> Value:
 
 
 def hard_sigmoid(b: Build, step: FileNode, x: fx.Node) -> Value:
+    """HardSigmoid: torch's where the coefficients agree, else spelled out by its definition."""
     alpha, beta = step.get("alpha", 0.2), step.get("beta", 0.5)
     if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
         return b.call(F.hardsigmoid, x)
@@ -130,11 +137,15 @@ def hard_sigmoid(b: Build, step: FileNode, x: fx.Node) -> Value:
 
 
 def gelu(b: Build, step: FileNode, x: fx.Node) -> Value:
+    """Gelu, exact or approximated by tanh."""
     return b.call(F.gelu, x, approximate=step.get("approximate", "none"))
 
 
 def softmax(function: Callable[..., Any]) -> Translation:
-    """Before version 13 it goes over all dimensions from the axis on."""
+    """Translation of Softmax or LogSoftmax.
+
+    Before opset 13 it is taken over all dimensions from the axis on.
+    """
 
     def translate(b: Build, step: FileNode, x: fx.Node) -> Value:
         last = b.rank(x) - 1
@@ -149,7 +160,10 @@ def softmax(function: Callable[..., Any]) -> Translation:
 
 
 def reduction(function: Callable[..., Any], *order: float) -> Translation:
-    """Axes are an attribute or, later, an input; without them it goes over all."""
+    """Translation of a reduction of tensors; `order` is a leading argument of the torch function.
+
+    Axes are an attribute or, in later opsets, an input; without them it reduces all dimensions.
+    """
 
     def translate(b: Build, step: FileNode, x: fx.Node, axes: Value | None = None) -> Value:
         over = tuple(step.get("axes") or fixed(axes))
@@ -162,7 +176,7 @@ def reduction(function: Callable[..., Any], *order: float) -> Translation:
 
 
 def pooled(function: Callable[..., Any]) -> Translation:
-    """Over height and width, whatever they are."""
+    """Translation of a global pooling: a reduction over all spatial dimensions."""
 
     def translate(b: Build, step: FileNode, x: fx.Node) -> Value:
         return b.call(function, x, tuple(range(2, b.rank(x))), keepdim=True)
@@ -171,17 +185,18 @@ def pooled(function: Callable[..., Any]) -> Translation:
 
 
 def product(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Value:
-    """Of the elements of a shape."""
+    """ReduceProd of the elements of a shape."""
     total = shape_arithmetic.product(b, numbers(x))
     return shape([total]) if step.get("keepdims", 1) else shape([total]).reshape(())
 
 
 def total(b: Build, step: FileNode, *values: Value) -> Value:
+    """Sum of any number of tensors."""
     return reduce(lambda x, y: b.call(operator.add, x, y), map(b.tensor, values, step.inputs))
 
 
 def extreme(function: Callable[..., Any], number: Callable[..., Any]) -> Translation:
-    """The largest or the smallest of tensors or numbers."""
+    """Translation of Max or Min of any number of tensors or numbers."""
 
     def translate(b: Build, step: FileNode, *values: Value) -> Value:
         if not any(isinstance(v, fx.Node) for v in values):

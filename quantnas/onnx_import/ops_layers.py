@@ -1,7 +1,7 @@
-"""ONNX operators with a kernel or with means of their own, as modules and nodes of torch.fx.
+"""ONNX's convolutions, pooling, matrix products and normalisations, translated to torch.fx.
 
-Every convolution and every product with a stored matrix is an ordinary module with a weight and a
-bias, as `torch.nn` has it; padding that torch's modules do not know stands before it.
+Every convolution and every product with a stored matrix becomes an ordinary module of `torch.nn`
+with a weight and a bias. Padding that torch's modules lack becomes a node before the module.
 """
 
 import operator
@@ -17,12 +17,13 @@ from . import shape_arithmetic
 from .graph_builder import Array, Build, FileNode, Value, refuse
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
-"""Dimensions of a kernel -> module"""
+"""Number of a kernel's spatial dimensions -> module."""
 
 
 def convolution(
     b: Build, step: FileNode, x: fx.Node, weight: Value, bias: Value | None = None
 ) -> Value:
+    """Conv: a module of one or two spatial dimensions."""
     kernel = _kernel(weight)
     sides = kernel.shape[2:]
     if len(sides) not in CONVOLUTIONS:
@@ -40,7 +41,7 @@ def convolution(
 def transposed(
     b: Build, step: FileNode, x: fx.Node, weight: Value, bias: Value | None = None
 ) -> Value:
-    """Where it is padded unevenly, the rest is cut off behind."""
+    """ConvTranspose: a module in two dimensions; uneven padding is cut off after it."""
     kernel = _kernel(weight)
     sides = kernel.shape[2:]
     if len(sides) != 2 or step.get("output_shape"):
@@ -57,15 +58,18 @@ def transposed(
     with torch.device("meta"):
         module = nn.ConvTranspose2d(*form)
     module = _filled(module, kernel, bias, c_out)
-    found = b.layer(module, x, _stem(step))
+    enlarged = b.layer(module, x, _stem(step))
     if even:
-        return found
+        return enlarged
     cuts = [slice(first, -last if last else None) for first, last in ends]
-    return b.call(operator.getitem, found, (slice(None), slice(None), *cuts))
+    return b.call(operator.getitem, enlarged, (slice(None), slice(None), *cuts))
 
 
 def _cut(step: FileNode, totals: Sequence[int]) -> list[tuple[int, int]]:
-    """(begin, end) per side of what a transposed convolution leaves out."""
+    """Pixels (at the begin, at the end) of each side that a transposed convolution cuts off.
+
+    totals: pixels that `auto_pad` cuts off, per side.
+    """
     how = step.get("auto_pad", "NOTSET")
     if how == "NOTSET":
         pads = step.get("pads", [0] * 4)
@@ -79,13 +83,14 @@ def _cut(step: FileNode, totals: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _kernel(weight: Value | None) -> Array:
+    """The stored weight of a layer. Refuses one that is computed or not in float32."""
     if weight is None or isinstance(weight, fx.Node) or weight.dtype != np.float32:
-        raise refuse("weights that are no stored float32")
+        raise refuse("weights that are not stored as float32")
     return weight
 
 
 def _filled(module: Any, kernel: Array, bias: Value | None, count: int) -> Any:
-    """A module with these numbers in it; without a bias, with zeros."""
+    """Put a kernel and a bias into a module; a missing bias becomes `count` zeros."""
     values = np.zeros(count, np.float32) if bias is None else _kernel(bias).reshape(count)
     module.weight = nn.Parameter(torch.tensor(kernel))
     module.bias = nn.Parameter(torch.tensor(values))
@@ -93,14 +98,14 @@ def _filled(module: Any, kernel: Array, bias: Value | None, count: int) -> Any:
 
 
 def _stem(step: FileNode) -> str:
-    """A name for a layer: that of its weight, as torch calls it, or of its node."""
+    """Name of a layer: the one that its weight has in torch, or the name of its node."""
     stem, dot, last = step.inputs[1].rpartition(".")
     if dot and last == "weight":
         return stem
     return step.name.removesuffix(f"/{step.kind}") or step.name
 
 
-# Windows
+# Padding and pooling
 
 
 def padded(
@@ -111,7 +116,10 @@ def padded(
     strides: Sequence[int],
     value: float = 0.0,
 ) -> tuple[fx.Node, list[int]]:
-    """x, padded where that is not the same on both ends of a side, and what is left to pad."""
+    """Pad x with `value` if the padding differs between the two ends of a side.
+
+    Returns the padded x, and the padding per side that the module has to apply itself.
+    """
     ends = _ends(b, step, x, windows, strides)
     if all(isinstance(n, int) for pair in ends for n in pair) and all(m == n for m, n in ends):
         return x, [first for first, _ in ends]
@@ -122,13 +130,13 @@ def padded(
 def _ends(
     b: Build, step: FileNode, x: fx.Node, windows: Sequence[int], strides: Sequence[int]
 ) -> list[tuple[Any, Any]]:
-    """(begin, end) per side"""
+    """Padding (at the begin, at the end) of each side, integers or nodes."""
     how = step.get("auto_pad", "NOTSET")
     count = len(windows)
     if how in ("NOTSET", "VALID"):
         pads = step.get("pads", [0] * 2 * count) if how == "NOTSET" else [0] * 2 * count
         return list(zip(pads[:count], pads[count:], strict=True))
-    found = []
+    ends = []
     for dim, (window, stride) in enumerate(zip(windows, strides, strict=True), 2):
         total: Any = window - 1
         if stride > 1:
@@ -137,11 +145,12 @@ def _ends(
             )
         half = shape_arithmetic.apply(b, operator.floordiv, total, 2)
         rest = shape_arithmetic.apply(b, operator.sub, total, half)
-        found.append((half, rest) if how == "SAME_UPPER" else (rest, half))
-    return found
+        ends.append((half, rest) if how == "SAME_UPPER" else (rest, half))
+    return ends
 
 
 def max_pool(b: Build, step: FileNode, x: fx.Node) -> Value:
+    """MaxPool in two dimensions."""
     kernel, strides = _window(step)
     dilations = step.get("dilations", [1, 1])
     windows = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
@@ -154,11 +163,12 @@ def max_pool(b: Build, step: FileNode, x: fx.Node) -> Value:
 
 
 def average_pool(b: Build, step: FileNode, x: fx.Node) -> Value:
+    """AveragePool in two dimensions."""
     kernel, strides = _window(step)
     counted = bool(step.get("count_include_pad", 0))
-    before = x
+    unpadded = x
     x, pads = padded(b, step, x, kernel, strides)
-    if x is not before and not counted:
+    if x is not unpadded and not counted:
         raise refuse("an average over an uneven border that does not count")
     if any(d != 1 for d in step.get("dilations", [1])):
         raise refuse("an average with dilation")
@@ -167,6 +177,7 @@ def average_pool(b: Build, step: FileNode, x: fx.Node) -> Value:
 
 
 def _window(step: FileNode) -> tuple[list[int], list[int]]:
+    """Kernel and strides of a pooling. Refuses other than two dimensions."""
     kernel = list(step.get("kernel_shape"))
     if len(kernel) != 2:
         raise refuse(f"a window of {len(kernel)} dimensions")
@@ -177,7 +188,7 @@ def _window(step: FileNode) -> tuple[list[int], list[int]]:
 
 
 def gemm(b: Build, step: FileNode, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    """A layer where weight and bias are stored, else a product."""
+    """Gemm: a linear layer if weight and bias are stored, else a matrix product."""
     turned = step.get("transA", 0), step.get("transB", 0)
     factor, share = step.get("alpha", 1.0), step.get("beta", 1.0)
     count = np.shape(b.example(weight))[0 if turned[1] else 1]
@@ -190,15 +201,15 @@ def gemm(b: Build, step: FileNode, x: Value, weight: Value, bias: Value | None =
     left, right = (
         b.call(torch.t, b.tensor(v, name)) if turn else b.tensor(v, name) for v, name, turn in names
     )
-    found = b.call(operator.mul, b.call(torch.matmul, left, right), factor)
+    product = b.call(operator.mul, b.call(torch.matmul, left, right), factor)
     if bias is None:
-        return found
-    more = b.call(operator.mul, b.tensor(bias, step.inputs[2]), share)
-    return b.call(operator.add, found, more)
+        return product
+    scaled_bias = b.call(operator.mul, b.tensor(bias, step.inputs[2]), share)
+    return b.call(operator.add, product, scaled_bias)
 
 
 def matmul(b: Build, step: FileNode, x: Value, y: Value) -> Value:
-    """A layer where the second factor is a stored matrix."""
+    """MatMul: a linear layer if the second factor is a stored matrix, else a matrix product."""
     if isinstance(x, fx.Node) and not isinstance(y, fx.Node) and y.ndim == 2:
         return _linear(b, step, x, y.T, None)
     return b.call(torch.matmul, b.tensor(x, step.inputs[0]), b.tensor(y, step.inputs[1]))
@@ -213,6 +224,7 @@ def _linear(b: Build, step: FileNode, x: fx.Node, matrix: Array, bias: Array | N
 
 
 def batch_norm(b: Build, step: FileNode, x: fx.Node, *values: Value) -> Value:
+    """BatchNormalization with stored statistics."""
     if step.get("training_mode", 0):
         raise refuse("batch normalisation in training")
     weight, bias, mean, variance = (
@@ -224,6 +236,7 @@ def batch_norm(b: Build, step: FileNode, x: fx.Node, *values: Value) -> Value:
 
 
 def instance_norm(b: Build, step: FileNode, x: fx.Node, *values: Value) -> Value:
+    """InstanceNormalization."""
     weight, bias = map(b.tensor, values, step.inputs[1:])
     epsilon = step.get("epsilon", 1e-5)
     return b.call(F.instance_norm, x, None, None, weight, bias, True, 0.0, epsilon)
@@ -232,6 +245,7 @@ def instance_norm(b: Build, step: FileNode, x: fx.Node, *values: Value) -> Value
 def layer_norm(
     b: Build, step: FileNode, x: fx.Node, weight: Value, bias: Value | None = None
 ) -> Value:
+    """LayerNormalization over the last dimensions."""
     axis = step.get("axis", -1) % b.rank(x)
     scale = b.tensor(weight, step.inputs[1])
     if b.rank(scale) != b.rank(x) - axis:
@@ -242,6 +256,7 @@ def layer_norm(
 
 
 def group_norm(b: Build, step: FileNode, x: fx.Node, weight: Value, bias: Value) -> Value:
+    """GroupNormalization with a scale per channel, as from opset 21 on."""
     if step.opset < 21:
         raise refuse("group normalisation with a scale per group, as before version 21")
     scale, shift = map(b.tensor, (weight, bias), step.inputs[1:])

@@ -1,7 +1,7 @@
-"""ONNX's Resize and Upsample as torch's interpolate, where the two agree exactly.
+"""ONNX's Resize and Upsample, translated to torch's interpolate where the two agree exactly.
 
-The positions that ONNX calls half_pixel are torch's own. With `asymmetric` and linear
-interpolation, as of Upsample and of Resize in version 10, torch has nothing that is the same.
+The positions that ONNX calls half_pixel are those of torch. For `asymmetric` positions with linear
+interpolation, as in Upsample and in Resize of opset 10, torch has no equivalent.
 """
 
 from typing import Any
@@ -12,17 +12,17 @@ from torch import fx
 from .graph_builder import Build, FileNode, Value, numbers, refuse
 
 HALF = ("half_pixel", "pytorch_half_pixel")
-"""Equal but where a side of one pixel comes out."""
+"""Positions that are equal to torch's, except where an enlarged side has one pixel."""
 MODES: dict[tuple[str, int], str] = {
     ("linear", 1): "linear",
     ("linear", 2): "bilinear",
     ("cubic", 2): "bicubic",
 }
-"""(mode, sides that are resized) -> the same in torch"""
+"""(ONNX's mode, number of sides that are resized) -> torch's mode."""
 
 
 def resize(b: Build, step: FileNode, x: fx.Node, *more: Value | None) -> Value:
-    """By factors or to sizes; the first input of three is a region that counts for crops only."""
+    """Resize by factors or to sizes; the first of its three inputs matters for crops only."""
     if step.opset < 11:
         return upsample(b, step, x, more[0])
     _, factors, sizes = [*more, None, None][:3]
@@ -31,26 +31,32 @@ def resize(b: Build, step: FileNode, x: fx.Node, *more: Value | None) -> Value:
             raise refuse(f"a Resize with {name}")
     if step.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise refuse("a Resize that keeps the ratio of the sides")
-    given = _numbers(sizes), _numbers(factors)
+    targets = _numbers(sizes), _numbers(factors)
     positions = step.get("coordinate_transformation_mode", "half_pixel")
-    return _resized(b, step, x, given, positions)
+    return _resized(b, step, x, targets, positions)
 
 
 def upsample(b: Build, step: FileNode, x: fx.Node, factors: Value | None = None) -> Value:
-    """As Resize was before version 11, too."""
-    given: tuple[Any, ...] = (), tuple(step.get("scales") or _numbers(factors))
-    return _resized(b, step, x, given, "asymmetric")
+    """Upsample, and Resize before opset 11."""
+    targets: tuple[Any, ...] = (), tuple(step.get("scales") or _numbers(factors))
+    return _resized(b, step, x, targets, "asymmetric")
 
 
 def _numbers(value: Value | None) -> tuple[Any, ...]:
+    """The elements of an input; none when it is left out."""
     return () if value is None else numbers(value)
 
 
-def _resized(b: Build, step: FileNode, x: fx.Node, given: tuple[Any, ...], positions: str) -> Value:
-    """given: sizes and factors, one of them empty; those of images and channels stay."""
+def _resized(
+    b: Build, step: FileNode, x: fx.Node, targets: tuple[Any, ...], positions: str
+) -> Value:
+    """Resize height and width of x. Refuses to resize the number of images or channels.
+
+    targets: sizes and factors per dimension, one of the two empty.
+    """
     sides, rank = b.rank(x) - 2, b.rank(x)
     axes = [axis % rank for axis in step.get("axes") or range(rank)]
-    sizes, factors = (dict(zip(axes, values, strict=bool(values))) for values in given)
+    sizes, factors = (dict(zip(axes, values, strict=bool(values))) for values in targets)
     kept = [b.seen(sizes.pop(d, b.side(x, d))) == b.seen(b.side(x, d)) for d in (0, 1)]
     kept += [factors.pop(d, 1.0) == 1 for d in (0, 1)]
     if not all(kept) or sides not in (1, 2):
@@ -67,7 +73,7 @@ def _resized(b: Build, step: FileNode, x: fx.Node, given: tuple[Any, ...], posit
 
 
 def _whole(b: Build, x: fx.Node, keywords: dict[str, Any]) -> bool:
-    """Whether every side is enlarged by a whole factor."""
+    """Whether every side is enlarged by a whole number."""
 
     def at(k: int) -> dict[str, Any]:
         return {key: tuple(b.seen(n)[k] for n in v) for key, v in keywords.items()}
@@ -78,18 +84,19 @@ def _whole(b: Build, x: fx.Node, keywords: dict[str, Any]) -> bool:
 
 
 def _mode(step: FileNode, positions: str, sides: int, whole: bool) -> tuple[str, bool | None]:
-    """torch's mode, and its align_corners where it has that."""
-    mode, known = step.get("mode", "nearest"), f"a Resize with {positions} positions"
+    """Torch's mode, and its `align_corners`, which is None for modes without that argument."""
+    mode, description = step.get("mode", "nearest"), f"a Resize with {positions} positions"
     if mode == "nearest":
         return _nearest(step, positions, whole), None
     if mode == "cubic" and step.get("cubic_coeff_a", -0.75) != -0.75:
         raise refuse("a cubic Resize with another coefficient than -0.75")
     if (mode, sides) not in MODES or positions not in (*HALF, "align_corners"):
-        raise refuse(f"{known} and {mode} interpolation")
+        raise refuse(f"{description} and {mode} interpolation")
     return MODES[mode, sides], positions == "align_corners"
 
 
 def _nearest(step: FileNode, positions: str, whole: bool) -> str:
+    """Torch's mode for a nearest Resize; whole: whether factors are whole numbers."""
     default = "floor" if step.opset < 11 else "round_prefer_floor"
     rounding = step.get("nearest_mode", default)
     if (positions, rounding) == ("asymmetric", "floor"):

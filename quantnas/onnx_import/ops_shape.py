@@ -1,4 +1,4 @@
-"""ONNX operators that move values or tell shapes, as nodes of torch.fx or as shape arithmetic."""
+"""ONNX operators that move values or return shapes, translated to torch.fx or shape arithmetic."""
 
 import operator
 from typing import Any
@@ -13,58 +13,64 @@ from . import shape_arithmetic
 from .graph_builder import Build, FileNode, Value, fixed, numbers, refuse, shape
 
 PADDINGS = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
-"""Mode -> the same in torch, besides a constant."""
+"""ONNX's padding mode -> torch's, for all modes but `constant`."""
 END = 2**31 - 1
-"""What a slice ends with that goes to the end, at least."""
+"""Smallest end of a Slice that means the end of the dimension."""
 
 
 def shape_of(b: Build, step: FileNode, x: Value) -> Value:
+    """Shape, or the part of it between `start` and `end`."""
     rank = b.rank(x)
-    found = [b.side(x, d) for d in range(rank)] if isinstance(x, fx.Node) else list(np.shape(x))
-    return shape(found)[step.get("start", 0) : step.get("end")]
+    sides = [b.side(x, d) for d in range(rank)] if isinstance(x, fx.Node) else list(np.shape(x))
+    return shape(sides)[step.get("start", 0) : step.get("end")]
 
 
 def size_of(b: Build, step: FileNode, x: fx.Node) -> Value:
+    """Size: the number of elements."""
     return shape([shape_arithmetic.product(b, shape_of(b, step, x))]).reshape(())
 
 
 def constant_of_shape(b: Build, step: FileNode, sides: Value) -> Value:
+    """ConstantOfShape: an array for known integers, else a tensor."""
     stored = step.get("value")
     value = np.zeros(1, np.float32) if stored is None else numpy_helper.to_array(stored)
-    known = numbers(sides)
-    if not any(isinstance(n, fx.Node) for n in known) and value.dtype.kind in "bi":
-        return np.full(known, value.item())
+    elements = numbers(sides)
+    if not any(isinstance(n, fx.Node) for n in elements) and value.dtype.kind in "bi":
+        return np.full(elements, value.item())
     kind = torch.from_numpy(np.array(value)).dtype
-    return b.call(torch.full, known, value.item(), dtype=kind)
+    return b.call(torch.full, elements, value.item(), dtype=kind)
 
 
 def span(b: Build, step: FileNode, start: Value, limit: Value, delta: Value) -> Value:
-    """Range: of whole numbers that are known."""
+    """Range over known integers."""
     return np.arange(*(fixed(v)[0] for v in (start, limit, delta))).astype(object)
 
 
 def reshape(b: Build, step: FileNode, x: Value, sides: Value) -> Value:
-    """A side of 0 stays as it is."""
-    wanted = list(numbers(sides))
+    """Reshape; a new side of 0 means that the side keeps its size."""
+    new_sides = list(numbers(sides))
     if not isinstance(x, fx.Node):
         return np.reshape(x, fixed(sides))
     if not step.get("allowzero", 0):
-        wanted = [b.side(x, dim) if n == 0 else n for dim, n in enumerate(wanted)]
-    return b.call(torch.reshape, x, tuple(wanted))
+        new_sides = [b.side(x, dim) if n == 0 else n for dim, n in enumerate(new_sides)]
+    return b.call(torch.reshape, x, tuple(new_sides))
 
 
 def flatten(b: Build, step: FileNode, x: fx.Node) -> Value:
+    """Flatten to two dimensions."""
     axis = step.get("axis", 1) % (b.rank(x) + 1)
     first = shape_arithmetic.product(b, [b.side(x, dim) for dim in range(axis)])
     return b.call(torch.reshape, x, (first, -1))
 
 
 def transpose(b: Build, step: FileNode, x: Value) -> Value:
+    """Transpose: a permutation of the dimensions."""
     order = tuple(step.get("perm") or reversed(range(b.rank(x))))
     return b.call(torch.permute, x, order) if isinstance(x, fx.Node) else np.transpose(x, order)
 
 
 def concat(b: Build, step: FileNode, *parts: Value) -> Value:
+    """Concat of tensors or of shapes."""
     axis = step.get("axis")
     if not any(isinstance(part, fx.Node) for part in parts):
         return np.concatenate([np.asarray(part, object) for part in parts], axis)
@@ -74,36 +80,39 @@ def concat(b: Build, step: FileNode, *parts: Value) -> Value:
 def split(
     b: Build, step: FileNode, x: fx.Node, sizes: Value | None = None
 ) -> Value | tuple[Any, ...]:
-    """Sizes are an attribute or, later, an input; without them parts are equal but the last."""
+    """Split; sizes are an attribute or, in later opsets, an input.
+
+    Without sizes all parts are equal, except that the last may be smaller.
+    """
     axis, count = step.get("axis", 0), len(step.outputs)
-    wanted: Any = list(step.get("split") or numbers(sizes))
-    if not wanted:
+    part_sizes: Any = list(step.get("split") or numbers(sizes))
+    if not part_sizes:
         rounded = shape_arithmetic.apply(b, operator.add, b.side(x, axis), count - 1)
-        wanted = shape_arithmetic.apply(b, operator.floordiv, rounded, count)
-    parts = b.call(torch.split, x, wanted, axis)
+        part_sizes = shape_arithmetic.apply(b, operator.floordiv, rounded, count)
+    parts = b.call(torch.split, x, part_sizes, axis)
     return tuple(b.call(operator.getitem, parts, k) for k in range(count))
 
 
 def cut(b: Build, step: FileNode, x: Value, *more: Value | None) -> Value:
-    """Slice. Its settings are attributes or, later, inputs."""
+    """Slice; its settings are attributes or, in later opsets, inputs."""
     names = ("starts", "ends", "axes", "steps")
     starts, ends, axes, steps = (
         list(step.get(name) or numbers(value))
         for name, value in zip(names, (*more, *[None] * (4 - len(more))), strict=True)
     )
-    rank, found = b.rank(x), {}
-    for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        axis = (axes[at] if axes else at) % rank
-        found[axis] = start, end, steps[at] if steps else 1
+    rank, cuts = b.rank(x), {}
+    for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis = (axes[k] if axes else k) % rank
+        cuts[axis] = start, end, steps[k] if steps else 1
     if not isinstance(x, fx.Node):
-        return x[tuple(slice(*found.get(axis, (None,))) for axis in range(rank))]
-    for axis, settings in found.items():
+        return x[tuple(slice(*cuts.get(axis, (None,))) for axis in range(rank))]
+    for axis, settings in cuts.items():
         x = _part(b, x, axis, *settings)
     return x
 
 
 def _part(b: Build, x: fx.Node, axis: int, start: Any, end: Any, stride: Any) -> fx.Node:
-    """What lies between along an axis; one part of known length as torch.narrow."""
+    """Cut x along one axis; a part of known length and stride 1 is a torch.narrow."""
     if stride == -1 and start in (-1, END) and not isinstance(end, fx.Node) and end < -END:
         return b.call(torch.flip, x, (axis,))
     if isinstance(stride, fx.Node) or stride < 1:
@@ -120,18 +129,20 @@ def _part(b: Build, x: fx.Node, axis: int, start: Any, end: Any, stride: Any) ->
 
 
 def gather(b: Build, step: FileNode, x: Value, index: Value) -> Value:
+    """Gather along an axis, by one index or by an array of them."""
     axis = step.get("axis", 0)
     if not isinstance(x, fx.Node):
         places = np.reshape(np.array(fixed(index), int), b.example(index).shape)
         return np.asarray(np.take(np.asarray(x, object), places, axis), object)
     axis %= b.rank(x)
     if isinstance(index, fx.Node) or index.ndim:
-        at = b.tensor(index, step.inputs[1])
-        return b.call(operator.getitem, x, (*[slice(None)] * axis, at))
+        indices = b.tensor(index, step.inputs[1])
+        return b.call(operator.getitem, x, (*[slice(None)] * axis, indices))
     return b.call(torch.select, x, axis, numbers(index)[0])
 
 
 def squeeze(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Value:
+    """Squeeze; axes are an attribute or, in later opsets, an input; without them all sides of 1."""
     over = tuple(step.get("axes") or fixed(axes))
     if not isinstance(x, fx.Node):
         return np.squeeze(x, over or None)
@@ -140,6 +151,7 @@ def squeeze(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Va
 
 
 def unsqueeze(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Value:
+    """Unsqueeze; axes are an attribute or, in later opsets, an input."""
     over = tuple(step.get("axes") or fixed(axes))
     if not isinstance(x, fx.Node):
         return np.expand_dims(x, over)
@@ -150,20 +162,23 @@ def unsqueeze(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> 
 
 
 def expand(b: Build, step: FileNode, x: Value, sides: Value) -> Value:
-    wanted = list(numbers(sides))
-    if not isinstance(x, fx.Node) and not any(isinstance(n, fx.Node) for n in wanted):
-        return np.broadcast_to(x, np.broadcast_shapes(np.shape(x), tuple(wanted)))
+    """Expand by broadcasting; a new side of 1 means that the side keeps its size."""
+    new_sides = list(numbers(sides))
+    if not isinstance(x, fx.Node) and not any(isinstance(n, fx.Node) for n in new_sides):
+        return np.broadcast_to(x, np.broadcast_shapes(np.shape(x), tuple(new_sides)))
     node = b.tensor(x, step.inputs[0])
     rank = b.rank(node)
-    wanted = [-1] * (rank - len(wanted)) + wanted
-    new = len(wanted) - rank
-    wanted = [
-        -1 if at >= new and isinstance(n, int) and n == 1 else n for at, n in enumerate(wanted)
+    new_sides = [-1] * (rank - len(new_sides)) + new_sides
+    added = len(new_sides) - rank
+    new_sides = [
+        -1 if dim >= added and isinstance(n, int) and n == 1 else n
+        for dim, n in enumerate(new_sides)
     ]
-    return b.method("expand", node, *wanted)
+    return b.method("expand", node, *new_sides)
 
 
 def tile(b: Build, step: FileNode, x: Value, counts: Value) -> Value:
+    """Tile: repetition along every dimension."""
     if not isinstance(x, fx.Node):
         return np.tile(x, fixed(counts))
     return b.call(torch.tile, x, numbers(counts))
@@ -177,7 +192,10 @@ def pad(
     value: Value | None = None,
     axes: Value | None = None,
 ) -> Value:
-    """Pads are an attribute or, later, an input; torch begins with the last dimension."""
+    """Pad; its amounts are an attribute or, in later opsets, an input.
+
+    ONNX lists them from the first dimension on, torch from the last.
+    """
     ends, rank = list(step.get("pads") or numbers(pads)), b.rank(x)
     over = [axis % rank for axis in fixed(axes)] or list(range(rank))
     pairs: list[tuple[Any, Any]] = [(0, 0)] * rank
@@ -198,11 +216,11 @@ def pad(
     return b.call(F.pad, x, flat, mode=PADDINGS[mode])
 
 
-# Channels into pixels, and back
+# Pixel shuffles
 
 
 def depth_to_space(b: Build, step: FileNode, x: fx.Node) -> Value:
-    """torch lays the parts of a channel side by side (CRD), not its channels (DCR)."""
+    """DepthToSpace: a pixel shuffle; torch's channel order is CRD, so DCR is reordered first."""
     side = step.get("blocksize")
     if step.get("mode", "DCR") == "DCR":
         x = reordered(b, x, side**2)
@@ -210,12 +228,13 @@ def depth_to_space(b: Build, step: FileNode, x: fx.Node) -> Value:
 
 
 def space_to_depth(b: Build, step: FileNode, x: fx.Node) -> Value:
+    """SpaceToDepth: the inverse of a pixel shuffle, with its channels reordered to ONNX's order."""
     channels = b.side(x, 1)
     return reordered(b, b.call(F.pixel_unshuffle, x, step.get("blocksize")), channels)
 
 
 def reordered(b: Build, x: fx.Node, slow: int) -> fx.Node:
-    """Channels in the order (slow, fast) -> (fast, slow)"""
+    """Reorder channels from (slow, fast) to (fast, slow), where there are `slow` slow indices."""
     order = np.arange(b.side(x, 1)).reshape(slow, -1).T.ravel()
     name = f"order_{len(order)}_{slow}"
     return b.call(torch.index_select, x, 1, b.tensor(order, name))

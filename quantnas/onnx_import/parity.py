@@ -1,4 +1,4 @@
-"""Does an imported network compute what ONNX Runtime computes of the file that it was made of?"""
+"""Check that an imported network computes what ONNX Runtime computes from its file."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,37 +19,38 @@ from . import file_reader
 from .importer import OnnxImport
 
 LIMIT = 1e-4
-"""Of the range of the output, that the largest difference may be."""
+"""Largest difference that is accepted, as a share of the range of the output."""
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What was compared."""
+    """Result of the comparison between an imported network and its file."""
 
     sizes: tuple[tuple[int, int], ...]
-    """Heights and widths of the images."""
+    """(height, width) of the compared images."""
     largest: float
-    """Difference, as a part of the range of the output."""
+    """Largest difference, as a share of the range of the output."""
 
 
 def check(imported: OnnxImport, path: Path) -> Parity:
-    """Compare with the file, run as it is written, at two sizes or at the one that it is fixed to.
+    """Compare an imported network with its file, run without optimisation by ONNX Runtime.
 
-    Raises DataError when they differ by more than 1e-4 of the output's range, and names the first
-    node that does; also when either gives what are no finite numbers.
+    They are compared at two sizes, or at the one that the file is fixed to. Raises DataError, which
+    names the first node that differs, when the outputs differ by more than 1e-4 of their range or
+    contain NaN or infinity.
     """
-    run = file_reader.session(path, path)
+    session = file_reader.session(path, path)
     largest = 0.0
     for seed, size in enumerate(imported.sizes):
         image = _image(imported, size, seed)
-        (wanted,) = run.run(None, {imported.entry.name: image})
+        (expected,) = session.run(None, {imported.entry.name: image})
         try:
             with torch.no_grad():
-                found = imported.network(torch.from_numpy(image)).numpy()
-            difference = _difference(found, np.asarray(wanted))
-        except RuntimeError:  # torch cannot run it: the node is named below
+                actual = imported.network(torch.from_numpy(image)).numpy()
+            difference = _difference(actual, np.asarray(expected))
+        except RuntimeError:  # torch cannot run it; _differs names the node
             difference = float("inf")
         if not difference <= LIMIT:
             raise _differs(imported, path, image, difference)
@@ -58,7 +59,7 @@ def check(imported: OnnxImport, path: Path) -> Parity:
 
 
 def _image(imported: OnnxImport, size: tuple[int, int], seed: int) -> Array:
-    """Noise: every pixel counts."""
+    """An image of noise, in which every pixel influences the output."""
     entry, rng = imported.entry, np.random.default_rng(seed)
     shape = (entry.batch or 1, entry.channels, *size)
     if entry.dtype == "uint8":
@@ -66,27 +67,27 @@ def _image(imported: OnnxImport, size: tuple[int, int], seed: int) -> Array:
     return rng.random(shape, dtype=np.float32)
 
 
-def _difference(found: Array, wanted: Array) -> float:
-    """The largest one, as a part of the range; infinite for other shapes."""
-    if found.shape != wanted.shape:
+def _difference(actual: Array, expected: Array) -> float:
+    """Largest difference, as a share of the range of `expected`; infinity for different shapes."""
+    if actual.shape != expected.shape:
         return float("inf")
-    one, other = found.astype(np.float64), wanted.astype(np.float64)
+    one, other = actual.astype(np.float64), expected.astype(np.float64)
     extent = float(np.ptp(other)) if other.size else 0.0
-    most = float(np.abs(one - other).max(initial=0.0))
-    return most / max(extent, 1e-6)
+    largest = float(np.abs(one - other).max(initial=0.0))
+    return largest / max(extent, 1e-6)
 
 
 def _differs(imported: OnnxImport, path: Path, image: Array, difference: float) -> DataError:
-    """The error that names the first node whose result differs."""
+    """The error that names the first node whose output differs."""
     named = "at its end"
-    wanted = _intermediates(imported, path, image)
-    found = _computed(imported.network, torch.from_numpy(image))
+    expected = _intermediates(imported, path, image)
+    actual = _computed(imported.network, torch.from_numpy(image))
     makers = {name: node for node in onnx.load(path).graph.node for name in node.output}
     for name, node in imported.tensors.items():
-        if name not in wanted or name not in makers:
+        if name not in expected or name not in makers:
             continue
-        value = found.get(node)
-        if value is None or not _difference(value, wanted[name]) <= LIMIT:
+        value = actual.get(node)
+        if value is None or not _difference(value, expected[name]) <= LIMIT:
             maker = makers[name]
             named = f"first at {maker.op_type} '{file_reader.title(maker)}'"
             break
@@ -98,22 +99,22 @@ def _differs(imported: OnnxImport, path: Path, image: Array, difference: float) 
 
 
 def _intermediates(imported: OnnxImport, path: Path, image: Array) -> Mapping[str, Array]:
-    """Tensor of the file -> what ONNX Runtime gives there."""
+    """Tensor of the file -> the value that ONNX Runtime computes."""
     model = onnx.load(path)
     names = {name for node in model.graph.node for name in node.output} & {*imported.tensors}
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
-    run = file_reader.session(model.SerializeToString(), path)
-    return dict(zip(sorted(names), run.run(None, {imported.entry.name: image}), strict=True))
+    session = file_reader.session(model.SerializeToString(), path)
+    return dict(zip(sorted(names), session.run(None, {imported.entry.name: image}), strict=True))
 
 
 def _computed(network: fx.GraphModule, image: torch.Tensor) -> dict[str, Array]:
-    """Node -> what it gives, up to the first that cannot be computed."""
-    found: dict[str, Array] = {}
+    """Node -> the value that torch computes, up to the first node that fails."""
+    values: dict[str, Array] = {}
 
     def see(node: fx.Node, value: torch.Tensor) -> None:
-        found[node.name] = value.numpy()
+        values[node.name] = value.numpy()
 
     with suppress(RuntimeError):
         tracing.watch(network, image, see)
-    return found
+    return values

@@ -1,7 +1,8 @@
-"""What an imported network expects of an image, and gives: found out by trying, not guessed.
+"""Pixel conventions of an imported network, determined by running it on photographs.
 
-A photograph is shrunk, and enlarged by the network under every assumption; the one whose result is
-closest to the photograph holds. What is not clear is said to be assumed.
+Photographs are shrunk, and enlarged by the network under every assumption; the assumption whose
+result is closest to the photographs holds. A convention without a clear result is reported as
+assumed.
 """
 
 import copy
@@ -23,46 +24,48 @@ from .importer import OnnxImport
 PEAKS = (1, 255)
 """Values that white may have."""
 CLEAR = 0.1
-"""dB by which one assumption must be better than another to be more than assumed."""
+"""Difference of PSNR from which on one assumption is clearly better than another, dB."""
 AGREED = 0.04
-"""The same where all photographs agree."""
+"""Difference of PSNR that is clear when all photographs agree, dB."""
 POOR = 6.0
-"""dB below bicubic beyond which the result is no picture."""
+"""PSNR below bicubic enlargement beyond which a result is not a picture, dB."""
 MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128)
-"""Of pixels that sides are tried to have."""
+"""Numbers of pixels that are tried as the common divisor of both sides."""
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71)
 SMALL = 160
-"""Pixels of a side up to which the smallest one is looked for."""
+"""Largest side at which the smallest accepted side is looked for, pixels."""
 LARGE = (72, 108)
-"""Height and width of the small photographs by which the order of colours is found, pixels."""
+"""Height and width of the shrunk photographs that determine the channel order, pixels."""
 BT601 = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in luma."""
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-"""A small photograph (h, w, 3) and the large one (scale*h, scale*w, 3)."""
+"""A shrunk photograph (h, w, 3) and the large one (scale*h, scale*w, 3)."""
 
 
 @dataclass(frozen=True)
 class Conventions:
-    """What a network expects and gives."""
+    """Pixel conventions of a network, and how each was determined."""
 
     scale: int
     channels: int
-    """1: brightness (Y) alone; 3: colours"""
+    """Channels of the input. 1: luma (Y) alone; 3: colours."""
     input_peak: int
-    """Value of white: 1 or 255."""
+    """Value of white in the input: 1 or 255."""
     output_peak: int
+    """Value of white in the output: 1 or 255."""
     order: str
-    """RGB or BGR; Y where there are no colours"""
+    """Order of the channels: RGB, BGR, or Y without colours."""
     multiple: int | None
-    """Both sides must be multiples of it, pixels; None where the file is fixed to one size."""
+    """Pixels of which both sides must be a multiple; None if the file is fixed to one size."""
     smallest: int | None
-    """Pixels of a side that it can enlarge, at least; None as above."""
+    """Smallest side that it can enlarge, pixels; None if the file is fixed to one size."""
     how: dict[str, str]
-    """Field -> how it was found."""
+    """Field -> how its value was determined."""
 
 
 def conventions(imported: OnnxImport) -> Conventions:
-    """Try the network on the bundled photographs and, without numbers, at many sizes."""
+    """Determine the conventions on bundled photographs and, with shapes alone, at many sizes."""
     multiple, smallest, why_sizes = _sizes(imported)
     peaks, why_peaks, is_picture = _peaks(imported, _pairs(imported, imported.sizes[-1]))
     order, why_order = "RGB", why_peaks
@@ -84,11 +87,11 @@ def conventions(imported: OnnxImport) -> Conventions:
     return Conventions(*fields, how)
 
 
-# By photographs
+# Conventions determined on photographs
 
 
 def _pairs(imported: OnnxImport, size: tuple[int, int]) -> list[Pair]:
-    """Photographs whose small ones have that height and width, not cut but resized as a whole."""
+    """Pairs whose shrunk photograph has `size`, (height, width); whole photographs are resized."""
     height, width = (side * imported.scale for side in size)
     photographs = map(image_files.read, image_files.bundled().held_out)
     highs = (bicubic.resize(photo, height, width, antialias=True) for photo in photographs)
@@ -96,7 +99,7 @@ def _pairs(imported: OnnxImport, size: tuple[int, int]) -> list[Pair]:
 
 
 def _large(imported: OnnxImport, multiple: int | None) -> tuple[int, int]:
-    """A size at which colours differ as in photographs, or the one that the file is fixed to."""
+    """A size at which photographs keep their colours, or the size that the file is fixed to."""
     if multiple is None:
         return imported.sizes[-1]
     height, width = (max(1, side // multiple) * multiple for side in LARGE)
@@ -104,32 +107,33 @@ def _large(imported: OnnxImport, multiple: int | None) -> tuple[int, int]:
 
 
 def _peaks(imported: OnnxImport, pairs: list[Pair]) -> tuple[tuple[int, int], str, bool]:
-    """(of the input, of the output), how they were found, and whether the result is a picture."""
+    """White (in the input, in the output), the reason, and whether the result is a picture."""
     inputs = (255,) if imported.entry.dtype == "uint8" else PEAKS
-    found = {
+    psnrs = {
         peaks: _mean(_psnrs(imported, pairs, peaks, False)) for peaks in product(inputs, PEAKS)
     }
-    first, *others = sorted(found, key=found.__getitem__, reverse=True)
+    first, *others = sorted(psnrs, key=psnrs.__getitem__, reverse=True)
     usual = inputs[0], inputs[0]
     plain = (bicubic.upscale(low, imported.scale) / np.float32(255) for low, _ in pairs)
     least = (
         _mean([_psnr(image, high) for image, (_, high) in zip(plain, pairs, strict=True)]) - POOR
     )
-    if found[first] < least:
-        told = f"under no assumption is the result a picture ({found[first]:.1f} dB)"
-        return usual, f"assumed: {told}", False
-    if found[first] - found[usual] < CLEAR:
-        first, others = usual, [peaks for peaks in found if peaks != usual]
-    second = max(others, key=found.__getitem__)
-    return first, f"{found[first]:.1f} dB; with {_text(second)} {found[second]:.1f} dB", True
+    if psnrs[first] < least:
+        reason = f"under no assumption is the result a picture ({psnrs[first]:.1f} dB)"
+        return usual, f"assumed: {reason}", False
+    if psnrs[first] - psnrs[usual] < CLEAR:
+        first, others = usual, [peaks for peaks in psnrs if peaks != usual]
+    second = max(others, key=psnrs.__getitem__)
+    return first, f"{psnrs[first]:.1f} dB; with {_text(second)} {psnrs[second]:.1f} dB", True
 
 
 def _text(peaks: tuple[int, int]) -> str:
+    """The ranges of input and output in words."""
     return f"0..{peaks[0]} in and 0..{peaks[1]} out"
 
 
 def _order(imported: OnnxImport, pairs: list[Pair], peaks: tuple[int, int]) -> tuple[str, str]:
-    """Which colour comes first, and how that was found: all photographs must agree."""
+    """Order of the channels and the reason; all photographs must agree on it."""
     rgb, bgr = (_psnrs(imported, pairs, peaks, turned) for turned in (False, True))
     measured = f"{_mean(rgb):.2f} dB as RGB, {_mean(bgr):.2f} dB as BGR"
     gains = [a - b for a, b in zip(rgb, bgr, strict=True)]
@@ -141,9 +145,12 @@ def _order(imported: OnnxImport, pairs: list[Pair], peaks: tuple[int, int]) -> t
 def _psnrs(
     imported: OnnxImport, pairs: list[Pair], peaks: tuple[int, int], turned: bool
 ) -> list[float]:
-    """Of every photograph, dB; against its brightness where that is all that comes out."""
+    """PSNR of every enlarged photograph, dB; on luma if the network gives luma alone.
+
+    turned: whether to swap red and blue.
+    """
     white, out_white = peaks
-    found = []
+    psnrs = []
     for low, high in pairs:
         x = _planes(low, imported.entry.channels) * white
         x = x.flip(1) if turned else x
@@ -151,14 +158,14 @@ def _psnrs(
         x = x.expand(imported.entry.batch or 1, *x.shape[1:]).contiguous()
         with torch.no_grad():
             out = imported.network(x)[:1].float() / out_white
-        wanted = _planes(high, imported.channels)
-        found.append(_psnr((out.flip(1) if turned else out).numpy(), wanted.numpy() * 255))
-    return found
+        target = _planes(high, imported.channels)
+        psnrs.append(_psnr((out.flip(1) if turned else out).numpy(), target.numpy() * 255))
+    return psnrs
 
 
-def _psnr(found: NDArray[Any], high: NDArray[Any]) -> float:
-    """dB, of what should be in [0, 1] and of bytes; 0 for what is no number."""
-    error = float(np.mean((np.clip(found, -1, 2) - high / 255.0) ** 2))
+def _psnr(out: NDArray[Any], high: NDArray[Any]) -> float:
+    """PSNR of an output in [0, 1] against bytes, dB; 0 if it contains NaN."""
+    error = float(np.mean((np.clip(out, -1, 2) - high / 255.0) ** 2))
     return -10 * math.log10(max(error, 1e-10)) if math.isfinite(error) else 0.0
 
 
@@ -167,17 +174,17 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _planes(image: NDArray[np.uint8], channels: int) -> Tensor:
-    """(H, W, 3) -> (1, channels, H, W) in [0, 1]; one channel is the brightness."""
+    """Convert (H, W, 3) of uint8 to (1, channels, H, W) in [0, 1]; a single channel is luma."""
     x = torch.from_numpy(image.transpose(2, 0, 1)[None] / np.float32(255)).float()
     weights = torch.tensor(BT601).view(1, 3, 1, 1)
     return (x * weights).sum(1, keepdim=True) if channels == 1 else x
 
 
-# By sizes
+# Conventions determined at many sizes
 
 
 def _sizes(imported: OnnxImport) -> tuple[int | None, int | None, str]:
-    """Multiple and smallest side, and how they were found."""
+    """The multiple of both sides, the smallest side, and the reason."""
     entry = imported.entry
     if entry.height or entry.width:
         return None, None, "the file is fixed to a size"
@@ -192,18 +199,18 @@ def _sizes(imported: OnnxImport) -> tuple[int | None, int | None, str]:
 
 
 def _coprime(multiple: int, least: int) -> tuple[int, int]:
-    """Two sides with no factor in common but this one."""
+    """Two sides, at least `least` pixels, whose greatest common divisor is `multiple`."""
     first = next(k for k, prime in enumerate(PRIMES) if prime * multiple >= least)
     return PRIMES[first] * multiple, PRIMES[first + 1] * multiple
 
 
 def _takes(imported: OnnxImport, shapes: fx.GraphModule, size: tuple[int, int]) -> bool:
-    """Whether the shapes of a network without numbers fit together for images of that size."""
+    """Whether a network on the meta device enlarges images of that size without errors."""
     kind = torch.uint8 if imported.entry.dtype == "uint8" else torch.float32
     shape = (imported.entry.batch or 1, imported.entry.channels, *size)
     try:
         with torch.device("meta"), torch.no_grad():
             out = shapes(torch.empty(shape, dtype=kind))
-    except (RuntimeError, ValueError, IndexError):  # as torch refuses shapes
+    except (RuntimeError, ValueError, IndexError):  # torch raises these for shapes that do not fit
         return False
     return tuple(out.shape[2:]) == tuple(side * imported.scale for side in size)

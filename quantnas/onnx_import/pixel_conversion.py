@@ -1,4 +1,4 @@
-"""Images as networks from elsewhere take and give them: other ranges, orders of colours, sizes."""
+"""Conversion of RGB in [0, 1] to an imported network's range, channel order and size, and back."""
 
 import torch
 import torch.nn.functional as F
@@ -8,14 +8,14 @@ from quantnas.config.search_space import Pixels
 from quantnas.nn.image_layers import enlarge, luma
 
 WHITE = 255
-"""Of bytes."""
+"""Value of white in bytes."""
 
 
 def taken(x: Tensor, pixels: Pixels) -> Tensor:
-    """x (N, 3, H, W), RGB in [0, 1] -> (N, C, H', W') as the network takes it.
+    """Convert x (N, 3, H, W), RGB in [0, 1], to the input (N, C, H', W') of an imported network.
 
-    The last row and the last column are repeated up to a size that it takes. Whole numbers for a
-    network that takes uint8, but of the type of x.
+    The last row and column are repeated up to a size that the network takes. For a network that
+    takes uint8 the values are whole numbers, but still of the type of x.
     """
     x = F.pad(x, _lacking(x, pixels), mode="replicate")
     if pixels.order == "Y":
@@ -28,20 +28,21 @@ def taken(x: Tensor, pixels: Pixels) -> Tensor:
 
 
 def _lacking(x: Tensor, pixels: Pixels) -> tuple[int, int, int, int]:
-    """Pixels to add at the left, right, top and bottom."""
+    """Padding at the left, right, top and bottom up to a size that the network takes, pixels."""
     height, width = (_fitting(side, pixels) - side for side in x.shape[2:])
     return 0, width, 0, height
 
 
 def _fitting(side: int, pixels: Pixels) -> int:
-    """The next side that the network takes, pixels."""
+    """The smallest side, at least `side`, that the network takes, pixels."""
     return -(-max(side, pixels.smallest) // pixels.multiple) * pixels.multiple
 
 
 def given(out: Tensor, x: Tensor, pixels: Pixels, scale: int) -> Tensor:
-    """What the network made of `taken(x)` -> (N, 3, scale*H, scale*W), RGB in [0, 1].
+    """Convert the output of an imported network to (N, 3, scale*H, scale*W), RGB in [0, 1].
 
-    Where that is brightness alone, colours are enlarged bilinearly.
+    out: output of the network for `taken(x)`, with x (N, 3, H, W). If it is luma alone, the
+    colours of x are enlarged bilinearly.
     """
     height, width = (scale * side for side in x.shape[2:])
     out = out[:, :, :height, :width]
@@ -53,6 +54,6 @@ def given(out: Tensor, x: Tensor, pixels: Pixels, scale: int) -> Tensor:
 
 
 def array(x: Tensor, pixels: Pixels) -> Tensor:
-    """`taken(x)` in the type that a file takes."""
-    found = taken(x.float(), pixels)
-    return found.to(torch.uint8) if pixels.bytes_in else found
+    """Convert x as `taken` does, and to the element type of the file's input."""
+    image = taken(x.float(), pixels)
+    return image.to(torch.uint8) if pixels.bytes_in else image

@@ -1,4 +1,4 @@
-"""Runs a file on images without content, to find its scale and sizes that it can take."""
+"""Runs a file on grey images, to find its scale and two sizes that it can take."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,35 +20,35 @@ PAIRS: tuple[tuple[Size, Size], ...] = (
     ((96, 160), (128, 192)),
     ((128, 192), (192, 256)),
 )
-"""Heights and widths that are tried, the first without common factors."""
+"""Pairs of (height, width) to try in this order; the sides of the first have no common factor."""
 ENLARGING = "Give a network that enlarges images by a whole number, as super-resolution does."
 RUNNABLE = (
-    "Check that it runs elsewhere; one that works at one size alone must say so: fix its sides."
+    "Check that other programs can run it; if it takes a single size, fix the sides of its input."
 )
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a file does."""
+    """Observed behaviour of a file."""
 
     scale: int
     channels: int
-    """Of the output."""
+    """Channels of the output."""
     sizes: tuple[Size, ...]
-    """At which it has run."""
+    """(height, width) of the images on which the file has run."""
 
 
-def probe(run: ort.InferenceSession, entry: Entry, path: Path) -> Probe:
-    """Run a file at two sizes, or at the one that it is fixed to.
+def probe(session: ort.InferenceSession, entry: Entry, path: Path) -> Probe:
+    """Run a file at two sizes, or at the single size that it is fixed to.
 
-    Raises DataError where it runs at none of those that are tried, and where it is no enlargement
-    of height and width by the same whole number.
+    Raises DataError when it runs at none of the tried sizes, and when it does not enlarge height
+    and width by the same whole number.
     """
     reason, remedy = "", RUNNABLE
     for sizes in _pairs(entry):
         try:
-            shapes = [_shape(run, entry, size) for size in sizes]
-        except Exception as error:  # ONNX Runtime has no class for what it cannot run
+            shapes = [_shape(session, entry, size) for size in sizes]
+        except Exception as error:  # ONNX Runtime has no common class of errors
             reason = reason or f"ONNX Runtime cannot run {path}: {line(error)}"
             continue
         problem = _problem(shapes, sizes)
@@ -59,27 +59,30 @@ def probe(run: ort.InferenceSession, entry: Entry, path: Path) -> Probe:
 
 
 def _pairs(entry: Entry) -> Iterator[tuple[Size, ...]]:
-    """Without those sides that the file has fixed."""
-    known = []
+    """The different pairs of sizes to try, with the sides that the file fixes."""
+    pairs = []
     for pair in PAIRS:
         sizes = tuple(dict.fromkeys((entry.height or h, entry.width or w) for h, w in pair))
-        if sizes not in known:
-            known.append(sizes)
-    yield from known
+        if sizes not in pairs:
+            pairs.append(sizes)
+    yield from pairs
 
 
-def _shape(run: ort.InferenceSession, entry: Entry, size: Size) -> tuple[int, ...]:
+def _shape(session: ort.InferenceSession, entry: Entry, size: Size) -> tuple[int, ...]:
+    """Shape of the file's output for a grey image of that size."""
     image = np.full((entry.batch or 1, entry.channels, *size), 0.5).astype(entry.dtype)
-    (out,) = run.run(None, {entry.name: image})
+    (out,) = session.run(None, {entry.name: image})
     shape: Any = np.asarray(out).shape
     return tuple(shape)
 
 
 def _problem(shapes: list[tuple[int, ...]], sizes: tuple[Size, ...]) -> str | None:
-    """What makes it no enlargement."""
+    """Why the output shapes are no enlargement of the input sizes, or None."""
     if any(len(shape) != 4 or shape[1] not in (1, 3) for shape in shapes):
         shape = " x ".join(map(str, shapes[0])) or "a number"
-        return f"is no network from image to image: it gives {shape} for one of {_text(sizes[0])}"
+        return (
+            f"does not turn an image into an image: it gives {shape} for one of {_text(sizes[0])}"
+        )
     ratios = [
         out / side
         for shape, size in zip(shapes, sizes, strict=True)
@@ -101,5 +104,5 @@ def _problem(shapes: list[tuple[int, ...]], sizes: tuple[Size, ...]) -> str | No
 
 
 def _text(size: tuple[int, ...]) -> str:
-    """(height, width) -> width x height"""
+    """The size (height, width) as text: width x height."""
     return f"{size[1]}x{size[0]}"

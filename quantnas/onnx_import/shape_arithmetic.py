@@ -1,7 +1,7 @@
-"""Numbers that depend on the image's size, as ONNX computes with them: element by element.
+"""Element-by-element arithmetic, as in ONNX, on numbers that depend on the image's size.
 
-A shape is an array of objects, integers and nodes of the graph (`building`). What is known is
-computed here; of what is not, a node is made. Floats have 32 bits, as in the file.
+A shape is an array of integers and nodes of the graph (`graph_builder`). Known numbers are computed
+here; for the others a node is added to the graph. Floats have 32 bits, as in the file.
 """
 
 import math
@@ -19,7 +19,7 @@ Numbers = Callable[..., Any]
 
 
 def one_node(function: Numbers) -> Numbers:
-    """A function of numbers that is one node, too, where a graph with it is traced again."""
+    """Make a function of numbers stay a single node when a graph that calls it is traced again."""
 
     @wraps(function)
     def traced(*args: Any) -> Any:
@@ -32,13 +32,13 @@ def one_node(function: Numbers) -> Numbers:
 
 @one_node
 def single(x: float) -> float:
-    """Rounded to 32 bits."""
+    """Round to a float of 32 bits."""
     return float(np.float32(x))
 
 
 @one_node
 def quotient(a: Any, b: Any) -> Any:
-    """Of integers without its fraction, as ONNX divides them."""
+    """Divide as ONNX does: integers without the fraction, towards zero."""
     if isinstance(a, int) and isinstance(b, int):
         return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
     return a / b
@@ -46,37 +46,37 @@ def quotient(a: Any, b: Any) -> Any:
 
 @one_node
 def choose(condition: Any, a: Any, b: Any) -> Any:
-    """One of two numbers."""
+    """Return `a` if the condition holds, else `b`."""
     return a if condition else b
 
 
 @one_node
 def larger(a: Any, b: Any) -> Any:
-    """Of two numbers."""
+    """Return the larger of two numbers."""
     return max(a, b)
 
 
 @one_node
 def smaller(a: Any, b: Any) -> Any:
-    """Of two numbers."""
+    """Return the smaller of two numbers."""
     return min(a, b)
 
 
 @one_node
 def root(x: float) -> float:
-    """The square root."""
+    """Return the square root."""
     return math.sqrt(x)
 
 
 @one_node
 def whole(x: Any, how: str) -> Any:
-    """An integer (`int`, as floats are cast) or a float without its fraction."""
+    """Round or cast a number; `how` is a key of `ROUNDINGS`."""
     return ROUNDINGS[how](x)
 
 
 @one_node
 def lacking(side: int, stride: int, window: int) -> int:
-    """Pixels to pad along a side so that a strided window gives ceil(side / stride) values."""
+    """Padding along a side for which a strided window gives ceil(side / stride) values, pixels."""
     return max((-(-side // stride) - 1) * stride + window - side, 0)
 
 
@@ -88,40 +88,41 @@ ROUNDINGS: dict[str, Callable[[Any], Any]] = {
     "ceil": lambda x: float(math.ceil(x)),
     "round": lambda x: float(round(x)),
 }
+"""Name of a rounding or a cast -> its function."""
 
 
 def apply(b: Build, function: Callable[..., Any], *args: Any) -> Any:
-    """What a function of numbers gives: a number or, where one of them is a node, a node."""
+    """Apply a function to numbers: the result is a node if an argument is one, else a number."""
     if not any(isinstance(n, fx.Node) for n in args):
-        found = function(*args)
-        return single(found) if isinstance(found, float) else found
+        result = function(*args)
+        return single(result) if isinstance(result, float) else result
     node = b.call(function, *args)
     return b.call(single, node) if isinstance(b.example(node), float) else node
 
 
 def elementwise(b: Build, function: Callable[..., Any], *values: Value) -> Array:
-    """A function of every element of arrays that fit each other."""
-    known = [np.reshape(shape(numbers(v)), b.example(v).shape) for v in values]
-    parts = np.broadcast_arrays(*known)
-    found = np.empty(parts[0].shape, object)
-    for at in np.ndindex(found.shape):
-        found[at] = apply(b, function, *(part[at] for part in parts))
-    return found
+    """Apply a function to the elements of arrays, which are broadcast against each other."""
+    arrays = [np.reshape(shape(numbers(v)), b.example(v).shape) for v in values]
+    parts = np.broadcast_arrays(*arrays)
+    result = np.empty(parts[0].shape, object)
+    for index in np.ndindex(result.shape):
+        result[index] = apply(b, function, *(part[index] for part in parts))
+    return result
 
 
 def rounded(b: Build, values: Value, how: str) -> Array:
-    """Every element as `whole` makes it; those that are so already are left."""
+    """Apply `whole` to every element that does not have the type `how` already."""
 
     def one(x: Any) -> Any:
-        known = b.seen(x)[0]
-        return x if type(known).__name__ == how else apply(b, whole, x, how)
+        example = b.seen(x)[0]
+        return x if type(example).__name__ == how else apply(b, whole, x, how)
 
-    found = shape([one(x) for x in numbers(values)])
-    return found.reshape(b.example(values).shape)
+    flat = shape([one(x) for x in numbers(values)])
+    return flat.reshape(b.example(values).shape)
 
 
 def product(b: Build, elements: Any) -> Any:
-    """Of integers and nodes."""
+    """The product of integers and nodes; an integer or a node."""
     total: Any = 1
     for element in elements:
         total = element if total == 1 else apply(b, operator.mul, total, element)

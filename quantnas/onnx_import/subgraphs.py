@@ -1,4 +1,4 @@
-"""Parts of an ONNX graph: what some tensors need, what is constant, and the values of constants."""
+"""Parts of an ONNX graph: the nodes that some tensors need, constant nodes and their values."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ from .onnx_session import open_session
 def needed(
     nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]
 ) -> tuple[list[onnx.NodeProto], set[str]]:
-    """The nodes that lead to the tensors `outputs`, in their order, and all names that they need.
+    """The nodes, in order, that the tensors `outputs` depend on, and all names that they need.
 
-    The names are those of the outputs and of everything that these nodes read.
+    The names are those of the outputs and of all inputs of these nodes.
     """
     names, kept = {*outputs}, list[onnx.NodeProto]()
     for node in reversed(nodes):
@@ -27,7 +27,7 @@ def needed(
 
 
 def inputs(node: onnx.NodeProto) -> set[str]:
-    """The names that a node reads, those inside of its own graphs (If, Loop) included."""
+    """Names of the tensors that a node reads, also in graphs inside of it (If, Loop)."""
     inner = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
     return {*node.input, *(name for g in inner for n in g.node for name in inputs(n))}
 
@@ -35,26 +35,27 @@ def inputs(node: onnx.NodeProto) -> set[str]:
 def parted(
     nodes: Iterable[onnx.NodeProto], stored: Collection[str]
 ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """The nodes that depend on stored tensors alone, and the others; both in their order."""
-    known, constant, others = {"", *stored}, list[onnx.NodeProto](), list[onnx.NodeProto]()
+    """The nodes that depend only on the tensors `stored`, and all other nodes; both in order."""
+    constant_names, constant, others = {"", *stored}, list[onnx.NodeProto](), list[onnx.NodeProto]()
     for node in nodes:
-        is_constant = known.issuperset(node.input)
-        known.update(node.output if is_constant else ())
+        is_constant = constant_names.issuperset(node.input)
+        constant_names.update(node.output if is_constant else ())
         (constant if is_constant else others).append(node)
     return constant, others
 
 
 def constants(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Name -> value, of tensors that are stored in the model or follow from what is stored.
+    """Name -> value of the constant tensors `names` of a model.
 
-    The latter are computed by ONNX Runtime, as the nodes are written. Raises what it raises.
+    ONNX Runtime computes those that the model does not store. Raises the exceptions of ONNX
+    Runtime, which have no common class.
     """
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    wanted = dict.fromkeys(names)
-    found = {n: np.array(numpy_helper.to_array(stored[n])) for n in wanted if n in stored}
-    computed = [name for name in wanted if name not in stored]
+    unique = dict.fromkeys(names)
+    arrays = {n: np.array(numpy_helper.to_array(stored[n])) for n in unique if n in stored}
+    computed = [name for name in unique if name not in stored]
     if not computed:
-        return found
+        return arrays
     nodes, read = needed(model.graph.node, computed)
     outputs = [onnx.ValueInfoProto(name=name) for name in computed]
     tensors = [tensor for name, tensor in stored.items() if name in read]
@@ -67,4 +68,4 @@ def constants(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, NDArray
         part.SerializeToString(), threads=1, optimise=False, log_severity_level=4
     )
     values = session.run(computed, {})
-    return found | dict(zip(computed, map(np.asarray, values), strict=True))
+    return arrays | dict(zip(computed, map(np.asarray, values), strict=True))

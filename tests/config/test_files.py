@@ -27,7 +27,7 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     with files.replacing(path) as one, files.replacing(path) as other:
         one.write_text("one")
         other.write_text("other")
-    assert path.read_text() == "one"  # it was put there last
+    assert path.read_text() == "one"  # the writer of "one" finished last
     assert list(tmp_path.iterdir()) == [path]
 
 

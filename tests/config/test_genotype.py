@@ -1,4 +1,4 @@
-"""Checks genotypes: reading, writing, and that a misfit is found and named."""
+"""Checks that genotypes are read and written, and that one that does not fit is named."""
 
 import dataclasses
 import json
@@ -13,38 +13,38 @@ from quantnas.errors import DataError, UsageError
 
 
 @pytest.fixture
-def found(tiny, random_genotype) -> Genotype:
+def drawn(tiny, random_genotype) -> Genotype:
     return random_genotype(tiny, 1)
 
 
-def with_choice(found: Genotype, name: str, choice: Choice) -> Genotype:
-    return dataclasses.replace(found, choices=found.choices | {name: choice})
+def with_choice(drawn: Genotype, name: str, choice: Choice) -> Genotype:
+    return dataclasses.replace(drawn, choices=drawn.choices | {name: choice})
 
 
-def test_json_reads_back_equal(tiny, found, tmp_path):
+def test_json_reads_back_equal(tiny, drawn, tmp_path):
     path = tmp_path / "g.json"
-    path.write_text(found.to_json())
-    assert genotype.load(path) == found
+    path.write_text(drawn.to_json())
+    assert genotype.load(path) == drawn
     plain = json.loads(path.read_text())
     assert plain["space"] == "tiny"
     assert set(plain["choices"]["head"]) == {"op", "weights", "activations"}
     assert list(plain["choices"]) == [slot.name for slot in registry.slots(tiny)]
-    assert genotype.from_json(path.read_text(), "x") == found
+    assert genotype.from_json(path.read_text(), "x") == drawn
 
 
-def test_a_fitting_genotype_passes(tiny, found):
-    genotype.check(found, registry.slots(tiny), tiny.name)
+def test_a_fitting_genotype_passes(tiny, drawn):
+    genotype.check(drawn, registry.slots(tiny), tiny.name)
 
 
-def test_a_missing_slot_is_named(tiny, found):
-    choices = {n: c for n, c in found.choices.items() if n != "cell0_body1"}
+def test_a_missing_slot_is_named(tiny, drawn):
+    choices = {n: c for n, c in drawn.choices.items() if n != "cell0_body1"}
     with pytest.raises(UsageError, match="only the space has 'cell0_body1'"):
-        network.build(tiny, dataclasses.replace(found, choices=choices), None)
+        network.build(tiny, dataclasses.replace(drawn, choices=choices), None)
 
 
-def test_an_extra_slot_is_named(tiny, found):
+def test_an_extra_slot_is_named(tiny, drawn):
     with pytest.raises(UsageError, match="only the genotype has 'cell1_body0'"):
-        network.build(tiny, with_choice(found, "cell1_body0", Choice("conv3x3", 8, 8)), None)
+        network.build(tiny, with_choice(drawn, "cell1_body0", Choice("conv3x3", 8, 8)), None)
 
 
 @pytest.mark.parametrize(
@@ -59,25 +59,25 @@ def test_an_extra_slot_is_named(tiny, found):
         ("fuse", Choice("conv3x3", 8, 8)),
     ],
 )
-def test_a_choice_that_the_space_does_not_offer_is_named(tiny, found, slot, choice):
+def test_a_choice_that_the_space_does_not_offer_is_named(tiny, drawn, slot, choice):
     said = f"'{slot}' is {choice.op} with w{choice.weights}a{choice.activations}, allowed are"
     with pytest.raises(UsageError, match=said) as e:
-        network.build(tiny, with_choice(found, slot, choice), None)
+        network.build(tiny, with_choice(drawn, slot, choice), None)
     assert "tiny" in str(e.value)
 
 
 def test_searched_precision_is_what_was_chosen(apart, random_genotype):
-    found = random_genotype(apart, 0)
-    precision = genotype.searched_precision(found)
-    wanted = {n: Precision(c.weights, c.activations) for n, c in found.choices.items()}
-    assert precision == wanted and any(p.weights != p.activations for p in precision.values())
+    drawn = random_genotype(apart, 0)
+    precision = genotype.searched_precision(drawn)
+    expected = {n: Precision(c.weights, c.activations) for n, c in drawn.choices.items()}
+    assert precision == expected and any(p.weights != p.activations for p in precision.values())
 
 
 def test_bits_apart_may_be_combined_in_every_way(apart, random_genotype):
-    found = random_genotype(apart, 0)
+    drawn = random_genotype(apart, 0)
     slots = registry.slots(apart)
     for weights, activations in [(2, 4), (2, 8), (8, 4)]:
-        mixed = with_choice(found, "cell0_distill0", Choice("conv1x1", weights, activations))
+        mixed = with_choice(drawn, "cell0_distill0", Choice("conv1x1", weights, activations))
         genotype.check(mixed, slots, "apart")
 
 

@@ -1,4 +1,4 @@
-"""Checks the one rule for layers of settings, through its function and through the commands."""
+"""Checks the rule that combines layers of settings, by calling it and through the commands."""
 
 import itertools
 from pathlib import Path
@@ -45,7 +45,7 @@ RIVALS = [
     ({"train.qat_steps": 0}, {"train.start": "float"}),
     ({"train.teacher_share": 0}, {"train.teacher": "own"}),
 ]
-"""What stands below -> what a layer asks for, of which nothing below must stay."""
+"""Settings below, a layer over them that replaces them all, and the settings that remain."""
 NO_RIVALS = [
     ({"scale": 3}, {"space": "basic"}),
     ({"space": "basic"}, {"scale": 3}),
@@ -68,7 +68,7 @@ NO_RIVALS = [
     ({"train.max_hours": 1.0}, {"train.float_steps": 9}),
     ({"train.start": "float"}, {"train.float_steps": 0}),
 ]  # fmt: skip
-"""The same, of which all stays."""
+"""Settings below, a layer over them that replaces none of them, and the settings that remain."""
 EXPECTED = [
     *((below, layer, layer) for below, layer in RIVALS),
     *((below, layer, below | layer) for below, layer in NO_RIVALS),
@@ -82,10 +82,10 @@ def name(value: object) -> str:
 pairs = pytest.mark.parametrize(("below", "layer", "left"), EXPECTED, ids=name)
 
 
-def alone(asked: dict[str, object]) -> RunConfig:
-    """The configuration of these settings, of which none is taken for a rival of another."""
+def alone(settings: dict[str, object]) -> RunConfig:
+    """The configuration of these settings, where no setting replaces another."""
     config = run_settings.plain(RunConfig())
-    for setting, value in asked.items():
+    for setting, value in settings.items():
         section, _, key = setting.rpartition(".")
         (config[section] if section else config)[key] = value
     return layered(RunConfig(), config)
@@ -93,22 +93,22 @@ def alone(asked: dict[str, object]) -> RunConfig:
 
 @pytest.fixture
 def type_(tmp_path, monkeypatch, make_run, capsys):
-    """Words of a command -> the configurations that it comes to, nothing being done with them."""
+    """A function from the words of a command to its configurations, without running anything."""
     monkeypatch.chdir(tmp_path)
-    found: list[RunConfig] = []
+    configs: list[RunConfig] = []
 
     def stop(verb, output, name, config, source=None):
-        found.append(config)
+        configs.append(config)
         raise KeyboardInterrupt
 
     def points(points):
-        found.extend(point.config for point in points)
+        configs.extend(point.config for point in points)
 
     monkeypatch.setattr(new_run, "fresh", stop)
     monkeypatch.setattr(sweep_command, "_list", points)
 
     def run(*words: object) -> list[RunConfig]:
-        found.clear()
+        configs.clear()
         if "mine" in words and not Path("mine").exists():
             make_run(tmp_path / "mine")
         try:
@@ -116,7 +116,7 @@ def type_(tmp_path, monkeypatch, make_run, capsys):
         except SystemExit as end:
             if end.code not in (0, 130):
                 raise UsageError(capsys.readouterr().err, "") from end
-        return list(found)
+        return list(configs)
 
     return run
 
@@ -126,37 +126,39 @@ def file(**content: object) -> str:
     return "file.yaml"
 
 
-def sections(asked: dict[str, object]) -> dict[str, object]:
-    """search.epochs -> search: {epochs}, as people write files."""
-    told: dict[str, object] = {}
-    for setting, value in asked.items():
+def sections(settings: dict[str, object]) -> dict[str, object]:
+    """Nest the settings as in configuration files: search.epochs -> search: {epochs}."""
+    nested: dict[str, object] = {}
+    for setting, value in settings.items():
         section, _, key = setting.rpartition(".")
-        (told.setdefault(section, {}) if section else told)[key] = value
-    return told
+        (nested.setdefault(section, {}) if section else nested)[key] = value
+    return nested
 
 
-def whole(asked: dict[str, object]) -> dict[str, object]:
-    """All settings of a file, but for the space, which is that of the run."""
-    return {key: value for key, value in run_settings.plain(alone(asked)).items() if key != "space"}
+def whole(settings: dict[str, object]) -> dict[str, object]:
+    """All settings for a file, except the search space, which the run defines."""
+    return {
+        key: value for key, value in run_settings.plain(alone(settings)).items() if key != "space"
+    }
 
 
 def text(value: object) -> str:
     return "null" if value is None else str(value)
 
 
-def each(flag: str, asked: dict[str, object]) -> list[str]:
-    return [word for k, v in asked.items() for word in (flag, f"{k}={text(v)}")]
+def each(flag: str, settings: dict[str, object]) -> list[str]:
+    return [word for k, v in settings.items() for word in (flag, f"{k}={text(v)}")]
 
 
-# The function
+# The rule itself
 
 
 @pairs
 def test_what_a_later_layer_asks_for_replaces_its_rivals_below(below, layer, left):
-    wanted, before = alone(left), dict(below)
-    assert layered(RunConfig(), below, layer) == wanted
-    assert layered(layered(RunConfig(), below), layer) == wanted, "below as the base"
-    assert layered(RunConfig(), sections(below), sections(layer)) == wanted, "with sections"
+    expected, before = alone(left), dict(below)
+    assert layered(RunConfig(), below, layer) == expected
+    assert layered(layered(RunConfig(), below), layer) == expected, "below as the base"
+    assert layered(RunConfig(), sections(below), sections(layer)) == expected, "with sections"
     assert layered(RunConfig(), below, {"quantize.crops": 9}, layer).quantize.crops == 9
     assert below == before, "it is not changed"
 
@@ -168,12 +170,12 @@ def test_a_whole_configuration_replaces_everything(below, layer, left):
 
 
 def test_values_may_be_written_as_text():
-    told = {"bits": "w2a4", "search": {"target_bitops": "0.5G"}}
-    found = layered(RunConfig(), told)
-    assert (found.bits, found.act_bits, found.search.target_bitops) == (2, 4, 5e8)
-    found = layered(found, {"bits": "searched"})
-    assert (found.bits, found.act_bits) == (None, 8)
-    assert layered(RunConfig(), told, {"quantize.target_size": "9K"}).bits is None
+    texts = {"bits": "w2a4", "search": {"target_bitops": "0.5G"}}
+    config = layered(RunConfig(), texts)
+    assert (config.bits, config.act_bits, config.search.target_bitops) == (2, 4, 5e8)
+    config = layered(config, {"bits": "searched"})
+    assert (config.bits, config.act_bits) == (None, 8)
+    assert layered(RunConfig(), texts, {"quantize.target_size": "9K"}).bits is None
     with pytest.raises(UsageError, match="bits cannot be 'w9'"):
         layered(RunConfig(), {"bits": "w9"})
 
@@ -222,7 +224,7 @@ def test_alternatives_are_not_asked_for_at_once(type_, one, other):
             type_("sweep", "--seed", "0,1", *typed, "--dry-run")
 
 
-# The commands
+# The rule in the commands
 
 
 @pairs
@@ -237,14 +239,14 @@ OF_A_RUN = [pair for pair in EXPECTED if not FIXED & {*pair[0], *pair[1]}]
 
 @pytest.mark.parametrize(("below", "layer", "left"), OF_A_RUN, ids=name)
 def test_quantize_puts_what_is_typed_over_its_file_and_its_run(type_, below, layer, left):
-    (wanted,) = type_("quantize", "mine", "--config", file(**whole(left)))
+    (expected,) = type_("quantize", "mine", "--config", file(**whole(left)))
     command = ["quantize", "mine", "--config", file(**whole(below))]
-    assert type_(*command, *each("--set", layer)) == [wanted]
+    assert type_(*command, *each("--set", layer)) == [expected]
 
 
 @pairs
 def test_a_sweep_puts_every_layer_over_those_before(type_, below, layer, left):
-    wanted = [run_settings.settled(alone(left | {"seed": seed})) for seed in (0, 1)]
+    expected = [run_settings.settled(alone(left | {"seed": seed})) for seed in (0, 1)]
     under, varied = sections(below), {k: [v] for k, v in layer.items()}
     lists = {k: [v] for k, v in below.items()}
     ways = {
@@ -259,7 +261,7 @@ def test_a_sweep_puts_every_layer_over_those_before(type_, below, layer, left):
     }
     for way, (content, typed) in ways.items():
         command = ["sweep", "--config", file(**content), "--seed", "0,1", "--dry-run"]
-        assert type_(*command, *typed) == wanted, way
+        assert type_(*command, *typed) == expected, way
 
 
 TYPED = [
@@ -288,34 +290,34 @@ TYPED = [
 def test_an_option_is_a_layer_over_the_file(type_, below, words, left, verbs):
     for verb in verbs:
         if verb == "sweep":
-            wanted = [run_settings.settled(alone(left | {"seed": seed})) for seed in (0, 1)]
+            expected = [run_settings.settled(alone(left | {"seed": seed})) for seed in (0, 1)]
             rest = ["--seed", "0,1", "--dry-run"]
         elif verb == "quantize":
-            wanted = type_(verb, "mine", "--config", file(**whole(left)))
+            expected = type_(verb, "mine", "--config", file(**whole(left)))
             rest = ["mine"]
         else:
-            wanted, rest = [alone(left)], []
+            expected, rest = [alone(left)], []
         content = whole(below) if verb == "quantize" else sections(below)
-        assert type_(verb, *words, *rest, "--config", file(**content)) == wanted, verb
+        assert type_(verb, *words, *rest, "--config", file(**content)) == expected, verb
 
 
 def test_bits_of_a_sweep_win_over_a_limit_in_its_file(type_):
     command = ["sweep", "--config", file(quantize={"average_bits": 3}), "--dry-run"]
-    found = type_(*command, "--bits", "searched,2,w4a4")
-    assert [(c.bits, c.act_bits) for c in found] == [(None, 8), (2, 8), (4, 4)]
-    assert {c.quantize.budget for c in found} == {None}
+    configs = type_(*command, "--bits", "searched,2,w4a4")
+    assert [(c.bits, c.act_bits) for c in configs] == [(None, 8), (2, 8), (4, 4)]
+    assert {c.quantize.budget for c in configs} == {None}
 
 
 def test_points_that_differ_by_replaced_settings_alone_are_one(type_):
     points = [{"seed": 0, "bits": 2}, {"seed": 1, "bits": 2}, {"seed": 1, "bits": 3}]
     command = ["sweep", "--dry-run", "--config", file(points=points)]
     assert [(c.seed, c.bits) for c in type_(*command, "--set", "seed=7")] == [(7, 2), (7, 3)]
-    found = type_(*command, "--vary", "quantize.average_bits=3,4")
-    assert [(c.seed, c.quantize.average_bits) for c in found] == [(0, 3), (0, 4), (1, 3), (1, 4)]
+    configs = type_(*command, "--vary", "quantize.average_bits=3,4")
+    assert [(c.seed, c.quantize.average_bits) for c in configs] == [(0, 3), (0, 4), (1, 3), (1, 4)]
     vary = {"quantize.method": ["rtn", "saliency"], "quantize.steps": [0, 9]}
     command = ["sweep", "--dry-run", "--config", file(vary=vary)]
-    found = type_(*command, "--vary", "quantize.train=none,clip")
-    assert [(c.quantize.steps, c.quantize.method, c.quantize.train) for c in found] == [
+    configs = type_(*command, "--vary", "quantize.train=none,clip")
+    assert [(c.quantize.steps, c.quantize.method, c.quantize.train) for c in configs] == [
         (0, "rtn", "none"), (400, "saliency", "clip"), (9, "rtn", "none"),
         (9, "saliency", "clip"), (0, "saliency", "none"), (9, "saliency", "none"),
     ]  # fmt: skip

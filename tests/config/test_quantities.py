@@ -1,4 +1,4 @@
-"""Checks quantities as people write them."""
+"""Checks that quantities are parsed as people write them."""
 
 import pytest
 

@@ -28,16 +28,16 @@ def test_nothing_given_means_the_defaults():
 
 def test_what_is_given_arrives_in_its_own_type():
     data = {"scale": 3, "benchmarks": ["a", "b"], "search": {"epochs": 9, "weight_lr": 1}}
-    found = schema.parse(RunConfig, data, "x")
-    assert found.scale == 3 and found.benchmarks == ("a", "b")
-    assert found.search == dataclasses.replace(SearchConfig(), epochs=9, weight_lr=1.0)
-    assert isinstance(found.search.weight_lr, float)
-    assert found.train == TrainConfig() and found.quantize == QuantizeConfig()
+    config = schema.parse(RunConfig, data, "x")
+    assert config.scale == 3 and config.benchmarks == ("a", "b")
+    assert config.search == dataclasses.replace(SearchConfig(), epochs=9, weight_lr=1.0)
+    assert isinstance(config.search.weight_lr, float)
+    assert config.train == TrainConfig() and config.quantize == QuantizeConfig()
 
 
 def test_a_mapping_of_dataclasses_is_built():
-    found = schema.parse(SearchSpace, SPACE, "x")
-    assert found.edges == {"body": Edge(("conv1x1",), (8,))}
+    space = schema.parse(SearchSpace, SPACE, "x")
+    assert space.edges == {"body": Edge(("conv1x1",), (8,))}
 
 
 def test_numbers_in_exponent_notation_without_a_point_are_numbers():

@@ -47,17 +47,17 @@ def test_every_field_survives_yaml(tiny, tmp_path):
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", BUILTIN)
 def test_a_built_in_space_makes_networks_of_the_right_size(name, scale, random_genotype, pixels):
-    where = search_space.load(name, scale)
-    assert where.scale == scale
-    where = dataclasses.replace(where, channels=12, cells=1)
-    low, wanted = pixels(1, 15, 16), (1, 3, 15 * scale, 16 * scale)
-    genotype = random_genotype(where, scale)
-    slots = registry.slots(where)
+    space = search_space.load(name, scale)
+    assert space.scale == scale
+    space = dataclasses.replace(space, channels=12, cells=1)
+    low, expected = pixels(1, 15, 16), (1, 3, 15 * scale, 16 * scale)
+    genotype = random_genotype(space, scale)
+    slots = registry.slots(space)
     with torch.no_grad():
-        assert supernet.build(where)(low).shape == wanted
-        assert network.build(where, genotype, None)(low).shape == wanted
+        assert supernet.build(space)(low).shape == expected
+        assert network.build(space, genotype, None)(low).shape == expected
         for precision in (searched_precision(genotype), uniform_precision(slots, 2)):
-            assert network.build(where, genotype, precision)(low).shape == wanted
+            assert network.build(space, genotype, precision)(low).shape == expected
 
 
 @pytest.mark.parametrize("cells", [1, 3])
@@ -115,8 +115,8 @@ def test_areas_count_what_the_layers_leave(side):
 
 def test_a_search_in_float_has_no_bits_anywhere(tiny):
     plain = dict.fromkeys(tiny.edges, Edge(("conv1x1",), (32,)))
-    where = dataclasses.replace(tiny, edges=plain)
-    assert where.is_float and {w for s in registry.slots(where) for w in s.widths} == {
+    space = dataclasses.replace(tiny, edges=plain)
+    assert space.is_float and {w for s in registry.slots(space) for w in s.widths} == {
         Precision(32, 32)
     }
     assert not tiny.is_float and tiny.fixed_width == Precision(8, 8)

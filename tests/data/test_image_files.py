@@ -28,13 +28,13 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
 
 
 def test_find_is_recursive_sorted_and_skips_hidden_and_other_files(tmp_path):
-    wanted = ["B.PNG", "a/z.jpeg", "a/z.webp", "b.bmp", "c.JPG"]
+    images = ["B.PNG", "a/z.jpeg", "a/z.webp", "b.bmp", "c.JPG"]
     others = [".hidden.png", ".cache/x.png", "a/notes.txt", "a/._c.jpg", "png"]
-    for name in wanted + others:
+    for name in images + others:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [p.relative_to(tmp_path).as_posix() for p in image_files.find(tmp_path)] == wanted
+    assert [p.relative_to(tmp_path).as_posix() for p in image_files.find(tmp_path)] == images
 
 
 def test_find_works_below_a_hidden_folder(tmp_path):
@@ -128,7 +128,10 @@ def test_read_ignores_damaged_exif_data(tmp_path):
 
 
 def png(path: Path, kind: int, values: np.ndarray) -> Path:
-    """A PNG of 16 bits: (H, W, C) of grey (0), colour (2), grey or colour with alpha (4, 6)."""
+    """Write a 16-bit PNG of values (H, W, C).
+
+    kind: grey (0), colour (2), grey with alpha (4) or colour with alpha (6).
+    """
     rows = values.astype(">u2").reshape(len(values), -1)
     data = b"".join(b"\0" + row.tobytes() for row in rows)
     head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
@@ -154,7 +157,7 @@ def png(path: Path, kind: int, values: np.ndarray) -> Path:
     ],
 )
 def test_read_png_of_16_bits(tmp_path, kind, pixel, expected):
-    """PIL leaves out the low byte of colours, so that one is at most 1 too dark."""
+    """PIL drops the low byte of colours, so a value may be too dark by 1."""
     pixels = image_files.read(png(tmp_path / "a.png", kind, np.full((3, 2, len(pixel)), pixel)))
     assert pixels.shape == (3, 2, 3) and pixels.dtype == np.uint8
     difference = np.array(expected) - pixels.astype(int)

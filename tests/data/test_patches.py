@@ -16,7 +16,7 @@ SIZES = ((31, 47), (26, 20), (13, 90))
 
 
 def coded(index: int, height: int, width: int, scale: int) -> Pair:
-    """A pair whose pixels hold their own position: (row, column, index), in each resolution."""
+    """A pair whose pixels hold their own position (row, column, index), at both resolutions."""
 
     def plane(h: int, w: int) -> np.ndarray:
         y, x = np.mgrid[:h, :w]
@@ -30,12 +30,12 @@ def pairs(scale: int = 2) -> list[Pair]:
 
 
 def positions(batch: torch.Tensor) -> np.ndarray:
-    """(N, H, W, 3) row, column and index."""
+    """Row, column and index that the pixels of a batch hold, (N, H, W, 3)."""
     return (batch * 255).round().permute(0, 2, 3, 1).numpy().astype(int)
 
 
 def covered(part: Patches) -> set[tuple[int, int, int]]:
-    """(pair, row, column) of every pixel of the regions."""
+    """(pair, row, column) of all pixels in the regions of a set."""
     return {
         (r.pair, y, x)
         for r in part.regions
@@ -68,8 +68,8 @@ def test_splits_have_about_their_shares():
 )
 @pytest.mark.parametrize("count", [3, 4, 6])
 def test_every_split_has_a_region_when_there_are_enough(count, shares):
-    found = [coded(i, 9, 9, 2) for i in range(count)]
-    parts = patches.split(found, 8, 0, shares)
+    photos = [coded(i, 9, 9, 2) for i in range(count)]
+    parts = patches.split(photos, 8, 0, shares)
     assert all(part.regions for part in parts)
     assert sum(len(part.regions) for part in parts) == count
 
@@ -97,10 +97,10 @@ def test_both_resolutions_show_the_same_place(scale):
 def test_all_eight_orientations_are_drawn():
     part = patches.split([coded(0, 12, 12, 2)], 4, 0, (1,))[0]
     low = positions(part.batch(0, 200)[0])
-    found = {
+    orientations = {
         tuple(np.sign(p[1, 0, :2] - p[0, 0, :2])) + tuple(p[0, 1, :2] - p[0, 0, :2]) for p in low
     }
-    assert len(found) == 8
+    assert len(orientations) == 8
 
 
 def test_every_position_is_drawn():
@@ -112,16 +112,16 @@ def test_every_position_is_drawn():
 
 def test_a_batch_is_a_function_of_seed_and_step():
     part = patches.split(pairs(), 4, 5, (1, 1))[0]
-    wanted = part.batch(7, 3)
+    expected = part.batch(7, 3)
     part.batch(8, 3)
     np.random.seed(1)
     random.seed(1)
     torch.manual_seed(1)
     again = patches.split(pairs(), 4, 5, (1, 1))[0].batch(7, 3)
-    assert all(torch.equal(a, b) for a, b in zip(wanted, again, strict=True))
-    assert not torch.equal(part.batch(8, 3)[0], wanted[0])
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+    assert not torch.equal(part.batch(8, 3)[0], expected[0])
     other = Patches(part.pairs, part.regions, part.size, seed=6)
-    assert not torch.equal(other.batch(7, 3)[0], wanted[0])
+    assert not torch.equal(other.batch(7, 3)[0], expected[0])
 
 
 def test_pixels_are_between_0_and_1():
@@ -137,11 +137,11 @@ def test_too_few_regions_are_an_error():
 
 def test_batches_are_those_of_the_steps_from_wherever_they_begin():
     part = patches.split(pairs(), 4, 5, (1, 1))[0]
-    wanted = [part.batch(step, 3) for step in range(9)]
+    expected = [part.batch(step, 3) for step in range(9)]
     for first in (0, 1, 5, 8, 9):
-        found = list(part.batches(first, 9, 3))
-        assert len(found) == 9 - first
-        for mine, theirs in zip(found, wanted[first:], strict=True):
+        batches = list(part.batches(first, 9, 3))
+        assert len(batches) == 9 - first
+        for mine, theirs in zip(batches, expected[first:], strict=True):
             assert all(map(torch.equal, mine, theirs))
     assert list(part.batches(3, 2, 3)) == []
 
@@ -152,18 +152,18 @@ def threads() -> list[str]:
 
 @pytest.mark.parametrize("how", ["close", "let go", "end", "raise"])
 def test_no_thread_outlives_its_batches(how):
-    found = patches.split(pairs(), 4, 5, (1,))[0].batches(0, 5, 2)
-    next(found)
+    batches = patches.split(pairs(), 4, 5, (1,))[0].batches(0, 5, 2)
+    next(batches)
     assert threads()
     if how == "close":
-        found.close()
+        batches.close()
     elif how == "let go":
-        del found
+        del batches
     elif how == "end":
-        assert len(list(found)) == 4
+        assert len(list(batches)) == 4
     else:
         with pytest.raises(KeyboardInterrupt):
-            found.throw(KeyboardInterrupt)
+            batches.throw(KeyboardInterrupt)
     assert not threads()
 
 

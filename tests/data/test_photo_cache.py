@@ -1,4 +1,4 @@
-"""Checks that photographs are decoded once, and that bad files are told of and left out."""
+"""Checks that photographs are decoded once, and that bad files are reported and left out."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ from quantnas.errors import DataError
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache of the test's own."""
+    """An empty cache folder for one test."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("QUANTNAS_CACHE", str(folder))
     return folder
@@ -41,14 +41,14 @@ def equal(a, b) -> bool:
 @pytest.mark.parametrize("make", [photograph, paired])
 def test_what_was_read_once_is_not_decoded_again(tmp_path, monkeypatch, cache, make):
     photo = make(tmp_path, "a")
-    wanted = photographs.read(photo, 2, photographs.LONGEST)
+    expected = photographs.read(photo, 2, photographs.LONGEST)
     first, kept = photo_cache.fetch(photo, 2)
-    assert kept and equal(first, wanted)
+    assert kept and equal(first, expected)
     assert sorted(p.suffixes for p in cache.iterdir()) == [[".high", ".npy"], [".low", ".npy"]]
     monkeypatch.setattr(photographs, "read", None)
     again, kept = photo_cache.fetch(photo, 2)
-    assert kept and equal(again, wanted)
-    assert np.array_equal(np.load(cache / f"{photo_cache.key(photo, 2)}.high.npy"), wanted.high)
+    assert kept and equal(again, expected)
+    assert np.array_equal(np.load(cache / f"{photo_cache.key(photo, 2)}.high.npy"), expected.high)
     with pytest.raises(ValueError):
         again.low[0, 0, 0] = 1
 
@@ -87,7 +87,7 @@ def test_new_content_under_the_old_name_is_read(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "long", "empty", "text", "shape", "type", "object"])
 def test_a_damaged_file_is_made_anew(tmp_path, cache, part, damage):
     photo = photograph(tmp_path, "a")
-    wanted = photographs.read(photo, 2)
+    expected = photographs.read(photo, 2)
     photo_cache.fetch(photo, 2)
     file = cache / f"{photo_cache.key(photo, 2)}.{part}.npy"
     whole = file.read_bytes()
@@ -98,8 +98,8 @@ def test_a_damaged_file_is_made_anew(tmp_path, cache, part, damage):
     else:
         bad = {"cut": whole[:-9], "long": whole + b"more", "empty": b"", "text": b"text" * 99}
         file.write_bytes(bad[damage])
-    found, kept = photo_cache.fetch(photo, 2)
-    assert kept and equal(found, wanted)
+    pair, kept = photo_cache.fetch(photo, 2)
+    assert kept and equal(pair, expected)
     assert file.read_bytes() == whole
 
 
@@ -143,12 +143,12 @@ def test_many_photographs_keep_no_files_open(tmp_path):
 
 
 def test_several_may_fill_it_at_once(tmp_path, cache):
-    """By threads, which meet in the file system as processes do."""
+    """Threads stand for processes, which meet in the file system in the same way."""
     photos = [photograph(tmp_path, "a" * k) for k in range(1, 31)]
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda _: photo_cache.load(photos, 2, 4), range(4)))
-    assert all(loaded.cached for loaded in found)
-    for same in zip(*(loaded.pairs for loaded in found), strict=True):
+        results = list(threads.map(lambda _: photo_cache.load(photos, 2, 4), range(4)))
+    assert all(loaded.cached for loaded in results)
+    for same in zip(*(loaded.pairs for loaded in results), strict=True):
         assert all(equal(same[0], other) for other in same[1:])
     assert len(list(cache.iterdir())) == 2 * len(photos)
 
@@ -163,7 +163,7 @@ def test_the_folder_is_the_users_own(monkeypatch, tmp_path):
     assert photo_cache.folder() == Path("/home/me/.cache/quantnas")
 
 
-# What cannot be used
+# Photographs that cannot be used
 
 
 def test_photographs_that_are_too_small_are_left_out_and_counted(tmp_path):
@@ -193,8 +193,10 @@ def test_a_few_damaged_photographs_are_named_and_left_out(tmp_path):
     counts = {"used": 18, "too_small": 0, "damaged": list(loaded.damaged), "cached": True}
     assert loaded.counts() == counts
     photos[9].high.unlink()
-    told = r"More than 10% of 20 .*3\.png' is damaged.*7\.png' is damaged.*9\.png' does not exist"
-    with pytest.raises(DataError, match=told):
+    message = (
+        r"More than 10% of 20 .*3\.png' is damaged.*7\.png' is damaged.*9\.png' does not exist"
+    )
+    with pytest.raises(DataError, match=message):
         photo_cache.load(photos, 2, 4)
 
 

@@ -22,7 +22,7 @@ def lay(root: Path, *names: str) -> None:
 
 
 def shown(root: Path, folder: str = "", scale: int = 4) -> dict[str, str | None]:
-    """High -> low, as paths below `root`."""
+    """High-resolution path -> low-resolution path of all photographs, relative to `root`."""
     return {
         p.high.relative_to(root).as_posix(): p.low and p.low.relative_to(root).as_posix()
         for p in photographs.find(root / folder, scale)
@@ -34,9 +34,9 @@ def shown(root: Path, folder: str = "", scale: int = 4) -> dict[str, str | None]
 
 def test_a_plain_folder_holds_photographs_alone(tmp_path):
     lay(tmp_path, "b.png", "deeper/a.png", "LR/X4/c.png", "HR.png")
-    found = shown(tmp_path)
-    assert list(found) == ["HR.png", "LR/X4/c.png", "b.png", "deeper/a.png"]
-    assert not any(found.values())
+    files = shown(tmp_path)
+    assert list(files) == ["HR.png", "LR/X4/c.png", "b.png", "deeper/a.png"]
+    assert not any(files.values())
     assert photographs.find(tmp_path, 4)[2].name == "b"
 
 
@@ -55,7 +55,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_known(tmp_path, monkeypatch, layout):
-    """From its own folder, from one above, from the photographs' folder, and from within."""
+    """A layout is found from its folder, the one above, the photographs' folder and from within."""
     high, low = LAYOUTS[layout]
     names = ("0001", "0002")
     for scale in (2, 4):
@@ -63,19 +63,19 @@ def test_every_layout_is_known(tmp_path, monkeypatch, layout):
     lay(tmp_path, *(f"set/{high.format(n)}" for n in names))
     folder = f"set/{high.split('/')[0]}"
     for scale in (2, 4):
-        wanted = {f"set/{high.format(n)}": f"set/{low.format(n, scale=scale)}" for n in names}
+        expected = {f"set/{high.format(n)}": f"set/{low.format(n, scale=scale)}" for n in names}
         for start in ("", "set", folder):
-            assert shown(tmp_path, start, scale) == wanted
+            assert shown(tmp_path, start, scale) == expected
     assert shown(tmp_path, scale=3) == {f"set/{high.format(n)}": None for n in names}
     monkeypatch.chdir(tmp_path / folder)
-    found = photographs.find(".", 4)
-    assert [p.low and p.low.resolve() for p in found] == [
+    photos = photographs.find(".", 4)
+    assert [p.low and p.low.resolve() for p in photos] == [
         tmp_path / "set" / low.format(n, scale=4) for n in names
     ]
 
 
 def test_what_lies_beside_a_layout_is_left_out(tmp_path):
-    """Low resolution that is not bicubic, and photographs before they were cropped."""
+    """Such files are low resolution that is not bicubic, and photographs that are not cropped."""
     lay(tmp_path, "a/HR/1.png", "a/LR_unknown/X4/1x4.png", "a/original/1.png", "other/2.png")
     assert shown(tmp_path) == {"a/HR/1.png": None, "other/2.png": None}
 
@@ -230,24 +230,24 @@ def test_split_needs_two_images():
 def test_a_pair_is_the_photograph_and_its_small_form(tmp_path, scale):
     path = tmp_path / "a.png"
     image_files.write(path, picture(29, 38))
-    found = photographs.read(Photograph(path), scale)
+    pair = photographs.read(Photograph(path), scale)
     height, width = 29 // scale, 38 // scale
-    assert found.name == "a" and found.low.shape == (height, width, 3)
-    assert np.array_equal(found.high, image_files.read(path)[: height * scale, : width * scale])
-    blocks = found.high.reshape(height, scale, width, scale, 3).mean((1, 3))
-    inside = np.abs(blocks - found.low)[2:-2, 2:-2]
+    assert pair.name == "a" and pair.low.shape == (height, width, 3)
+    assert np.array_equal(pair.high, image_files.read(path)[: height * scale, : width * scale])
+    blocks = pair.high.reshape(height, scale, width, scale, 3).mean((1, 3))
+    inside = np.abs(blocks - pair.low)[2:-2, 2:-2]
     assert np.median(inside) < 1
 
 
 def test_its_own_low_resolution_is_taken_as_it_is(tmp_path):
-    """Whatever was done to it; what the photograph has beyond it is cut off."""
+    """It may show any degradation, and rows and columns beyond it are cut off the photograph."""
     photo = Photograph(tmp_path / "a.png", tmp_path / "b.png")
     image_files.write(photo.high, picture(23, 35))
     low = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
     image_files.write(photo.low, low)
-    found = photographs.read(photo, 4, longest=10)
-    assert np.array_equal(found.low, low)
-    assert np.array_equal(found.high, picture(23, 35)[:20, :32])
+    pair = photographs.read(photo, 4, longest=10)
+    assert np.array_equal(pair.low, low)
+    assert np.array_equal(pair.high, picture(23, 35)[:20, :32])
     assert photographs.low_size(photo, 4, longest=10) == (5, 8)
 
 
@@ -256,9 +256,9 @@ def test_a_pair_of_other_sizes_is_an_error(tmp_path, size):
     photo = Photograph(tmp_path / "a.png", tmp_path / "b.png")
     image_files.write(photo.high, picture(*size))
     image_files.write(photo.low, picture(5, 8))
-    told = rf"a\.png' has {size[1]}x{size[0]} pixels.* not 4 times the 8x5 of '.*b\.png'"
+    message = rf"a\.png' has {size[1]}x{size[0]} pixels.* not 4 times the 8x5 of '.*b\.png'"
     for read in (photographs.read, photographs.low_size):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             read(photo, 4)
     with pytest.raises(DataError, match=r"^2 photographs are not 4 times .* \(a\.png, a\.png\)"):
         photographs.require_fitting([photo, Photograph(photo.high), photo], 4)
@@ -286,10 +286,10 @@ def test_a_photograph_smaller_than_a_pixel_is_named(tmp_path):
 def test_large_photographs_are_shrunk(tmp_path, size, smaller):
     photo = Photograph(tmp_path / "a.png")
     image_files.write(photo.high, picture(*size))
-    found = photographs.read(photo, 2, longest=20)
+    pair = photographs.read(photo, 2, longest=20)
     whole = bicubic.resize(picture(*size), *smaller, antialias=True)
-    assert np.array_equal(found.high, bicubic.crop_to_multiple(whole, 2))
-    assert photographs.low_size(photo, 2, longest=20) == found.low.shape[:2]
+    assert np.array_equal(pair.high, bicubic.crop_to_multiple(whole, 2))
+    assert photographs.low_size(photo, 2, longest=20) == pair.low.shape[:2]
     as_it_is = photographs.read(photo, 2, longest=44)
     assert np.array_equal(as_it_is.high, photographs.read(photo, 2).high)
 
@@ -311,5 +311,5 @@ def test_bundled_photographs_that_a_run_of_before_names_are_found_where_they_are
     before = f"/elsewhere/quantnas/data/photographs/{here.name}"
     rows = {"train": [{"high": before, "low": None}], "held_out": [], "known": [before]}
     (tmp_path / "photographs.json").write_text(json.dumps(rows))
-    found = holdout.load(tmp_path / "photographs.json")
-    assert found.train[0].high.resolve() == here.resolve() == found.known[0].resolve()
+    loaded = holdout.load(tmp_path / "photographs.json")
+    assert loaded.train[0].high.resolve() == here.resolve() == loaded.known[0].resolve()

@@ -1,4 +1,4 @@
-"""Checks convolutions: searched, merged and rounded ones, against plain arithmetic."""
+"""Checks searched, merged and rounded convolutions against plain arithmetic."""
 
 import copy
 from functools import partial
@@ -40,7 +40,7 @@ def search_conv(*shape, widths=BOTH, how="noise", **more):
 
 
 def scrambled(edge: MixedOp) -> MixedOp:
-    """The edge in float64 with random probabilities, gains, biases and steps."""
+    """Convert an edge to float64 and set its probabilities, gains, biases and steps at random."""
     with torch.no_grad():
         for name, p in edge.named_parameters():
             if "alphas" in name or name.endswith(("log_gain", "bias")):
@@ -50,7 +50,7 @@ def scrambled(edge: MixedOp) -> MixedOp:
     return edge.double()
 
 
-# What is seen of an input
+# The input of a searched edge
 
 
 @pytest.mark.parametrize("how", RELAXATIONS)
@@ -94,8 +94,8 @@ def test_an_embedded_kernel_computes_the_grouped_convolution(kernel, size, group
     x = torch.randn(2, c_in, 6, 5, dtype=torch.float64)
     dense = embed(weight, size, groups)
     assert dense.shape == (c_out, c_in, *size)
-    wanted = F.conv2d(x, weight, padding=[k // 2 for k in kernel], groups=groups)
-    torch.testing.assert_close(F.conv2d(x, dense, padding=[k // 2 for k in size]), wanted)
+    expected = F.conv2d(x, weight, padding=[k // 2 for k in kernel], groups=groups)
+    torch.testing.assert_close(F.conv2d(x, dense, padding=[k // 2 for k in size]), expected)
 
 
 def test_channels_by_themselves_are_embedded_on_the_diagonal():
@@ -107,7 +107,7 @@ def test_channels_by_themselves_are_embedded_on_the_diagonal():
 
 @pytest.fixture
 def _columns(monkeypatch) -> None:
-    """Operations of one convolution that is not square."""
+    """Add operations of one convolution with a kernel that is not square."""
     for name, kernel in (("conv5x1", (5, 1)), ("conv1x3", (1, 3))):
         monkeypatch.setitem(operations.OPS, name, partial(operations.simple, kernel=kernel))
 
@@ -127,13 +127,13 @@ def test_a_merged_edge_computes_the_weighted_sum_of_its_candidates(names, widths
     p, mixes = edge.mixtures()
     inputs = edge.inputs.quantizers
     torch.manual_seed(7)
-    found = edge(x)
-    torch.manual_seed(7)  # the same noise, drawn in the same order
+    out = edge(x)
+    torch.manual_seed(7)  # noise is drawn as above, in the same order
     seen = see(x, inputs, mixes[0], edge.relaxation, training)
     one_by_one = [op(seen, inputs, m) for op, m in zip(edge.ops.values(), mixes, strict=True)]
-    wanted = sum(share * out for share, out in zip(p, one_by_one, strict=True))
-    wanted = wanted * edge.gain()[:, None, None]
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+    expected = sum(share * out for share, out in zip(p, one_by_one, strict=True))
+    expected = expected * edge.gain()[:, None, None]
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_the_input_is_seen_under_the_mean_of_all_mixtures_and_kernels_under_their_own():
@@ -170,11 +170,11 @@ def test_an_edge_that_does_not_merge_is_the_weighted_sum_of_its_candidates(how, 
     x = torch.rand(2, 6, 5, 4, dtype=torch.float64)
     p, mixes = edge.mixtures()
     torch.manual_seed(7)
-    found = edge(x)
+    out = edge(x)
     torch.manual_seed(7)
     outs = [op(x, [], m) for op, m in zip(list(edge.ops.values())[:-1], mixes, strict=False)]
-    wanted = sum(s * o for s, o in zip(p, outs, strict=False)) * edge.gain()[:, None, None]
-    torch.testing.assert_close(found, wanted + p[-1] * x, rtol=1e-10, atol=1e-12)
+    expected = sum(s * o for s, o in zip(p, outs, strict=False)) * edge.gain()[:, None, None]
+    torch.testing.assert_close(out, expected + p[-1] * x, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -183,12 +183,12 @@ def test_the_identity_adds_its_share_of_the_input_as_it_is(training):
     edge = MixedOp(slot, ActQuantizer(8), Alphas(2, 3), SearchConfig()).train(training)
     x = torch.rand(2, 4, 5, 6)
     torch.manual_seed(2)
-    found = edge(x)
+    out = edge(x)
     torch.manual_seed(2)
     _, (mix, _) = edge.mixtures()
     seen = see(x, edge.inputs.quantizers, mix, edge.relaxation, training)
     plain = edge.ops["conv1x1"](seen, edge.inputs.quantizers, mix)
-    torch.testing.assert_close(found, 0.5 * edge.gain()[:, None, None] * plain + 0.5 * x)
+    torch.testing.assert_close(out, 0.5 * edge.gain()[:, None, None] * plain + 0.5 * x)
     edge.alphas.collapse(1, 0)
     assert torch.equal(edge(x), x)
 
@@ -230,12 +230,12 @@ def test_the_bias_is_rounded_for_every_pair_of_widths_when_evaluating():
     for q, log2 in zip(layer.weight_quantizers, (-2.0, -7.0), strict=True):
         q.log2_step.data.fill_(log2)
     assert layer.train().rounded_bias(inputs, HALF) is layer.bias
-    wanted = 0
+    expected = 0
     for w, step_w in ((0.4, 2.0**-2), (0.6, 2.0**-7)):
         for a, step_x in ((0.3, 0.3), (0.7, 0.01)):
             unit = step_w * step_x
-            wanted = wanted + w * a * (layer.bias / unit).round() * unit
-    torch.testing.assert_close(layer.eval().rounded_bias(inputs, HALF), wanted)
+            expected = expected + w * a * (layer.bias / unit).round() * unit
+    torch.testing.assert_close(layer.eval().rounded_bias(inputs, HALF), expected)
 
 
 @pytest.mark.parametrize("how", RELAXATIONS)
@@ -250,9 +250,9 @@ def test_a_convolution_searched_in_float_has_no_grids():
     assert not [m for m in layer.modules() if isinstance(m, ActQuantizer | WeightQuantizer)]
     one = Mix(torch.ones(1), torch.ones(1), torch.tensor(1.0))
     x = torch.rand(1, 4, 3, 5)
-    wanted = F.conv2d(x, layer.unit_weight(), layer.bias)
+    expected = F.conv2d(x, layer.unit_weight(), layer.bias)
     for training in (False, True):
-        assert torch.equal(layer.train(training)(x, [], one), wanted)
+        assert torch.equal(layer.train(training)(x, [], one), expected)
 
 
 # Rounded convolutions
@@ -281,8 +281,8 @@ def test_a_rounded_convolution_is_integer_arithmetic(weights, activations, signe
     units = (layer.bias / (step_x * step_w)).round().long()
     integers = (x / step_x).round().clamp(lo, hi).long()
     total = F.conv2d(integers.double(), (q - z).double(), units.double(), padding=1, groups=2)
-    wanted = total * (step_x * step_w)[:, None, None]
-    torch.testing.assert_close(layer(x), wanted, rtol=1e-12, atol=1e-12)
+    expected = total * (step_x * step_w)[:, None, None]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
 FORMS = [
@@ -297,13 +297,13 @@ SHIFT = torch.tensor([0.0, -3, 2, -1])
 
 
 def own_grid(form: dict, activations: int = 3) -> QuantConv2d:
-    """In float64, with a grid of its own, which is signed unless it is an inner one."""
+    """A convolution in float64 with an input quantizer, which is signed unless `form` has inner."""
     source, precision = ActQuantizer(8, signed=True), Precision(3, activations)
     return QuantConv2d(**form, precision=precision, source=source).double()
 
 
 def multiplied(conv: QuantConv2d, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """x with channel c times 2^shift_c; the kernel of the convolution is divided by as much."""
+    """Multiply channel c of x by 2^shift_c, and divide the convolution's kernel by the same."""
     factor = shift.exp2().to(x)
     rows = factor.view(conv.groups, -1).repeat_interleave(len(conv.weight) // conv.groups, 0)
     conv.weight.data.div_(rows[:, :, None, None])
@@ -370,16 +370,16 @@ def test_octaves_change_no_other_gradient_but_that_of_the_weight():
         plain(x)
     spread = copy.deepcopy(plain)
     spread.input_quantizer.octaves.data.copy_(SHIFT)
-    for conv, given in ((plain, x), (spread, multiplied(spread, x, SHIFT))):
-        conv(given).square().sum().backward()
+    for conv, image in ((plain, x), (spread, multiplied(spread, x, SHIFT))):
+        conv(image).square().sum().backward()
     plain.weight.grad.mul_(spread.factors())
-    wanted = dict(plain.named_parameters())
+    expected = dict(plain.named_parameters())
     octaves = "input_quantizer.octaves"
     assert spread.get_parameter(octaves).grad.any()
     for name, p in spread.named_parameters():
         if name == octaves:
             continue
-        torch.testing.assert_close(p.grad, wanted[name].grad, rtol=1e-9, atol=1e-12, msg=name)
+        torch.testing.assert_close(p.grad, expected[name].grad, rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_an_inner_convolution_always_rounds_its_unsigned_input():

@@ -1,4 +1,4 @@
-"""Checks every operation: shape, gradient and the work that it does."""
+"""Checks the shape, the gradient and the cost of every operation."""
 
 import math
 from functools import partial
@@ -53,18 +53,18 @@ def slot_of(name: str, c_in: int = 12, c_mid: int = 18, c_out: int = 6, **more: 
 
 
 def counted(op: nn.Module, x: torch.Tensor) -> int:
-    """Multiply-accumulates per pixel, from what the convolutions really put out."""
-    found = []
+    """Multiply-accumulates per pixel, counted on the actual outputs of the convolutions."""
+    counts = []
 
     def hook(conv: Conv2d, args: tuple[torch.Tensor], out: torch.Tensor) -> None:
         per_output = conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1]
-        found.append(out[0].numel() * per_output // conv.up**2)
+        counts.append(out[0].numel() * per_output // conv.up**2)
 
     hooks = [m.register_forward_hook(hook) for m in op.modules() if isinstance(m, nn.Conv2d)]
     op(x)
     for h in hooks:
         h.remove()
-    return sum(found) // (x.shape[2] * x.shape[3])
+    return sum(counts) // (x.shape[2] * x.shape[3])
 
 
 def test_every_operation_is_checked_here():

@@ -68,7 +68,7 @@ def test_gradients_are_those_of_the_straight_through_composition(shape):
 
 
 def learning(bits: int, signed: bool, log2: float, zero: float | None = None) -> ActQuantizer:
-    """In float64, with that step and zero point."""
+    """A quantizer in float64 with the step 2^log2 and that zero point."""
     grid = ActQuantizer(bits, signed).double()
     grid.log2_step.data.fill_(log2)
     if zero is not None:
@@ -96,7 +96,7 @@ def test_a_signed_grid_is_the_formula_with_its_gradients(bits, zero):
 
 @pytest.mark.parametrize(("signed", "zero"), [(False, None), (True, 3.0)])
 def test_where_everything_is_clipped_gradients_are_finite_differences(signed, zero):
-    """Rounding has none; at the ends of the range the output moves with step and zero point."""
+    """Rounding has no gradient, but the ends of the range move with step and zero point."""
     x = torch.tensor([-40.0, -30, 50, 60, 70], dtype=torch.float64)
     weights = torch.tensor([1.0, 2, 3, -1, 0.5], dtype=torch.float64)
 
@@ -310,7 +310,7 @@ def test_a_zero_point_is_fitted_to_signed_data(bits):
     assert 0 <= grid.zero_point <= 0.15 * top
     middle = ActQuantizer(bits)
     middle.calibrate(data.abs())
-    symmetric = 2 * middle.step  # of a grid around the middle that reaches as far
+    symmetric = 2 * middle.step  # the step of a grid around the middle with the same upper end
     assert grid.step < 0.75 * symmetric
 
 
@@ -354,7 +354,7 @@ def octaves(bits: int, *found: float, signed: bool = True) -> ActQuantizer:
 
 
 def test_the_step_of_a_channel_is_the_common_one_times_two_to_its_octave():
-    """Powers of two: the same to the last bit."""
+    """The factors are powers of two, so the results agree to the last bit."""
     grid, x = octaves(3, 0, -2, -5, 3), torch.randn(2, 4, 5, 6)
     x = x * grid.factors
     grid.log2_step.data.fill_(-2.0)
@@ -398,7 +398,7 @@ def test_an_octave_learns_as_the_step_of_its_channel_alone_would():
 
 @pytest.mark.parametrize("gain", [0.01, 1.0, 100.0])
 def test_the_common_step_suits_the_channels_that_count(gain):
-    """The error behind a convolution is as small as with any of many more steps."""
+    """The error after the convolution is about as small as with the best of many other steps."""
     x = torch.randn(2, 2, 40, 40).abs() ** torch.tensor([1.0, 4.0])[:, None, None]
     grid, gains = ActQuantizer(3, channels=2), torch.tensor([1.0, gain])
     grid.spread(x, gains)
@@ -444,7 +444,7 @@ def test_octaves_follow_a_channel_that_is_scaled_against_its_kernel():
 
 
 def test_the_spread_is_as_good_as_any():
-    """Range as a norm, squared, times the sum of gain * factor^2: brute force over integers."""
+    """Brute force over integers minimises (norm of order 6)^2 times the sum of gain * factor^2."""
     x = torch.randn(2, 3, 8, 8) * torch.tensor([5.0, 1, 0.1])[:, None, None]
     gains = torch.tensor([1.0, 9, 2])
 

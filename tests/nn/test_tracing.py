@@ -1,4 +1,4 @@
-"""Checks the walks through a traced network: what is called, with what, and in which order."""
+"""Checks the walks through a traced network: which functions are called, and in which order."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from quantnas.nn.quantizers import ActQuantizer
 
 
 class Small(nn.Module):
-    """A convolution, a ReLU, a grid and a sum."""
+    """A network of a convolution, a ReLU, a grid and a sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ def test_every_node_is_translated_from_what_its_inputs_became(small):
     def of_function(node: fx.Node, *args: str, **kwargs: str) -> str:
         return f"{node.target.__name__}({', '.join(args)})"
 
-    found = tracing.translate(traced, modules, "lr", of_module, of_function)
-    assert found == "add(lr, ActQuantizer(relu(Conv2d(lr))))"
+    output = tracing.translate(traced, modules, "lr", of_module, of_function)
+    assert output == "add(lr, ActQuantizer(relu(Conv2d(lr))))"
 
 
 def test_every_tensor_on_the_way_is_seen(small):

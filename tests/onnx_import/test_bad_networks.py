@@ -1,4 +1,4 @@
-"""Checks networks that training has spoilt: what is refused, and what must pass without harm."""
+"""Checks networks that training has spoilt: NaN is refused, dead channels pass without harm."""
 
 import math
 
@@ -23,19 +23,19 @@ def genotype(tiny, random_genotype):
 
 @pytest.fixture
 def net(tiny, genotype):
-    """A sound network in float."""
+    """A float network with finite weights."""
     return network.build(tiny, genotype, None).eval()
 
 
 @torch.no_grad()
 def spoil(net, at: int, part: str, value: float) -> str:
-    """Put the value into a convolution's weight or bias; the convolution's name."""
+    """Put a value into a convolution's weight or bias, and return the convolution's name."""
     name, conv = list(network.convolutions(net).items())[at]
     getattr(conv, part).flatten()[0] = value
     return name
 
 
-# What is refused
+# Networks that are refused
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -94,7 +94,7 @@ def test_a_sound_network_is_let_through(tiny, genotype, net, pixels):
         assert not any(c._forward_hooks for c in network.convolutions(sound).values())
 
 
-# What passes: channels that are dead, and tensors that are
+# Networks that pass: dead channels and dead tensors
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -123,7 +123,7 @@ def test_a_tensor_of_zeros_has_a_grid(bits, signed):
 
 @torch.no_grad()
 def deaden(net, how: str) -> None:
-    """Dead: one output channel of every convolution, with its bias; or all of the second one."""
+    """Set one output channel of every convolution, or all of the second one, to zero."""
     convs = list(network.convolutions(net).values())
     for conv in convs if how == "channels" else convs[1:2]:
         dead = [1] if how == "channels" else range(conv.out_channels)

@@ -1,4 +1,4 @@
-"""Checks that networks exported by torch come back: equal, open in size, with ordinary layers."""
+"""Checks that networks exported by torch are imported: equal, for any size, as ordinary layers."""
 
 import copy
 import warnings
@@ -21,13 +21,13 @@ from quantnas.onnx_import import importer, parity
 FIXED = [
     n for n in sorted(search_space.builtin()) if registry.known_genotype(search_space.load(n), None)
 ]
-"""The architectures with nothing to choose."""
+"""The architectures that leave nothing to choose."""
 OPSETS = (11, 13, 17, 20, None)
-"""None: the exporter of torch.export, at its default."""
+"""Opsets to export; None stands for the exporter of torch.export with its default."""
 
 
 def exported(net: nn.Module, path: Path, opset: int | None = 17, **options) -> Path:
-    """The file of a network, open in height and width unless `dynamic_axes` says otherwise."""
+    """Export a network to a file, for any height and width unless `dynamic_axes` fixes them."""
     low = torch.rand(1, 3, 32, 40)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -45,7 +45,7 @@ def exported(net: nn.Module, path: Path, opset: int | None = 17, **options) -> P
 
 
 def require_parity(net: nn.Module, path: Path) -> importer.OnnxImport:
-    """The file comes back with parity, and equals the network at a third size."""
+    """Import a file, check its parity, and compare it with the network at a third size."""
     found = importer.load(path)
     assert parity.check(found, path).largest < 1e-5
     if found.entry.height is None:
@@ -55,7 +55,7 @@ def require_parity(net: nn.Module, path: Path) -> importer.OnnxImport:
     return found
 
 
-# Networks of elsewhere
+# Third-party networks
 
 
 class Dense(nn.Module):
@@ -80,7 +80,7 @@ class Dense(nn.Module):
 
 
 class Windows(nn.Module):
-    """Shifted attention in windows of 4 pixels, padded to a multiple of them (arXiv 2108.10257)."""
+    """Shifted attention in windows of 4 pixels, to which images are padded (arXiv 2108.10257)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Windows(nn.Module):
         self.register_buffer("index", (apart[..., 0] * 7 + apart[..., 1]).flatten())
 
     def attend(self, x: Tensor) -> Tensor:
-        """(windows, 16, 8) -> the same"""
+        """Attention inside of every window, (windows, 16, 8) -> (windows, 16, 8)."""
         q, k, v = self.qkv(x).reshape(-1, 16, 3, 2, 4).permute(2, 0, 3, 1, 4)
         nearness = self.table[self.index].view(16, 16, 2).permute(2, 0, 1)[None]
         weights = (q * 0.5 @ k.transpose(-2, -1) + nearness).softmax(-1)
@@ -182,7 +182,7 @@ def require_back(net: nn.Module, path: Path, opset: int | None) -> None:
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_networks_of_elsewhere_come_back(kind, tmp_path):
+def test_third_party_networks_come_back(kind, tmp_path):
     net = kind().eval()
     require_back(net, tmp_path / "m.onnx", 17)
     fixed = exported(net, tmp_path / "fixed.onnx", 13, dynamic_axes={})
@@ -192,7 +192,7 @@ def test_networks_of_elsewhere_come_back(kind, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_networks_of_elsewhere_come_back_from_every_export(kind, opset, tmp_path):
+def test_third_party_networks_come_back_from_every_export(kind, opset, tmp_path):
     require_back(kind().eval(), tmp_path / "m.onnx", opset)
 
 
@@ -218,11 +218,11 @@ def test_architectures_of_the_project_come_back_from_every_export(name, opset, t
     require_back(fixed_network(name), tmp_path / "m.onnx", opset)
 
 
-# What the graph is like
+# The imported graph
 
 
 def functions(found: importer.OnnxImport) -> list[str]:
-    """Names of what the graph calls, but for layers."""
+    """Names of the functions that the graph calls, without layers."""
     nodes = found.network.graph.nodes
     return [n.target.__name__ for n in nodes if n.op == "call_function"]
 
@@ -237,7 +237,7 @@ def test_shuffles_by_hand_are_recognised_and_layers_keep_the_order_of_the_file(t
 
 
 class Sums(nn.Module):
-    """Normalisation behind grouped and transposed convolutions, and one that two others read."""
+    """A network that normalises grouped and transposed convolutions, one with two readers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,11 +13,11 @@ from quantnas.onnx_import.op_table import TABLE
 
 SIZES = ((7, 10), (9, 8))
 Case = tuple[list[str], dict[str, np.ndarray]]
-"""Nodes from `x` (n, 3, h, w) to `y`, and what is stored."""
+"""Nodes from `x` (n, 3, h, w) to `y`, and the stored tensors."""
 
 
 def file_of(tmp_path, lines: list[str], tensors: dict, opset: int, sides=("h", "w"), channels=3):
-    """A file with these nodes; tensors whose name begins with `x` are no constants, but zeros."""
+    """A file with these nodes; tensors whose names begin with `x` are computed, as zeros."""
     stored = [numpy_helper.from_array(np.asarray(v), k) for k, v in tensors.items()]
     entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", channels, *sides])
     nodes = [parser.parse_node(text) for text in lines]
@@ -35,7 +35,7 @@ def imported(path):
 
 
 def require_equal(path, batch: int = 2, sizes=SIZES, around: float = 0.0):
-    """The imported graph and ONNX Runtime give the same, at sizes and numbers of images."""
+    """Compare the imported graph with ONNX Runtime at several sizes and numbers of images."""
     net, run = imported(path), file_reader.session(path, path)
     for seed, size in enumerate(sizes):
         rng = np.random.default_rng(seed)
@@ -84,7 +84,7 @@ def conv(rng, opset) -> Case:
 
 
 def conv1d(rng, opset) -> Case:
-    """As in efficient channel attention."""
+    """A 1D convolution over channels, as in efficient channel attention."""
     lines = ["g = GlobalAveragePool(x)", "r = Reshape(g, s)", "y = Conv<pads=[1,1]>(r, w)"]
     return lines, {"s": ints(0, 1, -1), "w": normal(rng, 1, 1, 3)}
 
@@ -117,7 +117,7 @@ def gemm_turned(rng, opset) -> Case:
 
 
 def matmul(rng, opset) -> Case:
-    """On channels, with and without a bias behind; of two tensors."""
+    """A product with a stored matrix over channels, with or without a bias, or of two tensors."""
     lines = ["t = Transpose<perm=[0,2,3,1]>(x)", "m = MatMul(t, w)", "y = Add(m, b)"]
     squares = ["t = Transpose<perm=[0,1,3,2]>(x)", "y = MatMul(x, t)"]
     left = ["t = Transpose<perm=[0,2,1,3]>(x)", "y = MatMul(v, t)"]
@@ -170,7 +170,7 @@ def reduced(kind: str) -> Callable[..., Case]:
 
 
 def pair(kind: str) -> Callable[..., Case]:
-    """With a tensor, a number, and a number per channel, on both sides."""
+    """An operator on a tensor and a tensor, a number or a number per channel, on either side."""
 
     def make(rng, opset) -> Case:
         other = pick(rng, np.float32(1.7), normal(rng, 1), normal(rng, 3, 1, 1), None)
@@ -193,7 +193,7 @@ def several(kind: str) -> Callable[..., Case]:
 
 
 def compared(kind: str) -> Callable[..., Case]:
-    """The result decides between two tensors."""
+    """A comparison whose result chooses between two tensors."""
 
     def make(rng, opset) -> Case:
         return [f"c = {kind}(x, zero)", "n = Neg(x)", "y = Where(c, x, n)"], {"zero": np.float32(0)}
@@ -279,7 +279,7 @@ def reshape(rng, opset) -> Case:
 
 
 def axes_of(kind: str, text: str, opset: int) -> list[str]:
-    """Their axes as an attribute or, later, as the input `a`."""
+    """The node of an operator with axes, as an attribute or, in later opsets, as the input `a`."""
     return [f"{kind}<axes={text}>", ""] if opset < 13 else [kind, ", a"]
 
 
@@ -368,7 +368,7 @@ def span(rng, opset) -> Case:
 
 
 def depth_to_space(rng, opset) -> Case:
-    """The channels of the convolution in front are put in another order, if it has no groups."""
+    """A pixel shuffle after a convolution, whose channels are reordered if it has no groups."""
     mode = f', mode="{pick(rng, "CRD", "DCR")}"' if opset >= 11 else ""
     groups = pick(rng, 1, 3)
     lines = [f"c = Conv<group={groups}>(x, w, b)", f"y = DepthToSpace<blocksize=2{mode}>(c)"]
@@ -383,7 +383,7 @@ def space_to_depth(rng, opset) -> Case:
 
 
 def sized(*lines: str, **tensors: np.ndarray) -> Callable[..., Case]:
-    """Numbers made of the image's height `h`; the image is resized to the number `n`."""
+    """Arithmetic from the image's height `h` to a number `n`, to which the image is resized."""
     begin = [
         "s = Shape(x)",
         "nc = Slice(s, zero, ends)",
@@ -406,7 +406,7 @@ SEEDS = {
     "Split": 4,
     "MatMul": 6,
 }
-"""Operator -> how many random settings are tried, if not three."""
+"""Operator -> number of random settings to try, where it is not three."""
 
 CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
     "Abs": [(simple("y = Abs(x)"), (13,)), (sized("m = Neg(h)", "n = Abs(m)"), (13,))],

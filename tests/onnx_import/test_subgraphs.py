@@ -9,7 +9,7 @@ from quantnas.onnx_import.onnx_session import cannot_load, open_session
 
 
 def model() -> onnx.ModelProto:
-    """sr = lr + (a + b) * Constant; a node beside them gives what nobody reads."""
+    """A graph of sr = lr + (a + b) * Constant, with another node whose output nothing reads."""
     nodes = [
         helper.make_node("Constant", [], ["c"], value_float=2.0),
         helper.make_node("Add", ["a", "b"], ["sum"]),
