@@ -180,7 +180,7 @@ def test_measuring_leaves_no_trace(make, name, always, monkeypatch, tmp_path):
     require_same(state_of(plain, name), state_of(measured, name))
     assert measured.records() == plain.records()
     assert not (plain.folder / resumable.THREADS).exists()
-    assert resumable._noted(measured) == {name: {"1": 2}}
+    assert resumable._recorded(measured) == {name: {"1": 2}}
 
 
 @pytest.mark.parametrize("name", ["float", "search"])
@@ -190,7 +190,7 @@ def test_a_resumed_loop_repeats_the_noted_choices(make, name, always, monkeypatc
     turns = itertools.cycle((1, 2))
     monkeypatch.setattr(threads, "better", lambda medians, present: next(turns))
     list(resumable.perform(whole, make[name]()))
-    notes = resumable._noted(whole)
+    notes = resumable._recorded(whole)
     assert list(notes[name].values()) == [1, 2] * 4 + [1] * (len(notes[name]) % 2)
     killed.path(resumable.THREADS).write_text(to_json(notes))
     for stop in (4, 99):
@@ -199,7 +199,7 @@ def test_a_resumed_loop_repeats_the_noted_choices(make, name, always, monkeypatc
             if record.done == stop:
                 sitting.close()
     require_same(state_of(whole, name), state_of(killed, name))
-    assert resumable._noted(killed) == notes
+    assert resumable._recorded(killed) == notes
 
 
 def test_a_loop_that_is_closed_while_it_measures_saves_what_it_had(make, always, tmp_path):
@@ -220,4 +220,4 @@ def test_a_stretch_without_steps_is_measured_once(slow, monkeypatch, tmp_path):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     assert 0 < len(seen) <= 2 * threads.TURNS
-    assert resumable._noted(run) == {"saliency": {"0": 1}}
+    assert resumable._recorded(run) == {"saliency": {"0": 1}}
