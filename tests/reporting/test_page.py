@@ -388,12 +388,12 @@ def test_the_command_writes_into_the_sweep_and_over_nothing_else(
 def test_commands_make_the_run_again_where_they_can(tmp_path, tiny):
     run = finished(tmp_path / "my run", tiny)
     (shown,) = [html_data.collect(name, r) for name, r in html_data.find([run.folder]).done]
-    found = html_page.page_text.commands(Path("runs/my run"), shown.data)
+    found = html_page.html_text.commands(Path("runs/my run"), shown.data)
     assert [line for _, line in found] == [
         "quantnas run --config 'runs/my run/config.yaml'", "quantnas run tiny"
     ]  # fmt: skip
     adopted = shown.data | {"train": {"adopted": "theirs.onnx"}}
-    assert len(list(html_page.page_text.commands(run.folder, adopted))) == 1
+    assert len(list(html_page.html_text.commands(run.folder, adopted))) == 1
 
 
 def test_a_run_must_have_been_evaluated(tmp_path, tiny):
