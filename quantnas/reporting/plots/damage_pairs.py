@@ -47,7 +47,7 @@ def _marks(axes: Axes, rows: Sequence[Measured], low: float) -> None:
     styles: dict[str, dict[str, Any]] = {
         "predicted": {"marker": "o", "mfc": "white", "mec": COLOURS[0], "mew": 1.4, "ms": 5.5},
         "measured": {"marker": "o", "mfc": COLOURS[1], "mec": COLOURS[1], "ms": 5.5},
-        "measured on fitted grids": {"marker": "|", "mec": COLOURS[1], "mew": 1.8, "ms": 9},
+        "measured on fitted grids": {"marker": "|", "color": COLOURS[1], "mew": 1.8, "ms": 9},
     }
     columns = zip(*((row.predicted, row.measured, row.fitted) for row in rows), strict=True)
     for (label, style), column in zip(styles.items(), columns, strict=False):

@@ -1,30 +1,40 @@
-"""A picture's layout of a graph: where its nodes are, and through which points its wires run.
+"""Layout of a graph in layers: positions of its nodes and the points of its wires.
 
-All lengths are in the units of the picture; y points down.
+A node stands in the row below everything that it reads. The longest path runs straight down the
+first column, and branches stand to its right. Wires that pass other nodes run in lanes beside the
+columns; those to the same node share one. A graph that is too long for the page goes on in further
+strips. Wires between strips are not drawn: both of their ends get the same number.
+Lengths are in units of the picture, and y points down.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-
-from . import layout_grid
-from .layout_grid import Grid, Node, Span, group_of, tracks
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count, groupby
 
 Point = tuple[float, float]
 
-COLUMN, BESIDE = 164.0, 22.0
-"""Width of a column of nodes, and the room between two."""
-LANE, TRACK, ARROW, PORT = 11.0, 9.0, 15.0, 14.0
-"""Distances of wires side by side, of wires above each other, the room for an arrow head, and
-the distance of two of them."""
-PAGE, EDGE, FRAME, TITLE = 46.0, 13.0, 9.0, 20.0
-"""Room between two columns of the page, at the sides of one, within a frame, for its title."""
+COLUMN, BESIDE, STRIP = 164.0, 22.0, 30.0
+"""Width of a column, gap between two columns, gap between two strips."""
+LANE, TRACK, ARROW, PORT = 11.0, 9.0, 16.0, 14.0
+"""Distances of lanes and of horizontal wires, length of an arrow, distance of two arrows."""
+NUMBER, TITLE, FRAME = 24.0, 20.0, 9.0
+"""Heights of the numbers above a node and of a frame's title, padding of a frame."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A box, or the sign of a sum or product, which wires also enter from the sides."""
+
+    key: str
+    sources: tuple[str, ...]
+    height: float
+    group: str = ""
+    is_sign: bool = False
 
 
 @dataclass(frozen=True)
 class Wire:
-    """From one node to another."""
+    """The way from one node to another in the same strip."""
 
     source: str
     target: str
@@ -32,269 +42,194 @@ class Wire:
     in_lane: bool
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A rectangle around a group."""
-
-    group: str
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-@dataclass(frozen=True)
+@dataclass
 class Layout:
-    """Where everything is."""
+    """Positions of everything that is drawn."""
 
-    width: float
-    height: float
-    places: dict[str, Point]
-    """Node -> its middle."""
-    wires: tuple[Wire, ...]
-    frames: tuple[Frame, ...]
+    width: float = 0.0
+    height: float = 0.0
+    places: dict[str, Point] = field(default_factory=dict)
+    """Centre of every node."""
+    wires: list[Wire] = field(default_factory=list)
+    frames: list[tuple[str, float, float, float, float]] = field(default_factory=list)
+    """Group, x, y, width and height of the rectangles around groups."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Number of every node that another strip reads."""
 
 
 def arranged(nodes: Sequence[Node], widest: float, shape: float = 1.1) -> Layout:
-    """The layout of a graph whose nodes are in the order in which they run.
+    """Return the smallest layout of that shape (width over height) that is not wider than `widest`.
 
-    The last node ends the longest path. widest: what the width should not pass; shape: width over
-    height that is wished for.
+    Nodes are given in the order in which they run; the last one ends the longest path.
     """
-    lowest: dict[int, Layout] = {}
-    for grid in layout_grid.grids(nodes):
-        layout, pages = _placed(grid), grid.page[-1]
-        if pages not in lowest or layout.height < lowest[pages].height:
-            lowest[pages] = layout
-    fitting = [layout for layout in lowest.values() if layout.width <= widest]
-    return min(
-        fitting or [lowest[min(lowest)]],
-        key=lambda layout: abs(math.log(layout.width / layout.height / shape)),
-    )
+    graph = _Graph(nodes)
+    whole = sum(map(graph.height, graph.blocks))
+    limits = {whole / strips * slack for strips in range(1, 9) for slack in (1, 1.1, 1.2, 1.3)}
+    layouts = [_layout(graph, graph.strips(limit)) for limit in sorted(limits, reverse=True)]
+    fitting = [layout for layout in layouts if layout.width <= widest] or layouts[:1]
+    return min(fitting, key=lambda layout: max(layout.width / shape, layout.height))
 
 
-@dataclass(frozen=True)
-class _Across:
-    """Where columns and lanes are, page column by page column."""
-
-    grid: Grid
-    first: tuple[float, ...]
-    """Middle of the first column of nodes."""
-    columns: tuple[int, ...]
-    """Columns of nodes."""
-    right: tuple[float, ...]
-    """Right end."""
-    crossing: tuple[tuple[str, ...], ...]
-    """Nodes whose lane goes on in the next column of the page, the rightmost first."""
-
-    def node(self, key: str) -> float:
-        page = self.grid.page[self.grid.row[key]]
-        return self.first[page] + (COLUMN + BESIDE) * self.grid.column[key]
-
-    def lane(self, key: str, page: int) -> float:
-        lane = self.grid.lanes[key]
-        if lane < 0:
-            return self.first[page] - COLUMN / 2 + LANE * lane - 4
-        return self.first[page] + _reach(self.columns[page]) + LANE * lane + 4
-
-    def arrival(self, source: str, target: str) -> float:
-        """Where a wire comes from, in the end."""
-        if self.grid.direct(source, target):
-            return self.node(source)
-        return self.lane(source, self.grid.page[self.grid.row[target]])
+def _layout(graph: "_Graph", strips: Sequence[Sequence[int]]) -> Layout:
+    layout = Layout(width=-STRIP)
+    strip = {key: i for i, rows in enumerate(strips) for row in rows for key in graph.rows[row]}
+    pairs = ((source, node.key) for node in graph.nodes.values() for source in node.sources)
+    cut = {source for source, target in pairs if strip[source] != strip[target]}
+    layout.numbers = {key: i for i, key in enumerate(filter(cut.__contains__, graph.nodes), 1)}
+    for rows in strips:
+        _Strip(graph, rows, layout).place()
+    return layout
 
 
-def _reach(columns: int) -> float:
-    """From the middle of the first column of nodes to the right end of the last."""
-    return (COLUMN + BESIDE) * (columns - 1) + COLUMN / 2
+class _Graph:
+    """Nodes in rows and columns."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes, self.rank = {node.key: node for node in nodes}, dict[str, int]()
+        rows: dict[tuple[int, int], list[str]] = {}
+        for i, node in enumerate(nodes):
+            self.rank[node.key] = 1 + max((self.rank[key] for key in node.sources), default=-1)
+            own_row = i + 1 if node.is_sign else 0  # wires come from the sides of a sign
+            rows.setdefault((self.rank[node.key], own_row), []).append(node.key)
+        self.rows = [rows[key] for key in sorted(rows)]
+        self.row = {key: i for i, keys in enumerate(self.rows) for key in keys}
+        self.groups = [max(self.nodes[key].group for key in keys) for keys in self.rows]
+        self.column = self._columns(nodes[-1].key)
+        self.blocks = self._blocks()
+
+    def _columns(self, end: str) -> dict[str, int]:
+        """Node -> its column; a branch stays in the column of what it reads where it is free."""
+        columns = {end: 0}
+        while self.nodes[end].sources:
+            end = max(self.nodes[end].sources, key=self.rank.__getitem__)
+            columns[end] = 0
+        for keys in self.rows:
+            taken = {0} | {columns[key] for key in keys if key in columns}
+            for key in (key for key in keys if key not in columns):
+                wished = [columns[source] for source in self.nodes[key].sources]
+                columns[key] = next(c for c in chain(wished, count(1)) if c not in taken)
+                taken.add(columns[key])
+        return columns
+
+    def _blocks(self) -> list[list[int]]:
+        """Rows that stay together: a group, and what joins several wires with the row above."""
+        blocks: list[list[int]] = []
+        for row, keys in enumerate(self.rows):
+            joins = len(keys) == 1 and len(self.nodes[keys[0]].sources) > 1
+            if row and (joins or self.groups[row - 1] == self.groups[row] != ""):
+                blocks[-1].append(row)
+            else:
+                blocks.append([row])
+        return blocks
+
+    def height(self, rows: Sequence[int]) -> float:
+        """Approximate height of rows with their wires."""
+        return sum(30 + max(self.nodes[key].height for key in self.rows[row]) for row in rows)
+
+    def strips(self, limit: float) -> list[list[int]]:
+        """Rows of every strip; a strip is about as high as `limit` at most."""
+        strips: list[list[int]] = [[]]
+        for block in self.blocks:
+            if strips[-1] and self.height(strips[-1] + block) > limit:
+                strips.append([])
+            strips[-1] += block
+        return strips
+
+    def straight(self, source: str, target: str) -> bool:
+        """Whether a wire can run straight down a column."""
+        between = self.rows[self.row[source] + 1 : self.row[target]]
+        columns = {self.column[key] for keys in between for key in keys}
+        return self.column[source] == self.column[target] and self.column[source] not in columns
+
+    def far(self, source: str, target: str) -> bool:
+        """Whether a wire needs a lane."""
+        return self.row[target] > self.row[source] + 1 and not self.straight(source, target)
 
 
-def _across(grid: Grid) -> _Across:
-    first, columns, right = list[float](), list[int](), list[float]()
-    seen = [grid.lanes_on(page) for page in range(max(grid.page) + 1)]
-    crossing = [
-        tuple(sorted(here & after, key=grid.lanes.__getitem__, reverse=True))
-        for here, after in zip(seen, [*seen[1:], set[str]()], strict=True)
-    ]
-    x = 0.0
-    for page, lanes in enumerate(seen):
-        inside = [key for key in grid.nodes if grid.page[grid.row[key]] == page]
-        columns.append(1 + max(grid.column[key] for key in inside))
-        numbers = [0, *(grid.lanes[key] for key in lanes)]
-        first.append(x + EDGE - LANE * min(numbers) + COLUMN / 2)
-        right.append(first[-1] + _reach(columns[-1]) + LANE * max(numbers) + EDGE)
-        x = right[-1] + PAGE + TRACK * len(crossing[page])
-    return _Across(grid, tuple(first), tuple(columns), tuple(right), tuple(crossing))
+class _Strip:
+    """Consecutive rows of a graph, added to a layout at its right."""
 
+    def __init__(self, graph: _Graph, rows: Sequence[int], layout: Layout) -> None:
+        self.graph, self.rows, self.layout = graph, rows, layout
+        inside = [key for row in rows for key in graph.rows[row]]
+        self.sources = {k: [s for s in graph.nodes[k].sources if s in inside] for k in inside}
+        self.pairs = [(source, key) for key in inside for source in self.sources[key]]
+        lanes, columns = self._lanes(), max(graph.column[key] for key in inside)
+        self.left, self.bottom = layout.width + STRIP, 0.0
+        self.turns = dict[str, tuple[float, float]]()  # y of turns above and below a node
+        self.first = self.left + FRAME - LANE * min(0, 0, *lanes.values()) + COLUMN / 2
+        last = self.first + (COLUMN + BESIDE) * columns
+        ends = self.first - COLUMN / 2 - 4, last + COLUMN / 2 + 4
+        self.lanes = {key: ends[lane > 0] + LANE * lane for key, lane in lanes.items()}
+        layout.width = last + COLUMN / 2 + LANE * max(0, 0, *lanes.values()) + FRAME
 
-@dataclass(frozen=True)
-class _Entries:
-    """How wires come into nodes."""
+    def _lanes(self) -> dict[tuple[bool, str], int]:
+        """(Right side, target) -> lane: -1, -2... to the left, 1, 2... to the right.
 
-    offset: dict[tuple[str, str], float]
-    """(source, target) -> from the middle of the node."""
-    aside: set[tuple[str, str]]
-    """Those that come from the side, into a sign."""
+        Wires from the first column use the left side. Short lanes are the inner ones.
+        """
+        row, spans = self.graph.row, dict[tuple[bool, str], tuple[int, int]]()
+        for source, target in self.pairs:
+            if self.graph.far(source, target):
+                lane = self.graph.column[source] > 0, target
+                spans[lane] = min(row[source], *spans.get(lane, (row[target],))), row[target]
+        lanes: dict[tuple[bool, str], int] = {}
+        for lane in sorted(spans, key=lambda lane: spans[lane][1] - spans[lane][0]):
+            (start, end), side = spans[lane], 1 if lane[0] else -1
+            taken = {lanes[k] for k in lanes if spans[k][0] < end and start < spans[k][1]}
+            lanes[lane] = next(side * i for i in count(1) if side * i not in taken)
+        return lanes
 
+    def place(self) -> None:
+        """Add the nodes, wires and frames of the strip."""
+        for group, rows in groupby(self.rows, self.graph.groups.__getitem__):
+            start = self.bottom
+            self.bottom += (TITLE + FRAME) * (group != "")
+            for row in rows:
+                self._row(self.graph.rows[row])
+            if group:
+                size = self.layout.width - self.left, self.bottom + FRAME - start
+                self.layout.frames.append((group, self.left, start, *size))
+                self.bottom += 2 * FRAME
+        self.layout.height = max(self.layout.height, self.bottom)
+        self.layout.wires += [self._wire(*pair) for pair in self.pairs]
 
-def _entries(across: _Across) -> _Entries:
-    grid, found = across.grid, _Entries({}, set())
-    for key, node in grid.nodes.items():
-        x, used = across.node(key), {-1: 0, 1: 0}
-        near = sorted(node.sources, key=lambda source: abs(across.arrival(source, key) - x))
-        for source in near:
-            side = 1 if across.arrival(source, key) > x else -1
-            if grid.straight(source, key):
-                found.offset[source, key] = 0
-                continue
-            used[side] += 1
-            found.offset[source, key] = side * used[side] * PORT if len(near) > 1 else 0
-            if node.is_sign and used[side] == 1:
-                found.aside.add((source, key))
-    return found
+    def _row(self, keys: Sequence[str]) -> None:
+        """Place the nodes of a row, with room for the wires above and below it."""
+        nodes, column = self.graph.nodes, self.graph.column
+        boxes = [key for key in keys if not nodes[key].is_sign]
+        numbered = any(len(self.sources[key]) < len(nodes[key].sources) for key in boxes)
+        height = max(nodes[key].height for key in keys)
+        entered = any(self.graph.far(s, key) for key in boxes for s in self.sources[key])
+        top = self.bottom + NUMBER * numbered + TRACK * entered + ARROW
+        self.bottom = top + height + 8
+        for key in sorted(keys, key=column.__getitem__, reverse=True):
+            self.layout.places[key] = self._x(key), top + height / 2
+            self.turns[key] = top - ARROW, self.bottom
+            self.bottom += TRACK * any(s == key and self._turns(s, t) for s, t in self.pairs)
+        self.bottom -= 5 if self.bottom > top + height + 8 else 8
 
+    def _x(self, key: str) -> float:
+        return self.first + (COLUMN + BESIDE) * self.graph.column[key]
 
-Tracks = list[dict[str, int]]
+    def _turns(self, source: str, target: str) -> bool:
+        """Whether a wire turns to the side below its source."""
+        is_far, is_sign = self.graph.far(source, target), self.graph.nodes[target].is_sign
+        return is_far or not (is_sign or self.graph.straight(source, target))
 
-
-def _above(across: _Across, entries: _Entries) -> Tracks:
-    """Row -> the tracks above it, from the row upwards, of wires that come out of lanes."""
-    grid, found = across.grid, []
-    for row in range(len(grid.rows)):
-        ends: dict[str, list[float]] = {}
-        for key in grid.rows[row]:
-            for source in grid.nodes[key].sources:
-                if not grid.direct(source, key) and (source, key) not in entries.aside:
-                    ends.setdefault(source, [across.arrival(source, key)])
-                    ends[source].append(across.node(key) + entries.offset[source, key])
-        outer = sorted(ends, key=lambda source: -abs(grid.lanes[source]))
-        found.append(tracks({key: (min(ends[key]), max(ends[key])) for key in outer}, False))
-    return found
-
-
-def _below(across: _Across, entries: _Entries) -> Tracks:
-    """Row -> the tracks below it, from the row downwards, of wires that leave it sideways."""
-    grid, found = across.grid, []
-    for row in range(len(grid.rows)):
-        spans: dict[str, Span] = {}
-        for key in sorted(grid.rows[row], key=grid.column.__getitem__, reverse=True):
-            page, x = grid.page[row], across.node(key)
-            ends = [across.lane(key, page)] if key in grid.lanes else []
-            for target in grid.targets[key]:
-                sideways = grid.direct(key, target) and not grid.straight(key, target)
-                if sideways and (key, target) not in entries.aside:
-                    ends.append(across.node(target) + entries.offset[key, target])
-            if ends:
-                spans[key] = min(x, *ends), max(x, *ends)
-        found.append(tracks(spans, False))
-    return found
-
-
-@dataclass(frozen=True)
-class _Down:
-    """Where rows and the wires between them are."""
-
-    middle: tuple[float, ...]
-    top: tuple[float, ...]
-    """Of the nodes of a row."""
-    bottom: tuple[float, ...]
-    start: tuple[float, ...]
-    """Upper and lower end of all that belongs to a row, its frame's ends included."""
-    end: tuple[float, ...]
-
-
-def _down(grid: Grid, above: Tracks, below: Tracks, first: float) -> _Down:
-    y, found = first, list[tuple[float, ...]]()
-    groups = [(grid.page[i], group_of(grid.nodes, keys)) for i, keys in enumerate(grid.rows)]
-    for row, keys in enumerate(grid.rows):
-        begins = row == 0 or groups[row - 1] != groups[row]
-        ends = row + 1 == len(groups) or groups[row + 1] != groups[row]
-        if row and grid.page[row - 1] != grid.page[row]:
-            y = first
-        y += FRAME * begins
-        start = y
-        has_title = begins and groups[row][1] != ""
-        y += TITLE * has_title + TRACK * _count(above[row]) + ARROW
-        top, height = y, max(grid.nodes[key].height for key in keys)
-        y += height + (4 + TRACK * _count(below[row]) if below[row] else 0)
-        y += FRAME * (ends and groups[row][1] != "")
-        found.append((top + height / 2, top, top + height, start, y))
-    return _Down(*zip(*found, strict=True))
-
-
-def _count(tracks: Mapping[str, int]) -> int:
-    return max(tracks.values(), default=-1) + 1
-
-
-def _placed(grid: Grid) -> Layout:
-    across = _across(grid)
-    entries = _entries(across)
-    above, below = _above(across, entries), _below(across, entries)
-    down = _down(grid, above, below, TRACK * max(map(len, across.crossing)))
-    router = _Router(grid, across, entries, above, below, down)
-    wires = [router.wire(key, to) for key in grid.nodes for to in grid.targets[key]]
-    places = {key: (across.node(key), down.middle[grid.row[key]]) for key in grid.nodes}
-    height = max(max(down.end), *(y for wire in wires for _, y in wire.points))
-    return Layout(max(across.right), height, places, tuple(wires), tuple(_frames(across, down)))
-
-
-@dataclass(frozen=True)
-class _Router:
-    """Draws wires."""
-
-    grid: Grid
-    across: _Across
-    entries: _Entries
-    above: Tracks
-    below: Tracks
-    down: _Down
-
-    def wire(self, source: str, target: str) -> Wire:
-        """From below its source, perhaps through a lane, to the top or the side of its target."""
-        grid, across = self.grid, self.across
-        x, end = across.node(source), across.node(target) + self.entries.offset[source, target]
-        row, last = grid.row[source], grid.row[target]
-        is_direct, is_aside = grid.direct(source, target), (source, target) in self.entries.aside
-        points = [(x, self.down.middle[row] + grid.nodes[source].height / 2)]
-        if not is_direct or not (grid.straight(source, target) or is_aside):
-            y = self.down.bottom[row] + 8 + TRACK * self.below[row][source]
-            x = end if is_direct else across.lane(source, grid.page[row])
-            points += [(points[-1][0], y), (x, y)]
-        if not is_direct:
-            points += self._pages(source, grid.page[row], grid.page[last])
-            x = points[-1][0]
-        if is_aside:
-            half = grid.nodes[target].height / 2
-            y, middle = self.down.middle[last], across.node(target)
-            points += [(x, y), (middle + math.copysign(half, x - middle), y)]
-        else:
-            if not is_direct:
-                y = self.down.top[last] - ARROW - TRACK * self.above[last][source]
-                points += [(x, y), (end, y)]
-            points.append((end, self.down.middle[last] - grid.nodes[target].height / 2))
-        return Wire(source, target, tuple(points), not is_direct)
-
-    def _pages(self, source: str, page: int, last: int) -> Iterator[Point]:
-        """From column to column of the page: below the one, up between them, above the next."""
-        for before in range(page, last):
-            across, rows = self.across, self.grid.page
-            order = across.crossing[before].index(source)
-            bottom = max(end for end, p in zip(self.down.end, rows, strict=True) if p == before)
-            low, high = bottom + TRACK * (order + 1), TRACK * order
-            x, between = across.lane(source, before), across.right[before] + TRACK * (order + 1)
-            following = across.lane(source, before + 1)
-            yield from ((x, low), (between, low), (between, high), (following, high))
-
-
-def _frames(across: _Across, down: _Down) -> Iterator[Frame]:
-    grid = across.grid
-    groups = [(grid.page[i], group_of(grid.nodes, keys)) for i, keys in enumerate(grid.rows)]
-    for (page, group), block in groupby(range(len(groups)), groups.__getitem__):
-        rows = list(block)
-        if group:
-            inside = {key for row in rows for key in grid.rows[row]}
-            xs = [across.node(key) + side * COLUMN / 2 for key in inside for side in (-1, 1)]
-            near = [key for key in grid.lanes_on(page) if inside & {key, *grid.targets[key]}]
-            xs += [across.lane(key, page) for key in near]
-            x, y = min(xs) - LANE / 2, down.start[rows[0]]
-            yield Frame(group, x, y, max(xs) + LANE / 2 - x, down.end[rows[-1]] - y)
+    def _wire(self, source: str, target: str) -> Wire:
+        """The way from below the source to the top of the target, or to the side of a sign."""
+        node, is_far = self.graph.nodes[target], self.graph.far(source, target)
+        (start, y), (end, middle) = self.layout.places[source], self.layout.places[target]
+        half, points = node.height / 2, [(start, y + self.graph.nodes[source].height / 2)]
+        x = self.lanes[self.graph.column[source] > 0, target] if is_far else start
+        side = 0 if self.graph.straight(source, target) else 1 if x > end else -1
+        port = end + side * PORT * (len(self.sources[target]) > 1)
+        if self._turns(source, target):
+            x = x if is_far else port
+            points += [(start, self.turns[source][1]), (x, self.turns[source][1])]
+        if node.is_sign and side:
+            return Wire(source, target, (*points, (x, middle), (end + side * half, middle)), is_far)
+        if is_far:
+            points += [(x, self.turns[target][0]), (port, self.turns[target][0])]
+        return Wire(source, target, (*points, (port, middle - half)), is_far)

@@ -4,8 +4,7 @@ Everything else of the trace (grids, slices, shapes) is part of a wire; activati
 """
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,34 +17,24 @@ from quantnas.nn.tracing import CALL, Tracer
 from quantnas.onnx_import.graph_builder import NODE
 
 ACTIVATIONS = {
-    "relu": "ReLU",
-    "leaky_relu": "LeakyReLU",
-    "prelu": "PReLU",
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
-    "gelu": "GELU",
-    "silu": "SiLU",
-}
-"""Function, or module in small letters -> word."""
+    "relu": "ReLU", "leaky_relu": "LeakyReLU", "prelu": "PReLU", "sigmoid": "sigmoid",
+    "tanh": "tanh", "gelu": "GELU", "silu": "SiLU",
+}  # fmt: skip
+"""Function, or lower-case name of a module -> label."""
 JUNCTIONS = {"add": "+", "iadd": "+", "mul": "*", "cat": "concatenate"}
-"""Function of several tensors -> word; others are called by their own name."""
+"""Function of several tensors -> label; the others are labelled with their own name."""
 SINGLE = {
-    "pixel_shuffle": "pixel shuffle x{}",
-    "pixelshuffle": "pixel shuffle",
-    "repeat_interleave": "every pixel {} times",
-    "enlarge": "bilinear x{}",
-    "interpolate": "interpolate",
-    "resize_like": "bilinear",
-    "max_pool2d": "max pool",
-    "contrast": "contrast of a channel",
-    "luma": "luma",
-}
-"""Function of one tensor that has a box of its own, or module in small letters -> word.
+    "pixel_shuffle": "pixel shuffle x{}", "pixelshuffle": "pixel shuffle",
+    "repeat_interleave": "every pixel {} times", "enlarge": "bilinear x{}",
+    "interpolate": "interpolate", "resize_like": "bilinear", "max_pool2d": "max pool",
+    "contrast": "contrast of a channel", "luma": "luma",
+}  # fmt: skip
+"""Function of one tensor that has a box of its own, or lower-case name of a module -> label.
 
 Braces stand for the function's second argument.
 """
 SIZES = ("size", "getattr", "shape", "dim")
-"""Functions that give sizes of a tensor, and nothing that is drawn."""
+"""Functions that return sizes of a tensor, and are not drawn."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ def symbols(network: nn.Module, slots: Collection[str]) -> list[Symbol]:
         if symbol.key not in found:  # not the second convolution of an edge
             found[symbol.key], reads[symbol.key] = symbol, read
         values[node] = {symbol.key: ""}
-    return list(_grouped(_activated(found.values(), reads)))
+    return list(_grouped(list(_activated(found.values(), reads))))
 
 
 def _read(node: fx.Node, values: Mapping[fx.Node, Read]) -> Read:
@@ -169,18 +158,17 @@ def _activated(found: Iterable[Symbol], reads: Mapping[str, Read]) -> Iterator[S
         yield replace(symbol, before=" ".join(sorted(before - {""})), after=after)
 
 
-def _grouped(found: Iterable[Symbol]) -> Iterator[Symbol]:
-    """Groups of one edge are none; the others are named by what the names of their edges share."""
-    found = list(found)
-    count = Counter(symbol.group for symbol in found if symbol.is_edge)
-    for symbol in found:
-        alike = [s.key for s in found if s.group == symbol.group and s.is_edge]
-        title = _shared(alike) if symbol.group and count[symbol.group] > 1 else ""
+def _grouped(symbols: Sequence[Symbol]) -> Iterator[Symbol]:
+    """Name groups by the common prefix of their edges, "cell0" of "cell0_body0" and "cell0_fuse".
+
+    Groups of a single edge, and those without a common prefix, are dissolved.
+    """
+    titles = dict[str, str]()
+    for group in {symbol.group for symbol in symbols} - {""}:
+        edges = [symbol.key for symbol in symbols if symbol.group == group and symbol.is_edge]
+        prefixes = {key.partition("_")[0] for key in edges if "_" in key}
+        titles[group] = prefixes.pop() if len(prefixes) == 1 < len(edges) else ""
+    for symbol in symbols:
+        title = titles.get(symbol.group, "")
         label = symbol.label.removeprefix(f"{title}_") if title else symbol.label
         yield replace(symbol, group=title, label=label)
-
-
-def _shared(names: list[str]) -> str:
-    """What names begin with up to a line below, "cell0" of "cell0_body0" and "cell0_fuse"."""
-    starts = {name.partition("_")[0] for name in names if "_" in name}
-    return starts.pop() if len(starts) == 1 else ""

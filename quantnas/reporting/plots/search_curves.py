@@ -75,8 +75,11 @@ def alphas_figure(rows: Sequence[Row], space: SearchSpace, most: int = COLUMNS) 
     height = math.ceil(len(names) / most)
     columns = max(3, math.ceil(len(names) / height))
     size = (2.3 * columns, 1.55 * height + 0.6 + 0.2 * look.legend_rows(columns))
-    figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
-    panels = figure.subplots(height, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure = Figure(figsize=size, dpi=120, facecolor="white")
+    grid = _margins(height, columns, size, look.legend_rows(columns))
+    panels = figure.subplots(
+        height, columns, squeeze=False, sharex=True, sharey=True, gridspec_kw=grid
+    ).ravel()
     steps = [row["step"] for row in rows]
     for axes, name, slot in zip(panels, names, chosen, strict=False):
         table = [_numbers(row["probabilities"][name]) for row in rows]
@@ -88,10 +91,25 @@ def alphas_figure(rows: Sequence[Row], space: SearchSpace, most: int = COLUMNS) 
     figure.supxlabel("step", size=9)
     figure.supylabel("probability", size=9)
     figure.legend(
-        handles=look.legend(), loc="outside upper center", ncols=look.legend_columns(columns),
+        handles=look.legend(), loc="upper center", ncols=look.legend_columns(columns),
         frameon=False, fontsize=9, handlelength=2.6,
     )  # fmt: skip
     return figure
+
+
+def _margins(
+    rows: int, columns: int, size: tuple[float, float], legend_rows: int
+) -> dict[str, float]:
+    """Return `gridspec_kw` that leaves room for texts; a constrained layout takes far longer."""
+    left, right, bottom, top = 0.55, 0.12, 0.5, 0.53 + 0.19 * legend_rows  # inches
+    across, down = size[0] - left - right, size[1] - bottom - top
+    beside, below = 0.18, 0.4  # gaps between panels, inches
+    return {
+        "left": left / size[0], "right": 1 - right / size[0],
+        "bottom": bottom / size[1], "top": 1 - top / size[1],
+        "wspace": beside * columns / (across - beside * (columns - 1)),
+        "hspace": below * rows / (down - below * (rows - 1)),
+    }  # fmt: skip
 
 
 class _Look:
@@ -188,6 +206,7 @@ def search_figure(rows: Sequence[Row], config: dict[str, Any], across: bool = Fa
         _plain(axes)
         _begin(axes, config, "alphas begin to learn" if axes is top else None)
         axes.legend(frameon=False, **(above if across else {"loc": "best", "fontsize": 9}))
+        axes.locator_params(axis="x", nbins=6, integer=True)
         if across or axes is bottom:
             axes.set_xlabel("step")
     return figure

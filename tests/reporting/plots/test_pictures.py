@@ -16,7 +16,7 @@ from quantnas.config.search_space import Precision
 from quantnas.data import image_files
 from quantnas.evaluation import metrics
 from quantnas.reporting.plots import architecture_diagram, crop_strip, layered_layout, schematic
-from quantnas.reporting.plots.layout_grid import Node
+from quantnas.reporting.plots.layered_layout import Node
 
 WIDTHS = (2, 3, 4, 8)
 OPS = ("conv3x3", "growth3x3", "conv5x5_groups2", "conv1x1")
