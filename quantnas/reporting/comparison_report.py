@@ -1,4 +1,4 @@
-"""The folder of an evaluation: tables and pictures of models measured side by side."""
+"""Evaluation folder: tables and pictures of several models measured on the same photographs."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ from quantnas.runs.models import Model
 
 @contextmanager
 def new_folder(output: Path, name: str | None, models: Sequence[Model]) -> Iterator[Path]:
-    """A new folder of an evaluation, output/evaluate/name; gone again when it fails."""
+    """Create the folder output/evaluate/name; it is removed when the evaluation fails."""
     default = slug(models[0].name) if len(models) == 1 else "comparison"
     made = run_folder.create(output, "evaluate", name, default)
     try:
@@ -35,7 +35,10 @@ def new_folder(output: Path, name: str | None, models: Sequence[Model]) -> Itera
 def perform(
     models: Sequence[Model], sets: Sequence[PhotoSet], folder: Path, plot: bool, published: bool
 ) -> Generator[Progress, None, dict[str, Any]]:
-    """Measure, and write evaluation.json, evaluation.md and pictures into a folder."""
+    """Measure models on sets; write evaluation.json, evaluation.md and pictures into a folder.
+
+    Returns the content of evaluation.json.
+    """
     upscalers = {model.name: model.upscaler() for model in models}
     table = yield from model_comparison.measure(upscalers, sets, models[0].scale)
     found = model_comparison.collect(models, sets, table)
@@ -61,7 +64,7 @@ def perform(
 def _difference(
     model: Model, upscale: Upscaler, group: PhotoSet, rows: Sequence[Score], path: Path
 ) -> None:
-    """The picture of the worst photograph of a set."""
+    """Draw the error map of the photograph on which a model gains least over bicubic."""
     row = scoring.worst(rows)
     pair = photographs.read(group.photos[rows.index(row)], model.scale)
     views = {
@@ -78,7 +81,7 @@ def _difference(
 
 
 def _panels(found: Mapping[str, Any], published: bool) -> list[pareto_front.Panel]:
-    """What `pareto_front.draw` shows of what `collect` gave."""
+    """Return the panels of the Pareto fronts from the result of `model_comparison.collect`."""
     panels = []
     for name, group in found["sets"].items():
         points = tuple(
@@ -93,11 +96,11 @@ def _panels(found: Mapping[str, Any], published: bool) -> list[pareto_front.Pane
 
 
 def require_plot(models: Sequence[Model], sets: Sequence[PhotoSet], published: bool) -> None:
-    """Raise UsageError unless costs are known and the published points can stand beside them."""
+    """Raise UsageError unless costs are known and, with `published`, x4 Set14 is measured."""
     unknown = [model.what for model in models if model.cost is None]
     if unknown:
         raise UsageError(
-            f"{unknown[0]} is of an older version and does not say its BitOps.",
+            f"{unknown[0]} is of an older version and does not record its BitOps.",
             "Export it again, or leave --plot out.",
         )
     if published and models[0].scale != pareto_front.PUBLISHED_SCALE:
@@ -114,5 +117,5 @@ def require_plot(models: Sequence[Model], sets: Sequence[PhotoSet], published: b
 
 
 def slug(name: str) -> str:
-    """A name as a part of a file name."""
+    """Return a name in a form that can be part of a file name."""
     return re.sub(r"[^\w.]+", "-", name).strip("-.") or "it"

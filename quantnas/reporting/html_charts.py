@@ -1,4 +1,4 @@
-"""The charts of a page: what its runs are, drawn by matplotlib, as SVG for the template."""
+"""Charts of a page, drawn by matplotlib and inserted by the template as SVG."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,40 +21,40 @@ THEME = {
 }  # fmt: skip
 """Colour of a figure -> colour of the page's style sheet, which has a light and a dark form."""
 SIDES = (7.0, 4.2)
-"""Width and height of a front, inches."""
+"""Width and height of a chart of PSNR over cost, inches."""
 PANELS = 4
-"""Panels in a row of a search's probabilities."""
+"""Panels per row in the chart of a search's probabilities."""
 NAMED = 16
-"""Runs up to which every one is named in a front; of more, those that no other one beats."""
+"""Most runs that are all named in a chart; of more, only the Pareto front is named."""
 LONGEST = 26
-"""Letters of a name in a front."""
+"""Most letters of a name in a chart."""
 AXES = {"bitops": (f"GBitOps at {AT}", 1e9), "bytes": ("file size, kB", 1e3)}
 """Attribute of a run -> label of the axis and its unit."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """PSNR over one cost on one set of photographs."""
+    """A chart of PSNR over one cost on one set of photographs."""
 
     place: int
-    """Of the set."""
+    """Index of the set."""
     axis: str
-    """One of AXES."""
+    """Key in AXES."""
     svg: str
 
 
 @dataclass(frozen=True)
 class Set:
-    """The runs that were measured on the same photographs."""
+    """Runs that were measured on the same photographs."""
 
     label: str
     runs: tuple[tuple[int, Shown, Scores], ...]
-    """Place in the page, run, and its scores on this set."""
+    """Index in the page, run, and its scores on this set."""
     published: bool
 
 
 def fronts(sets: Sequence[Set]) -> Iterator[Chart]:
-    """A chart per set and cost."""
+    """Yield a chart per set and cost."""
     for place, group in enumerate(sets):
         for axis in AXES:
             yield Chart(place, axis, _front(group, axis, f"front-{place}-{axis}"))
@@ -73,15 +73,15 @@ def _front(group: Set, axis: str, prefix: str) -> str:
     )
     bicubic, published = group.runs[0][2].mean[0][0], group.published and bitops
     panel = Panel("", bicubic, points, published, label, unit, tuple(best))
-    marks = {f"point-{i}": _told(*one) for i, one in enumerate(group.runs)}
+    marks = {f"point-{i}": _mark(*one) for i, one in enumerate(group.runs)}
     if published:
-        marks |= {f"published-{i}": Mark(told) for i, told in enumerate(_published())}
+        marks |= {f"published-{i}": Mark(title) for i, title in enumerate(_published())}
     figure = pareto_front.front_figure([panel], None, SIDES, inline_svg.DPI)
     return _inline(figure, prefix, f"PSNR over {label} on {group.label}", marks)
 
 
 def unbeaten(spots: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (cost, PSNR) that no other one beats in both, by rising cost."""
+    """Return the indices of the Pareto front of (cost, PSNR) points, by rising cost."""
     best: list[int] = []
     for i in sorted(range(len(spots)), key=lambda k: (spots[k][0], -spots[k][1])):
         if not best or spots[i][1] > spots[best[-1]][1]:
@@ -97,8 +97,8 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
-def _told(place: int, run: Shown, scores: Scores) -> Mark:
-    """What a point of a front is."""
+def _mark(place: int, run: Shown, scores: Scores) -> Mark:
+    """Return tooltip and link of a run's point."""
     (plain, _), (full, _), (ours, _) = scores.mean
     title = (
         f"{run.name}\n{ours:.2f} dB (bicubic {plain:.2f} dB, float {full:.2f} dB)\n"
@@ -114,7 +114,7 @@ def _published() -> Iterator[str]:
 
 
 def of_run(run: Shown, prefix: str) -> dict[str, str | None]:
-    """The charts of one run: its search, probabilities and damage, none where it has none."""
+    """Return the charts of a run: its search, probabilities and damage; None for a missing one."""
     return {
         "curves": _curves(run, f"{prefix}-search"),
         "alphas": _alphas(run, f"{prefix}-alphas"),

@@ -1,6 +1,6 @@
-"""What a page about runs shows of their folders: plain values, nothing measured and nothing drawn.
+"""Data of a page about runs, read from run folders; nothing is measured or drawn here.
 
-Steps that earlier versions did may lack a part; what is not there is left out of the page.
+Runs of earlier versions may lack parts, which the page then leaves out.
 """
 
 import json
@@ -24,16 +24,16 @@ from . import photo_slider, run_report
 from .photo_slider import ComparedCrops
 
 SWEEP = "sweep.yaml"
-"""A folder with this file is a sweep."""
+"""File that marks the folder of a sweep."""
 AT = f"LR {REFERENCE[0]}x{REFERENCE[1]}"
 """Key of the costs at which runs are compared."""
 ROWS = 80
-"""Of a search that are drawn, about."""
+"""Approximate number of rows of a search that are drawn."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A set of photographs, PSNR-Y in dB and SSIM-Y: (photograph, bicubic, float, file) each."""
+    """Scores on a set of photographs: (PSNR-Y in dB, SSIM-Y) of bicubic, float network and file."""
 
     name: str
     rows: tuple[tuple[str, tuple[float, float], tuple[float, float], tuple[float, float]], ...]
@@ -42,7 +42,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Search:
-    """A search by gradient."""
+    """Recorded course of a gradient search."""
 
     rows: tuple[search_curves.Row, ...]
     """Some of its rows in metrics.jsonl: about ROWS of them, and all with a check."""
@@ -59,7 +59,7 @@ class Shown:
     folder: Path
     scale: int
     data: dict[str, Any]
-    """As `run_report.collect` gives it."""
+    """Result of `run_report.collect`."""
     scores: tuple[Scores, ...]
     search: Search | None
     damages: Damages | None
@@ -67,29 +67,29 @@ class Shown:
 
     @property
     def bitops(self) -> int:
-        """At AT."""
-        found: int = self.data["export"]["cost"]["bitops"][AT]
-        return found
+        """BitOps at the resolution AT."""
+        bitops: int = self.data["export"]["cost"]["bitops"][AT]
+        return bitops
 
     @property
     def bytes(self) -> int:
-        """Of the file."""
-        found: int = self.data["export"]["bytes"]
-        return found
+        """Size of the exported file."""
+        size: int = self.data["export"]["bytes"]
+        return size
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that lacks steps."""
+    """A run with steps still to do."""
 
     name: str
     missing: str
-    """The first one."""
+    """First missing step."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A point of a sweep that could not be done."""
+    """A point of a sweep that failed."""
 
     name: str
     cause: str
@@ -98,7 +98,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Source:
-    """What a page is made of."""
+    """Runs of a page, finished and not."""
 
     title: str
     done: tuple[tuple[str, Run], ...]
@@ -107,22 +107,22 @@ class Source:
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether the folder is one of a sweep."""
+    """Whether a folder is that of a sweep."""
     return (folder / SWEEP).is_file()
 
 
 def is_finished(run: Run) -> bool:
-    """Whether it has everything that a page shows."""
+    """Whether a run has done its last step."""
     return run.result(STEPS[-1]) is not None
 
 
 def is_whole(run: Run) -> bool:
-    """Whether a finished run has all parts; one of an earlier version does not."""
+    """Whether a finished run has photographs to compare, which earlier versions did not write."""
     return photo_slider.load(run) is not None
 
 
 def find(folders: Sequence[Path]) -> Source:
-    """The runs in these folders of runs and sweeps.
+    """Return the runs in folders of runs and sweeps.
 
     Raises DataError for a folder that is neither, and when no run has finished.
     """
@@ -159,12 +159,12 @@ def _failed(folder: Path) -> Iterable[Failed]:
             data = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             data = None
-        told = data if isinstance(data, dict) else {"cause": "unknown: its file is damaged."}
-        yield Failed(path.stem, str(told.get("cause", "unknown")), str(told.get("remedy", "")))
+        error = data if isinstance(data, dict) else {"cause": "unknown: its file is damaged."}
+        yield Failed(path.stem, str(error.get("cause", "unknown")), str(error.get("remedy", "")))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, with those of their parents where these are not enough."""
+    """Return the names of folders, with those of their parents where needed to be unique."""
     paths = [path.resolve() for path in folders]
     names = [path.name for path in paths]
     most = max((len(path.parts) for path in paths), default=0)
@@ -183,7 +183,10 @@ def _missing(run: Run) -> str:
 
 
 def collect(name: str, run: Run) -> Shown:
-    """Everything about a run whose evaluation has finished. Raises DataError where it lacks."""
+    """Return everything that a page shows of a run.
+
+    Raises DataError when a step before the report is missing.
+    """
     run_folder.require(run, until="report")
     data = run_report.collect(run)
     evaluated = data["evaluate"]
@@ -216,7 +219,7 @@ def _scores(name: str, found: dict[str, Any]) -> Scores:
 
 
 def _search(run: Run, config: dict[str, Any]) -> Search | None:
-    """What was recorded of a search by gradient."""
+    """Return the recorded gradient search of a run, if there was one."""
     rows = search_curves.read(run.folder / "metrics.jsonl")
     if not rows:
         return None

@@ -1,7 +1,7 @@
-"""Runs as one HTML page that needs nothing else: pictures, style and script are in it.
+"""One self-contained HTML page about runs: pictures, style and script are embedded.
 
-A template gives text and charts; a little script selects, sorts and compares, from what is embedded
-as JSON. A policy in the page itself keeps browsers from loading anything.
+A template renders text and charts; a small script selects, sorts and compares, on data embedded as
+JSON. A content security policy in the page keeps browsers from loading anything.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from .html_data import AT, Scores, Shown, Source
 
 FILE = "report.html"
 SCRIPTS = ("elements.js", "compare.js", "page.js")
-"""In the order in which they run."""
+"""Scripts of the page in the order in which they run."""
 SIZE = "\ue000"
-"""Stands in the page until its size is known."""
+"""Placeholder in the page until its size is known."""
 ONE, SEVERAL = 3_600_000, 20_000_000
-"""Bytes that a page of one run, or of several, should have at most; photographs are left out."""
+"""Most bytes of a page of one run, and of several; photographs are left out to stay below."""
 
 
 def write(source: Source, path: Path) -> None:
-    """Write the page of these runs.
+    """Write the page of the runs of a source to `path`.
 
-    Raises DataError where a run lacks a part, and when the file cannot be written.
+    Raises DataError when a run lacks a part or the file cannot be written.
     """
     text = html(source, [html_data.collect(name, run) for name, run in source.done])
     try:
@@ -46,13 +46,13 @@ def write(source: Source, path: Path) -> None:
 
 
 def of_run(run: Run) -> Source:
-    """A page of one run alone, also one whose report is being made."""
+    """Return the source of a page of one run, which may still be at its report step."""
     name = run.folder.resolve().name
     return Source(name, ((name, run),), (), ())
 
 
 def html(source: Source, shown: Sequence[Shown]) -> str:
-    """The page."""
+    """Return the page of the runs `shown`, which were collected from `source`."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
@@ -92,7 +92,7 @@ def html(source: Source, shown: Sequence[Shown]) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes in words."""
+    """Return a number of bytes as text, in kB or MB."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
 
 
@@ -101,14 +101,14 @@ def _file(name: str) -> str:
 
 
 def embedded(data: Any) -> str:
-    """JSON that can stand in a script element: nothing in it ends the element or begins another."""
+    """Return JSON that is safe in a script element: it can neither end it nor begin another."""
     text = json.dumps(files.plain(data), separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
 
 
-# Sets of photographs: the same in two runs only where scale and photographs are the same
+# Sets of photographs: two runs share a set where name, scale and photographs are equal
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Group:
 
     @property
     def key(self) -> tuple[str, int, tuple[str, ...]]:
-        """As `_key` of the scores that belong to it."""
+        """Identity of the set, equal to `_key` of the scores on it."""
         return self.name, self.scale, self.images
 
 
@@ -141,21 +141,21 @@ def _sets(shown: Sequence[Shown]) -> list[_Group]:
 
 
 def _columns(sets: Sequence[_Group]) -> list[str]:
-    """Their names alone, where these are enough."""
+    """Return short labels of the sets: their names alone where these are unique."""
     names = [group.name for group in sets]
     return names if len(set(names)) == len(names) else [group.label for group in sets]
 
 
 def _groups(shown: Sequence[Shown], sets: Sequence[_Group]) -> Iterator[dict[str, Any]]:
-    """Means and deviations of runs that differ in their seed alone."""
+    """Yield means and standard deviations over runs that differ only in their seed."""
     scores = [{_key(one, s): s.mean[2][0] for s in one.scores} for one in shown]
-    for found in seed_groups.groups([s.name for s in shown], [s.data["config"] for s in shown]):
-        these = [shown[at] for at in found.members]
+    for alike in seed_groups.groups([s.name for s in shown], [s.data["config"] for s in shown]):
+        these = [shown[at] for at in alike.members]
         yield {
-            "name": found.name,
+            "name": alike.name,
             "runs": len(these),
             "psnr": [
-                seed_groups.spread([scores[at].get(group.key) for at in found.members], 2)
+                seed_groups.spread([scores[at].get(group.key) for at in alike.members], 2)
                 for group in sets
             ],
             "bitops": seed_groups.spread([one.bitops / 1e9 for one in these], 3),
@@ -164,12 +164,12 @@ def _groups(shown: Sequence[Shown], sets: Sequence[_Group]) -> Iterator[dict[str
 
 
 def _beside(group: _Group) -> bool:
-    """Whether the published points can stand beside it."""
+    """Whether the published points were measured on this set."""
     return pareto_front.beside_published(group.name, group.scale)
 
 
 def _measured(group: _Group, shown: Sequence[Shown]) -> html_charts.Set:
-    """The runs that have scores on the set."""
+    """Return the runs that have scores on a set."""
     rows = [
         (i, one, scores)
         for i, one in enumerate(shown)
@@ -184,13 +184,13 @@ def _measured(group: _Group, shown: Sequence[Shown]) -> html_charts.Set:
 
 @dataclass
 class _Store:
-    """Pictures as data URIs; the same bytes are there once."""
+    """Pictures as data URIs, each stored once."""
 
     images: list[str] = field(default_factory=list)
     seen: dict[str, int] = field(default_factory=dict)
 
     def add(self, content: bytes) -> int:
-        """Its place among the images."""
+        """Store a picture in WebP, and return its index among the images."""
         key = hashlib.sha256(content).hexdigest()
         if key not in self.seen:
             self.seen[key] = len(self.images)
@@ -199,7 +199,7 @@ class _Store:
 
 
 def _within(shown: Sequence[Shown]) -> list[Shown]:
-    """The runs with as many photographs each as the page has room for; one at least."""
+    """Return the runs with as many photographs as fit the page, at least one each."""
     limit = ONE if len(shown) == 1 else SEVERAL
     for count in (3, 2, 1):
         cut = [
@@ -212,7 +212,7 @@ def _within(shown: Sequence[Shown]) -> list[Shown]:
 
 
 def _crops(shown: Sequence[Shown]) -> Iterator[tuple[str, int]]:
-    """What is in the files of their photographs, as a hash, and its bytes."""
+    """Yield hash and size in bytes of every photograph file of the runs."""
     for one in shown:
         for view in one.views.views if one.views else ():
             for version in view.versions:
@@ -225,12 +225,12 @@ def _crop(one: Shown, file: str) -> Path:
 
 
 def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
-    """Numbers of a run, for the table of all, and its photographs."""
-    found: dict[int, dict[str, float]] = {}
+    """Return the numbers of a run for the table of all runs, and its photographs."""
+    results: dict[int, dict[str, float]] = {}
     for scores in one.scores:
         at = [group.key for group in sets].index(_key(one, scores))
         plain, full, ours = scores.mean
-        found[at] = {"psnr": ours[0], "float": full[0], "bicubic": plain[0], "ssim": ours[1]}
+        results[at] = {"psnr": ours[0], "float": full[0], "bicubic": plain[0], "ssim": ours[1]}
     return {
         "name": one.name,
         "bitops": one.bitops,
@@ -239,7 +239,7 @@ def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
         "scale": one.scale,
         "bits": html_text.bits(one.data),
         "seconds": sum(seconds for _, seconds, _ in html_text.steps(one.data)),
-        "sets": found,
+        "sets": results,
         "views": [_view(one, view, store) for view in (one.views.views if one.views else ())],
     }
 

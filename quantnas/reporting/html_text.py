@@ -1,4 +1,4 @@
-"""The words and tables of a page: what its template says about one run."""
+"""Text and tables about one run for the template of a page."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from .html_data import Shown
 
 
 def of(one: Shown) -> dict[str, Any]:
-    """Words and tables of a run."""
+    """Return the text and tables of a run, by the names that the template uses."""
     data, config = one.data, one.data["config"]
     cost, found = data["export"]["cost"], data["export"]["verification"]
     picture = one.folder / "plots" / "architecture.png"
@@ -48,7 +48,7 @@ def of(one: Shown) -> dict[str, Any]:
 
 
 def _webp(picture: Path) -> dict[str, Any]:
-    """A picture as a data URI, smaller than as PNG and the same, with its sides."""
+    """Return a picture as lossless WebP in a data URI, with its width and height."""
     from PIL import Image
 
     content = io.BytesIO()
@@ -58,7 +58,7 @@ def _webp(picture: Path) -> dict[str, Any]:
 
 
 def _layers(one: Shown) -> Iterator[dict[str, Any]]:
-    """Rows of the table of layers; what a slot does to the output stands at its first layer."""
+    """Yield rows of the table of layers; the damage of a slot stands at its first layer."""
     rows = one.data["export"]["cost"]["layers"]
     bitops = [row["macs"] * row["weight_bits"] * row["act_bits"] for row in rows]
     damages = {row.slot: row for row in one.damages.slots} if one.damages else {}
@@ -76,7 +76,7 @@ def _layers(one: Shown) -> Iterator[dict[str, Any]]:
 
 
 def steps(data: Mapping[str, Any]) -> Iterator[tuple[str, float, list[str]]]:
-    """Step, seconds, what it left."""
+    """Yield every recorded step with its seconds and its facts."""
     for step in ("search", "train", "quantize"):
         result = data.get(step)
         if result is not None and "seconds" in result:
@@ -90,28 +90,28 @@ def _environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def commands(folder: Path, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What makes the run again, and what has made it: (in words, command line).
+    """Yield (description, command line) of commands that repeat the run, and that made it.
 
-    A network whose weights came from elsewhere is not made again by its settings.
+    The settings alone cannot repeat a run whose initial weights came from another run or file.
     """
     start = data["config"].get("train", {}).get("start")
     if "adopted" not in data.get("train", {}) and start != "float":
         config = shlex.quote((folder / "config.yaml").as_posix())
         yield "all steps, with the settings that it has", f"quantnas run --config {config}"
-    told = [str(part) for part in data["environment"].get("command", [])]
-    if told:
-        yield "as it was typed", shlex.join(told)
+    typed = [str(part) for part in data["environment"].get("command", [])]
+    if typed:
+        yield "as it was typed", shlex.join(typed)
 
 
 def bits(data: Mapping[str, Any]) -> str:
-    """Those of the weights, in a few letters."""
-    told = data.get("quantize", {})
-    found, limit = told.get("bits"), told.get("limit")
-    if isinstance(found, int):
-        return f"w{found}a{told['act_bits']}"
-    return "as searched" if limit is None else f"{str(found).replace('_', ' ')} {limit:g}"
+    """Return the bit widths of a run in a few letters, such as `w4a8`."""
+    result = data.get("quantize", {})
+    weight_bits, limit = result.get("bits"), result.get("limit")
+    if isinstance(weight_bits, int):
+        return f"w{weight_bits}a{result['act_bits']}"
+    return "as searched" if limit is None else f"{str(weight_bits).replace('_', ' ')} {limit:g}"
 
 
 def uri(content: bytes) -> str:
-    """A picture in WebP as a data URI."""
+    """Return a picture in WebP as a data URI."""
     return "data:image/webp;base64," + base64.b64encode(content).decode("ascii")

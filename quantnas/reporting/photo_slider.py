@@ -1,6 +1,6 @@
-"""Parts of held-out photographs in several versions, to be laid over each other.
+"""Crops of held-out photographs in several versions, which the page lays over each other.
 
-They are kept in the run folder as lossless WebP, with the PSNR of what is shown.
+The run folder keeps them as lossless WebP with the PSNR of each crop.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,39 +20,39 @@ from quantnas.runs.run_folder import Run
 
 FOLDER, FILE = "crops", "crops.json"
 WIDTH, HEIGHT = 512, 384
-"""Of a part, at most, high-resolution pixels."""
+"""Largest size of a crop, high-resolution pixels."""
 COUNT = 3
-"""Photographs."""
+"""Number of photographs of a run that are cropped."""
 MARGIN = 16
-"""Low-resolution pixels around a part that are enlarged with it, so that its edge is not one."""
+"""Low-resolution pixels around a crop that are enlarged with it, to avoid border effects."""
 BICUBIC, ORIGINAL = "bicubic", "original"
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a part."""
+    """One version of a crop."""
 
     name: str
     file: str
-    """In the folder of the crops."""
+    """File name in the folder of the crops."""
     psnr: float | None
-    """PSNR-Y of the part, dB; none for the original."""
+    """PSNR-Y of the crop, dB; None for the original."""
 
 
 @dataclass(frozen=True)
 class ComparedCrop:
-    """A part of one photograph."""
+    """A crop of one photograph in all versions."""
 
     photograph: str
     width: int
     height: int
-    """High-resolution pixels."""
+    """Width and height are in high-resolution pixels."""
     versions: tuple[Version, ...]
 
 
 @dataclass(frozen=True)
 class ComparedCrops:
-    """All of a run."""
+    """All crops of a run."""
 
     scale: int
     views: tuple[ComparedCrop, ...]
@@ -65,9 +65,9 @@ def make(
     scale: int,
     whole: bool = False,
 ) -> ComparedCrops:
-    """Write the parts of some photographs, as bicubic, every upscaler and the original have them.
+    """Write crops of a few photographs: bicubic, one per upscaler, and the original.
 
-    whole: enlarge whole photographs, for a file that takes images of one size alone.
+    whole: enlarge whole photographs, for a file that accepts only one image size.
     """
     folder = run.path(FOLDER)
     for old in folder.glob("*.webp"):
@@ -81,7 +81,7 @@ def make(
 
 
 def load(run: Run) -> ComparedCrops | None:
-    """What `make` wrote; none where it has not."""
+    """Return what `make` wrote for a run, or None where there is nothing."""
     path = run.folder / FOLDER / FILE
     return schema.parse(ComparedCrops, read_json(path), str(path)) if path.exists() else None
 
@@ -104,8 +104,8 @@ def _view(
     top, left = (at // scale for at in place)
     inside = (top, left, height, width)
     margin = max(pair.low.shape) if whole else MARGIN
-    found = {BICUBIC: plain, ORIGINAL: pair.high}
-    parts = {name: _cut(image, inside, scale) for name, image in found.items()}
+    images = {BICUBIC: plain, ORIGINAL: pair.high}
+    parts = {name: _cut(image, inside, scale) for name, image in images.items()}
     for name, upscale in upscalers.items():
         parts[name] = _enlarged(upscale, pair.low, inside, margin, scale)
     order = [BICUBIC, *upscalers, ORIGINAL]
@@ -128,7 +128,7 @@ def _version(
 def _enlarged(
     upscale: Upscaler, low: Image, inside: tuple[int, int, int, int], margin: int, scale: int
 ) -> Image:
-    """The part of what an upscaler makes of it and of a margin around it."""
+    """Return the crop `inside` (top, left, height, width; low resolution) of an enlarged view."""
     top, left, height, width = inside
     y, x = max(0, top - margin), max(0, left - margin)
     made = upscale(low[y : top + height + margin, x : left + width + margin])

@@ -1,4 +1,4 @@
-"""The report of a run: what its steps left, as one JSON object and as Markdown."""
+"""Report of a run: the results of its steps as one JSON object and as Markdown."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from quantnas.runs.run_folder import STEPS, Run
 
 
 def collect(run: Run) -> dict[str, Any]:
-    """Everything that is known about the run."""
+    """Return settings, environment, genotype and step results of a run."""
     steps = {step: run.result(step) for step in STEPS[:-1]}
     return {
         "run": run.folder.name,
@@ -22,7 +22,7 @@ def collect(run: Run) -> dict[str, Any]:
 
 
 def markdown(data: dict[str, Any]) -> str:
-    """The report for people."""
+    """Return the report as Markdown."""
     evaluated, config = data["evaluate"], data["config"]
     lines = [
         f"# {data['run']}",
@@ -80,7 +80,7 @@ def _cost(export: dict[str, Any]) -> Iterator[str]:
 
 
 def verification(data: dict[str, Any]) -> Iterator[str]:
-    """Sentences about the file beside the network."""
+    """Yield sentences that compare the exported file with the network in PyTorch."""
     found, versions = data["export"]["verification"], data["environment"]["versions"]
     yield (
         f"{found['integer_convolutions']} of {found['convolutions']} convolutions run in integers "
@@ -97,7 +97,7 @@ def verification(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _search(data: dict[str, Any]) -> Iterator[str]:
-    """What was found on the way, and the pictures of it."""
+    """Yield the best network of the search and the pictures of the search."""
     best, kept = data["search"].get("best"), data["search"].get("kept")
     if best is not None:
         yield "## Search"
@@ -115,11 +115,11 @@ def _search(data: dict[str, Any]) -> Iterator[str]:
 
 
 def bits(data: dict[str, Any]) -> str:
-    """Those of the weights, in words."""
-    told = data.get("quantize", {})
-    if not isinstance(told.get("bits"), int):
+    """Return the bit widths of a run in words."""
+    result = data.get("quantize", {})
+    if not isinstance(result.get("bits"), int):
         return "as searched"
-    return f"{told['bits']} bits between first and last layer, activations {told['act_bits']}"
+    return f"{result['bits']} bits between first and last layer, activations {result['act_bits']}"
 
 
 def _db(psnr: float | None) -> str:
@@ -166,7 +166,7 @@ def _steps(data: dict[str, Any]) -> Iterator[str]:
 
 
 def facts(result: dict[str, Any]) -> Iterator[str]:
-    """What a step left, without what is shown elsewhere or means nothing here."""
+    """Yield the results of a step as text, without those that the report shows elsewhere."""
     skip = {
         "step",
         "sha256",
@@ -194,7 +194,7 @@ def facts(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    """Numbers short, rows as how many there are."""
+    """Return a value as short text; of a list, its length."""
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, list):

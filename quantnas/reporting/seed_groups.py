@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone, and how far they are apart."""
+"""Groups of runs that differ only in their seed, and the spread of their results."""
 
 import re
 import statistics
@@ -9,29 +9,29 @@ from typing import Any
 from quantnas.config.files import to_json
 
 OWN = (re.compile(r"(?:(?<=/)|^|-)seed\d+(?=-|/|$)"), re.compile(r"-\d+$"))
-"""Parts of names that are of the seed alone: what a sweep writes, or the number of a free name."""
+"""Parts of run names that depend only on the seed: a sweep's `seed<n>`, or a trailing number."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Two runs or more with the same settings, but for the seed."""
+    """At least two runs with equal settings except for the seed."""
 
     name: str
-    """What their names have beside the seed; `base` where that is nothing."""
+    """Common name of the runs without the seed; `base` where nothing is left."""
     members: tuple[int, ...]
-    """Their places among the runs."""
+    """Indices of the runs."""
 
 
 def groups(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[Group]:
-    """Those there are among runs of these names and settings, in order.
+    """Return the groups among runs with these names and settings, in order.
 
-    `seed` is one of the settings; of two runs with the same one, the first counts.
+    `seed` is one of the settings; of two runs with equal seeds, the first counts.
     """
-    found: dict[str, dict[int, int]] = {}
+    seeds_of: dict[str, dict[int, int]] = {}
     for at, each in enumerate(settings):
         same = to_json({key: value for key, value in each.items() if key != "seed"})
-        found.setdefault(same, {}).setdefault(each["seed"], at)
-    several = [tuple(seeds.values()) for seeds in found.values() if len(seeds) > 1]
+        seeds_of.setdefault(same, {}).setdefault(each["seed"], at)
+    several = [tuple(seeds.values()) for seeds in seeds_of.values() if len(seeds) > 1]
     return [Group(_name([names[at] for at in members]), members) for members in several]
 
 
@@ -44,7 +44,7 @@ def _name(names: Sequence[str]) -> str:
 
 
 def spread(values: Sequence[float | None], digits: int) -> str:
-    """Mean and standard deviation of two values or more; `-` where one is missing."""
+    """Return mean ± standard deviation of at least two values, or `-` where one is missing."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "-"

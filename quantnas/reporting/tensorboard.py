@@ -1,4 +1,4 @@
-"""What `metrics.jsonl` holds, as scalars for TensorBoard (the extra `quantnas[tensorboard]`)."""
+"""TensorBoard scalars from `metrics.jsonl` (needs the extra `quantnas[tensorboard]`)."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ def require() -> None:
 class Mirror:
     """Follows the `metrics.jsonl` of a run folder into event files in its folder `tensorboard`.
 
-    They are written anew from the first line, so that a resumed run has each step once.
+    Event files are rewritten from the first line, so that a resumed run has each step once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,10 +35,10 @@ class Mirror:
         self.writer = SummaryWriter(str(target))
 
     def update(self) -> None:
-        """Write what was recorded since the last call.
+        """Write the rows that were recorded since the last call.
 
-        The first call comes after the first step, when the lines of steps that are done again
-        have left the file.
+        Call it first after the first step: by then a resumed run has removed the rows of the
+        steps that it repeats.
         """
         if not self.metrics.exists() or self.metrics.stat().st_size <= self.read:
             return
@@ -61,7 +61,7 @@ class Mirror:
 
 
 def scalars(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every number in a line of `metrics.jsonl`; the PSNR of a check is `decided_psnr`."""
+    """Yield (name, value) of every number in a row; a check's PSNR is `decided_psnr`."""
     for name, value in row.items():
         if name != "step" and isinstance(value, int | float):
             yield name, float(value)

@@ -1,4 +1,4 @@
-"""Checks what is on the page, that it needs nothing else, what it refuses, and how it behaves."""
+"""Checks of the HTML page: content, self-containment, errors, and behaviour in a browser."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from quantnas.reporting.plots import pareto_front
 from quantnas.runs import run_folder
 from quantnas.runs.run_folder import Run
 
-# Run folders as steps leave them, made up
+# Artificial run folders
 
 
 SETS = {"held-out": ("waves", "dunes"), "set5": ("baby",)}
@@ -81,7 +81,7 @@ def finished(
     folder: Path, where: SearchSpace, psnr: float = 31.0, bitops: float = 5e8, scale: int = 2,
     sets: dict[str, tuple[str, ...]] | None = None, seed: int = 0,
 ) -> Run:  # fmt: skip
-    """A run whose steps are all done."""
+    """Return a run with results of all steps."""
     run = Run(folder)
     config = {"space": "tiny", "seed": seed, "search": {"warmup_epochs": 1, "steps_per_epoch": 1}}
     run.path("config.yaml").write_text(yaml.safe_dump(config))
@@ -111,7 +111,7 @@ def finished(
 
 
 def _crops(run: Run) -> None:
-    """Two photographs of 40 x 30 pixels; every version has another brightness."""
+    """Write crops of two photographs, 40 x 30 pixels, with a brightness per version."""
     views = []
     for k, name in enumerate(("waves", "dunes")):
         versions = []
@@ -126,7 +126,7 @@ def _crops(run: Run) -> None:
 
 
 def sweep(folder: Path, where: SearchSpace) -> Path:
-    """A sweep of three finished points, two unfinished ones and one that failed."""
+    """Return a sweep with three finished points, two unfinished ones and a failed one."""
     for i in range(3):
         finished(folder / "points" / f"p{i}", where, 31.0 + i % 2, 1e8 * 4**i)
     begun = Run(folder / "points" / "begun")
@@ -205,7 +205,7 @@ def test_a_page_of_one_run_has_all_its_parts(tmp_path, tiny):
 
 
 def charts(text: str) -> dict[str, str]:
-    """The svg elements of a page, by the names that they have."""
+    """Return the svg elements of a page by their accessible names."""
     found = re.findall(r'(?s)<svg [^>]*aria-label="([^"]*)".*?</svg>', text)
     elements = re.findall(r"(?s)<svg .*?</svg>", text)
     assert len(found) == len(elements)
@@ -420,7 +420,7 @@ POINTS = "#front .plot:not([hidden]) svg a"
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Any]:
-    """A Chromium without a window; skips where there is none, or nothing to drive it with."""
+    """Start Chromium without a window; skip where it or its driver is missing."""
     selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     binary = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
@@ -438,7 +438,7 @@ def browser(tmp_path_factory) -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser, tmp_path, tiny) -> Any:
-    """The page of a sweep, in a browser that has just loaded it."""
+    """Load the page of a sweep in a browser."""
     path = sweep(tmp_path / "s", tiny) / "report.html"
     path.write_text(made([path.parent]), encoding="utf-8")
     browser.get("about:blank")

@@ -12,7 +12,7 @@ from quantnas.runs.run_folder import Run
 
 @pytest.fixture
 def photos(tmp_path):
-    """Four photographs; the first is larger than a crop, with detail at its lower right alone."""
+    """Write four photographs; the first exceeds a crop and has detail only at its lower right."""
     rng, found = np.random.default_rng(0), []
     for i in range(4):
         image = np.full((400, 600, 3) if i == 0 else (61, 72, 3), 128, np.uint8)

@@ -1,4 +1,4 @@
-"""Checks which runs belong together but for their seed, and what they are called."""
+"""Checks the grouping of runs that differ only in their seed, and the groups' names."""
 
 import pytest
 

@@ -1,1 +1,1 @@
-"""The plots, each drawn by one module with matplotlib."""
+"""Plots, each drawn by one module with matplotlib."""

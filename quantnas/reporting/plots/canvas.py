@@ -1,4 +1,4 @@
-"""A drawing board in pixels: boxes, wires, texts and pictures, written as PNG without a screen."""
+"""Drawing board for boxes, wires, texts and pictures, written as PNG without a screen."""
 
 import math
 import warnings
@@ -22,7 +22,7 @@ Colour = str | tuple[float, float, float, float]
 INK, SKIP, FAINT, BAR = "#2b2b2b", "#8c8c8c", "#f4f4f2", "#e66101"
 GRID = "#e4e4e4"
 PLUS = 10
-"""Radius of the sign of a sum."""
+"""Radius of the sign of a sum or product."""
 ARROW = "-|>,head_length=4.5,head_width=2.2"
 
 
@@ -55,7 +55,7 @@ class Board:
         self, x: float, y: float, text: str, size: float = 13, *,
         width: float = math.inf, bold: bool = False, **style: Any,
     ) -> None:  # fmt: skip
-        """`text` around (x, y), smaller than `size` where it would be wider than `width`."""
+        """Write `text` around (x, y), smaller than `size` where it would be wider than `width`."""
         estimate = (0.71 if bold else 0.63) * max(1, len(text))
         style = {"color": INK, "ha": "center", "va": "center_baseline"} | style
         self.axes.text(
@@ -73,14 +73,14 @@ class Board:
         self.axes.add_patch(patch)
 
     def plain(self, x: float, y: float, w: float, text: str) -> None:
-        """A box of something that is no convolution, around y."""
+        """Draw a box of something other than a convolution, centred at y."""
         self.box(x, y - 24, w, 48, edge=SKIP)
         lines = text.split("\n")
         for i, line in enumerate(lines):
             self.text(x + w / 2, y + 17 * (i - (len(lines) - 1) / 2), line, width=w - 8)
 
     def wire(self, *points: Point, skip: bool = False, head: bool = True) -> None:
-        """An arrow (a line without `head`) through `points`, with rounded corners."""
+        """Draw an arrow (a line without `head`) through `points`, with rounded corners."""
         vertices, codes = [points[0]], [Curve.MOVETO]
         for before, here, after in zip(points, points[1:], points[2:], strict=False):
             vertices += [_towards(here, before), here, _towards(here, after)]
@@ -94,11 +94,11 @@ class Board:
         self.axes.add_patch(arrow)
 
     def dot(self, x: float, y: float) -> None:
-        """Where a wire forks."""
+        """Mark the fork of a wire."""
         self.axes.add_patch(Circle((x, y), 3.2, fc=INK, ec="none", zorder=4))
 
     def sign(self, x: float, y: float, is_product: bool = False) -> None:
-        """A sum (or a product) around (x, y)."""
+        """Draw the sign of a sum or product around (x, y)."""
         self.axes.add_patch(Circle((x, y), PLUS, fc="white", ec=INK, lw=1.0, zorder=4))
         half = PLUS - 4.0
         ends = ((half, half), (half, -half)) if is_product else ((half, 0.0), (0.0, half))
@@ -106,14 +106,14 @@ class Board:
             self.axes.plot([x - dx, x + dx], [y - dy, y + dy], color=INK, lw=1.1, zorder=5)
 
     def picture(self, x: int, y: int, image: Image) -> None:
-        """`image` with its top left corner at (x, y), pixel by pixel: a unit is one at 100 dpi."""
+        """Draw `image` with its top left corner at (x, y); a unit is a pixel at 100 dpi."""
         self.figure.figimage(
             image, x, round(self.height) - y - len(image), origin="upper", zorder=-1
         )
 
 
 def _towards(here: Point, there: Point, radius: float = 8) -> Point:
-    """The point `radius` (at most half way) from `here` on the straight line to `there`."""
+    """Return the point `radius` from `here` towards `there`, at most half way."""
     distance = math.dist(here, there)
     share = min(radius, distance / 2) / distance if distance else 0.0
     return here[0] + share * (there[0] - here[0]), here[1] + share * (there[1] - here[1])

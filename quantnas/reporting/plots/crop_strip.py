@@ -1,4 +1,4 @@
-"""The picture that lets a person judge: the same crop of one photograph, several ways."""
+"""Picture of the same crop of one photograph in several versions, for judging by eye."""
 
 import math
 from pathlib import Path
@@ -13,20 +13,20 @@ from quantnas.evaluation import metrics
 from .canvas import Board, Image, save
 
 ZOOM = 4
-"""Times that the pixels of a crop are magnified."""
+"""Factor by which the pixels of a crop are magnified."""
 
 
 def crops(versions: dict[str, Image], scale: int, name: str, path: Path, side: int = 72) -> None:
-    """The same region of equally large images (H, W, 3) side by side, magnified, as PNG.
+    """Write the same region of equally large images (H, W, 3), magnified side by side, as PNG.
 
-    The last one is the original: PSNR is measured against it, and the region is where the first
-    differs most from it. Raises DataError when the file cannot be written.
+    The last image is the original: PSNR is measured against it, and the region is where the first
+    image differs most from it. Raises DataError when the file cannot be written.
     """
     save(crops_figure(versions, scale, name, side), path)
 
 
 def crops_figure(versions: dict[str, Image], scale: int, name: str, side: int = 72) -> Figure:
-    """What `crops` writes."""
+    """Return the figure that `crops` writes."""
     pictures = list(versions.values())
     original = pictures[-1]
     side = min(side, *original.shape[:2])
@@ -44,16 +44,16 @@ def crops_figure(versions: dict[str, Image], scale: int, name: str, side: int = 
         board.picture(x, head, crop.repeat(ZOOM, 0).repeat(ZOOM, 1))
         board.text(x + size / 2, caption, key, 16, width=size, bold=True)
         if picture is not original:
-            found = metrics.psnr_y(picture, original, border=scale)
-            value = f"{found:.2f} dB" if math.isfinite(found) else "equal to the original"
+            psnr = metrics.psnr_y(picture, original, border=scale)
+            value = f"{psnr:.2f} dB" if math.isfinite(psnr) else "equal to the original"
             board.text(x + size / 2, caption + 22, value, 14, width=size)
     return board.figure
 
 
 def region(image: Image, original: Image, side: int, width: int | None = None) -> tuple[int, int]:
-    """Top and left of the rectangle in which the luma of the two differs most.
+    """Return top and left of the rectangle in which the luma of two images differs most.
 
-    It has `side` rows and `width` columns; without a width it is a square.
+    The rectangle has `side` rows and `width` columns; without a width it is a square.
     """
     width = side if width is None else width
     error = np.square(metrics.luma(image) - metrics.luma(original))
@@ -66,7 +66,7 @@ def region(image: Image, original: Image, side: int, width: int | None = None) -
 def _overview(
     board: Board, image: Image, place: tuple[int, int, int], crop: tuple[int, int, int]
 ) -> None:
-    """`image` in the square `place` (x, y, side), with `crop` (top, left, side) framed."""
+    """Draw `image` in the square `place` (x, y, side), with `crop` (top, left, side) framed."""
     (x, y, size), (top, left, side) = place, crop
     height, width = image.shape[:2]
     ratio = min(1.0, size / height, size / width)

@@ -1,4 +1,4 @@
-"""An allocation of bits as a picture and as a table: the predicted damage, slot by slot."""
+"""Predicted damage of a bit allocation, slot by slot, as a picture and as a table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from quantnas.quantization.bit_allocation import Damage
 from .canvas import FAINT, INK, SKIP, save
 
 COLOURS = {2: "#d55e00", 3: "#e69f00", 4: "#009e73", 8: "#0072b2", 32: "#000000"}
-"""Bits of weights -> colour, told apart by colour-blind readers (after Okabe and Ito)."""
+"""Weight bits -> colour that colour-blind readers can tell apart (after Okabe and Ito)."""
 MARKERS = {2: "v", 3: "^", 4: "s", 8: "o", 32: "D"}
-"""Bits of inputs -> mark."""
+"""Activation bits -> marker."""
 ROW = 0.19
-"""Inches per slot."""
+"""Height of a slot's row, inches."""
 
 
 def damage(rows: Sequence[Damage], chosen: Mapping[str, Precision], path: Path) -> None:
-    """Write the picture as PNG. Raises DataError when that cannot be done."""
+    """Write `damage_figure` as PNG. Raises DataError when the file cannot be written."""
     save(damage_figure(rows, chosen), path)
 
 
 def damage_figure(rows: Sequence[Damage], chosen: Mapping[str, Precision]) -> Figure:
-    """What `damage` writes: a line of marks for every slot, from top to bottom, chosen ones filled.
+    """Return a figure with a row of markers per slot, in which the chosen ones are filled.
 
-    What does no damage at all stands at the left edge.
+    Bit widths without any damage stand at the left edge.
     """
     height = ROW * len(rows) + 1.8
     figure = Figure(figsize=(8.5, height), dpi=130, facecolor="white", layout="constrained")
@@ -54,7 +54,7 @@ def damage_figure(rows: Sequence[Damage], chosen: Mapping[str, Precision]) -> Fi
 
 
 def _row(axes: Axes, y: int, row: Damage, chosen: Precision, low: float) -> None:
-    """The marks of one slot; the chosen one is filled."""
+    """Draw the markers of one slot."""
     places = [max(mse, low) for mse in row.mse]
     axes.plot([min(places), max(places)], [y, y], color=SKIP, linewidth=0.7, zorder=2)
     for x, width in zip(places, row.options, strict=True):
@@ -66,7 +66,7 @@ def _row(axes: Axes, y: int, row: Damage, chosen: Precision, low: float) -> None
 
 
 def _names(axes: Axes, chosen: Sequence[Precision]) -> None:
-    """The chosen bits at the right edge, in their colours."""
+    """Write the chosen bit widths at the right edge, in their colours."""
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(len(chosen)), [f"w{w.weights} a{w.activations}" for w in chosen])
     right.tick_params(labelsize=8, length=0)
@@ -75,7 +75,7 @@ def _names(axes: Axes, chosen: Sequence[Precision]) -> None:
 
 
 def _frame(axes: Axes, rows: Sequence[Damage]) -> None:
-    """Slots, errors in both units, and a faint ground under every other cell."""
+    """Draw slot names, errors in both units, and a faint background under every other cell."""
     axes.set_yticks(range(len(rows)), [row.slot for row in rows])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda mse, _: f"{mse:.0e}\n{psnr(mse):.0f} dB"))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -92,7 +92,7 @@ def _frame(axes: Axes, rows: Sequence[Damage]) -> None:
 
 
 def _legend(rows: Sequence[Damage]) -> list[Line2D]:
-    """Bits of weights, bits of inputs, and what is filled."""
+    """Return legend entries for weight bits, activation bits and the chosen marker."""
     widths = [width for row in rows for width in row.options]
     weights, inputs = sorted({w.weights for w in widths}), sorted({w.activations for w in widths})
     return [
@@ -109,16 +109,18 @@ def _mark(mark: str, colour: str, label: str, face: str = "white") -> Line2D:
 
 
 def psnr(mse: float) -> float:
-    """dB of a mean squared error of pixels in [0, 1]; infinite for none."""
+    """Return the PSNR in dB of a mean squared error of pixels in [0, 1]; infinite for zero."""
     return -10 * math.log10(mse) if mse else math.inf
 
 
 def table(rows: Sequence[Damage], chosen: Mapping[str, Precision]) -> list[list[str]]:
-    """Slot, bits, predicted MSE and PSNR of the output if it alone is rounded; the first row is
-    the head."""
-    found = [["slot", "weights", "inputs", "output MSE", "PSNR to float"]]
+    """Return rows of slot, bit widths, predicted MSE and PSNR of the output if only it is rounded.
+
+    The first row is the header.
+    """
+    lines = [["slot", "weights", "inputs", "output MSE", "PSNR to float"]]
     for row in rows:
         width, mse = chosen[row.slot], row.at(chosen[row.slot])
         bits = [str(width.weights), str(width.activations)]
-        found.append([row.slot, *bits, f"{mse:.2e}", f"{psnr(mse):.1f}"])
-    return found
+        lines.append([row.slot, *bits, f"{mse:.2e}", f"{psnr(mse):.1f}"])
+    return lines

@@ -14,13 +14,13 @@ from .damage_chart import ROW, psnr
 from .search_curves import COLOURS
 
 HIDDEN: dict[str, float] = {"alpha": 0.0, "zorder": 0}
-"""Style of the ground of a row, which is there for its gid alone."""
+"""Style of the invisible background of a row, which only carries the row's gid."""
 
 
 def figure(rows: Sequence[Measured]) -> Figure:
-    """Draw a row of marks per slot, the first slot on top, over the mean squared error.
+    """Draw a row of markers per slot, the first slot on top, over the mean squared error.
 
-    What does no damage at all stands at the left edge. The ground of row i has the gid `row-<i>`.
+    Zero damage stands at the left edge. The background of row i has the gid `row-<i>`.
     """
     found = Figure(figsize=(7, ROW * len(rows) + 1.4), dpi=120, layout="constrained")
     axes = found.add_subplot()
@@ -43,7 +43,7 @@ def _errors(row: Measured) -> list[float]:
 
 
 def _marks(axes: Axes, rows: Sequence[Measured], low: float) -> None:
-    """A hollow dot for what was predicted, a filled one and a stroke for what was measured."""
+    """Draw a hollow dot for the prediction, a filled dot and a stroke for the measurements."""
     styles: dict[str, dict[str, Any]] = {
         "predicted": {"marker": "o", "mfc": "white", "mec": COLOURS[0], "mew": 1.4, "ms": 5.5},
         "measured": {"marker": "o", "mfc": COLOURS[1], "mec": COLOURS[1], "ms": 5.5},
@@ -57,7 +57,7 @@ def _marks(axes: Axes, rows: Sequence[Measured], low: float) -> None:
 
 
 def _frame(axes: Axes, rows: Sequence[Measured]) -> None:
-    """Slots at the left, their bits at the right, the error below and as PSNR above."""
+    """Draw slots at the left, bit widths at the right, the error below and as PSNR above."""
     axes.set_yticks(range(len(rows)), [row.slot for row in rows], parse_math=False)
     right, top = axes.secondary_yaxis("right"), axes.secondary_xaxis("top")
     right.set_yticks(range(len(rows)), [f"w{row.weights} a{row.activations}" for row in rows])

@@ -1,6 +1,6 @@
-"""The picture of what a model gets wrong on one photograph, with bicubic beside it.
+"""Error maps of a model and of bicubic on one photograph.
 
-Shown is what is measured: luma, with the border left out.
+They show the same pixels that the metrics measure: luma, without the border.
 """
 
 import math
@@ -19,21 +19,21 @@ from .canvas import INK, SKIP, Image, save
 from .crop_strip import region
 
 SIDE = 64
-"""Pixels of the magnified part."""
+"""Side of the magnified part, pixels."""
 WIDE = 3.9
-"""Inches of a panel."""
+"""Width of a panel, inches."""
 FAINTEST = 16
-"""Grey levels that the colours span at least, so that next to nothing looks like it."""
+"""Least grey levels that the colours span, so that negligible errors look negligible."""
 FRAME = "#35c9ff"
 
 
 def draw(views: dict[str, Image], scale: int, title: str, path: Path) -> None:
-    """What `difference_figure` shows, as PNG. Raises DataError when it cannot be written."""
+    """Write `difference_figure` as PNG. Raises DataError when it cannot be written."""
     save(difference_figure(views, scale, title), path)
 
 
 def difference_figure(views: dict[str, Image], scale: int, title: str) -> Figure:
-    """|image - original| of two images on luma, amplified alike, and the region of the most of it.
+    """Return error maps |image - original| on luma, equally amplified, and the worst region.
 
     `views` holds bicubic, the model's image and the original (H, W, 3), in this order.
     """
@@ -76,13 +76,13 @@ def _error(image: Image, original: Image) -> NDArray[np.float64]:
 
 
 def _span(errors: list[NDArray[np.float64]]) -> float:
-    """Grey levels of the brightest colour: nearly all errors are below it; a multiple of 4."""
+    """Return the grey levels of the brightest colour: a multiple of 4 above nearly all errors."""
     most = max(float(np.quantile(error, 0.998)) for error in errors)
     return float(min(255, max(FAINTEST, 4 * math.ceil(most / 4))))
 
 
 def _layout(ratio: float) -> tuple[Figure, list[list[Axes]], Axes]:
-    """Two rows of three panels for images of that height / width, and the place of a colour bar."""
+    """Return two rows of three panels for images of a ratio (height / width), and a colour bar."""
     wide = WIDE if ratio <= 1.2 else max(2.4, 1.2 * WIDE / ratio)
     tall = min(wide * ratio, 2 * WIDE)
     gap, head, foot, right = 0.14, 0.84, 0.14, 0.95

@@ -25,12 +25,12 @@ SETTINGS: dict[Any, str] = {"svg.fonttype": "none", "svg.hashsalt": "quantnas"}
 
 @dataclass(frozen=True)
 class Mark:
-    """What one artist of a figure tells and does in the page."""
+    """Tooltip and link of one artist of a figure."""
 
     title: str
     """Text of its tooltip."""
     link: str = ""
-    """Address that it leads to; empty for none."""
+    """Address of the link; empty for none."""
 
 
 def inline(
@@ -56,7 +56,7 @@ def inline(
 
 
 def _parsed(figure: Figure) -> Element:
-    """What matplotlib writes, as elements and attributes without name spaces."""
+    """Return matplotlib's SVG with elements and attributes freed of name spaces."""
     for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
         patch.set_facecolor("none")
     content = io.BytesIO()
@@ -75,7 +75,7 @@ def _local(name: str) -> str:
 
 
 def _shorten(element: Element, theme: Mapping[str, str]) -> None:
-    """Drop what the page does not need, and write the rest in fewer letters and its colours."""
+    """Drop parts that the page does not need, shorten the rest, and apply the page's colours."""
     for child in list(element):
         if child.tag in ("metadata", "style"):
             element.remove(child)
@@ -97,12 +97,12 @@ def _shorten(element: Element, theme: Mapping[str, str]) -> None:
 
 
 def _rounded(number: re.Match[str]) -> str:
-    """A number with at most two digits after the point."""
+    """Return a number with at most two digits after the point."""
     return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def _mark(element: Element, mark: Mark) -> None:
-    """Give a group a tooltip, also where nothing in it is painted, and a link."""
+    """Give a group a tooltip, also on its unpainted parts, and a link."""
     title = Element("title")
     title.text = mark.title
     element.insert(0, title)
@@ -113,7 +113,7 @@ def _mark(element: Element, mark: Mark) -> None:
 
 
 def _rename(root: Element, prefix: str, marked: set[str]) -> None:
-    """Put the prefix before the identifiers that are marked or referred to; drop all others."""
+    """Prefix identifiers that are marked or referred to, and drop all others."""
     own = {element.attrib["id"] for element in root.iter() if "id" in element.attrib}
     kept = own & (marked | {target for element in root.iter() for target in _targets(element)})
     for element in root.iter():
@@ -130,6 +130,6 @@ def _rename(root: Element, prefix: str, marked: set[str]) -> None:
 
 
 def _targets(element: Element) -> Iterator[str]:
-    """Identifiers that an element refers to."""
+    """Yield the identifiers that an element refers to."""
     for name in ("href", "clip-path"):
         yield from re.findall(r"#([\w.-]+)", element.get(name, ""))

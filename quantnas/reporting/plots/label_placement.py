@@ -1,6 +1,6 @@
-"""Names at points of a plot, placed so that they cover nothing.
+"""Placement of names near the points of a plot, so that they cover nothing.
 
-Libraries do it less well on crowded fronts: of 384 names at random points, adjustText left 37
+Libraries place them less well on crowded fronts: of 384 names at random points, adjustText left 37
 on other names and 132 on points, textalloc 0 and at least 1, and this none of either.
 
 Everything is in pixels of the figure, which must not be laid out anew afterwards.
@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 from .canvas import SKIP
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1"""
+"""A rectangle: x0, y0, x1, y1."""
 Spot = tuple[float, ...]
-"""x, y"""
+"""A position: x, y."""
 MARKER = 7
-"""Half of the side of what a point covers."""
+"""Half of the side of the square that a point covers."""
 CLOSE = 16
-"""A name farther away is joined to its point by a thin line."""
+"""Distance from which a name is joined to its point by a thin line."""
 DISTANCES = (12, 20, 32, 46, 64, 86, 112, 140)
 TURNS = (0, 1, -1, 2, -2, 3, -3, 5, -5, 6, -6, 7, -7, 8, 4, -4)
-"""Directions in which a place is looked for, the best first, in eighths of a half turn."""
+"""Directions that are tried, the best first, in eighths of a half turn."""
 
 
 def write(
     axes: Axes, names: Sequence[tuple[str, Any]], spots: Sequence[Spot], taken: Sequence[Box]
 ) -> None:
-    """Write names in their colours near their spots, beside each other and what else is taken."""
+    """Write (name, colour) pairs near their spots, clear of each other and of the boxes `taken`."""
     canvas = axes.figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     covered, frame = [*taken, *(around(spot, MARKER) for spot in spots)], axes.get_window_extent()
@@ -56,7 +56,7 @@ def write(
 
 
 def place(size: Spot, spot: Spot, taken: Sequence[Box], frame: Box) -> Box:
-    """The box of that size near `spot` that covers least; right of it where nothing is."""
+    """Return the box of a size near `spot` that covers least of `taken`, best at its right."""
     others = np.array(taken, float).reshape(-1, 4)
     best, least = (0.0, 0.0, 0.0, 0.0), math.inf
     for far in DISTANCES:
@@ -81,20 +81,20 @@ def around(spot: Spot, half: float) -> Box:
 
 
 def between(a: Spot, b: Spot, count: int = 12) -> list[Spot]:
-    """Points on the straight line, ends included."""
+    """Return points on the straight line from `a` to `b`, ends included."""
     shares = [k / (count - 1) for k in range(count)]
     return [(a[0] + s * (b[0] - a[0]), a[1] + s * (b[1] - a[1])) for s in shares]
 
 
 def overlap(box: Box, others: NDArray[np.float64], margin: float = 0.0) -> float:
-    """Square pixels that a box has in common with others (N, 4), one after the other."""
+    """Return the sum over boxes (N, 4) of the area that each shares with `box`, square pixels."""
     width = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0]) + margin
     height = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1]) + margin
     return float((width.clip(0) * height.clip(0)).sum())
 
 
 def lead(spot: Spot, box: Box) -> list[Spot]:
-    """Points of a thin line from a point to its name; none where they are close."""
+    """Return points of the thin line from a point to its name; none where they are close."""
     end = min(max(spot[0], box[0]), box[2]), min(max(spot[1], box[1] + 2), box[3] - 2)
     distance = math.dist(spot, end)
     if distance < CLOSE:

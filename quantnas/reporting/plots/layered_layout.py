@@ -218,7 +218,7 @@ class _Strip:
         return is_far or not (is_sign or self.graph.straight(source, target))
 
     def _wire(self, source: str, target: str) -> Wire:
-        """The way from below the source to the top of the target, or to the side of a sign."""
+        """Return the wire from below its source to the top of its target, or the side of a sign."""
         node, is_far = self.graph.nodes[target], self.graph.far(source, target)
         (start, y), (end, middle) = self.layout.places[source], self.layout.places[target]
         half, points = node.height / 2, [(start, y + self.graph.nodes[source].height / 2)]

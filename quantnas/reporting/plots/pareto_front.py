@@ -1,4 +1,4 @@
-"""Quality over cost: PSNR over BitOps of several models, beside published ones if wanted."""
+"""Plot of PSNR over BitOps of several models, optionally with published results."""
 
 import math
 from collections.abc import Sequence
@@ -24,79 +24,79 @@ PUBLISHED: dict[str, tuple[tuple[float, float], ...]] = {
     "shared weights + AdaDM": ((2.41, 27.576), (2.60, 27.546), (4.11, 27.651), (7.18, 27.860)),
     "shared weights": ((2.58, 27.485), (4.69, 27.641), (9.45, 27.773), (11.15, 27.841)),
 }
-"""Search of arXiv 2208.14839 -> (GBitOps at LR 32x32, PSNR-Y in dB) at x4."""
+"""Search method of arXiv 2208.14839 -> (GBitOps at LR 32x32, PSNR-Y in dB) at x4."""
 SOURCE = (
     "Published: arXiv 2208.14839, read off the figure in the README of its code "
     "(about 0.03 GBitOps and 0.003 dB uncertain); that it shows Set14 is inferred."
 )
 PUBLISHED_SET, PUBLISHED_SCALE = "set14", 4
-"""Name of the set, in small letters, and enlargement."""
+"""Lower-case name of the set of the published results, and their scale."""
 SHADES = ("#4d4d4d", "#7a7a7a", "#9c9c9c", "#b8b8b8")
 MARKERS = ("s", "D", "^", "v")
 SIDES = (5.6, 4.3)
-"""Inches of a panel, width and height."""
+"""Width and height of a panel, inches."""
 DPI = 120
 SIZE, WIDER = 8.0, 7.0
-"""Points (1/72 inch): diameter of a marker, and by how much more one around it is drawn."""
+"""Diameter of a marker, and how much larger the next one around it is; 1/72 inch."""
 NEAR = 7.0
-"""Pixels at DPI between two markers, below which the second one is drawn around the first."""
+"""Distance of two markers, pixels at DPI, below which the second is drawn around the first."""
 STRIP, GAP = 0.62, 0.1
-"""Inches below a broken axis, and between its parts."""
+"""Height of the part below a broken axis, and the gap between its parts, inches."""
 
 
 def beside_published(name: str, scale: int) -> bool:
-    """Whether the published points can stand beside scores on a set of that name."""
+    """Whether the published results are of the set with that name at that scale."""
     return (name.lower(), scale) == (PUBLISHED_SET, PUBLISHED_SCALE)
 
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """A model on a set."""
+    """A model measured on a set."""
 
     name: str
-    """Written beside it unless empty."""
+    """Name written beside the point; empty for none."""
     cost: float
-    """BitOps at LR 32x32 (of a network in float at 32 x 32 bits), or what the panel says."""
+    """BitOps at LR 32x32 (32 x 32 bits for a float network), or another cost of the panel."""
     psnr: float
     is_float: bool
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A set of photographs."""
+    """A plot of models on one set of photographs."""
 
     title: str
     bicubic: float
-    """PSNR, dB."""
+    """PSNR of bicubic upscaling, dB."""
     points: tuple[ParetoPoint, ...]
     published: bool = False
     cost: str = "GBitOps at LR 32x32"
     """Label of the horizontal axis."""
     unit: float = 1e9
-    """Cost of a point that is 1 on the axis."""
+    """Cost that corresponds to 1 on the axis."""
     joined: tuple[int, ...] = ()
-    """Places of the points that a line joins."""
+    """Indices of the points that a line joins."""
 
     @property
     def spots(self) -> list[tuple[float, float]]:
-        """Cost on the axis and PSNR of every point."""
+        """Return cost on the axis and PSNR of every point."""
         return [(point.cost / self.unit, point.psnr) for point in self.points]
 
     @property
     def line(self) -> list[tuple[float, float]]:
-        """Ends and corners of the line."""
+        """Return the ends and corners of the line."""
         return [self.spots[i] for i in self.joined]
 
 
 def draw(panels: Sequence[Panel], note: str, path: Path) -> None:
-    """What `front_figure` shows, as PNG. Raises DataError when it cannot be written."""
+    """Write `front_figure` as PNG. Raises DataError when it cannot be written."""
     save(front_figure(panels, note), path)
 
 
 def front_figure(
     panels: Sequence[Panel], note: str | None, sides: tuple[float, float] = SIDES, dpi: int = DPI
 ) -> Figure:
-    """A panel per set, cost on a logarithmic axis; `note` says how PSNR was measured.
+    """Draw a panel per set with cost on a logarithmic axis; `note` says how PSNR was measured.
 
     Without a note there is no caption. `sides` are the width and height of a panel in inches.
     Point i of a panel has the gid `point-<i>`, published search i has `published-<i>`.
@@ -125,7 +125,7 @@ def front_figure(
 
 
 def _caption(panels: Sequence[Panel], note: str, columns: int) -> str:
-    """What the axes mean, in lines as wide as the figure."""
+    """Return what the axes mean, in lines as wide as the figure."""
     sentences = [
         "BitOps: sum over the convolutions of MACs x weight bits x activation bits, for a "
         "low-resolution image of 32x32."
@@ -144,7 +144,7 @@ def _caption(panels: Sequence[Panel], note: str, columns: int) -> str:
 
 
 def _legend(panels: Sequence[Panel]) -> list[Line2D]:
-    """The published searches; models are named at their points."""
+    """Return entries for the published searches; models are named at their points."""
     if not any(panel.published for panel in panels):
         return []
     return [
@@ -161,7 +161,7 @@ def _published_style(index: int) -> dict[str, Any]:
 
 
 def _panel(figure: Figure, panel: Panel, place: Box, canvas: FigureCanvasAgg) -> None:
-    """Axes in a rectangle of inches (x, y, width, height), in two parts where bicubic is far."""
+    """Draw a panel in a rectangle (x, y, width, height; inches), broken where bicubic is far."""
     (x, y, width, height), (wide, tall) = place, figure.get_size_inches()
     strip = STRIP if _far(panel) else 0.0
     box = (x / wide, (y + strip) / tall, width / wide, (height - strip) / tall)
@@ -198,7 +198,7 @@ def _panel(figure: Figure, panel: Panel, place: Box, canvas: FigureCanvasAgg) ->
 
 
 def _rings(spots: Sequence[label_placement.Spot], near: float) -> list[int]:
-    """How many points each one has to be drawn around, so that it is seen: 0 for the first."""
+    """Return how many nearby points each one has to be drawn around; 0 for the first."""
     rings: list[int] = []
     for spot in spots:
         below = [r for other, r in zip(spots, rings, strict=False) if math.dist(spot, other) < near]
@@ -207,7 +207,7 @@ def _rings(spots: Sequence[label_placement.Spot], near: float) -> list[int]:
 
 
 def _points(axes: Axes, panel: Panel, sizes: Sequence[float]) -> None:
-    """What was published, and the panel's points; a larger one lies under a smaller one."""
+    """Draw published and measured points; a larger marker lies under a smaller one."""
     for i, points in enumerate(PUBLISHED.values() if panel.published else ()):
         axes.plot(*zip(*points, strict=True), zorder=2, gid=f"published-{i}", **_published_style(i))
     if panel.joined:
@@ -228,10 +228,10 @@ def _colour(index: int) -> str:
 
 
 def _shown(panel: Panel) -> tuple[list[float], list[float]]:
-    """Costs on the axis, and PSNR, of everything that the panel shows."""
-    found = panel.spots
-    found += [p for points in PUBLISHED.values() for p in points] if panel.published else []
-    xs, ys = zip(*found, strict=True)
+    """Return costs on the axis and PSNR of everything that the panel shows."""
+    spots = panel.spots
+    spots += [p for points in PUBLISHED.values() for p in points] if panel.published else []
+    xs, ys = zip(*spots, strict=True)
     return list(xs), list(ys)
 
 
@@ -242,7 +242,7 @@ def _far(panel: Panel) -> bool:
 
 
 def _strip(figure: Figure, axes: Axes, panel: Panel, box: Box) -> Axes:
-    """The axes below a broken vertical axis, with nothing but bicubic."""
+    """Return the axes below a broken vertical axis, which show only bicubic."""
     low = figure.add_axes(box, sharex=axes)
     low.set_ylim(panel.bicubic - 1, panel.bicubic + 1)
     low.set_yticks([panel.bicubic], [f"{panel.bicubic:.2f}"])
@@ -261,7 +261,7 @@ def _strip(figure: Figure, axes: Axes, panel: Panel, box: Box) -> Axes:
 
 
 def _limits(axes: Axes, panel: Panel) -> None:
-    """Room around the points for their names."""
+    """Set limits of the axes that leave room for names around the points."""
     xs, ys = _shown(panel)
     ys += [] if _far(panel) else [panel.bicubic]
     room = max(2.2, (max(xs) / min(xs)) ** 0.12)
@@ -278,7 +278,7 @@ def _limits(axes: Axes, panel: Panel) -> None:
 
 
 def _level(axes: Axes, panel: Panel, canvas: FigureCanvasAgg) -> Box:
-    """Write what the line of bicubic is; where that is written."""
+    """Label the line of bicubic, and return the box of the label, pixels."""
     text = axes.annotate(
         f"bicubic {panel.bicubic:.2f} dB", (0, panel.bicubic), (5, 3), size=7.5, color=INK,
         xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -288,16 +288,16 @@ def _level(axes: Axes, panel: Panel, canvas: FigureCanvasAgg) -> Box:
 
 
 def _marked(axes: Axes, panel: Panel) -> list[Box]:
-    """What the published points and the lines between them cover, and the line of bicubic."""
-    found: list[Box] = []
+    """Return boxes that published points, lines between points and bicubic's line cover."""
+    boxes: list[Box] = []
     for points in (*(PUBLISHED.values() if panel.published else ()), panel.line):
         ends = [tuple(axes.transData.transform(point)) for point in points]
-        found += [label_placement.around(end, 5) for end in ends]
-        found += [
+        boxes += [label_placement.around(end, 5) for end in ends]
+        boxes += [
             label_placement.around(p, 2)
             for a, b in pairwise(ends)
             for p in label_placement.between(a, b)
         ]
     frame = axes.get_window_extent()
     level = float(axes.transData.transform((1.0, panel.bicubic))[1])
-    return [*found, (frame.x0, level - 2, frame.x1, level + 2)]
+    return [*boxes, (frame.x0, level - 2, frame.x1, level + 2)]

@@ -1,6 +1,6 @@
-"""What a picture of a network shows: its edges, sums and concatenations, and what each reads.
+"""Symbols of a network's picture: its edges, sums and concatenations, and what each reads.
 
-Everything else of the trace (grids, slices, shapes) is part of a wire; activations are words.
+Everything else in the trace (grids, slices, shapes) is part of a wire; activations are labels.
 """
 
 import re
@@ -42,26 +42,26 @@ class Symbol:
     """A box or a sign of the picture."""
 
     key: str
-    """Of an edge, the name of its slot."""
+    """Unique name; the slot's name for an edge."""
     label: str
     sources: tuple[str, ...] = ()
-    """Keys of the symbols whose tensors it reads."""
+    """Keys of the symbols whose outputs it reads."""
     before: str = ""
-    """Activation between those and the symbol."""
+    """Activation on the inputs."""
     after: str = ""
-    """Activation behind the symbol, in front of everything that reads it."""
+    """Activation on the output, common to all readers."""
     group: str = ""
-    """The repeated part of the network that it belongs to, such as a cell."""
+    """Repeated part of the network that contains the symbol, such as a cell."""
     is_edge: bool = False
 
     @property
     def is_sign(self) -> bool:
-        """Whether it is the sign of a sum or a product."""
+        """Whether the symbol is the sign of a sum or product."""
         return self.label in ("+", "*")
 
 
 class _Tracer(Tracer):
-    """An identity that was chosen is a node as well."""
+    """Tracer that keeps a chosen identity operation as a node."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         empty = isinstance(m, Chain) and not len(m)
@@ -69,13 +69,13 @@ class _Tracer(Tracer):
 
 
 Read = dict[str, str]
-"""Symbol -> the activation that its tensor has passed."""
+"""Key of a symbol -> the activation that its output has passed."""
 
 
 def symbols(network: nn.Module, slots: Collection[str]) -> list[Symbol]:
-    """The symbols of a decided network in the order in which they run; input first, output last.
+    """Return the symbols of a decided network in execution order, from input to output.
 
-    slots: names of what is drawn as an edge.
+    slots: names of the slots, which are drawn as edges.
     """
     inner = network.inner if isinstance(network, ImportedNetwork) else network
     graph = inner.graph if isinstance(inner, fx.GraphModule) else _Tracer().trace(inner)
@@ -98,7 +98,7 @@ def symbols(network: nn.Module, slots: Collection[str]) -> list[Symbol]:
 
 
 def _read(node: fx.Node, values: Mapping[fx.Node, Read]) -> Read:
-    """What a node computes with; of an example for its size, nothing."""
+    """Return the symbols that a node computes with, without a tensor that only gives a size."""
     inputs = node.all_input_nodes
     if _function(node) == "resize_like":
         inputs = inputs[:1]
@@ -112,7 +112,7 @@ def _function(node: fx.Node) -> str:
 def _symbol(
     node: fx.Node, module: nn.Module | None, name: str, read: Read, slots: Collection[str]
 ) -> Symbol | None:
-    """The symbol of a node, if it has one."""
+    """Return the symbol of a node, if it has one."""
     sources, group = tuple(read), _repeated(node)
     slot = _slot(node, module, slots)
     if slot:
@@ -131,7 +131,7 @@ def _symbol(
 
 
 def _slot(node: fx.Node, module: nn.Module | None, slots: Collection[str]) -> str:
-    """The slot that a node belongs to, or nothing."""
+    """Return the slot that a node belongs to, or an empty string."""
     title: Any = node.target if module is not None else node.meta.get(NODE) or node.name
     name = re.sub(r"\W+", "_", str(title), flags=re.ASCII).strip("_")
     if isinstance(module, Conv2d):
@@ -140,13 +140,13 @@ def _slot(node: fx.Node, module: nn.Module | None, slots: Collection[str]) -> st
 
 
 def _repeated(node: fx.Node) -> str:
-    """The outermost entry of a list of modules that a node was traced in."""
+    """Return the path of the outermost entry of a module list that contains a node."""
     paths = node.meta.get("nn_module_stack", {})
     return next((path for path in paths if re.fullmatch(r"\w+\.\d+", path)), "")
 
 
 def _activated(found: Iterable[Symbol], reads: Mapping[str, Read]) -> Iterator[Symbol]:
-    """Every symbol with the activations behind it or, if some readers lack it, in front of them."""
+    """Yield symbols with their output activation or, if readers differ, with input activations."""
     behind: dict[str, set[str]] = {}
     for read in reads.values():
         for key, activation in read.items():

@@ -1,4 +1,4 @@
-"""Pictures of a search from its `metrics.jsonl`: every probability, and what it came to."""
+"""Plots of a gradient search from its `metrics.jsonl`: probabilities, cost and quality."""
 
 import json
 import math
@@ -22,21 +22,22 @@ Style = dict[str, Any]
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b5a400",
 )  # fmt: skip
-"""Told apart by colour-blind readers (after Okabe and Ito); a ninth operation gets a marker."""
+"""Colours that colour-blind readers can tell apart (Okabe and Ito); a ninth line gets a marker."""
 MARKERS = (None, "o", "s", "^")
 DASHES: tuple[Any, ...] = (
     "-", (0, (3.5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (7, 3)), (0, (3, 1, 1, 1, 1, 1))
 )  # fmt: skip
 COLUMNS = 6
-"""Panels in a row, at most."""
+"""Most panels in a row."""
 SMALL = 7.5
-"""Points of the smallest text."""
+"""Size of the smallest text, points."""
 
 
 def draw(folder: Path, space: SearchSpace) -> list[Path]:
-    """plots/alphas.png and plots/search.png of a run folder; nothing for a run without such rows.
+    """Write plots/alphas.png and plots/search.png of a run folder, and return their paths.
 
-    Raises DataError when a picture cannot be written.
+    Nothing is written for a run without a gradient search. Raises DataError when a picture cannot
+    be written.
     """
     rows = read(folder / "metrics.jsonl")
     if not rows:
@@ -54,7 +55,7 @@ def draw(folder: Path, space: SearchSpace) -> list[Path]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a search by gradient, in order."""
+    """Return the rows of a gradient search in `metrics.jsonl`, in order."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = [json.loads(line) for line in lines]
     return [row for row in rows if row["phase"] == "search" and "probabilities" in row]
@@ -64,7 +65,7 @@ def read(path: Path) -> list[Row]:
 
 
 def alphas_figure(rows: Sequence[Row], space: SearchSpace, most: int = COLUMNS) -> Figure:
-    """One panel per choice: the probability of every pair of operation and width over the steps.
+    """Return a panel per edge: probability of every (operation, bit width) pair over the steps.
 
     At most `most` panels stand in a row.
     """
@@ -113,12 +114,12 @@ def _margins(
 
 
 class _Look:
-    """The line of every pair: operations by colour, widths by their dashes."""
+    """Line styles: a colour per operation, dashes per bit width."""
 
     def __init__(self, slots: Iterable[Slot]) -> None:
-        found = list(slots)
-        self.ops = list(dict.fromkeys(op for slot in found for op in slot.ops))
-        self.widths = list(dict.fromkeys(w for slot in found for w in slot.widths))
+        slots = list(slots)
+        self.ops = list(dict.fromkeys(op for slot in slots for op in slot.ops))
+        self.widths = list(dict.fromkeys(w for slot in slots for w in slot.widths))
         self.widths.sort(key=lambda w: (-w.weights, -w.activations))
 
     def op(self, name: str) -> Style:
@@ -131,14 +132,14 @@ class _Look:
         return {"linestyle": DASHES[dashes], "linewidth": 1.5 if again == 0 else 0.7}
 
     def legend(self) -> list[Line2D]:
-        """The operations, then the widths."""
+        """Return entries for the operations, then for the bit widths."""
         lines = [Line2D([], [], label=op, linewidth=2, **self.op(op)) for op in self.ops]
         for width in self.widths:
             lines.append(Line2D([], [], color=INK, label=bits(width), **self.width(width)))
         return lines
 
     def legend_columns(self, columns: int) -> int:
-        """As many entries in a row as there is room for above that many panels."""
+        """Return how many entries fit in a row above that many panels."""
         longest = max(len(str(line.get_label())) for line in self.legend())
         return max(1, min(int(2.2 * columns / (0.65 + 0.075 * longest)), len(self.legend())))
 
@@ -147,7 +148,7 @@ class _Look:
 
 
 def bits(width: Precision) -> str:
-    """`4 bits` for weights and activations alike, `w2a8` for widths that differ."""
+    """Return `4 bits` for equal weight and activation bits, otherwise a form such as `w2a8`."""
     same = width.weights == width.activations
     return f"{width.weights} bits" if same else f"w{width.weights}a{width.activations}"
 
@@ -170,11 +171,11 @@ def _panel(
     _plain(axes)
 
 
-# What the search came to
+# Cost and quality
 
 
 def search_figure(rows: Sequence[Row], config: dict[str, Any], across: bool = False) -> Figure:
-    """Entropy and share decided; expected and decided BitOps; PSNR, over the steps.
+    """Return plots of entropy and share decided, expected and decided BitOps, and PSNR over steps.
 
     `config` is the section `search` of the run's configuration. The three panels stand side by
     side with `across`, below each other without.
@@ -222,14 +223,14 @@ def _curve(
 
 
 def _begin(axes: Axes, config: dict[str, Any], label: str | None) -> None:
-    """A line where the alphas begin to learn."""
+    """Draw a line at the step at which the alphas begin to learn."""
     if {"warmup_epochs", "steps_per_epoch"} <= config.keys():
         step = config["warmup_epochs"] * config["steps_per_epoch"]
         axes.axvline(step, color=SKIP, linewidth=0.8, zorder=0, label=label)
 
 
 def _plain(axes: Axes) -> None:
-    """Thin frame, faint grid, small ticks."""
+    """Style axes with a thin frame, a faint grid and small ticks."""
     axes.grid(color=GRID, linewidth=0.6)
     axes.tick_params(labelsize=SMALL, colors=INK, length=2)
     for spine in axes.spines.values():
@@ -237,5 +238,5 @@ def _plain(axes: Axes) -> None:
 
 
 def _numbers(values: Iterable[float | None]) -> list[float]:
-    """JSON has no infinite numbers; they were written as null."""
+    """Return values as floats; null stands for a number that JSON cannot hold."""
     return [math.nan if value is None else float(value) for value in values]

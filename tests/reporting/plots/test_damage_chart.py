@@ -1,4 +1,4 @@
-"""Checks the picture and the table of an allocation."""
+"""Checks the picture and the table of a bit allocation."""
 
 import dataclasses
 

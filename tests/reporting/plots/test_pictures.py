@@ -26,7 +26,7 @@ Decided = tuple[nn.Module, search_space.SearchSpace, list[cost.Layer]]
 
 
 def decided(cells: int = 2, scale: int = 2) -> Decided:
-    """A network with every width and, among its operations, some of two convolutions."""
+    """Return a network with every bit width and with operations of one and two convolutions."""
     shipped = search_space.load("rfdn_small", scale=scale)
     where = dataclasses.replace(shipped, cells=cells)
     slots = registry.slots(where)
@@ -42,7 +42,7 @@ def decided(cells: int = 2, scale: int = 2) -> Decided:
 def built(
     where: search_space.SearchSpace, found: Genotype, precision: dict[str, Precision] | None = None
 ) -> Decided:
-    """What a picture is made of; the widths need not be those of the space."""
+    """Return the arguments of a picture; `precision` may have bit widths outside of the space."""
     precision = precision or searched_precision(found)
     layers = cost.layers(registry.slots(where), found, precision, where.scale)
     return registry.build(where, network.NetworkFactory(found, precision)), where, layers
@@ -60,7 +60,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def usual(name: str) -> Decided:
-    """A built-in space with its last operation and width on every edge."""
+    """Return a built-in space with its last operation and bit width on every edge."""
     where = search_space.load(name)
     slots = registry.slots(where)
     last = {slot.name: (slot.ops[-1], slot.widths[-1]) for slot in slots}
@@ -156,7 +156,7 @@ def test_symbols_read_what_the_network_computes_with():
 
 
 def graph(pairs: dict[str, str], sign: str = "") -> list[Node]:
-    """Nodes of a letter each, that read the letters given."""
+    """Return nodes named by a letter each, from node -> letters of the nodes that it reads."""
     return [Node(key, tuple(read), 40, is_sign=key in sign) for key, read in pairs.items()]
 
 
@@ -213,7 +213,7 @@ def test_bits_are_told_apart_by_brightness_and_text_stays_readable():
 
 
 def planted(top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy image, and the same with a spoilt square of 24 pixels."""
+    """Return a noisy image with a brighter square of 24 pixels, and the same without it."""
     original = noise(120, 160)
     spoilt = original.copy()
     spoilt[top : top + 24, left : left + 24] += 40

@@ -1,4 +1,4 @@
-"""Checks the pictures of a search and its scalars, on metrics that are made up."""
+"""Checks the plots and TensorBoard scalars of a search on artificial metrics."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from quantnas.reporting.plots import canvas, search_curves
 
 
 def record(folder: Path, where: SearchSpace, steps: int = 40) -> dict[str, list[float]]:
-    """Metrics of a search in which every choice moves from uniform to its first pair."""
+    """Write metrics of a search in which every edge moves from uniform to its first pair."""
     choices = {slot.choice: slot.options for slot in registry.slots(where) if slot.options > 1}
     probabilities: dict[str, list[float]] = {}
     with (folder / "metrics.jsonl").open("w") as file:
