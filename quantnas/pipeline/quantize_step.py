@@ -223,7 +223,7 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
     torch_device = device(config)
     low = work.low.to(torch_device)
     torch.manual_seed(config.seed)
-    retraining.free(net, c.train)
+    retraining.set_trainable(net, c.train)
     for module in (net, teacher):
         module.to(torch_device)
     rate = _rate(work)
@@ -253,7 +253,7 @@ def _retrain(work: Work, net: nn.Module, found: Saliency | None) -> Iterator[Pro
 def _rate(work: Work) -> float:
     """Of the retraining, in deviations of a kernel."""
     lost = work.facts.values["psnr_to_float_before_training"]
-    return retraining.in_proportion(work.config.quantize.rate, lost)
+    return retraining.proportional_rate(work.config.quantize.rate, lost)
 
 
 def _schedule(work: Work, rate: float) -> training_loop.Schedule:
