@@ -1,4 +1,4 @@
-"""ADQ: batch norm that leaves the deviation adaptive; and the sum without it."""
+"""ADQ, a batch norm whose output follows the deviation of the skip, and a plain batch norm."""
 
 from typing import cast
 
@@ -9,12 +9,12 @@ from quantnas.training import collectives
 
 
 class Adq(nn.Module):
-    """BN(branch) * d(std(skip)): batch norm that leaves the deviation adaptive.
+    """BN(branch) * d(std(skip)), a batch norm that keeps the deviation adaptive.
 
     d(s) = w s + c (ADQ, arXiv 2208.14839), or exp(w ln s + c) with `logarithmic` (AdaDM, on which
-    it is built). The batch norm stands behind the branch instead of in front of it: there it
-    folds exactly into the last convolution; in front, zero padding would not let it.
-    branch, skip (N, C, H, W); the deviation is that of a whole sample.
+    ADQ is built). The batch norm follows the branch instead of preceding it: it then folds exactly
+    into the last convolution, which zero padding would prevent in front of the first one.
+    branch and skip are (N, C, H, W); std(skip) is taken over each whole sample.
     """
 
     def __init__(self, channels: int, logarithmic: bool = False) -> None:
@@ -26,7 +26,7 @@ class Adq(nn.Module):
         self.mean_std: Tensor
 
     def deviation(self, std: Tensor) -> Tensor:
-        """What the normalised branch is multiplied by; any shape."""
+        """d(s), the factor of the normalised branch, for deviations of any shape."""
         if self.logarithmic:
             return (self.w * std.clamp_min(1e-8).log() + self.c).exp()
         return self.w * std + self.c
@@ -58,9 +58,9 @@ class Adq(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
-        """(factor, shift), each (C,): the branch becomes factor * branch + shift.
+        """The affine form factor * branch + shift of this module; returns both, each (C,).
 
-        Exact whenever std(skip) equals its mean.
+        It is exact for samples whose std(skip) equals the running mean.
         """
         norm = self.norm
         assert norm.running_var is not None and norm.running_mean is not None
@@ -70,7 +70,7 @@ class Adq(nn.Module):
 
 
 class PlainNorm(Adq):
-    """BN(branch), without regard to the deviation of the skip: what ADQ is compared with."""
+    """BN(branch), which ignores the deviation of the skip: the baseline for ADQ."""
 
     def deviation(self, std: Tensor) -> Tensor:
         return torch.ones_like(std)

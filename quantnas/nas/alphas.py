@@ -1,4 +1,4 @@
-"""Alphas: the architecture parameters of one choice, as a table of probabilities."""
+"""Alphas: the architecture parameters of one choice, read as a table of probabilities."""
 
 import math
 
@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 
 class Alphas(nn.Module):
-    """Probabilities p(operation, width) of one choice; zeros = uniform.
+    """Learned probabilities p(o, b) of the operations o and bit widths b of one choice.
 
-    Factorised: p(o, b) = p(o) p(b), two vectors. Joint: one vector over all pairs, as published
-    (arXiv 2208.14839); the widths then depend on the operation.
+    Factorised: p(o, b) = p(o) p(b), two vectors. Joint: one table over all pairs, as published
+    (arXiv 2208.14839); the bit widths then depend on the operation. All parameters start as zeros,
+    which is the uniform distribution.
     """
 
     def __init__(self, ops: int, widths: int, joint: bool = False) -> None:
@@ -25,37 +26,37 @@ class Alphas(nn.Module):
             )
 
     def log_table(self) -> Tensor:
-        """(ops, widths), ln p(o, b); stable near one-hot."""
+        """ln p(o, b) as a table (ops, widths), numerically stable near one-hot."""
         if self.joint:
             return self.pair.flatten().log_softmax(0).view(self.ops, self.widths)
         return self.op.log_softmax(0)[:, None] + self.width.log_softmax(0)
 
     def table(self) -> Tensor:
-        """(ops, widths), p(o, b), summing to one."""
+        """p(o, b) as a table (ops, widths) whose sum is one."""
         return self.log_table().exp()
 
     def learning(self) -> list[nn.Parameter]:
-        """The parameters that have something to choose."""
+        """The parameters with more than one entry, the only ones that have something to learn."""
         return [alpha for alpha in self.parameters() if alpha.numel() > 1]
 
     def entropy(self) -> Tensor:
-        """(), in nats."""
+        """The entropy () of p(o, b), in nats."""
         log_p = self.log_table()
         return -(log_p.exp() * log_p).sum()
 
     @property
     def most(self) -> float:
-        """The largest entropy that there can be, in nats."""
+        """The entropy of the uniform distribution, which is the largest possible one, in nats."""
         return math.log(self.ops * self.widths)
 
     @torch.no_grad()
     def best(self) -> tuple[int, int]:
-        """(operation, width) of the largest probability."""
+        """The indices (operation, bit width) of the most probable pair."""
         return divmod(int(self.log_table().argmax()), self.widths)
 
     @torch.no_grad()
     def collapse(self, op: int, width: int) -> None:
-        """Give all probability to one pair, in place."""
+        """Give all probability to one pair of operation and bit width, in place."""
         for alpha in self.parameters():
             alpha.fill_(-1e9)
         if self.joint:

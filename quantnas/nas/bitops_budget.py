@@ -1,4 +1,4 @@
-"""A budget of BitOps: what pushes a search towards it, and the decision that keeps within it."""
+"""A budget of BitOps: the loss term that drives a search to it, and the decision that meets it."""
 
 import math
 from collections.abc import Mapping
@@ -12,20 +12,23 @@ from torch import Tensor
 from quantnas.errors import UsageError
 
 TOLERANCE = 0.05
-"""Share of the target by which the found network may differ from it."""
+"""Largest relative distance of the decided network's BitOps from the target."""
 BINS = 4000
+"""Cells per target in which `decide` counts costs."""
 
 Table = NDArray[np.float64]
+"""A value for every pair of operation and bit width, (ops, widths)."""
 Pick = tuple[int, int]
+"""The indices of an operation and of a pair of bit widths."""
 
 
 @dataclass
 class Multiplier:
-    """The price of BitOps, raised while they are too many and lowered while they are too few.
+    """A Lagrange multiplier, the price of BitOps, which rises while the network is too expensive.
 
-    The method of multipliers on x = ln(F / target): the term is price x + rate / 2 over(x)^2, and
-    every step adds gain over(x) to the price, over(x) being what x exceeds +-slack by. Without
-    slack one choice would stay a mixture for ever, to meet the target exactly.
+    The method of multipliers on x = ln(F / target): the loss term is price x + rate / 2 over(x)^2,
+    and every step adds gain over(x) to the price, where over(x) is what x exceeds +-slack by.
+    Without slack one choice would stay a mixture for ever, in order to meet the target exactly.
     """
 
     target: float
@@ -35,13 +38,13 @@ class Multiplier:
     slack: float = 0.03
 
     def term(self, bitops: Tensor) -> Tensor:
-        """(), to be added to the loss; `bitops` is what is expected now."""
+        """The loss term () for the expected BitOps () of the supernet."""
         x = (bitops / self.target).log()
         over = x - x.clamp(-self.slack, self.slack)
         return self.price * x + self.rate / 2 * over.square()
 
     def update(self, bitops: float) -> None:
-        """After a step in which so many were expected."""
+        """Adapt the price after a step in which this number of BitOps was expected."""
         x = math.log(bitops / self.target)
         self.price += self.gain * (x - min(max(x, -self.slack), self.slack))
 
@@ -53,15 +56,16 @@ class Multiplier:
 
 
 def check(costs: Mapping[str, Table], target: float, at: str) -> None:
-    """Raise UsageError, naming what there is, for a target that no network of the space meets.
+    """Raise UsageError, with the possible range, for a target that no network of the space meets.
 
-    costs: what is decided -> BitOps of its pairs, (ops, widths).
+    costs: choice -> BitOps of its pairs, (ops, widths); at: the resolution, as it is named in the
+    message.
     """
     picks = decide({name: np.zeros_like(table) for name, table in costs.items()}, costs, target)
     nearest = sum(float(costs[name][pick]) for name, pick in picks.items())
     if abs(nearest / target - 1) <= TOLERANCE:
         return
-    least, most = (sum(float(end(t)) for t in costs.values()) for end in (np.min, np.max))
+    least, most = (sum(float(bound(t)) for t in costs.values()) for bound in (np.min, np.max))
     raise UsageError(
         f"No network of this space comes within {TOLERANCE:.0%} of {target / 1e9:.3g} GBitOps at "
         f"LR {at}.",
@@ -72,15 +76,16 @@ def check(costs: Mapping[str, Table], target: float, at: str) -> None:
 def decide(
     scores: Mapping[str, Table], costs: Mapping[str, Table], target: float
 ) -> dict[str, Pick]:
-    """What is decided -> (operation, width): the best sum of scores within 5 % of the target.
+    """Pick one pair per choice so that the sum of scores is largest within 5 % of the target.
 
-    A knapsack solved by dynamic programming over costs in 1/4000 of the target, with the true
-    cost of each cell beside it; where no combination comes within 5 %, the nearest one.
-    scores: ln p of every pair, (ops, widths); costs: their BitOps.
+    Returns choice -> (operation, bit width). The knapsack is solved by dynamic programming over
+    cells of 1/4000 of the target, each of which keeps its true cost; where no combination comes
+    within 5 %, the nearest one is picked. scores: choice -> ln p of its pairs, (ops, widths);
+    costs: choice -> their BitOps.
     """
     unit = target / BINS
     least = sum(float(table.min()) for table in costs.values())
-    if least > 1.5 * target:  # nothing is near: the cheapest
+    if least > 1.5 * target:  # no combination is near the target
         return {name: _cheapest(table) for name, table in costs.items()}
     limit = math.ceil(max(1.5 * BINS, least / unit + len(costs) + 1))
     best = np.full(limit + 1, -np.inf)
@@ -103,6 +108,7 @@ def decide(
 
 
 def _cheapest(table: Table) -> Pick:
+    """The pair with the fewest BitOps."""
     row, column = np.unravel_index(int(table.argmin()), table.shape)
     return int(row), int(column)
 
@@ -110,7 +116,7 @@ def _cheapest(table: Table) -> Pick:
 def _extend(
     best: Table, true: Table, score: Table, cost: Table, unit: float
 ) -> tuple[Table, Table, NDArray[np.int64], NDArray[np.int64]]:
-    """Add one choice to every cell of the table: (scores, true costs, option, cell before)."""
+    """Add one choice to the cells; return their scores, true costs, options and previous cells."""
     n = len(best)
     new = np.full(n, -np.inf)
     new_true = np.zeros(n)
@@ -119,7 +125,7 @@ def _extend(
     for option, (gain, price) in enumerate(zip(score, cost, strict=True)):
         cells = np.rint((true[reached] + price) / unit).astype(np.int64)
         kept, cells = reached[cells < n], cells[cells < n]
-        order = np.argsort(best[kept], kind="stable")  # of those meeting in a cell, the best last
+        order = np.argsort(best[kept], kind="stable")  # the best of a cell is assigned last
         kept, cells = kept[order], cells[order]
         value = np.full(n, -np.inf)
         before = np.zeros(n, np.int64)

@@ -1,4 +1,4 @@
-"""What a search would decide after every epoch, and how good that is."""
+"""The genotype that a search would decide after every epoch, and how good its network is."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,35 +9,35 @@ from quantnas.config.genotype import Genotype
 
 @dataclass(frozen=True)
 class DecisionCheck:
-    """The decided network, with the supernet's weights and rounded, on patches of its own."""
+    """The score of the decided, rounded network with the supernet's weights on held-out patches."""
 
     epoch: int
-    """Epochs done."""
+    """Number of epochs done."""
     psnr: float
-    """RGB, dB."""
+    """PSNR of RGB, dB."""
     bitops: int
-    """At the resolution of the search."""
+    """BitOps at the resolution of the search."""
     genotype: Genotype
 
 
 @dataclass
 class DecisionLog:
-    """What was decided after every epoch in which the alphas learned."""
+    """The checks after every epoch in which the alphas learned."""
 
     rows: list[DecisionCheck] = field(default_factory=list)
 
     @property
     def best(self) -> DecisionCheck | None:
-        """The one with the best PSNR."""
+        """The check with the best PSNR; None before the first one."""
         return max(self.rows, key=lambda check: check.psnr, default=None)
 
     def distinct(self, most: int) -> list[Genotype]:
-        """Up to so many different genotypes, the latest first."""
-        found: list[Genotype] = []
+        """Up to `most` different genotypes, the latest first."""
+        genotypes: list[Genotype] = []
         for check in reversed(self.rows):
-            if check.genotype not in found:
-                found.append(check.genotype)
-        return found[:most]
+            if check.genotype not in genotypes:
+                genotypes.append(check.genotype)
+        return genotypes[:most]
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [{**vars(c), "genotype": c.genotype.to_json()} for c in self.rows]}

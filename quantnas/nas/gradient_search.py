@@ -1,8 +1,8 @@
-"""The search: alphas and weights learn in turn, on disjoint halves of the patches.
+"""The differentiable search: alphas and weights learn in turn, on disjoint halves of the patches.
 
-First-order alternation of DARTS (arXiv 1806.09055) with the losses of QuantNAS (2208.14839).
-A generator of records: no printing, no files. All randomness is a function of (seed, step), so a
-run continued from a checkpoint ends where an uninterrupted one does.
+It is the first-order alternation of DARTS (arXiv 1806.09055) with the losses of QuantNAS (arXiv
+2208.14839), written as a generator of records. All randomness is a function of (seed, step), so a
+search continued from a checkpoint ends where an uninterrupted one does.
 """
 
 import copy
@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from quantnas.architectures import cost, network, registry
-from quantnas.config import genotype
-from quantnas.config.genotype import Genotype
+from quantnas.config.genotype import Genotype, searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.data.patches import Patches
@@ -30,35 +29,35 @@ from .decision_log import DecisionCheck, DecisionLog
 from .objective import entropy, entropy_weight, require_finite
 
 CLIP = 5.0
-"""Norm to which gradients of the supernet are cut, as published."""
+"""Greatest norm of the supernet's gradients, as published; longer ones are clipped."""
 
 
 @dataclass(frozen=True)
 class SearchStep:
-    """One update of the alphas and one of the weights."""
+    """The record of one update of the alphas and one of the weights."""
 
     step: int
     loss: float
-    """L1 of the weight update, pixels in [0, 1]."""
+    """L1 loss of the weight update, pixels in [0, 1]."""
     psnr: float
-    """Of the supernet under noise on that batch, RGB, dB."""
+    """PSNR of the supernet, relaxed as it is, on the batch of the weight update, RGB, dB."""
     entropy: float
-    """Mean over the choices, 1 = uniform, 0 = decided."""
+    """Mean normalised entropy over the choices: 1 = uniform, 0 = decided."""
     decided: float
-    """Share of the choices whose most probable pair has more than 0.9."""
+    """Share of the choices whose most probable pair has a probability above 0.9."""
     bitops: float
-    """Expected, at the resolution of the search."""
+    """Expected BitOps at the resolution of the search."""
     decided_bitops: float
-    """Of the most probable pairs."""
+    """BitOps of the most probable pairs."""
     probabilities: dict[str, list[float]]
-    """What is decided -> p of every pair of operation and width, operations first."""
+    """Choice -> p of every pair of operation and bit width, in the order of the operations."""
     check: DecisionCheck | None
-    """At the end of an epoch."""
+    """Score of the decided network, at the end of an epoch alone."""
 
 
 @dataclass(frozen=True)
 class SearchState:
-    """All that changes while searching."""
+    """Everything that changes during a search."""
 
     net: nn.Module
     by_weight: optim.Optimizer
@@ -67,25 +66,27 @@ class SearchState:
     checks: DecisionLog = field(default_factory=DecisionLog)
 
     def parts(self) -> dict[str, Stateful]:
-        """What a checkpoint holds."""
+        """The parts whose states a checkpoint holds."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a search learns from: three disjoint parts of the patches."""
+    """The data of a search: three disjoint sets of patches."""
 
     weights: Patches
+    """Patches that the weights learn from."""
     alphas: Patches
+    """Patches that the alphas learn from."""
     held: Patches
-    """Neither weights nor alphas see these."""
+    """Held-out patches, on which decided networks are scored."""
 
 
 def start(net: nn.Module, config: SearchConfig) -> SearchState:
-    """Optimizers for a supernet."""
+    """The state before the first step: a supernet, its optimizers and the multiplier."""
     alphas = supernet.alphas(net)
-    known = {id(alpha) for alpha in supernet.all_alphas(net)}
-    weights = [(n, p) for n, p in net.named_parameters() if p.requires_grad and id(p) not in known]
+    ids = {id(alpha) for alpha in supernet.all_alphas(net)}
+    weights = [(n, p) for n, p in net.named_parameters() if p.requires_grad and id(p) not in ids]
     return SearchState(
         net,
         optim.Adam(training_loop.groups(weights, config.weight_lr), fused=True),
@@ -95,7 +96,7 @@ def start(net: nn.Module, config: SearchConfig) -> SearchState:
 
 
 class Searching:
-    """The loop's constants: what is searched, on what, and what every pair costs."""
+    """The search loop with its constants: the space, the data, and the BitOps of every pair."""
 
     def __init__(
         self, space: SearchSpace, state: SearchState, material: Material, config: SearchConfig
@@ -112,13 +113,13 @@ class Searching:
     def steps(self, first: int = 0) -> Iterator[SearchStep]:
         """Update the state from step `first` to the end, yielding after every step.
 
-        Raises DivergedError, before anything is updated with it, for a loss that is no number.
+        Raises DivergedError when a loss is NaN or infinite, before it updates anything.
         """
         c = self.config
         for step in range(first, c.epochs * c.steps_per_epoch):
             torch.manual_seed(self.material.weights.seed * 1_000_003 + step)
             low, high = self.batch(self.material.weights, step)
-            mine = collectives.share(low), collectives.share(high)
+            rows = collectives.share(low), collectives.share(high)
             early = step < c.refresh and step & (step - 1) == 0
             if step % c.refresh == 0 or early:
                 fit_grids(self.net, low, learned=step > 0)
@@ -126,15 +127,17 @@ class Searching:
             self.net.train()
             if epoch >= c.warmup_epochs and self.alphas:
                 self.alpha_step(step, epoch)
-            loss, error = self.weight_step(step, *mine)
-            ends = (step + 1) % c.steps_per_epoch == 0
-            check = self._check(epoch) if ends and collectives.rank() == 0 else None
+            loss, error = self.weight_step(step, *rows)
+            epoch_ends = (step + 1) % c.steps_per_epoch == 0
+            check = self._check(epoch) if epoch_ends and collectives.rank() == 0 else None
             yield self._record(step + 1, loss, error, check)
 
     def batch(self, patches: Patches, step: int) -> list[Tensor]:
+        """Low- and high-resolution patches of a step, (N, 3, H, W), on the supernet's device."""
         return [t.to(self.like).contiguous() for t in patches.batch(step, self.config.batch)]
 
     def alpha_step(self, step: int, epoch: int) -> None:
+        """Update the alphas on a batch of their own patches, and the multiplier."""
         c, price = self.config, self.state.price
         low, high = (collectives.share(t) for t in self.batch(self.material.alphas, step))
         expected = objective.expected_bitops(self.net, self.bitops)
@@ -150,7 +153,7 @@ class Searching:
             price.update(expected.item())
 
     def weight_step(self, step: int, low: Tensor, high: Tensor) -> tuple[float, float]:
-        """L1 and squared error."""
+        """Update the weights on a batch; return its L1 loss and its mean squared error."""
         c = self.config
         rate = c.weight_lr * training_loop.cosine(step, c.epochs * c.steps_per_epoch)
         training_loop.set_rate(self.state.by_weight, rate)
@@ -180,7 +183,7 @@ class Searching:
         optimizer.step()
 
     def decide(self) -> Genotype:
-        """The genotype now: the most probable pairs, within the target where there is one."""
+        """The genotype as of now: the most probable pairs, within the target where there is one."""
         picks = None
         if self.config.target_bitops is not None:
             choices = supernet.choices(self.net).items()
@@ -190,23 +193,23 @@ class Searching:
             picks = bitops_budget.decide(tables, costs, self.config.target_bitops)
         return supernet.decide(self.net, self.space.name, picks)
 
-    def bitops_of(self, found: Genotype) -> int:
-        """Of a genotype, at the resolution of the search."""
-        return cost.searched_bitops(self.slots, found, self.space.scale, self.config.resolution)
+    def bitops_of(self, genotype: Genotype) -> int:
+        """BitOps of a genotype's network at the resolution of the search."""
+        return cost.searched_bitops(self.slots, genotype, self.space.scale, self.config.resolution)
 
     @torch.no_grad()
     def share_decided(self, above: float = 0.9) -> float:
-        """Share of the choices whose most probable pair has more than `above`."""
-        open_ = [a for a in supernet.choices(self.net).values() if a.learning()]
-        return sum(a.table().max().item() > above for a in open_) / len(open_) if open_ else 1.0
+        """Share of the choices whose most probable pair has a probability above `above`."""
+        tables = [a.table() for a in supernet.choices(self.net).values() if a.learning()]
+        return sum(t.max().item() > above for t in tables) / len(tables) if tables else 1.0
 
     def _check(self, epoch: int) -> DecisionCheck:
-        """Score what would be decided now."""
-        found = self.decide()
+        """Score the network that would be decided now, and log it once the alphas learn."""
+        genotype = self.decide()
         batches = [self.batch(self.material.weights, i)[0] for i in range(4)]
-        decided = decided_network(self.space, found, copy.deepcopy(self.net), batches)
+        decided = decided_network(self.space, genotype, copy.deepcopy(self.net), batches)
         psnr = training_loop.measure(decided, self.material.held)
-        check = DecisionCheck(epoch + 1, psnr, self.bitops_of(found), found)
+        check = DecisionCheck(epoch + 1, psnr, self.bitops_of(genotype), genotype)
         if epoch >= self.config.warmup_epochs:
             self.state.checks.rows.append(check)
         return check
@@ -232,16 +235,17 @@ class Searching:
 
 
 def decided_network(
-    space: SearchSpace, found: Genotype, net: nn.Module, batches: list[Tensor]
+    space: SearchSpace, genotype: Genotype, net: nn.Module, batches: list[Tensor]
 ) -> nn.Module:
-    """The rounded network (in float for a space in float) with the supernet's weights.
+    """The genotype's network with the supernet's weights, rounded unless the space is in float.
 
-    Changes `net`: it is settled on the genotype. batches: low-resolution patches.
+    net: the supernet, which is settled on the genotype, in place. batches: low-resolution patches
+    (N, 3, H, W).
     """
     with collectives.alone():
-        supernet.settle(net, found, batches)
-    precision = None if space.is_float else genotype.searched_precision(found)
-    decided = network.build(space, found, precision).to(batches[0].device)
+        supernet.settle(net, genotype, batches)
+    precision = None if space.is_float else searched_precision(genotype)
+    decided = network.build(space, genotype, precision).to(batches[0].device)
     inheritance.inherit_supernet(decided, net)
     network.initialise(decided, batches[0])
     return decided.eval()
@@ -249,10 +253,10 @@ def decided_network(
 
 @torch.no_grad()
 def fit_grids(net: nn.Module, low: Tensor, learned: bool = False) -> None:
-    """Fit every quantizer of the network to its weights and to activations on `low`.
+    """Fit every grid of the supernet to its weights and to the activations on low (N, 3, H, W).
 
-    With `learned`, those that learn by gradient stay. Batch norms use the statistics of `low`
-    without keeping them: early on, the running ones are far from what the features are.
+    With `learned`, grids that learn by gradient are left as they are. Batch norms use the
+    statistics of `low` without keeping them: early on, the running ones are far from the truth.
     """
     net.eval()
     norms = [m.norm for m in net.modules() if isinstance(m, Adq)]

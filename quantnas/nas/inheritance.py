@@ -1,4 +1,4 @@
-"""The decided network takes over the weights of the supernet that it was searched in."""
+"""Copying the weights of a supernet into the network that was decided in it."""
 
 from typing import cast
 
@@ -16,10 +16,10 @@ from .supernet import MixedOp
 
 @torch.no_grad()
 def inherit_supernet(network: nn.Module, searched: nn.Module) -> None:
-    """Copy the chosen candidates' weights and grids from a supernet, with ADQ folded; in place.
+    """Copy the chosen candidates' weights and grids into a network, with ADQ folded, in place.
 
-    The network then computes what the collapsed supernet does when evaluating: exactly, but for
-    the deviation of each image, which is replaced by its mean.
+    searched: the supernet, collapsed. In evaluation mode the network then computes the same as the
+    supernet, but that the deviation of each image is replaced by its running mean.
     """
     grids = {n: m for n, m in searched.named_modules() if isinstance(m, ActQuantizer)}
     for path, module in network.named_modules():
@@ -46,7 +46,7 @@ def _search_convs(op: nn.Module) -> list[SearchConv2d]:
 
 
 def _copy_choice(mixed: MixedOp, op: nn.Module) -> None:
-    """The most probable candidate of an edge, its gain multiplied in."""
+    """Copy the most probable candidate of an edge, multiplied by the edge's gain."""
     at_op, at_width = mixed.alphas.best()
     slot = mixed.slot
     width, targets = slot.widths[at_width], _convs(op)

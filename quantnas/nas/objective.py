@@ -1,4 +1,4 @@
-"""Terms of the alphas' loss beside the task: entropy and its schedule; and what is no number."""
+"""Terms of the alphas' loss (entropy, expected BitOps) and the check for a diverged search."""
 
 import math
 from collections.abc import Mapping
@@ -13,25 +13,25 @@ from .supernet import choices
 
 
 def require_finite(value: Tensor, name: str, step: int) -> None:
-    """Raise DivergedError for an infinite number or none."""
+    """Raise DivergedError for a value () that is NaN or infinite."""
     if not torch.isfinite(value):
         raise DivergedError(
             f"The search diverged: {name} became {value.item()} at step {step}.",
-            "Begin again with a smaller search.weight_lr or search.alpha_lr. A state saved before "
-            "is kept, and sound.",
+            "Begin again with a smaller search.weight_lr or search.alpha_lr. The last checkpoint "
+            "is kept, and intact.",
         )
 
 
 def entropy(net: nn.Module) -> Tensor:
-    """(), mean over all choices of entropy / ln(number of pairs); stable near one-hot."""
+    """The normalised entropy (): the mean over all choices of entropy / ln(number of pairs)."""
     parts = [a.entropy() / a.most for a in supernet.choices(net).values() if a.learning()]
     return torch.stack(parts).mean() if parts else torch.zeros(())
 
 
 def entropy_weight(epoch: int, epochs: int, warmup: int) -> float:
-    """The published schedule of the entropy term, from 0 to 1 (code of arXiv 2208.14839).
+    """Weight of the entropy term, which rises from 0 to 1 as in the code of arXiv 2208.14839.
 
-    0 throughout when fewer than two epochs follow the warm-up.
+    The weight is always 0 when fewer than two epochs follow the warm-up.
     """
     total, t = epochs - warmup, epoch - warmup
     quiet = total // 4
@@ -41,6 +41,9 @@ def entropy_weight(epoch: int, epochs: int, warmup: int) -> float:
 
 
 def expected_bitops(supernet: nn.Module, bitops: Mapping[str, Tensor]) -> Tensor:
-    """() under the supernet's probabilities, of `choice_bitops`; differentiable in the alphas."""
+    """The expected BitOps () under the supernet's probabilities, differentiable in the alphas.
+
+    bitops: choice -> BitOps of its pairs, (ops, widths) (`cost.choice_bitops`).
+    """
     parts = [(a.table() * bitops[name]).sum() for name, a in choices(supernet).items()]
     return torch.stack(parts).sum()

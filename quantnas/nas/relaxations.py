@@ -1,7 +1,8 @@
-"""RELAXATIONS: how a tensor looks while the widths of bits are still a mixture.
+"""Continuous relaxations of the bit-width choice (RELAXATIONS).
 
-All end in the same rounded network; they differ in what training sees before. When evaluating,
-every one is the mixture of the roundings.
+A relaxation replaces a tensor while its bit width is still a mixture. All of them lead to the same
+rounded network and differ only while training; in evaluation mode each one is the mixture of the
+rounded tensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,35 +15,36 @@ from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.training import collectives
 
 Quantizer = ActQuantizer | WeightQuantizer
+"""The grid of an activation or of a weight."""
 View = Callable[[Tensor, Sequence[Quantizer], Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Relaxation:
-    """How widths are mixed while training."""
+    """A mixture of the bit widths of a tensor while training."""
 
     view: View
-    """(t, one quantizer per width, mix (widths,) summing to one, share ()) -> t as it is seen.
+    """Function (t, one quantizer per bit width, mix (widths,), share ()) -> relaxed t, same shape.
 
-    `share` is the probability of the operation that reads t.
+    mix: probabilities of the bit widths; share: probability of the operation that reads t.
     """
     merges: bool
-    """Whether all candidates of an edge see the same input: single convolutions then run as one."""
+    """Whether all candidates of an edge read the same input, so that single convolutions merge."""
     trains_grids: bool
-    """Whether steps and zero points learn by gradient; else they are fitted from time to time."""
+    """Whether steps and zero points learn by gradient; else they are refitted now and then."""
 
 
 def noise(t: Tensor, quantizers: Sequence[Quantizer], mix: Tensor, share: Tensor) -> Tensor:
-    """t clipped to the mean range, plus one uniform draw with the mixture's rounding error.
+    """Clip t to the mean range of the grids and add uniform noise as large as the rounding error.
 
-    The variance is sum_b mix_b step_b^2 / 12 (after arXiv 2208.14839, with the signal's gradient
-    kept and the clipping of the real quantizer); its cost does not grow with the widths.
+    The variance is sum_b mix_b step_b^2 / 12 (after arXiv 2208.14839, but with the signal's
+    gradient and the real quantizer's clipping); the cost does not grow with the number of widths.
     """
     with torch.no_grad():
         steps = torch.stack([q.step for q in quantizers])
-        ends = [q.bounds() for q in quantizers]
-        lows = torch.stack([lo for lo, _ in ends]) * steps
-        highs = torch.stack([hi for _, hi in ends]) * steps
+        bounds = [q.bounds() for q in quantizers]
+        lows = torch.stack([lo for lo, _ in bounds]) * steps
+        highs = torch.stack([hi for _, hi in bounds]) * steps
     low, high = _weighted(mix, lows), _weighted(mix, highs)
     deviation = _weighted(mix, steps.square()).sqrt()
     uniform = collectives.rand_like(t, _batched(quantizers)).sub_(0.5)
@@ -50,12 +52,12 @@ def noise(t: Tensor, quantizers: Sequence[Quantizer], mix: Tensor, share: Tensor
 
 
 def rounding(t: Tensor, quantizers: Sequence[Quantizer], mix: Tensor, share: Tensor) -> Tensor:
-    """The mixture of the roundings, sum_b mix_b Q_b(t), with the gradients of LSQ: EdMIPS style."""
+    """Mix the rounded tensors, sum_b mix_b Q_b(t), with the gradients of LSQ, as EdMIPS does."""
     return _weighted(mix, torch.stack([q(t) for q in quantizers]))
 
 
 def authors(t: Tensor, quantizers: Sequence[Quantizer], mix: Tensor, share: Tensor) -> Tensor:
-    """What the published code of arXiv 2208.14839 does, its oddities included.
+    """Add noise as the published code of arXiv 2208.14839 does, its oddities included.
 
     f t + sum_b c_b N_b(t) with f = 1 / (widths + 1), c_b = p_b / (share + f), p_b = share mix_b,
     and N_b(t) = t + range(t) / (2^b - 1) eps / 2, eps normal, *detached*: signal and weights get
@@ -76,17 +78,17 @@ def authors(t: Tensor, quantizers: Sequence[Quantizer], mix: Tensor, share: Tens
 
 
 def plain(t: Tensor, quantizers: Sequence[Quantizer], mix: Tensor, share: Tensor) -> Tensor:
-    """t as it is: a search in float."""
+    """Return t itself: a search in float has no bit widths to choose."""
     return t
 
 
 def _batched(quantizers: Sequence[Quantizer]) -> bool:
-    """Whether they are of an activation, whose rows may be shared out among processes."""
+    """Whether the grids are an activation's, whose rows may be shared among processes."""
     return isinstance(quantizers[0], ActQuantizer)
 
 
 def _weighted(mix: Tensor, parts: Tensor) -> Tensor:
-    """sum_b mix_b parts_b; parts (widths, ...) -> (...)."""
+    """The weighted sum over bit widths, sum_b mix_b parts_b; parts (widths, ...) -> (...)."""
     return (mix @ parts.flatten(1)).view(parts.shape[1:]) if parts.dim() > 1 else mix @ parts
 
 
@@ -96,4 +98,4 @@ RELAXATIONS: dict[str, Relaxation] = {
     "authors": Relaxation(authors, merges=False, trains_grids=False),
     "float": Relaxation(plain, merges=True, trains_grids=False),
 }
-"""Name -> how widths are mixed; "float" is taken by itself for spaces in float."""
+"""Value of `search.relaxation` -> relaxation; a space in float always uses "float"."""

@@ -1,4 +1,4 @@
-"""A contest: architectures that are trained briefly, one after the other; the best one wins."""
+"""A contest of architectures: each is trained briefly from random weights, the best one wins."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantnas.architectures import cost, network, registry
-from quantnas.config import genotype
-from quantnas.config.genotype import Genotype
+from quantnas.config.genotype import Genotype, searched_precision
 from quantnas.config.run_config import SearchConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.training import training_loop
@@ -22,23 +21,23 @@ from .objective import require_finite
 
 @dataclass(frozen=True)
 class TrialStep:
-    """One update of one architecture."""
+    """The record of one update of one architecture."""
 
     step: int
     sample: int
-    """Which architecture, from 1."""
+    """Number of the architecture, from 1."""
     loss: float
-    """L1, pixels in [0, 1]."""
+    """L1 loss, pixels in [0, 1]."""
     bitops: int
-    """Of this architecture, at the resolution of the search."""
+    """BitOps of the architecture at the resolution of the search."""
     best: float | None
-    """PSNR of the best finished one on the validation patches, RGB, dB."""
+    """PSNR of the best finished architecture on the validation patches, RGB, dB."""
 
 
 class Contest:
-    """Architectures that share `steps`, the one in training, and the best so far.
+    """A contest of architectures that share `steps` updates, with the best one so far.
 
-    Each is trained alone, from random weights; the best on the validation patches wins.
+    Each is trained alone, from random weights; the best PSNR on the validation patches wins.
     """
 
     def __init__(
@@ -60,11 +59,11 @@ class Contest:
         self._begin()
 
     def _begin(self, rounded: bool = False) -> None:
-        """A network of the next architecture: in float with new weights, or rounded."""
-        found = self.genotypes[min(len(self.psnr), len(self.genotypes) - 1)]
+        """Build the next architecture's network with new weights, in float or rounded."""
+        genotype = self.genotypes[min(len(self.psnr), len(self.genotypes) - 1)]
         torch.manual_seed(len(self.psnr))
-        precision = genotype.searched_precision(found) if rounded else None
-        self.net, self.rounded = network.build(self.space, found, precision), rounded
+        precision = searched_precision(genotype) if rounded else None
+        self.net, self.rounded = network.build(self.space, genotype, precision), rounded
         self.training = training_loop.start(self.net.to(self.device), self.config.weight_lr)
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,14 +82,15 @@ class Contest:
         self.training.optimizer.load_state_dict(state["optimizer"])
 
     def steps(self, material: Material, first: int = 0) -> Iterator[TrialStep]:
-        """Train one after the other from step `first`, yielding after every step.
+        """Train the architectures in turn from step `first`, yielding after every step.
 
-        Two thirds of an architecture's steps are in float, the others with its bits.
+        Two thirds of an architecture's steps are in float, the others at its bit widths. Raises
+        DivergedError for a loss or a gradient that is NaN or infinite.
         """
         count = len(self.genotypes)
         per = max(1, self.total // count)
         for step in range(first, self.total):
-            last = step >= per * (count - 1)  # it takes what is left over
+            last = step >= per * (count - 1)  # the last architecture gets the remaining steps
             length = self.total - per * (count - 1) if last else per
             at = step - per * (count - 1) if last else step % per
             if at == length * 2 // 3 and not self.space.is_float:
@@ -104,16 +104,17 @@ class Contest:
             )
 
     def _round(self, material: Material, step: int) -> None:
-        plain = self.net
+        """Replace the network in training by its rounded form."""
+        float_net = self.net
         self._begin(rounded=True)
-        network.inherit(self.net, plain)
+        network.inherit(self.net, float_net)
         low, _ = material.weights.batch(step, self.config.batch)
         network.initialise(self.net, low.to(self.device))
 
     def _update(self, material: Material, step: int, share: float) -> float:
         rate = training_loop.cosine(share) * (0.25 if self.rounded else 1.0)
         training_loop.set_rate(self.training.optimizer, self.config.weight_lr * rate)
-        half = material.weights if step % 2 else material.alphas  # all that the search learns from
+        half = material.weights if step % 2 else material.alphas  # both halves that a search uses
         low, high = (t.to(self.device) for t in half.batch(step, self.config.batch))
         self.net.train()
         loss = F.l1_loss(self.net(low), high)
@@ -126,22 +127,23 @@ class Contest:
         return loss.item()
 
     def _finish(self, material: Material) -> None:
+        """Score the architecture in training, keep the best weights, and begin the next one."""
         psnr = training_loop.measure(self.net, material.held)
         if psnr > max(self.psnr, default=-math.inf):
-            plain = network.build(self.space, self.genotypes[len(self.psnr)], None)
-            network.inherit(plain, self.net.cpu())
-            self.best = plain.state_dict()
+            float_net = network.build(self.space, self.genotypes[len(self.psnr)], None)
+            network.inherit(float_net, self.net.cpu())
+            self.best = float_net.state_dict()
         self.psnr.append(psnr)
         self._begin()
 
     def winner(self) -> tuple[Genotype, nn.Module]:
-        """The genotype with the best PSNR, and its network in float."""
-        found = self.genotypes[max(range(len(self.psnr)), key=self.psnr.__getitem__)]
-        net = network.build(self.space, found, None)
+        """The genotype with the best PSNR, and its trained network in float."""
+        genotype = self.genotypes[max(range(len(self.psnr)), key=self.psnr.__getitem__)]
+        net = network.build(self.space, genotype, None)
         net.load_state_dict(self.best)
-        return found, net
+        return genotype, net
 
     def scores(self) -> list[dict[str, float]]:
-        """PSNR on the validation patches and BitOps of every architecture."""
+        """The PSNR on the validation patches and the BitOps of every finished architecture."""
         pairs = zip(self.psnr, self.bitops, strict=True)
         return [{"psnr": psnr, "bitops": bitops} for psnr, bitops in pairs]

@@ -13,12 +13,12 @@ from quantnas.config.run_config import RunConfig
 from quantnas.errors import LostError, QuantnasError
 from quantnas.training.processes import (
     agree,
-    called,
     device,
+    disconnect,
     follow,
+    is_helper,
     launch,
     launched,
-    part,
     require_gpus,
     size,
     tasks,
@@ -41,7 +41,7 @@ def join() -> None:
     if "WORLD_SIZE" not in os.environ:
         return
     world = int(os.environ["WORLD_SIZE"])
-    if called():
+    if is_helper():
         try:
             assist(world)
         except LostError:  # the first process has failed, and reports it
@@ -68,7 +68,7 @@ def assist(processes: int) -> None:
             problem = f"{type(error).__name__}: {error}"
         if agree(problem):
             follow(steps)
-    part()
+    disconnect()
 
 
 def _steps(task: Mapping[str, Any]) -> Iterator[Any]:

@@ -224,7 +224,7 @@ def _retrain(work: Work, net: nn.Module, saliencies: Saliency | None) -> Iterato
     torch_device = device(config)
     low = work.low.to(torch_device)
     torch.manual_seed(config.seed)
-    retraining.free(net, c.train)
+    retraining.set_trainable(net, c.train)
     for module in (net, teacher):
         module.to(torch_device)
     rate = _rate(work)
@@ -254,7 +254,7 @@ def _retrain(work: Work, net: nn.Module, saliencies: Saliency | None) -> Iterato
 def _rate(work: Work) -> float:
     """Learning rate of the retraining, in standard deviations of a kernel."""
     lost = work.facts.values["psnr_to_float_before_training"]
-    return retraining.in_proportion(work.config.quantize.rate, lost)
+    return retraining.proportional_rate(work.config.quantize.rate, lost)
 
 
 def _schedule(work: Work, rate: float) -> training_loop.Schedule:

@@ -64,7 +64,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
         teacher = initial_weights.teacher_of(run, config) if c.teacher == "own" else teacher
         yield from fit(run, device(config), "rounded", rounded, trainings.lesson(True, teacher))
-    processes.part()  # nothing after this is shared
+    processes.disconnect()  # nothing after this is shared
     network.save(rounded, run.weights("trained"), space)
     run.finish(
         "train",

@@ -1,10 +1,10 @@
-"""Post-training quantization as others do it, on the layers and bits of our own: METHODS.
+"""Published methods of post-training quantization, with this project's layers and grids (METHODS).
 
-rtn: grids of least squared error, every weight to the nearest level. minmax: the same with grids
-from the smallest to the largest value. gptq (arXiv 2210.17323), gpfq (arXiv 2201.11113) and qronos
-(arXiv 2505.11695): the solvers of Brevitas. adaround (arXiv 2004.10568): learned rounding. The
-last four start from the grids of rtn, go through the layers from front to back, and end with bias
-correction; transposed convolutions stay as rtn rounds them.
+rtn: grids of least squared error, every weight rounded to nearest. minmax: rounding to nearest on
+grids from the smallest to the largest value. gptq (arXiv 2210.17323), gpfq (arXiv 2201.11113) and
+qronos (arXiv 2505.11695): the solvers of Brevitas. adaround (arXiv 2004.10568): learned rounding.
+The last four start from the grids of rtn, go through the layers from front to back, and end with
+bias correction; transposed convolutions stay as rtn rounds them.
 
 Brevitas chooses the level of each weight only. Its own layers and grids are left out, so that
 every method rounds to the same grids and its result freezes and exports like any other network.
@@ -28,28 +28,32 @@ from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, weight_grid
 
 Visit = Callable[[QuantConv2d, Tensor, Tensor], None]
-"""Sets a convolution's weight, given (N, c_in, H, W), its input here and in the float network."""
+"""Sets a convolution's weight from its inputs in the rounded and in the float network, each
+(N, c_in, H, W)."""
 Layers = Iterator[tuple[int, int]]
-"""(done, all)"""
+"""Progress: (layers done, all layers)."""
 
 BATCH = 8
 """Images whose windows are in memory at once."""
 STEPS = 300
-"""Of Adam, for each layer of `adaround`."""
+"""Steps of Adam for each layer of `adaround`."""
 REGULARISER = 1.0
-"""Weight of what drives roundings to up or down, the loss being that of rounding to nearest."""
+"""Weight of the term that drives each rounding to 0 or 1, relative to the error of rounding to
+nearest."""
 
 
 @torch.no_grad()
 def apply(method: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
     """Set weights, biases and grids of a rounded network, in place; the weights lie on the grids.
 
-    teacher: the float network of the same genotype, whose weights are taken; low: (N, 3, H, W) in
-    [0, 1]. Yields (done, all) of the layers, or of the network where it is set as a whole. Raises
-    UsageError for an unknown method.
+    teacher: the float network of the same genotype, whose weights are taken; low: calibration
+    images (N, 3, H, W) in [0, 1]. Yields (done, all) of the layers, or (1, 1) for a method that
+    sets the network as a whole. Raises UsageError for an unknown method.
     """
     if method not in METHODS:
-        raise UsageError(f"There is no method '{method}'.", f"Known are: {', '.join(METHODS)}.")
+        raise UsageError(
+            f"There is no method '{method}'.", f"The methods are: {', '.join(METHODS)}."
+        )
     inherit(net, teacher)
     yield from METHODS[method](net, teacher, low)
     for conv in convolutions(net).values():
@@ -58,13 +62,16 @@ def apply(method: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layer
 
 
 def rtn(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
-    """Grids of least squared error and nothing else."""
+    """Round to nearest on grids of least squared error."""
     network.initialise(net, low)
     yield 1, 1
 
 
 def minmax(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
-    """Grids that hold every value: of weights, then of activations front to back; no octaves."""
+    """Round to nearest on grids that clip no value and whose channels have no octaves.
+
+    Grids of weights are set first, then those of activations from front to back.
+    """
     grids = [m for m in net.modules() if isinstance(m, ActQuantizer) and not m.fixed]
     for conv in convolutions(net).values():
         assert isinstance(conv, QuantConv2d)
@@ -80,7 +87,7 @@ def minmax(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
 
 
 def _span(grid: ActQuantizer, args: tuple[Tensor]) -> None:
-    """Fit a grid to the range of what it is given."""
+    """Hook that fits a grid to the range of its input."""
     (x,) = args
     low, high = x.min().clamp_max(0), x.max().clamp_min(0)
     step = ((high - low) / grid.top).clamp_min(1e-8)
@@ -91,18 +98,18 @@ def _span(grid: ActQuantizer, args: tuple[Tensor]) -> None:
 
 
 def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
-    """The grids of rtn, then `visit` and bias correction for one convolution after another.
+    """Set the grids of rtn, then visit the convolutions in order and correct their biases.
 
-    One pass: a layer is set just before it runs, behind those set already. Biases get what
-    `post_training.correct_biases` would give them.
+    One pass is enough: a layer is set just before it runs, on the outputs of the layers set
+    before. Biases become those of `post_training.correct_biases`.
     """
     network.initialise(net, low)
-    given = _trace(teacher, low)
+    float_traces = _trace(teacher, low)
 
     def hook(conv: QuantConv2d, args: tuple[Tensor]) -> None:
-        (x,), (wanted, mean) = args, given.pop(conv.name)
+        (x,), (float_x, mean) = args, float_traces.pop(conv.name)
         if conv.up == 1:
-            _set(conv, visit, x, wanted)
+            _set(conv, visit, x, float_x)
         assert conv.bias is not None
         missing = mean - conv.forward(x).mean((0, 2, 3))
         conv.bias.add_(missing.view(len(conv.bias), -1).mean(1))
@@ -110,39 +117,39 @@ def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tenso
     yield from visited(net, low, hook)
 
 
-def _set(conv: QuantConv2d, visit: Visit, x: Tensor, wanted: Tensor) -> None:
-    """Let `visit` see the weight as its grid does, times the factors of its input."""
+def _set(conv: QuantConv2d, visit: Visit, x: Tensor, float_x: Tensor) -> None:
+    """Call `visit` in the units of the weight's grid: the weight times the factors of its input."""
     grid, factors = conv.input_quantizer, conv.factors()
     if grid is not None:
         x = grid(x)
     if grid is not None and grid.factors is not None:
-        x, wanted = x / grid.factors, wanted / grid.factors
+        x, float_x = x / grid.factors, float_x / grid.factors
     if factors is not None:
         conv.weight.mul_(factors)
-    visit(conv, x, wanted)
+    visit(conv, x, float_x)
     if factors is not None:
         conv.weight.div_(factors)
 
 
 def _trace(net: nn.Module, low: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer name -> (N, c_in, H, W) and (c_out,), a convolution's input and its mean output.
+    """Map layer names to the convolution's input (N, c_in, H, W) and its mean output (c_out,).
 
     All are in memory at once: 0.5 GB for 32 patches of 48 x 48 pixels of an RFDN.
     """
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    traces: dict[str, tuple[Tensor, Tensor]] = {}
 
     def hook(conv: Conv2d, args: tuple[Tensor], out: Tensor) -> None:
-        found[conv.name] = args[0], out.mean((0, 2, 3))
+        traces[conv.name] = args[0], out.mean((0, 2, 3))
 
     with hooked(net, hook):
         net.eval()(low)
-    return found
+    return traces
 
 
 def _brevitas(name: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
-    """One of the solvers of Brevitas 0.13, which takes seconds to import."""
+    """Apply one of the solvers of Brevitas 0.13, which takes seconds to import."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it misses kernels for rotations
+        warnings.simplefilter("ignore")  # Brevitas misses kernels for rotations
         from brevitas.graph.gpfq import GPFQ
         from brevitas.graph.gptq import GPTQ
         from brevitas.graph.qronos import Qronos
@@ -156,9 +163,9 @@ def _brevitas(name: str, net: nn.Module, teacher: nn.Module, low: Tensor) -> Lay
 
 
 def _solve(
-    solver: Callable[..., Any], conv: QuantConv2d, x: Tensor, wanted: Tensor, mismatched: bool
+    solver: Callable[..., Any], conv: QuantConv2d, x: Tensor, float_x: Tensor, mismatched: bool
 ) -> None:
-    """Run a solver on one layer; mismatched: it sees the input of the float network too."""
+    """Run a solver on one layer; mismatched: whether it reads the float network's input, too."""
     from brevitas.graph.gpxq import LayerHandler
     from brevitas.utils.torch_utils import StopFwdException
 
@@ -171,16 +178,16 @@ def _solve(
         create_weight_orig=True,
         device="same",
     )
-    for both in zip(x.split(BATCH), wanted.split(BATCH), strict=True):
-        for seen, rounded in zip(both[: 1 + mismatched], (True, False), strict=False):
+    for pair in zip(x.split(BATCH), float_x.split(BATCH), strict=True):
+        for batch, rounded in zip(pair[: 1 + mismatched], (True, False), strict=False):
             layer.weight_quant.is_quant_enabled = rounded
-            with suppress(StopFwdException):  # it ends the pass of a network
-                solve.update_batch(layer, (seen,), LayerHandler())
+            with suppress(StopFwdException):  # raised to end the forward pass of a whole network
+                solve.update_batch(layer, (batch,), LayerHandler())
     solve.single_layer_update()
 
 
 class _Layer(nn.Conv2d):
-    """A convolution, its weight shared, with what solvers of Brevitas ask of a quantized layer."""
+    """A convolution that shares a weight and has the attributes that Brevitas' solvers read."""
 
     def __init__(self, conv: QuantConv2d) -> None:
         height, width = conv.kernel_size
@@ -206,23 +213,23 @@ class _Layer(nn.Conv2d):
     def quant_weight(
         self, subtensor_slice_list: list[Any] | None = None, quant_input: None = None
     ) -> Tensor:
-        """The rounded weight or a part of it: one pair of ends, or None, per dimension."""
+        """The rounded weight, or a part of it: one (start, end), or None, per dimension."""
         part = [slice(*(ends or (None,))) for ends in subtensor_slice_list or ()]
         return self.grid(self.weight[tuple(part)])
 
 
 def adaround(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
-    """Learned rounding."""
+    """Learn to round each weight up or down (AdaRound)."""
     return _layer_by_layer(_learn, net, teacher, low)
 
 
-def _learn(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> None:
+def _learn(conv: QuantConv2d, x: Tensor, float_x: Tensor) -> None:
     """Round each weight up or down, whichever Adam finds better for the layer's squared error.
 
-    With the kernels w in float and q on the grid, that is a form of the second moments of their
-    inputs, so the images are read only once.
+    That error is a quadratic form of the float kernel w and the rounded kernel q in the second
+    moments of their inputs, so the images are read only once.
     """
-    moments = _moments(conv, x, wanted)
+    moments = _moments(conv, x, float_x)
     step, (lo, hi) = conv.weight_quantizer.step, conv.weight_quantizer.bounds()
     t = conv.weight / step
     floor = t.floor()
@@ -233,7 +240,7 @@ def _learn(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> None:
 
     nearest = error(t.round() - floor).clamp_min(1e-12)
     with torch.enable_grad():
-        # h(v) = t - floor to begin with, so that the first kernel is the one in float
+        # h(v) = t - floor at first, so that training starts from the float kernel
         v = torch.logit((t - floor + 0.1) / 1.2).requires_grad_()
         optimiser = torch.optim.Adam([v], lr=0.05)
         for i in range(STEPS):
@@ -248,12 +255,12 @@ def _learn(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> None:
     conv.weight.copy_((floor + (v > 0)) * step)
 
 
-def _moments(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean products of the inputs of each kernel, each (groups, n, n).
+def _moments(conv: QuantConv2d, x: Tensor, float_x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Second moments of the inputs of each kernel, each (groups, n, n).
 
-    Rounded with rounded, rounded with float, float with float.
+    The three are of rounded with rounded, rounded with float, and float with float inputs.
     """
-    pairs = zip(x.split(BATCH), wanted.split(BATCH), strict=True)
+    pairs = zip(x.split(BATCH), float_x.split(BATCH), strict=True)
     total: list[Tensor] = []
     for batch in pairs:
         a, b = (_windows(conv, t) for t in batch)
@@ -265,14 +272,14 @@ def _moments(conv: QuantConv2d, x: Tensor, wanted: Tensor) -> tuple[Tensor, Tens
 
 
 def _windows(conv: QuantConv2d, x: Tensor) -> Tensor:
-    """(groups, n, places), what each kernel is multiplied with."""
-    ends = conv.pads(conv.weight)
-    rows = F.unfold(x, conv.weight.shape[-2:], conv.dilation, ends, conv.stride)
+    """The windows of x that each kernel is multiplied with, (groups, n, places)."""
+    pads = conv.pads(conv.weight)
+    rows = F.unfold(x, conv.weight.shape[-2:], conv.dilation, pads, conv.stride)
     return rows.transpose(0, 1).flatten(1).unflatten(0, (conv.groups, -1))
 
 
 def _error(conv: QuantConv2d, kernel: Tensor, moments: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """(), the mean squared error of the output with `kernel`, summed over the channels."""
+    """The mean squared error () of the output with `kernel`, summed over the channels."""
     q, w = (k.flatten(1).unflatten(0, (conv.groups, -1)) for k in (kernel, conv.weight.detach()))
     rounded, mixed, exact = moments
     return ((q @ rounded - 2 * w @ mixed.mT) * q).sum() + (w @ exact * w).sum()

@@ -1,7 +1,7 @@
-"""Which slot gets how many bits: the widths within a limit that damage the output least.
+"""Mixed-precision bit allocation: the bit widths within a limit that damage the output least.
 
-The damage is predicted from `saliency`, slot by slot, and summed. `budget` decides operations and
-widths near a target; here a limit is kept, whatever it counts.
+The damage is predicted from the saliency, slot by slot, and summed. The limit may count BitOps,
+bytes or bits. (`nas.bitops_budget` decides operations and bit widths near a target of BitOps.)
 """
 
 import math
@@ -21,63 +21,66 @@ from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 
-from .saliency import Saliency, predicted
+from .saliency import Saliency, predicted_error
 
 CELLS = 50_000
-"""Partial choices that are kept beside each other, about."""
+"""Approximate number of partial choices that are kept at once."""
 
 Options = Mapping[str, Sequence[Precision]]
-"""Slot name -> the widths to choose from."""
+"""Slot name -> the pairs of bit widths to choose from."""
 Costs = dict[str, list[int]]
 """Slot name -> the cost of each of its options."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What rounding one slot alone does to the output of the network."""
+    """The damage that rounding one slot alone does to the output of the network."""
 
     slot: str
     options: tuple[Precision, ...]
     mse: tuple[float, ...]
-    """Of every option, the predicted mean squared error of the output; pixels are in [0, 1]."""
+    """Predicted mean squared error of the output for every option; pixels are in [0, 1]."""
 
-    def at(self, width: Precision) -> float:
-        """Of the option with that width."""
-        return self.mse[self.options.index(width)]
+    def at(self, precision: Precision) -> float:
+        """The predicted mean squared error of one option."""
+        return self.mse[self.options.index(precision)]
 
 
 def options(
-    slots: Sequence[Slot], widths: Sequence[Precision], ends: int = 8
+    slots: Sequence[Slot], precisions: Sequence[Precision], ends: int = 8
 ) -> dict[str, tuple[Precision, ...]]:
-    """Slot name -> `widths` for all but those that `genotype.kept_precision` keeps."""
+    """Map slot names to `precisions`, or to the only one that `genotype.kept_precision` keeps."""
     kept = kept_precision(slots, ends)
-    return {s.name: (kept[s.name],) if s.name in kept else tuple(widths) for s in slots}
+    return {s.name: (kept[s.name],) if s.name in kept else tuple(precisions) for s in slots}
 
 
 @torch.no_grad()
-def predict(net: nn.Module, found: Saliency, low: Tensor, given: Options) -> dict[str, Damage]:
-    """Slot name -> the damage of its options, with grids of least squared error.
+def predict(net: nn.Module, saliency: Saliency, low: Tensor, options: Options) -> dict[str, Damage]:
+    """Predict the damage of every slot's options, with grids of least squared error.
 
-    net: the network in float, of which `found` is the saliency; low (N, 3, H, W) in [0, 1]: the
-    images whose activations are rounded. 32 bits do no damage.
+    net: the network in float; saliency: that of this network; low (N, 3, H, W) in [0, 1]: the
+    calibration images whose activations are rounded. 32 bits do no damage.
     """
     convs = convolutions(net.eval())
-    owner = {name: name if name in given else name.rpartition(".")[0] for name in convs}
-    widths = {name: given[owner[name]] for name in convs}
-    acts = {name: {w.activations for w in found} for name, found in widths.items()}
-    changes = _input_changes(net, low, acts)
-    sums = {slot: np.zeros(len(each)) for slot, each in given.items()}
+    owner = {name: name if name in options else name.rpartition(".")[0] for name in convs}
+    precisions = {name: options[owner[name]] for name in convs}
+    act_bits = {name: {p.activations for p in each} for name, each in precisions.items()}
+    input_changes = _input_changes(net, low, act_bits)
+    sums = {slot: np.zeros(len(each)) for slot, each in options.items()}
     for name, conv in convs.items():
-        weights = {w.weights: _weight_change(conv.weight, w.weights) for w in widths[name]}
-        of_weights = {b: float(predicted(found, {name: d})) for b, d in weights.items()}
-        of_inputs = {b: float(predicted(found, {}, {name: d})) for b, d in changes[name].items()}
-        each = [of_weights[w.weights] + of_inputs[w.activations] for w in widths[name]]
-        sums[owner[name]] += each
-    return {s: Damage(s, tuple(given[s]), tuple(map(float, mse))) for s, mse in sums.items()}
+        changes = {p.weights: _weight_change(conv.weight, p.weights) for p in precisions[name]}
+        by_weights = {b: float(predicted_error(saliency, {name: d})) for b, d in changes.items()}
+        by_inputs = {
+            b: float(predicted_error(saliency, {}, {name: d}))
+            for b, d in input_changes[name].items()
+        }
+        mse = [by_weights[p.weights] + by_inputs[p.activations] for p in precisions[name]]
+        sums[owner[name]] += mse
+    return {s: Damage(s, tuple(options[s]), tuple(map(float, mse))) for s, mse in sums.items()}
 
 
 def _weight_change(weight: Tensor, bits: int) -> Tensor:
-    """What rounding adds to a weight; same shape."""
+    """The change of a weight by rounding it to `bits` bits; same shape."""
     if bits == 32:
         return torch.zeros_like(weight)
     grid = WeightQuantizer(bits, len(weight)).to(weight)
@@ -87,25 +90,25 @@ def _weight_change(weight: Tensor, bits: int) -> Tensor:
 
 
 def _input_changes(
-    net: nn.Module, low: Tensor, widths: Mapping[str, set[int]]
+    net: nn.Module, low: Tensor, act_bits: Mapping[str, set[int]]
 ) -> dict[str, dict[int, Tensor]]:
-    """Layer name -> bits -> (c_in,), the mean squared change of its input by rounding."""
-    found: dict[str, dict[int, Tensor]] = {}
+    """Map layer names and bits to (c_in,), the mean squared change of the input by rounding."""
+    changes: dict[str, dict[int, Tensor]] = {}
 
     def keep(conv: Conv2d, args: tuple[Tensor]) -> None:
-        each = widths[conv.name]
-        found[conv.name] = {bits: _input_change(conv, args[0], bits) for bits in each}
+        each = act_bits[conv.name]
+        changes[conv.name] = {bits: _input_change(conv, args[0], bits) for bits in each}
 
     with hooked(net, keep, before=True):
         net(low)
-    return found
+    return changes
 
 
 def _input_change(conv: Conv2d, x: Tensor, bits: int) -> Tensor:
-    """(c_in,), the mean squared change of x (N, c_in, H, W), what the convolution reads.
+    """The mean squared change (c_in,) of a convolution's input x (N, c_in, H, W) by rounding.
 
-    Images lie on the grid of pixels. Other grids are signed where x has negative values, and have
-    octaves where that is better.
+    The best of several grids counts. At 8 bits one of them is the grid of pixels, for images; the
+    others are signed where x has negative values, one with octaves and one without.
     """
     if bits == 32:
         return x.new_zeros(x.shape[1])
@@ -122,30 +125,30 @@ def _input_change(conv: Conv2d, x: Tensor, bits: int) -> Tensor:
 
 
 def bitops_costs(
-    slots: Sequence[Slot], genotype: Genotype, given: Options, scale: int, size: tuple[int, int]
+    slots: Sequence[Slot], genotype: Genotype, options: Options, scale: int, size: tuple[int, int]
 ) -> Costs:
-    """BitOps of every option for a low-resolution image of that (height, width)."""
-    return _costs(slots, genotype, given, lambda rows: cost.bitops_at(rows, size, scale))
+    """BitOps of every option for a low-resolution image of `size` (height, width)."""
+    return _costs(slots, genotype, options, lambda rows: cost.bitops_at(rows, size, scale))
 
 
-def byte_costs(slots: Sequence[Slot], genotype: Genotype, given: Options) -> Costs:
-    """Bytes that the weights take in the file; those of 3 bits are stored in 4."""
-    return _costs(slots, genotype, given, lambda rows: cost.total(rows, 1).weight_bytes)
+def byte_costs(slots: Sequence[Slot], genotype: Genotype, options: Options) -> Costs:
+    """Bytes that every option's weights take in the file; 3-bit weights are stored in 4 bits."""
+    return _costs(slots, genotype, options, lambda rows: cost.total(rows, 1).weight_bytes)
 
 
-def bit_costs(slots: Sequence[Slot], genotype: Genotype, given: Options) -> Costs:
-    """Bits of the weights; those of the first and the last slot are free.
+def bit_costs(slots: Sequence[Slot], genotype: Genotype, options: Options) -> Costs:
+    """Bits of every option's weights, where the first and the last slot cost nothing.
 
-    At an average of b bits between them, the limit is b times `inner_weights`.
+    For an average of b bits per weight, the limit is b times `inner_weights`.
     """
-    found = _costs(slots, genotype, given, _weight_bits)
+    costs = _costs(slots, genotype, options, _weight_bits)
     for end in (slots[0].name, slots[-1].name):
-        found[end] = [0] * len(found[end])
-    return found
+        costs[end] = [0] * len(costs[end])
+    return costs
 
 
 def inner_weights(slots: Sequence[Slot], genotype: Genotype) -> int:
-    """Weights of all slots but the first and the last."""
+    """Number of weights in all slots but the first and the last."""
     return sum(cost.weights(genotype.choices[s.name].op, s) for s in slots[1:-1])
 
 
@@ -156,11 +159,11 @@ def _weight_bits(rows: Sequence[cost.Layer]) -> int:
 def _costs(
     slots: Sequence[Slot],
     genotype: Genotype,
-    given: Options,
+    options: Options,
     count: Callable[[Sequence[cost.Layer]], int],
 ) -> Costs:
     return {
-        s.name: [count(cost.layers([s], genotype, {s.name: w}, 1)) for w in given[s.name]]
+        s.name: [count(cost.layers([s], genotype, {s.name: p}, 1)) for p in options[s.name]]
         for s in slots
     }
 
@@ -168,12 +171,12 @@ def _costs(
 def allocate(
     damage: Mapping[str, Damage], costs: Mapping[str, Sequence[int]], limit: float
 ) -> dict[str, Precision]:
-    """Slot name -> its width: the least sum of damages whose costs sum up to `limit` at most.
+    """Choose one option per slot: the least sum of damages whose costs sum to `limit` at most.
 
-    A knapsack solved by dynamic programming over the partial choices that are not beaten in both
-    cost and damage. The result is the best one while they are fewer than CELLS; with more of
-    them it is no worse than the best within (1 - slots / CELLS) limit. Raises UsageError, naming
-    the least cost, when nothing is within the limit.
+    The knapsack is solved by dynamic programming over the partial choices that are not dominated
+    in cost and damage. The result is optimal while they are fewer than CELLS; with more of them it
+    is no worse than the best one within (1 - slots / CELLS) limit. Raises UsageError, with the
+    least possible cost, when no choice is within the limit.
     """
     rest = sum(min(costs[name]) for name in damage)
     if rest > limit:
@@ -186,7 +189,7 @@ def allocate(
         rest -= min(costs[name])
         total = np.add.outer(total, np.asarray(costs[name], np.int64)).ravel()
         mse = np.add.outer(mse, np.asarray(row.mse)).ravel()
-        kept = _unbeaten(total, mse, limit - rest, limit / CELLS)
+        kept = _pareto_front(total, mse, limit - rest, limit / CELLS)
         total, mse = total[kept], mse[kept]
         trail.append((row, kept))
     at, picks = -1, {}
@@ -196,13 +199,13 @@ def allocate(
     return dict(reversed(picks.items()))
 
 
-def _unbeaten(
+def _pareto_front(
     total: NDArray[np.int64], mse: NDArray[np.float64], limit: float, cell: float
 ) -> NDArray[np.intp]:
-    """Indices of what nothing beats in both, by rising cost and falling damage.
+    """Indices of the Pareto front within the limit, by rising cost and falling damage.
 
-    Where they are more than CELLS, of those in one cell of the cost the one with the least
-    damage, and the cheapest of all.
+    With more than CELLS of them, each cell of the cost keeps the one with the least damage; the
+    cheapest of all is kept as well.
     """
     order = np.lexsort((mse, total))
     order = order[total[order] <= limit]

@@ -1,8 +1,8 @@
-"""Low-bit quantization of a trained network, with its float form as the teacher.
+"""Parts of post-training quantization: bias correction, checks for finite values, and freezing.
 
-MSE grids, bias correction front to back, then a short training of all weights, steps and zero
-points on the teacher's output (the transfer of arXiv 2402.05147 and 2504.13932 to networks small
-enough to train whole).
+The float form of the network is the teacher. Quantization fits grids of least squared error,
+corrects biases front to back, then briefly trains all weights, steps and zero points on the
+teacher's output (arXiv 2402.05147 and 2504.13932, for networks small enough to train whole).
 """
 
 import copy
@@ -17,19 +17,20 @@ from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import FloatTensor
 
 WORDS = {"weight": "weights", "bias": "biases"}
-"""Tensors of a convolution, in words; those of its quantizers are grids."""
+"""Parameter of a convolution -> its name in messages; those of its quantizers are grids."""
 
 
 @torch.no_grad()
 def correct_biases(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
-    """b += E[float conv] - E[rounded conv] per output channel, front to back; in place.
+    """Correct biases, b += E[float conv] - E[rounded conv] per output channel, in place.
 
-    low (N, 3, H, W). In one pass: each convolution is corrected before the next ones run.
+    low: calibration images (N, 3, H, W). One pass front to back is enough, since each convolution
+    is corrected before the next ones run.
     """
-    wanted = mean_outputs(teacher.eval(), low)
+    means = mean_outputs(teacher.eval(), low)
 
     def correct(conv: Any, args: tuple[Tensor], out: Tensor) -> Tensor:
-        missing = wanted[conv.name] - out.mean((0, 2, 3))
+        missing = means[conv.name] - out.mean((0, 2, 3))
         conv.bias.add_(missing.view(len(conv.bias), -1).mean(1))
         return cast(Tensor, conv.forward(*args))
 
@@ -38,7 +39,7 @@ def correct_biases(net: nn.Module, teacher: nn.Module, low: Tensor) -> None:
 
 
 def mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
-    """Layer name -> (c_out,), the mean output of the convolution."""
+    """Map layer names to the mean output (c_out,) of the convolution on low (N, 3, H, W)."""
     means: dict[str, Tensor] = {}
 
     def keep(conv: Conv2d, args: object, out: Tensor) -> None:
@@ -50,25 +51,25 @@ def mean_outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
 
 
 def require_finite(net: nn.Module) -> None:
-    """Raise DataError, naming the first layer, for weights, biases or grids that are no numbers.
+    """Raise DataError, naming the first layer, for NaN or infinite weights, biases or grids.
 
-    Infinite ones are none. Grids that round nothing are not looked at.
+    Grids that round nothing are not checked.
     """
     names = {m: conv.name for conv in convolutions(net).values() for m in conv.modules()}
     for path, module in net.named_modules():
         tensors = [] if isinstance(module, FloatTensor) else module.named_parameters(recurse=False)
         for part, values in [*tensors, *module.named_buffers(recurse=False)]:
             if values.is_floating_point() and not values.isfinite().all():
-                what = WORDS.get(part, "grids") if module in names else f"'{part}'"
+                kind = WORDS.get(part, "grids") if module in names else f"'{part}'"
                 raise DataError(
-                    f"Layer '{names.get(module, path)}' has {what} that are no finite numbers.",
-                    "Train the network again, with a smaller rate, or give other weights.",
+                    f"Layer '{names.get(module, path)}' contains NaN or infinite {kind}.",
+                    "Train the network again with a smaller learning rate, or use other weights.",
                 )
 
 
 @torch.no_grad()
 def require_finite_outputs(net: nn.Module, low: Tensor) -> None:
-    """Raise DataError, naming the first layer, when what one gives on `low` is not finite.
+    """Raise DataError, naming the first layer, when its output on `low` is NaN or infinite.
 
     low: (N, 3, H, W) in [0, 1].
     """
@@ -76,8 +77,8 @@ def require_finite_outputs(net: nn.Module, low: Tensor) -> None:
     def hook(conv: Conv2d, args: object, out: Tensor) -> None:
         if not out.isfinite().all():
             raise DataError(
-                f"What layer '{conv.name}' gives for a photograph is no finite number.",
-                "Its weights are too large: train the network again, or give other weights.",
+                f"Layer '{conv.name}' outputs NaN or infinite values for a photograph.",
+                "Its weights are too large: train the network again, or use other weights.",
             )
 
     with hooked(net, hook):
@@ -86,8 +87,9 @@ def require_finite_outputs(net: nn.Module, low: Tensor) -> None:
 
 @torch.no_grad()
 def freeze(net: nn.Module) -> nn.Module:
-    """A copy whose parameters are what integers can hold: zero points rounded, weights and biases
-    on their grids. It computes the same.
+    """A copy of a network in evaluation mode whose parameters lie on their integer grids.
+
+    Zero points are rounded, weights and biases on their grids. It computes the same.
     """
     net = copy.deepcopy(net).eval()
     for conv in convolutions(net).values():
@@ -103,7 +105,7 @@ def freeze(net: nn.Module) -> nn.Module:
 
 
 def _protect_dead_channels(conv: QuantConv2d) -> None:
-    """Keep step_w large enough for the bias to fit int32; only all-zero kernels are that small."""
+    """Raise steps of weights until biases fit int32; only all-zero kernels have smaller steps."""
     assert conv.bias is not None
     smallest = conv.bias.abs() / (conv.grid.step * 2**30)
     log2 = conv.weight_quantizer.log2_step

@@ -1,4 +1,4 @@
-"""Partial retraining of a rounded network: what may learn, how fast, and what holds it back."""
+"""Partial retraining of a rounded network: trainable parts, learning rates, and penalties."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -19,18 +19,18 @@ from . import block_outputs
 from .saliency import Saliency
 
 BIAS, STEP, ZERO = 0.3, 0.3, 2.0
-"""Rates of biases (in deviations of the output), of log2 of steps and of zero points (in levels),
-as multiples of the rate of weights (in deviations of the kernel); for all of a layer alike they
-are smaller the finer its levels are, beside those of the coarsest one."""
+"""Learning rates of biases (unit: deviation of the output), of log2 of steps, and of zero points
+(unit: level), as multiples of the rate of weights (unit: deviation of the kernel). All rates of a
+layer are smaller the finer its levels are, compared with the coarsest layer."""
 
 OFF = 0.008
-"""Root mean squared error of the output, of [0, 1], at which a rate is as it is given: 42 dB."""
+"""Root mean squared error of the output in [0, 1] at which the given rate holds: 42 dB."""
 MOST = 1.25
-"""Times the given rate, however large the error is."""
+"""Largest multiple of the given rate, however large the error is."""
 
 
 class LowRank(nn.Module):
-    """A fixed kernel (c_out, ...) plus the product of two thin matrices, which starts as 0."""
+    """A fixed kernel (c_out, ...) plus a product of two thin matrices, which starts as 0."""
 
     def __init__(self, kernel: Tensor, rank: int) -> None:
         super().__init__()
@@ -44,26 +44,30 @@ class LowRank(nn.Module):
 
 
 def _deviation(kernel: Tensor) -> float:
-    """Of the weights; 1 where there is only one of them."""
+    """Standard deviation of the weights; 1 for a single weight."""
     return max(kernel.std().item(), 1e-8) if kernel.numel() > 1 else 1.0
 
 
-def parse(what: str) -> int | None:
-    """The rank of `lowrank:8`; none for weights, clip and none. Raises ValueError for others."""
-    found = re.fullmatch(TRAINED, what)
-    if not found:
-        raise ValueError(f"it is '{what}': one of weights, lowrank:8 (or another rank), clip, none")
-    return int(found[1]) if found[1] else None
+def parse(trained: str) -> int | None:
+    """The rank R of `lowrank:R`; None for weights, clip and none. Raises ValueError for others."""
+    match = re.fullmatch(TRAINED, trained)
+    if not match:
+        raise ValueError(
+            f"it is '{trained}': one of weights, lowrank:8 (or another rank), clip, none"
+        )
+    return int(match[1]) if match[1] else None
 
 
-def free(net: nn.Module, what: str) -> None:
-    """Let that part of a rounded network learn, in place: `weights` = all; `lowrank:R` = all but
-    kernels, which change by a product of rank R (arXiv 2402.05147); `clip` = grids alone.
+def set_trainable(net: nn.Module, trained: str) -> None:
+    """Make a part of a rounded network trainable, in place.
+
+    trained: `weights` = all parameters; `lowrank:R` = all but kernels, which change by a product
+    of rank R (arXiv 2402.05147); `clip` = grids alone. Raises ValueError as `parse`.
     """
-    rank = parse(what)
+    rank = parse(trained)
     for name, parameter in net.named_parameters():
-        grid = name.endswith((*LOGS, "zero"))
-        parameter.requires_grad_(parameter.requires_grad and (what != "clip" or grid))
+        is_grid = name.endswith((*LOGS, "zero"))
+        parameter.requires_grad_(parameter.requires_grad and (trained != "clip" or is_grid))
     if rank is not None:
         for conv in convolutions(net).values():
             conv.weight.requires_grad_(False)
@@ -72,24 +76,26 @@ def free(net: nn.Module, what: str) -> None:
 
 
 def merge(net: nn.Module) -> None:
-    """Make kernels plain again, in place, with what their low-rank updates have learned."""
+    """Add the low-rank updates to their kernels, in place, so that kernels are plain tensors."""
     for conv in convolutions(net).values():
         if parametrize.is_parametrized(conv, "weight"):
             parametrize.remove_parametrizations(conv, "weight")
 
 
-def in_proportion(rate: float, psnr: float) -> float:
-    """The rate for a network at that PSNR to the float one, dB: what lost more has further to go.
+def proportional_rate(rate: float, psnr: float) -> float:
+    """The learning rate for a rounded network, in proportion to the error of its output.
 
-    rate: where the output is off by `OFF`.
+    rate: the rate for an error of `OFF`; psnr: PSNR of the rounded network's output to the float
+    network's, dB.
     """
     return rate * min(MOST, 10 ** (-psnr / 20) / OFF)
 
 
 def start(net: nn.Module, teacher: nn.Module, low: Tensor, rate: float) -> TrainingState:
-    """Adam with a rate for every tensor, in its own units: layers differ by orders of magnitude.
+    """The state before the first update: Adam with a rate for every tensor, in the tensor's units.
 
-    low (N, 3, H, W): pixels on which the deviations of the outputs are measured.
+    Units matter, since layers differ by orders of magnitude. low (N, 3, H, W): images on which the
+    deviations of the outputs are measured.
     """
     return TrainingState(net, _adam(net, _units(net), deviations(teacher, low), rate), net)
 
@@ -97,26 +103,26 @@ def start(net: nn.Module, teacher: nn.Module, low: Tensor, rate: float) -> Train
 def _adam(
     net: nn.Module, units: dict[nn.Module, float], spreads: dict[str, float], rate: float
 ) -> optim.Adam:
-    """For all that learns; spreads: layer name -> deviation of what the convolution gives."""
-    usual = sum(units.values()) / max(1, len(units))
+    """Adam for all trainable parameters; spreads: layer name -> deviation of its output."""
+    mean = sum(units.values()) / max(1, len(units))
     groups = []
     for module in net.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                factor = units.get(module, usual) * _factor(module, name, parameter, spreads)
+                factor = units.get(module, mean) * _factor(module, name, parameter, spreads)
                 groups.append({"params": [parameter], "lr": rate * factor, "factor": factor})
     return optim.Adam(groups, fused=True)
 
 
 def _units(net: nn.Module) -> dict[nn.Module, float]:
-    """For convolutions and what is in them: how coarse their levels are, the coarsest 1."""
+    """Map convolutions and the modules in them to the coarseness of their levels, at most 1."""
     units = {m: _unit(conv) for conv in convolutions(net).values() for m in conv.modules()}
     coarsest = max(units.values(), default=1.0)
     return {module: unit / coarsest for module, unit in units.items()}
 
 
 def _unit(conv: Conv2d) -> float:
-    """The distance between two levels of the kernel, in its deviations: 1 at 2 bits, about."""
+    """The step of a kernel's grid in deviations of the kernel, about 1 at 2 bits, at most 1."""
     if not isinstance(conv, QuantConv2d) or conv.weight.numel() < 2:
         return 1.0
     factors = conv.factors()
@@ -127,29 +133,31 @@ def _unit(conv: Conv2d) -> float:
 def reconstruct(
     net: nn.Module, teacher: nn.Module, low: Tensor, steps: int, rate: float
 ) -> Iterator[tuple[int, int]]:
-    """Train cell after cell, front to back, to give what it gives in the float network; in place.
+    """Train cell after cell, front to back, towards its output in the float network; in place.
 
-    Every cell reads what the rounded ones before it give (arXiv 2102.05426, 2402.05147), on
-    batches of 8 of low (N, 3, H, W). The error is weighted as in `block_outputs.Blocks`. Yields (done, all)
-    of the updates; `steps` are those of one cell.
+    Every cell reads the outputs of the rounded cells before it (arXiv 2102.05426, 2402.05147), on
+    batches of 8 of low (N, 3, H, W). The error is weighted as in `block_outputs.BlockPenalty`.
+    steps: updates per cell. Yields (done, all) of the updates.
     """
-    parts, theirs = block_outputs.of(net), block_outputs.seen(teacher, low)
-    spreads, weights = deviations(teacher, low), block_outputs.gains(teacher, low[:16])
+    cells, float_cells = block_outputs.cells(net), block_outputs.run(teacher, low)
+    spreads, gains = deviations(teacher, low), block_outputs.gains(teacher, low[:16])
     units = _units(net)
-    for k, cell in enumerate(parts):
-        inputs, wanted = block_outputs.seen(net, low).inputs[k], theirs.outputs[k]
+    for k, cell in enumerate(cells):
+        inputs, target = block_outputs.run(net, low).inputs[k], float_cells.outputs[k]
         optimizer = _adam(cell, units, spreads, rate)
         for step in range(steps):
             set_rate(optimizer, rate * cosine(step, steps))
-            at = torch.randint(len(low), (8,))
-            error = block_outputs.predicted(cell(*(x[at] for x in inputs)), wanted[at], weights[k])
+            rows = torch.randint(len(low), (8,))
+            out = cell(*(x[rows] for x in inputs))
+            error = block_outputs.predicted_error(out, target[rows], gains[k])
             optimizer.zero_grad()
             error.sqrt().backward()
             optimizer.step()
-            yield k * steps + step + 1, len(parts) * steps
+            yield k * steps + step + 1, len(cells) * steps
 
 
 def _factor(module: nn.Module, name: str, value: Tensor, spreads: dict[str, float]) -> float:
+    """The learning rate of a parameter as a multiple of the given one, in the parameter's unit."""
     if isinstance(module, LowRank):
         return module.spread if name == "up" else 1.0
     if isinstance(module, Conv2d):
@@ -161,22 +169,23 @@ def _factor(module: nn.Module, name: str, value: Tensor, spreads: dict[str, floa
 
 @torch.no_grad()
 def deviations(net: nn.Module, low: Tensor) -> dict[str, float]:
-    """Layer name -> standard deviation of what the convolution gives."""
-    found: dict[str, float] = {}
+    """Map layer names to the standard deviation of the convolution's output."""
+    spreads: dict[str, float] = {}
 
     def note(conv: Any, args: object, out: Tensor) -> None:
-        found[conv.name] = max(out.std().item(), 1e-8)
+        spreads[conv.name] = max(out.std().item(), 1e-8)
 
     with hooked(net, note):
         net.eval()(low)
-    return found
+    return spreads
 
 
 @dataclass(frozen=True)
-class Hold:
+class KernelPenalty:
     """Saliency-weighted distance of the rounded kernels from the float ones (arXiv 2504.13932).
 
-    weight * sum F (W^ - W)^2, F the saliency of the float network: predicted output error.
+    weight * sum F (W^ - W)^2, where F is the saliency of the float network, so that the sum is the
+    predicted output error.
     """
 
     net: nn.Module
@@ -197,34 +206,33 @@ class Hold:
 def penalty(
     net: nn.Module,
     teacher: nn.Module,
-    found: Saliency | None,
+    saliency: Saliency | None,
     low: Tensor,
     objective: Objective,
     config: QuantizeConfig,
 ) -> Iterator[Callable[[], Tensor] | None]:
-    """What is added to the objective while training; none where `hold` and `blocks` are 0.
+    """The term that `hold` and `blocks` add to the training loss; None where both are 0.
 
-    found: needed for `hold`; low (N, 3, H, W): pixels on which the sizes of both are measured. The
-    networks are watched while this is open.
+    saliency: that of the float network, required for `hold`; low (N, 3, H, W): images on which
+    both parts are scaled. Outputs of both networks' cells are recorded within this context.
     """
     parts: list[Callable[[], Tensor]] = []
     if config.hold:
-        assert found is not None
-        found = replace(found, weights={n: f.to(low.device) for n, f in found.weights.items()})
+        assert saliency is not None
+        weights = {n: f.to(low.device) for n, f in saliency.weights.items()}
         kernels = {n: c.weight.detach().clone() for n, c in convolutions(teacher).items()}
-        pull = Hold(net, found, kernels, 1.0)
+        pull = KernelPenalty(net, replace(saliency, weights=weights), kernels, 1.0)
         with torch.no_grad():
             loss = objective(net.eval()(low), low, low)
             weight = float(config.hold * loss / pull().clamp_min(1e-12))
             parts.append(replace(pull, weight=weight))
-    watching = None
-    if config.blocks and block_outputs.of(net):
-        watching = block_outputs.Blocks(
-            net, teacher, block_outputs.gains(teacher, low), config.blocks
-        )
-        parts.append(watching)
+    blocks = None
+    if config.blocks and block_outputs.cells(net):
+        gains = block_outputs.gains(teacher, low)
+        blocks = block_outputs.BlockPenalty(net, teacher, gains, config.blocks)
+        parts.append(blocks)
     try:
         yield (lambda: torch.stack([part() for part in parts]).sum()) if parts else None
     finally:
-        if watching is not None:
-            watching.close()
+        if blocks is not None:
+            blocks.close()

@@ -1,10 +1,10 @@
-"""What a small change of a weight or of an input does to the output of a network in float.
+"""Saliency: the output error that small changes of weights and inputs cause in a float network.
 
-The diagonal of the Gauss-Newton matrix of the squared error between the outputs before and after
-the change. It needs no high resolution: where nothing is changed that error has no gradient, and
-its curvature is all there is. Cross terms between changes are left out: rounding errors are
-nearly independent of each other. But what a change of a weight does to the mean is not counted:
-every rounded network has its biases corrected (`post_training.correct_biases`).
+It is the diagonal of the Gauss-Newton matrix of the squared error between the outputs before and
+after the change. No high-resolution images are needed: without a change that error has no gradient
+and only its curvature counts. Cross terms between changes are left out, since rounding errors are
+nearly independent of each other. The effect of a weight's change on the mean output is not counted,
+since every rounded network has its biases corrected (`post_training.correct_biases`).
 """
 
 import copy
@@ -27,57 +27,59 @@ class Saliency:
     """
 
     weights: dict[str, Tensor]
-    """Layer name -> the shape of its weight; per unit^2 of change, the mean made good."""
+    """Layer name -> error per squared change of each weight, with the mean output corrected; in
+    the shape of the weight."""
     inputs: dict[str, Tensor]
-    """Layer name -> (c_in,); per unit of the mean squared change of that channel of the input.
+    """Layer name -> error per mean squared change of each input channel, (c_in,).
 
-    Only of what this convolution sees: others that read the same tensor have their own.
+    The change is in the input of this convolution alone; others that read the same tensor have
+    entries of their own.
     """
 
 
 @torch.enable_grad()
 def measure(net: nn.Module, low: Tensor, draws: int = 4, seed: int = 0) -> Saliency:
-    """The saliency of a network in float on images low (N, 3, H, W) in [0, 1].
+    """Measure the saliency of a network in float on calibration images low (N, 3, H, W) in [0, 1].
 
-    Over random signs v, the mean of (d<v, f> / dw)^2 is the sum of (df / dw)^2 over all outputs;
-    every image has `draws` of v. With w changes the bias, by minus the mean of what w reads. The
-    network stays as it is.
+    The mean of (d<v, f> / dw)^2 over random signs v is the sum of (df / dw)^2 over all outputs;
+    every image gets `draws` of v. A change of w also changes the bias, by minus the mean input of
+    w, so that the mean output stays. The network itself is not changed.
     """
     net = copy.deepcopy(net).eval().requires_grad_()
-    convs, reads = convolutions(net), _mean_reads(net, low)
-    seen: dict[str, Tensor] = {}
+    convs, means = convolutions(net), _mean_inputs(net, low)
+    read: dict[str, Tensor] = {}
     for name, conv in convs.items():
-        conv.register_forward_pre_hook(_keep(seen, name))
+        conv.register_forward_pre_hook(_keep_input(read, name))
     weights = {name: torch.zeros_like(conv.weight) for name, conv in convs.items()}
     inputs = {name: conv.weight.new_zeros(conv.in_channels) for name, conv in convs.items()}
     generator, outputs = torch.Generator().manual_seed(seed), 0
     for image in low.detach().split(1):
         out = net(image.requires_grad_())
         outputs += draws * out.numel()
-        wanted: Any = [t for name, c in convs.items() for t in (c.weight, c.bias, seen[name])]
+        tensors: Any = [t for name, c in convs.items() for t in (c.weight, c.bias, read[name])]
         for _ in range(draws):
             signs = torch.randint(2, out.shape, generator=generator).to(out) * 2 - 1
-            grads = iter(torch.autograd.grad(out, wanted, signs, retain_graph=True))
+            grads = iter(torch.autograd.grad(out, tensors, signs, retain_graph=True))
             for name, g_w, g_b, g_x in zip(convs, grads, grads, grads, strict=True):
-                weights[name] += (g_w - g_b[:, None, None, None] * reads[name]).square()
+                weights[name] += (g_w - g_b[:, None, None, None] * means[name]).square()
                 inputs[name] += g_x.square().sum((0, 2, 3))
     for total in (*weights.values(), *inputs.values()):
         total /= outputs
     return Saliency(weights, inputs)
 
 
-def _mean_reads(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
-    """Layer name -> what every weight is multiplied with, on average over images and outputs.
+def _mean_inputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
+    """Map layer names to the mean input of every weight, over images and output places.
 
-    The shape of the weight; zeros of the padding count.
+    The means have the shape of the weight; zeros of the padding count.
     """
     convs = convolutions(net)
-    found = {name: torch.zeros_like(conv.weight) for name, conv in convs.items()}
+    means = {name: torch.zeros_like(conv.weight) for name, conv in convs.items()}
 
     def add(name: str) -> Callable[..., None]:
         def hook(conv: Conv2d, args: object, out: Tensor) -> None:
             mean = out.mean((0, 2, 3)).sum() / conv.up**2
-            found[name] += torch.autograd.grad(mean, conv.weight, retain_graph=True)[0] / len(low)
+            means[name] += torch.autograd.grad(mean, conv.weight, retain_graph=True)[0] / len(low)
 
         return hook
 
@@ -86,27 +88,27 @@ def _mean_reads(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
         net(image)
     for handle in hooks:
         handle.remove()
-    return found
+    return means
 
 
-def _keep(seen: dict[str, Tensor], name: str) -> Callable[..., tuple[Tensor]]:
-    """A hook that gives a convolution its input as a tensor of its own, and keeps that."""
+def _keep_input(read: dict[str, Tensor], name: str) -> Callable[..., tuple[Tensor]]:
+    """A hook that replaces a convolution's input by a view of its own, and keeps the view."""
 
     def hook(conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        seen[name] = args[0].view_as(args[0])
-        return (seen[name],)
+        read[name] = args[0].view_as(args[0])
+        return (read[name],)
 
     return hook
 
 
-def predicted(
-    found: Saliency, weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor] | None = None
+def predicted_error(
+    saliency: Saliency, weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor] | None = None
 ) -> Tensor:
-    """(), the mean squared error of the output after changes; differentiable in them.
+    """Predict the mean squared error () of the output after changes; differentiable in them.
 
-    weights: layer name -> what is added to its weight; inputs: layer name -> (c_in,), the mean
-    squared change of every channel of its input.
+    weights: layer name -> change of its weight; inputs: layer name -> (c_in,), the mean squared
+    change of every channel of its input.
     """
-    parts = [(found.weights[name] * change.square()).sum() for name, change in weights.items()]
-    parts += [(found.inputs[name] * change).sum() for name, change in (inputs or {}).items()]
+    parts = [(saliency.weights[name] * change.square()).sum() for name, change in weights.items()]
+    parts += [(saliency.inputs[name] * change).sum() for name, change in (inputs or {}).items()]
     return torch.stack(parts).sum()

@@ -92,7 +92,7 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
                     save()
                     saved = time.monotonic()
                 choice.apply(done)
-                if choice.wanted(done, phase.total() - done):
+                if choice.is_due(done, phase.total() - done):
                     yield from _try_threads(phase, choice, record)
     except GeneratorExit:  # the caller closes this generator, always between two steps
         save()

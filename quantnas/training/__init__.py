@@ -1,1 +1,1 @@
-"""The training loop, its saved states, and processes that share it."""
+"""The training loop, its checkpoints, and the processes that share its batches."""

@@ -1,4 +1,4 @@
-"""States of an unfinished step: written whole or not at all, read without running code."""
+"""Checkpoints of an unfinished step, written whole or not at all and read without running code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from quantnas.errors import DataError
 
 
 class Stateful(Protocol):
-    """A module or an optimizer."""
+    """A module, an optimizer, or anything else whose state can be saved."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -19,12 +19,12 @@ class Stateful(Protocol):
 
 
 def states(parts: Mapping[str, Stateful]) -> dict[str, dict[str, Any]]:
-    """The state of every part."""
+    """Collect the state of every part under its name."""
     return {name: part.state_dict() for name, part in parts.items()}
 
 
 def restore(parts: Mapping[str, Stateful], states: Mapping[str, Any]) -> None:
-    """Give every part its state."""
+    """Load into every part the state that is stored under its name."""
     for name, part in parts.items():
         part.load_state_dict(states[name])
 
@@ -32,7 +32,7 @@ def restore(parts: Mapping[str, Stateful], states: Mapping[str, Any]) -> None:
 def save(path: Path, step: int, parts: Mapping[str, Stateful]) -> None:
     """Write the state of every part after `step` updates.
 
-    Raises DataError when it cannot be written; the state saved before is then still there.
+    Raises DataError when it cannot be written; an earlier checkpoint is then left intact.
     """
     state = {"step": step, **states(parts)}
     try:
@@ -42,14 +42,15 @@ def save(path: Path, step: int, parts: Mapping[str, Stateful]) -> None:
         kept = "The last saved state is intact" if path.exists() else "Nothing was saved before"
         raise DataError(
             f"The state of this step cannot be written to {path}: {error}.",
-            f"{kept}. Make room on the disk, and continue with --resume.",
+            f"{kept}. Make room on the disk, then continue with --resume.",
         ) from error
 
 
 def load(path: Path, parts: Mapping[str, Stateful]) -> int:
-    """Restore every part; the number of updates done. 0, and nothing done, without the file.
+    """Restore every part and return the number of updates done.
 
-    Raises DataError when the file is damaged or of other parts.
+    Without the file nothing is restored and the number is 0. Raises DataError when the file is
+    damaged or holds the states of other parts.
     """
     if not path.exists():
         return 0

@@ -1,7 +1,7 @@
-"""What several processes compute together: each its rows of every batch, all with one noise.
+"""Data parallelism: each process computes its rows of every batch, all draw the same noise.
 
-It is what one process computes on the whole batch. Outside of `sharing`, and with one process,
-every function here does nothing. How processes find each other: `crew`.
+The result is that of one process on the whole batch. Outside of `sharing`, and with one process,
+no function here communicates. `processes` starts and connects the processes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,31 +15,31 @@ from torch import Tensor
 from quantnas.errors import LostError
 
 broken: list[bool] = []
-"""Not empty when another process has gone, or does not do the same any more."""
+"""Not empty once another process is lost or no longer takes the same steps."""
 
-_modes: list[bool] = []  # whether batches are shared, the present mode last
+_modes: list[bool] = []  # whether batches are shared; the current mode is the last one
 
 
 def size() -> int:
-    """Number of processes that share the batches."""
+    """Number of processes that share every batch; 1 outside of `sharing`."""
     return dist.get_world_size() if _modes and _modes[-1] and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0; only the first one measures, decides and writes."""
+    """Index of this process, from 0; only process 0 measures, decides and writes files."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """While this is open, all processes do the same on their rows."""
+    """Within this context, all processes take the same steps, each on its rows of every batch."""
     with _mode(True):
         yield
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """While this is open, every process computes on whole batches by itself."""
+    """Within this context, this process computes on whole batches and does not communicate."""
     with _mode(False):
         yield
 
@@ -54,9 +54,9 @@ def _mode(shared: bool) -> Iterator[None]:
 
 
 def rows(count: int) -> slice:
-    """Those of a batch of `count` that belong to this process."""
-    mine = count // size()
-    return slice(rank() * mine, (rank() + 1) * mine) if size() > 1 else slice(None)
+    """The rows of a batch of `count` images that belong to this process."""
+    share = count // size()
+    return slice(rank() * share, (rank() + 1) * share) if size() > 1 else slice(None)
 
 
 def share(batch: Tensor) -> Tensor:
@@ -64,34 +64,38 @@ def share(batch: Tensor) -> Tensor:
     return batch[rows(len(batch))]
 
 
-def told(values: Sequence[float]) -> list[float]:
-    """The numbers that the first process holds, for all."""
+def broadcast(values: Sequence[float]) -> list[float]:
+    """Return, in every process, the numbers that process 0 holds."""
     if size() == 1:
         return list(values)
-    box = torch.tensor(values, dtype=torch.float64)
-    exchange(dist.broadcast, box, 0)
-    return box.tolist()
+    numbers = torch.tensor(values, dtype=torch.float64)
+    exchange(dist.broadcast, numbers, 0)
+    return numbers.tolist()
 
 
 def rand_like(t: Tensor, batch: bool) -> Tensor:
-    """Uniform on [0, 1); for the rows of a `batch`, those of one draw for the whole of it."""
-    return _drawn(torch.rand, t, batch)
+    """Draw uniform noise on [0, 1) in the shape of t.
+
+    batch: whether t holds this process's rows of a batch; the noise is then drawn for the whole
+    batch, alike in all processes, and these rows of it are returned.
+    """
+    return _draw(torch.rand, t, batch)
 
 
 def randn_like(t: Tensor, batch: bool) -> Tensor:
-    """The same, normal."""
-    return _drawn(torch.randn, t, batch)
+    """Draw standard normal noise in the shape of t; `batch` as in `rand_like`."""
+    return _draw(torch.randn, t, batch)
 
 
-def _drawn(draw: Callable[..., Tensor], t: Tensor, batch: bool) -> Tensor:
-    """In the order of the dimensions, whatever the memory format of t."""
+def _draw(draw: Callable[..., Tensor], t: Tensor, batch: bool) -> Tensor:
+    """Draw contiguous noise, so that the values do not depend on the memory format of t."""
     if size() == 1 or not batch:
         return draw(t.shape, dtype=t.dtype, device=t.device)
     return share(draw((len(t) * size(), *t.shape[1:]), dtype=t.dtype, device=t.device))
 
 
 def largest(value: Tensor) -> Tensor:
-    """(), the maximum over all processes; no gradient."""
+    """The maximum () over all processes, without a gradient."""
     value = value.detach().clone()
     if size() > 1:
         exchange(dist.all_reduce, value, dist.ReduceOp.MAX)
@@ -99,7 +103,7 @@ def largest(value: Tensor) -> Tensor:
 
 
 class _Mean(torch.autograd.Function):
-    """The mean over processes of equal shares; so is its gradient."""
+    """The mean over processes, whose gradient is the mean of the processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -116,28 +120,31 @@ def _mean(value: Tensor) -> Tensor:
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean over processes, same shape; differentiable."""
+    """The mean of a tensor over processes, in the same shape; differentiable."""
     return _Mean.apply(value) if size() > 1 else value
 
 
 def average(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The mean of every tensor over processes, in one exchange; all have the same ones."""
-    there = [g for g in grads if g is not None]
-    if size() == 1 or not there:
+    """The mean of every gradient over processes, in one exchange.
+
+    The same entries must be None in all processes.
+    """
+    tensors = [g for g in grads if g is not None]
+    if size() == 1 or not tensors:
         return list(grads)
-    flat = _mean(torch.cat([g.flatten() for g in there]))
-    parts = iter(flat.split([g.numel() for g in there]))
+    flat = _mean(torch.cat([g.flatten() for g in tensors]))
+    parts = iter(flat.split([g.numel() for g in tensors]))
     return [None if g is None else next(parts).view_as(g) for g in grads]
 
 
-def exchange(what: Callable[..., Any], *arguments: Any, **more: Any) -> None:
-    """A collective operation of torch. Raises LostError when another process has gone."""
+def exchange(operation: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Call a collective operation of torch. Raises LostError when another process is lost."""
     try:
-        what(*arguments, **more)
+        operation(*arguments, **options)
     except (RuntimeError, ValueError) as error:
         broken.append(True)
         raise LostError(
             "Another process of this run has ended, or its machine cannot be reached.",
-            "What it says stands above, or on its machine. A state that was saved is intact: "
+            "Its own message stands above, or on its machine. The last checkpoint is intact: "
             "continue with --resume.",
         ) from error

@@ -1,8 +1,8 @@
-"""The processes of a run: how they start or join, what the first one asks of the others.
+"""The processes of a run: how they start or join, and how process 0 leads the others.
 
-The others know nothing but what they are sent: a task with the state to begin with. Then they step
-when the first one steps, so it alone decides when to stop. Starting, joining and the connection
-are Lightning Fabric's, imported only when there is more than one process.
+The other processes know only what they are sent: a task with the initial state. They then take a
+step whenever process 0 takes one, so it alone decides when to stop. Lightning Fabric starts, joins
+and connects the processes; it is imported only when there is more than one.
 """
 
 import atexit
@@ -31,50 +31,50 @@ from . import collectives
 
 S = TypeVar("S")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-"""Variables by which torchrun says to a process which one it is."""
+"""Environment variables by which torchrun numbers the processes."""
 PATIENCE = timedelta(days=1)
-"""How long the others wait for a task while the first process is at something else."""
+"""Time for which the other processes wait for a task while process 0 does something else."""
 PROBLEM = 1000
-"""Bytes of what one process says is wrong."""
+"""Greatest length of the problem that a process reports, bytes."""
 
-_control: list[dist.ProcessGroup] = []  # for words, beside the default one for sums
-_open: list[bool] = []  # whether the others take steps
+_control: list[dist.ProcessGroup] = []  # carries tasks; the default group carries the averages
+_open: list[bool] = []  # not empty while the other processes take steps
 
 
 def launched() -> bool:
-    """Whether torchrun, or what sets the same variables, has started this process."""
+    """Whether torchrun, or a launcher that sets the same variables, has started this process."""
     return all(name in os.environ for name in LAUNCHED)
 
 
-def called() -> bool:
-    """Whether this process was started to help another one."""
+def is_helper() -> bool:
+    """Whether this process was started to help process 0."""
     number = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
     return "WORLD_SIZE" in os.environ and int(number) > 0
 
 
 def size() -> int:
-    """Number of processes that are there; 1 when they have not met, or have parted."""
+    """Number of connected processes; 1 before they connect and after they disconnect."""
     return dist.get_world_size() if _control else 1
 
 
 def local_rank() -> int:
-    """Number of this process among those of its machine, from 0: that of its GPU."""
+    """Index of this process on its machine, from 0, which is also the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0")) if size() > 1 else 0
 
 
 def check(processes: int, cuda: bool) -> None:
-    """Raise UsageError when so many cannot work together.
+    """Raise UsageError when this number of processes cannot work together.
 
-    Since Fabric is not installed, since a machine has fewer GPUs, or since torchrun has started
-    another number of them.
+    The reason is that torchrun has started another number of them, that Lightning Fabric is not
+    installed or, with `cuda`, that this machine has too few GPUs.
     """
     world = int(os.environ["WORLD_SIZE"]) if launched() else processes
     if world != processes:
-        asked = f"but --processes is {processes}" if processes > 1 else "but one does this"
+        needed = f"but --processes is {processes}" if processes > 1 else "but one does this"
         raise UsageError(
-            f"torchrun has started {world} processes, {asked}.",
-            f"Give --processes {world} where the command has it, or change --nnodes and "
-            "--nproc-per-node, whose product it is.",
+            f"torchrun has started {world} processes, {needed}.",
+            f"Give --processes {world} where the command has that option, or change --nnodes and "
+            "--nproc-per-node, whose product is the number of processes.",
         )
     if processes > 1 and importlib.util.find_spec("lightning_fabric") is None:
         raise UsageError(
@@ -87,24 +87,25 @@ def check(processes: int, cuda: bool) -> None:
 
 def require_gpus(processes: int) -> None:
     """Raise UsageError when this machine has fewer GPUs than processes."""
-    here, there = _here(processes), torch.cuda.device_count()
-    if here > there:
+    needed, gpus = _on_this_machine(processes), torch.cuda.device_count()
+    if needed > gpus:
         raise UsageError(
-            f"There are {there} GPUs for {here} processes.", "Ask for fewer, or use --device cpu."
+            f"There are {gpus} GPUs for {needed} processes.",
+            "Use fewer processes, or --device cpu.",
         )
 
 
-def _here(processes: int) -> int:
-    """How many of them run on this machine."""
+def _on_this_machine(processes: int) -> int:
+    """Number of the run's processes that run on this machine."""
     if not launched():
         return processes
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes))
 
 
 def launch(processes: int, cuda: bool = False) -> None:
-    """Start the others, which run the same command line, or join them where torchrun has.
+    """Start the other processes with the same command line, or join those that torchrun started.
 
-    Does nothing for one process, and when it has been done. Raises as `check`.
+    Nothing happens for one process, or when they are connected already. Raises as `check`.
     """
     check(processes, cuda)
     if processes < 2 or _control:
@@ -115,11 +116,11 @@ def launch(processes: int, cuda: bool = False) -> None:
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    here, joins = _here(processes), launched()
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // here)))
+    local, joins = _on_this_machine(processes), launched()
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // local)))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     before = {name: os.environ.get(name) for name in (*LAUNCHED, "NODE_RANK")}
-    fabric = Fabric(  # of the CPU: the GPU is known when there is a task
+    fabric = Fabric(  # on the CPU, since the task alone says which device to use
         accelerator="cpu",
         devices=1 if joins else processes,
         num_nodes=processes if joins else 1,
@@ -129,28 +130,28 @@ def launch(processes: int, cuda: bool = False) -> None:
     collectives.exchange(fabric.launch)
     _control.append(dist.new_group(backend="gloo", timeout=PATIENCE))
     if collectives.rank() == 0:
-        atexit.register(part)
+        atexit.register(disconnect)
         for name in [name for name, value in before.items() if value is None]:
-            os.environ.pop(name, None)  # not for programs that this one starts
+            os.environ.pop(name, None)  # programs that this process starts must not inherit them
     else:
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the one that has started it is gone."""
+    """End this process when its parent process has ended."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
-def part() -> None:
-    """Let the others go, if they wait for a task, and give up the connection."""
+def disconnect() -> None:
+    """Release the other processes, if they wait for a task, and close the connection."""
     if not _control or collectives.broken:
         return
-    with suppress(LostError):  # they are gone
+    with suppress(LostError):  # the other processes have ended already
         if collectives.rank() == 0:
             if _open:
-                _say(False)
+                _announce(False)
             _send(None)
         collectives.exchange(dist.barrier, _control[0])
     _control.clear()
@@ -158,11 +159,12 @@ def part() -> None:
 
 
 def lead(task: Callable[[], Mapping[str, Any]], steps: Iterator[S]) -> Iterator[S]:
-    """The records of a loop, in which the others take every step, too.
+    """Yield the records of a loop whose every step the other processes take, too.
 
-    task: what they need to know to do so, as plain data and tensors. They stop when this is closed.
-    Alone, it is the loop. Raises DataError, before the first step, for what is missing where
-    another process runs, LostError when one has gone, and what the loop raises.
+    task: gives what the others need to take part, as plain data and tensors. They stop when this
+    generator is closed. With one process it is the loop itself. Raises DataError, before the first
+    step, when another process lacks something for the task, LostError when one is lost, and
+    whatever the loop raises.
     """
     if size() == 1:
         yield from steps
@@ -172,31 +174,31 @@ def lead(task: Callable[[], Mapping[str, Any]], steps: Iterator[S]) -> Iterator[
     _open.append(True)
     try:
         while True:
-            _say(True)
+            _announce(True)
             with collectives.sharing():
                 step = next(steps, None)
             if step is None:
                 break
             yield step
-    except (GeneratorExit, DivergedError):  # between two steps; the others have found the same
+    except (GeneratorExit, DivergedError):  # between two steps, or all processes diverge alike
         raise
-    except BaseException:  # somewhere in a step
+    except BaseException:  # within a step, which the other processes cannot finish
         collectives.broken.append(True)
         raise
     finally:
         _open.clear()
         if not collectives.broken:
-            _say(False)
+            _announce(False)
 
 
 def tasks() -> Iterator[dict[str, Any]]:
-    """What the first process asks of this one, until it lets it go."""
+    """Yield the tasks that process 0 sends, until it releases this process."""
     while (task := _received()) is not None:
         yield task
 
 
 def agree(problem: str) -> bool:
-    """Tell the first process what is wrong with a task here, if anything; whether it is done."""
+    """Report a problem with the task, or none (""); return whether no process has one."""
     try:
         _agree(problem)
     except DataError:
@@ -205,39 +207,44 @@ def agree(problem: str) -> bool:
 
 
 def follow(steps: Iterator[Any]) -> None:
-    """Take every step of a loop when the first process does.
+    """Take a step of a loop whenever process 0 takes one, until it stops.
 
-    Raises LostError when that one has gone. Until the end, signals are left to it.
+    This process ignores SIGTERM meanwhile: process 0 handles it. Raises LostError when process 0
+    is lost.
     """
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    while _heard():
+    while _next_step_follows():
         try:
             with collectives.sharing():
                 next(steps, None)
-        except DivergedError:  # the first process has found the same, and says so
+        except DivergedError:  # process 0 diverges in the same step and reports it
             pass
     signal.signal(signal.SIGTERM, before)
 
 
-def _say(more: bool) -> None:
+def _announce(more: bool) -> None:
+    """Tell the other processes whether another step follows."""
     collectives.exchange(dist.broadcast, torch.tensor([more]), 0, _control[0])
 
 
-def _heard() -> bool:
+def _next_step_follows() -> bool:
+    """Wait until process 0 announces whether another step follows."""
     more = torch.tensor([False])
     collectives.exchange(dist.broadcast, more, 0, _control[0])
     return bool(more)
 
 
 def _send(task: Mapping[str, Any] | None) -> None:
+    """Send a task to the other processes; None releases them."""
     file = io.BytesIO()
     torch.save(task, file)
     body = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
-    for part_ in (torch.tensor([len(body)]), body):
-        collectives.exchange(dist.broadcast, part_, 0, _control[0])
+    for message in (torch.tensor([len(body)]), body):
+        collectives.exchange(dist.broadcast, message, 0, _control[0])
 
 
 def _received() -> dict[str, Any] | None:
+    """Wait for the next task of process 0; None releases this process."""
     length = torch.zeros(1, dtype=torch.int64)
     collectives.exchange(dist.broadcast, length, 0, _control[0])
     body = torch.zeros(int(length), dtype=torch.uint8)
@@ -248,17 +255,17 @@ def _received() -> dict[str, Any] | None:
 
 
 def _agree(problem: str) -> None:
-    """Raise DataError, in all processes, for what one of them cannot do."""
-    mine = torch.zeros(PROBLEM, dtype=torch.uint8)
+    """Raise DataError, in all processes, when any of them has a problem with the task."""
+    message = torch.zeros(PROBLEM, dtype=torch.uint8)
     if problem:
         place = f"Process {collectives.rank()} on {socket.gethostname()}: "
         text = (place + problem).encode()[:PROBLEM]
-        mine[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-    all_ = [torch.zeros_like(mine) for _ in range(size())]
-    collectives.exchange(dist.all_gather, all_, mine, group=_control[0])
-    found = [text for text in map(_text, all_) if text]
-    if found:
-        raise DataError(found[0], "All machines need the same photographs, at the same paths.")
+        message[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    messages = [torch.zeros_like(message) for _ in range(size())]
+    collectives.exchange(dist.all_gather, messages, message, group=_control[0])
+    problems = [text for text in map(_text, messages) if text]
+    if problems:
+        raise DataError(problems[0], "All machines need the same photographs, at the same paths.")
 
 
 def _text(body: Tensor) -> str:
@@ -267,12 +274,12 @@ def _text(body: Tensor) -> str:
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    able = getattr(os, "sched_getaffinity", None)
-    return len(able(0)) if able else os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def device(config: RunConfig) -> torch.device:
-    """The device to compute on. Raises UsageError when it is not there."""
+    """The device to compute on. Raises UsageError for `cuda` on a machine without it."""
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise UsageError("There is no CUDA device here.", "Use --device cpu or auto.")

@@ -1,8 +1,8 @@
-"""The number of threads that a long loop computes with: measured, now and then again.
+"""The number of threads that a long loop computes with, chosen by timing and checked repeatedly.
 
 Threads that share one operation spin while they wait for each other. On cores that other programs
-use as well, that can cost several times what the second thread saves, and nothing but the time of
-a step tells. A result depends on the number of threads in its last bits, so every choice is noted
+use as well, that can cost several times what the second thread saves, and only the duration of a
+step shows it. A result depends on the number of threads in its last bits, so every choice is noted
 with the step at which it was made, and a resumed loop repeats it there.
 """
 
@@ -20,12 +20,15 @@ import torch
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables by which a user sets the number of threads."""
 TOPOLOGY = Path("/sys/devices/system/cpu")
+"""Folder in which Linux describes the processor's cores."""
 TURNS = 6
-"""Steps per number of threads; the first one warms up."""
+"""Timed steps per number of threads; the first one is a warm-up."""
 AHEAD = 0.9
-"""Share of the present number's time per step below which another number replaces it."""
+"""Another number of threads is chosen when its step takes less than this share of the current
+number's time."""
 HOPELESS = (4.0, *[2.0] * (TURNS - 1))
-"""Multiple of the least time per step above which a number is not timed any further; per turn."""
+"""A number of threads is not timed any further when its best step takes more than this multiple of
+the least time per step, turn by turn."""
 AGAIN = 40
 """The next measurement begins after this many times the duration of the last one."""
 WORTH = 10
@@ -33,10 +36,10 @@ WORTH = 10
 
 
 def candidates(cores: int) -> tuple[int, ...]:
-    """The numbers of threads to choose from, torch's own number first, then powers of 2 below it.
+    """The numbers of threads to choose from: torch's own number, then the powers of 2 below it.
 
-    cores: those that this process may use. Only torch's present number where the user has set one,
-    by `VARIABLES` or by `torch.set_num_threads`.
+    cores: number of processor cores that this process may use. Where the user has set the number
+    of threads, by `VARIABLES` or `torch.set_num_threads`, there is only that number.
     """
     usual = torch.get_num_threads()
     if any(name in os.environ for name in VARIABLES) or usual not in (cores, physical(cores)):
@@ -46,12 +49,12 @@ def candidates(cores: int) -> tuple[int, ...]:
 
 
 def physical(cores: int, topology: Path = TOPOLOGY) -> int:
-    """Processor cores without hyper-threads, of those that this process may use.
+    """Number of physical processor cores (hyper-threads not counted) that this process may use.
 
-    `cores` itself where the system does not tell.
+    `cores` itself is returned where the system does not say.
     """
-    able = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    files = [topology / f"cpu{cpu}/topology/thread_siblings_list" for cpu in able]
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    files = [topology / f"cpu{cpu}/topology/thread_siblings_list" for cpu in usable]
     try:
         return len({file.read_text(encoding="utf-8") for file in files}) or cores
     except OSError:
@@ -61,9 +64,9 @@ def physical(cores: int, topology: Path = TOPOLOGY) -> int:
 def measured(
     numbers: tuple[int, ...], step: Callable[[], object]
 ) -> Generator[None, None, dict[int, float]]:
-    """The median seconds of `step` per number of threads; yields after every step.
+    """Time `step` with each number of threads; return the median seconds, yield after each step.
 
-    The numbers take turns, so that a load that comes or goes meets all of them.
+    The numbers take turns, so that a changing load on the machine affects all of them.
     """
     times: dict[int, list[float]] = {number: [] for number in numbers}
     for hopeless in HOPELESS:
@@ -78,15 +81,15 @@ def measured(
     return {number: statistics.median(t[1:]) for number, t in times.items()}
 
 
-def better(medians: Mapping[int, float], present: int) -> int:
-    """The fastest number, or the present one where that is nearly as fast."""
+def better(medians: Mapping[int, float], current: int) -> int:
+    """The fastest number of threads, or the current one where that is nearly as fast."""
     best = min(medians, key=lambda number: medians[number])
-    return best if medians[best] < AHEAD * medians.get(present, math.inf) else present
+    return best if medians[best] < AHEAD * medians.get(current, math.inf) else current
 
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """torch has its number of threads again when this ends."""
+    """Restore torch's number of threads when this context ends."""
     usual = torch.get_num_threads()
     try:
         yield
@@ -96,42 +99,42 @@ def restored() -> Iterator[None]:
 
 @dataclass
 class Choice:
-    """The number of threads of one loop, over its steps."""
+    """The number of threads that one loop computes with, step by step."""
 
     numbers: tuple[int, ...]
-    """As `candidates` gives them."""
+    """Numbers of threads to choose from (`candidates`)."""
     notes: dict[int, int]
-    """Steps done -> number of threads from then on, as chosen so far; those of an interrupted loop
-    are repeated."""
+    """Steps done -> number of threads from then on; a resumed loop repeats the choices noted
+    before its interruption."""
     keep: Callable[[dict[int, int]], None]
-    """Called with all notes, before the first step of a new choice."""
+    """Function that stores all notes, called before the first step under a new choice."""
     due: float = field(default=0.0)
     """Time of the next measurement, on the monotonic clock."""
 
     @property
     def open(self) -> bool:
-        """Whether there is anything to choose."""
+        """Whether there is more than one number to choose from."""
         return len(self.numbers) > 1
 
     def at(self, done: int) -> int:
-        """The number of threads of the step after `done` steps."""
+        """The number of threads for the step that follows `done` steps."""
         past = [step for step in self.notes if step <= done]
         number = self.notes[max(past)] if past else self.numbers[0]
         return min(number, max(self.numbers))
 
     def apply(self, done: int) -> None:
-        """Let torch compute the step after `done` steps with its number of threads."""
+        """Set torch's number of threads for the step that follows `done` steps."""
         if self.open:
             torch.set_num_threads(self.at(done))
 
-    def wanted(self, done: int, left: int) -> bool:
-        """Whether it is time to measure, after `done` steps, with `left` steps to go."""
+    def is_due(self, done: int, left: int) -> bool:
+        """Whether a measurement is due after `done` steps, with `left` steps to go."""
         worth = left >= WORTH * TURNS * len(self.numbers)
         new = done > max(self.notes, default=-1)
         return self.open and new and worth and time.monotonic() >= self.due
 
     def measure(self, done: int, step: Callable[[], object]) -> Iterator[None]:
-        """Choose for the steps after `done` by timing `step`; yields after each time."""
+        """Choose the number of threads after `done` steps by timing `step`; yields after each."""
         began = time.monotonic()
         try:
             medians = yield from measured(self.numbers, step)

@@ -1,6 +1,6 @@
-"""Training of a decided network, in float or with rounding: a generator of records.
+"""Training of a decided network, in float or quantization-aware, as a generator of records.
 
-The same loop serves distillation: the target is then a teacher's output.
+The same loop serves knowledge distillation: the target is then a teacher's output.
 """
 
 import copy
@@ -22,97 +22,97 @@ from . import collectives
 from .checkpoint import Stateful
 
 CLIP = 1.0
-"""Norm to which gradients are cut."""
+"""Greatest norm of the gradient; longer gradients are clipped."""
 
 LOGS = ("log2_step", "octaves")
-"""Ends of the names of what is learned as a logarithm: steps of grids."""
+"""Suffixes of the names of parameters that are learned as logarithms: steps of grids."""
 
 Loss = Literal["l1", "charbonnier"]
 LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": F.l1_loss,
-    "charbonnier": lambda out, wanted: (out - wanted).square().add(1e-6).sqrt().mean(),
+    "charbonnier": lambda out, target: (out - target).square().add(1e-6).sqrt().mean(),
 }
-"""Of pixels in [0, 1]. Charbonnier: sqrt(d^2 + 0.001^2), as in LapSRN (arXiv 1704.03915)."""
+"""Losses of pixels in [0, 1]. Charbonnier: sqrt(d^2 + 0.001^2), as in LapSRN (arXiv 1704.03915)."""
 
 Target = Callable[[Tensor, Tensor], Tensor]
-"""(low, high) -> what the network's output should be."""
+"""(low-, high-resolution patches) -> what the network's output should be."""
 
 
 def truth(low: Tensor, high: Tensor) -> Tensor:
-    """The photograph itself."""
+    """The target of ordinary training: the high-resolution photograph."""
     return high
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast."""
+    """The length and the learning rate of a training."""
 
     steps: int
     batch: int
     lr: float
-    """Adam, a short warm-up, then cosine to 0."""
+    """Learning rate of Adam after a short warm-up; from there it falls to 0 along a cosine."""
     check: int = 100
     """Steps between two measurements on the validation patches."""
     warmup: int = 20
-    """Steps in which the rate rises."""
+    """Steps in which the learning rate rises."""
     average: float = 0.0
     """Decay of the moving average of the weights, which is measured and kept; 0 = the weights."""
     seconds: float | None = None
-    """The training ends by then: the cosine is shortened to what can be done until then."""
+    """Time limit: the cosine is shortened to the steps that fit into it."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is compared, and how."""
+    """The loss of a training and the target that it compares the output with."""
 
     target: Target = truth
-    """What is measured on the validation patches, too."""
+    """Target of the loss and of the PSNR on the validation patches."""
     loss: Loss = "l1"
     colours: int = 3
-    """1: luma alone, for networks that correct nothing else."""
+    """Number of channels compared; 1 = luma alone, for networks that correct nothing else."""
     teacher: Target | None = None
-    """A further target."""
+    """A second target: the output of a teacher (knowledge distillation)."""
     share: float = 0.5
-    """Of the loss, against the teacher."""
+    """Share of the teacher's term in the loss."""
     penalty: Callable[[], Tensor] | None = None
-    """What is added while training, and not measured; called when both networks have run."""
+    """A term added to the training loss alone, evaluated after both networks have run."""
 
     def __call__(self, out: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """() of the network's output (N, 3, H, W)."""
+        """The loss () of the network's output (N, 3, H, W) on a batch of patches."""
         loss = self._loss(out, self.target(low, high))
         if self.teacher is None:
             return loss
         return (1 - self.share) * loss + self.share * self._loss(out, self.teacher(low, high))
 
-    def _loss(self, out: Tensor, wanted: Tensor) -> Tensor:
-        return LOSSES[self.loss](*(self.seen(t) for t in (out, wanted)))
+    def _loss(self, out: Tensor, target: Tensor) -> Tensor:
+        return LOSSES[self.loss](*(self.compared(t) for t in (out, target)))
 
-    def seen(self, x: Tensor) -> Tensor:
-        """x, or its luma."""
+    def compared(self, x: Tensor) -> Tensor:
+        """The part of x (N, 3, H, W) that is compared: all channels, or the luma (N, 1, H, W)."""
         return luma(x) if self.colours == 1 else x
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One update."""
+    """The record of one update of the weights."""
 
     step: int
     loss: float
     psnr: float | None
-    """On the validation patches against the target, dB; none between measurements."""
+    """PSNR on the validation patches against the target, dB; None between measurements."""
     total: int
-    """Updates planned; fewer than the schedule's when the time is short."""
+    """Number of updates planned, fewer than the schedule's under a short time limit."""
 
 
 @dataclass
 class Best:
-    """The best state so far, by PSNR on the validation patches."""
+    """The best weights so far, by PSNR on the validation patches."""
 
     psnr: float = -math.inf
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def keep(self, psnr: float, net: nn.Module) -> None:
-        """The state of `net`, if it is better."""
+        """Copy the weights of `net` if its PSNR is the best so far."""
         if psnr > self.psnr:
             self.psnr, self.weights = psnr, copy.deepcopy(net.state_dict())
 
@@ -125,30 +125,31 @@ class Best:
 
 @dataclass
 class TrainingProgress:
-    """How far a training is: by its steps or, when time is short, by its time."""
+    """The progress of a training, by its steps or, under a time limit, by its time."""
 
     steps: int = 0
-    """Planned in all."""
+    """Number of updates planned in all."""
     done: float = 0.0
-    """Share of the whole, 0 to 1."""
+    """Share of the training that is done, 0 to 1."""
     seconds: float = 0.0
-    """Used so far, those before an interruption included."""
+    """Time used so far, before interruptions included, seconds."""
 
     def advance(self, step: int, seconds: float, schedule: Schedule) -> None:
-        """After update number `step`, which took `seconds` with the measurement after it, if any.
+        """Record update number `step`, which took `seconds`, a measurement after it included.
 
-        They count when there is a limit: then the plan follows the pace so far, and ends at once
-        when the time is over. Of several processes, the first one's clock counts.
+        Under a time limit the number of planned steps follows the pace so far, and the training
+        ends at once when the time is over. The clock of process 0 counts for all processes.
         """
         if schedule.seconds is None:
             self.steps, self.done = schedule.steps, step / schedule.steps
             return
         self.seconds += seconds
-        if step >= 5 or self.seconds >= schedule.seconds:  # the first ones are slow
+        if step >= 5 or self.seconds >= schedule.seconds:  # the first steps are slow
             fit = step + int((schedule.seconds - self.seconds) * step / self.seconds)
             self.steps = max(step, min(schedule.steps, fit))
         self.done += (1 - self.done) / max(1, self.steps - step + 1)
-        steps, self.done, self.seconds = collectives.told((self.steps, self.done, self.seconds))
+        numbers = (self.steps, self.done, self.seconds)
+        steps, self.done, self.seconds = collectives.broadcast(numbers)
         self.steps = int(steps)
 
     def state_dict(self) -> dict[str, object]:
@@ -160,42 +161,44 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that changes while training."""
+    """Everything that changes during a training."""
 
     net: nn.Module
     optimizer: optim.Optimizer
     average: nn.Module
-    """What is measured and kept: the moving average of the network, where there is one."""
+    """The network that is measured and kept: the moving average of `net`, or `net` itself."""
     best: Best = field(default_factory=Best)
     last: dict[str, Tensor] = field(default_factory=dict)
-    """What was reached at the end, best or not; empty before."""
+    """Weights after the last update, best or not; empty before."""
     pace: TrainingProgress = field(default_factory=TrainingProgress)
 
     def parts(self) -> dict[str, Stateful]:
-        """What a checkpoint holds."""
+        """The parts whose states a checkpoint holds."""
         parts: dict[str, Stateful] = {"net": self.net, "optimizer": self.optimizer}
         parts |= {"best": self.best, "pace": self.pace}
         return parts if self.average is self.net else {**parts, "average": self.average}
 
 
 def start(net: nn.Module, lr: float, average: bool = False) -> TrainingState:
-    """An optimizer for a network, and room for the average of its weights."""
-    learning = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    optimizer = optim.Adam(groups(learning, lr), fused=True)
+    """The state before the first update: Adam and, with `average`, a copy to be averaged."""
+    trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    optimizer = optim.Adam(groups(trainable, lr), fused=True)
     return TrainingState(net, optimizer, copy.deepcopy(net) if average else net)
 
 
 def groups(parameters: Iterable[tuple[str, nn.Parameter]], lr: float) -> list[dict[str, Any]]:
-    """Parameter groups: steps of rounding learn faster than weights, zero points faster still."""
-    found: dict[float, list[nn.Parameter]] = {1.0: [], 4.0: [], 20.0: []}
+    """Parameter groups of an optimizer: steps of grids learn 4 times, zero points 20 times as fast
+    as weights.
+    """
+    by_factor: dict[float, list[nn.Parameter]] = {1.0: [], 4.0: [], 20.0: []}
     for name, p in parameters:
         factor = 20.0 if name.endswith("zero") else 4.0 if name.endswith(LOGS) else 1.0
-        found[factor].append(p)
-    return [{"params": ps, "lr": lr * f, "factor": f} for f, ps in found.items() if ps]
+        by_factor[factor].append(p)
+    return [{"params": ps, "lr": lr * f, "factor": f} for f, ps in by_factor.items() if ps]
 
 
 def set_rate(optimizer: optim.Optimizer, lr: float) -> None:
-    """Give every group its multiple of `lr`."""
+    """Set the learning rate of every parameter group to its multiple of `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["factor"]
 
@@ -208,7 +211,7 @@ def fit(
     objective: Objective = Objective(),
     first: int = 0,
 ) -> Iterator[TrainingStep]:
-    """Train from step `first`; at the end the network holds its best state."""
+    """Train from step `first`, yielding every step; `state.net` ends with its best weights."""
     net, pace, device = state.net, state.pace, next(state.net.parameters()).device
     pace.steps = pace.steps or schedule.steps
     rows = collectives.rows(schedule.batch)
@@ -222,7 +225,7 @@ def fit(
             done += 1
             _follow(state, schedule.average, done)
             psnr = _check(state, validation, objective) if done % schedule.check == 0 else None
-            now = time.monotonic()  # what the caller did between two steps counts, too
+            now = time.monotonic()  # the caller's time between two steps counts, too
             pace.advance(done, now - before, schedule)
             before = now
             if psnr is None and done == pace.steps:
@@ -235,7 +238,7 @@ def fit(
 
 
 def _check(state: TrainingState, validation: Patches, objective: Objective) -> float | None:
-    """PSNR on the validation patches, if this is the first process; the best state is kept."""
+    """Measure the PSNR on the validation patches and keep the best weights, in process 0 alone."""
     if collectives.rank() > 0:
         return None
     psnr = measure(state.average, validation, objective)
@@ -249,7 +252,7 @@ def cosine(done: float, total: float = 1.0) -> float:
 
 
 def _update(state: TrainingState, objective: Objective, low: Tensor, high: Tensor) -> float:
-    """One step on the rows of this process; the loss is that of the whole batch."""
+    """Update the weights with this process's rows; the loss returned is that of the whole batch."""
     net = state.net
     net.train()
     loss = objective(net(low), low, high)
@@ -268,11 +271,12 @@ def _update(state: TrainingState, objective: Objective, low: Tensor, high: Tenso
 
 @torch.no_grad()
 def _follow(state: TrainingState, decay: float, done: int) -> None:
-    """Move the average towards the weights; early ones are forgotten sooner."""
+    """Move the average towards the weights, with a smaller decay in early steps."""
     if state.average is not state.net:
         pairs = zip(state.average.parameters(), state.net.parameters(), strict=True)
-        ours, theirs = map(list, zip(*((a, p) for a, p in pairs if p.requires_grad), strict=True))
-        torch._foreach_lerp_(ours, theirs, 1 - min(decay, done / (10 + done)))
+        trainable = ((a, p) for a, p in pairs if p.requires_grad)
+        averages, weights = map(list, zip(*trainable, strict=True))
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, done / (10 + done)))
 
 
 @torch.no_grad()
@@ -282,17 +286,19 @@ def measure(
     objective: Objective = Objective(),
     count: int = 32,
 ) -> float:
-    """PSNR in dB over fixed validation patches, in [0, 1]: RGB, or luma if that is compared."""
+    """PSNR in dB over `count` fixed validation patches in [0, 1]: of RGB, or of the luma if the
+    objective compares that alone.
+    """
     device = next(net.parameters()).device
     low, high = (t.to(device) for t in validation.batch(0, count))
     net.eval()
-    out, wanted = net(low).clamp(0, 1), objective.target(low, high)
-    error = F.mse_loss(objective.seen(out), objective.seen(wanted)).item()
+    out, target = net(low).clamp(0, 1), objective.target(low, high)
+    error = F.mse_loss(objective.compared(out), objective.compared(target)).item()
     return -10 * math.log10(max(error, 1e-10))
 
 
 def teacher_target(teacher: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """A target for `training_loop.fit`: what the float network makes of the low-resolution patch."""
+    """A target for `fit`: the teacher's output for the low-resolution patches, in [0, 1]."""
     teacher.eval()
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ BOTH = pytest.mark.parametrize("logarithmic", [False, True])
 
 
 def worked(logarithmic: bool) -> Adq:
-    """One with random parameters and statistics, evaluating."""
+    """A norm with random parameters and statistics, in evaluation mode."""
     adq = Adq(3, logarithmic).double().eval()
     with torch.no_grad():
         for p in adq.parameters():
@@ -53,8 +53,8 @@ def test_folding_is_exact_for_the_mean_deviation(logarithmic):
         branch, skip = (torch.randn(1, 3, 4, 5, dtype=torch.float64) for _ in range(2))
         adq.mean_std.copy_(skip.std())
         factor, shift = adq.folded()
-        wanted = branch * factor[:, None, None] + shift[:, None, None]
-        torch.testing.assert_close(adq(branch, skip), wanted, rtol=1e-12, atol=1e-12)
+        expected = branch * factor[:, None, None] + shift[:, None, None]
+        torch.testing.assert_close(adq(branch, skip), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_plain_batch_norm_does_not_look_at_the_skip_and_folds_exactly():

@@ -30,8 +30,8 @@ def test_a_table_sums_to_one_and_starts_uniform(ops, widths, joint):
 def test_factorised_probabilities_are_a_product_of_two():
     alphas = drawn(4, 3, False)
     p, q = (np.exp(a.detach().numpy()) for a in (alphas.op, alphas.width))
-    wanted = np.outer(p / p.sum(), q / q.sum())
-    np.testing.assert_allclose(alphas.table().detach(), wanted, rtol=1e-5)
+    expected = np.outer(p / p.sum(), q / q.sum())
+    np.testing.assert_allclose(alphas.table().detach(), expected, rtol=1e-5)
 
 
 def test_joint_probabilities_are_one_softmax_over_all_pairs():
@@ -70,8 +70,8 @@ def test_the_best_pair_is_the_most_probable_one_whatever_its_sign(joint, seed):
     with torch.no_grad():
         for p in alphas.parameters():
             p.sub_(100)
-    wanted = np.unravel_index(alphas.table().detach().numpy().argmax(), (4, 3))
-    assert alphas.best() == tuple(map(int, wanted))
+    expected = np.unravel_index(alphas.table().detach().numpy().argmax(), (4, 3))
+    assert alphas.best() == tuple(map(int, expected))
 
 
 @BOTH
@@ -79,9 +79,9 @@ def test_the_best_pair_is_the_most_probable_one_whatever_its_sign(joint, seed):
 def test_collapsing_gives_one_pair_everything_exactly(joint, dtype):
     alphas = drawn(4, 3, joint).to(dtype)
     alphas.collapse(2, 1)
-    wanted = torch.zeros(4, 3, dtype=dtype)
-    wanted[2, 1] = 1
-    assert torch.equal(alphas.table(), wanted) and alphas.best() == (2, 1)
+    expected = torch.zeros(4, 3, dtype=dtype)
+    expected[2, 1] = 1
+    assert torch.equal(alphas.table(), expected) and alphas.best() == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from quantnas.nas.bitops_budget import TOLERANCE, Multiplier
 
 
 def instance(seed: int, choices: int = 5) -> tuple[dict, dict]:
-    """(scores, costs) of a few choices with up to 3x2 pairs."""
+    """Draw (scores, costs) of a few choices with up to 3x2 pairs."""
     rng = np.random.default_rng(seed)
     scores, costs = {}, {}
     for k in range(choices):

@@ -24,18 +24,18 @@ QUICK = dataclasses.replace(
 )
 
 
-def started(where, config, seed=3) -> gradient_search.SearchState:
+def started(space, config, seed=3) -> gradient_search.SearchState:
     torch.manual_seed(seed)
-    return gradient_search.start(supernet.build(where, config), config)
+    return gradient_search.start(supernet.build(space, config), config)
 
 
-def run(where, material, config, until=None, first=None):
-    """(search, records) from its start, or from `first` = a checkpoint's path."""
-    state, begin = started(where, config), 0
+def run(space, material, config, until=None, first=None):
+    """Run a search from its start, or from the checkpoint at `first`; return (search, records)."""
+    state, begin = started(space, config), 0
     if first is not None:
-        state = started(where, config, seed=99)
+        state = started(space, config, seed=99)
         begin = checkpoint.load(first, state.parts())
-    loop = gradient_search.Searching(where, state, material, config)
+    loop = gradient_search.Searching(space, state, material, config)
     return loop, list(itertools.islice(loop.steps(begin), None if until is None else until - begin))
 
 
@@ -152,7 +152,7 @@ def test_a_search_brings_the_loss_down(tiny, material):
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
 
 
-# What is searched for
+# Effect of the loss terms on the decision
 
 
 def cheap_or_dear(tiny):
@@ -161,9 +161,9 @@ def cheap_or_dear(tiny):
 
 
 def test_a_large_penalty_finds_less_work(tiny, material):
-    where, found = cheap_or_dear(tiny), {}
+    space, found = cheap_or_dear(tiny), {}
     for penalty in (0.0, 100.0):
-        loop, records = run(where, material, dataclasses.replace(QUICK, penalty=penalty))
+        loop, records = run(space, material, dataclasses.replace(QUICK, penalty=penalty))
         found[penalty] = records[-1].bitops
     searched = [n for n, e in supernet.edges(loop.net).items() if e.slot.options > 1]
     choices = loop.decide().choices
@@ -191,8 +191,8 @@ def test_the_entropy_term_makes_decisions(tiny, material):
 )
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_a_target_is_met(small, material, name, share, probabilities):
-    where = dataclasses.replace(small[name], scale=2)
-    tables = cost.choice_bitops(registry.slots(where), 2, (9, 30)).values()
+    space = dataclasses.replace(small[name], scale=2)
+    tables = cost.choice_bitops(registry.slots(space), 2, (9, 30)).values()
     low, high = (sum(end(t).item() for t in tables) for end in (torch.min, torch.max))
     target = low + share * (high - low)
     config = dataclasses.replace(
@@ -203,7 +203,7 @@ def test_a_target_is_met(small, material, name, share, probabilities):
         at="9x30",
         probabilities=probabilities,
     )
-    loop, records = run(where, material, config)
+    loop, records = run(space, material, config)
     check = records[-1].check
     assert check.genotype == loop.decide() and check.bitops == loop.bitops_of(check.genotype)
     assert abs(check.bitops / target - 1) <= bitops_budget.TOLERANCE
@@ -211,26 +211,26 @@ def test_a_target_is_met(small, material, name, share, probabilities):
 
 @pytest.mark.parametrize("share", [0.5, 2.0])
 def test_a_target_moves_the_expected_bitops_towards_it(tiny, material, share):
-    where = cheap_or_dear(tiny)
-    net = supernet.build(where)
-    start = objective.expected_bitops(net, cost.choice_bitops(registry.slots(where), 2)).item()
+    space = cheap_or_dear(tiny)
+    net = supernet.build(space)
+    start = objective.expected_bitops(net, cost.choice_bitops(registry.slots(space), 2)).item()
     config = dataclasses.replace(QUICK, target_bitops=share * start)
-    loop, records = run(where, material, config)
+    loop, records = run(space, material, config)
     assert abs(math.log(records[-1].bitops / start / share)) < 0.8 * abs(math.log(share))
     assert (loop.state.price.price > 0) == (share < 1)
 
 
 def test_a_space_without_choices_can_be_searched(tiny, material):
     edge = Edge(("conv1x1",), (8,))
-    where = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
-    _, records = run(where, material, CONFIG)
+    space = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
+    _, records = run(space, material, CONFIG)
     assert len(records) == 6 and records[-1].entropy == 0 and records[-1].probabilities == {}
 
 
 @pytest.mark.parametrize("deviation", ["adq", "none"])
 def test_a_search_in_float_decides_operations(tiny, material, deviation):
-    where = in_float(tiny)
-    loop, records = run(where, material, dataclasses.replace(QUICK, deviation=deviation))
+    space = in_float(tiny)
+    loop, records = run(space, material, dataclasses.replace(QUICK, deviation=deviation))
     assert {(c.weights, c.activations) for c in loop.decide().choices.values()} == {(32, 32)}
     assert records[-1].entropy < 1 and math.isfinite(records[-1].check.psnr)
 
@@ -320,7 +320,7 @@ def test_a_gradient_that_is_no_number_is_named(tiny, material):
     assert all(torch.equal(q, b) for q, b in zip(loop.weights, before, strict=True))
 
 
-# Going on
+# Continuing from a checkpoint
 
 
 VARIANTS = {

@@ -1,4 +1,4 @@
-"""Checks the entropy term and its schedule, and that what is no number is refused."""
+"""Checks the entropy term and its schedule, and that NaN and infinity are refused."""
 
 import dataclasses
 import math
@@ -40,22 +40,22 @@ def test_the_entropy_of_uniform_alphas_is_1(small, name, probabilities):
 
 @pytest.mark.parametrize(("name", "nats"), [("rfdn", 29 * math.log(18) + math.log(12))])
 def test_the_entropies_of_the_published_space_start_at_their_published_sum(name, nats):
-    where = dataclasses.replace(search_space.load(name), channels=12)
-    choices = supernet.choices(supernet.build(where)).values()
+    space = dataclasses.replace(search_space.load(name), channels=12)
+    choices = supernet.choices(supernet.build(space)).values()
     found = sum(a.entropy().item() for a in choices if a.learning())
     assert found == pytest.approx(nats, rel=1e-5) == pytest.approx(86.3, abs=0.05)
 
 
 def test_the_entropy_is_the_mean_of_the_normalised_entropies(apart):
-    net, wanted = supernet.build(apart), []
+    net, expected = supernet.build(apart), []
     with torch.no_grad():
         for alphas in supernet.choices(net).values():
             for alpha in alphas.parameters():
                 alpha.normal_(0, 2)
             if alphas.learning():
                 p = alphas.table().flatten().tolist()
-                wanted.append(-sum(q * math.log(q) for q in p) / math.log(len(p)))
-    assert objective.entropy(net).item() == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
+                expected.append(-sum(q * math.log(q) for q in p) / math.log(len(p)))
+    assert objective.entropy(net).item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [50.0, 1e4, 1e9])

@@ -1,4 +1,4 @@
-"""Checks the random baseline: what is drawn, and within which budget."""
+"""Checks the random baseline: the distribution of architectures, and their budget."""
 
 import dataclasses
 
@@ -17,14 +17,14 @@ CONFIG = SearchConfig(
 )
 
 
-def bitops(where, genotype, size=(32, 32)) -> int:
-    slots = registry.slots(where)
-    rows = cost.layers(slots, genotype, searched_precision(genotype), where.scale)
-    return cost.bitops_at(rows, size, where.scale)
+def bitops(space, genotype, size=(32, 32)) -> int:
+    slots = registry.slots(space)
+    rows = cost.layers(slots, genotype, searched_precision(genotype), space.scale)
+    return cost.bitops_at(rows, size, space.scale)
 
 
-def ends(where) -> tuple[int, int]:
-    extent = cost.extent(registry.slots(where), where.scale)
+def ends(space) -> tuple[int, int]:
+    extent = cost.extent(registry.slots(space), space.scale)
     return tuple(extent[end].bitops["LR 32x32"] for end in ("smallest", "largest"))
 
 
@@ -34,15 +34,15 @@ def ends(where) -> tuple[int, int]:
 @pytest.mark.parametrize("name", ["tiny", "apart", "basic"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 def test_architectures_are_drawn_within_the_target(small, name, share):
-    where = small[name]
-    low, high = ends(where)
+    space = small[name]
+    low, high = ends(space)
     target = low + share * (high - low)
     config = dataclasses.replace(CONFIG, target_bitops=target * 17 * 20 / 1024, at="17x20")
-    found = random_search.draw(registry.slots(where), where, config, 4, seed=0)
+    found = random_search.draw(registry.slots(space), space, config, 4, seed=0)
     assert len(found) == 4
     for genotype in found:
-        network.build(where, genotype, None)  # it fits, choices that are shared included
-        assert abs(bitops(where, genotype, (17, 20)) / config.target_bitops - 1) <= TOLERANCE
+        network.build(space, genotype, None)  # the genotype fits, shared choices included
+        assert abs(bitops(space, genotype, (17, 20)) / config.target_bitops - 1) <= TOLERANCE
 
 
 def test_without_a_target_the_draw_is_uniform(tiny):
@@ -65,8 +65,8 @@ def test_the_seed_decides_the_draw(tiny):
 
 
 def test_edges_that_are_decided_together_are_drawn_together(small):
-    where = small["basic"]
-    for genotype in random_search.draw(registry.slots(where), where, CONFIG, 5, seed=0):
+    space = small["basic"]
+    for genotype in random_search.draw(registry.slots(space), space, CONFIG, 5, seed=0):
         for name in ("skip", "body0", "body1"):
             assert genotype.choices[f"cell0_{name}"] == genotype.choices[f"cell1_{name}"]
 

@@ -1,4 +1,4 @@
-"""Checks how tensors look while their bits are undecided, against plain arithmetic."""
+"""Checks the relaxations of undecided bit widths against plain arithmetic."""
 
 import numpy as np
 import pytest
@@ -124,7 +124,7 @@ def test_steps_zero_points_signal_and_mixture_learn_through_rounding():
 
 
 def published(t: np.ndarray, eps: list[np.ndarray], bits: tuple, p: np.ndarray) -> np.ndarray:
-    """Section 4.4 of the notes on the code of arXiv 2208.14839; p = of the pairs."""
+    """The noise of the published code (arXiv 2208.14839); p: probabilities of (operation, bits)."""
     f, share = 1 / (len(bits) + 1), p.sum()
     noisy = [t + (t.max() - t.min()) / (2**b - 1) * e / 2 for b, e in zip(bits, eps, strict=True)]
     return f * t + sum(q / (share + f) * n for q, n in zip(p, noisy, strict=True))

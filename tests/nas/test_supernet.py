@@ -1,4 +1,4 @@
-"""Checks the supernet: what is mixed and drawn, what is decided, and what settling measures."""
+"""Checks the supernet: mixing and drawing of candidates, decisions, and settling on a genotype."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def adqs(net) -> list[Adq]:
     return [m for m in net.modules() if isinstance(m, Adq)]
 
 
-# The whole
+# The whole network
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -41,9 +41,9 @@ def test_the_supernet_keeps_sizes_and_pixels(small, pixels, name, deviation, tra
     if not training:  # while training, pixels are neither rounded nor clipped
         steps = out * 255
         torch.testing.assert_close(steps, steps.round().clamp(0, 255), rtol=0, atol=1e-3)
-    wanted = {"basic": 5, "rfdn_published": 0}.get(name, 2)
+    expected = {"basic": 5, "rfdn_published": 0}.get(name, 2)
     kinds = [m.logarithmic for m in adqs(net)]
-    assert kinds == [deviation == "adadm"] * (0 if deviation == "none" else wanted)
+    assert kinds == [deviation == "adadm"] * (0 if deviation == "none" else expected)
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -81,7 +81,7 @@ def test_everything_learns_but_grids_that_are_fitted(small, pixels, name, relaxa
     assert all(a.grad.abs().sum() > 0 for a in supernet.alphas(net))
     kernels = [m for m in net.modules() if isinstance(m, WeightQuantizer)]
     learned = [bool(q.log2_step.grad is not None and q.log2_step.grad.any()) for q in kernels]
-    share = sum(learned) / len(learned)  # a ReLU may be shut in an attention of three channels
+    share = sum(learned) / len(learned)  # a ReLU in an attention of three channels may be dead
     assert share > 0.9 if relaxation == "direct" else share == 0
 
 
@@ -164,7 +164,7 @@ def edge_of(names: tuple[str, ...], **how: object) -> MixedOp:
 
 
 def results(edge: MixedOp, x: torch.Tensor) -> list[torch.Tensor]:
-    """Output, and gradients for the probabilities and for the kernels (0 where there is none)."""
+    """The output, and the gradients of probabilities and kernels (0 where there is none)."""
     edge.zero_grad()
     out = edge(x)
     (out * torch.linspace(0, 1, out.numel()).view_as(out)).sum().backward()
@@ -184,13 +184,13 @@ def test_what_is_drawn_is_on_average_the_sum_of_all(monkeypatch, names):
         monkeypatch.setattr(torch, "multinomial", lambda p, n, at=at: torch.tensor([at]))
         parts = [share / sum(shares) * t for t in results(edge, x)]
         mean = [a + b for a, b in zip(mean, parts, strict=True)] if mean else parts
-    wanted = results(edge_with(edge, draw=False), x)
-    for found, full in zip(mean, wanted, strict=True):
+    expected = results(edge_with(edge, draw=False), x)
+    for found, full in zip(mean, expected, strict=True):
         torch.testing.assert_close(found, full, rtol=1e-5, atol=1e-6)
 
 
 def edge_with(edge: MixedOp, **how: object) -> MixedOp:
-    edge.how = dataclasses.replace(edge.how, **how)
+    edge.config = dataclasses.replace(edge.config, **how)
     return edge
 
 
@@ -201,15 +201,15 @@ def test_candidates_are_drawn_by_their_probabilities(monkeypatch):
     counts = calls(edge)
     for _ in range(300):
         edge(x)
-    wanted = edge.alphas.table().sum(1).detach()
-    torch.testing.assert_close(seen[0], wanted.float())
+    expected = edge.alphas.table().sum(1).detach()
+    torch.testing.assert_close(seen[0], expected.float())
     assert sum(counts.values()) == 300
-    for name, p in zip(SEVERAL, wanted.tolist(), strict=True):
+    for name, p in zip(SEVERAL, expected.tolist(), strict=True):
         assert abs(counts[name] / 300 - p) < 4 * (p * (1 - p) / 300) ** 0.5
 
 
 def calls(edge: MixedOp) -> dict[str, int]:
-    """Name of a candidate -> how often its first kernel is used from now on."""
+    """Count, by name of the candidate, how often its first kernel is used from now on."""
     counts = dict.fromkeys(edge.slot.ops, 0)
 
     def counter(name: str):

@@ -1,4 +1,4 @@
-"""Checks the contest: who trains when, who wins, and that it continues exactly."""
+"""Checks the contest: the order of trainings, the winner, and exact continuation."""
 
 import dataclasses
 
@@ -19,16 +19,16 @@ CONFIG = SearchConfig(
 )
 
 
-def bitops(where, genotype) -> int:
-    slots = registry.slots(where)
-    rows = cost.layers(slots, genotype, searched_precision(genotype), where.scale)
-    return cost.bitops_at(rows, (32, 32), where.scale)
+def bitops(space, genotype) -> int:
+    slots = registry.slots(space)
+    rows = cost.layers(slots, genotype, searched_precision(genotype), space.scale)
+    return cost.bitops_at(rows, (32, 32), space.scale)
 
 
-def contest(where, config=CONFIG) -> Contest:
-    drawn = random_search.draw(registry.slots(where), where, config, config.samples, seed=0)
+def contest(space, config=CONFIG) -> Contest:
+    drawn = random_search.draw(registry.slots(space), space, config, config.samples, seed=0)
     steps = config.epochs * config.steps_per_epoch
-    return Contest(where, config, drawn, steps, torch.device("cpu"))
+    return Contest(space, config, drawn, steps, torch.device("cpu"))
 
 
 def test_steps_are_shared_and_the_best_network_wins(tiny, material):
@@ -61,9 +61,9 @@ def test_the_winners_weights_are_those_that_were_scored(tiny, material, monkeypa
     monkeypatch.setattr(training_loop, "measure", keep)
     list(loop.steps(material))
     _, net = loop.winner()
-    wanted = scored[int(np.argmax(loop.psnr))]
+    expected = scored[int(np.argmax(loop.psnr))]
     for name, conv in network.convolutions(net).items():
-        assert torch.equal(conv.weight, wanted[name])
+        assert torch.equal(conv.weight, expected[name])
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 7, 8])
@@ -86,7 +86,7 @@ def test_a_contest_continues_exactly_where_it_stopped(tiny, material, tmp_path, 
 
 def test_random_search_works_in_float(tiny, material):
     edge = Edge(("conv1x1", "conv3x3"), (32,))
-    where = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
-    loop = contest(where)
+    space = dataclasses.replace(tiny, edges=dict.fromkeys(tiny.edges, edge))
+    loop = contest(space)
     assert len(list(loop.steps(material))) == 9 and not loop.rounded
     assert {c.weights for c in loop.winner()[0].choices.values()} == {32}

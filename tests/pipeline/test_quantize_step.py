@@ -259,8 +259,8 @@ def test_without_a_folder_they_are_those_of_the_run(begin):
 
 @pytest.mark.parametrize(
     ("value", "cause"),
-    [(float("nan"), "Layer 'cell0_fuse' has weights that are no finite numbers."),
-     (1e38, "What layer 'cell0_fuse' gives for a photograph is no finite number.")],
+    [(float("nan"), "Layer 'cell0_fuse' contains NaN or infinite weights."),
+     (1e38, "Layer 'cell0_fuse' outputs NaN or infinite values for a photograph.")],
 )  # fmt: skip
 def test_a_network_that_is_no_number_is_refused_by_the_name_of_its_layer(begin, value, cause):
     run, config = begin(bits=4)

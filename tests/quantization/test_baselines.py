@@ -1,4 +1,4 @@
-"""Checks the post-training baselines: what they leave, and that each is better than the simpler."""
+"""Checks the post-training baselines: their results, and that each beats the simpler ones."""
 
 import pytest
 import torch
@@ -20,21 +20,24 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def low(pixels):
-    """Smooth, so that neighbouring pixels tell of each other as in photographs."""
+    """Smooth images, whose neighbouring pixels are correlated as in photographs."""
     return torch.nn.functional.interpolate(pixels(6, 5, 6), size=(15, 18), mode="bilinear")
 
 
 @pytest.fixture
 def couple(tiny):
-    """(bits, space, at, act_bits) -> (rounded network, float teacher), with operation `at`."""
+    """Function (bits, space, at, act_bits) -> (rounded network, float teacher).
 
-    def build(bits: int, where=tiny, at: int = 0, act_bits: int | None = None):
-        slots = registry.slots(where)
+    at: index of the operation in every slot.
+    """
+
+    def build(bits: int, space=tiny, at: int = 0, act_bits: int | None = None):
+        slots = registry.slots(space)
         choices = {s.name: choice_of(s, min(at, len(s.ops) - 1), 0) for s in slots}
-        genotype = Genotype(where.name, choices)
-        teacher = network.build(where, genotype, None).eval()
+        genotype = Genotype(space.name, choices)
+        teacher = network.build(space, genotype, None).eval()
         return network.build(
-            where, genotype, uniform_precision(slots, bits, act_bits or bits)
+            space, genotype, uniform_precision(slots, bits, act_bits or bits)
         ), teacher
 
     return build
@@ -55,8 +58,8 @@ def layer_outputs(net, low) -> dict[str, torch.Tensor]:
 
 def error(net, teacher, low) -> float:
     """The mean over the layers of the squared error relative to the power of the output."""
-    found, wanted = layer_outputs(net, low), layer_outputs(teacher, low)
-    parts = [(found[n] - y).square().mean() / y.var() for n, y in wanted.items()]
+    found, expected = layer_outputs(net, low), layer_outputs(teacher, low)
+    parts = [(found[n] - y).square().mean() / y.var() for n, y in expected.items()]
     return (sum(parts) / len(parts)).item()
 
 
@@ -98,9 +101,9 @@ def test_they_set_weights_and_corrected_biases_on_the_grids_of_rtn(couple, low, 
     before = simple.state_dict()
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {k for k in before if k.endswith((".weight", ".bias"))}
-    wanted, found = layer_outputs(teacher, low), layer_outputs(net, low)
+    expected, found = layer_outputs(teacher, low), layer_outputs(net, low)
     for name, conv in network.convolutions(net).items():
-        missing = (wanted[name] - found[name]).mean((0, 2, 3)).abs()
+        missing = (expected[name] - found[name]).mean((0, 2, 3)).abs()
         assert (missing <= 1.01 * conv.bias_step() + 1e-5).all(), name
 
 
@@ -151,8 +154,8 @@ def test_minmax_holds_every_activation(couple, low):
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_strided_and_transposed_layers(couple, pixels, small, method):
-    for where in (small["rfdn"], search_space.load("fsrcnn")):
-        (net, teacher), (simple, _) = couple(4, where), couple(4, where)
+    for space in (small["rfdn"], search_space.load("fsrcnn")):
+        (net, teacher), (simple, _) = couple(4, space), couple(4, space)
         list(baselines.apply(method, net, teacher, pixels(1, 15, 16)))
         list(baselines.apply("rtn", simple, teacher, pixels(1, 15, 16)))
         assert_on_grid(net)

@@ -1,4 +1,4 @@
-"""Checks the choice of bits within a limit against brute force, and damages and costs."""
+"""Checks bit allocation within a limit against brute force, and its damages and costs."""
 
 import copy
 import dataclasses
@@ -36,7 +36,7 @@ def instance(seed: int, slots: int = 6) -> tuple[dict[str, Damage], dict[str, li
 
 
 def sums(damage, costs, chosen) -> tuple[float, int]:
-    """(damage, cost) of a choice."""
+    """The (damage, cost) of a choice."""
     at = {name: damage[name].options.index(width) for name, width in chosen.items()}
     return sum(damage[n].mse[i] for n, i in at.items()), sum(costs[n][i] for n, i in at.items())
 
@@ -102,15 +102,15 @@ def test_a_limit_below_everything_names_the_nearest():
 
 @pytest.fixture
 def decided(small, random_genotype):
-    """(name, seed) -> (space, slots, genotype, options, an option of every slot)."""
+    """Function (name, seed) -> (space, slots, genotype, options, an option of every slot)."""
 
     def make(name: str, seed: int):
-        where = small[name]
-        slots, genotype = registry.slots(where), random_genotype(where, seed)
+        space = small[name]
+        slots, genotype = registry.slots(space), random_genotype(space, seed)
         options = bit_allocation.options(slots, WIDTHS)
         rng = np.random.default_rng(seed)
         picks = {s: int(rng.integers(len(widths))) for s, widths in options.items()}
-        return where, slots, genotype, options, picks
+        return space, slots, genotype, options, picks
 
     return make
 
@@ -125,18 +125,18 @@ def test_the_ends_stay_at_eight_bits_unless_told_otherwise(decided):
 @pytest.mark.parametrize("name", ["tiny", "apart", "rfdn"])
 @pytest.mark.parametrize("seed", range(3))
 def test_costs_add_up_to_those_of_the_network(decided, name, seed):
-    where, slots, genotype, options, picks = decided(name, seed)
+    space, slots, genotype, options, picks = decided(name, seed)
     precision = {s: options[s][i] for s, i in picks.items()}
-    rows = cost.layers(slots, genotype, precision, where.scale)
+    rows = cost.layers(slots, genotype, precision, space.scale)
 
     def total(costs) -> float:
         assert all(len(costs[s]) == len(options[s]) for s in options)
         return sum(costs[s][i] for s, i in picks.items())
 
     size = (45, 31)
-    bitops = bit_allocation.bitops_costs(slots, genotype, options, where.scale, size)
-    assert total(bitops) == cost.bitops_at(rows, size, where.scale)
-    weight_bytes = cost.total(rows, where.scale).weight_bytes
+    bitops = bit_allocation.bitops_costs(slots, genotype, options, space.scale, size)
+    assert total(bitops) == cost.bitops_at(rows, size, space.scale)
+    weight_bytes = cost.total(rows, space.scale).weight_bytes
     assert total(bit_allocation.byte_costs(slots, genotype, options)) == weight_bytes
     ends = {slots[0].name, slots[-1].name}
     inner = [row for row in rows if row.name.split(".")[0] not in ends]
@@ -166,7 +166,7 @@ def single(kernel: int = 3) -> tuple[nn.Module, Saliency]:
 
 
 def fitted(x, conv: Conv2d, bits: int, signed: bool, spread: bool) -> ActQuantizer:
-    """A grid for what the convolution reads; with `spread` its channels have octaves."""
+    """A grid for the convolution's input; with `spread` its channels have octaves."""
     grid = ActQuantizer(bits, signed, channels=x.shape[1] if spread else None)
     grid.spread(x, conv.weight.square().sum((0, 2, 3)))
     grid.calibrate(x)
@@ -176,7 +176,7 @@ def fitted(x, conv: Conv2d, bits: int, signed: bool, spread: bool) -> ActQuantiz
 @pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize("signed", [False, True])
 def test_the_damage_is_that_of_the_grids_a_rounded_network_gets(signed, spread):
-    """Octaves help where channels differ; where their ranges are the same, one step is better."""
+    """Octaves help where channels differ; where their ranges are equal, one step is better."""
     conv, found = single()
     x = torch.randn(4, 3, 16, 16)
     if spread:
@@ -190,15 +190,15 @@ def test_the_damage_is_that_of_the_grids_a_rounded_network_gets(signed, spread):
     damage = bit_allocation.predict(conv, found, x, {"only": widths})["only"]
     assert (damage.slot, damage.options) == ("only", tuple(widths))
     for width in widths:
-        wanted = 0.0
+        expected = 0.0
         if width.weights < 32:
             weights = WeightQuantizer(width.weights, 5)
             weights.calibrate(conv.weight)
-            wanted += (weights(conv.weight) - conv.weight).square().sum().item()
+            expected += (weights(conv.weight) - conv.weight).square().sum().item()
         if width.activations < 32:
             inputs = fitted(x, conv, width.activations, signed, spread)
-            wanted += (inputs(x) - x).square().mean((0, 2, 3)).sum().item()
-        assert damage.at(width) == pytest.approx(wanted, rel=1e-4, abs=1e-12)
+            expected += (inputs(x) - x).square().mean((0, 2, 3)).sum().item()
+        assert damage.at(width) == pytest.approx(expected, rel=1e-4, abs=1e-12)
 
 
 def test_pixels_lie_on_their_grid(pixels):
@@ -210,7 +210,7 @@ def test_pixels_lie_on_their_grid(pixels):
 
 
 def rounding(net: nn.Module, slot: str, bits: int) -> None:
-    """Round the weights and the inputs of a slot of a float network to so many bits, in place."""
+    """Round the weights and the inputs of one slot of a float network, in place."""
     for name, conv in network.convolutions(net).items():
         if name.split(".")[0] == slot:
             weights = WeightQuantizer(bits, conv.out_channels)
@@ -232,13 +232,13 @@ def test_it_is_about_the_true_error_of_rounding_one_slot_alone(tiny, random_geno
     damage = bit_allocation.predict(net, saliency.measure(net, low, draws=8), low, given)
     assert list(damage) == list(given)
     with torch.no_grad():
-        wanted = net(low)
+        expected = net(low)
         for slot, row in damage.items():
             for width, mse in zip(row.options, row.mse, strict=True):
                 changed = copy.deepcopy(net)
                 rounding(changed, slot, width.weights)
                 post_training.correct_biases(changed, net, low)
-                true = (changed(low) - wanted).square().mean().item()
+                true = (changed(low) - expected).square().mean().item()
                 assert true / 3 < mse < true * 3, (slot, width)
             assert row.mse[1] < 0.1 * row.mse[0]
 

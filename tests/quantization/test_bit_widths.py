@@ -1,4 +1,4 @@
-"""Checks which bits a quantization uses: given, as searched, or chosen within a limit."""
+"""Checks the bit widths of a quantization: given, searched, or allocated within a limit."""
 
 import dataclasses
 import json
@@ -23,36 +23,36 @@ def settings(bits: int | None = None, act_bits: int = 8, **quantize) -> RunConfi
 
 @pytest.fixture
 def given(small, random_genotype, pixels):
-    """name -> what `plan` works on, but for the settings; rfdn has attention."""
+    """Function (name of the space) -> arguments of `plan` but the settings; rfdn has attention."""
 
     def build(name: str = "rfdn"):
-        where = small[name]
-        found = random_genotype(where, 2)
-        return where, found, network.build(where, found, None), pixels(2, 16, 16)
+        space = small[name]
+        found = random_genotype(space, 2)
+        return space, found, network.build(space, found, None), pixels(2, 16, 16)
 
     return build
 
 
 @pytest.fixture
 def plan(given):
-    """(settings, name of the space) -> plan"""
+    """Function (settings, name of the space) -> plan."""
 
     def make(config: RunConfig, name: str = "rfdn") -> bit_widths.Plan:
-        where, found, teacher, low = given(name)
-        return bit_widths.plan(where, found, config, teacher, low)
+        space, found, teacher, low = given(name)
+        return bit_widths.plan(space, found, config, teacher, low)
 
     return make
 
 
-def spent(config: RunConfig, where, found, precision) -> float:
-    """In the unit of the limit, counted for the network as a whole."""
-    slots, c = registry.slots(where), config.quantize
-    rows = cost.layers(slots, found, precision, where.scale)
+def spent(config: RunConfig, space, found, precision) -> float:
+    """The cost of the whole network in the unit of the limit."""
+    slots, c = registry.slots(space), config.quantize
+    rows = cost.layers(slots, found, precision, space.scale)
     if c.target_bitops is not None:
         height, width = map(int, c.at.split("x"))
-        return cost.bitops_at(rows, (height, width), where.scale)
+        return cost.bitops_at(rows, (height, width), space.scale)
     if c.target_size is not None:
-        return cost.total(rows, where.scale).weight_bytes
+        return cost.total(rows, space.scale).weight_bytes
     ends = {slots[0].name, slots[-1].name}
     inner = [row for row in rows if row.name.partition(".")[0] not in ends]
     counts = [math.prod(row.shape) for row in inner]
@@ -62,23 +62,24 @@ def spent(config: RunConfig, where, found, precision) -> float:
 
 @pytest.fixture
 def between(given):
-    """(name of a limit, share, other settings) -> the limit that far from the least to the most."""
+    """Function (name of a limit, share, ends) -> settings with a limit that lies this share of the
+    way from the least to the greatest cost."""
 
     def find(name: str, share: float, ends: int = 8) -> RunConfig:
-        where, found, *_ = given()
-        slots = registry.slots(where)
+        space, found, *_ = given()
+        slots = registry.slots(space)
         costs = []
         for bits, acts in ((2, 4 if name == "target_bitops" else 8), (8, 8)):
             precision = uniform_precision(slots, bits, acts, ends)
             config = settings(at="20x30", **{name: 1})
-            costs.append(spent(config, where, found, precision))
+            costs.append(spent(config, space, found, precision))
         limit = costs[0] + share * (costs[1] - costs[0])
         return settings(ends=ends, at="20x30", **{name: limit})
 
     return find
 
 
-# Bits that are given or were searched
+# Given and searched bits
 
 
 @pytest.mark.parametrize(("bits", "acts", "ends"), [(2, 8, 8), (4, 4, 8), (3, 2, 4)])
@@ -111,23 +112,23 @@ def test_the_predicted_error_is_that_of_the_chosen_and_falls_with_the_bits(plan)
     assert errors == sorted(errors, reverse=True) and errors[0] > 10 * errors[-1]
 
 
-# Within a limit
+# Bits within a limit
 
 
 @pytest.mark.parametrize("name", LIMITS)
 @pytest.mark.parametrize(("share", "ends"), [(0.1, 8), (0.4, 8), (0.2, 4)])
 def test_a_limit_is_kept_and_used_up(plan, given, between, name, share, ends):
-    where, found, *_ = given()
+    space, found, *_ = given()
     config = between(name, share, ends)
     limit = getattr(config.quantize, name)
     chosen = plan(config)
-    assert 0.95 * limit < spent(config, where, found, chosen.precision) <= limit
+    assert 0.95 * limit < spent(config, space, found, chosen.precision) <= limit
     for slot, row in chosen.damage.items():
         for option in row.options:
             if row.at(option) < row.at(chosen.precision[slot]):
                 better = {**chosen.precision, slot: option}
-                assert spent(config, where, found, better) > limit, f"{slot} could be {option}"
-    slots = registry.slots(where)
+                assert spent(config, space, found, better) > limit, f"{slot} could be {option}"
+    slots = registry.slots(space)
     kept = {slot.name: Precision(8, 8) for slot in slots if slot.gate}
     kept |= dict.fromkeys((slots[0].name, slots[-1].name), Precision(ends, ends))
     assert all(chosen.precision[slot] == width for slot, width in kept.items())
@@ -141,12 +142,12 @@ def test_more_room_does_less_damage(plan, between, name):
 
 
 def test_activations_are_chosen_where_bitops_count_and_given_otherwise(plan, between):
-    for config, wanted in [
+    for config, expected in [
         (between("target_bitops", 0.3), {4, 8}),
         (settings(average_bits=3), {8}),
         (settings(average_bits=3, act_bits=4), {4, 8}),  # 8 at the ends and in attention
     ]:
-        assert {w.activations for w in plan(config).precision.values()} == wanted
+        assert {w.activations for w in plan(config).precision.values()} == expected
 
 
 @pytest.mark.parametrize(
@@ -155,24 +156,24 @@ def test_activations_are_chosen_where_bitops_count_and_given_otherwise(plan, bet
      ("target_bitops", 1e6, "BitOps")],
 )  # fmt: skip
 def test_an_unreachable_limit_names_the_least_one_that_can_be_reached(given, name, limit, unit):
-    where, found, *_ = given()
-    with pytest.raises(UsageError) as told:
-        bit_widths.check(where, found, settings(**{name: limit}))
-    assert told.value.cause.startswith(f"No choice of bits is within {limit:,.12g} {unit}; ")
-    least = float(told.value.cause.rpartition("the least is ")[2][:-1].replace(",", ""))
-    assert told.value.remedy == f"Give `{name}` at least that."
+    space, found, *_ = given()
+    with pytest.raises(UsageError) as error:
+        bit_widths.check(space, found, settings(**{name: limit}))
+    assert error.value.cause.startswith(f"No choice of bits is within {limit:,.12g} {unit}; ")
+    least = float(error.value.cause.rpartition("the least is ")[2][:-1].replace(",", ""))
+    assert error.value.remedy == f"Give `{name}` at least that."
     assert least > limit
-    bit_widths.check(where, found, settings(**{name: least}))
+    bit_widths.check(space, found, settings(**{name: least}))
     with pytest.raises(UsageError):
-        bit_widths.check(where, found, settings(**{name: 0.999 * least}))
+        bit_widths.check(space, found, settings(**{name: 0.999 * least}))
 
 
 def test_a_limit_beside_given_bits_is_refused(given):
-    where, found, *_ = given()
+    space, found, *_ = given()
     with pytest.raises(UsageError, match=r"`bits` 4 and a limit, `average_bits`, are both given"):
-        bit_widths.check(where, found, settings(4, average_bits=3))
-    bit_widths.check(where, found, settings(4))
-    bit_widths.check(where, found, settings())
+        bit_widths.check(space, found, settings(4, average_bits=3))
+    bit_widths.check(space, found, settings(4))
+    bit_widths.check(space, found, settings())
 
 
 @pytest.mark.parametrize(("bits", "free"), [(8, True), (9.5, True), (7.5, False)])
@@ -180,21 +181,21 @@ def test_a_limit_that_limits_nothing_is_said(plan, bits, free):
     lines = [
         line for line in quantize_step.notes(plan(settings(average_bits=bits))) if "note:" in line
     ]
-    wanted = ["note: nothing is limited by `average_bits`: every layer gets 8 bits"]
-    assert lines == (wanted if free else [])
+    expected = ["note: nothing is limited by `average_bits`: every layer gets 8 bits"]
+    assert lines == (expected if free else [])
 
 
 def test_what_bits_cost_is_counted(plan, given):
-    where, found, *_ = given()
+    space, found, *_ = given()
     config = settings(average_bits=3)
     precision = plan(config).precision
-    told = bit_widths.reached(where, found, precision)
+    costs = bit_widths.reached(space, found, precision)
     for name, limit in [("average_bits", config), ("weight_bytes", settings(target_size=1)),
                         ("bitops", settings(target_bitops=1))]:  # fmt: skip
-        assert told[name] == pytest.approx(spent(limit, where, found, precision)), name
+        assert costs[name] == pytest.approx(spent(limit, space, found, precision)), name
 
 
-# What people read
+# Tables and messages
 
 
 @pytest.mark.parametrize("config", [settings(2), settings(average_bits=3.3)])
@@ -202,8 +203,10 @@ def test_the_notes_name_every_width_and_how_often_it_is_used(plan, config):
     found = plan(config)
     *lines, last = quantize_step.notes(found)
     used = list(found.precision.values())
-    wanted = {f"w{w.weights}a{w.activations}: {used.count(w)} of {len(used)} layers" for w in used}
-    assert {line.strip().partition(" (")[0] for line in lines} == wanted
+    expected = {
+        f"w{w.weights}a{w.activations}: {used.count(w)} of {len(used)} layers" for w in used
+    }
+    assert {line.strip().partition(" (")[0] for line in lines} == expected
     text = "\n".join(lines)
     few = [n for n, w in found.precision.items() if used.count(w) < 12]
     assert few and all(name in text for name in few)

@@ -1,4 +1,4 @@
-"""Checks what is known of the cells of a network: what they give, and what their errors do."""
+"""Checks the recorded outputs of a network's cells, and the predicted damage of their errors."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from quantnas.quantization import block_outputs
 
 
 class Chain(nn.Module):
-    """Cells of a 1x1 convolution each: 3 -> 2 -> 3 channels."""
+    """A network of two cells, each a 1x1 convolution: 3 -> 2 -> 3 channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Chain(nn.Module):
 def test_blocks_is_the_error_that_the_cells_are_predicted_to_make(pixels):
     net, teacher, low = Chain(), Chain(), pixels(2, 3, 4)
     gains = [torch.tensor([0.5, 2.0]), torch.tensor([1.0, 0.0, 3.0])]
-    blocks = block_outputs.Blocks(net, teacher, gains, 0.7)
+    blocks = block_outputs.BlockPenalty(net, teacher, gains, 0.7)
     net(low), teacher(low)
     total = 0.0
     ours, theirs = low, low
@@ -45,15 +45,15 @@ def test_blocks_is_the_error_that_the_cells_are_predicted_to_make(pixels):
 def test_gains_of_a_linear_network_are_known(pixels):
     net = Chain()
     first, last = block_outputs.gains(net, pixels(2, 3, 4), draws=200)
-    wanted = net.cells[1].weight.square().sum((0, 2, 3)) / 3  # of three outputs
-    torch.testing.assert_close(first, wanted.detach(), rtol=0.1, atol=0)
+    expected = net.cells[1].weight.square().sum((0, 2, 3)) / 3  # of three outputs
+    torch.testing.assert_close(first, expected.detach(), rtol=0.1, atol=0)
     torch.testing.assert_close(last, torch.full((3,), 1 / 3))
 
 
 def test_gains_are_the_squared_jacobian(tiny, random_genotype, pixels):
-    where, low = dataclasses.replace(tiny, cells=2), pixels(2, 3, 4)
-    teacher = network.build(where, random_genotype(where, 4), None).eval()
-    wanted = []
+    space, low = dataclasses.replace(tiny, cells=2), pixels(2, 3, 4)
+    teacher = network.build(space, random_genotype(space, 4), None).eval()
+    expected = []
     for cell in teacher.cells:
         shift = torch.zeros(1, 8, 3, 4)
         total = torch.zeros(8)
@@ -67,8 +67,8 @@ def test_gains_are_the_squared_jacobian(tiny, random_genotype, pixels):
 
             jacobian = torch.autograd.functional.jacobian(shifted, shift)
             total += jacobian.square().sum((0, 1, 3, 4)) / (len(jacobian) * len(low))
-        wanted.append(total)
+        expected.append(total)
     found = block_outputs.gains(teacher, low, draws=40)
-    for mine, exact in zip(found, wanted, strict=True):
+    for mine, exact in zip(found, expected, strict=True):
         assert (mine - exact).norm() < 0.2 * exact.norm()
     assert not any(cell._forward_hooks for cell in teacher.cells)

@@ -24,12 +24,12 @@ SPACES += ["rfdn", "rfdn48", "rfdn_small", "sesr_m5"]
 
 @pytest.fixture
 def couple(random_genotype):
-    """(space, bits) -> (rounded network with the weights of a float one, that one)."""
+    """Function (space, bits) -> (rounded network with the weights of a float one, that one)."""
 
-    def build(where, bits: int):
-        genotype = random_genotype(where, 4)
-        teacher = network.build(where, genotype, None).eval()
-        net = network.build(where, genotype, uniform_precision(registry.slots(where), bits))
+    def build(space, bits: int):
+        genotype = random_genotype(space, 4)
+        teacher = network.build(space, genotype, None).eval()
+        net = network.build(space, genotype, uniform_precision(registry.slots(space), bits))
         network.inherit(net, teacher)
         return net, teacher
 
@@ -38,7 +38,7 @@ def couple(random_genotype):
 
 @pytest.fixture
 def blurred(pixels):
-    """As `pixels`, but smooth: neighbours and colours are correlated, as in photographs."""
+    """Smooth images, whose neighbouring pixels and colours are correlated as in photographs."""
 
     def draw(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
         x = F.interpolate(pixels(count, 6, 6, seed), (height, width), mode="bilinear")
@@ -50,7 +50,7 @@ def blurred(pixels):
 
 @torch.no_grad()
 def outputs(net, low) -> dict[str, torch.Tensor]:
-    """Layer name -> what the convolution gives."""
+    """The output of every convolution by layer name."""
     found: dict[str, torch.Tensor] = {}
     hooks = [
         conv.register_forward_hook(lambda m, args, out, name=name: found.update({name: out}))
@@ -63,10 +63,10 @@ def outputs(net, low) -> dict[str, torch.Tensor]:
 
 
 def error(net, teacher, low) -> float:
-    """Of what the last convolution gives: before skips, and before rounding to pixels."""
+    """Mean squared error of the last convolution's output, before skips and rounding to pixels."""
     *_, found = outputs(net, low).values()
-    *_, wanted = outputs(teacher, low).values()
-    return (found - wanted).square().mean().item()
+    *_, expected = outputs(teacher, low).values()
+    return (found - expected).square().mean().item()
 
 
 def require_on_grid(net) -> None:
@@ -88,7 +88,7 @@ def require_finite(net, low) -> None:
 
 
 def gain(net, teacher, blurred) -> float:
-    """The error on other pixels, as a share of what nearest rounding leaves."""
+    """The error on other images, as a share of the error of rounding to nearest."""
     usual, low, other = copy.deepcopy(net), blurred(64, 16, 16), blurred(8, 12, 13, 7)
     network.initialise(usual, low)
     post_training.correct_biases(usual, teacher, low)
@@ -132,9 +132,9 @@ def test_weights_lie_on_their_grids_and_means_are_those_of_the_teacher(tiny, cou
         given, low = copy.deepcopy(teacher.state_dict()), pixels(4, 9, 8)
         list(least_squares.improve(net, teacher, low))
         require_on_grid(net)
-        found, wanted = outputs(net, low), outputs(teacher, low)
+        found, expected = outputs(net, low), outputs(teacher, low)
         for name, conv in network.convolutions(net).items():
-            off = (found[name] - wanted[name]).mean((0, 2, 3)).abs()
+            off = (found[name] - expected[name]).mean((0, 2, 3)).abs()
             assert (off <= 0.51 * conv.repeated(conv.bias_step()) + 1e-6).all(), name
         assert all(torch.equal(v, given[k]) for k, v in teacher.state_dict().items())
         assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
@@ -144,8 +144,8 @@ def test_weights_lie_on_their_grids_and_means_are_those_of_the_teacher(tiny, cou
 @pytest.mark.parametrize("bits", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SPACES)
 def test_it_works_in_every_macro_architecture(couple, blurred, name, bits):
-    where = dataclasses.replace(search_space.load(name, 2), channels=12, cells=1)
-    net, teacher = couple(where, bits)
+    space = dataclasses.replace(search_space.load(name, 2), channels=12, cells=1)
+    net, teacher = couple(space, bits)
     usual, low = copy.deepcopy(net), blurred(8, 16, 17)
     network.initialise(usual, low)
     post_training.correct_biases(usual, teacher, low)
@@ -168,7 +168,7 @@ def test_the_spaces_have_every_skeleton():
 
 
 def stack(name: str, signed: bool, bits: int = 3):
-    """(rounded stack with one operation in the middle, the same in float)."""
+    """A rounded stack with one operation in the middle, and the same stack in float."""
     up = 2 if name.startswith("transposed") else 1
     slot = Slot("body", 12, 12, 12, (name,), (Precision(bits, bits),), up=up)
     shapes = [(3, 12, 3), (12 // up**2, 3, 3)]
@@ -221,7 +221,7 @@ def test_a_transposed_kernel_is_rounded_as_it_is(pixels):
 
 
 def strided(bits: int = 3, groups: int = 1):
-    """(rounded convolution with a stride on pixels, the same in float)."""
+    """A rounded convolution with a stride on pixels, and the same convolution in float."""
     source, form = ActQuantizer(8, step=1 / 255), (6, 8, 3, groups, 2)
     conv = QuantConv2d(*form, precision=Precision(bits, 8), source=source)
     plain = Conv2d(*form)
@@ -295,7 +295,7 @@ def plain_of(conv: QuantConv2d) -> Conv2d:
 
 
 def smooth(count: int = 6) -> torch.Tensor:
-    """(count, 4, 12, 12), neighbours and channels correlated."""
+    """Features (count, 4, 12, 12) whose neighbours and channels are correlated."""
     x = F.interpolate(torch.randn(count, 4, 6, 6), scale_factor=2, mode="bilinear")
     return x + x.mean(1, keepdim=True) + 0.05 * torch.randn(count, 4, 12, 12)
 
@@ -311,11 +311,11 @@ def test_before_it_is_rounded_a_kernel_is_the_solution_of_least_squares(
     teacher = plain_of(conv)
     list(least_squares.improve(holder(conv), holder(teacher), x))
     with torch.no_grad():
-        seen, wanted = conv.input_quantizer(x).double(), teacher(x).double()
+        seen, expected = conv.input_quantizer(x).double(), teacher(x).double()
     columns = F.unfold(seen, 3, padding=1).transpose(1, 2).flatten(0, 1)
     for g, rows in enumerate(columns.chunk(groups, 1)):
         rows = torch.cat([rows, torch.ones(len(rows), 1)], 1)
-        out = wanted.chunk(groups, 1)[g].permute(0, 2, 3, 1).flatten(0, 2)
+        out = expected.chunk(groups, 1)[g].permute(0, 2, 3, 1).flatten(0, 2)
         solution = torch.linalg.lstsq(rows, out).solution[:-1].T
         found = conv.weight.chunk(groups)[g].detach().flatten(1).double()
         torch.testing.assert_close(found, solution, rtol=2e-3, atol=2e-4)
@@ -329,8 +329,8 @@ def test_the_kernel_is_that_of_the_teacher_whatever_it_was(monkeypatch):
     conv.bias.data.normal_()
     list(least_squares.improve(holder(conv), holder(teacher), x))
     with torch.no_grad():
-        wanted = teacher(x)
-        assert (conv(x) - wanted).square().mean() < 1e-3 * wanted.var()
+        expected = teacher(x)
+        assert (conv(x) - expected).square().mean() < 1e-3 * expected.var()
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])

@@ -15,7 +15,7 @@ BITS = [None, 2, 3, 4, 8]
 
 @pytest.fixture
 def couple(tiny, random_genotype, pixels):
-    """bits (None = as searched) -> (rounded network with fitted grids, its float teacher)."""
+    """Function (bits, None = as searched) -> (rounded network with fitted grids, float teacher)."""
 
     def build(bits: int | None = None, seed: int = 4):
         genotype = random_genotype(tiny, seed)
@@ -77,7 +77,7 @@ def test_every_grid_fits_all_that_it_carries_behind_the_other_grids(couple, pixe
 
 
 def in_steps(grid: ActQuantizer, x: torch.Tensor) -> torch.Tensor:
-    """x as its grid sees it, where every channel has the same step."""
+    """x in units of its grid, where every channel has the same step."""
     return x if grid.octaves is None else x / 2 ** grid.octaves[:, None, None]
 
 
@@ -106,15 +106,15 @@ def test_octaves_lessen_what_rounding_the_inputs_does_to_the_outputs(couple, pix
 def test_bias_correction_brings_the_mean_of_every_channel_to_the_teachers(couple, pixels, bits):
     net, teacher = couple(bits)
     low = pixels(4)
-    wanted, before = mean_outputs(teacher, low), mean_outputs(net, low)
+    expected, before = mean_outputs(teacher, low), mean_outputs(net, low)
     post_training.correct_biases(net, teacher, low)
     after = mean_outputs(net, low)
     units = {n: c.bias_step().detach() for n, c in network.convolutions(net).items()}
-    for name in wanted:
-        assert ((after[name] - wanted[name]).abs() <= 1.01 * units[name] + 1e-5).all(), name
+    for name in expected:
+        assert ((after[name] - expected[name]).abs() <= 1.01 * units[name] + 1e-5).all(), name
 
     def worst(means: dict[str, torch.Tensor]) -> float:
-        return max((means[n] - wanted[n]).abs().max().item() for n in wanted)
+        return max((means[n] - expected[n]).abs().max().item() for n in expected)
 
     assert worst(after) < 0.5 * worst(before)
 

@@ -1,4 +1,4 @@
-"""Checks partial retraining: what may learn, at which rates, and what holds it back."""
+"""Checks partial retraining: trainable parts, learning rates, and penalties."""
 
 import copy
 import dataclasses
@@ -18,15 +18,15 @@ from quantnas.training import training_loop
 
 @pytest.fixture
 def couple(tiny, random_genotype, pixels):
-    """bits (none = as searched) -> (rounded network with fitted grids, its float teacher)."""
+    """Function (bits, None = as searched) -> (rounded network with fitted grids, float teacher)."""
 
     def build(bits: int | None = 2, cells: int = 2):
-        where = dataclasses.replace(tiny, cells=cells)
-        found = random_genotype(where, 4)
-        slots = registry.slots(where)
+        space = dataclasses.replace(tiny, cells=cells)
+        found = random_genotype(space, 4)
+        slots = registry.slots(space)
         precision = uniform_precision(slots, bits) if bits else searched_precision(found)
-        teacher = network.build(where, found, None).eval()
-        net = network.build(where, found, precision)
+        teacher = network.build(space, found, None).eval()
+        net = network.build(space, found, precision)
         network.inherit(net, teacher)
         network.initialise(net, pixels(4))
         return net, teacher
@@ -38,7 +38,7 @@ def learning(net) -> set[str]:
     return {name for name, p in net.named_parameters() if p.requires_grad}
 
 
-# What may learn
+# Trainable parts
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_settings_allow_what_can_be_parsed(what):
 def test_all_that_is_not_fixed_learns_with_the_weights(couple):
     net, _ = couple()
     before = learning(net)
-    retraining.free(net, "weights")
+    retraining.set_trainable(net, "weights")
     assert learning(net) == before and "view.seen.log2_step" not in before
     convs = {name for name, m in net.named_modules() if isinstance(m, QuantConv2d)}
     assert {f"{name}.weight" for name in convs} | {f"{name}.bias" for name in convs} <= before
@@ -68,7 +68,7 @@ def test_all_that_is_not_fixed_learns_with_the_weights(couple):
 def test_grids_alone_learn_with_clip(couple):
     net, _ = couple()
     before = learning(net)
-    retraining.free(net, "clip")
+    retraining.set_trainable(net, "clip")
     grids = ("log2_step", "zero", "octaves")
     assert learning(net) == {n for n in before if n.rpartition(".")[2] in grids}
     assert any("weight_quantizer" in n for n in learning(net))
@@ -79,7 +79,7 @@ def test_kernels_change_by_thin_matrices_with_lowrank(couple):
     net, _ = couple()
     before = learning(net)
     shapes = {m.name: m.weight.shape for m in net.modules() if isinstance(m, QuantConv2d)}
-    retraining.free(net, "lowrank:3")
+    retraining.set_trainable(net, "lowrank:3")
     now = learning(net)
     others = {n for n in before if not n.endswith(".weight")}
     assert {n for n in now if "parametrizations" not in n} == others
@@ -92,7 +92,7 @@ def test_lowrank_starts_as_no_change_and_merges_into_plain_kernels(couple, pixel
     (net, _), low = couple(), pixels(2, 6, 5, 3)
     plain, before = copy.deepcopy(net), net.eval()(low)
     kernels = {name: c.weight.detach().clone() for name, c in network.convolutions(net).items()}
-    retraining.free(net, "lowrank:2")
+    retraining.set_trainable(net, "lowrank:2")
     assert torch.equal(net(low), before)
     ups = [p for name, p in net.named_parameters() if name.endswith(".up")]
     assert len(ups) == len(kernels)
@@ -119,7 +119,7 @@ def test_to_merge_without_lowrank_changes_nothing(couple, equal_states):
     assert equal_states(net.state_dict(), before)
 
 
-# How fast
+# Learning rates
 
 
 @pytest.mark.parametrize("what", ["weights", "lowrank:2"])
@@ -132,12 +132,14 @@ def test_the_relative_change_of_a_kernel_does_not_depend_on_its_size(couple, pix
         with torch.no_grad():
             conv.weight.mul_(factor)
             conv.weight_quantizer.log2_step.add_(math.log2(factor))
-        retraining.free(net, what)
+        retraining.set_trainable(net, what)
         state = retraining.start(net, teacher, low, 1e-2)
         for p in net.parameters():
             p.grad = torch.ones_like(p)
         kernel = conv.weight.detach().clone()
-        for _ in range(3):  # of a product, the first one has no size
+        for _ in range(
+            3
+        ):  # the first factor of a product has no effect before the second one has learned
             state.optimizer.step()
         changes.append(((conv.weight - kernel).square().mean().sqrt() / kernel.std()).item())
     assert changes[0] == pytest.approx(changes[1], rel=1e-3)
@@ -150,19 +152,19 @@ def test_every_tensor_has_a_rate_in_its_own_units(couple, pixels):
     with torch.no_grad():
         for conv in network.convolutions(net).values():
             conv.weight_quantizer.log2_step.add_(20)  # so that all levels are equally coarse
-    retraining.free(net, "weights")
+    retraining.set_trainable(net, "weights")
     groups = retraining.start(net, teacher, low, 0.5).optimizer.param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert len(rates) == len(learning(net)) == len(groups)
     conv = net.head[0]
     deviation = teacher.head(teacher.view(low)[1]).std().item()
-    wanted = {
+    expected = {
         conv.weight: 0.5 * conv.weight.std().item(),
         conv.bias: 0.5 * 0.3 * deviation,
         conv.weight_quantizer.log2_step: 0.5 * 0.3,
         net.deep.zero: 0.5 * 2,
     }
-    for tensor, rate in wanted.items():
+    for tensor, rate in expected.items():
         assert rates[id(tensor)] == pytest.approx(rate)
 
 
@@ -170,7 +172,7 @@ def test_all_of_a_layer_learns_the_slower_the_finer_its_levels_are(couple, pixel
     (net, teacher), low = couple(4), pixels(1)
     conv = net.head[0]
     spread = retraining.deviations(teacher, low)["head"]
-    retraining.free(net, "weights")
+    retraining.set_trainable(net, "weights")
     groups = retraining.start(net, teacher, low, 1.0).optimizer.param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     levels = {c: c.weight_quantizer.step.mean().item() for c in network.convolutions(net).values()}
@@ -184,10 +186,10 @@ def test_all_of_a_layer_learns_the_slower_the_finer_its_levels_are(couple, pixel
 
 
 def test_the_coarsest_layer_learns_at_the_rate_itself(couple, pixels):
-    """Whatever its bits are: how far there is to go is known from the output."""
+    """The rate follows from the error of the output, whatever the bits are."""
     for bits in (2, 8):
         net, teacher = couple(bits)
-        retraining.free(net, "weights")
+        retraining.set_trainable(net, "weights")
         groups = retraining.start(net, teacher, pixels(1), 0.5).optimizer.param_groups
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
         kernels = [conv.weight for conv in network.convolutions(net).values()]
@@ -196,9 +198,9 @@ def test_the_coarsest_layer_learns_at_the_rate_itself(couple, pixels):
 
 
 def test_the_rate_is_in_proportion_to_the_error_up_to_a_limit():
-    assert retraining.in_proportion(0.01, 41.938) == pytest.approx(0.01, rel=1e-3)
-    assert retraining.in_proportion(0.01, 47.959) == pytest.approx(0.005, rel=1e-3)
-    assert retraining.in_proportion(0.01, 10) == pytest.approx(0.0125)
+    assert retraining.proportional_rate(0.01, 41.938) == pytest.approx(0.01, rel=1e-3)
+    assert retraining.proportional_rate(0.01, 47.959) == pytest.approx(0.005, rel=1e-3)
+    assert retraining.proportional_rate(0.01, 10) == pytest.approx(0.0125)
 
 
 def test_kernels_of_one_weight_and_of_zeros_have_a_rate():
@@ -206,7 +208,7 @@ def test_kernels_of_one_weight_and_of_zeros_have_a_rate():
     assert retraining.LowRank(torch.zeros(2, 3, 1, 1), 2).spread > 0
 
 
-# What holds it back
+# Penalties
 
 
 def test_hold_is_the_weighted_squared_change_and_pulls_towards_the_float_weights(couple, pixels):
@@ -216,16 +218,16 @@ def test_hold_is_the_weighted_squared_change_and_pulls_towards_the_float_weights
     with torch.no_grad():
         for conv in network.convolutions(net).values():
             conv.weight.add_(0.02 * torch.randn_like(conv.weight))
-    hold = retraining.Hold(net, found, kernels, 3.0)
-    wanted, changes, pulled = 0.0, {}, {}
+    hold = retraining.KernelPenalty(net, found, kernels, 3.0)
+    expected, changes, pulled = 0.0, {}, {}
     for name, conv in network.convolutions(net).items():
         changes[name] = conv.rounded_weight().detach() - kernels[name]
-        wanted += (found.weights[name].double() * changes[name].double() ** 2).sum().item()
-    assert hold().item() == pytest.approx(3 * wanted, rel=1e-4)
+        expected += (found.weights[name].double() * changes[name].double() ** 2).sum().item()
+    assert hold().item() == pytest.approx(3 * expected, rel=1e-4)
     hold().backward()
     for name, conv in network.convolutions(net).items():
         pull = 6 * found.weights[name] * changes[name]
-        free = conv.weight.grad != 0  # others are beyond the ends of their grid
+        free = conv.weight.grad != 0  # other weights lie beyond the range of their grid
         pulled[name] = free.flatten()
         torch.testing.assert_close(conv.weight.grad[free], pull[free], rtol=1e-4, atol=1e-12)
     assert torch.cat([*pulled.values()]).float().mean() > 0.5
@@ -233,7 +235,7 @@ def test_hold_is_the_weighted_squared_change_and_pulls_towards_the_float_weights
 
 @pytest.fixture
 def penalty(couple, pixels):
-    """(hold, blocks) -> what is added to the loss, its networks, and the loss, at the start."""
+    """Function (hold, blocks) -> (penalty, its networks, images, the loss before training)."""
 
     def build(hold: float, blocks: float, of=None):
         net, teacher = couple(2) if of is None else of
@@ -281,12 +283,12 @@ def test_nothing_is_added_without_weights_or_without_cells(penalty, pixels):
 
 
 def cell_errors(net, teacher, low, gains) -> list[float]:
-    blocks = block_outputs.Blocks(net, teacher, gains, 1.0)
+    blocks = block_outputs.BlockPenalty(net, teacher, gains, 1.0)
     with torch.no_grad():
         net.eval()(low), teacher(low)
-    pairs = zip(blocks.ours.outputs, blocks.theirs.outputs, gains, strict=True)
+    pairs = zip(blocks.rounded.outputs, blocks.float.outputs, gains, strict=True)
     blocks.close()
-    return [block_outputs.predicted(a, b, g).item() for a, b, g in pairs]
+    return [block_outputs.predicted_error(a, b, g).item() for a, b, g in pairs]
 
 
 @pytest.mark.parametrize("what", ["weights", "lowrank:2", "clip"])
@@ -294,7 +296,7 @@ def test_reconstruction_brings_the_cells_nearer_and_touches_nothing_else(couple,
     (net, teacher), low = couple(2), pixels(8, 8, 8)
     gains = block_outputs.gains(teacher, low)
     before, errors = copy.deepcopy(net), cell_errors(net, teacher, low, gains)
-    retraining.free(net, what)
+    retraining.set_trainable(net, what)
     records = list(retraining.reconstruct(net, teacher, low, 20, 1e-2))
     assert records == [(i + 1, 40) for i in range(40)]
     retraining.merge(net)
@@ -324,7 +326,7 @@ def test_training_what_is_free_follows_the_teacher_better(couple, halves, what):
         for conv in network.convolutions(net).values():
             conv.weight_quantizer.log2_step.add_(0.7)  # so that clip, too, has something to do
     rate = 0.1 if what == "clip" else 0.02
-    retraining.free(net, what)
+    retraining.set_trainable(net, what)
     state = retraining.start(net, teacher, learn.batch(0, 8)[0], rate)
     before = training_loop.measure(net, learn, objective)
     schedule = training_loop.Schedule(20, 4, rate, check=10, warmup=2)

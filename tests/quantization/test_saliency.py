@@ -16,7 +16,7 @@ from quantnas.quantization import saliency
 
 @pytest.fixture
 def net(tiny, random_genotype) -> nn.Module:
-    """In float; among its slots is one of two convolutions."""
+    """A network in float; one of its slots has two convolutions."""
     return network.build(tiny, random_genotype(tiny, 4), None).eval()
 
 
@@ -26,17 +26,17 @@ def found(net, pixels) -> saliency.Saliency:
 
 
 def shifted(conv: nn.Module, change) -> torch.utils.hooks.RemovableHandle:
-    """While the hook is there, `change(x)` is added to what the convolution reads."""
+    """Register a hook that adds `change(x)` to the input x of a convolution."""
     return conv.register_forward_pre_hook(lambda m, args: (args[0] + change(args[0]),))
 
 
 def mean_error(net, low, change, times: int = 40) -> float:
-    """Of the output, over several random changes; `change` returns what undoes it."""
+    """Mean squared error of the output over random changes; `change` returns its own undoing."""
     with torch.no_grad():
-        wanted, errors = net(low), []
+        expected, errors = net(low), []
         for _ in range(times):
             undo = change()
-            errors.append((net(low) - wanted).double().square().mean().item())
+            errors.append((net(low) - expected).double().square().mean().item())
             undo()
     return sum(errors) / times
 
@@ -47,8 +47,8 @@ def test_of_one_pixel_it_is_known_in_closed_form(draws):
     conv.name = "only"
     x = torch.rand(4, 3, 1, 1)
     found = saliency.measure(conv, x, draws)
-    wanted = (x - x.mean(0)).square().sum(0).view(1, 3, 1, 1) / (4 * 2)  # of two outputs
-    torch.testing.assert_close(found.weights["only"], wanted.expand(2, 3, 1, 1))
+    expected = (x - x.mean(0)).square().sum(0).view(1, 3, 1, 1) / (4 * 2)  # of two outputs
+    torch.testing.assert_close(found.weights["only"], expected.expand(2, 3, 1, 1))
 
 
 def test_it_is_the_diagonal_of_the_whole_jacobian(net, found, pixels):
@@ -64,8 +64,8 @@ def test_it_is_the_diagonal_of_the_whole_jacobian(net, found, pixels):
 
         shifted(conv, change)
     out = net(low).flatten()
-    wanted = [t for name, c in convs.items() for t in (c.weight, c.bias, shifts[name])]
-    rows = [torch.autograd.grad(y, wanted, retain_graph=True) for y in out]
+    expected = [t for name, c in convs.items() for t in (c.weight, c.bias, shifts[name])]
+    rows = [torch.autograd.grad(y, expected, retain_graph=True) for y in out]
     jacobians = iter([torch.stack(parts) for parts in zip(*rows, strict=True)])
     for (name, conv), dw, db, dx in zip(
         convs.items(), jacobians, jacobians, jacobians, strict=True
@@ -83,7 +83,7 @@ def test_it_is_the_diagonal_of_the_whole_jacobian(net, found, pixels):
 
 
 def require_prediction(net, low, found) -> None:
-    """Of small changes of weights, when the bias restores the mean output of the convolution."""
+    """Compare prediction and error for small changes of weights with corrected mean outputs."""
     for name, conv in network.convolutions(net).items():
         size = 1e-3 * torch.rand_like(conv.weight)  # so that it matters which weight is which
 
@@ -96,11 +96,13 @@ def require_prediction(net, low, found) -> None:
             return lambda: conv.load_state_dict(before)
 
         true = mean_error(net, low, change)
-        assert saliency.predicted(found, {name: size}).item() == pytest.approx(true, rel=0.3), name
+        assert saliency.predicted_error(found, {name: size}).item() == pytest.approx(
+            true, rel=0.3
+        ), name
 
 
 def mean_output(net, low, name: str) -> torch.Tensor:
-    """(c_out,) of a convolution."""
+    """The mean output (c_out,) of a convolution."""
     means = []
     hook = network.convolutions(net)[name].register_forward_hook(
         lambda m, args, out: means.append(out.mean((0, 2, 3)))
@@ -133,16 +135,16 @@ def test_it_predicts_the_error_that_small_changes_of_one_input_make(net, found, 
             return shifted(conv, lambda x: size * torch.randn_like(x)).remove
 
         true = mean_error(net, pixels(2, 3, 4), change)
-        predicted = saliency.predicted(found, {}, {name: size.square().flatten()})
+        predicted = saliency.predicted_error(found, {}, {name: size.square().flatten()})
         assert predicted.item() == pytest.approx(true, rel=0.3), name
 
 
 def test_predictions_add_up_and_have_a_gradient(found):
     changes = {name: torch.randn_like(f).requires_grad_() for name, f in found.weights.items()}
     inputs = {name: torch.rand_like(f) for name, f in found.inputs.items()}
-    parts = [saliency.predicted(found, {name: d}) for name, d in changes.items()]
-    parts += [saliency.predicted(found, {}, {name: d}) for name, d in inputs.items()]
-    whole = saliency.predicted(found, changes, inputs)
+    parts = [saliency.predicted_error(found, {name: d}) for name, d in changes.items()]
+    parts += [saliency.predicted_error(found, {}, {name: d}) for name, d in inputs.items()]
+    whole = saliency.predicted_error(found, changes, inputs)
     torch.testing.assert_close(whole, torch.stack(parts).sum())
     whole.backward()
     for name, d in changes.items():
@@ -165,8 +167,8 @@ def test_the_seed_decides_and_the_network_stays_as_it_is(net, pixels, equal_stat
 
 
 def test_networks_of_every_macro_architecture_have_one(small, random_genotype, pixels):
-    for name, where in small.items():
-        net = network.build(where, random_genotype(where, 1), None)
+    for name, space in small.items():
+        net = network.build(space, random_genotype(space, 1), None)
         found = saliency.measure(net, pixels(1, 15, 16), draws=1)
         assert list(found.weights) == list(found.inputs) == list(network.convolutions(net)), name
         for f in (*found.weights.values(), *found.inputs.values()):

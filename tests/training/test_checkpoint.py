@@ -1,4 +1,4 @@
-"""Checks that states are written whole, read back exactly, and damage is reported."""
+"""Checks that checkpoints are written whole and read back exactly, and that damage is reported."""
 
 import pytest
 import torch

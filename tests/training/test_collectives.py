@@ -1,4 +1,4 @@
-"""Checks that several processes compute what one does on the whole batch."""
+"""Checks that several processes compute the same as one process on the whole batch."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ TRAININGS = {
     ),
     "teacher": (True, PLAN, training_loop.Objective(share=0.3, colours=1)),
 }
-"""Name -> with rounding or not, how long, towards what."""
+"""Name -> (whether the network is rounded, schedule, objective)."""
 SHORT = dataclasses.replace(PLAN, steps=10**6, check=10**6, seconds=0.5)
 
 
@@ -50,7 +50,7 @@ def searched(space, material, how) -> dict[str, torch.Tensor]:
 
 
 def trained(space, found, material, name) -> dict[str, torch.Tensor]:
-    """The same of a short training; the weights are the last ones."""
+    """Last weights, losses and measurements of a short training in double precision."""
     rounded, plan, objective = TRAININGS.get(name, (False, SHORT, training_loop.Objective()))
     torch.manual_seed(0)
     bits = genotype.searched_precision(found)
@@ -77,7 +77,7 @@ def in_double(patch) -> None:
 
 
 def work(folder: Path) -> None:
-    """What every process of the tests does, in both the same; each saves what came out."""
+    """The script of both test processes, each of which saves its results in the folder."""
     space, found, material, relaxations = torch.load(folder / "task.pt", weights_only=False)
     processes.launch(2)
     assert processes.size() == 2 and collectives.size() == 1
@@ -92,12 +92,12 @@ def work(folder: Path) -> None:
     torch.save(outcomes, folder / f"outcome{collectives.rank()}.pt")
     if collectives.rank() > 0:
         assert not list(processes.tasks())
-    processes.part()
+    processes.disconnect()
     assert processes.size() == 1
 
 
 def together(folder: Path, task) -> list[dict[str, dict[str, torch.Tensor]]]:
-    """What each of two processes has computed."""
+    """Run two processes on a task and return the results of each."""
     torch.save(task, folder / "task.pt")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, __file__, str(folder)]
@@ -107,7 +107,7 @@ def together(folder: Path, task) -> list[dict[str, dict[str, torch.Tensor]]]:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory, request):
-    """Cached: what two processes have computed of the tasks that this is given."""
+    """Function that runs two processes on its first task and returns those results ever after."""
     found = []
 
     def compute(*task):
@@ -118,14 +118,14 @@ def both(tmp_path_factory, request):
     return compute
 
 
-def require_equal(outcomes, name, wanted, **tolerance) -> None:
-    """Adam enlarges what rounding does to tiny gradients."""
+def require_equal(outcomes, name, expected, **tolerance) -> None:
+    """Compare results; the tolerances differ since Adam enlarges errors of tiny gradients."""
     for outcome in outcomes:
         found = {k: v for k, v in outcome[name].items() if k != "measured"}
-        assert found.keys() == wanted.keys() - {"measured"}
-        torch.testing.assert_close(found["losses"], wanted["losses"], rtol=1e-4, atol=0)
+        assert found.keys() == expected.keys() - {"measured"}
+        torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-4, atol=0)
         for key, value in found.items():
-            torch.testing.assert_close(value, wanted[key], msg=f"{name}: {key}", **tolerance)
+            torch.testing.assert_close(value, expected[key], msg=f"{name}: {key}", **tolerance)
 
 
 def test_two_processes_find_what_one_does(tiny, random_genotype, material, both):
@@ -143,11 +143,11 @@ def test_so_they_do_with_the_authors_relaxation(tiny, random_genotype, material,
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_train_as_one_does(tiny, random_genotype, material, both, name):
     found = random_genotype(tiny, 1)
-    wanted = trained(tiny, found, material, name)
+    expected = trained(tiny, found, material, name)
     outcomes = both(tiny, found, material, ["noise"])
-    require_equal(outcomes, name, wanted, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(outcomes[0][name]["measured"], wanted["measured"])
-    assert len(wanted["measured"]) == 3 and not len(outcomes[1][name]["measured"])
+    require_equal(outcomes, name, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(outcomes[0][name]["measured"], expected["measured"])
+    assert len(expected["measured"]) == 3 and not len(outcomes[1][name]["measured"])
 
 
 def test_the_clock_of_the_first_process_ends_both(tiny, random_genotype, material, both):
@@ -162,7 +162,7 @@ def test_alone_nothing_is_shared_out():
     assert (
         torch.equal(collectives.share(t), t)
         and collectives.mean(t) is t
-        and collectives.told([1, 0.5]) == [1, 0.5]
+        and collectives.broadcast([1, 0.5]) == [1, 0.5]
     )
     assert collectives.average([t, None]) == [t, None]
     with collectives.sharing():

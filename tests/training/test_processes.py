@@ -1,4 +1,4 @@
-"""Checks how the processes of a run meet, what the first one tells the others, and how they end."""
+"""Checks how the processes of a run connect, what process 0 sends the others, and how they end."""
 
 import os
 import signal
@@ -40,11 +40,11 @@ def command(*arguments: object) -> int:
 
 @pytest.fixture
 def torchrun(monkeypatch):
-    """As in the first of so many processes that torchrun has started."""
+    """Pretend that this is process 0 of several that torchrun has started."""
 
     def pretend(world: int, local: int) -> None:
-        told = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": local}
-        for name, value in told.items():
+        variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": local}
+        for name, value in variables.items():
             monkeypatch.setenv(name, str(value))
 
     return pretend
@@ -75,28 +75,28 @@ def test_without_fabric_the_extra_is_named(monkeypatch):
 def test_torchrun_must_have_started_as_many(torchrun):
     torchrun(4, 2)
     processes.check(4, cuda=False)
-    for asked, told in ((2, "but --processes is 2"), (1, "but one does this")):
-        with pytest.raises(errors.UsageError, match=f"started 4 processes, {told}") as error:
-            processes.launch(asked)
+    for number, message in ((2, "but --processes is 2"), (1, "but one does this")):
+        with pytest.raises(errors.UsageError, match=f"started 4 processes, {message}") as error:
+            processes.launch(number)
         assert "--processes 4" in error.value.remedy
 
 
 def test_who_was_started_to_help_knows(torchrun, monkeypatch):
-    assert not processes.launched() and not processes.called()
+    assert not processes.launched() and not processes.is_helper()
     torchrun(2, 2)
-    assert processes.launched() and not processes.called()
+    assert processes.launched() and not processes.is_helper()
     monkeypatch.setenv("RANK", "1")
-    assert processes.called()
-    monkeypatch.delenv("RANK")  # of the processes that the first one starts by itself
+    assert processes.is_helper()
+    monkeypatch.delenv("RANK")  # as in a process that process 0 has started by itself
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert processes.called() and not processes.launched()
+    assert processes.is_helper() and not processes.launched()
 
 
 def test_alone_leading_is_only_doing():
     assert list(processes.lead(lambda: 1 / 0, iter([1, 2]))) == [1, 2]
     assert processes.size() == 1 and processes.local_rank() == 0
     processes.launch(1)
-    processes.part()
+    processes.disconnect()
 
 
 @pytest.mark.parametrize("section", [run_config.SearchConfig, run_config.TrainConfig])
@@ -128,7 +128,7 @@ def test_settings_from_before_the_training_was_shared_are_read():
     assert (old.search.processes, old.train.processes) == (2, 1)
 
 
-# What is sent
+# Sent tasks
 
 
 def test_photographs_of_the_package_are_found_where_it_lies(tmp_path):
@@ -171,14 +171,14 @@ def begin(*arguments: object, before: tuple[str, ...] = tuple(QUANTNAS)) -> subp
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
-    """What it has said."""
-    _, told = process.communicate(timeout=240)
-    assert process.returncode == code, told
-    return told
+    """Wait for a process, check its exit code, and return its error output."""
+    _, messages = process.communicate(timeout=240)
+    assert process.returncode == code, messages
+    return messages
 
 
 def joined(*arguments: object) -> list[subprocess.Popen[str]]:
-    """The launchers of two machines, played by this one."""
+    """Start torchrun twice, as if on two machines."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -208,7 +208,7 @@ def require_close(a: Path, b: Path, **tolerance: float) -> None:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory) -> Path:
-    """What one process trains."""
+    """The run folder of a training by one process."""
     root = tmp_path_factory.mktemp("one")
     ended(begin("train", "espcn", "--output", root, *SETTINGS))
     return root / "train" / "espcn"
@@ -216,7 +216,7 @@ def one(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Path:
-    """What two do, started by the first one."""
+    """The run folder of the same training by two processes, the second started by the first."""
     root = tmp_path_factory.mktemp("two")
     ended(begin("train", "espcn", "--processes", 2, "--output", root, *SETTINGS))
     return root / "train" / "espcn"

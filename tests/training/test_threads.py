@@ -1,4 +1,4 @@
-"""Checks the choice of the number of threads: by time alone, noted, and without a trace."""
+"""Checks that the number of threads is chosen by time alone, noted, and leaves no other trace."""
 
 import itertools
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from quantnas.training.threads import Choice
 
 @pytest.fixture
 def unset(monkeypatch):
-    """No variable says how many threads there are; torch has two, until the test is over."""
+    """Unset the variables that set the number of threads; torch has two until the test ends."""
     for name in threads.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
@@ -54,7 +54,7 @@ def test_hyper_threads_of_one_core_count_once(tmp_path, monkeypatch):
 
 @pytest.fixture
 def slow(unset, monkeypatch):
-    """Seconds that a step takes with a number of threads, by a clock that only steps move."""
+    """Seconds of a step by number of threads, on a clock that only steps advance."""
     clock, seconds = SimpleNamespace(now=0.0), {}
     fake = SimpleNamespace(perf_counter=lambda: clock.now, monotonic=lambda: clock.now)
     monkeypatch.setattr(threads, "time", fake)
@@ -77,7 +77,7 @@ def test_another_number_must_be_clearly_faster(slow, two, one, chosen):
     assert kept == [{7: chosen}] and choice.at(6) == 2 and choice.at(7) == chosen
     assert torch.get_num_threads() == chosen
     assert steps == 2 * threads.TURNS or max(two, one) > 1.5, "hopeless ones are dropped"
-    assert not choice.wanted(8, 10**6), "a measurement is followed by many more steps"
+    assert not choice.is_due(8, 10**6), "a measurement is followed by many more steps"
     assert threads.AGAIN * (two + one) < choice.due < 20 * threads.AGAIN * (two + one)
 
 
@@ -95,11 +95,11 @@ def test_only_changes_are_noted_after_the_first_choice(slow):
 def test_short_rests_and_what_is_noted_further_on_are_not_measured(unset):
     least = threads.WORTH * threads.TURNS * 2
     choice = Choice((2, 1), {}, lambda notes: None)
-    assert choice.wanted(1, least) and not choice.wanted(1, least - 1)
-    assert not Choice((2,), {}, lambda notes: None).wanted(1, least)
+    assert choice.is_due(1, least) and not choice.is_due(1, least - 1)
+    assert not Choice((2,), {}, lambda notes: None).is_due(1, least)
     again = Choice((2, 1), {1: 2, 30: 1}, lambda notes: None)
     assert [again.at(done) for done in (0, 1, 29, 30, 99)] == [2, 2, 2, 1, 1]
-    assert not again.wanted(30, least) and again.wanted(31, least)
+    assert not again.is_due(30, least) and again.is_due(31, least)
     assert Choice((4, 2, 1), {0: 8}, lambda notes: None).at(3) == 4, "a machine of fewer cores"
 
 
@@ -129,7 +129,7 @@ def searching(tiny, material) -> Phase:
 
 @pytest.fixture
 def make(tiny, random_genotype, halves, material):
-    """Name -> a phase of 9 steps, the same at every call."""
+    """Name -> function that makes a phase of 9 steps, the same at every call."""
     return {
         "float": lambda: training(tiny, random_genotype, halves),
         "search": lambda: searching(tiny, material),
@@ -161,7 +161,7 @@ def require_same(one: dict, other: dict) -> None:
 
 @pytest.fixture
 def always(unset, monkeypatch):
-    """A measurement after every step."""
+    """Make a measurement due after every step."""
     monkeypatch.setattr(processes, "cores", lambda: 2)
     monkeypatch.setattr(processes, "cores", lambda: 2)
     for name, value in {"HOPELESS": (9e9, 9e9), "WORTH": 0, "AGAIN": 0}.items():
@@ -185,7 +185,7 @@ def test_measuring_leaves_no_trace(make, name, always, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["float", "search"])
 def test_a_resumed_loop_repeats_the_noted_choices(make, name, always, monkeypatch, tmp_path):
-    """The first run changes its mind after every step."""
+    """The first run chooses another number after every step."""
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     turns = itertools.cycle((1, 2))
     monkeypatch.setattr(threads, "better", lambda medians, present: next(turns))

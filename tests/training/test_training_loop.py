@@ -1,4 +1,4 @@
-"""Checks training: targets, the best state, and that it continues exactly where it stopped."""
+"""Checks training: targets, the best weights, and exact continuation from a checkpoint."""
 
 import math
 import time
@@ -19,7 +19,7 @@ SCHEDULE = Schedule(steps=6, batch=2, lr=5e-3, check=2)
 
 @pytest.fixture
 def make(tiny, random_genotype, halves):
-    """(rounded, seed) -> a network with fitted grids."""
+    """Function (rounded, seed) -> a network with fitted grids."""
 
     def build(rounded: bool = True, seed: int = 0):
         torch.manual_seed(seed)
@@ -36,8 +36,8 @@ def psnr(net, validation, target=None) -> float:
     low, high = validation.batch(0, 32)
     with torch.no_grad():
         out = net.eval()(low).clamp(0, 1).double().numpy()
-    wanted = (high if target is None else target(low, high)).double().numpy()
-    return float(-10 * np.log10(((out - wanted) ** 2).mean()))
+    expected = (high if target is None else target(low, high)).double().numpy()
+    return float(-10 * np.log10(((out - expected) ** 2).mean()))
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -77,9 +77,9 @@ def test_the_target_is_what_is_learned(make, halves):
     target = training_loop.teacher_target(teacher)
     low, high = halves[0].batch(0, 4)
     with torch.no_grad():
-        wanted = teacher(low).clamp(0, 1)
-        first = F.l1_loss(net.train()(low), wanted).item()
-    assert torch.equal(target(low, high), wanted) and not target(low, high).requires_grad
+        expected = teacher(low).clamp(0, 1)
+        first = F.l1_loss(net.train()(low), expected).item()
+    assert torch.equal(target(low, high), expected) and not target(low, high).requires_grad
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     untrained = psnr(net, halves[1], target)
     schedule = Schedule(steps=30, batch=4, lr=5e-3, check=10)
@@ -166,25 +166,25 @@ def test_a_teacher_has_its_share_of_the_loss():
     low, high, out = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
     lesson = torch.rand(1, 3, 8, 8)
     objective = Objective(teacher=lambda low, high: lesson, share=0.25)
-    wanted = 0.75 * F.l1_loss(out, high) + 0.25 * F.l1_loss(out, lesson)
-    assert objective(out, low, high).item() == pytest.approx(wanted.item(), rel=1e-6)
+    expected = 0.75 * F.l1_loss(out, high) + 0.25 * F.l1_loss(out, lesson)
+    assert objective(out, low, high).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_the_average_of_the_weights_is_what_is_measured_and_kept(make, halves):
     net = make(False)
     schedule = Schedule(steps=8, batch=2, lr=5e-3, check=4, average=0.9)
     state = training_loop.start(net, schedule.lr, average=True)
-    wanted = {k: v.clone() for k, v in state.average.state_dict().items()}
+    expected = {k: v.clone() for k, v in state.average.state_dict().items()}
     for step in training_loop.fit(state, *halves, schedule):
         decay = min(0.9, step.step / (10 + step.step))
         weights = dict(net.named_parameters())
-        for name, value in wanted.items():
+        for name, value in expected.items():
             if name in weights and weights[name].requires_grad:
                 value.mul_(decay).add_(weights[name].detach(), alpha=1 - decay)
         if step.psnr is not None:
             assert psnr(state.average, halves[1]) == pytest.approx(step.psnr, abs=1e-3)
     for name, value in state.last.items():
-        assert torch.allclose(value, wanted[name], atol=1e-6), name
+        assert torch.allclose(value, expected[name], atol=1e-6), name
     assert psnr(net, halves[1]) == pytest.approx(state.best.psnr, abs=1e-3)
 
 
