@@ -76,9 +76,7 @@ def judged(found: Resources) -> Iterator[Check]:
     """Everything that follows from the resources."""
     yield threads(found)
     if found.load > BUSY * found.cores:
-        remedy = "Set OMP_NUM_THREADS=1: two trainings that share cores slow each other down."
-        if found.threads == 1:
-            remedy = "Wait for other programs to end, or give everything more time."
+        remedy = "Wait for other programs to end, or give everything more time."
         cause = f"The machine is busy: load {found.load:.1f} on {_count(found.cores, 'core')}."
         yield Check("load", "note", cause, remedy)
     yield memory(found)

@@ -74,9 +74,11 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
 
     try:
         with threads.restored():
+            choice.start()
             choice.apply(done)
             for step in phase.steps(done):
                 done = step.step
+                choice.watch(done)
                 if done % RECORD_EVERY == 0 or done == phase.total() or phase.notable(step):
                     run.record(phase.name, asdict(step))  # type: ignore[call-overload]
                 if done in phase.kept:
@@ -88,9 +90,9 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
                 if time.monotonic() - saved > SAVE_EVERY:
                     save()
                     saved = time.monotonic()
-                choice.apply(done)
                 if choice.wanted(done, phase.total() - done):
                     yield from _try_threads(phase, choice, record)
+                choice.apply(done)
     except GeneratorExit:  # the caller closes this generator, always between two steps
         save()
         raise
@@ -135,14 +137,15 @@ def threads_of(run: Run, phase: str, on_cpu: bool = True) -> threads.Choice:
 def threads_for(run: Run, name: str, work: Callable[[], object]) -> Iterator[None]:
     """While this is open, torch computes with the number of threads that suits `work`.
 
-    work: what may be repeated and changes nothing. The choice is noted under `name`.
+    Loops inside begin with it. work: what may be repeated and changes nothing. The choice is noted
+    under `name`. Nothing is chosen where several processes share the work.
     """
-    choice = threads_of(run, name)
+    choice = threads_of(run, name, processes.size() == 1)
     with threads.restored():
         if choice.open and not choice.notes:
             for _ in choice.measure(0, work):
                 pass
-        choice.apply(0)
+    with threads.scope(choice):
         yield
 
 
