@@ -76,9 +76,7 @@ def judged(available: Resources) -> Iterator[Check]:
     """The checks of threads, load, memory, output folder and GPUs."""
     yield threads(available)
     if available.load > BUSY * available.cores:
-        remedy = "Set OMP_NUM_THREADS=1: two trainings that share cores slow each other down."
-        if available.threads == 1:
-            remedy = "Wait for other programs to end, or give everything more time."
+        remedy = "Wait for other programs to end, or give everything more time."
         cause = (
             f"The machine is busy: load {available.load:.1f} on {_count(available.cores, 'core')}."
         )

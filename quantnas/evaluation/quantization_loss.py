@@ -8,18 +8,22 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.errors import QualityError
 from quantnas.inference import upscaler
 from quantnas.progress import Progress
-from quantnas.runs import networks
+from quantnas.runs import networks, resumable
 from quantnas.runs.run_folder import Run
 
 from . import model_comparison, scoring
 
 FILE = "drop.json"
+SAMPLE = 64
+"""Side of the image by whose time the number of threads is chosen, pixels."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
     nets = {"quantized": frozen, "float": networks.checkpoint(run, "float")[1]}
     upscalers = {name: upscaler.torch_upscaler(net) for name, net in nets.items()}
     sets = model_comparison.sets_of(run, config, space.scale)
-    table = yield from model_comparison.measure(upscalers, sets, space.scale)
+    low = np.zeros((SAMPLE, SAMPLE, 3), np.uint8)
+    with resumable.threads_for(run, "drop", lambda: upscalers["quantized"](low)):
+        table = yield from model_comparison.measure(upscalers, sets, space.scale)
     drops = []
     for name, rows in table.items():
         quantized, full = (scoring.mean(rows[kind]) for kind in nets)

@@ -111,15 +111,10 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     post_training.require_finite(teacher)
     post_training.require_finite_outputs(teacher, work.low)
     source = f"{c.crops} crops of {c.patch}x{c.patch} low-resolution pixels from {_origin(config)}"
-    going_on = run.resume_point(START).exists()
-    few = work.low[:1]
-    with resumable.threads_for(run, "saliency", lambda: saliency.measure(teacher, few, 1)):
-        begun = yield from (_resume(work) if going_on else _begin(work, source))
-    net, precision, measured = begun
-    if c.retrains:
-        yield from _retrain(work, net, measured)
-    frozen = post_training.freeze(net)
-    post_training.require_finite(frozen)
+    rehearsal = training_loop.rehearsal(teacher, work.low[: c.batch])
+    with resumable.threads_for(run, "saliency", rehearsal):
+        precision, frozen = yield from _quantize(work, source)
+        reached = work.measure(frozen)
     network.save(frozen, run.weights("quantized"), space)
     run.finish(
         "quantize",
@@ -131,12 +126,25 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
             "method": c.method,
             "calibration": source,
             **{key: value for key, value in work.facts.values.items() if key != "seconds"},
-            "psnr_to_float": work.measure(frozen),
+            "psnr_to_float": reached,
             "reached": bit_widths.reached(space, genotype, precision),
             "in_float": bit_widths.in_float(space, genotype, precision),
             "photographs": counts,
         },
     )
+
+
+def _quantize(
+    work: Work, source: str
+) -> Generator[Progress, None, tuple[dict[str, Precision], nn.Module]]:
+    """The bit widths and the frozen network of all stages."""
+    going_on = work.run.resume_point(START).exists()
+    net, precision, measured = yield from (_resume(work) if going_on else _begin(work, source))
+    if work.config.quantize.retrains:
+        yield from _retrain(work, net, measured)
+    frozen = post_training.freeze(net)
+    post_training.require_finite(frozen)
+    return precision, frozen
 
 
 Begun = tuple[nn.Module, dict[str, Precision], Saliency | None]

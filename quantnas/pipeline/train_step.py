@@ -1,7 +1,7 @@
 """The step `train` trains the decided architecture in float, then with rounding."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,30 +52,43 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     torch.manual_seed(config.seed)
     net = network.build(space, genotype, None)
     origin = initial_weights.begin_with(net, run, config, space)
-    teacher = initial_weights.teacher_of(run, config) if c.teacher not in (None, "own") else None
     trainings = _Trainings(run, config, space, genotype, learn, held)
-    if c.start != "float":
-        yield from fit(run, device(config), "float", net, trainings.lesson(False, teacher))
-    network.save(net, run.weights("float"), space)
-    rounded, precision = net, genotypes.searched_precision(genotype)
-    if not space.is_float:
-        rounded = network.build(space, genotype, precision)
-        network.inherit(rounded, net)
-        network.initialise(rounded, learn.batch(0, config.quantize.crops)[0])
-        teacher = initial_weights.teacher_of(run, config) if c.teacher == "own" else teacher
-        yield from fit(run, device(config), "rounded", rounded, trainings.lesson(True, teacher))
-    processes.disconnect()  # nothing after this is shared
+    rehearsal = training_loop.rehearsal(net, learn.batch(0, c.batch)[0])
+    with resumable.threads_for(run, "train", rehearsal):
+        rounded = yield from _both(trainings, net)
+        goal = objective(config, space)
+        reached = {
+            "psnr_patches_float": training_loop.measure(net, held, goal),
+            "psnr_patches_rounded": training_loop.measure(rounded, held, goal),
+        }
     network.save(rounded, run.weights("trained"), space)
     run.finish(
         "train",
         {
             "seconds": time.monotonic() - began,
             "began_with": origin,
-            "psnr_patches_float": training_loop.measure(net, held, objective(config, space)),
-            "psnr_patches_rounded": training_loop.measure(rounded, held, objective(config, space)),
+            **reached,
             "photographs": loaded.counts(),
         },
     )
+
+
+def _both(trainings: "_Trainings", net: nn.Module) -> Generator[Progress, None, nn.Module]:
+    """Train `net` in float, in place; the network trained with rounding, or `net` without any."""
+    run, config, space, c = trainings.run, trainings.config, trainings.space, trainings.config.train
+    teacher = initial_weights.teacher_of(run, config) if c.teacher not in (None, "own") else None
+    if c.start != "float":
+        yield from fit(run, device(config), "float", net, trainings.lesson(False, teacher))
+    network.save(net, run.weights("float"), space)
+    rounded, precision = net, genotypes.searched_precision(trainings.genotype)
+    if not space.is_float:
+        rounded = network.build(space, trainings.genotype, precision)
+        network.inherit(rounded, net)
+        network.initialise(rounded, trainings.learn.batch(0, config.quantize.crops)[0])
+        teacher = initial_weights.teacher_of(run, config) if c.teacher == "own" else teacher
+        yield from fit(run, device(config), "rounded", rounded, trainings.lesson(True, teacher))
+    processes.disconnect()  # nothing after this is shared
+    return rounded
 
 
 @dataclass(frozen=True)

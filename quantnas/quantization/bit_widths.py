@@ -145,7 +145,9 @@ def _costs(
     slots, c = registry.slots(space), config.quantize
     if c.target_bitops is not None:
         size = resolution(c.at)
-        fixed = cost.bitops_at(cost.float_layers(registry.float_layers(space), space.scale), size, space.scale)
+        fixed = cost.bitops_at(
+            cost.float_layers(registry.float_layers(space), space.scale), size, space.scale
+        )
         costs = bit_allocation.bitops_costs(slots, genotype, options, space.scale, size)
         costs[slots[0].name] = [n + fixed for n in costs[slots[0].name]]
         return costs, c.target_bitops
