@@ -1,4 +1,4 @@
-# The commands of the workshop. CI runs the same ones (.ci/run).
+# Commands for users and developers. Continuous integration runs the same ones (.ci/run).
 
 PYTHON ?= python3
 BIN := .venv/bin

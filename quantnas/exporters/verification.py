@@ -31,7 +31,7 @@ from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
 from quantnas.onnx_import.onnx_session import open_session
 
-from . import integer_fusion, onnx_metadata, stored_weights
+from . import integer_fusion, onnx_metadata, weight_verification
 from .graph_index import wired
 
 LEAST = 55.0
@@ -175,7 +175,7 @@ def _require_stored(
             f"{path.name} does not state its layers: {_line(error)}.", "Export it again."
         ) from error
     kernels = {m.name: _dense_kernel(m) for m in network.modules() if isinstance(m, QuantConv2d)}
-    problems = list(stored_weights.problems(model, rows, int(metadata["scale"]), kernels))
+    problems = list(weight_verification.problems(model, rows, int(metadata["scale"]), kernels))
     if problems:
         raise VerificationError(
             f"{path.name} is not stored as it should be: {_listed(problems)}.",

@@ -141,13 +141,12 @@ class Searching:
         c, price = self.config, self.state.price
         low, high = (collectives.share(t) for t in self.batch(self.material.alphas, step))
         expected = objective.expected_bitops(self.net, self.bitops)
-        terms = {"L1 of the alphas": F.l1_loss(self.net(low), high)}
-        push = c.entropy * entropy_weight(epoch, c.epochs, c.warmup_epochs)
-        terms["entropy"] = push * entropy(self.net)
+        share = c.entropy * entropy_weight(epoch, c.epochs, c.warmup_epochs)
         if c.target_bitops is None:
-            terms["BitOps penalty"] = c.penalty * expected / self.at_start
+            cost_term = {"BitOps penalty": c.penalty * expected / self.at_start}
         else:
-            terms["BitOps target"] = price.term(expected)
+            cost_term = {"BitOps target": price.term(expected)}
+        terms = objective.alpha_terms(self.net, low, high, share, cost_term)
         self._update(step, self.state.by_alpha, self.alphas, terms)
         if c.target_bitops is not None:
             price.update(expected.item())

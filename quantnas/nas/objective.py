@@ -1,10 +1,14 @@
-"""Terms of the alphas' loss (entropy, expected BitOps) and the check for a diverged search."""
+"""The loss of the search: L1 error, entropy and expected BitOps (arXiv 2208.14839).
+
+The loss of the weights is the L1 error alone. `require_finite` stops a search that has diverged.
+"""
 
 import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from quantnas.errors import DivergedError
 
@@ -20,6 +24,19 @@ def require_finite(value: Tensor, name: str, step: int) -> None:
             "Begin again with a smaller search.weight_lr or search.alpha_lr. The last checkpoint "
             "is kept, and intact.",
         )
+
+
+def alpha_terms(
+    net: nn.Module, low: Tensor, high: Tensor, entropy_share: float, cost: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The terms () whose sum the alphas minimise, by name.
+
+    low (N, 3, H, W) and high (N, 3, scale*H, scale*W) are patches of the alphas' own part.
+    entropy_share: coefficient of the entropy, which grows during the search (`entropy_weight`).
+    cost: the term of the expected BitOps, a penalty or that of a target (`bitops_budget`).
+    """
+    error = F.l1_loss(net(low), high)
+    return {"L1 of the alphas": error, "entropy": entropy_share * entropy(net), **cost}
 
 
 def entropy(net: nn.Module) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantnas.errors import DataError
+from quantnas.errors import DataError, QuantnasError
 
 from . import file_reader
 
@@ -43,7 +43,11 @@ def exported(module: nn.Module) -> Iterator[Path]:
         file = Path(folder) / f"{type(module).__name__}.onnx"
         _write(net, _image(net), file)
         _require_same(net, file)
-        yield file
+        try:
+            yield file
+        except QuantnasError as error:  # the caller knows the module, not the temporary file
+            cause = error.cause.replace(str(file), _name(net))
+            raise type(error)(cause, error.remedy) from error
 
 
 def _image(net: nn.Module) -> Tensor:

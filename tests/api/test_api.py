@@ -19,7 +19,7 @@ from quantnas.api import catalogue, information, model_verbs, reports, run_verbs
 from quantnas.config import search_space
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
-from quantnas.errors import DataError, QualityError, UsageError
+from quantnas.errors import DataError, QualityError, QuantnasError, UsageError
 from quantnas.evaluation import quantization_loss
 from quantnas.pipeline import steps
 from quantnas.pipeline.run_sources import Request
@@ -417,3 +417,10 @@ def test_what_a_network_costs_is_described(here):
     assert facts["cost"].parameters == catalogue.card("plain-x2").parameters
     with pytest.raises(UsageError, match="`scale` is given, but plain-x2 has a scale"):
         information.describe("plain-x2", scale=3)
+
+
+def test_an_error_names_the_module_and_not_a_temporary_file(tmp_path):
+    module = nn.Conv2d(3, 3, 3, padding=1)
+    with pytest.raises(QuantnasError, match=r"^The module Conv2d ") as error:
+        api.quantize(module, bits=2, output=tmp_path)
+    assert ".onnx" not in error.value.cause

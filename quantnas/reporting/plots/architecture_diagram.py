@@ -174,7 +174,8 @@ class _Picture:
     def _layer(self, layer: Layer, x: float, y: float, width: float) -> None:
         """Draw channels, bit widths and share of a convolution below y."""
         share, ink = self.shares[layer.name], _ink(_face(layer.weight_bits))
-        facts = _channels(layer), f"w{layer.weight_bits} a{layer.act_bits}", f"{share:.1%}"
+        bits = f"w{layer.weight_bits} a{layer.act_bits}" if layer.weight_bits < 32 else "float"
+        facts = _channels(layer), bits, f"{share:.1%}"
         for text, at, side in zip(facts, (0, 0.57, 1), ("left", "center", "right"), strict=True):
             self.board.text(x + at * width, y + 9, text, 12, ha=side, width=55, color=ink)
         for length, colour in ((width, "white"), (max(width * share / self.most, 2), BAR)):

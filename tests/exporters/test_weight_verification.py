@@ -12,7 +12,7 @@ from quantnas.architectures.cost import Layer
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.search_space import Precision
-from quantnas.exporters import onnx_export, packed_weights, stored_weights
+from quantnas.exporters import onnx_export, packed_weights, weight_verification
 from quantnas.exporters.graph_index import origin, wired
 from quantnas.onnx_import import subgraphs
 from quantnas.quantization import post_training
@@ -51,7 +51,7 @@ def kernel(model: onnx.ModelProto, layer: str) -> onnx.TensorProto:
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 def test_a_sound_file_has_no_problems(made, bits):
     model, rows = made(bits)
-    assert [*stored_weights.problems(model, rows, 2)] == []
+    assert [*weight_verification.problems(model, rows, 2)] == []
 
 
 @pytest.mark.parametrize("skeleton_name", ["imdn", "rfdn_published", "edsr"])
@@ -59,28 +59,28 @@ def test_a_sound_file_has_no_problems(made, bits):
 def test_sums_that_go_on_in_float_are_found_too(made, small, skeleton_name, bits):
     model, rows = made(bits, small[skeleton_name])
     assert any(node.op_type == "ConvInteger" for node in model.graph.node)
-    assert [*stored_weights.problems(model, rows, small[skeleton_name].scale)] == []
+    assert [*weight_verification.problems(model, rows, small[skeleton_name].scale)] == []
 
 
 def test_a_transposed_convolution_is_stored_in_parts(made):
     model, rows = made(8, replace(search_space.load("fsrcnn"), channels=4, cells=1))
     assert rows[-1].op == "transposed9x9"
     assert kernel(model, "upsample").dims == [4, 4, 5, 5]
-    assert [*stored_weights.problems(model, rows, 2)] == []
+    assert [*weight_verification.problems(model, rows, 2)] == []
 
 
 def test_metadata_that_claim_2_bits_for_4_are_found_out(made):
     model, rows = made(4)
-    (problem,) = stored_weights.problems(model, other(rows, "smooth", weight_bits=2), 2)
+    (problem,) = weight_verification.problems(model, other(rows, "smooth", weight_bits=2), 2)
     assert problem.startswith("'smooth' holds 576 x uint4, but 2 bits per weight are stated: 576 x")
 
 
 def test_3_bits_that_use_more_than_8_levels_are_found_out(made):
     model, rows = made(3)
-    assert [*stored_weights.problems(model, other(rows, "smooth", weight_bits=4), 2)] == []
+    assert [*weight_verification.problems(model, other(rows, "smooth", weight_bits=4), 2)] == []
     tensor = kernel(model, "smooth")
     tensor.raw_data = bytes([0xF0]) + tensor.raw_data[1:]
-    assert [*stored_weights.problems(model, rows, 2)] == [
+    assert [*weight_verification.problems(model, rows, 2)] == [
         "'smooth' spans 16 levels, but 3 bits per weight are stated"
     ]
 
@@ -90,7 +90,7 @@ def test_weights_stored_unpacked_are_found_out(made):
     tensor = kernel(model, "smooth")
     wide = packed_weights.unpacked(tensor).astype(np.int8)
     tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
-    assert [*stored_weights.problems(model, rows, 2)] == [
+    assert [*weight_verification.problems(model, rows, 2)] == [
         "'smooth' holds 576 x int8, but 4 bits per weight are stated: 576 x uint4"
     ]
 
@@ -98,10 +98,10 @@ def test_weights_stored_unpacked_are_found_out(made):
 def test_another_shape_is_found_out(made):
     model, rows = made(8)
     turned = other(rows, "smooth", shape=(8, 8, 1, 9))
-    assert [*stored_weights.problems(model, turned, 2)] == [
+    assert [*weight_verification.problems(model, turned, 2)] == [
         "'smooth' unpacks to (8, 8, 3, 3), but (8, 8, 1, 9) is stated"
     ]
-    (problem,) = stored_weights.problems(model, other(rows, "smooth", shape=(8, 4, 3, 3)), 2)
+    (problem,) = weight_verification.problems(model, other(rows, "smooth", shape=(8, 4, 3, 3)), 2)
     assert "576 x int8" in problem and "288 x int8" in problem
 
 
@@ -109,12 +109,12 @@ def test_another_shape_is_found_out(made):
 def test_one_weight_that_is_off_by_one_level_is_found_out(made, bits):
     model, rows = made(bits)
     wiring = wired(model)
-    wanted = stored_weights.unpacked(model, wiring, ["smooth", "fuse"])
-    assert [*stored_weights.problems(model, rows, 2, wanted)] == []
+    wanted = weight_verification.unpacked(model, wiring, ["smooth", "fuse"])
+    assert [*weight_verification.problems(model, rows, 2, wanted)] == []
     tensor = kernel(model, "smooth")
     first, *others = tensor.raw_data
     tensor.raw_data = bytes([first ^ 1, *others])
-    assert [*stored_weights.problems(model, rows, 2, wanted)] == [
+    assert [*weight_verification.problems(model, rows, 2, wanted)] == [
         "'smooth' has 1 of 576 weights other than the network"
     ]
 
@@ -122,17 +122,17 @@ def test_one_weight_that_is_off_by_one_level_is_found_out(made, bits):
 @pytest.mark.parametrize(("bits", "stated"), [(4, 8), (8, 4), (4, 2)])
 def test_activations_in_other_bits_are_found_out(made, bits, stated):
     model, rows = made(4, inputs=bits)
-    assert [*stored_weights.problems(model, rows, 2)] == []
-    assert [*stored_weights.problems(model, other(rows, "smooth", act_bits=stated), 2)] == [
+    assert [*weight_verification.problems(model, rows, 2)] == []
+    assert [*weight_verification.problems(model, other(rows, "smooth", act_bits=stated), 2)] == [
         f"'smooth' reads {bits} bits, but {stated} bits per activation are stated"
     ]
 
 
 def test_layers_of_one_side_only_are_found_out(made):
     model, rows = made(8)
-    assert [*stored_weights.problems(model, rows[1:], 2)] == ["'head' is in the graph only"]
+    assert [*weight_verification.problems(model, rows[1:], 2)] == ["'head' is in the graph only"]
     more = [*rows, replace(rows[0], name="tail")]
-    assert [*stored_weights.problems(model, more, 2)] == ["'tail' is in the metadata only"]
+    assert [*weight_verification.problems(model, more, 2)] == ["'tail' is in the metadata only"]
 
 
 # Bytes with a table of what each of them holds
@@ -177,8 +177,8 @@ def test_packed_bytes_are_followed_through_their_table(bits):
     assert kernel(model, "only").name == "packs"
     found = subgraphs.constants(model, ["integers"])
     assert np.array_equal(found["integers"], q - 2)
-    assert [*stored_weights.problems(model, [row], 2)] == []
-    (problem,) = stored_weights.problems(model, [replace(row, weight_bits=6 - bits)], 2)
+    assert [*weight_verification.problems(model, [row], 2)] == []
+    (problem,) = weight_verification.problems(model, [replace(row, weight_bits=6 - bits)], 2)
     assert problem.startswith(f"'only' holds {-(-9 * bits // 8)} x uint8, but {6 - bits} bits")
 
 
@@ -188,7 +188,7 @@ def test_a_float_kernel_is_what_32_bits_state():
     w = numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "w")
     model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], [w]))
     row = Layer("only", "conv1x1", (2, 3, 1, 1), 32, 32, "low", 0, 0)
-    assert [*stored_weights.problems(model, [row], 2)] == []
+    assert [*weight_verification.problems(model, [row], 2)] == []
     for bits in (2, 8):
-        (problem,) = stored_weights.problems(model, [replace(row, weight_bits=bits)], 2)
+        (problem,) = weight_verification.problems(model, [replace(row, weight_bits=bits)], 2)
         assert "'only' holds 6 x float" in problem
