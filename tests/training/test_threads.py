@@ -14,7 +14,7 @@ from quantnas.nas import gradient_search, supernet
 from quantnas.runs import resumable
 from quantnas.runs.resumable import Phase
 from quantnas.runs.run_folder import Run
-from quantnas.training import checkpoint, processes, threads, training_loop
+from quantnas.training import checkpoint, threads, training_loop
 from quantnas.training.threads import Choice
 
 
@@ -190,12 +190,12 @@ def require_same(one: dict, other: dict) -> None:
 @pytest.fixture
 def always(unset, monkeypatch):
     """A measurement after every step."""
-    monkeypatch.setattr(processes, "cores", lambda: 2)
-    monkeypatch.setattr(processes, "cores", lambda: 2)
+    monkeypatch.setattr(resumable, "cores", lambda: 2)
     for name, value in {"HOPELESS": (9e9, 9e9), "WORTH": 0, "AGAIN": 0}.items():
         monkeypatch.setattr(threads, name, value)
 
 
+@pytest.mark.slow  # two threads that share busy cores take minutes
 @pytest.mark.parametrize("name", ["float", "search"])
 def test_measuring_leaves_no_trace(make, name, always, monkeypatch, tmp_path):
     plain, measured = Run(tmp_path / "plain"), Run(tmp_path / "measured")
@@ -212,6 +212,7 @@ def test_measuring_leaves_no_trace(make, name, always, monkeypatch, tmp_path):
     assert resumable._noted(measured) == {name: {"0": 2}}
 
 
+@pytest.mark.slow  # two threads that share busy cores take minutes
 @pytest.mark.parametrize("name", ["float", "search"])
 def test_a_resumed_loop_repeats_the_noted_choices(make, name, always, monkeypatch, tmp_path):
     """The first run changes its mind after every step."""
@@ -231,6 +232,7 @@ def test_a_resumed_loop_repeats_the_noted_choices(make, name, always, monkeypatc
     assert resumable._noted(killed) == notes
 
 
+@pytest.mark.slow  # two threads that share busy cores take minutes
 def test_a_loop_that_is_closed_while_it_measures_saves_what_it_had(make, always, tmp_path):
     run = Run(tmp_path)
     sitting = resumable.perform(run, make["float"]())
