@@ -344,7 +344,7 @@ def test_a_network_in_float_needs_bits(type_, source, file_options, tiny, made, 
     (tmp_path / "tiny.json").write_text(json.dumps(found))
     code, _, err = type_(source.folder)
     assert code == 2 and "says nothing about bits" in err and nothing(made.parent)
-    assert "Give --bits 8, 4, 3 or 2, or a limit, as --average-bits 3." in err
+    assert "Give --bits 8, 4, 3 or 2, or a limit, such as --average-bits 3." in err
     code, _, err = type_(*file_options, "--average-bits", 3, fast=True)
     assert code == 0 and widths(made / "tiny") > {8}, err
 

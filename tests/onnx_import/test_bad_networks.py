@@ -43,7 +43,7 @@ def spoil(net, at: int, part: str, value: float) -> str:
 @pytest.mark.parametrize("at", [0, 2, -1])
 def test_a_layer_with_numbers_that_are_none_is_named(net, at, part, word, value):
     name = spoil(net, at, part, value)
-    with pytest.raises(DataError, match=f"'{name}' has {word} that are no finite"):
+    with pytest.raises(DataError, match=f"'{name}' contains NaN or infinite {word}"):
         post_training.require_finite(net)
 
 
@@ -54,12 +54,12 @@ def test_grids_count_where_they_round(tiny, genotype, net, pixels):
         with torch.no_grad():
             before = conv.weight_quantizer.log2_step.clone()
             conv.weight_quantizer.log2_step[1] = math.nan
-        with pytest.raises(DataError, match=f"'{name}' has grids that are no finite"):
+        with pytest.raises(DataError, match=f"'{name}' contains NaN or infinite grids"):
             post_training.require_finite(rounded)
         conv.weight_quantizer.log2_step.data.copy_(before)
     shared = [m for m in rounded.modules() if isinstance(m, ActQuantizer) and not m.fixed]
     shared[0].log2_step.data.fill_(math.inf)
-    with pytest.raises(DataError, match="no finite"):
+    with pytest.raises(DataError, match="NaN or infinite"):
         post_training.require_finite(rounded)
     for grid in (m for m in net.modules() if isinstance(m, ActQuantizer)):
         grid.log2_step.data.fill_(math.nan)
@@ -78,7 +78,7 @@ def test_an_output_that_overflows_is_found_where_it_begins(net, pixels):
     with torch.no_grad():
         conv.weight.copy_(conv.weight.sign() * 3e38)
     post_training.require_finite(net)
-    with pytest.raises(DataError, match=f"layer '{name}' gives"):
+    with pytest.raises(DataError, match=f"Layer '{name}' outputs NaN or infinite"):
         post_training.require_finite_outputs(net, pixels())
     assert not any(c._forward_hooks for c in convs.values())
 
