@@ -244,6 +244,7 @@ def test_quantize_puts_what_is_typed_over_its_file_and_its_run(type_, below, lay
     assert type_(*command, *each("--set", layer)) == [expected]
 
 
+@pytest.mark.slow  # eight kinds of sweep for every pair; the options of `sweep` are tested below
 @pairs
 def test_a_sweep_puts_every_layer_over_those_before(type_, below, layer, left):
     expected = [run_settings.settled(alone(left | {"seed": seed})) for seed in (0, 1)]

@@ -81,6 +81,7 @@ def test_later_steps_go_on_from_it(before):
     assert (before / "finished" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_from_its_saved_state(before):
     run = quantnas.resume(before / "interrupted")
     records = [line["step"] for line in run.records()]
