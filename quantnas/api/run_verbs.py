@@ -13,7 +13,7 @@ from quantnas.config import files, quantities
 from quantnas.config.layered_settings import together
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
-from quantnas.errors import UsageError, VerificationError
+from quantnas.errors import VerificationError
 from quantnas.evaluation import quantization_loss
 from quantnas.evaluation.quantization_loss import Drop
 from quantnas.onnx_import import module_export
@@ -95,7 +95,7 @@ def run(
         quantnas.run("rfdn_small", data="my_photographs", target_bitops="1.0G")
         ```
     """
-    arguments = {"data": data, "search.target_bitops": _number(target_bitops), **_widths(bits)}
+    arguments = {"data": data, "search.target_bitops": target_bitops, **_widths(bits)}
     request = _request("run", arguments, config, settings, output, name)
     helper_process.join()
     return _performed("run", run_sources.from_space(request, space), watch)
@@ -138,7 +138,7 @@ def search(
         quantnas.search("rfdn_small", settings={"search.epochs": 30})
         ```
     """
-    arguments = {"data": data, "search.target_bitops": _number(target_bitops)}
+    arguments = {"data": data, "search.target_bitops": target_bitops}
     request = _request("search", arguments, config, settings, output, name)
     helper_process.join()
     return _performed("search", run_sources.from_space(request, space), watch)
@@ -253,15 +253,11 @@ def quantize(
         quantnas.quantize(module, bits=2, calib="photographs").export("small.onnx")
         ```
     """
-    ways = {
+    arguments = {
         **_widths(bits),
         "quantize.average_bits": average_bits,
-        "quantize.target_bitops": _number(target_bitops),
-        "quantize.target_size": _number(target_size),
-    }
-    _require_one({key: value for key, value in ways.items() if key != "act_bits"})
-    arguments = {
-        **ways,
+        "quantize.target_bitops": target_bitops,
+        "quantize.target_size": target_size,
         "quantize.calib": calib,
         "quantize.method": method,
         "quantize.steps": steps,
@@ -404,15 +400,3 @@ def _performed(verb: str, begun: run_folder.Run, watch: Watcher) -> Run:
 def _widths(bits: int | str | None) -> dict[str, int]:
     """Bit widths such as 2 or "w2a4", as settings."""
     return {} if bits is None else quantities.widths(str(bits), "`bits`")
-
-
-def _number(text: float | str | None) -> float | None:
-    """A number, which may be written as text such as "2.0G"."""
-    return quantities.number(text, "The number") if isinstance(text, str) else text
-
-
-def _require_one(ways: Mapping[str, Any]) -> None:
-    """Raise UsageError when bit widths are given in two ways."""
-    given = [name.rpartition(".")[2] for name, value in ways.items() if value is not None]
-    if len(given) > 1:
-        raise UsageError(f"`{given[0]}` and `{given[1]}` are both given.", "Give one of them.")
