@@ -68,7 +68,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         help="Method: saliency, or a baseline to compare with, which is not retrained: rtn, "
-        "minmax, adaround and, with the extra `baselines`, gptq, gpfq and qronos.",
+        "minmax, adaround, gptq, gpfq or qronos.",
         show_default=f"that of RUN, else {QuantizeConfig.method}",
     ),
 ]
