@@ -65,7 +65,8 @@ class Damages:
     agreement: float | None
     """Spearman's rank correlation of predicted and measured damage; None below three slots."""
     agreement_fitted: float | None
-    """The same correlation with the damage on fitted grids."""
+    """Spearman's rank correlation of predicted damage and the damage measured on fitted grids, or
+    None below three slots."""
 
 
 def measure(

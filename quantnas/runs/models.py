@@ -85,7 +85,7 @@ def resolve_all(texts: Sequence[str]) -> list[Model]:
 
 
 def apart(texts: Sequence[str], models: Sequence[Model]) -> list[Model]:
-    """The same models under distinct names, so that they can be compared.
+    """Give models distinct names, so that they can be compared; returns renamed copies.
 
     texts: the text that each was resolved from, empty for a model that came without one. Raises
     UsageError for different scales, and for a model that is listed twice.

@@ -1,4 +1,4 @@
-"""Phases: long loops that show their progress, save their state, and go on from it."""
+"""Phases are loops that report progress, save their state, and continue from a saved state."""
 
 import copy
 import time
@@ -19,7 +19,7 @@ from quantnas.training.processes import cores
 from .run_folder import Run
 
 THREADS = "threads.json"
-"""File of a run with the numbers of threads that its loops have chosen."""
+"""File of a run that records the numbers of threads that its phases chose."""
 
 SAVE_EVERY = 20.0
 """Seconds between two saved states of an unfinished phase."""
@@ -29,7 +29,7 @@ RECORD_EVERY = 10
 
 
 class StepRecord(Protocol):
-    """A record of a loop."""
+    """A record of a loop, which counts its steps."""
 
     @property
     def step(self) -> int: ...
@@ -44,24 +44,27 @@ class Phase(Generic[S]):
 
     name: str
     total: Callable[[], int]
-    """Steps in all; that may change on the way, when time is limited."""
+    """Total number of steps; it may change on the way when time is limited."""
     parts: Mapping[str, checkpoint.Stateful]
-    """All that changes while it runs."""
+    """The objects that change while the loop runs; their states are saved."""
     steps: Callable[[int], Iterator[S]]
-    """Number of steps done -> the records of the others."""
+    """Number of finished steps -> the records of the remaining ones."""
     show: Callable[[S], Mapping[str, str | None]]
-    """The figures of a record; one that is None stays as it was last, "-" at first."""
+    """Figures of a record that are displayed; None repeats the last value, "-" at first."""
     notable: Callable[[S], bool] = lambda step: False
-    """Whether a record goes into the metrics though it is not its turn."""
+    """Whether a record goes into the metrics in any case, not only every `RECORD_EVERY` steps."""
     kept: Mapping[int, Path] = field(default_factory=dict)
-    """Steps done -> file for the state at that moment, for other runs to go on from, with the
-    records up to then beside it (`records_of`)."""
+    """Finished steps -> file that keeps the state at that step for other runs, which continue from
+    it; the records until then are kept next to it (`records_of`)."""
     on_cpu: bool = True
-    """Whether the processor computes, so that the number of threads matters."""
+    """Whether the loop runs on the CPU, where the number of threads matters."""
 
 
 def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
-    """Go on from the last saved state, saving it from time to time, when closed, and at the end."""
+    """Run a phase from its last saved state; yields its progress.
+
+    The state is saved every `SAVE_EVERY` seconds, when the generator is closed, and at the end.
+    """
     path, saved = run.resume_point(phase.name), time.monotonic()
     done = checkpoint.load(path, phase.parts)
     run.forget(phase.name, done)
@@ -82,7 +85,7 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
                 if done % RECORD_EVERY == 0 or done == phase.total() or phase.notable(step):
                     run.record(phase.name, asdict(step))  # type: ignore[call-overload]
                 if done in phase.kept:
-                    _keep(run, phase.kept[done], done, phase)
+                    _keep_state(run, phase.kept[done], done, phase)
                 for name, figure in phase.show(step).items():
                     shown[name] = shown.get(name, "-") if figure is None else figure
                 record = Progress(phase.name, done, phase.total(), {**shown})
@@ -90,7 +93,7 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
                 if time.monotonic() - saved > SAVE_EVERY:
                     save()
                     saved = time.monotonic()
-                if choice.wanted(done, phase.total() - done):
+                if choice.is_due(done, phase.total() - done):
                     yield from _try_threads(phase, choice, record)
                 choice.apply(done)
     except GeneratorExit:  # the caller closes this generator, always between two steps
@@ -100,7 +103,7 @@ def perform(run: Run, phase: Phase[S]) -> Iterator[Progress]:
 
 
 def _try_threads(phase: Phase[S], choice: threads.Choice, shown: Progress) -> Iterator[Progress]:
-    """Choose the number of threads by steps that leave no trace; the last record is repeated."""
+    """Time steps that leave no trace to choose the number of threads; repeats the last record."""
     with _rehearsed(phase, shown.done) as step:
         for _ in choice.measure(shown.done, step):
             yield shown
@@ -108,7 +111,7 @@ def _try_threads(phase: Phase[S], choice: threads.Choice, shown: Progress) -> It
 
 @contextmanager
 def _rehearsed(phase: Phase[S], done: int) -> Iterator[Callable[[], object]]:
-    """A function that takes a next step; everything is as it was when this ends."""
+    """A function that performs the next step; on exit, all states are restored."""
     before = copy.deepcopy(checkpoint.states(phase.parts))
     with torch.random.fork_rng(devices=[]):
         steps = phase.steps(done)
@@ -121,24 +124,24 @@ def _rehearsed(phase: Phase[S], done: int) -> Iterator[Callable[[], object]]:
 
 
 def threads_of(run: Run, phase: str, on_cpu: bool = True) -> threads.Choice:
-    """The choice of threads of a phase, with what was noted of it before an interruption."""
-    usual = (torch.get_num_threads(),)
-    numbers = threads.candidates(cores()) if on_cpu else usual
+    """The choice of a phase's number of threads, with what was recorded before an interruption."""
+    unchanged = (torch.get_num_threads(),)
+    numbers = threads.candidates(cores()) if on_cpu else unchanged
 
     def keep(notes: Mapping[int, int]) -> None:
-        others = _noted(run)
-        write_text(run.path(THREADS), to_json({**others, phase: notes}))
+        recorded = _recorded(run)
+        write_text(run.path(THREADS), to_json({**recorded, phase: notes}))
 
-    notes = {int(step): number for step, number in _noted(run).get(phase, {}).items()}
+    notes = {int(step): number for step, number in _recorded(run).get(phase, {}).items()}
     return threads.Choice(numbers, notes, keep)
 
 
 @contextmanager
 def threads_for(run: Run, name: str, work: Callable[[], object]) -> Iterator[None]:
-    """While this is open, torch computes with the number of threads that suits `work`.
+    """Within this context, torch computes with the number of threads that is fastest for `work`.
 
-    Loops inside begin with it. work: what may be repeated and changes nothing. The choice is noted
-    under `name`. Nothing is chosen where several processes share the work.
+    Loops inside begin with that number. work: a function that can be repeated and changes nothing.
+    The choice is recorded as `name`. Nothing is chosen where several processes share the work.
     """
     choice = threads_of(run, name, processes.size() == 1)
     with threads.restored():
@@ -149,19 +152,19 @@ def threads_for(run: Run, name: str, work: Callable[[], object]) -> Iterator[Non
         yield
 
 
-def _noted(run: Run) -> dict[str, dict[str, int]]:
-    """Phase -> steps done -> number of threads from then on."""
+def _recorded(run: Run) -> dict[str, dict[str, int]]:
+    """The recorded choices: phase -> finished steps -> number of threads from then on."""
     path = run.folder / THREADS
     return read_json(path) if path.exists() else {}
 
 
-def _keep(run: Run, path: Path, done: int, phase: Phase[S]) -> None:
-    """The state, and beside it the records up to now."""
+def _keep_state(run: Run, path: Path, done: int, phase: Phase[S]) -> None:
+    """Save the state to `path`, and the records until now next to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files.copy(run.path("metrics.jsonl"), records_of(path))
     checkpoint.save(path, done, phase.parts)
 
 
 def records_of(state: Path) -> Path:
-    """Where the records are that belong to a kept state."""
+    """The file with the records that belong to a kept state."""
     return state.with_suffix(".jsonl")

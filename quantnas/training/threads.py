@@ -20,12 +20,15 @@ import torch
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables by which a user sets the number of threads."""
 TOPOLOGY = Path("/sys/devices/system/cpu")
+"""Folder in which Linux describes the processor's cores."""
 TURNS = 4
-"""Steps per number of threads; the first one warms up."""
+"""Timed steps per number of threads; the first one is a warm-up."""
 AHEAD = 0.9
-"""Share of the present number's time per step below which another number replaces it."""
+"""Another number of threads is chosen when its step takes less than this share of the current
+number's time."""
 HOPELESS = (4.0, *[2.0] * (TURNS - 1))
-"""Multiple of the least time per step above which a number is not timed any further; per turn."""
+"""A number of threads is not timed any further when its best step takes more than this multiple of
+the least time per step, turn by turn."""
 AGAIN = 40
 """The next measurement begins after this many times the duration of the last one."""
 WORTH = 5
@@ -35,7 +38,8 @@ SLOW = 2.0
 SLOW_STEPS = 2
 """Slow steps in a row after which the next measurement need not wait for its time."""
 PATIENCE = 4
-"""Even then it waits for this many times the duration of the last measurement."""
+"""The next measurement after slow steps begins no sooner than this many times the duration of the
+last one."""
 
 
 @dataclass
@@ -54,11 +58,11 @@ _scopes: list[Scope] = []  # those that are open, the innermost last
 
 
 def candidates(cores: int) -> tuple[int, ...]:
-    """The numbers of threads to choose from: powers of 2 below torch's own number, and that.
+    """The numbers of threads to choose from: the powers of 2 below torch's own number, then that.
 
-    Ascending, since one thread is never slow by far, but several that share cores with other
-    programs are. cores: those that this process may use. Only torch's present number where the
-    user has set one, by `VARIABLES` or by `torch.set_num_threads`.
+    They ascend, since one thread is never slow by far, but several that share cores with other
+    programs are. cores: number of processor cores that this process may use. Where the user has
+    set the number of threads, by `VARIABLES` or `torch.set_num_threads`, there is only that number.
     """
     if _scopes:
         return _scopes[-1].numbers
@@ -70,12 +74,12 @@ def candidates(cores: int) -> tuple[int, ...]:
 
 
 def physical(cores: int, topology: Path = TOPOLOGY) -> int:
-    """Processor cores without hyper-threads, of those that this process may use.
+    """Number of physical processor cores (hyper-threads not counted) that this process may use.
 
-    `cores` itself where the system does not tell.
+    `cores` itself is returned where the system does not say.
     """
-    able = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    files = [topology / f"cpu{cpu}/topology/thread_siblings_list" for cpu in able]
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    files = [topology / f"cpu{cpu}/topology/thread_siblings_list" for cpu in usable]
     try:
         return len({file.read_text(encoding="utf-8") for file in files}) or cores
     except OSError:
@@ -85,10 +89,10 @@ def physical(cores: int, topology: Path = TOPOLOGY) -> int:
 def measured(
     numbers: tuple[int, ...], step: Callable[[], object]
 ) -> Generator[None, None, dict[int, float]]:
-    """The median seconds of `step` per number of threads; yields after every step.
+    """Time `step` with each number of threads; return the median seconds, yield after each step.
 
-    The numbers take turns, so that a load that comes or goes meets all of them. It ends early when
-    all numbers but one are hopeless.
+    The numbers take turns, so that a changing load on the machine affects all of them. The timing
+    ends early when all numbers but one are hopeless.
     """
     times: dict[int, list[float]] = {number: [] for number in numbers}
     for turn, hopeless in enumerate(HOPELESS):
@@ -105,15 +109,15 @@ def measured(
     return {number: statistics.median(t[1:] or t) for number, t in times.items()}
 
 
-def better(medians: Mapping[int, float], present: int) -> int:
-    """The fastest number, or the present one where that is nearly as fast."""
+def better(medians: Mapping[int, float], current: int) -> int:
+    """The fastest number of threads, or the current one where that is nearly as fast."""
     best = min(medians, key=lambda number: medians[number])
-    return best if medians[best] < AHEAD * medians.get(present, math.inf) else present
+    return best if medians[best] < AHEAD * medians.get(current, math.inf) else current
 
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """torch has its number of threads again when this ends."""
+    """Restore torch's number of threads when this context ends."""
     usual = torch.get_num_threads()
     try:
         yield
@@ -123,7 +127,7 @@ def restored() -> Iterator[None]:
 
 @contextmanager
 def scope(choice: "Choice") -> Iterator[None]:
-    """Torch computes with the choice, and loops begin with it, until this ends."""
+    """Within this context torch computes with the chosen number, and loops begin with it."""
     _scopes.append(Scope(choice.numbers, choice.at(0), choice.due))
     try:
         with restored():
@@ -135,15 +139,15 @@ def scope(choice: "Choice") -> Iterator[None]:
 
 @dataclass
 class Choice:
-    """The number of threads of one loop, over its steps."""
+    """The number of threads that one loop computes with, step by step."""
 
     numbers: tuple[int, ...]
-    """As `candidates` gives them."""
+    """Numbers of threads to choose from (`candidates`)."""
     notes: dict[int, int]
-    """Steps done -> number of threads from then on, as chosen so far; those of an interrupted loop
-    are repeated."""
+    """Steps done -> number of threads from then on; a resumed loop repeats the choices noted
+    before its interruption."""
     keep: Callable[[dict[int, int]], None]
-    """Called with all notes, before the first step of a new choice."""
+    """Function that stores all notes, called before the first step under a new choice."""
     due: float = 0.0
     """Time of the next measurement, on the monotonic clock."""
     expected: float = math.inf
@@ -157,11 +161,11 @@ class Choice:
 
     @property
     def open(self) -> bool:
-        """Whether there is anything to choose."""
+        """Whether there is more than one number to choose from."""
         return len(self.numbers) > 1
 
     def at(self, done: int) -> int:
-        """The number of threads of the step after `done` steps."""
+        """The number of threads for the step that follows `done` steps."""
         past = [step for step in self.notes if step <= done]
         number = self.notes[max(past)] if past else min(self.numbers)
         return min(number, max(self.numbers))
@@ -175,7 +179,7 @@ class Choice:
             self.keep(self.notes)
 
     def apply(self, done: int) -> None:
-        """Let torch compute the step after `done` steps with its number of threads."""
+        """Set torch's number of threads for the step that follows `done` steps."""
         if self.open:
             torch.set_num_threads(self.at(done))
         self.began = time.perf_counter()
@@ -188,14 +192,14 @@ class Choice:
         if self.slow >= SLOW_STEPS:
             self.due = min(self.due, self.patience)
 
-    def wanted(self, done: int, left: int) -> bool:
-        """Whether it is time to measure, after `done` steps, with `left` steps to go."""
+    def is_due(self, done: int, left: int) -> bool:
+        """Whether a measurement is due after `done` steps, with `left` steps to go."""
         worth = left >= WORTH * TURNS * len(self.numbers)
         new = done > max(self.notes, default=-1)
         return self.open and new and worth and time.monotonic() >= self.due
 
     def measure(self, done: int, step: Callable[[], object]) -> Iterator[None]:
-        """Choose for the steps after `done` by timing `step`; yields after each time."""
+        """Choose the number of threads after `done` steps by timing `step`; yields after each."""
         began = time.monotonic()
         try:
             medians = yield from measured(self.numbers, step)

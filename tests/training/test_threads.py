@@ -77,7 +77,7 @@ def test_another_number_must_be_clearly_faster(slow, two, one, chosen):
     assert kept == [{7: chosen}] and choice.at(6) == 1 and choice.at(7) == chosen
     assert torch.get_num_threads() == chosen
     assert steps == (2 * threads.TURNS if two < 5 else 2), "a hopeless number is tried once"
-    assert not choice.wanted(8, 10**6), "a measurement is followed by many more steps"
+    assert not choice.is_due(8, 10**6), "a measurement is followed by many more steps"
     assert threads.AGAIN * (two + one) < choice.due < 20 * threads.AGAIN * (two + one)
 
 
@@ -98,7 +98,7 @@ def steps_until_due(choice: Choice, step, first: int) -> int:
         choice.apply(done)
         step()
         choice.watch(done + 1)
-        if choice.wanted(done + 1, 10**6):
+        if choice.is_due(done + 1, 10**6):
             return done + 1 - first
     raise AssertionError("never")
 
@@ -123,11 +123,11 @@ def test_slow_steps_of_several_threads_bring_the_next_measurement_forward(slow):
 def test_short_rests_and_what_is_noted_further_on_are_not_measured(unset):
     least = threads.WORTH * threads.TURNS * 2
     choice = Choice((1, 2), {}, lambda notes: None)
-    assert choice.wanted(1, least) and not choice.wanted(1, least - 1)
-    assert not Choice((2,), {}, lambda notes: None).wanted(1, least)
+    assert choice.is_due(1, least) and not choice.is_due(1, least - 1)
+    assert not Choice((2,), {}, lambda notes: None).is_due(1, least)
     again = Choice((1, 2), {1: 2, 30: 1}, lambda notes: None)
     assert [again.at(done) for done in (0, 1, 29, 30, 99)] == [1, 2, 2, 1, 1]
-    assert not again.wanted(30, least) and again.wanted(31, least)
+    assert not again.is_due(30, least) and again.is_due(31, least)
     assert Choice((1, 2, 4), {0: 8}, lambda notes: None).at(3) == 4, "a machine of fewer cores"
 
 
@@ -202,14 +202,14 @@ def test_measuring_leaves_no_trace(make, name, always, monkeypatch, tmp_path):
     monkeypatch.setattr(threads, "candidates", lambda cores: (2,))
     records = list(resumable.perform(plain, make[name]()))
     monkeypatch.setattr(threads, "candidates", lambda cores: (1, 2))
-    monkeypatch.setattr(threads, "better", lambda medians, present: present)
+    monkeypatch.setattr(threads, "better", lambda medians, current: current)
     measured.path(resumable.THREADS).write_text(to_json({name: {0: 2}}))
     more = list(resumable.perform(measured, make[name]()))
     assert len(records) == 9 and len(more) > 2 * len(records)
     require_same(state_of(plain, name), state_of(measured, name))
     assert measured.records() == plain.records()
     assert not (plain.folder / resumable.THREADS).exists()
-    assert resumable._noted(measured) == {name: {"0": 2}}
+    assert resumable._recorded(measured) == {name: {"0": 2}}
 
 
 @pytest.mark.slow  # two threads that share busy cores take minutes
@@ -218,9 +218,9 @@ def test_a_resumed_loop_repeats_the_noted_choices(make, name, always, monkeypatc
     """The first run changes its mind after every step."""
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     turns = itertools.cycle((2, 1))
-    monkeypatch.setattr(threads, "better", lambda medians, present: next(turns))
+    monkeypatch.setattr(threads, "better", lambda medians, current: next(turns))
     list(resumable.perform(whole, make[name]()))
-    notes = resumable._noted(whole)
+    notes = resumable._recorded(whole)
     chosen = list(notes[name].values())
     assert len(chosen) > 8 and chosen == [1 + k % 2 for k in range(len(chosen))]
     killed.path(resumable.THREADS).write_text(to_json(notes))
@@ -230,7 +230,7 @@ def test_a_resumed_loop_repeats_the_noted_choices(make, name, always, monkeypatc
             if record.done == stop:
                 sitting.close()
     require_same(state_of(whole, name), state_of(killed, name))
-    assert resumable._noted(killed) == notes
+    assert resumable._recorded(killed) == notes
 
 
 @pytest.mark.slow  # two threads that share busy cores take minutes
@@ -252,7 +252,7 @@ def test_a_stretch_without_steps_is_measured_once(slow, monkeypatch, tmp_path):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     assert 0 < len(seen) <= 2 * threads.TURNS
-    assert resumable._noted(run) == {"saliency": {"0": 1}}
+    assert resumable._recorded(run) == {"saliency": {"0": 1}}
 
 
 @pytest.mark.parametrize(("two", "chosen"), [(1.0, 2), (9.0, 1)])
@@ -264,11 +264,11 @@ def test_loops_begin_with_what_was_chosen_around_them(make, slow, two, chosen, t
         assert torch.get_num_threads() == chosen
         assert len(list(resumable.perform(run, make["float"]()))) == 9
         assert torch.get_num_threads() == chosen
-    assert resumable._noted(run) == {"train": {"0": chosen}, "float": {"0": chosen}}
+    assert resumable._recorded(run) == {"train": {"0": chosen}, "float": {"0": chosen}}
     assert torch.get_num_threads() == 2
 
 
 def test_without_any_choice_loops_begin_with_one_thread(make, unset, tmp_path):
     run = Run(tmp_path)
     assert len(list(resumable.perform(run, make["float"]()))) == 9
-    assert resumable._noted(run) == {"float": {"0": 1}}
+    assert resumable._recorded(run) == {"float": {"0": 1}}
