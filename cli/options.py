@@ -157,15 +157,6 @@ def widths(text: str | None) -> dict[str, int] | dict[str, None]:
     return {"bits": None} if text is None else quantities.widths(text, "--bits")
 
 
-def require_one(target_bitops: object, penalty: object) -> None:
-    """Raise UsageError where a target and a penalty are both given."""
-    if target_bitops is not None and penalty is not None:
-        raise UsageError(
-            "--penalty and --target-bitops are both given.",
-            "Give one: a target finds its own penalty.",
-        )
-
-
 def searching(
     target_bitops: str | None,
     at: str | None,
@@ -175,8 +166,7 @@ def searching(
     epochs: int | None,
     processes: int | None,
 ) -> dict[str, Any]:
-    """The options of a search as settings. Raises UsageError for two that exclude each other."""
-    require_one(target_bitops, penalty)
+    """The options of a search as settings. Raises UsageError for a text that is no number."""
     return {
         "search.target_bitops": None
         if target_bitops is None

@@ -3,6 +3,7 @@
 Any other exception is a defect of the program and ends it with exit code 1.
 """
 
+from os import PathLike
 from pathlib import Path
 from typing import ClassVar
 
@@ -53,3 +54,8 @@ class DivergedError(QuantnasError):
 
 class LostError(QuantnasError):
     """A process that shared the work ended too early; the last saved state is intact."""
+
+
+def missing(path: str | PathLike[str], kind: str = "file") -> DataError:
+    """The error for a path that does not exist. kind: what should be there, such as `folder`."""
+    return DataError(f"The {kind} '{path}' does not exist.", f"Check the path of the {kind}.")

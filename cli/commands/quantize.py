@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantnas.config import quantities
-from quantnas.config.run_config import BUDGETS, QuantizeConfig
+from quantnas.config.run_config import QuantizeConfig
 from quantnas.errors import QualityError, UsageError
 
 from .. import console, options, quantize_summary
@@ -15,8 +15,6 @@ from .. import console, options, quantize_summary
 if TYPE_CHECKING:
     from quantnas.api import Run
 
-WIDTHS = ("bits", *(f"quantize.{budget}" for budget in BUDGETS))
-"""Settings that decide on the bit widths, one of them at a time."""
 Network = Annotated[
     Path | None,
     typer.Argument(
@@ -203,7 +201,6 @@ def quantize(
         "seed": seed,
         "device": device,
     }
-    _require_one(flags)
     _require_used(flags)
     if out is not None:
         _require_file(out, force)
@@ -259,7 +256,7 @@ def _require_file(out: Path, force: bool) -> None:
 
     if out.suffix == ".tflite":
         raise UsageError(
-            f"-o is {out}, but an ONNX file is written.",
+            f"The file is called {out}, but an ONNX file is written.",
             "Let it end in .onnx; `quantnas export RUN --format tflite` writes the other one.",
         )
     console.refuse_existing(out, force)
@@ -268,14 +265,6 @@ def _require_file(out: Path, force: bool) -> None:
 
 def _number(text: str | None, option: str) -> float | None:
     return None if text is None else quantities.number(text, option)
-
-
-def _require_one(flags: dict[str, Any]) -> None:
-    """Raise UsageError when bit widths are given in two ways."""
-    settings = [name for name in WIDTHS if flags[name] is not None]
-    given = [f"--{name.rpartition('.')[2].replace('_', '-')}" for name in settings]
-    if len(given) > 1:
-        raise UsageError(f"{given[0]} and {given[1]} are both given.", "Give one of them.")
 
 
 def _require_used(flags: dict[str, Any]) -> None:
@@ -292,8 +281,6 @@ def _require_used(flags: dict[str, Any]) -> None:
             f"{names[1]} is given, but with --train none nothing is retrained.",
             "Leave one of them out.",
         )
-    if {"steps", "minutes"} <= given:
-        raise UsageError("--steps and --minutes are both given.", "Give one of them.")
     if "at" in given and "target_bitops" not in given:
         raise UsageError("--at is given without --target-bitops.", "Give both, or neither.")
 

@@ -155,7 +155,6 @@ def _lists(vary: list[str] | None, varied: dict[str, list[str] | None]) -> dict[
     """Setting -> its values, for the settings of which values were typed."""
     from quantnas.config.layered_settings import SEARCHED
 
-    options.require_one(varied["target_bitops"] or None, varied["penalty"] or None)
     values: dict[str, list[Any]] = {}
     values["search.target_bitops"] = [
         quantities.number(text, "--target-bitops") for text in _each(varied["target_bitops"])

@@ -62,6 +62,11 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
         return _genotype_facts(path, space_name)
     if path.is_dir():
         return _run_facts(path)
+    if target not in search_space.builtin() and not path.exists():
+        raise UsageError(
+            f"There is no file, run folder, search space or bundled model '{target}'.",
+            "Check the path; `quantnas spaces` and `quantnas models` list the names.",
+        )
     return _space_facts(search_space.load(target, scale))
 
 

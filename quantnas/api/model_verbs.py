@@ -25,6 +25,8 @@ from quantnas.runs import models
 from quantnas.runs.models import Model
 from quantnas.runs.watcher import SILENT, Watcher, follow
 
+from .run_verbs import Place
+
 __all__ = [
     "Benchmark",
     "Evaluation",
@@ -38,8 +40,6 @@ __all__ = [
     "upscale",
 ]
 
-Place = str | PathLike[str]
-"""A path, or a run, which stands for its folder."""
 Network = Model | nn.Module | Place
 """A loaded model, a module, a run, a checkpoint in one, an ONNX file, or a bundled model's name."""
 Image = NDArray[np.uint8]

@@ -118,7 +118,9 @@ def lines(result: Survey) -> Iterator[str]:
     if result.conventions.multiple is None:
         yield f"sizes: {how['multiple']}"
     else:
-        yield f"sizes: multiples of {p.multiple}, {p.smallest} pixels at least ({how['multiple']})"
+        every = "any size" if p.multiple == 1 else f"multiples of {p.multiple}"
+        least = f", at least {p.smallest} pixels" if p.smallest > 1 else ""
+        yield f"sizes: {every}{least} ({how['multiple']})"
     if any(why.startswith("assumed") for why in how.values()):
         yield "note: what is assumed can be set: --set pixels.input_peak=255, output_peak, order"
 

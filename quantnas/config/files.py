@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quantnas.errors import DataError
+from quantnas.errors import DataError, missing
 
 
 @contextmanager
@@ -46,15 +46,15 @@ def require_writable(file: Path) -> None:
     """Raise DataError when the path `file` cannot be written; nothing is left there."""
     folder = file.parent
     if file.is_dir():
-        raise DataError(f"{file} is a folder.", "Give the name of a file to -o.")
+        raise DataError(f"{file} is a folder.", "Give the name of a file.")
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}.", "Make it first, or choose another -o.")
+        raise missing(folder, "folder")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise DataError(
-            f"Nothing can be written into {folder}: {error.strerror}.", "Choose another -o."
+            f"Nothing can be written into {folder}: {error.strerror}.", "Choose another folder."
         ) from error
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from quantnas.config import files
-from quantnas.errors import DataError, UsageError
+from quantnas.errors import DataError, UsageError, missing
 
 from . import bicubic
 
@@ -72,7 +72,7 @@ def find(folder: str | Path) -> list[Path]:
     """
     root = Path(folder)
     if not root.exists():
-        raise DataError(f"The folder '{root}' does not exist.", "Check the path of the folder.")
+        raise missing(root, "folder")
     if not root.is_dir():
         raise DataError(f"'{root}' is not a folder.", "Give the folder that holds the images.")
     images = [path for path in root.rglob("*") if _is_image(path, root)]
@@ -192,7 +192,7 @@ def _is_hidden(path: Path, root: Path) -> bool:
 def _unreadable(path: Path, error: Exception) -> DataError:
     """The error for a file that PIL could not open, with the system's reason if there is one."""
     if isinstance(error, FileNotFoundError):
-        return DataError(f"The image '{path}' does not exist.", "Check the path of the file.")
+        return missing(path, "image")
     reason = getattr(error, "strerror", None)
     if reason:
         return DataError(f"The image '{path}' cannot be opened ({reason}).", "Check the file.")

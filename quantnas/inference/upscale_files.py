@@ -11,7 +11,7 @@ from PIL import Image
 
 from quantnas.data import bicubic, image_files, image_modes
 from quantnas.data.image_modes import Picture
-from quantnas.errors import DataError, QuantnasError, UsageError
+from quantnas.errors import DataError, QuantnasError, UsageError, missing
 from quantnas.progress import Progress
 
 from .tiling import Network, Tiling, enlarge, plan
@@ -50,7 +50,7 @@ def jobs(
     """
     for photo in photos:
         if not photo.exists():
-            raise DataError(f"'{photo}' does not exist.", "Check the path.")
+            raise missing(photo, "photograph")
     single = len(photos) == 1 and not photos[0].is_dir()
     if (
         out is not None
@@ -78,9 +78,11 @@ def jobs(
 
 def _named(photos: Sequence[Path], out: Path, kind: str | None, single: bool) -> UpscaleJob:
     if not single:
-        raise UsageError(f"{out} is one file, for several photographs.", "Give -o a folder.")
+        raise UsageError(f"{out} is one file, for several photographs.", "Give a folder instead.")
     if kind is not None and image_files.format_of(out) != image_files.FORMATS[f".{kind}"]:
-        raise UsageError(f"--format is {kind}, but -o is {out}.", "Leave one of them out.")
+        raise UsageError(
+            f"The format is {kind}, but the name of the result is {out}.", "Leave one of them out."
+        )
     image_files.format_of(out)
     return UpscaleJob(photos[0], out)
 
@@ -96,7 +98,7 @@ def check(planned: Sequence[UpscaleJob], force: bool, skip: bool) -> list[Upscal
     for job in planned:
         target = job.target.resolve()
         if target in sources:
-            raise UsageError(f"{job.target} is a photograph itself.", "Choose another -o.")
+            raise UsageError(f"{job.target} is a photograph itself.", "Choose another output.")
         other = owners.setdefault(target, job)
         if other is not job:
             raise UsageError(
@@ -108,7 +110,7 @@ def check(planned: Sequence[UpscaleJob], force: bool, skip: bool) -> list[Upscal
         more = f", and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise UsageError(
             f"{existing[0]} exists already{more}.",
-            "Choose another -o, or add --force or --skip-existing.",
+            "Choose another output, or add --force or --skip-existing.",
         )
     left = [job for job in planned if not (skip and job.target.exists())]
     for folder in {job.target.parent for job in left}:
@@ -124,7 +126,7 @@ def _require_writable(folder: Path) -> None:
     except OSError as error:
         raise DataError(
             f"The folder {folder} cannot be written into ({error.strerror}).",
-            "Choose another -o.",
+            "Choose another output.",
         ) from error
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_image, to_tensor
-from quantnas.errors import DataError
+from quantnas.errors import DataError, missing
 from quantnas.onnx_import import pixel_conversion
 from quantnas.onnx_import.onnx_session import cannot_load, open_session
 
@@ -32,7 +32,7 @@ def onnx_upscaler(path: Path, pixels: Pixels | None = None) -> Upscaler:
     that the file cannot enlarge, such as one of another size than the file is fixed to.
     """
     if not path.is_file():
-        raise DataError(f"There is no file {path}.", "Check the path.")
+        raise missing(path)
     try:
         session = open_session(path)
     except Exception as error:

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
-from quantnas.errors import DataError, UsageError
+from quantnas.errors import DataError, UsageError, missing
 
 from . import subgraphs
 from .onnx_session import open_session
@@ -101,7 +101,7 @@ def complete(path: Path) -> onnx.ModelProto:
     Raises DataError as `read` does for a file that is missing, damaged or too large.
     """
     if not path.is_file():
-        raise DataError(f"There is no file {path}.", "Check the path.")
+        raise missing(path)
     _require_size(path.stat().st_size, path)
     try:
         model = onnx.load(path, load_external_data=False)
@@ -110,10 +110,10 @@ def complete(path: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise _damaged(path, "it holds no operators")
     locations = [external_data_helper.ExternalDataInfo(t) for t in _external_tensors(model)]
-    missing = sorted({p.location for p in locations if not (path.parent / p.location).is_file()})
-    if missing:
+    absent = sorted({p.location for p in locations if not (path.parent / p.location).is_file()})
+    if absent:
         raise DataError(
-            f"{path} keeps its weights in other files, of which {_listed(missing)} is missing.",
+            f"{path} keeps its weights in other files, of which {_listed(absent)} is missing.",
             "Put all files of the network into one folder.",
         )
     files = {path.parent / p.location for p in locations}

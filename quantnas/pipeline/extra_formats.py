@@ -108,6 +108,6 @@ def named_format(format: str | None, file: Path | None) -> str | None:
     if file.suffix == ".tflite" and format is None:
         return "tflite"
     raise UsageError(
-        f"-o is {file}, but the format is {format or ExportConfig.format}.",
-        "Give -o a name that ends in .tflite for --format tflite, in .onnx for all others.",
+        f"The file is called {file.name}, but the format is {format or ExportConfig.format}.",
+        "Give a name that ends in .tflite for the format tflite, in .onnx for all others.",
     )

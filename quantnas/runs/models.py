@@ -13,7 +13,7 @@ from typing import Any
 from quantnas.architectures import cost, onnx_survey
 from quantnas.config import files, schema
 from quantnas.config.files import read_json
-from quantnas.errors import DataError, UsageError
+from quantnas.errors import DataError, UsageError, missing
 from quantnas.exporters import onnx_metadata
 from quantnas.inference import tiling
 from quantnas.inference.upscaler import Upscaler
@@ -133,7 +133,7 @@ def _of_run(run: Run) -> Model:
 
 def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model:
     if not path.is_file():
-        raise DataError(f"There is no file {path}.", "Check the path.")
+        raise missing(path)
     if not onnx_metadata.exported_here(path):
         return _imported(path, name)
     metadata = onnx_metadata.read_metadata(path)
@@ -156,7 +156,7 @@ def _imported(path: Path, name: str) -> Model:
 def _locate(path: Path) -> tuple[Run, str, str]:
     """Run, kind and name of a checkpoint. Raises DataError when it lies in no run folder."""
     if not path.is_file():
-        raise DataError(f"There is no file {path}.", "Check the path.")
+        raise missing(path)
     if path.stem not in KINDS or path.resolve().parent.name != "checkpoints":
         raise DataError(
             f"{path} is no checkpoint in a run folder: it says nothing about its architecture.",

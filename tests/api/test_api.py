@@ -317,7 +317,7 @@ def test_a_run_stays_when_its_export_fails(here, source, monkeypatch):
         ),
         (lambda: run_verbs.resume("photos"), DataError, "photos is not a run folder"),
         (lambda: run_verbs.export("photos"), DataError, "photos is not a run folder"),
-        (lambda: run_verbs.export("runs", "no/a.onnx"), DataError, "There is no folder no"),
+        (lambda: run_verbs.export("runs", "no/a.onnx"), DataError, "folder 'no' does not exist"),
         (
             lambda: run_verbs.export("runs", "a.tflite", format="float"),
             UsageError,

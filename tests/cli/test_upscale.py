@@ -109,7 +109,7 @@ def test_jobs_keep_names_and_places(here):
     [
         (["photos", "-o", "a.png"], 2, "one file, for several"),
         (["photos/b.png", "-o", "a.tif"], 2, "known image extension"),
-        (["photos/b.png", "-o", "a.png", "--format", "jpg"], 2, "--format is jpg, but -o is a.png"),
+        (["photos/b.png", "-o", "a.png", "--format", "jpg"], 2, "the name of the result is a.png"),
         (["photos/b.png", "-o", "photos/b.png", "--force"], 2, "is a photograph itself"),
         (["photos/b.png", "photos/b.png", "-o", "new"], 2, "would both become"),
         (["photos/b.png", "-o", "photos/c.png/a.png"], 3, "cannot be written into"),

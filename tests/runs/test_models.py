@@ -100,8 +100,8 @@ def test_a_checkpoint_made_for_another_space_is_refused_with_both_names(run, tin
     ("text", "kind", "words"),
     [
         ("nothing", UsageError, "no run folder, file or bundled model 'nothing'"),
-        ("nothing.onnx", DataError, "There is no file nothing.onnx"),
-        ("nothing.safetensors", DataError, "There is no file"),
+        ("nothing.onnx", DataError, "The file .nothing.onnx. does not exist"),
+        ("nothing.safetensors", DataError, "does not exist"),
         ("alone.safetensors", DataError, "no checkpoint in a run folder"),
         ("cut.onnx", DataError, "not a complete ONNX file"),
         ("foreign.onnx", DataError, "is quantized already"),
