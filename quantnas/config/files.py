@@ -47,8 +47,10 @@ def require_writable(file: Path) -> None:
     folder = file.parent
     if file.is_dir():
         raise DataError(f"{file} is a folder.", "Give the name of a file.")
-    if not folder.is_dir():
+    if not folder.exists():
         raise missing(folder, "folder")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file, not a folder.", "Choose another folder.")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

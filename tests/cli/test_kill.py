@@ -42,6 +42,7 @@ def begin(folder: Path, name: str, target: list[str]) -> list[str]:
             *settings, *target]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_search_ends_where_it_would_have(tiny, tmp_path):
     target = ["--target-bitops", "200M"]
     (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")

@@ -250,7 +250,11 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_done(
 ):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    cases = {"none/m.onnx": "no folder", "file/m.onnx": "no folder", "folder": "is a folder"}
+    cases = {
+        "none/m.onnx": "does not exist",
+        "file/m.onnx": "does not exist",
+        "folder": "is a folder",
+    }
     for name, words in cases.items():
         assert (
             command("export", source, "-o", tmp_path / name, "--force", "--output", tmp_path) == 3

@@ -131,9 +131,8 @@ def test_all_settings_after_the_warm_up_are_tried():
     assert {*OTHER} == {*shared_work.AFTER_WARMUP}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[SLOW] * (n != "target_bitops")) for n in OTHER]
-)
+@SLOW
+@pytest.mark.parametrize("name", OTHER)
 def test_a_search_from_a_shared_warm_up_ends_as_one_by_itself(begin, tmp_path, name):
     """The search differs in one setting from the search that wrote the warm-up."""
     settings, (one, other) = {"warmup_epochs": 2, "alpha_lr": 0.3}, OTHER[name]

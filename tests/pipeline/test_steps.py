@@ -68,11 +68,8 @@ def test_evaluation_is_done_on_photographs_that_were_not_learned_from(done):
 @pytest.mark.parametrize(
     ("bits", "inner"),
     [
-        (2, 8),
-        *(
-            pytest.param(*widths, marks=pytest.mark.slow)
-            for widths in ((8, 8), (3, 4), (3, 8), (4, 8), (2, 3))
-        ),
+        pytest.param(*widths, marks=pytest.mark.slow)
+        for widths in ((2, 8), (8, 8), (3, 4), (3, 8), (4, 8), (2, 3))
     ],
 )
 def test_every_width_is_quantized_exported_and_evaluated(done, tmp_path, capsys, bits, inner):
@@ -181,13 +178,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=SMOKE.parents[1],
     )  # fmt: skip
     metrics = tmp_path / "run" / "rfdn_small" / "metrics.jsonl"
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while time.monotonic() < limit:
         if metrics.exists() and '"phase": "float"' in metrics.read_text():
             break
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert f"quantnas run --resume {tmp_path / 'run' / 'rfdn_small'}" in errors
     assert (tmp_path / "run" / "rfdn_small" / "checkpoints" / "float.resume").exists()

@@ -371,6 +371,7 @@ def test_the_command_writes_into_the_sweep_and_over_nothing_else(
     tmp_path, tiny, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(html_page, "html", lambda *given: "<html></html>")
     folder = sweep(tmp_path / "s", tiny)
     assert command("report", folder) == 0 and command("report", folder) == 0
     assert f"page: {folder / 'report.html'} (" in capsys.readouterr().out
