@@ -252,7 +252,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_done(
     (tmp_path / "folder").mkdir()
     cases = {
         "none/m.onnx": "does not exist",
-        "file/m.onnx": "does not exist",
+        "file/m.onnx": "is a file",
         "folder": "is a folder",
     }
     for name, words in cases.items():
