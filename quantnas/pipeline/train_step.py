@@ -54,7 +54,7 @@ def train_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     origin = initial_weights.begin_with(net, run, config, space)
     trainings = _Trainings(run, config, space, genotype, learn, held)
     rehearsal = training_loop.rehearsal(net, learn.batch(0, c.batch)[0])
-    with resumable.threads_for(run, "train", rehearsal):
+    with resumable.threads_for(run, "train", rehearsal, device(config).type == "cpu"):
         rounded = yield from _both(trainings, net)
         goal = objective(config, space)
         reached = {

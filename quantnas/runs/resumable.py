@@ -137,13 +137,16 @@ def threads_of(run: Run, phase: str, on_cpu: bool = True) -> threads.Choice:
 
 
 @contextmanager
-def threads_for(run: Run, name: str, work: Callable[[], object]) -> Iterator[None]:
+def threads_for(
+    run: Run, name: str, work: Callable[[], object], on_cpu: bool = True
+) -> Iterator[None]:
     """Within this context, torch computes with the number of threads that is fastest for `work`.
 
     Loops inside begin with that number. work: a function that can be repeated and changes nothing.
-    The choice is recorded as `name`. Nothing is chosen where several processes share the work.
+    The choice is recorded as `name`. Nothing is chosen where several processes share the work, or
+    where it does not run on the CPU.
     """
-    choice = threads_of(run, name, processes.size() == 1)
+    choice = threads_of(run, name, on_cpu and processes.size() == 1)
     with threads.restored():
         if choice.open and not choice.notes:
             for _ in choice.measure(0, work):
