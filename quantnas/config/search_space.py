@@ -283,7 +283,8 @@ def load(name_or_path: str, scale: int | None = None) -> SearchSpace:
 
 def from_yaml(text: str) -> SearchSpace:
     """Read the YAML text that `to_yaml` wrote. Raises UsageError for any other text."""
-    return schema.parse(SearchSpace, yaml.safe_load(text), "search space")
+    data = schema.parse_yaml(text, "search space", "Mend that line.")
+    return schema.parse(SearchSpace, data, "search space")
 
 
 def to_yaml(space: SearchSpace) -> str:
