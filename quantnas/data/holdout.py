@@ -4,8 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import NotRequired
 
-from quantnas.config import search_space
+from typing_extensions import TypedDict
+
+from quantnas.config import schema, search_space
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import RunConfig
 
@@ -58,9 +61,25 @@ def _find(folder: str, config: RunConfig) -> tuple[Photograph, ...]:
     return tuple(photographs.find(folder, search_space.load(config.space, config.scale).scale))
 
 
+class _Row(TypedDict):
+    """The files of a photograph."""
+
+    high: str
+    low: str | None
+
+
+class _Rows(TypedDict):
+    """The file that `save` writes."""
+
+    train: list[_Row]
+    held_out: list[_Row]
+    known: NotRequired[list[str]]
+
+
 def load(path: Path) -> Photographs:
     """Read the file that `save` wrote. Raises DataError when it cannot be read."""
     rows = read_json(path)
+    schema.check(_Rows, rows, str(path))
     learn, held_out = (tuple(map(_photograph, rows[part])) for part in ("train", "held_out"))
     return Photographs(
         learn, held_out, tuple(_present_path(Path(k)) for k in rows.get("known", ()))

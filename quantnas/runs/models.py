@@ -3,6 +3,7 @@
 The cards of bundled models are made here, so that their facts are read from the files themselves.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,13 +13,13 @@ from typing import Any
 
 from quantnas.architectures import cost, onnx_survey
 from quantnas.config import files, schema
-from quantnas.config.files import read_json
 from quantnas.errors import DataError, UsageError, missing
 from quantnas.exporters import onnx_metadata
 from quantnas.inference import tiling
 from quantnas.inference.upscaler import Upscaler
+from quantnas.onnx_import import file_limits
 
-from . import bundled_models, networks, run_folder, run_settings
+from . import bundled_models, networks, run_folder, run_settings, step_results
 from .bundled_models import Card, CardScores
 from .run_folder import Run
 
@@ -127,7 +128,8 @@ def _of_run(run: Run) -> Model:
             return _checkpoint(run, kind, name)
     raise DataError(
         f"{run.folder} holds no trained network yet.",
-        f"Run `quantnas train {run.folder}` first, or give a run that has it.",
+        f"Run `{shlex.join(['quantnas', 'train', str(run.folder)])}` first, or give a run that has "
+        "it.",
     )
 
 
@@ -136,14 +138,10 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
         raise missing(path)
     if not onnx_metadata.exported_here(path):
         return _imported(path, name)
-    metadata = onnx_metadata.read_metadata(path)
-    try:
-        totals = schema.parse(cost.Cost, metadata["cost"], str(path))
-    except (UsageError, KeyError):
-        totals = None
-    scale = int(metadata["scale"])
-    load = partial(tiling.load, path, scale, onnx_survey.recorded(metadata, path))
-    return Model(name, what, scale, path, totals, load, run)
+    stated = onnx_metadata.read_metadata(path)
+    file_limits.require_small_constants(path)
+    load = partial(tiling.load, path, stated.scale, stated.pixels)
+    return Model(name, what, stated.scale, path, stated.cost, load, run)
 
 
 def _imported(path: Path, name: str) -> Model:
@@ -231,7 +229,7 @@ def _recorded(run: Run) -> dict[str, Any]:
         "luma_only": space.colours == 1,
         "minutes": round(sum(float(step.get("seconds", 0)) for step in spent) / 60, 1),
         "seed": run_settings.load_config(run).seed,
-        "made_by": " ".join(read_json(run.folder / "env.json")["command"]),
+        "made_by": shlex.join(step_results.environment(run.folder).get("command", [])),
     }
 
 
