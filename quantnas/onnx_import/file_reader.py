@@ -16,7 +16,7 @@ from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
 from quantnas.errors import DataError, UsageError, missing
 
-from . import subgraphs
+from . import file_limits, subgraphs
 from .onnx_session import open_session
 
 LARGEST = 2**31 - 1
@@ -122,7 +122,13 @@ def complete(path: Path) -> onnx.ModelProto:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # several libraries raise here, also for paths outside the folder
         raise _damaged(path, error) from error
-    return inliner.inline_local_functions(model) if model.functions else model
+    if not model.functions:
+        return model
+    file_limits.require_few_nodes(model, path)
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:  # the inliner has no common class of errors
+        raise _damaged(path, error) from error
 
 
 def _external_tensors(model: onnx.ModelProto) -> Iterable[TensorProto]:
@@ -260,6 +266,8 @@ def _constant_values(
     names = [name for node in constant for name in node.output if name and name in read]
     try:
         return subgraphs.constants(model, names)
+    except DataError as error:  # too large
+        raise DataError(f"{path}: {error.cause}", error.remedy) from error
     except Exception as error:  # ONNX Runtime has no common class of errors
         raise _not_loaded(path, error) from error
 
