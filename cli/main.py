@@ -1,6 +1,7 @@
 """The `quantnas` command: the list of its commands, and the exit codes of errors."""
 
 import errno
+import io
 import sys
 from typing import Annotated
 
@@ -71,6 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
     is kept), 7 for a sweep in which points failed, and 130 after an interrupt.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in arguments
     try:
         app([a for a in arguments if a != "--debug"], prog_name="quantnas")

@@ -63,7 +63,7 @@ def test_a_damaged_file_is_a_data_error(tmp_path, keep):
     path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
     with pytest.raises(DataError, match=r"c\.pt cannot be restored") as caught:
         checkpoint.load(path, parts())
-    assert "Delete it" in caught.value.remedy
+    assert "delete it" in caught.value.remedy
 
 
 def test_a_checkpoint_of_something_else_is_a_data_error(tmp_path):
