@@ -17,10 +17,10 @@ from quantnas.nn import tracing
 
 SIDE = 64
 """Side of the image for which the tensors are counted, pixels."""
-OVERHEAD = 1.6
+OVERHEAD = 2.0
 """Memory that is taken for a tile over that of the tensors counted here."""
-BUDGET = 4e8
-"""Bytes that a tile may take; the program itself takes about as much again."""
+BUDGET = 3e8
+"""Bytes that a tile may take; the program itself takes more than that."""
 FLOAT = 4
 """Bytes of a value where nothing else is known."""
 
