@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quantnas import __version__
-from quantnas.errors import DataError, QuantnasError
+from quantnas.errors import DataError, QuantnasError, UsageError
 
 from . import console
 from .commands.bench import bench
@@ -94,16 +94,22 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            full = DataError(
-                f"The disk is full: {error.filename or error.strerror}.",
-                "Make room; a run goes on from its last saved state with --resume.",
-            )
-            console.failed(full)
-            sys.exit(full.exit_code)
-        unexpected = QuantnasError(
-            f"Something unexpected happened: {type(error).__name__}: {error}",
-            "Run the same command with --debug for the traceback, and report it.",
+        known = _known(error)
+        console.failed(known)
+        sys.exit(known.exit_code)
+
+
+def _known(error: Exception) -> QuantnasError:
+    """The error to show for one that the library did not expect."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and number in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(
+            f"The disk is full: {error.filename or error.strerror}.",
+            "Make room; a run goes on from its last saved state with --resume.",
         )
-        console.failed(unexpected)
-        sys.exit(1)
+    if number == errno.ENAMETOOLONG:
+        return UsageError("The name of a file or folder is too long.", "Give a shorter one.")
+    return QuantnasError(
+        f"Something unexpected happened: {type(error).__name__}: {error}",
+        "Run the same command with --debug for the traceback, and report it.",
+    )

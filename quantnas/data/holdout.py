@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from quantnas.config import schema, search_space
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import RunConfig
+from quantnas.errors import DataError
 
 from . import image_files, photo_sets, photographs
 from .photographs import Photograph
@@ -97,7 +98,8 @@ def _present_path(path: Path) -> Path:
 def _photograph(row: Mapping[str, str | None]) -> Photograph:
     """The inverse of `_row`."""
     high, low = (path and _present_path(Path(path)) for path in (row["high"], row["low"]))
-    assert high
+    if not high:
+        raise DataError("A photograph of the run has no path.", "Take its list from a copy.")
     return Photograph(high, low or None)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantnas.architectures.cost import REFERENCE
-from quantnas.config.files import inside, read_json
+from quantnas.config.files import inside, read_json, readable
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError
 from quantnas.evaluation import layer_damage
@@ -165,13 +165,13 @@ def _failed(folder: Path) -> Iterable[Failed]:
 def _names(folders: Sequence[Path]) -> list[str]:
     """Return the names of folders, with those of their parents where needed to be unique."""
     paths = [path.resolve() for path in folders]
-    names = [path.name for path in paths]
+    names = [readable(path.name) for path in paths]
     most = max((len(path.parts) for path in paths), default=0)
     for depth in range(2, most):
         if len(set(names)) == len(names):
             break
         names = [
-            "/".join(path.parts[-depth:]) if names.count(name) > 1 else name
+            readable("/".join(path.parts[-depth:])) if names.count(name) > 1 else name
             for path, name in zip(paths, names, strict=True)
         ]
     return names

@@ -48,7 +48,7 @@ def write(source: Source, path: Path) -> None:
 
 def of_run(run: Run) -> Source:
     """Return the source of a page of one run, which may still be at its report step."""
-    name = run.folder.resolve().name
+    name = files.readable(run.folder.resolve().name)
     return Source(name, ((name, run),), (), ())
 
 

@@ -107,7 +107,7 @@ def apart(texts: Sequence[str], models: Sequence[Model]) -> list[Model]:
 def _names(texts: Sequence[str], models: Sequence[Model]) -> list[str]:
     """The models' names; equal ones become the shortest distinct ends of the models' paths."""
     count = Counter(model.name for model in models)
-    paths = [Path(text.removesuffix("/model.onnx")).parts for text in texts]
+    paths = [Path(files.readable(text).removesuffix("/model.onnx")).parts for text in texts]
     ends = range(1, max(map(len, paths)) + 1)
     longer = ([str(Path(*path[-n:])) for path in paths] for n in ends)
     names = next((ends for ends in longer if len({*ends}) == len(ends)), texts)
@@ -141,14 +141,21 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
     stated = onnx_metadata.read_metadata(path)
     file_limits.require_small_constants(path)
     load = partial(tiling.load, path, stated.scale, stated.pixels)
-    return Model(name, what, stated.scale, path, stated.cost, load, run)
+    return Model(files.readable(name), what, stated.scale, path, stated.cost, load, run)
 
 
 def _imported(path: Path, name: str) -> Model:
     """The model of a third party's ONNX file."""
     space = onnx_survey.survey(path).space
     load = partial(tiling.load, path, space.scale, space.pixels)
-    return Model(name, f"ONNX file {path}", space.scale, path, onnx_survey.float_cost(space), load)
+    return Model(
+        files.readable(name),
+        f"ONNX file {path}",
+        space.scale,
+        path,
+        onnx_survey.float_cost(space),
+        load,
+    )
 
 
 def _locate(path: Path) -> tuple[Run, str, str]:
@@ -170,7 +177,7 @@ def _checkpoint(run: Run, kind: str, name: str) -> Model:
     space, net, totals = networks.checkpoint(run, kind)
     file = run.weights(kind)
     what, load = f"{kind} checkpoint {file}", partial(tiling.load, net, space.scale)
-    return Model(name, what, space.scale, file, totals, load, run)
+    return Model(files.readable(name), what, space.scale, file, totals, load, run)
 
 
 # Bundled models

@@ -1,6 +1,7 @@
 """Checks that settings are read strictly, and that every error names the key."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -273,3 +274,28 @@ def test_data_of_a_file_are_compared_with_the_types_that_are_read():
             schema.check(_Kind, data, "f.json")
     with pytest.raises(DataError, match="number"):
         schema.check(_Kind, {"number": True}, "f.json", partial=True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"seed": -1},
+        {"seed": 10**30},
+        {"data": "a\0b"},
+        {"benchmarks": ["a" * 300]},
+        {"train": {"teacher": "/".join(["a"] * 3000)}},
+        {"search": {"target_bitops": 1e308}},
+        {"search": {"target_bitops": math.nan}},
+        {"search": {"epochs": 10**20}},
+    ],
+)
+def test_settings_that_nothing_can_be_done_with_are_refused(data):
+    with pytest.raises(UsageError, match="configuration"):
+        schema.parse(RunConfig, data, "configuration")
+
+
+@pytest.mark.parametrize("name", ["channels", "cells"])
+def test_a_search_space_beyond_all_measure_is_refused(name):
+    plain = yaml.safe_load(search_space.to_yaml(search_space.load("rfdn_small")))
+    with pytest.raises(UsageError, match=f"`{name}`|{name}"):
+        schema.parse(SearchSpace, {**plain, name: 10**12}, "f.yaml")
