@@ -54,8 +54,9 @@ _DECODE_ERRORS = (
     zlib.error,
 )
 _BUNDLED_HELD_OUT = frozenset({"chelsea", "coffee", "perched-osprey", "singaporean-cityscape"})
-DECODED = 16
-"""Bytes that a pixel takes while an image is decoded, turned and converted."""
+PLAIN, CLEAR, DEEP = 16, 28, 44
+"""Bytes that a pixel takes while an image is decoded and converted: in general, with transparency,
+and with 16 bits."""
 USUAL = 2**26
 """Bytes that are there without asking."""
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -104,14 +105,18 @@ def read(path: str | Path) -> NDArray[np.uint8]:
     """
     with opened(Path(path)) as image:
         require_memory(image, Path(path))
-        return to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image)
 
 
-def require_memory(image: Image.Image, path: Path, each: int = DECODED) -> None:
+def require_memory(image: Image.Image, path: Path, each: int | None = None) -> None:
     """Raise DataError unless the pixels of an image that is not decoded yet fit into free memory.
 
-    each: bytes that a pixel takes at most while the image is read.
+    each: bytes that a pixel takes while the image is read; None: as `read` takes them.
     """
+    if each is None:
+        deep, clear = image.mode.startswith("I"), image.has_transparency_data
+        each = DEEP if deep else CLEAR if clear else PLAIN
     height, width = image.height, image.width
     needed = height * width * each
     if needed > USUAL and needed > (free := free_memory.free_memory()):

@@ -63,7 +63,8 @@ def read(path: str | Path) -> Picture:
     """
     with image_files.opened(Path(path)) as file:
         image_files.require_memory(file, Path(path))
-        image, info = ImageOps.exif_transpose(file), file.info
+        ImageOps.exif_transpose(file, in_place=True)
+        image, info = file, file.info
         deep, clear = image.mode.startswith("I"), image.has_transparency_data
         rgb, alpha, rest = image_files.to_rgb(image), None, None
         if deep:

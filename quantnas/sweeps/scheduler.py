@@ -75,6 +75,12 @@ def _require_alone(points: Sequence[Point]) -> None:
 
 def existing(path: Path) -> Path:
     """The absolute path of a sweep's folder. Raises DataError when it is no sweep."""
+    if (path / "points").is_dir() and not (path / html_data.SWEEP).exists():
+        raise DataError(
+            f"{path} is a sweep that was only begun: its process ended before all points had a "
+            "folder.",
+            "Remove the folder, or begin the sweep again with another --name.",
+        )
     if not ((path / html_data.SWEEP).is_file() and (path / "points").is_dir()):
         raise DataError(
             f"{path} is no folder of a sweep (it has no {html_data.SWEEP} and points/).",

@@ -413,6 +413,12 @@ def test_a_damaged_file_of_a_sweep_is_told(tmp_path, file):
         scheduler.names(tmp_path)
 
 
+def test_a_half_begun_sweep_is_told_as_such(tmp_path):
+    (tmp_path / "points" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="was only begun"):
+        scheduler.existing(tmp_path)
+
+
 def test_a_point_in_which_another_process_works_fails(begin, tmp_path):
     engine, seen, folder = begin({"seed": [0, 1]})
     point = folder / "points" / "seed1"
