@@ -2,10 +2,8 @@
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,32 +12,25 @@ from quantnas.cli import console
 from quantnas.runs.run_folder import Run
 
 EARLY = """
-import os, signal, sys, threading
-from quantnas.cli import __main__, interrupts
-class Late:
+import os, signal, sys
+from quantnas.cli import __main__
+last = sys.argv.pop(1)
+class Stop:
     def find_spec(self, name, path, target=None):
-        if name == "quantnas.cli.main":
+        if name == last:
             os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Late())
+sys.meta_path.insert(0, Stop())
 __main__.main()
 """
 
 
-def test_ctrl_c_while_commands_are_loaded_is_quiet():
-    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True)
+@pytest.mark.parametrize("module", ["quantnas.cli.main", "typer", "torch"])
+def test_ctrl_c_while_commands_are_loaded_is_quiet(tmp_path, module):
+    """A command loads torch after it has read its options, and before it begins to work."""
+    command = [sys.executable, "-c", EARLY, module, "search", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.4, 0.8, 1.6])
-def test_ctrl_c_at_any_time_gives_no_traceback(tmp_path, seconds):
-    command = [sys.executable, "-m", "quantnas.cli", "search", "--output", str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(seconds)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
 
 
 UNREAD = """
