@@ -1,5 +1,15 @@
-"""`python -m quantnas.cli` is the same as `quantnas`."""
+"""`python -m quantnas.cli` is the same as `quantnas`; it loads the commands after all else."""
 
-from .main import main
+from . import interrupts
 
-main()
+
+def main() -> None:
+    """Run the command line and exit, as `quantnas.cli.main.main` says."""
+    interrupts.end_quietly()
+    from .main import main as begin
+
+    begin()
+
+
+if __name__ == "__main__":
+    main()

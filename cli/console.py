@@ -1,20 +1,22 @@
 """Output for people: progress with the time left, results, errors."""
 
 import os
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from quantnas.config import files
 from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.runs.watcher import Watcher
 
-from . import progress_panel
+from . import interrupts, progress_panel
 from .speed import Pace
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Display(Watcher):
         self._pace = Pace()
 
     def __enter__(self) -> "Display":
+        interrupts.raise_again()
         if self.verb is None:
             self._show()
         elif self.tensorboard:
@@ -78,10 +81,12 @@ class Display(Watcher):
         say(f"run folder: {run.folder}", run, progress=True)
         if self.verb in RESUMABLE:
             more = " --tensorboard" if self.tensorboard else ""
-            self.again = f"quantnas {self.verb} --resume {run.folder}{more}"
+            folder = shlex.quote(str(run.folder))
+            self.again = f"quantnas {self.verb} --resume {folder}{more}"
         if self._mirror is not None:
             self._mirror.begin(run)
-            say(f"to watch: tensorboard --logdir {run.folder / 'tensorboard'}", run, progress=True)
+            logs = shlex.quote(str(run.folder / "tensorboard"))
+            say(f"to watch: tensorboard --logdir {logs}", run, progress=True)
         self._show()
 
     def __call__(self, record: "Progress") -> None:
@@ -119,10 +124,24 @@ class Display(Watcher):
 
 
 def say(line: str, run: "Run | None" = None, progress: bool = False) -> None:
-    """Print a line, progress on standard error, and append it to the log of a run."""
-    typer.echo(line, err=progress)
+    """Print a line, progress on standard error, and append it to the log of a run.
+
+    When nobody reads the output any more, as after `| head`, the work goes on without it.
+    """
+    try:
+        typer.echo(files.readable(line), err=progress)
+    except BrokenPipeError:
+        _unread(sys.stderr if progress else sys.stdout)
     if run is not None:
-        run.log(line)
+        with suppress(OSError):  # the folder of a report may be read-only
+            run.log(line)
+
+
+def _unread(stream: TextIO) -> None:
+    """Send what else is written to a stream to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def duration(seconds: float) -> str:
@@ -139,7 +158,8 @@ def gentle_interrupt() -> Iterator[list[int]]:
 
     def note(number: int, frame: object) -> None:
         if not interrupts:  # os.write, since a signal may come while something is printed
-            os.write(2, b"stopping after this step; Ctrl-C again stops at once\n")
+            with suppress(OSError):  # nobody may read it
+                os.write(2, b"stopping after this step; Ctrl-C again stops at once\n")
         interrupts.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -194,9 +214,12 @@ def _line(record: "Progress", pace: Pace) -> str:
 
 def failed(error: QuantnasError) -> None:
     """Print the cause and the remedy of an error on standard error."""
-    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(error.cause, err=True)
-    typer.echo(f"       {error.remedy}", err=True)
+    try:
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    except BrokenPipeError:
+        _unread(sys.stderr)
+    say(error.cause, progress=True)
+    say(f"       {error.remedy}", progress=True)
 
 
 def scores(result: dict[str, Any]) -> Iterator[str]:
@@ -251,11 +274,11 @@ def _away(found: dict[str, Any]) -> str:
     return f"at most {steps} of 255 steps from torch{differ}"
 
 
-def next_commands(*commands: str) -> None:
-    """Print the commands that may come next."""
-    typer.echo("next:")
-    for command in commands:
-        typer.echo(f"  quantnas {command}")
+def next_commands(*commands: Sequence[object]) -> None:
+    """Print the commands that may come next, each as its words, in a form that can be pasted."""
+    say("next:")
+    for words in commands:
+        say(f"  quantnas {shlex.join(map(str, words))}")
 
 
 def refuse_existing(path: Path, force: bool, option: str = "-o") -> None:

@@ -1,13 +1,14 @@
 """The `quantnas` command: the list of its commands, and the exit codes of errors."""
 
 import errno
+import io
 import sys
 from typing import Annotated
 
 import typer
 
 from quantnas import __version__
-from quantnas.errors import DataError, QuantnasError
+from quantnas.errors import DataError, QuantnasError, UsageError
 
 from . import console
 from .commands.bench import bench
@@ -71,6 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
     is kept), 7 for a sweep in which points failed, and 130 after an interrupt.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in arguments
     try:
         app([a for a in arguments if a != "--debug"], prog_name="quantnas")
@@ -90,16 +94,22 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            full = DataError(
-                f"The disk is full: {error.filename or error.strerror}.",
-                "Make room; a run goes on from its last saved state with --resume.",
-            )
-            console.failed(full)
-            sys.exit(full.exit_code)
-        unexpected = QuantnasError(
-            f"Something unexpected happened: {type(error).__name__}: {error}",
-            "Run the same command with --debug for the traceback, and report it.",
+        known = _known(error)
+        console.failed(known)
+        sys.exit(known.exit_code)
+
+
+def _known(error: Exception) -> QuantnasError:
+    """The error to show for one that the library did not expect."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and number in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(
+            f"The disk is full: {error.filename or error.strerror}.",
+            "Make room; a run goes on from its last saved state with --resume.",
         )
-        console.failed(unexpected)
-        sys.exit(1)
+    if number == errno.ENAMETOOLONG:
+        return UsageError("The name of a file or folder is too long.", "Give a shorter one.")
+    return QuantnasError(
+        f"Something unexpected happened: {type(error).__name__}: {error}",
+        "Run the same command with --debug for the traceback, and report it.",
+    )

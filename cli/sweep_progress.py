@@ -1,5 +1,6 @@
 """Progress of a sweep: how far all points are, what the running ones do, what has ended."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantnas.api.sweep_watcher import SweepWatcher
 
-from . import console
+from . import console, interrupts
 
 if TYPE_CHECKING:
     from quantnas.api.sweeps import Overview, Point, Standing
@@ -27,6 +28,7 @@ class SweepDisplay(SweepWatcher):
 
     def __init__(self, options: str) -> None:
         """options: how the points are computed, as typed, for the command that goes on."""
+        interrupts.raise_again()
         self.options, self.again = options, ""
         self.folder = Path()
         self._shown = ExitStack()
@@ -39,7 +41,7 @@ class SweepDisplay(SweepWatcher):
 
     def begin(self, folder: Path) -> None:
         self.folder = folder
-        self.again = f"quantnas sweep --resume {folder}{self.options}"
+        self.again = f"quantnas sweep --resume {shlex.quote(str(folder))}{self.options}"
         console.say(f"sweep folder: {folder}", progress=True)
         self._interrupts = self._shown.enter_context(console.gentle_interrupt())
         self._draw = self._shown.enter_context(_live() if sys.stderr.isatty() else _lines())

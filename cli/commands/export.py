@@ -95,7 +95,9 @@ def export(
     other = target.config.export.format in NOT_RUNNABLE
     shown = target.folder / result["file"] if other else made
     console.next_commands(
-        f"evaluate {target.folder}", f"report {target.folder}", f"upscale PHOTO -m {shown}"
+        ["evaluate", target.folder],
+        ["report", target.folder],
+        ["upscale", "PHOTO", "-m", shown],
     )
 
 

@@ -223,7 +223,7 @@ def quantize(
             console.say(line, target)
     if worse is not None:
         raise worse
-    console.next_commands(f"export {target.folder}" if out is None else f"evaluate {out}")
+    console.next_commands(["export", target.folder] if out is None else ["evaluate", out])
 
 
 class _Display(console.Display):

@@ -71,6 +71,6 @@ def summary(target: "Run") -> None:
         console.say(line, target)
     console.say(f"report: {target.folder / 'report.md'}, {target.folder / 'report.html'}", target)
     console.next_commands(
-        f"upscale PHOTO -m {target.folder / 'model.onnx'} -o LARGER.png",
-        f"quantize {target.folder} --bits 2",
+        ["upscale", "PHOTO", "-m", target.folder / "model.onnx", "-o", "LARGER.png"],
+        ["quantize", target.folder, "--bits", 2],
     )

@@ -51,7 +51,7 @@ def search(
     pictures = sorted(str(path) for path in (target.folder / "plots").glob("*.png"))
     if pictures:
         console.say(f"pictures: {', '.join(pictures)}", target)
-    console.next_commands(f"info {target.folder}", f"train {target.folder}")
+    console.next_commands(["info", target.folder], ["train", target.folder])
 
 
 def found(target: "Run", result: dict[str, Any]) -> str:

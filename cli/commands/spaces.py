@@ -72,7 +72,7 @@ def _copy(name: str, to: Path, force: bool) -> None:
         raise DataError(f"Cannot write {to}: {error.strerror}.", "Choose another --to.") from error
     typer.echo(f"{to}: a copy of {name}; change what you like, its `name` too")
     path = to if to.is_absolute() else f"./{to}"
-    console.next_commands(f"info {path}", f"search {path}")
+    console.next_commands(["info", path], ["search", path])
 
 
 def _table(facts: dict[str, dict[str, Any]]) -> list[str]:

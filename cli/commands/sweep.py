@@ -1,5 +1,6 @@
 """`quantnas sweep`: many runs, for the trade-off between quality and cost."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,7 +206,7 @@ def _list(points: "list[Point]") -> None:
 
 def _typed(workers: int, ray: str | None, cores: int | None) -> str:
     """The options that say how points are computed, as they are typed."""
-    how = f" --ray {ray}" if ray else f" --workers {workers}" if workers > 1 else ""
+    how = f" --ray {shlex.quote(ray)}" if ray else f" --workers {workers}" if workers > 1 else ""
     return how + (f" --cores {cores}" if cores else "")
 
 
@@ -225,7 +226,7 @@ def _tell(made: "Sweep", again: str) -> None:
         sys.exit(INCOMPLETE)
     if made.best is not None:
         best = made.best.folder
-        console.next_commands(f"export {best} -o model.onnx", f"quantize {best} --bits 2")
+        console.next_commands(["export", best, "-o", "model.onnx"], ["quantize", best, "--bits", 2])
 
 
 def _found(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -128,7 +128,7 @@ def train(
         f"with its bits {result['psnr_patches_rounded']:.2f} dB",
         target,
     )
-    console.next_commands(f"quantize {target.folder} --bits 4", f"quantize {target.folder}")
+    console.next_commands(["quantize", target.folder, "--bits", 4], ["quantize", target.folder])
 
 
 def _source(source: str | None, space_name: str | None) -> str:

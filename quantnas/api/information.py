@@ -7,7 +7,7 @@ from typing import Any
 
 from quantnas.architectures import cost, registry
 from quantnas.architectures.cost import Cost
-from quantnas.config import genotype, schema, search_space
+from quantnas.config import genotype, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError, UsageError
@@ -74,15 +74,16 @@ def _file_facts(path: Path) -> dict[str, Any]:
     if not onnx_metadata.exported_here(path):
         model = models.resolve(str(path))
         return {"what": model.what, "scale": model.scale, "cost": model.cost}
-    try:
-        facts = onnx_metadata.read_metadata(path)
-        facts["cost"] = schema.parse(Cost, facts["cost"], str(path))
-    except (UsageError, KeyError, ValueError, TypeError) as error:
+    stated = onnx_metadata.read_metadata(path)
+    if stated.cost is None:
         raise DataError(
             f"What {path} says about its layers cannot be read: it is damaged, or of an older "
             "version.",
             "Export it again.",
-        ) from error
+        )
+    facts: dict[str, Any] = {"version": stated.version, "scale": stated.scale, "cost": stated.cost}
+    if stated.pixels is not None:
+        facts["pixels"] = stated.pixels
     return {"what": f"ONNX file {path}, {path.stat().st_size:,} bytes", **facts}
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from quantnas.config import files
 from quantnas.errors import UsageError
 from quantnas.evaluation import model_comparison
 from quantnas.pipeline import report_again
@@ -34,7 +35,8 @@ def report(
 ) -> Report:
     """Write one HTML page about runs; for a single run its `report.json` and `report.md`, too.
 
-    A run that has not been evaluated is evaluated first, on the photographs that it held out.
+    A run that has not been evaluated is evaluated first, on the photographs that it held out. Of a
+    finished run in a folder that cannot be written into, only the page is written.
 
     Args:
         sources: One or several folders of exported runs, of their evaluations, or of sweeps.
@@ -59,6 +61,9 @@ def report(
     target = None if output is None else _require_page(Path(output))
     run = None
     if alone is not None and not html_data.is_sweep(alone):
+        if target is not None and not files.is_writable(_run_folder(alone)):
+            html_page.write(html_data.find([_run_folder(alone)]), target)
+            return Report(target, None)
         run = _made_anew(alone, watch)
         if target is None:
             return Report(run.folder / html_page.FILE, run)
@@ -96,11 +101,16 @@ def _require_page(target: Path) -> Path:
     return target
 
 
+def _run_folder(folder: Path) -> Path:
+    """The folder itself, or that of the run that an evaluation in it measured."""
+    return (model_comparison.of_run(folder) or (folder, []))[0]
+
+
 def _evaluated(folder: Path, watch: Watcher) -> Path:
     """The folder of a sweep, or of a run, whose last steps are done where it is exported."""
     if html_data.is_sweep(folder):
         return folder
-    found, _ = model_comparison.of_run(folder) or (folder, [])
+    found = _run_folder(folder)
     run = Run.open(found)
     if run.result("export") is not None and not html_data.is_finished(run):
         _made_anew(folder, watch)

@@ -339,7 +339,8 @@ def export(
                 files.copy(rejected, file.with_suffix(f".rejected{rejected.suffix}"))
         raise
     result = target.result("export") or {}
-    made = target.folder / (result.get("beside") or result)["file"]
+    name = (result.get("beside") or result).get("file")
+    made = files.inside(target.folder, name, target.folder / "steps" / "export.json")
     if file is None:
         return made
     files.copy(made, file)

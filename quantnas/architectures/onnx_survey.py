@@ -6,12 +6,11 @@ else handles like the other spaces.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
-from quantnas.config import schema
 from quantnas.config.genotype import Genotype, choice_of
 from quantnas.config.run_config import PixelsConfig
 from quantnas.config.search_space import Pixels, Precision, Scale, SearchSpace
@@ -91,11 +90,6 @@ def float_cost(space: SearchSpace) -> cost.Cost:
     """Cost of an imported network in float, as it is in its file."""
     bits = {slot.name: Precision(32, 32) for slot in registry.slots(space)}
     return cost.network_cost(space, genotype(space), bits)
-
-
-def recorded(metadata: Mapping[str, Any], path: Path) -> Pixels | None:
-    """Pixel conventions in the metadata of an exported file; None unless it was imported before."""
-    return schema.parse(Pixels, metadata["pixels"], str(path)) if "pixels" in metadata else None
 
 
 def lines(result: Survey) -> Iterator[str]:

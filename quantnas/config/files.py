@@ -1,4 +1,8 @@
-"""Atomic file writes, and JSON: an interrupted write leaves the previous file as it was."""
+"""Atomic file writes, names and paths that files state, and JSON.
+
+An interrupted write leaves the previous file as it was. What a file states is not trusted: a name
+stays in its folder (`inside`), and JSON is read by `parse_json` alone.
+"""
 
 import dataclasses
 import hashlib
@@ -13,6 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from quantnas.errors import DataError, missing
+
+LONGEST = 255
+"""Most bytes of the name of a file or folder."""
+LARGEST = 2**63
+"""Absolute value from which on an integer in a JSON file is refused."""
 
 
 @contextmanager
@@ -60,26 +69,98 @@ def require_writable(file: Path) -> None:
         ) from error
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder; nothing is left there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 def sha256(path: Path) -> str:
     """SHA-256 hash of a file's bytes, in hexadecimal. Raises OSError."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def is_plain_name(name: object) -> bool:
+    """Whether a value can be the name of one file: UTF-8 text without separators, not too long."""
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
+        return False
+    try:
+        return len(name.encode()) <= LONGEST
+    except UnicodeEncodeError:
+        return False
+
+
+def inside(folder: Path, name: object, source: Path) -> Path:
+    """The path of the file `name` in `folder`, where the file `source` states the name.
+
+    Raises DataError for anything but a plain name, and for a link that leads out of the folder.
+    """
+    if is_plain_name(name):
+        path = folder / str(name)
+        try:
+            if path.resolve().is_relative_to(folder.resolve()):
+                return path
+        except (OSError, RuntimeError):  # links that lead in a circle
+            pass
+    raise DataError(
+        f"{source} names {str(name)[:100]!r}, which does not lie in {folder}.",
+        "Nothing outside of that folder is used; get the folder anew from where it was made.",
+    )
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON. Raises ValueError for any other text.
+
+    NaN, infinity, integers beyond 64 bits and deeply nested values are refused, too.
+    """
+    try:
+        return json.loads(text, parse_float=_finite, parse_constant=_finite, parse_int=_whole)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) >= LARGEST:
+        raise ValueError(f"{text[:20]}... has more than 64 bits")
+    return value
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON file that holds an object. Raises DataError when it cannot be read as one."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
+    data = read_json_value(path)
     if not isinstance(data, dict):
         raise DataError(f"{path} holds no JSON object.", "Check that it is the right file.")
     return data
 
 
+def read_json_value(path: str | Path) -> Any:
+    """Read a JSON file, whatever it holds. Raises DataError when it cannot be read."""
+    try:
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
+
+
+def readable(text: str) -> str:
+    r"""The text as UTF-8 can hold it: bytes of a file name that are no UTF-8 become \udcff."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole or not at all. Raises OSError."""
+    """Write a UTF-8 text file whole or not at all, `readable`. Raises OSError."""
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(readable(text), encoding="utf-8")
 
 
 def to_json(data: Any) -> str:

@@ -73,7 +73,10 @@ def from_json(text: str, source: str) -> Genotype:
 
     Raises UsageError, which names `source`, when the JSON is no genotype.
     """
-    return schema.parse(Genotype, json.loads(text), source)
+    try:
+        return schema.parse(Genotype, files.parse_json(text), source)
+    except ValueError as error:
+        raise UsageError(f"{source} holds no genotype: {error}.", "Check the file.") from error
 
 
 def load(path: str | Path) -> Genotype:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .validators import require, require_shares, resolution
+from .validators import require, require_paths, require_shares, resolution
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -88,8 +88,8 @@ class SearchConfig:
             raise ValueError(
                 f"`samples` is {self.samples}, more than a third of the steps of the search"
             )
-        if self.target_bitops is not None and self.target_bitops <= 0:
-            raise ValueError("`target_bitops` is above 0")
+        if self.target_bitops is not None:
+            require(self, 1, "target_bitops")
         resolution(self.at)
 
     @property
@@ -303,6 +303,12 @@ class RunConfig:
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     pixels: PixelsConfig = field(default_factory=PixelsConfig)
+
+    def __post_init__(self) -> None:
+        require(self, 0, "seed")
+        require_paths(self, "space", "genotype", "data", "eval_data", "benchmarks")
+        require_paths(self.train, "start", "teacher")
+        require_paths(self.quantize, "calib")
 
     @property
     def as_searched(self) -> bool:

@@ -6,6 +6,8 @@ The dataclasses need no library; pydantic checks them here and is imported only 
 import dataclasses
 import difflib
 import re
+import reprlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,6 +17,8 @@ from quantnas.errors import DataError, UsageError
 
 T = TypeVar("T")
 UNKNOWN = "unexpected_keyword_argument"
+_SHORT = reprlib.Repr()  # of a value in a message, whatever a file makes it
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -23,16 +27,53 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises DataError (missing or unreadable file) or UsageError (not YAML, not a mapping).
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read {path}: {error}.", "Check the path.") from error
-    except yaml.YAMLError as error:
-        raise UsageError(
-            f"{path} is not valid YAML: {' '.join(str(error).split())}.", "Mend that line."
-        ) from error
+    data = parse_yaml(text, str(path), "Mend that line.")
     if not isinstance(data, dict):
         raise UsageError(f"{path} holds no mapping of keys to values.", "Write `key: value` lines.")
     return data
+
+
+def parse_yaml(text: str, source: str, remedy: str) -> Any:
+    """Parse YAML that holds plain data. Raises UsageError, which names `source`, for other text."""
+    try:
+        return yaml.safe_load(text)
+    except RecursionError as error:
+        raise UsageError(f"{source} is nested too deeply.", "Write fewer brackets.") from error
+    except Exception as error:  # beside its own errors yaml raises those of int, date and others
+        reason = " ".join(str(error).split()).rstrip(".")[:300]
+        raise UsageError(f"{source} is not valid YAML: {reason}.", remedy) from error
+
+
+def check(kind: Any, data: Any, source: str, partial: bool = False) -> None:
+    """Raise DataError unless data of a file has the keys and types of the TypedDict `kind`.
+
+    Further keys are allowed. partial: keys at the top may be missing. `source` names the file.
+    """
+    from pydantic import ValidationError
+
+    try:
+        _adapter(kind).validate_python(data, strict=True)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            place = ".".join(map(str, problem["loc"]))
+            missing = problem["type"] == "missing"
+            if missing and partial and len(problem["loc"]) == 1:
+                continue
+            what = f"'{place}' is missing" if missing else f"'{place}': {problem['msg']}"
+            raise DataError(
+                f"{source} is damaged, or of another version: {what}.",
+                "Take the file from a copy, or do the step that wrote it again in a new run.",
+            ) from error
+
+
+@lru_cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def parse(cls: type[T], data: dict[str, Any], source: str) -> T:
@@ -42,6 +83,9 @@ def parse(cls: type[T], data: dict[str, Any], source: str) -> T:
     `source` names the origin of the data in the message.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    if not isinstance(data, dict):  # of a file; pydantic would take an instance as well
+        raise UsageError(f"{source} holds no mapping of keys to values.", "Check the file.")
 
     def forbid(kind: Any) -> None:
         for inner in get_args(kind):  # dict[str, Edge]
@@ -79,7 +123,7 @@ def _explained(cls: type, problem: Any, source: str) -> UsageError:
         remedy = must[0] if must else "change that"
         return UsageError(f"{source}: {place}{cause}.", f"{remedy[0].upper()}{remedy[1:]}.")
     return UsageError(
-        f"{source}: '{path}' cannot be {problem['input']!r}.", f"{reason.rstrip('.')}."
+        f"{source}: '{path}' cannot be {_SHORT.repr(problem['input'])}.", f"{reason.rstrip('.')}."
     )
 
 
@@ -108,7 +152,4 @@ def assign(data: dict[str, Any], setting: str) -> None:
             raise UsageError(
                 f"'{path}' names a key inside a plain value.", "Check the names of its sections."
             )
-    try:
-        data[key] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"'{value}' is not valid YAML.", "Mend or quote it.") from error
+    data[key] = parse_yaml(value, f"'{value}'", "Mend or quote it.")

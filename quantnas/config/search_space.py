@@ -20,6 +20,9 @@ Bits = Literal[2, 3, 4, 8, 32]
 Area = str
 """Positions at which a convolution is computed: a key of `AREAS`, or a formula of `outputs`."""
 
+LARGEST = {"channels": 4096, "cells": 512}
+"""Size of a search space -> the largest that is built."""
+
 AREAS: dict[Area, Callable[[int, int, int], int]] = {
     "low": lambda height, width, scale: height * width,
     "double": lambda height, width, scale: height * width * 4,
@@ -238,6 +241,9 @@ class SearchSpace:
             raise ValueError(f"`channels` is {self.channels}; it must be even and at least 2")
         if self.cells < 1:
             raise ValueError(f"`cells` is {self.cells}; it must be at least 1")
+        for name, most in LARGEST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at most {most}")
         if len({edge.bits == (32,) for edge in self.edges.values()}) > 1:
             raise ValueError("Either every edge has `bits: [32]`, or none")
 
@@ -283,7 +289,8 @@ def load(name_or_path: str, scale: int | None = None) -> SearchSpace:
 
 def from_yaml(text: str) -> SearchSpace:
     """Read the YAML text that `to_yaml` wrote. Raises UsageError for any other text."""
-    return schema.parse(SearchSpace, yaml.safe_load(text), "search space")
+    data = schema.parse_yaml(text, "search space", "Mend that line.")
+    return schema.parse(SearchSpace, data, "search space")
 
 
 def to_yaml(space: SearchSpace) -> str:

@@ -4,10 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import NotRequired
 
-from quantnas.config import search_space
+from typing_extensions import TypedDict
+
+from quantnas.config import schema, search_space
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import RunConfig
+from quantnas.errors import DataError
 
 from . import image_files, photo_sets, photographs
 from .photographs import Photograph
@@ -58,9 +62,25 @@ def _find(folder: str, config: RunConfig) -> tuple[Photograph, ...]:
     return tuple(photographs.find(folder, search_space.load(config.space, config.scale).scale))
 
 
+class _Row(TypedDict):
+    """The files of a photograph."""
+
+    high: str
+    low: str | None
+
+
+class _Rows(TypedDict):
+    """The file that `save` writes."""
+
+    train: list[_Row]
+    held_out: list[_Row]
+    known: NotRequired[list[str]]
+
+
 def load(path: Path) -> Photographs:
     """Read the file that `save` wrote. Raises DataError when it cannot be read."""
     rows = read_json(path)
+    schema.check(_Rows, rows, str(path))
     learn, held_out = (tuple(map(_photograph, rows[part])) for part in ("train", "held_out"))
     return Photographs(
         learn, held_out, tuple(_present_path(Path(k)) for k in rows.get("known", ()))
@@ -78,7 +98,8 @@ def _present_path(path: Path) -> Path:
 def _photograph(row: Mapping[str, str | None]) -> Photograph:
     """The inverse of `_row`."""
     high, low = (path and _present_path(Path(path)) for path in (row["high"], row["low"]))
-    assert high
+    if not high:
+        raise DataError("A photograph of the run has no path.", "Take its list from a copy.")
     return Photograph(high, low or None)
 
 

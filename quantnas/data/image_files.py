@@ -5,6 +5,7 @@ An image is a uint8 array of shape (H, W, 3) in RGB order everywhere in the pack
 
 from __future__ import annotations
 
+import errno
 import struct
 import warnings
 import zlib
@@ -22,7 +23,7 @@ from PIL import Image, ImageOps
 from quantnas.config import files
 from quantnas.errors import DataError, UsageError, missing
 
-from . import bicubic
+from . import bicubic, free_memory
 
 FORMATS: dict[str, str] = {
     ".png": "PNG",
@@ -53,6 +54,11 @@ _DECODE_ERRORS = (
     zlib.error,
 )
 _BUNDLED_HELD_OUT = frozenset({"chelsea", "coffee", "perched-osprey", "singaporean-cityscape"})
+PLAIN, CLEAR, DEEP = 16, 28, 44
+"""Bytes that a pixel takes while an image is decoded and converted: in general, with transparency,
+and with 16 bits."""
+USUAL = 2**26
+"""Bytes that are there without asking."""
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -98,7 +104,27 @@ def read(path: str | Path) -> NDArray[np.uint8]:
     or above PIL's size limit of about 179 million pixels.
     """
     with opened(Path(path)) as image:
-        return to_rgb(ImageOps.exif_transpose(image))
+        require_memory(image, Path(path))
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image)
+
+
+def require_memory(image: Image.Image, path: Path, each: int | None = None) -> None:
+    """Raise DataError unless the pixels of an image that is not decoded yet fit into free memory.
+
+    each: bytes that a pixel takes while the image is read; None: as `read` takes them.
+    """
+    if each is None:
+        deep, clear = image.mode.startswith("I"), image.has_transparency_data
+        each = DEEP if deep else CLEAR if clear else PLAIN
+    height, width = image.height, image.width
+    needed = height * width * each
+    if needed > USUAL and needed > (free := free_memory.free_memory()):
+        raise DataError(
+            f"The image '{path}' of {width}x{height} pixels needs {needed / 1e9:.1f} GB of memory, "
+            f"of which {free / 1e9:.1f} GB are free.",
+            "Shrink it or cut it into parts.",
+        )
 
 
 def size(path: str | Path) -> tuple[int, int]:
@@ -121,6 +147,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
                 yield image
+    except MemoryError as error:
+        raise DataError(
+            f"The memory is too small for the image '{path}'.", "Shrink it or cut it into parts."
+        ) from error
     except Image.DecompressionBombError as error:
         raise DataError(
             f"The image '{path}' has too many pixels to be decoded safely.",
@@ -155,9 +185,18 @@ def save(path: Path, image: Image.Image, kept: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"The image '{path}' cannot be written ({reason}).",
-            "Choose a writable folder with free space, or PNG for very large images.",
+            f"The image '{path}' cannot be written ({reason}).", remedy(error)
         ) from error
+
+
+def remedy(error: Exception) -> str:
+    """What helps against an error in writing an image."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room on the disk, and try again."
+    if number is not None:
+        return "Choose a folder that can be written into."
+    return "Choose PNG, which takes images of any size."
 
 
 def format_of(path: Path) -> str:

@@ -4,10 +4,12 @@ Photographs that a network enlarges are read and written here; everything else i
 `image_files`. EXIF data is applied where it turns the image, and otherwise left out.
 """
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,10 @@ DEEP = ("PNG",)
 """Formats that are written with 16 bits."""
 SIDES = {"JPEG": 65535, "WEBP": 16383}
 """Format -> largest side of an image, pixels."""
+PLAIN = 5
+"""Bytes that a pixel takes while an image is decoded by `rows`."""
+TOGETHER = 256
+"""Rows that are written to the temporary file at a time."""
 MOST_DPI = 1e5
 """Resolution from which on the entry of a file is taken for an error, dots per inch."""
 _LUMA = (0.299, 0.587, 0.114)  # PIL's weights of red, green and blue in grey
@@ -56,7 +62,9 @@ def read(path: str | Path) -> Picture:
     DataError as `image_files.read`.
     """
     with image_files.opened(Path(path)) as file:
-        image, info = ImageOps.exif_transpose(file), file.info
+        image_files.require_memory(file, Path(path))
+        ImageOps.exif_transpose(file, in_place=True)
+        image, info = file, file.info
         deep, clear = image.mode.startswith("I"), image.has_transparency_data
         rgb, alpha, rest = image_files.to_rgb(image), None, None
         if deep:
@@ -71,6 +79,54 @@ def read(path: str | Path) -> Picture:
         grey = deep or file.mode in ("1", "L", "LA", "La")
         cut = (_png_bits(path) == 16) and rest is None
         return Picture(rgb, grey, alpha, rest, info.get("icc_profile"), _dpi(info), cut)
+
+
+@dataclass(frozen=True)
+class PictureRows:
+    """An opaque picture of 8 bits whose rows are read part by part."""
+
+    height: int
+    width: int
+    grey: bool
+    icc: bytes | None
+    dpi: tuple[float, float] | None
+    read: Callable[[int, int], NDArray[np.uint8]]
+    """(first, last) -> those rows, (n, W, 3)."""
+
+
+@contextmanager
+def rows(path: Path, folder: Path) -> Iterator[PictureRows | None]:
+    """Decode a picture into a temporary file in `folder`; None where it is not opaque with 8 bits.
+
+    A quarter of the memory of `read` is needed, and in the context about none. Raises DataError as
+    `read`, and when the temporary file cannot be written.
+    """
+    with tempfile.TemporaryFile(dir=folder) as spool:
+        found = _spooled(path, spool)
+        yield found
+
+
+def _spooled(path: Path, spool: IO[bytes]) -> PictureRows | None:
+    """The rows of a picture, which are written to the file `spool`."""
+    with image_files.opened(path) as image:
+        if image.mode not in ("RGB", "L") or _png_bits(path) == 16:
+            return None
+        if image.has_transparency_data:
+            return None
+        image_files.require_memory(image, path, PLAIN)
+        info, grey = image.info, image.mode == "L"
+        ImageOps.exif_transpose(image, in_place=True)
+        width, height = image.size
+        for top in range(0, height, TOGETHER):
+            part = image.crop((0, top, width, min(height, top + TOGETHER)))
+            spool.write(part.convert("RGB").tobytes())
+
+    def read_rows(first: int, last: int) -> NDArray[np.uint8]:
+        spool.seek(3 * width * first)
+        content = spool.read(3 * width * (last - first))
+        return np.frombuffer(content, np.uint8).reshape(last - first, width, 3)
+
+    return PictureRows(height, width, grey, info.get("icc_profile"), _dpi(info), read_rows)
 
 
 def _png_bits(path: str | Path) -> int:
@@ -97,12 +153,17 @@ def write(path: str | Path, picture: Picture) -> None:
     path = Path(path)
     kind = format_of(path)
     image, kept = _drawn(picture, kind), dict[str, Any]()
-    space = b"GRAY" if image.mode in ("L", "LA", "I;16") and kind != "WEBP" else b"RGB "
-    if picture.icc is not None and picture.icc[16:20] == space:
+    grey = image.mode in ("L", "LA", "I;16") and kind != "WEBP"
+    if picture.icc is not None and is_profile(picture.icc, grey):
         kept["icc_profile"] = picture.icc
     if picture.dpi is not None and kind != "WEBP":
         kept["dpi"] = picture.dpi
     image_files.save(path, image, kept)
+
+
+def is_profile(icc: bytes, grey: bool) -> bool:
+    """Whether an ICC profile is one of grey, or else of red, green and blue."""
+    return icc[16:20] == (b"GRAY" if grey else b"RGB ")
 
 
 def _drawn(picture: Picture, kind: str) -> Image.Image:

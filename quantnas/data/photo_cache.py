@@ -31,6 +31,8 @@ FREE = 1 << 30
 """Bytes that the cache leaves free on its disk."""
 TOLERATED = 0.1
 """Largest share of damaged photographs that are left out without an error."""
+GONE = "does not exist."
+"""End of the cause of an error about a missing file (`errors.missing`)."""
 _LISTED = 5  # damaged photographs that an error names
 
 
@@ -136,10 +138,16 @@ def loading(
 def _require_sound(damaged: Sequence[str], total: int) -> None:
     """Raise DataError when more than the tolerated share of the photographs is damaged."""
     if len(damaged) > TOLERATED * total:
+        remedy = "Replace, convert or remove these files."
+        if all(cause.endswith(GONE) for cause in damaged):
+            remedy = (
+                "If their folder was moved, move it back or leave a link there, or begin a new run "
+                "with --data and its new place."
+            )
         raise DataError(
             f"More than {TOLERATED:.0%} of {total} photographs cannot be used: "
             f"{' '.join(damaged[:_LISTED])}{' And more.' if len(damaged) > _LISTED else ''}",
-            "Replace, convert or remove these files.",
+            remedy,
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quantnas.config import files
 from quantnas.errors import DataError
 
 from . import folder_layouts, image_files, photographs
@@ -62,10 +63,10 @@ def named_sets(folders: Sequence[str]) -> dict[str, str]:
 
     A set has the name of its folder unless that is taken or ambiguous; then it has the whole path.
     """
-    names = [_set_name(Path(folder)) for folder in folders]
+    names = [files.readable(_set_name(Path(folder))) for folder in folders]
     taken = ("", "held-out", "bundled")
     return {
-        folder if names.count(name) > 1 or name in taken else name: folder
+        files.readable(folder) if names.count(name) > 1 or name in taken else name: folder
         for name, folder in zip(names, folders, strict=True)
     }
 

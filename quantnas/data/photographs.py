@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quantnas.config import files
 from quantnas.errors import DataError
 
 from . import bicubic, folder_layouts, image_files
@@ -36,7 +37,7 @@ class Photograph:
     @property
     def name(self) -> str:
         """Name of the photograph in results."""
-        return self.high.stem
+        return files.readable(self.high.stem)
 
 
 def find(folder: str | Path, scale: int) -> list[Photograph]:

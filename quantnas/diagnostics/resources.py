@@ -1,22 +1,21 @@
 """The share of this machine that this process may use: cores, memory, disk and GPUs.
 
 psutil tells what the machine has. The limits of a container, which psutil does not know, are read
-from Linux control groups of both versions.
+from Linux control groups of both versions (`quantnas.data.free_memory`).
 """
 
 import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import psutil
 import torch
 
+from quantnas.data.free_memory import control_groups, memory_limit, text_of
 from quantnas.training.processes import cores
 
-CGROUPS = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 
@@ -73,50 +72,13 @@ def read(output: Path) -> Resources:
     )
 
 
-def control_groups(
-    controller: str, membership: str | None = None, root: Path = CGROUPS
-) -> list[Path]:
-    """Folders that may limit this process, from its own control group outwards.
-
-    controller: cpu or memory. membership: the text of /proc/self/cgroup, which is read where it is
-    None. A container may not see its own group's path; its limits then stand in the root.
-    """
-    folders = []
-    for line in (_text(MEMBERSHIP) if membership is None else membership).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:  # version 2
-            mounts = [root]
-        elif controller in controllers.split(","):
-            mounts = [root / controllers, root / controller]
-        else:
-            continue
-        group = PurePosixPath(path.lstrip("/"))
-        folders += [mount / part for mount in mounts for part in (group, *group.parents)]
-    return folders
-
-
 def cores_limit(groups: Iterable[Path]) -> float | None:
     """Cores' worth of processor time that these control groups grant; None without a limit."""
     limits = []
     for group in groups:
-        v1 = (_text(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-        for text in (_text(group / "cpu.max"), " ".join(v1)):
+        v1 = (text_of(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        for text in (text_of(group / "cpu.max"), " ".join(v1)):
             quota, period = [*text.split(), "", ""][:2]
             if quota.isdecimal():  # neither max nor -1
                 limits.append(int(quota) / int(period))
     return min(limits, default=None)
-
-
-def memory_limit(groups: Iterable[Path]) -> int | None:
-    """Bytes of memory that these control groups grant; None without a limit."""
-    names = ("memory.max", "memory.limit_in_bytes")
-    texts = [_text(group / name).strip() for group in groups for name in names]
-    return min((int(text) for text in texts if text.isdecimal()), default=None)
-
-
-def _text(path: Path) -> str:
-    """The text of a file, empty where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

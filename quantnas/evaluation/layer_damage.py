@@ -8,7 +8,6 @@ grids together, so the grids of the finished network are not the best ones for t
 What training did to the weights is left out on purpose: the prediction is about plain rounding.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,13 +20,15 @@ from torch import Tensor, nn
 
 from quantnas.architectures import cost, network, registry
 from quantnas.config import schema
-from quantnas.config.files import read_json, to_json, write_text
+from quantnas.config.files import read_json, read_json_value, to_json, write_text
 from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.data import photographs
 from quantnas.data.patches import to_tensor
 from quantnas.data.photographs import Photograph
+from quantnas.errors import DataError
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.quantization import bit_widths, post_training
+from quantnas.runs import step_results
 from quantnas.runs.networks import architecture
 from quantnas.runs.run_folder import Run
 
@@ -104,7 +105,11 @@ def load(run: Run) -> Damages | None:
 def predictions(run: Run) -> dict[str, dict[Precision, float]]:
     """Slot -> bit widths -> predicted damage, from damage.json; empty without that file."""
     path = run.folder / "damage.json"
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    rows = read_json_value(path) if path.exists() else []
+    schema.check(list[step_results.Predicted], rows, str(path))
+    for row in rows:
+        if len(row["options"]) != len(row["mse"]):
+            raise DataError(f"{path} is damaged at '{row['slot']}'.", "Take it from a copy.")
     return {
         row["slot"]: dict(
             zip((Precision(**bits) for bits in row["options"]), row["mse"], strict=True)

@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantnas.config import files
+from typing_extensions import TypedDict
+
+from quantnas.config import files, schema
 from quantnas.config.files import read_json
 from quantnas.config.run_config import RunConfig
 from quantnas.data import photo_sets, photographs
@@ -151,6 +153,25 @@ def _group(group: PhotoSet, scores: Mapping[str, Sequence[Score]]) -> dict[str, 
     }
 
 
+class _MeasuredModel(TypedDict):
+    """A model in evaluation.json."""
+
+    run: str | None
+
+
+class _MeasuredSet(TypedDict):
+    """A set in evaluation.json."""
+
+    folder: str | None
+
+
+class _Evaluation(TypedDict):
+    """What is read from evaluation.json."""
+
+    models: dict[str, _MeasuredModel]
+    sets: dict[str, _MeasuredSet]
+
+
 def of_run(folder: Path) -> tuple[Path, list[str]] | None:
     """The run that an evaluation measured, and the folders; None for a folder without evaluation.
 
@@ -159,6 +180,7 @@ def of_run(folder: Path) -> tuple[Path, list[str]] | None:
     if not (folder / FILE).is_file():
         return None
     evaluation = read_json(folder / FILE)
+    schema.check(_Evaluation, evaluation, str(folder / FILE))
     origins = [model["run"] for model in evaluation["models"].values()]
     if len(origins) != 1 or origins[0] is None:
         raise DataError(

@@ -13,7 +13,7 @@ import numpy as np
 from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import QuantizeConfig, RunConfig
-from quantnas.errors import QualityError
+from quantnas.errors import DataError, QualityError
 from quantnas.inference import upscaler
 from quantnas.progress import Progress
 from quantnas.runs import networks, resumable
@@ -77,7 +77,10 @@ def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
 def load(run: Run) -> list[Drop]:
     """The losses that `measure` wrote. Raises DataError when the file is missing."""
     path = networks.need(run.folder / FILE, "quantize")
-    return [schema.parse(Drop, row, str(path)) for row in read_json(path)["sets"]]
+    rows = read_json(path).get("sets")
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path} holds no sets.", "Take it from a copy, or quantize again.")
+    return [schema.parse(Drop, row, str(path)) for row in rows]
 
 
 def require(drops: Sequence[Drop], config: QuantizeConfig) -> None:

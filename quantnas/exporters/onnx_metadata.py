@@ -2,23 +2,28 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, cast, get_args
 
 import onnx
 from onnx import helper
+from typing_extensions import TypedDict
 
 from quantnas import __version__
 from quantnas.architectures.cost import REFERENCE, Cost, Layer, parameter_count, total
-from quantnas.config import files
+from quantnas.config import files, schema
 from quantnas.config.files import plain
-from quantnas.config.search_space import Pixels, outputs
-from quantnas.errors import DataError
+from quantnas.config.search_space import Bits, Pixels, Scale, outputs
+from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.nn.operations import Shape
 
 METADATA_KEY = "quantnas"
+BITS = get_args(Bits)
+"""Bit widths that a layer may have."""
+MOST = 2**20
+"""Largest side of a kernel, and number of its channels, that is believed."""
 
 
 def write(
@@ -53,18 +58,69 @@ def _short_metadata(totals: Cost, scale: int, pixels: Pixels | None = None) -> s
     return json.dumps(facts, separators=(",", ":"))
 
 
-def _expanded(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Expand the facts of `_short_metadata` to version, scale, the whole cost and pixels."""
-    rows, scale = [], int(facts["scale"])
-    for text in facts["layers"].split(","):
-        name, op, sides, weights, inputs, place = text.split()
-        shape, area = cast(Shape, tuple(map(int, sides.split("x")))), place
-        macs = math.prod(shape) * outputs(area, *REFERENCE, scale)
+@dataclass(frozen=True)
+class Metadata:
+    """What an exported file says about itself."""
+
+    version: str
+    """Version of quantnas that exported it."""
+    scale: Scale
+    cost: Cost | None
+    """The cost; None where a file of an older version does not state it in full."""
+    pixels: Pixels | None = None
+    """Pixel conventions of an imported network; None for other networks."""
+
+
+class _Stated(TypedDict):
+    """The keys of the metadata; older versions wrote `cost` instead of `layers`."""
+
+    version: NotRequired[str]
+    scale: Scale
+    layers: NotRequired[str]
+    cost: NotRequired[Any]
+    pixels: NotRequired[dict[str, Any]]
+
+
+def _layers(text: str, scale: int) -> Iterator[Layer]:
+    """The layers of `_short_metadata`. Raises ValueError or ArithmeticError for another text."""
+    for row in text.split(","):
+        name, op, sides, weights, inputs, area = row.split()
+        first, *others = map(int, sides.split("x"))
+        shape = cast(Shape, (first, *others))
         bits = int(weights), int(inputs)
-        rows.append(Layer(name, op, shape, *bits, area, macs, parameter_count(op, shape)))
-    cost: dict[str, Any] = plain(total(rows, scale))
-    expanded = {"version": facts["version"], "scale": scale, "cost": cost}
-    return expanded | {"pixels": facts["pixels"]} if "pixels" in facts else expanded
+        if len(shape) != 4 or min(shape) < 1 or max(shape) > MOST or not {*bits} <= {*BITS}:
+            raise ValueError(f"there is no layer '{row}'")
+        macs = math.prod(shape) * outputs(area, *REFERENCE, scale)
+        yield Layer(name, op, shape, *bits, area, macs, parameter_count(op, shape))
+
+
+def _parsed(text: str, path: Path) -> Metadata:
+    """The metadata in the text that a file holds. Raises DataError for a damaged text."""
+    try:
+        facts = files.parse_json(text)
+        schema.check(_Stated, facts, f"The metadata of {path}")
+        pixels = None
+        if "pixels" in facts:
+            pixels = schema.parse(Pixels, facts["pixels"], f"The metadata of {path}")
+        return Metadata(facts.get("version", ""), facts["scale"], _cost(facts, path), pixels)
+    except (QuantnasError, ValueError, ArithmeticError) as error:
+        reason = error.cause if isinstance(error, QuantnasError) else str(error)
+        raise DataError(
+            f"What {path} says about itself cannot be read ({reason.rstrip('.')[:200]}).",
+            "It is damaged: export it again.",
+        ) from error
+
+
+def _cost(facts: Mapping[str, Any], path: Path) -> Cost | None:
+    if "layers" in facts:
+        return total(list(_layers(facts["layers"], facts["scale"])), facts["scale"])
+    try:
+        cost = schema.parse(Cost, facts["cost"], str(path))
+        for layer in cost.layers:
+            outputs(layer.area, *REFERENCE, facts["scale"])
+        return cost
+    except (UsageError, KeyError):
+        return None
 
 
 def exported_here(path: Path) -> bool:
@@ -72,11 +128,11 @@ def exported_here(path: Path) -> bool:
     return _metadata(path) is not None
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata of an exported file: `version`, `scale` and `cost`, as mappings.
+def read_metadata(path: Path) -> Metadata:
+    """Read the metadata of an exported file.
 
-    Files of imported networks also have `pixels`, a `search_space.Pixels` as a mapping. Raises
-    DataError when it is no ONNX file, or quantnas did not export it.
+    Raises DataError when it is no ONNX file, when quantnas did not export it, and for damaged
+    metadata.
     """
     text = _metadata(path)
     if text is None:
@@ -84,17 +140,17 @@ def read_metadata(path: Path) -> dict[str, Any]:
             f"{path} was not exported by quantnas: it has no '{METADATA_KEY}' metadata.",
             "Give a file that `quantnas export` wrote.",
         )
-    facts: dict[str, Any] = json.loads(text)
-    return _expanded(facts) if "layers" in facts else facts
+    return _parsed(text, path)
 
 
 def _metadata(path: Path) -> str | None:
     try:
         model = onnx.load(path, load_external_data=False)
+        texts = {p.key: p.value for p in model.metadata_props}
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
     except Exception as error:
         raise DataError(f"{path} is not a complete ONNX file.", "Export it again.") from error
     if not model.graph.node:
         raise DataError(f"{path} is empty: it holds no network.", "Export it again.")
-    return {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
+    return texts.get(METADATA_KEY)

@@ -22,10 +22,9 @@ from torch import Tensor, nn
 
 from quantnas.architectures import cost
 from quantnas.architectures.imported_onnx import ImportedNetwork
-from quantnas.config import schema
 from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_tensor
-from quantnas.errors import DataError, UsageError, VerificationError
+from quantnas.errors import DataError, VerificationError
 from quantnas.inference import upscaler
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer
@@ -168,14 +167,16 @@ def _require_stored(
     Returns the layers of the metadata.
     """
     try:
-        metadata = onnx_metadata.read_metadata(path)
-        rows = schema.parse(cost.Cost, metadata["cost"], path.name).layers
-    except (DataError, UsageError, KeyError, ValueError, TypeError) as error:
+        stated = onnx_metadata.read_metadata(path)
+    except DataError as error:
         raise VerificationError(
             f"{path.name} does not state its layers: {_line(error)}.", "Export it again."
         ) from error
+    if stated.cost is None:
+        raise VerificationError(f"{path.name} does not state its layers.", "Export it again.")
+    rows = stated.cost.layers
     kernels = {m.name: _dense_kernel(m) for m in network.modules() if isinstance(m, QuantConv2d)}
-    problems = list(weight_verification.problems(model, rows, int(metadata["scale"]), kernels))
+    problems = list(weight_verification.problems(model, rows, stated.scale, kernels))
     if problems:
         raise VerificationError(
             f"{path.name} is not stored as it should be: {_listed(problems)}.",

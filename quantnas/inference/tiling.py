@@ -5,10 +5,10 @@ convolutional network equal the whole image. Neighbouring tiles are compared whe
 tells for every network how visible the seams can be.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,13 @@ from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_image, to_tensor
 from quantnas.onnx_import.onnx_session import open_session
 
-from . import receptive_field
+from . import receptive_field, tile_memory
 from .receptive_field import ReceptiveField
 from .upscaler import Upscaler, enlarge_error, onnx_upscaler, run_session, torch_upscaler
 
 SIDE = 512
-"""Length of a tile's side with its overlap, pixels.
-
-The float RFDN then takes about 0.7 GB of memory, other networks less.
-"""
+"""Length of a tile's side with its overlap, pixels; less for networks that need much memory for
+each pixel (`tile_memory`)."""
 LARGEST = 1024
 """Length of a tile's side with its overlap for networks whose receptive field is the whole image,
 pixels: larger than `SIDE`, so that these images are cut only when they must be."""
@@ -57,6 +55,8 @@ class Network:
     part: Callable[[], Part]
     """Loads the function that enlarges a part as it would be in the whole image; only networks
     with attention need it."""
+    largest: Callable[[], int] = lambda: LARGEST
+    """Estimates the side of the largest tile for which there is memory, pixels."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,14 @@ def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> 
     if isinstance(source, Path):
         whole, part = onnx_upscaler(source, pixels), partial(_file_part, source)
         field = unknown if imported else receptive_field.of_file(source)
+        needed = partial(tile_memory.of_file, source)
     else:
         whole, part = torch_upscaler(source), partial(_network_part, source)
         field = unknown if imported else receptive_field.of_network(source)
-    return Network(scale, whole, field, cache(part))
+        needed = partial(tile_memory.of_network, source)
+    return Network(
+        scale, whole, field, cache(part), cache(lambda: tile_memory.largest_side(needed()))
+    )
 
 
 def _file_part(path: Path) -> Part:
@@ -133,10 +137,22 @@ def _network_part(network: nn.Module) -> Part:
     return enlarge
 
 
-def plan(height: int, width: int, field: ReceptiveField, tiling: Tiling) -> list[Tile]:
-    """Tiles of an image, row after row; a single tile when the image is not cut."""
+def tiles_of(network: Network, height: int, width: int, tiling: Tiling) -> list[Tile]:
+    """Tiles of an image for a network, as `plan` gives them, within its memory."""
+    small = tiling.side is not None or height * width <= LEAST**2
+    most = LARGEST if small else network.largest()
+    return plan(height, width, network.receptive_field, tiling, most)
+
+
+def plan(
+    height: int, width: int, field: ReceptiveField, tiling: Tiling, most: int = LARGEST
+) -> list[Tile]:
+    """Tiles of an image, row after row; a single tile when the image is not cut.
+
+    most: side of the largest tile for which there is memory, pixels.
+    """
     overlap = field.pixels if tiling.overlap is None else tiling.overlap
-    side, limit = tiling.side, LARGEST if field.whole else SIDE
+    side, limit = tiling.side, min(most, LARGEST if field.whole else SIDE)
     if side is None:
         side = 0 if height * width <= limit**2 else max(LEAST, limit - 2 * overlap)
     columns = spans(width, side, overlap, field)
@@ -168,7 +184,7 @@ def enlarge(
     least = receptive_field.SMALLEST if network.receptive_field.attention else 1
     lacking = [(0, max(0, least - side)) for side in (height, width)]
     low = np.pad(low, (*lacking, (0, 0)), "symmetric")
-    tiles = plan(low.shape[0], low.shape[1], network.receptive_field, tiling)
+    tiles = tiles_of(network, low.shape[0], low.shape[1], tiling)
     if len(tiles) == 1:
         large = Enlarged(network.whole(low))
         yield 1
@@ -179,40 +195,70 @@ def enlarge(
 
 
 def _tiled(network: Network, low: Image, tiles: list[Tile]) -> Generator[int, None, Enlarged]:
-    scale, seam = network.scale, 0
-    large = np.empty((low.shape[0] * scale, low.shape[1] * scale, 3), np.uint8)
-    for done, (y, x) in enumerate(tiles, 1):
-        tile = _enlarge_part(network, low, y, x)
-        top, left = y.first * scale, x.first * scale
-        rows, columns = (slice(s.start * scale, s.stop * scale) for s in (y, x))
-        for axis, span in enumerate((y, x)):
-            if span.first < span.start:  # compare the last pixel that its neighbour has made
-                edge = slice((span.start - 1) * scale, span.start * scale)
-                line = (edge, columns) if axis == 0 else (rows, edge)
-                seam = max(seam, _difference(large[line], _crop(tile, line, top, left)))
-        large[rows, columns] = _crop(tile, (rows, columns), top, left)
-        yield done
+    large = np.empty((low.shape[0] * network.scale, low.shape[1] * network.scale, 3), np.uint8)
+    filled = 0
+
+    def add(rows: Image) -> None:
+        nonlocal filled
+        large[filled : filled + len(rows)] = rows
+        filled += len(rows)
+
+    size = low.shape[0], low.shape[1]
+    seam = yield from enlarge_rows(network, size, lambda first, last: low[first:last], add, tiles)
     return Enlarged(large, seam)
 
 
-def _enlarge_part(network: Network, low: Image, y: Span, x: Span) -> Image:
-    part = low[y.first : y.last, x.first : x.last]
+def enlarge_rows(
+    network: Network,
+    size: tuple[int, int],
+    read: Callable[[int, int], Image],
+    add: Callable[[Image], None],
+    tiles: Sequence[Tile],
+) -> Generator[int, None, int]:
+    """Enlarge an image in tiles; only the rows of one row of tiles are in memory.
+
+    size: its (height, width). read: gives the rows (first, last) of it, uint8 RGB. add: takes the
+    next rows of the large image. Yields the number of tiles done, and returns the largest
+    difference of neighbouring tiles where they meet, of 255. Raises DataError as the network's
+    upscaler.
+    """
+    scale, done, seam, above = network.scale, 0, 0, None
+    for y, row in groupby(tiles, lambda tile: tile[0]):
+        part = read(y.first, y.last)
+        band = np.empty(((y.stop - y.start) * scale, size[1] * scale, 3), np.uint8)
+        for _, x in row:
+            tile = _enlarge_part(network, part, size, y, x)
+            left, inner = x.first * scale, (y.start - y.first) * scale
+            columns = slice(x.start * scale, x.stop * scale)
+            cut = slice(columns.start - left, columns.stop - left)
+            made = tile[inner : inner + len(band)]
+            if above is not None and inner:  # compare the last pixel that its neighbour has made
+                seam = max(seam, _difference(above[:, columns], tile[inner - scale : inner, cut]))
+            if x.first < x.start:
+                edge = slice((x.start - 1) * scale, x.start * scale)
+                own = made[:, edge.start - left : edge.stop - left]
+                seam = max(seam, _difference(band[:, edge], own))
+            band[:, columns] = made[:, cut]
+            done += 1
+            yield done
+        add(band)
+        above = band[-scale:]
+    return seam
+
+
+def _enlarge_part(network: Network, rows: Image, size: tuple[int, int], y: Span, x: Span) -> Image:
+    """Enlarge a tile of an image of `size`, of which `rows` are those that the tile reads."""
+    part = rows[:, x.first : x.last]
     if not network.receptive_field.attention:
         return network.whole(part)
-    rows, columns = (
+    down, columns = (
         receptive_field.stretching(full, s.first, s.last - s.first)
-        for full, s in zip(low.shape[:2], (y, x), strict=True)
+        for full, s in zip(size, (y, x), strict=True)
     )
     try:
-        return network.part()(part, rows, np.ascontiguousarray(columns.T))
+        return network.part()(part, down, np.ascontiguousarray(columns.T))
     except Exception as error:  # ONNX Runtime has no exception class for unsuitable images
         raise enlarge_error("The network", part, error) from error
-
-
-def _crop(tile: Image, region: tuple[slice, slice], top: int, left: int) -> Image:
-    """Cut a region of the large image out of a tile that begins at (top, left) in that image."""
-    y, x = region
-    return tile[y.start - top : y.stop - top, x.start - left : x.stop - left]
 
 
 def _difference(one: Image, other: Image) -> int:

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from quantnas.data import bicubic, image_files, image_modes
-from quantnas.data.image_modes import Picture
+from quantnas.data import bicubic, image_files, image_modes, png_rows
+from quantnas.data.image_modes import Picture, PictureRows
 from quantnas.errors import DataError, QuantnasError, UsageError, missing
 from quantnas.progress import Progress
 
-from .tiling import Network, Tiling, enlarge, plan
+from .receptive_field import SMALLEST
+from .tiling import Network, Tiling, enlarge, enlarge_rows, tiles_of
 
 VISIBLE = 1
 """Difference of neighbouring tiles, of 255, above which users are told of it."""
@@ -164,9 +165,15 @@ def perform(
 def _tiles(job: UpscaleJob, network: Network, tiling: Tiling) -> int:
     """Number of tiles of a job's photograph; 1 for a file that cannot be read."""
     try:
-        return len(plan(*image_files.size(job.source), network.receptive_field, tiling))
+        return len(tiles_of(network, *image_files.size(job.source), tiling))
     except DataError:
         return 1
+
+
+def _is_large(job: UpscaleJob, network: Network, tiling: Tiling) -> bool:
+    """Whether a job's photograph is cut into tiles; those that are extended first are not."""
+    sides = image_files.size(job.source)
+    return min(sides) >= SMALLEST and _tiles(job, network, tiling) > 1
 
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]
@@ -179,8 +186,14 @@ def one(
     """Enlarge one photograph; yield the number of tiles done, and return its sizes and notes.
 
     The notes tell users of losses and visible seams. Raises DataError for a file that cannot be
-    read or written, and UsageError when the result does not fit into its file format.
+    read or written, and UsageError when the result does not fit into its file format. A large
+    opaque photograph that becomes a PNG file is never in memory as a whole, nor is its result.
     """
+    if image_files.format_of(job.target) == "PNG" and _is_large(job, network, tiling):
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        with image_modes.rows(job.source, job.target.parent) as rows:
+            if rows is not None:
+                return (yield from _streamed(job, rows, network, tiling))
     low = image_modes.read(job.source)
     height, width = low.rgb.shape[:2]
     scale = network.scale
@@ -188,14 +201,38 @@ def one(
     notes = image_modes.losses(low, job.target)
     large = yield from enlarge(network, low.rgb, tiling)
     image_modes.write(job.target, _enlarged(low, large.image, scale))
-    if large.seam > VISIBLE:
-        notes.append(
-            f"tiles differ by up to {large.seam} of 255 where they meet; a larger --overlap or "
-            "--tile makes it less"
-        )
-    elif large.tiles > 1 and tiling.overlap == 0:
-        notes.append("tiles see nothing of their neighbours: seams may show; leave --overlap out")
+    notes += _seam_notes(large.seam, large.tiles, tiling)
     return ((height, width), (height * scale, width * scale)), notes
+
+
+def _streamed(
+    job: UpscaleJob, rows: PictureRows, network: Network, tiling: Tiling
+) -> Generator[int, None, tuple[Sizes, list[str]]]:
+    """Enlarge one photograph as `one` does, reading and writing it row of tiles by row of tiles."""
+    before, scale = (rows.height, rows.width), network.scale
+    after = rows.height * scale, rows.width * scale
+    icc = rows.icc if rows.icc is not None and image_modes.is_profile(rows.icc, rows.grey) else None
+    tiles = tiles_of(network, *before, tiling)
+    with png_rows.writing(job.target, after, 1 if rows.grey else 3, icc, rows.dpi) as write:
+
+        def add(band: NDArray[np.uint8]) -> None:
+            grey = np.asarray(Image.fromarray(band).convert("L"))[:, :, None] if rows.grey else band
+            write(grey)
+
+        seam = yield from enlarge_rows(network, before, rows.read, add, tiles)
+    return (before, after), _seam_notes(seam, len(tiles), tiling)
+
+
+def _seam_notes(seam: int, tiles: int, tiling: Tiling) -> list[str]:
+    """Notes on visible seams. seam: largest difference of neighbouring tiles, of 255."""
+    if seam > VISIBLE:
+        return [
+            f"tiles differ by up to {seam} of 255 where they meet; a larger --overlap or "
+            "--tile makes it less"
+        ]
+    if tiles > 1 and tiling.overlap == 0:
+        return ["tiles see nothing of their neighbours: seams may show; leave --overlap out"]
+    return []
 
 
 def _enlarged(low: Picture, rgb: NDArray[np.uint8], scale: int) -> Picture:

@@ -16,7 +16,7 @@ from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
 from quantnas.errors import DataError, UsageError, missing
 
-from . import subgraphs
+from . import file_limits, subgraphs
 from .onnx_session import open_session
 
 LARGEST = 2**31 - 1
@@ -109,6 +109,8 @@ def complete(path: Path) -> onnx.ModelProto:
         raise _damaged(path, error) from error
     if not model.graph.node:
         raise _damaged(path, "it holds no operators")
+    if not all(isinstance(name, str) for name in _names(model)):
+        raise _damaged(path, "it has names that are no UTF-8")
     locations = [external_data_helper.ExternalDataInfo(t) for t in _external_tensors(model)]
     absent = sorted({p.location for p in locations if not (path.parent / p.location).is_file()})
     if absent:
@@ -122,7 +124,23 @@ def complete(path: Path) -> onnx.ModelProto:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # several libraries raise here, also for paths outside the folder
         raise _damaged(path, error) from error
-    return inliner.inline_local_functions(model) if model.functions else model
+    if not model.functions:
+        return model
+    file_limits.require_few_nodes(model, path)
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:  # the inliner has no common class of errors
+        raise _damaged(path, error) from error
+
+
+def _names(model: onnx.ModelProto) -> Iterable[str]:
+    """All names in a graph; protobuf gives bytes for those that are no UTF-8."""
+    graph = model.graph
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    values = (*graph.initializer, *graph.input, *graph.output, *graph.value_info)
+    yield from (value.name for value in values)
 
 
 def _external_tensors(model: onnx.ModelProto) -> Iterable[TensorProto]:
@@ -227,8 +245,10 @@ def _entry(model: onnx.ModelProto, stored: Collection[str], path: Path) -> Entry
             "It must take (images, channels, height, width) with 1 or 3 channels.",
         )
     if kind.elem_type not in KINDS:
+        known = kind.elem_type in TensorProto.DataType.values()
+        stated = TensorProto.DataType.Name(kind.elem_type).lower() if known else "an unknown type"
         raise DataError(
-            f"{path} takes images as {TensorProto.DataType.Name(kind.elem_type).lower()}.",
+            f"{path} takes images as {stated}.",
             "Export it in float32.",
         )
     batch, channels, height, width = sides
@@ -260,6 +280,8 @@ def _constant_values(
     names = [name for node in constant for name in node.output if name and name in read]
     try:
         return subgraphs.constants(model, names)
+    except DataError as error:  # too large
+        raise DataError(f"{path}: {error.cause}", error.remedy) from error
     except Exception as error:  # ONNX Runtime has no common class of errors
         raise _not_loaded(path, error) from error
 

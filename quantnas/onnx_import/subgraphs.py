@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from .onnx_session import open_session
+from .onnx_session import open_session, run_limited
 
 
 def needed(
@@ -47,8 +47,8 @@ def parted(
 def constants(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, NDArray[Any]]:
     """Name -> value of the constant tensors `names` of a model.
 
-    ONNX Runtime computes those that the model does not store. Raises the exceptions of ONNX
-    Runtime, which have no common class.
+    ONNX Runtime computes those that the model does not store. Raises DataError where these would
+    take too much memory, else the exceptions of ONNX Runtime, which have no common class.
     """
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     unique = dict.fromkeys(names)
@@ -65,7 +65,7 @@ def constants(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, NDArray
         ir_version=model.ir_version,
     )
     session = open_session(
-        part.SerializeToString(), threads=1, optimise=False, log_severity_level=4
+        part.SerializeToString(), threads=1, optimise=False, limited=True, log_severity_level=4
     )
-    values = session.run(computed, {})
+    values = run_limited(session, computed)
     return arrays | dict(zip(computed, map(np.asarray, values), strict=True))

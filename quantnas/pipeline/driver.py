@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from quantnas.config.run_config import RunConfig
 from quantnas.errors import DataError, QualityError, UsageError
 from quantnas.evaluation import quantization_loss
-from quantnas.runs import run_folder, run_settings
+from quantnas.runs import run_folder, run_lock, run_settings, step_records
 from quantnas.runs.run_folder import Run
 from quantnas.runs.watcher import SILENT, Watcher, follow, watched
 
@@ -31,14 +31,17 @@ def perform(verb: str, run: Run, watch: Watcher = SILENT) -> None:
     """Perform the steps of a verb that the run has not finished.
 
     A new folder without results is removed after a DataError or a UsageError. Raises what the steps
-    and the watcher raise, and QualityError as `quantnas.quantize`.
+    and the watcher raise, QualityError as `quantnas.quantize`, and UsageError while another process
+    is at work in the run, or for settings that a step was done without.
     """
-    config, steps = run_settings.load_config(run), STEPS[verb]
-    with _removed_if_empty(run, steps), watched(run, watch):
-        for step in steps:
-            _perform(step, run, config, watch)
-        if verb == "quantize":
-            _judge(run, config, watch)
+    with run_lock.held(run.folder):
+        config, steps = run_settings.load_config(run), STEPS[verb]
+        with _removed_if_empty(run, steps), watched(run, watch):
+            step_records.require_unchanged(run)
+            for step in steps:
+                _perform(step, run, config, watch)
+            if verb == "quantize":
+                _judge(run, config, watch)
 
 
 def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
@@ -46,7 +49,9 @@ def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
         watch.finish(step, None)
         return
     began = time.monotonic() - run.spent
+    step_records.record(run, step)
     follow(FUNCTIONS[step](run, config), watch)
+    step_records.seal(run, step)
     watch.finish(step, time.monotonic() - began)
 
 

@@ -1,6 +1,6 @@
 """Begins a run; its settings are checked before anything is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,31 +34,54 @@ class Prepared:
     weights: Path | None
     """File with the initial weights, if the settings name one."""
 
-    def write(self, run: Run, command: Sequence[str] | None = None) -> Run:
+    def write(
+        self,
+        run: Run,
+        command: Sequence[str] | None = None,
+        complete: Callable[[Run, RunConfig], None] | None = None,
+    ) -> Run:
         """Begin the run in a new folder; copies the results of earlier steps from the source.
 
-        command: the command line to record, by default that of this process.
+        command: the command line to record, by default that of this process. complete: writes what
+        else belongs to the beginning. The settings are written last. Raises UsageError when another
+        process is at work in the folder.
         """
         record = {**environment.environment(command), "verb": self.verb}
-        begin(run, self.config, self.photographs, record, self.source)
-        if self.source is not None:
-            run_folder.carry(self.source, run, until=self.verb)
-        if self.weights is not None:
-            files.copy(self.weights, run.weights("given"))
+
+        def rest() -> None:
+            if self.source is not None:
+                run_folder.carry(self.source, run, until=self.verb)
+            if self.weights is not None:
+                files.copy(self.weights, run.weights("given"))
+            if complete is not None:
+                complete(run, run_settings.own(run, self.config))
+
+        with run_folder.beginning(run):
+            begin(run, self.config, self.photographs, record, self.source, rest)
         return run
 
 
 def fresh(
-    verb: str, output: Path, name: str | None, config: RunConfig, source: Run | None = None
+    verb: str,
+    output: Path,
+    name: str | None,
+    config: RunConfig,
+    source: Run | None = None,
+    complete: Callable[[Run, RunConfig], None] | None = None,
 ) -> Run:
-    """Begin a run in the new folder `output/verb/name`.
+    """Begin a run in the new folder `output/verb/name`, which is removed if that fails.
 
-    With a source, the results of its steps before `verb` are copied. Raises as `prepare` and
-    `run_folder.create`.
+    With a source, the results of its steps before `verb` are copied. complete: as in
+    `Prepared.write`. Raises as `prepare` and `run_folder.create`.
     """
     ready = prepare(verb, config, source)
     default = source.folder.resolve().name if source else Path(config.space).stem
-    return ready.write(run_folder.create(output, verb, name, default))
+    run = run_folder.create(output, verb, name, default)
+    try:
+        return ready.write(run, complete=complete)
+    except BaseException:
+        run_folder.remove_half_begun(run)
+        raise
 
 
 def prepare(verb: str, config: RunConfig, source: Run | None = None) -> Prepared:
@@ -93,10 +116,12 @@ def begin(
     chosen: Photographs,
     environment: Mapping[str, Any],
     source: Run | None = None,
+    rest: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the settings and inputs of a run into its folder, so that later steps only read there.
 
-    With a source, the search space is the one in the folder of the source.
+    With a source, the search space is the one in the folder of the source. rest: writes what else
+    belongs to the beginning. The settings are written last, since they make the folder a run.
     """
     used = run_settings.own(source, config) if source else config
     settings = run_settings.plain(run_settings.settled(config))
@@ -106,7 +131,8 @@ def begin(
     write_text(run.path("space.yaml"), search_space.to_yaml(space))
     if config.genotype is not None:
         write_text(run.path(run_settings.GIVEN), genotype.load(config.genotype).to_json() + "\n")
-    write_text(run.path("config.yaml"), yaml.safe_dump(settings, sort_keys=False))
     write_text(run.path("env.json"), to_json(environment))
     if config.data is not None or config.eval_data is not None or chosen.known:
         holdout.save(run.path(holdout.FILE), chosen)
+    rest()
+    write_text(run.path(run_folder.SETTINGS), yaml.safe_dump(settings, sort_keys=False))

@@ -1,12 +1,13 @@
 """Makes the report of a run anew, after an evaluation if that is missing."""
 
 import dataclasses
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
 from quantnas.data import photo_sets
 from quantnas.evaluation import model_comparison
-from quantnas.runs import run_folder, run_settings
+from quantnas.runs import run_folder, run_lock, run_settings
 from quantnas.runs.run_folder import Run
 from quantnas.runs.watcher import SILENT, Watcher, follow
 
@@ -21,6 +22,13 @@ def report_again(source: str | PathLike[str], watch: Watcher = SILENT) -> Run:
     """
     folder, further = model_comparison.of_run(Path(source)) or (Path(source), [])
     run = run_folder.existing(folder)
+    with run_lock.held(run.folder):
+        _report(run, further, watch)
+    return run
+
+
+def _report(run: Run, further: Sequence[str], watch: Watcher) -> None:
+    """Evaluate a run where that is missing, on `further` folders too, and write its report."""
     config = run_settings.load_config(run)
     run_folder.require(run, until="evaluate")
     present = {Path(folder).resolve() for folder in config.benchmarks}
@@ -30,4 +38,3 @@ def report_again(source: str | PathLike[str], watch: Watcher = SILENT) -> Run:
         extended = dataclasses.replace(config, benchmarks=benchmarks)
         follow(evaluate_step.evaluate_step(run, extended), watch)
     follow(report_step.report_step(run, config), watch)
-    return run

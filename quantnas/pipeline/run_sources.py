@@ -4,22 +4,23 @@ Settings come in layers: those of the run that is continued are the lowest one, 
 above them, and single settings on top.
 """
 
-import shutil
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from quantnas.architectures import onnx_survey, registry
-from quantnas.config import files, genotype, layered_settings, schema, search_space
+from quantnas.config import genotype, layered_settings, schema, search_space
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError, UsageError
 from quantnas.progress import Progress
-from quantnas.runs import run_folder, run_settings
+from quantnas.runs import run_folder, run_settings, step_records, step_results
 from quantnas.runs.run_folder import Run
 from quantnas.runs.watcher import SILENT, Watcher
 from quantnas.training import processes
@@ -90,8 +91,13 @@ def from_space(request: Request, source: str | PathLike[str] | SearchSpace | Non
         return together(request.verb, config, lambda: _fresh(request, config))
 
 
-def _fresh(request: Request, config: RunConfig, source: Run | None = None) -> Run:
-    return new_run.fresh(request.verb, request.output, request.name, config, source)
+def _fresh(
+    request: Request,
+    config: RunConfig,
+    source: Run | None = None,
+    complete: Callable[[Run, RunConfig], None] | None = None,
+) -> Run:
+    return new_run.fresh(request.verb, request.output, request.name, config, source, complete)
 
 
 @contextmanager
@@ -113,6 +119,7 @@ def from_run(request: Request, source: Run) -> Run:
     `new_run.fresh`.
     """
     run_folder.require(source, until=request.verb)
+    step_records.require_weights(source)
     config = run_settings.continued(
         source, request.over(run_settings.inherit(source, request.verb))
     )
@@ -152,7 +159,7 @@ def _require_decided(space: SearchSpace, name: str | None = None) -> None:
         named = name or space.name
         raise UsageError(
             f"Space '{named}' leaves {count} choices open.",
-            f"Search first: quantnas search {named}; then train the run that it made.",
+            f"Search first: quantnas search {shlex.quote(named)}; then train the run that it made.",
         )
 
 
@@ -192,7 +199,7 @@ def from_weights(request: Request, weights: Path, watch: Watcher = SILENT) -> Ru
                 weights, "Give --space, and --genotype where it leaves choices open."
             ),
         )
-    return _adopt(_fresh(request, config), weights)
+    return _fresh(request, config, complete=partial(pretrained.adopt, weights=weights))
 
 
 def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
@@ -209,18 +216,8 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
     survey = onnx_survey.survey(file, config.pixels)
     watch(Progress("import", 1, 1, {}, tuple(onnx_survey.lines(survey))))
     with _path_of(survey.space) as path:
-        run = _fresh(request, replace(config, space=str(path)))
-    return _adopt(run, file)
-
-
-def _adopt(run: Run, file: Path) -> Run:
-    """The begun run with the network of a file; its folder is removed if that fails."""
-    try:
-        pretrained.adopt(run, run_settings.load_config(run), file)
-    except BaseException:
-        shutil.rmtree(run.folder)
-        raise
-    return run
+        complete = partial(pretrained.adopt, weights=file)
+        return _fresh(request, replace(config, space=str(path)), complete=complete)
 
 
 def together(
@@ -251,19 +248,20 @@ def interrupted(path: str | PathLike[str], verb: str | None = None) -> tuple[str
     run = run_folder.existing(Path(path))
     begun = _begun_by(run)
     verb = verb or (begun if begun in (*RESUMABLE, "export") else "run")
+    where = shlex.quote(str(run.folder))
     if begun in RESUMABLE and begun not in (verb, "run"):
         raise UsageError(
             f"{run.folder} is a run of `quantnas {begun}`, not one of `quantnas {verb}`.",
-            f"Continue it with: quantnas {begun} --resume {run.folder}; or go on from it in a "
-            f"folder of its own: quantnas {verb} {run.folder}",
+            f"Continue it with: quantnas {begun} --resume {where}; or go on from it in a "
+            f"folder of its own: quantnas {verb} {where}",
         )
     return verb, together(verb, run_settings.load_config(run), lambda: run, run)
 
 
 def _begun_by(run: Run) -> str | None:
     """The verb that began a run; None if env.json does not tell."""
-    path = run.folder / "env.json"
-    record = files.read_json(path) if path.exists() else {}
+    there = (run.folder / "env.json").exists()
+    record = step_results.environment(run.folder) if there else {}
     words = record.get("command", [])  # all that older versions recorded
     verb: str | None = record.get("verb") or (words[1] if len(words) > 1 else None)
     return verb

@@ -21,7 +21,7 @@ from quantnas.nas import gradient_search, inheritance, random_search, supernet
 from quantnas.nas.trial_training import Contest, TrialStep
 from quantnas.progress import Progress
 from quantnas.reporting.plots import architecture_diagram, search_curves
-from quantnas.runs import resumable
+from quantnas.runs import resumable, run_settings
 from quantnas.runs.resumable import Phase
 from quantnas.runs.run_folder import Run
 from quantnas.runs.run_settings import GIVEN
@@ -72,7 +72,7 @@ def assist(task: Mapping[str, Any], config: RunConfig) -> Iterator[gradient_sear
 def _space(run: Run, config: RunConfig) -> SearchSpace:
     file = run.folder / "space.yaml"
     return (
-        search_space.load(str(file))
+        run_settings.space_of(run)
         if file.exists()
         else search_space.load(config.space, config.scale)
     )

@@ -4,16 +4,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor, nn
 
 from quantnas.architectures import cost, registry
+from quantnas.config import schema
 from quantnas.config.files import read_json
 from quantnas.config.genotype import Genotype, searched_precision, uniform_precision
 from quantnas.config.run_config import RunConfig
-from quantnas.config.search_space import Precision, SearchSpace
+from quantnas.config.search_space import Bits, Precision, SearchSpace
 from quantnas.config.validators import resolution
-from quantnas.errors import UsageError
+from quantnas.errors import DataError, UsageError
 
 from . import bit_allocation, saliency
 from .bit_allocation import Costs, Damage, Options
@@ -196,10 +198,20 @@ def in_float(
 def load(folder: Path) -> dict[str, Precision]:
     """Read slot name -> bit widths from the `precision.json` of a quantized run's folder.
 
-    Raises DataError when the file is missing or damaged.
+    Raises DataError or UsageError when the file is missing or damaged.
     """
-    rows = read_json(folder / "precision.json")
-    return {name: Precision(**bits) for name, bits in rows.items()}
+    path = folder / "precision.json"
+    precision = {
+        name: schema.parse(Precision, bits, f"{path}: {name}")
+        for name, bits in read_json(path).items()
+    }
+    for name, bits in precision.items():
+        if not {bits.weights, bits.activations} <= {*get_args(Bits)}:
+            raise DataError(
+                f"{path}: '{name}' has {bits.weights} and {bits.activations} bits.",
+                f"Possible are {', '.join(map(str, get_args(Bits)))}; take the file from a copy.",
+            )
+    return precision
 
 
 def precision_of(space: SearchSpace, genotype: Genotype, config: RunConfig) -> dict[str, Precision]:

@@ -3,7 +3,6 @@
 Runs of earlier versions may lack parts, which the page then leaves out.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from quantnas.architectures.cost import REFERENCE
-from quantnas.config import search_space
+from quantnas.config.files import inside, read_json, readable
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError
 from quantnas.evaluation import layer_damage
 from quantnas.evaluation.layer_damage import Damages
 from quantnas.reporting.plots import search_curves
-from quantnas.runs import run_folder
+from quantnas.runs import run_folder, run_settings
 from quantnas.runs.run_folder import STEPS, Run
 
 from . import photo_slider, run_report
@@ -150,29 +149,29 @@ def find(folders: Sequence[Path]) -> Source:
 
 def _points(folder: Path) -> list[Path]:
     points = folder / "points"
-    return sorted(path for path in points.iterdir() if path.is_dir()) if points.is_dir() else []
+    found = sorted(path for path in points.iterdir() if path.is_dir()) if points.is_dir() else []
+    return [inside(points, path.name, points) for path in found]
 
 
 def _failed(folder: Path) -> Iterable[Failed]:
     for path in sorted((folder / "failed").glob("*.json")):
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            data = None
-        error = data if isinstance(data, dict) else {"cause": "unknown: its file is damaged."}
+            error = read_json(path)
+        except DataError:
+            error = {"cause": "unknown: its file is damaged."}
         yield Failed(path.stem, str(error.get("cause", "unknown")), str(error.get("remedy", "")))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
     """Return the names of folders, with those of their parents where needed to be unique."""
     paths = [path.resolve() for path in folders]
-    names = [path.name for path in paths]
+    names = [readable(path.name) for path in paths]
     most = max((len(path.parts) for path in paths), default=0)
     for depth in range(2, most):
         if len(set(names)) == len(names):
             break
         names = [
-            "/".join(path.parts[-depth:]) if names.count(name) > 1 else name
+            readable("/".join(path.parts[-depth:])) if names.count(name) > 1 else name
             for path, name in zip(paths, names, strict=True)
         ]
     return names
@@ -229,4 +228,4 @@ def _search(run: Run, config: dict[str, Any]) -> Search | None:
         for i, row in enumerate(rows)
         if i % every == 0 or row["check"] is not None or row is rows[-1]
     ]
-    return Search(tuple(kept), config, search_space.load(str(run.folder / "space.yaml")))
+    return Search(tuple(kept), config, run_settings.space_of(run))

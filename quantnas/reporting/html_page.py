@@ -14,6 +14,7 @@ from typing import Any
 
 from quantnas import __version__
 from quantnas.config import files
+from quantnas.config.files import inside
 from quantnas.errors import DataError
 from quantnas.evaluation import tables
 from quantnas.reporting.plots import pareto_front
@@ -47,7 +48,7 @@ def write(source: Source, path: Path) -> None:
 
 def of_run(run: Run) -> Source:
     """Return the source of a page of one run, which may still be at its report step."""
-    name = run.folder.resolve().name
+    name = files.readable(run.folder.resolve().name)
     return Source(name, ((name, run),), (), ())
 
 
@@ -87,7 +88,7 @@ def html(source: Source, shown: Sequence[Shown]) -> str:
         "size": SIZE,
         "beside": tables.beside_bicubic,
     }
-    text = template.render(words)
+    text = files.readable(template.render(words))
     return text.replace(SIZE, size(len(text.encode())))
 
 
@@ -216,12 +217,28 @@ def _crops(shown: Sequence[Shown]) -> Iterator[tuple[str, int]]:
     for one in shown:
         for view in one.views.views if one.views else ():
             for version in view.versions:
-                content = _crop(one, version.file).read_bytes()
+                content = _content(one, version.file)
                 yield hashlib.sha256(content).hexdigest(), len(content)
 
 
+def _content(one: Shown, file: str) -> bytes:
+    """Return a photograph's file. Raises DataError unless it is a WebP file that can be read."""
+    path = _crop(one, file)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}.", "Make the report of that run again."
+        ) from error
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        raise DataError(f"{path} is no WebP image.", "Make the report of that run again.")
+    return content
+
+
 def _crop(one: Shown, file: str) -> Path:
-    return one.folder / photo_slider.FOLDER / file
+    """Return the path of a photograph. Raises DataError unless it lies among the photographs."""
+    folder = one.folder / photo_slider.FOLDER
+    return inside(folder, file, folder / photo_slider.FILE)
 
 
 def _run(one: Shown, sets: Sequence[_Group], store: _Store) -> dict[str, Any]:
@@ -250,7 +267,7 @@ def _view(one: Shown, view: Any, store: _Store) -> dict[str, Any]:
         "width": view.width,
         "height": view.height,
         "versions": [
-            {"name": v.name, "psnr": v.psnr, "image": store.add(_crop(one, v.file).read_bytes())}
+            {"name": v.name, "psnr": v.psnr, "image": store.add(_content(one, v.file))}
             for v in view.versions
         ],
     }

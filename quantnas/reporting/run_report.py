@@ -1,20 +1,24 @@
 """Report of a run: the results of its steps as one JSON object and as Markdown."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from quantnas.config import schema
 from quantnas.config.files import read_json
+from quantnas.runs import step_results
 from quantnas.runs.run_folder import STEPS, Run
 
 
 def collect(run: Run) -> dict[str, Any]:
-    """Return settings, environment, genotype and step results of a run."""
-    steps = {step: run.result(step) for step in STEPS[:-1]}
+    """Return settings, environment, genotype and step results of a run.
+
+    Raises DataError or UsageError for a file that is missing or damaged.
+    """
+    steps = {step: run.whole_result(step) for step in STEPS[:-1]}
     return {
         "run": run.folder.name,
-        "config": schema.read_yaml(run.folder / "config.yaml"),
-        "environment": read_json(run.folder / "env.json"),
+        "config": step_results.settings(run.folder),
+        "environment": step_results.environment(run.folder),
         "genotype": read_json(run.folder / "genotype.json"),
         "plots": sorted(path.name for path in (run.folder / "plots").glob("*.png")),
         **{step: result for step, result in steps.items() if result is not None},
@@ -49,7 +53,7 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         *_steps(data),
         "",
-        f"Made with `{' '.join(data['environment']['command'])}`.",
+        f"Made with `{shlex.join(data['environment'].get('command', []))}`.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -81,10 +85,10 @@ def _cost(export: dict[str, Any]) -> Iterator[str]:
 
 def verification(data: dict[str, Any]) -> Iterator[str]:
     """Yield sentences that compare the exported file with the network in PyTorch."""
-    found, versions = data["export"]["verification"], data["environment"]["versions"]
+    found, versions = data["export"]["verification"], data["environment"].get("versions", {})
     yield (
         f"{found['integer_convolutions']} of {found['convolutions']} convolutions run in integers "
-        f"in ONNX Runtime {versions['onnxruntime']}. Against the network in torch, on "
+        f"in ONNX Runtime {versions.get('onnxruntime', '')}. Against the network in torch, on "
         f"{found['images']} photographs: at most {found['max_steps']} of 255 steps, "
         f"{found['share_different']:.3%} of the values differ, {_db(found['psnr'])}."
     )

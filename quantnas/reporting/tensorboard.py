@@ -1,11 +1,11 @@
 """TensorBoard scalars from `metrics.jsonl` (needs the extra `quantnas[tensorboard]`)."""
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from quantnas.config import files
 from quantnas.errors import UsageError
 
 
@@ -57,7 +57,7 @@ class Mirror:
             for line in file:
                 if line.endswith(b"\n"):
                     self.read += len(line)
-                    yield json.loads(line)
+                    yield files.parse_json(line)
 
 
 def scalars(row: dict[str, Any]) -> Iterator[tuple[str, float]]:

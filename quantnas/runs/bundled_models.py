@@ -10,6 +10,8 @@ from quantnas.config.files import read_json
 from quantnas.errors import UsageError
 
 FOLDER = Path(str(resources.files("quantnas") / "assets" / "models"))
+AT = "LR 32x32"
+"""Resolution at which the BitOps of every card are stated."""
 PREFERRED = ("set14", "set5", "b100")
 """Test sets that rank models by PSNR; the first one that a card has counts."""
 
@@ -56,6 +58,10 @@ class Card:
     """Measuring protocol of the scores."""
     made_by: str
     """Command line that made the model."""
+
+    def __post_init__(self) -> None:
+        if AT not in self.bitops:
+            raise ValueError(f"`bitops` lacks '{AT}', at which models are listed; it must be there")
 
 
 def bundled() -> dict[str, Path]:

@@ -3,6 +3,7 @@
 The cards of bundled models are made here, so that their facts are read from the files themselves.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,13 +13,13 @@ from typing import Any
 
 from quantnas.architectures import cost, onnx_survey
 from quantnas.config import files, schema
-from quantnas.config.files import read_json
 from quantnas.errors import DataError, UsageError, missing
 from quantnas.exporters import onnx_metadata
 from quantnas.inference import tiling
 from quantnas.inference.upscaler import Upscaler
+from quantnas.onnx_import import file_limits
 
-from . import bundled_models, networks, run_folder, run_settings
+from . import bundled_models, networks, run_folder, run_settings, step_results
 from .bundled_models import Card, CardScores
 from .run_folder import Run
 
@@ -106,7 +107,7 @@ def apart(texts: Sequence[str], models: Sequence[Model]) -> list[Model]:
 def _names(texts: Sequence[str], models: Sequence[Model]) -> list[str]:
     """The models' names; equal ones become the shortest distinct ends of the models' paths."""
     count = Counter(model.name for model in models)
-    paths = [Path(text.removesuffix("/model.onnx")).parts for text in texts]
+    paths = [Path(files.readable(text).removesuffix("/model.onnx")).parts for text in texts]
     ends = range(1, max(map(len, paths)) + 1)
     longer = ([str(Path(*path[-n:])) for path in paths] for n in ends)
     names = next((ends for ends in longer if len({*ends}) == len(ends)), texts)
@@ -127,7 +128,8 @@ def _of_run(run: Run) -> Model:
             return _checkpoint(run, kind, name)
     raise DataError(
         f"{run.folder} holds no trained network yet.",
-        f"Run `quantnas train {run.folder}` first, or give a run that has it.",
+        f"Run `{shlex.join(['quantnas', 'train', str(run.folder)])}` first, or give a run that has "
+        "it.",
     )
 
 
@@ -136,21 +138,24 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
         raise missing(path)
     if not onnx_metadata.exported_here(path):
         return _imported(path, name)
-    metadata = onnx_metadata.read_metadata(path)
-    try:
-        totals = schema.parse(cost.Cost, metadata["cost"], str(path))
-    except (UsageError, KeyError):
-        totals = None
-    scale = int(metadata["scale"])
-    load = partial(tiling.load, path, scale, onnx_survey.recorded(metadata, path))
-    return Model(name, what, scale, path, totals, load, run)
+    stated = onnx_metadata.read_metadata(path)
+    file_limits.require_small_constants(path)
+    load = partial(tiling.load, path, stated.scale, stated.pixels)
+    return Model(files.readable(name), what, stated.scale, path, stated.cost, load, run)
 
 
 def _imported(path: Path, name: str) -> Model:
     """The model of a third party's ONNX file."""
     space = onnx_survey.survey(path).space
     load = partial(tiling.load, path, space.scale, space.pixels)
-    return Model(name, f"ONNX file {path}", space.scale, path, onnx_survey.float_cost(space), load)
+    return Model(
+        files.readable(name),
+        f"ONNX file {path}",
+        space.scale,
+        path,
+        onnx_survey.float_cost(space),
+        load,
+    )
 
 
 def _locate(path: Path) -> tuple[Run, str, str]:
@@ -172,7 +177,7 @@ def _checkpoint(run: Run, kind: str, name: str) -> Model:
     space, net, totals = networks.checkpoint(run, kind)
     file = run.weights(kind)
     what, load = f"{kind} checkpoint {file}", partial(tiling.load, net, space.scale)
-    return Model(name, what, space.scale, file, totals, load, run)
+    return Model(files.readable(name), what, space.scale, file, totals, load, run)
 
 
 # Bundled models
@@ -231,7 +236,7 @@ def _recorded(run: Run) -> dict[str, Any]:
         "luma_only": space.colours == 1,
         "minutes": round(sum(float(step.get("seconds", 0)) for step in spent) / 60, 1),
         "seed": run_settings.load_config(run).seed,
-        "made_by": " ".join(read_json(run.folder / "env.json")["command"]),
+        "made_by": shlex.join(step_results.environment(run.folder).get("command", [])),
     }
 
 

@@ -5,19 +5,24 @@ from pathlib import Path
 from torch import nn
 
 from quantnas.architectures import cost, network, registry
-from quantnas.config import files, search_space
 from quantnas.config import genotype as genotypes
+from quantnas.config import search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import Precision
 from quantnas.errors import DataError
+from quantnas.quantization import bit_widths
 
+from . import run_settings
 from .run_folder import Run
 
 
 def architecture(run: Run) -> tuple[search_space.SearchSpace, Genotype]:
     """The search space and genotype of a run. Raises DataError when it has not searched yet."""
     genotype = genotypes.load(need(run.path("genotype.json"), "search"))
-    return search_space.load(str(need(run.path("space.yaml"), "search"))), genotype
+    need(run.path("space.yaml"), "search")
+    space = run_settings.space_of(run)
+    genotypes.check(genotype, registry.slots(space), space.name)
+    return space, genotype
 
 
 def quantized(run: Run) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]:
@@ -26,8 +31,12 @@ def quantized(run: Run) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]
     Raises DataError when the run is not quantized yet.
     """
     space, genotype = architecture(run)
-    rows = files.read_json(need(run.path("precision.json"), "quantize"))
-    precision = {name: Precision(**bits) for name, bits in rows.items()}
+    path = need(run.path("precision.json"), "quantize")
+    precision = bit_widths.load(run.folder)
+    if precision.keys() != {slot.name for slot in registry.slots(space)}:
+        raise DataError(
+            f"{path} does not name the layers of this run's network.", "Take it from a copy."
+        )
     net = network.build(space, genotype, precision)
     network.load(net, need(run.weights("quantized"), "quantize"), space)
     return space, net.eval(), cost.network_cost(space, genotype, precision)

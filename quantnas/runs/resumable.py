@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from quantnas.config import files
+from quantnas.config import files, schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.progress import Progress
 from quantnas.training import checkpoint, processes, threads
@@ -132,7 +132,11 @@ def threads_of(run: Run, phase: str, on_cpu: bool = True) -> threads.Choice:
         recorded = _recorded(run)
         write_text(run.path(THREADS), to_json({**recorded, phase: notes}))
 
-    notes = {int(step): number for step, number in _recorded(run).get(phase, {}).items()}
+    notes = {
+        int(step): number
+        for step, number in _recorded(run).get(phase, {}).items()
+        if step.isdecimal()
+    }
     return threads.Choice(numbers, notes, keep)
 
 
@@ -158,7 +162,9 @@ def threads_for(
 def _recorded(run: Run) -> dict[str, dict[str, int]]:
     """The recorded choices: phase -> finished steps -> number of threads from then on."""
     path = run.folder / THREADS
-    return read_json(path) if path.exists() else {}
+    found = read_json(path) if path.exists() else {}
+    schema.check(dict[str, dict[str, int]], found, str(path))
+    return found
 
 
 def _keep_state(run: Run, path: Path, done: int, phase: Phase[S]) -> None:

@@ -4,16 +4,21 @@ No run writes into the folder of another, and a finished step is not done again.
 finished when its `steps/<step>.json` is there; it is written last, and whole.
 """
 
+import itertools
 import json
+import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantnas.config import files
+from quantnas.config import files, schema
 from quantnas.config.files import read_json
 from quantnas.errors import DataError, UsageError
+
+from . import run_lock, step_results
 
 MADE: dict[str, tuple[str, ...]] = {
     "search": ("space.yaml", "genotype.json", "checkpoints/searched.safetensors"),
@@ -27,6 +32,12 @@ MADE: dict[str, tuple[str, ...]] = {
 STEPS = tuple(MADE)
 SPENT = "checkpoints/spent.json"
 """File with the seconds that an unfinished step has taken so far."""
+SETTINGS = "config.yaml"
+"""File with the settings of a run, which makes a folder a run; it is written last."""
+MARK = "half_begun"
+"""Empty file of a run folder while its first files are written."""
+FIRST = frozenset({"space.yaml", "genotype_given.json", "source.onnx"})
+"""Files that earlier versions wrote before the settings."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,11 @@ class Run:
             return 0.0
         try:
             return float(read_json(self.folder / SPENT).get("seconds", 0.0))
-        except DataError:  # of an older version, or damaged: the state is worth more
+        except (
+            DataError,
+            TypeError,
+            ValueError,
+        ):  # of an older version, or damaged: the state is worth more
             return 0.0
 
     def spend(self, seconds: float) -> None:
@@ -76,9 +91,24 @@ class Run:
         files.write_text(self.path(SPENT), files.to_json({"seconds": seconds}))
 
     def result(self, step: str) -> dict[str, Any] | None:
-        """The results of a finished step; None when the step has not finished."""
+        """The results of a finished step; None when the step has not finished.
+
+        Raises DataError for a value of another type than `step_results` says.
+        """
         path = self.folder / "steps" / f"{step}.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        result = read_json(path)
+        schema.check(step_results.KINDS[step], result, str(path), partial=True)
+        return result
+
+    def whole_result(self, step: str) -> dict[str, Any] | None:
+        """The results as `result` gives them. Raises DataError when one of them is missing, too."""
+        result = self.result(step)
+        if result is not None:
+            path = self.folder / "steps" / f"{step}.json"
+            step_results.check_whole(step, result, str(path))
+        return result
 
     def finish(self, step: str, result: dict[str, Any]) -> None:
         """Mark a step as finished, and remove the saved states of its phases."""
@@ -94,9 +124,7 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, without a line that a killed process left incomplete."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [row for row in map(_row, lines) if row is not None]
+        return step_results.records(self.folder / "metrics.jsonl")
 
     def forget(self, phase: str, after: int) -> None:
         """Remove from `metrics.jsonl` what a phase did after a step, and an incomplete last line.
@@ -116,50 +144,108 @@ class Run:
     def log(self, line: str) -> None:
         """Append a line to `log.txt`."""
         with self.path("log.txt").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return None
-    return row
+            file.write(files.readable(line) + "\n")
 
 
 def create(root: Path, verb: str, name: str | None, default: str) -> Run:
     """Create the run folder `root/verb/name`; without a name, `default` with the next free number.
 
-    Raises UsageError for a name that is taken or contains separators, DataError when the folder
-    cannot be created.
+    A folder of that name is used if it is empty, or if a process ended while it began a run there.
+    Two processes never get the same new folder.
+
+    Raises UsageError for a name that is taken or is no plain one, DataError when the folder cannot
+    be created.
     """
-    if name is not None and (name in ("", ".", "..") or set(name) & set("/\\\0")):
+    if name is not None and not files.is_plain_name(name):
         raise UsageError(
-            f"--name cannot be '{name}'.",
-            "Give a plain name, without separators; --output says where the folder is made.",
+            f"--name cannot be '{files.readable(name[:100])}'.",
+            f"Give a plain name in UTF-8, without separators and of at most {files.LONGEST} bytes; "
+            "--output says where the folder is made.",
         )
+    numbers = itertools.count(2)
     folder = root / verb / (name or default)
-    if name is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"The run folder {folder} is not empty.",
-            "Choose another --name, or continue it with --resume.",
-        )
-    number = 2
-    while name is None and folder.exists():
-        folder = root / verb / f"{default}-{number}"
-        number += 1
+    while not _made(folder):
+        if name is not None:
+            _require_unused(folder)
+            break
+        folder = root / verb / f"{default}-{next(numbers)}"
+    return Run(folder, new=True)
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder; False if it is there already. Raises DataError when it cannot be made."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        if folder.parent.is_dir():
+            return False
+        raise DataError(
+            f"Cannot make the folder {folder}: {folder.parent} is a file.",
+            "Choose another --output.",
+        ) from None
     except OSError as error:
         raise DataError(
             f"Cannot make the folder {folder}: {error.strerror}.", "Choose another --output."
         ) from error
-    return Run(folder, new=True)
+    return True
+
+
+def _require_unused(folder: Path) -> None:
+    """Raise UsageError for a folder that holds anything but the beginning of a run."""
+    if folder.is_dir() and (not any(folder.iterdir()) or is_half_begun(folder)):
+        return
+    goes_on = any((folder / file).is_file() for file in (SETTINGS, "sweep.yaml"))
+    raise UsageError(
+        f"The run folder {folder} is not empty.",
+        f"Choose another --name{', or continue it with --resume' if goes_on else ''}.",
+    )
+
+
+def is_half_begun(folder: Path) -> bool:
+    """Whether a process ended while it began a run in a folder, before any work.
+
+    Earlier versions left no mark (`MARK`), only the first files of a run.
+    """
+    if (folder / SETTINGS).exists() or not folder.is_dir():
+        return False
+    found = {path.name for path in folder.iterdir()} - {run_lock.FILE, run_lock.HOLDER}
+    return MARK in found or (bool(found) and found <= FIRST)
+
+
+@contextmanager
+def beginning(run: Run) -> Iterator[None]:
+    """Mark a new run folder as half begun until the block ends; what was half begun is removed.
+
+    The run's `config.yaml`, which is written last, makes it a run. Raises UsageError when another
+    process has begun a run there in the meantime.
+    """
+    with run_lock.held(run.folder):
+        if (run.folder / SETTINGS).exists():
+            raise UsageError(f"The run folder {run.folder} is not empty.", "Choose another --name.")
+        for path in run.folder.iterdir() if is_half_begun(run.folder) else ():
+            if path.name not in (run_lock.FILE, run_lock.HOLDER):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        run.path(MARK).touch()
+        yield
+        run.path(MARK).unlink()
+
+
+def remove_half_begun(run: Run) -> None:
+    """Remove the folder of a run whose beginning failed, unless a process is at work there."""
+    if (run.folder / SETTINGS).exists() or run_lock.is_held(run.folder):
+        return
+    shutil.rmtree(run.folder)
 
 
 def existing(path: Path) -> Run:
     """The run in a folder. Raises DataError when the folder holds none."""
-    if not (path / "config.yaml").is_file():
+    if is_half_begun(path):
+        raise DataError(
+            f"{path} was only begun: its process ended before the settings were written.",
+            f"Begin it again with the same command and --name {shlex.quote(path.name)}.",
+        )
+    if not (path / SETTINGS).is_file():
         raise DataError(
             f"{path} is not a run folder (it has no config.yaml).",
             "Give the folder that a command wrote, such as runs/search/rfdn_small.",

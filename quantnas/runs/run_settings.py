@@ -9,7 +9,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from quantnas.config import genotype, schema, search_space
+from quantnas.config.files import inside
 from quantnas.config.run_config import RunConfig, TrainConfig
+from quantnas.config.search_space import SearchSpace
 from quantnas.errors import UsageError
 
 from .run_folder import Run
@@ -26,6 +28,18 @@ def written(run: Run) -> RunConfig:
     """The configuration of a run as it stands in its folder."""
     path = run.folder / "config.yaml"
     return schema.parse(RunConfig, schema.read_yaml(path), str(path))
+
+
+def space_of(run: Run) -> SearchSpace:
+    """The search space in a run folder, whose imported network lies there, too.
+
+    Raises DataError or UsageError for a damaged file, and for a network outside of the folder.
+    """
+    path = run.folder / "space.yaml"
+    space = search_space.load(str(path))
+    if space.source:
+        inside(run.folder, os.path.relpath(space.source, run.folder), path)
+    return space
 
 
 def own(run: Run, config: RunConfig) -> RunConfig:
@@ -82,7 +96,7 @@ def continued(source: Run, config: RunConfig) -> RunConfig:
     Raises UsageError for a scale, a space or a genotype other than the run's.
     """
     own_file, before = str(source.folder / "space.yaml"), written(source)
-    space = search_space.load(own_file)
+    space = space_of(source)
     remedy = "Leave that out, or begin a new run."
     if config.scale not in (None, space.scale):
         raise UsageError(

@@ -13,13 +13,14 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
-from filelock import FileLock, Timeout
+from typing_extensions import TypedDict
 
+from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.errors import DataError, QuantnasError
-from quantnas.runs import run_folder
+from quantnas.runs import run_folder, run_lock, step_records
 from quantnas.runs.run_folder import Run
 
 DONE, FAILED, STOPPED = 0, 3, 130
@@ -55,7 +56,14 @@ def failure(run: Path) -> Path:
 def why(run: Path) -> dict[str, str] | None:
     """The cause and remedy of a failed point; None for other points."""
     path = failure(run)
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path)
+    except DataError:
+        found = {}
+    cause = str(found.get("cause", "unknown: its file is damaged."))
+    return {"cause": cause, "remedy": str(found.get("remedy", ""))}
 
 
 def fail(run: Path, cause: str, remedy: str) -> None:
@@ -72,14 +80,10 @@ def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
     """
     run = run_folder.existing(job.run)
     try:
-        lock = FileLock(run.folder / "lock", timeout=PATIENCE)
-        with lock, closing(_steps(run, job.warm)) as steps:
+        with run_lock.held(run.folder, PATIENCE), closing(_steps(run, job.warm)) as steps:
             for _ in steps:
                 if stopped():
                     return STOPPED
-    except Timeout:
-        fail(job.run, f"Another process is at work in {job.run}.", "Stop it, and start again.")
-        return FAILED
     except QuantnasError as error:
         fail(job.run, error.cause, error.remedy)
         return FAILED
@@ -98,10 +102,12 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
     from quantnas.runs.run_settings import load_config
 
     config, spent = load_config(run), seconds(run.folder)
+    step_records.require_unchanged(run)
     for step in run_folder.STEPS:
         if run.result(step) is not None:
             continue
         before, began, shown = spent.get(step, 0.0), time.monotonic(), 0.0
+        step_records.record(run, step)
         work = STEPS[step]
         steps = (
             search_step.search_step(run, config, warm) if step == "search" else work(run, config)
@@ -119,11 +125,23 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
             steps.close()  # type: ignore[attr-defined]  # a generator
             spent[step] = before + time.monotonic() - began
             _show(run, {"step": step, "seconds": spent})
+        step_records.seal(run, step)
         run.log(f"{step}: done in {spent[step]:.0f} s")
 
 
 def _show(run: Run, data: dict[str, Any]) -> None:
     write_text(run.path(FILE), to_json(data))
+
+
+class _Progress(TypedDict):
+    """The file with the progress of a point."""
+
+    step: str
+    seconds: dict[Literal["search", "train", "quantize", "export", "evaluate", "report"], float]
+    phase: NotRequired[str]
+    done: NotRequired[int]
+    total: NotRequired[int]
+    facts: NotRequired[dict[str, str]]
 
 
 def progress(run: Path) -> dict[str, Any]:
@@ -132,9 +150,11 @@ def progress(run: Path) -> dict[str, Any]:
     The record is empty before the point has begun.
     """
     try:
-        return read_json(run / FILE)
-    except DataError:  # the point has not begun
+        found = read_json(run / FILE)
+        schema.check(_Progress, found, str(run / FILE))
+    except DataError:  # the point has not begun, or the file is damaged
         return {}
+    return found
 
 
 def seconds(run: Path) -> dict[str, float]:

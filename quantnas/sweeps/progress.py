@@ -65,8 +65,8 @@ def within(record: Mapping[str, Any]) -> float:
     """The share of a running step that is done, 0 to 1, estimated from its phase."""
     if not record.get("total"):
         return 0.0
-    begins, part = PHASES.get(record["phase"], (0.0, 1.0))
-    return begins + part * float(record["done"]) / float(record["total"])
+    begins, part = PHASES.get(record.get("phase", ""), (0.0, 1.0))
+    return begins + part * float(record.get("done", 0)) / float(record["total"])
 
 
 class TimeEstimate:

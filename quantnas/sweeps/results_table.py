@@ -26,7 +26,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def _row(folder: Path, name: str, varied: Mapping[str, Any]) -> dict[str, Any]:
     run = Run(folder / "points" / name)
     row: dict[str, Any] = {"name": name, "varied": dict(varied)}
-    evaluation, exported = run.result("evaluate"), run.result("export")
+    evaluation, exported = run.whole_result("evaluate"), run.whole_result("export")
     if evaluation is None or exported is None:
         why = point_process.why(run.folder)
         return {**row, "cause": why["cause"] if why else "not finished"}

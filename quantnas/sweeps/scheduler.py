@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
+from typing_extensions import TypedDict
 
 from quantnas.config import schema
-from quantnas.config.files import to_json, write_text
+from quantnas.config.files import inside, to_json, write_text
 from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.pipeline import new_run
 from quantnas.pipeline.new_run import Prepared
 from quantnas.reporting import html_data
-from quantnas.runs import environment, run_folder
+from quantnas.runs import environment, run_folder, run_lock
 from quantnas.runs.run_folder import Run
 
 from . import point_process, shared_work
@@ -75,6 +75,12 @@ def _require_alone(points: Sequence[Point]) -> None:
 
 def existing(path: Path) -> Path:
     """The absolute path of a sweep's folder. Raises DataError when it is no sweep."""
+    if (path / "points").is_dir() and not (path / html_data.SWEEP).exists():
+        raise DataError(
+            f"{path} is a sweep that was only begun: its process ended before all points had a "
+            "folder.",
+            "Remove the folder, or begin the sweep again with another --name.",
+        )
     if not ((path / html_data.SWEEP).is_file() and (path / "points").is_dir()):
         raise DataError(
             f"{path} is no folder of a sweep (it has no {html_data.SWEEP} and points/).",
@@ -84,9 +90,31 @@ def existing(path: Path) -> Path:
 
 
 def names(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name of a point -> its varied settings, in the order of the sweep."""
-    rows = schema.read_yaml(existing(folder) / html_data.SWEEP)["points"]
+    """Name of a point -> its varied settings, in the order of the sweep.
+
+    Raises DataError or UsageError for a damaged file, and for names that lead out of the sweep.
+    """
+    path = existing(folder) / html_data.SWEEP
+    data = schema.read_yaml(path)
+    schema.check(_Points, data, str(path))
+    rows = data["points"]
+    for row in rows:
+        inside(folder / "points", row["name"], path)
+    if len({row["name"] for row in rows}) < len(rows):
+        raise DataError(f"{path} names a point twice.", "Take the file from a copy.")
     return {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in rows}
+
+
+class _Row(TypedDict):
+    """A point in the file of a sweep, beside its varied settings."""
+
+    name: str
+
+
+class _Points(TypedDict):
+    """The file of a sweep."""
+
+    points: list[_Row]
 
 
 def perform(folder: Path, engine: Engine) -> Iterator[Overview]:
@@ -96,19 +124,12 @@ def perform(folder: Path, engine: Engine) -> Iterator[Overview]:
 
     Raises UsageError while another process is at work on the sweep.
     """
-    lock = FileLock(folder / "lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UsageError(
-            f"Another `quantnas sweep` is at work in {folder}.", "Wait for it, or stop it."
-        ) from error
-    try:
-        (folder / point_process.STOP).unlink(missing_ok=True)
-        yield from _Sweep(folder, engine).steps()
-    finally:
-        engine.stop()
-        lock.release()
+    with run_lock.held(folder):
+        try:
+            (folder / point_process.STOP).unlink(missing_ok=True)
+            yield from _Sweep(folder, engine).steps()
+        finally:
+            engine.stop()
 
 
 @dataclass
@@ -203,10 +224,15 @@ class _Sweep:
 
     def _start(self, name: str) -> None:
         run = self.runs[name]
-        for step, until in (("train", "quantize"), ("search", "train")):
-            source = self._source(name, step)
-            if source is not None:
-                shared_work.take(source, run, until)
+        try:
+            with run_lock.held(run.folder):
+                for step, until in (("train", "quantize"), ("search", "train")):
+                    source = self._source(name, step)
+                    if source is not None:
+                        shared_work.take(source, run, until)
+        except QuantnasError as error:  # another process is at work there, or it is damaged
+            point_process.fail(run.folder, error.cause, error.remedy)
+            return
         job = PointJob(run.folder, self._warm(name))
         self.tries[name] = self.tries.get(name, 0) + 1
         self.engine.start(job)

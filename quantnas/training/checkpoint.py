@@ -1,5 +1,6 @@
 """Checkpoints of an unfinished step, written whole or not at all and read without running code."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,16 +51,35 @@ def load(path: Path, parts: Mapping[str, Stateful]) -> int:
     """Restore every part and return the number of updates done.
 
     Without the file nothing is restored and the number is 0. Raises DataError when the file is
-    damaged or holds the states of other parts.
+    damaged, which the checksums that it holds tell, or holds the states of other parts.
     """
     if not path.exists():
         return 0
+    _require_sound(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         restore(parts, state)
         return int(state["step"])
     except Exception as error:
-        raise DataError(
-            f"The checkpoint {path} cannot be restored: {error}.",
-            "Delete it to begin this step again.",
-        ) from error
+        raise _useless(path, "it holds the state of another network or program") from error
+
+
+def _require_sound(path: Path) -> None:
+    """Raise DataError unless the checksum of every part of a saved state is right.
+
+    torch writes a zip archive with the CRC-32 of every record, but does not compare it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # zipfile raises several kinds for damaged archives
+        raise _useless(path, "it is damaged or incomplete") from error
+    if broken is not None:
+        raise _useless(path, f"it is damaged, in its part {broken!r}")
+
+
+def _useless(path: Path, why: str) -> DataError:
+    return DataError(
+        f"The saved state {path} cannot be restored: {why}.",
+        "Put back a copy of it, or delete it to begin this step again.",
+    )

@@ -1,5 +1,6 @@
 """Checks that `quantnas upscale` enlarges files and folders, and keeps the kind of each image."""
 
+import errno
 import shlex
 import struct
 import zlib
@@ -310,3 +311,34 @@ def test_files_of_other_kinds_are_named(here, capsys):
     assert command("upscale", folder, "-o", here / "large") == 0
     told = capsys.readouterr().err
     assert f"left out, no photographs: {folder / 'b.gif'}\n" in told and ".hidden" not in told
+
+
+# Large photographs
+
+
+@pytest.mark.parametrize(("mode", "name"), [("RGB", "a.jpg"), ("L", "a.png"), ("RGB", "a.bmp")])
+def test_a_large_photograph_is_written_row_by_row_as_it_is_as_a_whole(tmp_path, mode, name):
+    """Profile and resolution stay, and the pixels are those of the image without tiles."""
+    image = Image.fromarray(np.tile(PHOTO, (3, 3, 1))).convert(mode)
+    kept = {"dpi": (300, 300)} if name != "a.bmp" else {}
+    image.save(tmp_path / name, **kept)
+    network = tiling.load(bundled_models.bundled()["plain-x2"], 2)
+    jobs = [upscale_files.UpscaleJob(tmp_path / name, tmp_path / f"{i}.png") for i in range(2)]
+    for job, cut in zip(jobs, (Tiling(0), Tiling(20)), strict=True):
+        list(upscale_files.one(job, network, cut))
+    whole, streamed = (Image.open(job.target) for job in jobs)
+    with whole, streamed:
+        assert (streamed.mode, streamed.size) == (whole.mode, whole.size)
+        assert np.array_equal(np.asarray(streamed), np.asarray(whole))
+        assert streamed.info.get("dpi") == whole.info.get("dpi")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "0.png", "1.png"])
+
+
+def test_what_cannot_be_written_says_what_helps(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(DataError, match="No space left") as caught:
+        image_files.write(tmp_path / "a.png", PHOTO)
+    assert "Make room" in caught.value.remedy

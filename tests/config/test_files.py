@@ -1,6 +1,10 @@
+import math
+import os
+
 import pytest
 
 from quantnas.config import files
+from quantnas.errors import DataError
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -37,3 +41,49 @@ def test_a_file_with_a_long_name_can_be_written_and_copied(tmp_path):
     files.copy(first, second)
     assert second.read_bytes() == b"bytes"
     assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+@pytest.mark.parametrize("name", ["a", "a b.c", "é" * 127, "..."])
+def test_a_plain_name_stays_inside(tmp_path, name):
+    assert files.inside(tmp_path, name, tmp_path / "s.json") == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "/a", "../a", "a\\b", "a\0", "é" * 128, "\udcff", None, 3, ["a"]]
+)
+def test_other_names_are_refused(tmp_path, name):
+    with pytest.raises(DataError, match=r"s\.json names .* does not lie in"):
+        files.inside(tmp_path, name, tmp_path / "s.json")
+
+
+def test_links_out_of_the_folder_and_in_a_circle_are_refused(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "out").symlink_to(tmp_path)
+    (inner / "circle").symlink_to(inner / "circle")
+    (inner / "fine").symlink_to(inner / "there")
+    for name in ("out", "circle"):
+        with pytest.raises(DataError, match="does not lie in"):
+            files.inside(inner, name, inner)
+    assert files.inside(inner, "fine", inner) == inner / "fine"
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, "NaN", "-Infinity", "1e400", "9" * 19, "9" * 5000, "{", b"\xff", ""]
+)
+def test_json_that_cannot_be_used_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        files.parse_json(text)
+
+
+def test_json_of_this_project_is_read():
+    data = {"a": [1, -2.5, None, True], "b": {"c": "é"}, "n": 2**62}
+    assert files.parse_json(files.to_json(data)) == data
+    assert files.parse_json(files.to_json({"a": math.inf})) == {"a": None}
+
+
+def test_names_that_are_no_utf_8_are_written_readably(tmp_path):
+    name = os.fsdecode(b"p\xff.png")
+    files.write_text(tmp_path / "a.md", f"| {name} | é |")
+    assert (tmp_path / "a.md").read_text(encoding="utf-8") == "| p\\udcff.png | é |"
+    assert files.parse_json(files.to_json(name)) == name

@@ -97,7 +97,7 @@ def type_(tmp_path, monkeypatch, make_run, capsys):
     monkeypatch.chdir(tmp_path)
     configs: list[RunConfig] = []
 
-    def stop(verb, output, name, config, source=None):
+    def stop(verb, output, name, config, source=None, complete=None):
         configs.append(config)
         raise KeyboardInterrupt
 

@@ -1,12 +1,15 @@
 """Checks that settings are read strictly, and that every error names the key."""
 
 import dataclasses
+import math
 import re
+from pathlib import Path
 
 import pytest
 import yaml
+from typing_extensions import TypedDict
 
-from quantnas.config import schema
+from quantnas.config import schema, search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import QuantizeConfig, RunConfig, SearchConfig, TrainConfig
 from quantnas.config.search_space import Edge, SearchSpace
@@ -216,3 +219,83 @@ def test_a_setting_leaves_its_neighbours_alone_and_replaces_its_own():
 def test_what_is_no_setting_is_an_error(setting):
     with pytest.raises(UsageError):
         schema.assign({"seed": 1}, setting)
+
+
+YAML = {
+    path.stem: path.read_text() for path in (Path(__file__).parents[1] / "cases/yaml").iterdir()
+}
+YAML |= {"digits": "name: " + "9" * 5000, "nested": "[" * 400, "circle": "a: [*a"}
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_yaml_that_cannot_be_used_is_an_error_wherever_it_is_read(tmp_path, name):
+    (tmp_path / "f.yaml").write_text(YAML[name])
+    with pytest.raises(UsageError, match=r"not valid YAML|nested too deeply"):
+        search_space.load(str(tmp_path / "f.yaml"))
+    with pytest.raises(UsageError, match=r"not valid YAML|nested too deeply"):
+        search_space.from_yaml(YAML[name])
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "!!bool x", "[" * 400])
+def test_a_setting_that_is_no_yaml_is_an_error(value):
+    with pytest.raises(UsageError):
+        schema.assign({}, f"seed={value}")
+
+
+def test_a_huge_value_is_cut_in_the_message(tmp_path):
+    """Ten aliases in each of ten lists stand for 10^10 values."""
+    lines = [
+        "a0: &a0 [x, x]",
+        *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)),
+    ]
+    (tmp_path / "f.yaml").write_text("\n".join([*lines, "name: *a9"]))
+    data = schema.read_yaml(tmp_path / "f.yaml")
+    with pytest.raises(UsageError) as caught:
+        schema.parse(search_space.SearchSpace, {"name": data["name"]}, "f.yaml")
+    assert len(str(caught.value)) < 3000
+
+
+class _Kind(TypedDict):
+    number: float
+    names: list[str]
+
+
+def test_data_of_a_file_are_compared_with_the_types_that_are_read():
+    schema.check(_Kind, {"number": 1, "names": ["a"], "more": None}, "f.json")
+    schema.check(_Kind, {"number": 1.5}, "f.json", partial=True)
+    for data in (
+        {"number": 1},
+        {"number": "1", "names": []},
+        {"number": 1, "names": [2]},
+        [],
+        None,
+    ):
+        with pytest.raises(DataError, match=r"f\.json is damaged"):
+            schema.check(_Kind, data, "f.json")
+    with pytest.raises(DataError, match="number"):
+        schema.check(_Kind, {"number": True}, "f.json", partial=True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"seed": -1},
+        {"seed": 10**30},
+        {"data": "a\0b"},
+        {"benchmarks": ["a" * 300]},
+        {"train": {"teacher": "/".join(["a"] * 3000)}},
+        {"search": {"target_bitops": 1e308}},
+        {"search": {"target_bitops": math.nan}},
+        {"search": {"epochs": 10**20}},
+    ],
+)
+def test_settings_that_nothing_can_be_done_with_are_refused(data):
+    with pytest.raises(UsageError, match="configuration"):
+        schema.parse(RunConfig, data, "configuration")
+
+
+@pytest.mark.parametrize("name", ["channels", "cells"])
+def test_a_search_space_beyond_all_measure_is_refused(name):
+    plain = yaml.safe_load(search_space.to_yaml(search_space.load("rfdn_small")))
+    with pytest.raises(UsageError, match=f"`{name}`|{name}"):
+        schema.parse(SearchSpace, {**plain, name: 10**12}, "f.yaml")

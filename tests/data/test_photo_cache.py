@@ -213,3 +213,11 @@ def test_large_photographs_are_shrunk_for_learning_alone(tmp_path, monkeypatch):
     assert [p.high.shape for p in loaded.pairs] == [(14, 20, 3), (24, 32, 3)]
     assert photo_cache.any_holds([photo], 2, 7)
     assert not photo_cache.any_holds([photo], 2, 8) and photo_cache.any_holds([photo, pair], 2, 8)
+
+
+def test_a_moved_folder_is_told_as_such(tmp_path):
+    gone = [Photograph(tmp_path / "old" / f"{i}.png") for i in range(4)]
+    for load in (photo_cache.load, photo_cache.any_holds):
+        with pytest.raises(DataError, match=r"old/0\.png' does not exist") as caught:
+            load(gone, 2, 8)
+        assert caught.value.remedy.startswith("If their folder was moved")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from quantnas.data import free_memory
 from quantnas.diagnostics import resources
 from quantnas.diagnostics.resources import control_groups, cores_limit, memory_limit
 
@@ -89,5 +90,5 @@ def test_this_machine(monkeypatch):
     found = resources.read(Path("runs"))
     assert found.threads >= 1 and found.cores >= 1 and found.load >= 0
     assert 0 < found.memory_free <= found.memory
-    monkeypatch.setattr(resources, "MEMBERSHIP", Path("none"))
+    monkeypatch.setattr(free_memory, "MEMBERSHIP", Path("none"))
     assert resources.read(Path("runs")).cores_limit is None

@@ -198,7 +198,7 @@ def test_a_file_from_elsewhere_from_end_to_end(tmp_path, capsys, monkeypatch):
     assert command("quantize", path, "--bits", "w4a8", *given) == 0
     assert "5 of 5 convolutions in integers" in capsys.readouterr().out
     told = onnx_metadata.read_metadata(tmp_path / "out.onnx")
-    assert told["scale"] == 2 and told["pixels"]["input_peak"] == 255
+    assert told.scale == 2 and told.pixels.input_peak == 255
     assert command("info", "out.onnx") == 0 and command("info", path) == 0
     assert command("evaluate", "out.onnx", path) == 0
     assert command("quantize", "out.onnx", "--bits", "4") == 3

@@ -222,6 +222,9 @@ def test_a_card_is_read_strictly(shipped):
     path.write_text(json.dumps(facts | {"colour": "blue"}))
     with pytest.raises(UsageError, match="unknown key 'colour'"):
         bundled_models.read("tiny-x2")
+    path.write_text(json.dumps(facts | {"bitops": {"LR 1x1": 3}}))
+    with pytest.raises(UsageError, match="lacks 'LR 32x32'"):
+        bundled_models.read("tiny-x2")
     path.unlink()
     with pytest.raises(DataError, match="Cannot read"):
         bundled_models.read("tiny-x2")

@@ -7,6 +7,7 @@ import pytest
 
 from quantnas.errors import DataError, UsageError
 from quantnas.runs import run_folder
+from quantnas.runs.run_folder import Run
 
 
 def test_without_a_name_the_next_free_number_is_taken(tmp_path):
@@ -22,7 +23,7 @@ def test_a_taken_name_is_refused_and_left_as_it_was(tmp_path):
     assert (run.folder / "log.txt").read_text() == "hello\n"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\\b", "../a"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\\b", "../a", "é" * 150, "p\udcff"])
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name):
     with pytest.raises(UsageError, match="--name cannot be"):
         run_folder.create(tmp_path / "runs", "run", name, "space")
@@ -79,3 +80,45 @@ def test_what_has_not_finished_is_named(tmp_path):
     run_folder.require(run, until="train")
     with pytest.raises(DataError, match="'train' has not finished"):
         run_folder.require(run, until="export")
+
+
+@pytest.mark.parametrize("files", [["space.yaml"], ["half_begun", "config.yam", "steps/a.json"]])
+def test_a_half_begun_folder_is_begun_again(tmp_path, files):
+    """Its process was killed before it wrote the settings, which are written last."""
+    folder = tmp_path / "run" / "it"
+    for name in files:
+        Run(folder).path(name).write_text("old")
+    with pytest.raises(DataError, match="only begun") as caught:
+        run_folder.existing(folder)
+    assert caught.value.remedy.endswith("--name it.")
+    run = run_folder.create(tmp_path, "run", "it", "space")
+    with run_folder.beginning(run):
+        assert {path.name for path in folder.iterdir()} <= {"half_begun", "lock", "lock.json"}
+        assert run_folder.is_half_begun(folder)
+        run.path("config.yaml").write_text("seed: 0")
+    assert run_folder.existing(folder) == run
+    assert not (folder / "half_begun").exists()
+    with pytest.raises(UsageError, match="continue it with --resume"):
+        run_folder.create(tmp_path, "run", "it", "space")
+    with pytest.raises(UsageError, match="not empty"), run_folder.beginning(run):
+        pass
+
+
+@pytest.mark.parametrize("files", [["space.yaml", "metrics.jsonl"], ["checkpoints/a"], ["a.txt"]])
+def test_other_folders_without_settings_are_left_alone(tmp_path, files):
+    folder = tmp_path / "run" / "it"
+    for name in files:
+        Run(folder).path(name).write_text("mine")
+    assert not run_folder.is_half_begun(folder)
+    with pytest.raises(UsageError, match="not empty") as caught:
+        run_folder.create(tmp_path, "run", "it", "space")
+    assert caught.value.remedy == "Choose another --name."
+
+
+def test_a_failed_beginning_leaves_nothing(tmp_path):
+    run = run_folder.create(tmp_path, "run", None, "space")
+    with pytest.raises(ZeroDivisionError), run_folder.beginning(run):
+        raise ZeroDivisionError
+    assert run_folder.is_half_begun(run.folder)
+    run_folder.remove_half_begun(run)
+    assert not run.folder.exists()

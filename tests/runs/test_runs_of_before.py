@@ -55,7 +55,7 @@ def test_every_checkpoint_is_loaded(before, kind):
 
 def test_the_exported_file_is_what_its_network_computes(before):
     file = before / "finished" / "model.onnx"
-    assert onnx_metadata.read_metadata(file)["scale"] == 2
+    assert onnx_metadata.read_metadata(file).scale == 2
     _, net, _ = networks.quantized(run_folder.existing(before / "finished"))
     low = np.random.default_rng(0).integers(0, 256, (24, 31, 3), dtype=np.uint8)
     by_file, by_torch = upscaler.onnx_upscaler(file)(low), upscaler.torch_upscaler(net)(low)

@@ -393,3 +393,42 @@ def test_a_sweep_that_is_killed_or_stopped_goes_on_where_it_was(tiny, tmp_path, 
     rows = json.loads((folder / "sweep.json").read_text())
     assert len(rows) == 3 and all("psnr" in row for row in rows)
     assert out.count("GBitOps") == 3
+
+
+@pytest.mark.parametrize("name", ["../../outer/keep/r", "/tmp", "..", "a/b", "", 5, None, ["a"]])
+def test_a_name_that_leads_out_of_a_sweep_is_refused(tmp_path, name):
+    (tmp_path / "points").mkdir()
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"points": [{"name": name, "seed": 1}]}))
+    with pytest.raises(DataError, match=r"sweep\.yaml"):
+        list(scheduler.perform(tmp_path, Engine(1)))
+    with pytest.raises(DataError, match=r"sweep\.yaml"):
+        results_table.rows(tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "cases/sweep").iterdir()))
+def test_a_damaged_file_of_a_sweep_is_told(tmp_path, file):
+    (tmp_path / "points").mkdir()
+    (tmp_path / "sweep.yaml").write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match=r"sweep\.yaml"):
+        scheduler.names(tmp_path)
+
+
+def test_a_half_begun_sweep_is_told_as_such(tmp_path):
+    (tmp_path / "points" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="was only begun"):
+        scheduler.existing(tmp_path)
+
+
+def test_a_point_in_which_another_process_works_fails(begin, tmp_path):
+    engine, seen, folder = begin({"seed": [0, 1]})
+    point = folder / "points" / "seed1"
+    code = "import sys; from pathlib import Path; from quantnas.runs import run_lock\n"
+    code += "with run_lock.held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(point)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        assert [p.state for p in next(seen).points] == ["running", "failed"]
+        assert "Another process is at work" in point_process.why(point)["cause"]
+        process.communicate()
+    engine.end("seed0")
+    list(seen)

@@ -63,7 +63,7 @@ def test_a_damaged_file_is_a_data_error(tmp_path, keep):
     path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
     with pytest.raises(DataError, match=r"c\.pt cannot be restored") as caught:
         checkpoint.load(path, parts())
-    assert "Delete it" in caught.value.remedy
+    assert "delete it" in caught.value.remedy
 
 
 def test_a_checkpoint_of_something_else_is_a_data_error(tmp_path):
@@ -80,3 +80,35 @@ def test_reading_takes_no_code(tmp_path):
     torch.save({"step": 1, "net": eval}, tmp_path / "c.pt")
     with pytest.raises(DataError):
         checkpoint.load(tmp_path / "c.pt", {"net": parts()["net"]})
+
+
+def test_every_flipped_bit_of_the_weights_is_noticed(tmp_path):
+    """Elsewhere a flip is noticed, or changes nothing that is restored."""
+    path, saved = tmp_path / "c.pt", parts(64)
+    checkpoint.save(path, 3, saved)
+    whole = path.read_bytes()
+    weights = saved["net"].weight.detach().numpy().tobytes()
+    begin = whole.index(weights)
+    noticed = 0
+    places = [*range(0, len(whole), 37), *range(begin, begin + len(weights), 3)]
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        restored = parts(64)
+        try:
+            checkpoint.load(path, restored)
+        except DataError:
+            noticed += 1
+            continue
+        assert not begin <= place < begin + len(weights)
+        assert torch.equal(restored["net"].weight, saved["net"].weight)
+        states = [each["optimizer"].state_dict()["state"][0] for each in (saved, restored)]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert noticed > len(places) / 2
+
+
+def test_a_zeroed_file_is_told_without_the_words_of_torch(tmp_path):
+    path = tmp_path / "c.pt"
+    path.write_bytes(bytes(5000))
+    with pytest.raises(DataError, match="damaged or incomplete") as caught:
+        checkpoint.load(path, parts())
+    assert "weights_only" not in str(caught.value)

@@ -1,6 +1,5 @@
 """Plots of a gradient search from its `metrics.jsonl`: probabilities, cost and quality."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from matplotlib.lines import Line2D
 from quantnas.architectures import registry
 from quantnas.config import schema
 from quantnas.config.search_space import Precision, SearchSpace, Slot
+from quantnas.errors import DataError
+from quantnas.runs import step_results
 
 from .canvas import GRID, INK, SKIP, save
 
@@ -43,7 +44,7 @@ def draw(folder: Path, space: SearchSpace) -> list[Path]:
     if not rows:
         return []
     path = folder / "config.yaml"
-    config = schema.read_yaml(path).get("search", {}) if path.exists() else {}
+    config = step_results.settings(folder).get("search", {}) if path.exists() else {}
     figures = {"search": search_figure(rows, config)}
     if rows[-1]["probabilities"]:
         figures["alphas"] = alphas_figure(rows, space)
@@ -55,10 +56,26 @@ def draw(folder: Path, space: SearchSpace) -> list[Path]:
 
 
 def read(path: Path) -> list[Row]:
-    """Return the rows of a gradient search in `metrics.jsonl`, in order."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
-    return [row for row in rows if row["phase"] == "search" and "probabilities" in row]
+    """Return the rows of a gradient search in `metrics.jsonl`, in order.
+
+    Raises DataError for rows that do not belong together.
+    """
+    rows = [row for row in step_results.records(path) if row["phase"] == "search"]
+    found = [row for row in rows if "probabilities" in row]
+    for row in found:
+        schema.check(step_results.SearchRecord, row, str(path))
+        if _shape(row) != _shape(found[0]):
+            raise _damaged(f"{path} has steps with other choices than before.")
+    return found
+
+
+def _shape(row: Row) -> dict[str, int]:
+    """Choice -> number of its options, in a row."""
+    return {name: len(values) for name, values in row["probabilities"].items()}
+
+
+def _damaged(what: str) -> DataError:
+    return DataError(what, "The run folder is damaged: take these files from a copy.")
 
 
 # The probabilities
@@ -67,10 +84,13 @@ def read(path: Path) -> list[Row]:
 def alphas_figure(rows: Sequence[Row], space: SearchSpace, most: int = COLUMNS) -> Figure:
     """Return a panel per edge: probability of every (operation, bit width) pair over the steps.
 
-    At most `most` panels stand in a row.
+    At most `most` panels stand in a row. Raises DataError for rows of another search space.
     """
     decided = {slot.choice: slot for slot in reversed(registry.slots(space))}
     names = list(rows[-1]["probabilities"])
+    fitting = {name: slot.options for name, slot in decided.items() if name in names}
+    if _shape(rows[-1]) != fitting:
+        raise _damaged("The choices in metrics.jsonl are not those of the search space.")
     chosen = [decided[name] for name in names]
     look = _Look(chosen)
     height = math.ceil(len(names) / most)

@@ -1,0 +1,105 @@
+"""How much memory a network needs for each pixel of an image, which decides how large tiles are.
+
+Counted are the tensors that exist at the same time, from the operation that makes one to the last
+that reads it. The libraries take more than that: their share was measured (`OVERHEAD`).
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import helper, shape_inference
+from torch import nn
+
+from quantnas.nn import tracing
+
+SIDE = 64
+"""Side of the image for which the tensors are counted, pixels."""
+OVERHEAD = 2.0
+"""Memory that is taken for a tile over that of the tensors counted here."""
+BUDGET = 3e8
+"""Bytes that a tile may take; the program itself takes more than that."""
+FLOAT = 4
+"""Bytes of a value where nothing else is known."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation, by the names of the tensors that it reads and makes."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def largest_side(bytes_per_pixel: float) -> int:
+    """Side of the largest square tile within the budget, its overlap included, in pixels."""
+    return max(1, math.isqrt(int(BUDGET / max(1.0, bytes_per_pixel))))
+
+
+def of_file(path: Path) -> float:
+    """Bytes that an ONNX file needs for each low-resolution pixel, estimated from its shapes.
+
+    Tensors whose shapes are not known count as much as the largest of those that are.
+    """
+    model = onnx.load(path)
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    for place, size in zip(dimensions, (1, None, SIDE, SIDE), strict=False):
+        if size is not None:
+            place.dim_value = size
+    del model.graph.value_info[:], model.graph.output[:]
+    try:
+        graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # of a damaged file, which is told where it is run
+        graph = model.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    sizes = {
+        value.name: _bytes(value)
+        for value in (*graph.value_info, *graph.input)
+        if value.name not in stored
+    }
+    operations = [
+        Operation(tuple(n for n in node.input if n not in stored), tuple(node.output))
+        for node in graph.node
+    ]
+    return _peak(operations, {name: size for name, size in sizes.items() if size}) / SIDE**2
+
+
+def of_network(network: nn.Module) -> float:
+    """Bytes that a torch network (N, 3, H, W) needs for each low-resolution pixel."""
+    traced = tracing.Tracer().trace(network)
+    shapes = tracing.shapes(network, traced, (SIDE, SIDE))
+    sizes = {node.name: FLOAT * math.prod(shape) for node, shape in shapes.items()}
+    operations = [
+        Operation(tuple(source.name for source in node.all_input_nodes), (node.name,))
+        for node in traced.nodes
+        if node in shapes
+    ]
+    return _peak(operations, sizes) / SIDE**2
+
+
+def _bytes(value: onnx.ValueInfoProto) -> int:
+    """Bytes of a tensor; 0 where its shape is not known."""
+    kind = value.type.tensor_type
+    sides = [d.dim_value for d in kind.shape.dim]
+    if not kind.HasField("shape"):
+        return 0
+    try:
+        each = helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+    except (KeyError, TypeError, ValueError):
+        each = FLOAT
+    return math.prod(sides) * int(each)
+
+
+def _peak(operations: Iterable[Operation], sizes: Mapping[str, int]) -> float:
+    """Bytes of the tensors that exist at the same time, at most."""
+    steps, unknown = list(operations), max(sizes.values(), default=0)
+    last = {name: at for at, step in enumerate(steps) for name in step.inputs}
+    alive: dict[str, int] = {}
+    most = 0
+    for at, step in enumerate(steps):
+        alive |= {name: sizes.get(name, unknown) for name in step.outputs if name}
+        most = max(most, sum(alive.values()))
+        alive = {name: size for name, size in alive.items() if last.get(name, -1) > at}
+    return OVERHEAD * most
