@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from quantnas.architectures import cost
+from quantnas.config.search_space import Layout
 from quantnas.errors import DataError, UsageError
 from quantnas.inference.upscaler import SMALL
-from quantnas.onnx_import.onnx_session import cannot_load, open_session
+from quantnas.onnx_import.onnx_session import cannot_load, feed, fixed_sides, open_session
 from quantnas.progress import Progress
 from quantnas.runs.models import Model
 
@@ -36,8 +38,6 @@ FEWER = (
     "Below 8 bits ONNX Runtime computes in 8-bit integers: fewer bits make the file smaller, not "
     "faster."
 )
-KINDS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
-"""Type of a file's input -> type of the image: floats in [0, 1], or integers from 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -186,19 +186,48 @@ def runner(run: ort.InferenceSession, size: tuple[int, int], what: str) -> Calla
 
     The function raises DataError when the network cannot take that size.
     """
-    tensor = run.get_inputs()[0]
-    channels = 1 if tensor.shape[1] == 1 else 3
-    pixels = np.random.default_rng(0).integers(0, 256, (1, channels, *size), np.uint8)
-    kind = KINDS[tensor.type]
-    image = pixels if kind == np.uint8 else (pixels / 255).astype(kind)
+    image = _noise(run, size)
 
     def once() -> object:
         try:
-            return run.run(None, {tensor.name: image})
+            return run.run(None, image)
         except Exception as error:  # ONNX Runtime has no exception class for a bad image
             raise _size_error(what, size, error) from error
 
     return once
+
+
+def _noise(run: ort.InferenceSession, size: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    """The input of a session: noise of (height, width) `size`, in [0, 1] or in bytes.
+
+    Where the session leaves the number of channels open, it is the one with which it runs.
+    """
+    layout, channels = _channels(run)
+    rng = np.random.default_rng(0)
+    bytes_in = run.get_inputs()[0].type == "tensor(uint8)"
+    for count in channels:
+        pixels = rng.integers(0, 256, (1, count, *size), np.uint8)
+        image = feed(run, pixels if bytes_in else pixels / 255, layout)
+        if len(channels) == 1 or _runs(run, image):
+            break
+    return image
+
+
+def _channels(run: ort.InferenceSession) -> tuple[Layout, tuple[int, ...]]:
+    """The layout of a session's input, and the numbers of channels that it may have."""
+    shape = run.get_inputs()[0].shape or [None] * 4
+    stated = {"NCHW": shape[1], "NHWC": shape[3]}
+    known = [(layout, n) for layout, n in stated.items() if n in (1, 3)]
+    layout, count = known[0] if known else ("NCHW", None)
+    return cast(Layout, layout), (3, 1) if count is None else (count,)
+
+
+def _runs(run: ort.InferenceSession, image: dict[str, NDArray[Any]]) -> bool:
+    try:
+        run.run(None, image)
+    except Exception:  # ONNX Runtime has no exception class for a bad image
+        return False
+    return True
 
 
 def _size_error(what: str, size: tuple[int, int], error: Exception) -> DataError:
@@ -218,8 +247,8 @@ def _require_file(model: Model) -> None:
 
 def _own_size(run: ort.InferenceSession) -> tuple[int, int] | None:
     """The only (height, width) that a file takes; None where it takes any."""
-    height, width = run.get_inputs()[0].shape[2:]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    height, width = fixed_sides(run, _channels(run)[0])
+    return None if height is None or width is None else (height, width)
 
 
 def _size(

@@ -36,6 +36,8 @@ FLOAT = (Precision(32, 32),)
 """The only pair of bit widths of a layer in float."""
 SIZES = ((64, 96), (101, 75), (180, 320), (47, 58))
 """(height, width) at which shapes are computed, once enlarged to sizes that the network takes."""
+IMAGES = 2
+"""Number of images for which shapes are computed."""
 STEPS = 64
 """Largest stride of a layer, relative to the input image, that is looked for, pixels."""
 BORDER = 200
@@ -92,10 +94,11 @@ def _shapes(imported: OnnxImport, pixels: Pixels) -> tuple[list[Size], list[Shap
     sizes = [tuple(_fitting(side, pixels) for side in size) for size in SIZES]
     network = copy.deepcopy(imported.network).to("meta")
     try:
-        seen = [(size, _shapes_at(network, imported, size, 2)) for size in sizes]
+        seen = [(size, _shapes_at(network, imported, size, IMAGES)) for size in sizes]
     except (RuntimeError, ValueError, IndexError):  # torch raises these for shapes that do not fit
-        seen = [(size, _shapes_at(network, imported, size, 2)) for size in imported.sizes]
-    return [size for size, _ in seen], [shapes for _, shapes in seen]  # type: ignore[misc]
+        seen = [(size, _shapes_at(network, imported, size, IMAGES)) for size in imported.sizes]
+    images = [(size[0] - 2 * pixels.border, size[1] - 2 * pixels.border) for size, _ in seen]
+    return images, [shapes for _, shapes in seen]
 
 
 def _fitting(side: int, pixels: Pixels) -> int:
@@ -139,6 +142,13 @@ def _area(shapes: Sequence[tuple[int, ...]], sizes: Sequence[Size]) -> Area:
     return f"{a}h{b:+d}/{c}*{d}w{e:+d}/{f}"
 
 
+def _positions(shapes: Sequence[tuple[int, ...]], sizes: Sequence[Size]) -> Area:
+    """The area of a layer, also of one whose images were cut into many, as windows are."""
+    if all(shape[0] == IMAGES for shape in shapes):
+        return _area(shapes, sizes)
+    return area([math.prod(shape) / shape[1] / IMAGES for shape in shapes], sizes, 1)
+
+
 def _side(before: Sequence[int], after: Sequence[int]) -> tuple[int, int, int] | None:
     """Integers (a, b, c) with after = (a * before + b) // c, or None if there are none."""
     pairs = sorted({*zip(before, after, strict=True)})
@@ -173,7 +183,7 @@ def _slot(
         form = Form(kernel, module.groups, (stride[0], stride[1]), pads, (dilation[0], dilation[1]))
     else:
         c_out, place = c_out * up**2, node.all_input_nodes[0].name
-    positions = _area([each[place] for each in shapes], sizes)
+    positions = _positions([each[place] for each in shapes], sizes)
     return Slot(str(node.target), c_in, c_in, c_out, (_title(form, up or 1),), FLOAT,
                 area=positions, gate=gate, up=up or 1, form=form)  # fmt: skip
 
@@ -208,7 +218,7 @@ def _float_layers(
     if layer is None:
         return
     op, shape, macs = layer
-    places = [count / 2 / math.prod(shape) for count in macs]  # shapes are those of two images
+    places = [count / IMAGES / math.prod(shape) for count in macs]
     title = str(node.target) if module is not None else str(node.meta.get(NODE) or node.name)
     name = re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
     yield FloatLayer(name, op, shape, area(places, sizes, 1))
@@ -233,10 +243,28 @@ def _float_cost(node: fx.Node, module: Any, shapes: Sequence[Shapes]) -> Any:
         same = len({*inner}) == 1
         macs = [n * k for n, k in zip(made, inner, strict=True)]
         return "product", (1, inner[0] if same else 1, 1, 1), macs
+    if node.target is torch.einsum and len(node.all_input_nodes) <= 2:
+        macs = [_einsum_cost(str(node.args[0]), node, each) for each in shapes]
+        inner = [n // max(1, m) for n, m in zip(macs, made, strict=True)]
+        return "product", (1, inner[0] if len({*inner}) == 1 else 1, 1, 1), macs
     if node.target in NORMS:
         deep: Any = node.args[1] if node.target is F.layer_norm else shapes[0][node.name][1:2]
         return "normalisation", (math.prod(deep), 1, 1, 1), made
     return None
+
+
+def _einsum_cost(equation: str, node: fx.Node, shapes: Shapes) -> int:
+    """Multiply-accumulates of an Einsum: the product of the sides of all its letters."""
+    sides: dict[str, int] = {}
+    for letters, read in zip(equation.split("->")[0].split(","), node.args[1:], strict=True):
+        shape = shapes[read.name]  # type: ignore[union-attr]
+        before, _, behind = letters.partition("...")
+        last = len(shape) - len(behind)
+        pairs = [*zip(before, shape, strict=False), *zip(behind, shape[last:], strict=True)]
+        more = enumerate(reversed(shape[len(before) : last]), 1) if "..." in letters else ()
+        for letter, side in [*pairs, *((f"...{k}", side) for k, side in more)]:
+            sides[letter] = max(side, sides.get(letter, 1))
+    return math.prod(sides.values())
 
 
 # Signs, and attentions
