@@ -237,7 +237,8 @@ def _model(reference: FloatReference, model: onnx.ModelProto) -> onnx.ModelProto
     for output in model.graph.output:
         float_output = onnx.ValueInfoProto()
         float_output.CopyFrom(output)
-        float_output.type.tensor_type.elem_type = TensorProto.FLOAT
+        if output.name in reference.grids or output.name in reference.sums:
+            float_output.type.tensor_type.elem_type = TensorProto.FLOAT
         outputs.append(float_output)
         if output.name not in computed:
             reference.graph.add("Identity", [reference.name_of(output.name)], output.name)

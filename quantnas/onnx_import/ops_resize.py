@@ -76,8 +76,8 @@ def _resized(
     sizes, factors = (dict(zip(axes, values, strict=bool(values))) for values in targets)
     policy = step.get("keep_aspect_ratio_policy", "stretch")
     if policy != "stretch" and sizes:
-        sizes = _of_one_ratio(b, x, sizes, POLICIES[policy])
-    mode = _torch_mode(b, x, sizes, factors, sampling)
+        sizes, factors = _of_one_ratio(b, x, sizes, POLICIES[policy])
+    mode = None if sizes and factors else _torch_mode(b, x, sizes, factors, sampling)
     if mode is None:
         return _by_definition(b, x, sizes, factors, sampling, _regions(axes, region, rank))
     keywords: dict[str, Any] = {"mode": mode}
@@ -90,13 +90,16 @@ def _resized(
     return b.call(F.interpolate, x, **keywords)
 
 
-def _of_one_ratio(b: Build, x: fx.Node, sizes: dict[int, Any], choose: Any) -> dict[int, Any]:
-    """The sizes for which all sides are enlarged by one factor, within the given ones."""
+def _of_one_ratio(
+    b: Build, x: fx.Node, sizes: dict[int, Any], choose: Any
+) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Sizes and factors for which all sides are enlarged alike, within the given sizes."""
     ratios = [shape_arithmetic.apply(b, _ratio, n, b.side(x, d)) for d, n in sizes.items()]
     factor = ratios[0]
     for ratio in ratios[1:]:
         factor = shape_arithmetic.apply(b, choose, factor, ratio)
-    return {d: shape_arithmetic.apply(b, _product, b.side(x, d), factor) for d in sizes}
+    enlarged = {d: shape_arithmetic.apply(b, _product, b.side(x, d), factor) for d in sizes}
+    return enlarged, dict.fromkeys(sizes, factor)
 
 
 @shape_arithmetic.one_node
@@ -124,7 +127,7 @@ def _by_definition(
         raise refuse(f"a Resize with {sampling.positions} positions by {sampling.mode}")
     dims = range(b.rank(x))
     new = tuple(sizes.get(d) for d in dims) if sizes else None
-    by = None if sizes else tuple(factors.get(d, 1.0) for d in dims)
+    by = tuple(factors.get(d, 1.0) for d in dims) if factors else None
     return b.call(resample, x, new, by, regions, astuple(sampling))
 
 

@@ -60,7 +60,8 @@ def resample(
 ) -> Tensor:
     """Resize all sides of x for which a new size, or a factor other than 1, is given.
 
-    sizes: new length per dimension, None for one that stays; None: `factors` tell them. regions:
+    sizes: new length per dimension, None for one that stays; None: `factors` tell them. factors:
+    enlargement per dimension, None: `sizes` tell it. regions:
     begin and end of the part that is resized, per dimension; empty = all. settings: the values of
     a `Sampling`, which a graph can only hold as a tuple.
     """
@@ -83,11 +84,11 @@ def resample(
 
 def _axis(old: int, dim: int, sizes: Any, factors: Any, regions: Any) -> Axis:
     region = regions[dim] if regions else (0.0, 1.0)
-    if sizes is not None:
+    if sizes is None:
+        new = math.floor(F32(old) * F32(factors[dim]))
+    else:
         new = old if sizes[dim] is None else int(sizes[dim])
-        return Axis(old, new, float(F32(new) / F32(old)), region)
-    factor = float(factors[dim])
-    new = math.floor(F32(old) * F32(factor) * F32(region[1] - region[0]))
+    factor = float(F32(new) / F32(old)) if factors is None else float(factors[dim])
     return Axis(old, new, factor, region)
 
 

@@ -238,7 +238,7 @@ def test_a_form_is_imported_quantized_verified_and_run(form, photo, tmp_path):
         tiling.upscaler(models.resolve(str(f)).network())(photo) for f in (path, target)
     )
     assert before.shape == after.shape == nearest.shape
-    assert psnr(before, nearest) > 28 and psnr(after, before) > 38
+    assert psnr(before, nearest) > 28 and psnr(after, before) > 34
 
 
 @pytest.mark.parametrize("case", sorted(p.stem for p in CASES.glob("*.onnx")))
