@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from quantnas.architectures import imported_onnx
 from quantnas.architectures.cost import Cost
@@ -23,7 +23,7 @@ from quantnas.config.search_space import SearchSpace
 from quantnas.errors import UsageError
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import FloatTensor
-from quantnas.onnx_import import file_reader, subgraphs
+from quantnas.onnx_import import file_forms, file_reader, subgraphs
 
 from . import onnx_metadata
 from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
@@ -83,7 +83,9 @@ def to_onnx(
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return next(o.version for o in model.opset_import if o.domain in file_reader.STANDARD)
+    opset = file_forms.opset_of(model)
+    assert opset is not None  # it was read
+    return opset
 
 
 def _with_opset(
@@ -113,7 +115,7 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Return a copy of the model, converted to that opset unless it has a later one."""
     if _opset(model) >= opset:
         return _copy(model)
-    converted = version_converter.convert_version(model, opset)
+    converted = file_forms.converted(model, opset)
     names = {name for node in converted.graph.node for name in node.output}
     lost = {name for node in model.graph.node for name in node.output} - names
     if any(node.output[0] in lost for node in model.graph.node if node.op_type in LAYERS):

@@ -20,6 +20,11 @@ HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")
 """Attributes of nodes whose value is an element type."""
 
+RESIZE = 11
+"""First opset in which Resize states how positions are computed."""
+RESIZE_BEFORE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+"""How Resize and Upsample compute positions in the opsets before."""
+
 Form = tuple[onnx.ModelProto, str | None]
 """A model, and a note for users if it was rewritten in a way that they can notice."""
 
@@ -36,7 +41,7 @@ def usual(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         _in_single_precision,
         _of_known_opset,
         _without_constant_branches,
-        _with_output_shapes,
+        _with_shapes,
         _for_one_image,
     ):
         model, note = change(model)
@@ -99,10 +104,26 @@ def _of_known_opset(model: onnx.ModelProto) -> Form:
     if opset is None or opset >= OLDEST:
         return model, None
     try:
-        converted = version_converter.convert_version(model, OLDEST)
+        later = converted(model, OLDEST)
     except Exception:  # the converter of ONNX has no exception class of its own
         return model, None
-    return converted, f"its operators have version {opset}: they were converted to {OLDEST}"
+    return later, f"its operators have version {opset}: they were converted to {OLDEST}"
+
+
+def converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Return a copy of a model whose operators have a later version.
+
+    Raises the exceptions of onnx's converter, which have no common class. The converter forgets
+    that positions were `asymmetric` before opset 11, which is stated here.
+    """
+    later = version_converter.convert_version(model, opset)
+    if (opset_of(model) or 0) < RESIZE <= opset:
+        for node in (n for n in later.graph.node if n.op_type == "Resize"):
+            stated = {a.name for a in node.attribute}
+            for name, value in RESIZE_BEFORE.items():
+                if name not in stated:
+                    node.attribute.append(helper.make_attribute(name, value))
+    return later
 
 
 # Branches
@@ -179,19 +200,26 @@ def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
 # Ends
 
 
-def _with_output_shapes(model: onnx.ModelProto) -> Form:
-    """State type and shape of an output that lacks them: as far as known, an image of any size."""
+def _with_shapes(model: onnx.ModelProto) -> Form:
+    """State type and shape of an end that lacks them: as far as known, an image of any size."""
+    for value in model.graph.input:
+        _open(value)
     if all(o.type.tensor_type.HasField("shape") for o in model.graph.output):
         return model, None
     inferred = onnx.shape_inference.infer_shapes(model).graph.output
     for output, full in zip(model.graph.output, inferred, strict=True):
         output.CopyFrom(full)
-        kind = output.type.tensor_type
-        kind.elem_type = kind.elem_type or TensorProto.FLOAT
-        if not kind.HasField("shape"):
-            for _ in range(4):
-                kind.shape.dim.add()
+        _open(output)
     return model, None
+
+
+def _open(value: onnx.ValueInfoProto) -> None:
+    """Give an end without a type that of float32, and one without a shape four open sides."""
+    kind = value.type.tensor_type
+    kind.elem_type = kind.elem_type or TensorProto.FLOAT
+    if not kind.HasField("shape"):
+        for _ in range(4):
+            kind.shape.dim.add()
 
 
 def _for_one_image(model: onnx.ModelProto) -> Form:

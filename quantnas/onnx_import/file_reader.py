@@ -97,10 +97,11 @@ def read(path: Path, operators: Collection[str]) -> FileGraph:
     opset = _opset(model, path)
     stored = {t.name: _array(t, path) for t in model.graph.initializer}
     entry, *others = _entries(model, path)
+    _, open_nodes = subgraphs.parted(model.graph.node, stored)
+    _require_float(open_nodes, path)
+    _require_known(open_nodes, operators, path)
     nodes, output = _without_identities(model)
     constant, rest = subgraphs.parted(nodes, stored)
-    _require_float(rest, path)
-    _require_known(rest, operators, path)
     used = {name for node in rest for name in node.input}
     constants = stored | _constant_values(model, constant, used, path)
     learned = frozenset(stored)
@@ -221,7 +222,7 @@ def _require_known(
         kind = node.op_type
         if node.domain not in STANDARD:
             kind = f"{node.domain}.{kind}"
-        elif kind in operators:
+        elif kind in operators or kind in SAME:
             continue
         unknown.setdefault(kind, []).append(title(node))
     if unknown:

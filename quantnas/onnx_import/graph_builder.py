@@ -119,7 +119,7 @@ class Build:
         if isinstance(value, fx.Node):
             return value
         key = name, value.shape
-        self.reads[name] += 1
+        self.reads[name] += learned
         if key not in self.stored:
             content = torch.tensor(value.astype(np.int64) if value.dtype == object else value)
             attribute = self._free_name(name)

@@ -257,7 +257,8 @@ def _einsum_cost(equation: str, node: fx.Node, shapes: Shapes) -> int:
     """Multiply-accumulates of an Einsum: the product of the sides of all its letters."""
     sides: dict[str, int] = {}
     for letters, read in zip(equation.split("->")[0].split(","), node.args[1:], strict=True):
-        shape = shapes[read.name]  # type: ignore[union-attr]
+        assert isinstance(read, fx.Node)
+        shape = shapes[read.name]
         before, _, behind = letters.partition("...")
         last = len(shape) - len(behind)
         pairs = [*zip(before, shape, strict=False), *zip(behind, shape[last:], strict=True)]

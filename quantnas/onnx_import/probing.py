@@ -53,7 +53,7 @@ def probe(session: ort.InferenceSession, entries: Sequence[Entry], path: Path) -
     whole number, except for a border that it loses.
     """
     reason, remedy = "", RUNNABLE
-    for entry, sizes in ((entry, sizes) for entry in entries for sizes in _pairs(entry)):
+    for entry, sizes in [(each, pair) for each in entries for pair in _pairs(each)]:
         try:
             shapes = [_shape(session, entry, size) for size in sizes]
         except Exception as error:  # ONNX Runtime has no common class of errors

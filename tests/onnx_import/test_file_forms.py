@@ -164,6 +164,22 @@ def branched() -> onnx.ModelProto:
     return model([condition, *before, node, *after], tensors)
 
 
+def upsampled() -> onnx.ModelProto:
+    """A bilinear skip with the positions of old operator sets."""
+    made = old(9)
+    made.graph.node[-1].output[0] = "d"
+    made.graph.node.extend(
+        [
+            helper.make_node("Upsample", ["x", "factors"], ["u"], mode="linear"),
+            helper.make_node("Add", ["d", "u"], ["s"]),
+            helper.make_node("Mul", ["s", "half"], ["y"]),
+        ]
+    )
+    more = {"factors": np.float32([1, 1, 2, 2]), "half": np.float32([0.5])}
+    made.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in more.items())
+    return made
+
+
 def renamed(name: str) -> onnx.ModelProto:
     """A file with a convolution, and a weight, of that name."""
     tensors = weights()
@@ -186,6 +202,7 @@ FORMS: dict[str, Callable[[], onnx.ModelProto]] = {
     "opset_6": lambda: old(6),
     "opset_7": lambda: old(7),
     "opset_8": lambda: old(8),
+    "upsampled": upsampled,
     "no_input_shape": lambda: without_shape("input"),
     "no_output_shape": lambda: without_shape("output"),
     "dequantized": dequantized,
@@ -225,7 +242,16 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2)))
 
 
-@pytest.mark.parametrize("form", FORMS)
+QUICK = ("half_inside", "bytes", "channels_last", "four_images", "opset_7", "branched", "shrinks")
+"""Forms that the fast tests try; the slow ones try all."""
+
+
+def some(names, quick) -> list:
+    """The names, of which those that are not quick are for the slow tests alone."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("form", some(FORMS, QUICK))
 def test_a_form_is_imported_quantized_verified_and_run(form, photo, tmp_path):
     path, target = tmp_path / "m.onnx", tmp_path / "q.onnx"
     onnx.save(FORMS[form](), path)
@@ -241,7 +267,9 @@ def test_a_form_is_imported_quantized_verified_and_run(form, photo, tmp_path):
     assert psnr(before, nearest) > 28 and psnr(after, before) > 34
 
 
-@pytest.mark.parametrize("case", sorted(p.stem for p in CASES.glob("*.onnx")))
+@pytest.mark.parametrize(
+    "case", some(sorted(p.stem for p in CASES.glob("*.onnx")), ("einsum", "split_bench"))
+)
 def test_a_file_of_torch_is_imported_quantized_and_verified(case, photo, tmp_path):
     path, target = CASES / f"{case}.onnx", tmp_path / "q.onnx"
     found, net = quantized(path, target)
@@ -273,6 +301,7 @@ def test_products_with_matrices_are_as_small_as_convolutions(photo, tmp_path):
     assert not any(node.op_type in ("MatMul", "Gemm", "Conv") for node in stored.node)
 
 
+@pytest.mark.slow
 def test_what_was_changed_in_a_file_is_told(tmp_path):
     told = {}
     for form in ("half_inside", "four_images", "opset_8", "branched", "channels_last", "shrinks"):
@@ -299,7 +328,7 @@ def test_a_file_of_one_size_enlarges_photographs_of_every_size(photo, tmp_path):
     model_ = models.resolve(str(path))
     open_file = tmp_path / "open.onnx"
     onnx.save(model(), open_file)
-    whole = upscaler.onnx_upscaler(open_file)
+    whole = upscaler.onnx_upscaler(open_file, onnx_survey.survey(path).space.pixels)
     for height, width in ((56, 72), (20, 50), (41, 32), (40, 32)):
         low = photo[:height, :width]
         large = tiling.upscaler(model_.network())(low)
@@ -321,6 +350,8 @@ def test_equal_spans_cover_an_axis(length):
         assert span.start == 0 or span.start - span.first >= 16
         assert span.stop == length or span.last - span.stop >= 16
 
+
+TIMED = ("half_at_both_ends", "bytes", "channels_last", "one_open_channel")
 
 # Files that are something else
 
@@ -349,7 +380,7 @@ def test_images_in_blocks_of_four_that_depend_on_it_are_refused_at_once(tmp_path
         onnx_survey.survey(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("form", ["half_inside", "bytes", "channels_last", "one_open_channel"])
+@pytest.mark.parametrize("form", some(TIMED, ("one_open_channel",)))
 def test_a_form_is_timed_before_and_after(form, tmp_path):
     path, target = tmp_path / "m.onnx", tmp_path / "q.onnx"
     onnx.save(FORMS[form](), path)
