@@ -70,6 +70,9 @@ def _notes(imported: OnnxImport) -> Iterator[str]:
     """Remarks about ends of a network that are unusual."""
     if imported.entry.layout == "NHWC":
         yield "its channels come last (NHWC), at both ends"
+    if imported.only:
+        height, width = imported.only
+        yield f"it computes images of {width}x{height} pixels alone: others are cut or extended"
     if imported.lost:
         yield (
             f"its output lacks a border of {imported.lost / 2:g} pixels at each side: images are "
@@ -91,6 +94,7 @@ def _pixels(
         bytes_in,
         imported.entry.layout,
         imported.border,
+        imported.only,
     )
     values = {name: getattr(settings, name) for name in settings.__annotations__}
     overrides = {name: value for name, value in values.items() if value is not None}

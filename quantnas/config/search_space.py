@@ -204,6 +204,9 @@ class Pixels:
     border: int = 0
     """Pixels of the input that the network loses at each end of a side; images are extended by so
     many, so that the output is whole."""
+    only: tuple[int, int] | None = None
+    """(height, width) of the only input that can be computed, pixels; None where a file that states
+    a size can be opened to all sizes, as nearly all can."""
 
 
 @dataclass(frozen=True)

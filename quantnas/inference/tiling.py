@@ -28,6 +28,7 @@ from .upscaler import (
     enlarge_error,
     fixed_size,
     load_session,
+    onnx_upscaler,
     run_session,
     session_upscaler,
     torch_upscaler,
@@ -125,9 +126,31 @@ def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> 
         fixed = fixed_size(session, pixels) if imported else fixed
         field = unknown if imported else receptive_field.of_file(source)
     else:
+        fixed = _only(source.pixels) if isinstance(source, ImportedNetwork) else fixed
         whole, part = torch_upscaler(source), partial(_network_part, source)
         field = unknown if imported else receptive_field.of_network(source)
     return Network(scale, whole, field, cache(part), fixed)
+
+
+def _only(pixels: Pixels) -> FixedSize:
+    """The (height, width) of the only images that an imported network computes; None = any."""
+    if pixels.only is None:
+        return None, None
+    height, width = pixels.only
+    return height - 2 * pixels.border, width - 2 * pixels.border
+
+
+def whole_upscaler(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> Upscaler:
+    """Return a function that enlarges images of any size as a whole, with a file or a network.
+
+    Only what computes images of a single size cuts them into tiles. Raises as `load`.
+    """
+    if isinstance(source, Path) and pixels is None:
+        return onnx_upscaler(source)
+    if not isinstance(source, Path | ImportedNetwork):
+        return torch_upscaler(source)
+    network = load(source, scale, pixels)
+    return network.whole if network.fixed == (None, None) else upscaler(network)
 
 
 def _file_part(path: Path) -> Part:

@@ -50,6 +50,8 @@ class OnnxImport:
     opset: int
     lost: int = 0
     """Pixels of the output that are lacking along each side, both ends together."""
+    only: tuple[int, int] | None = None
+    """(height, width) of the only image that the network takes, pixels; None for any."""
     notes: tuple[str, ...] = ()
     """Remarks for users about what was changed in the file."""
 
@@ -69,31 +71,34 @@ def load(path: Path) -> OnnxImport:
     session = file_reader.session(source.model.SerializeToString(), path)
     probed = probe(session, (source.entry, *source.other_entries), path)
     source = replace(source, entry=probed.entry)
-    network = _build_open(source, probed, path)
+    network, only = _build_open(source, probed, path)
     nodes = list(network.graph.nodes)
     names = {str(n.target): n.meta[NODE] for n in nodes if n.op == "call_module"}
     tensors = {n.meta[TENSOR]: n.name for n in nodes if n.meta.get(TENSOR) and RANK not in n.meta}
     return OnnxImport(
         network, probed.scale, source.entry, probed.channels, names, tensors, probed.sizes,
-        source.opset, probed.lost, source.notes,
+        source.opset, probed.lost, only, source.notes,
     )  # fmt: skip
 
 
-def _build_open(source: FileGraph, probed: Probe, path: Path) -> fx.GraphModule:
+def _build_open(
+    source: FileGraph, probed: Probe, path: Path
+) -> tuple[fx.GraphModule, tuple[int, int] | None]:
     """Build the network for any number of images and any size, even if the file states one.
 
     Most networks can take more than their file states. Where the computation depends on the stated
-    numbers, the network is built for them alone.
+    numbers, the network is built for them alone, and the only size is returned with it.
     """
     entry, count, tried = source.entry, source.entry.batch or 1, probed.sizes
     height, width = (side * APART for side in tried[-1])  # so large that all inner sides differ
     large, stated = (height, width), (entry.height or height, entry.width or width)
+    only = stated if stated == (entry.height, entry.width) else None
     for second in dict.fromkeys((large, stated)):
         with suppress(UsageError):
             network = graph_of(source, (tried[0], second), path)
             if _follows(network, probed, (tried[0], second)):
-                return network
-    return graph_of(source, (tried[0], stated), path, (count, count))
+                return network, None if second == large else only
+    return graph_of(source, (tried[0], stated), path, (count, count)), only
 
 
 def _follows(network: fx.GraphModule, probed: Probe, sizes: Sequence[tuple[int, int]]) -> bool:

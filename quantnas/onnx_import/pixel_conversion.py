@@ -32,13 +32,15 @@ def extended(x: Tensor, pixels: Pixels) -> Tensor:
     The size that the network takes is reached at the right and at the bottom.
     """
     border = pixels.border
-    height, width = (_fitting(side, pixels) - side - border for side in x.shape[2:])
+    height, width = (_fitting(x, axis, pixels) - x.shape[axis] - border for axis in (2, 3))
     return F.pad(x, (border, width, border, height), mode="replicate")
 
 
-def _fitting(side: int, pixels: Pixels) -> int:
-    """The smallest side, at least `side` with its borders, that the network takes, pixels."""
-    side += 2 * pixels.border
+def _fitting(x: Tensor, axis: int, pixels: Pixels) -> int:
+    """The smallest side, at least that of x with its borders, that the network takes, pixels."""
+    side = x.shape[axis] + 2 * pixels.border
+    if pixels.only is not None:
+        return max(side, pixels.only[axis - 2])
     return -(-max(side, pixels.smallest) // pixels.multiple) * pixels.multiple
 
 
@@ -48,8 +50,9 @@ def cut(out: Tensor, x: Tensor, pixels: Pixels, scale: int) -> Tensor:
     out: output of the network for `extended(x)`; pixels that it lacks are those of the border.
     """
     cuts = []
-    for side, large in zip(x.shape[2:], out.shape[2:], strict=True):
-        lost = scale * _fitting(side, pixels) - large
+    for axis in (2, 3):
+        side, large = x.shape[axis], out.shape[axis]
+        lost = scale * _fitting(x, axis, pixels) - large
         first = scale * pixels.border - lost // 2
         cuts.append(slice(first, first + scale * side))
     return out[:, :, cuts[0], cuts[1]]
