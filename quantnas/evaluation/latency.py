@@ -8,22 +8,20 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from quantnas.architectures import cost
-from quantnas.config.search_space import Layout
 from quantnas.errors import DataError, UsageError
 from quantnas.inference.upscaler import SMALL
-from quantnas.onnx_import.onnx_session import cannot_load, feed, fixed_sides, open_session
+from quantnas.onnx_import.onnx_session import cannot_load, open_session
 from quantnas.progress import Progress
 from quantnas.runs.models import Model
 
-from . import float_reference
+from . import float_reference, session_noise
 from .processor import Machine
 
 SIZE = (180, 320)
@@ -133,7 +131,9 @@ def measure(models: Sequence[Model], setting: Setting) -> Generator[Progress, No
     for model in models:
         _require_file(model)
     sessions = {model.name: session(model.file, setting.threads, model.what) for model in models}
-    size = _size({name: _own_size(run) for name, run in sessions.items()}, setting.size)
+    size = _size(
+        {name: session_noise.own_size(run) for name, run in sessions.items()}, setting.size
+    )
     runs: dict[str, Callable[[], object]] = {}
     for model in models:
         runs[model.name] = runner(sessions[model.name], size, model.what)
@@ -186,7 +186,7 @@ def runner(run: ort.InferenceSession, size: tuple[int, int], what: str) -> Calla
 
     The function raises DataError when the network cannot take that size.
     """
-    image = _noise(run, size)
+    image = session_noise.noise(run, size)
 
     def once() -> object:
         try:
@@ -195,39 +195,6 @@ def runner(run: ort.InferenceSession, size: tuple[int, int], what: str) -> Calla
             raise _size_error(what, size, error) from error
 
     return once
-
-
-def _noise(run: ort.InferenceSession, size: tuple[int, int]) -> dict[str, NDArray[Any]]:
-    """The input of a session: noise of (height, width) `size`, in [0, 1] or in bytes.
-
-    Where the session leaves the number of channels open, it is the one with which it runs.
-    """
-    layout, channels = _channels(run)
-    rng = np.random.default_rng(0)
-    bytes_in = run.get_inputs()[0].type == "tensor(uint8)"
-    for count in channels:
-        pixels = rng.integers(0, 256, (1, count, *size), np.uint8)
-        image = feed(run, pixels if bytes_in else pixels / 255, layout)
-        if len(channels) == 1 or _runs(run, image):
-            break
-    return image
-
-
-def _channels(run: ort.InferenceSession) -> tuple[Layout, tuple[int, ...]]:
-    """The layout of a session's input, and the numbers of channels that it may have."""
-    shape = run.get_inputs()[0].shape or [None] * 4
-    stated = {"NCHW": shape[1], "NHWC": shape[3]}
-    known = [(layout, n) for layout, n in stated.items() if n in (1, 3)]
-    layout, count = known[0] if known else ("NCHW", None)
-    return cast(Layout, layout), (3, 1) if count is None else (count,)
-
-
-def _runs(run: ort.InferenceSession, image: dict[str, NDArray[Any]]) -> bool:
-    try:
-        run.run(None, image)
-    except Exception:  # ONNX Runtime has no exception class for a bad image
-        return False
-    return True
 
 
 def _size_error(what: str, size: tuple[int, int], error: Exception) -> DataError:
@@ -243,12 +210,6 @@ def _require_file(model: Model) -> None:
             f"The {model.what} is no ONNX file.",
             "Export it first, with `quantnas export`, and give the exported file.",
         )
-
-
-def _own_size(run: ort.InferenceSession) -> tuple[int, int] | None:
-    """The only (height, width) that a file takes; None where it takes any."""
-    height, width = fixed_sides(run, _channels(run)[0])
-    return None if height is None or width is None else (height, width)
 
 
 def _size(

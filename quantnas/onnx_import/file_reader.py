@@ -3,7 +3,7 @@
 A file is data: nothing in it is executed here, except that ONNX Runtime computes constant tensors.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
-from quantnas.config.search_space import Layout
 from quantnas.errors import DataError, UsageError, missing
 
 from . import file_forms, file_kinds, subgraphs
+from .image_entry import Entry, entries
 from .onnx_session import open_session
 
 LARGEST = 2**31 - 1
@@ -39,30 +39,8 @@ INTEGER = (
 """Prefixes of the operators of a quantized network."""
 SAME = ("Identity", "Dropout")
 """Operators that return their input."""
-KINDS = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
-"""Element types that an image may have."""
-CHANNELS: dict[Layout, int] = {"NCHW": 1, "NHWC": 3}
-"""Layout of an image -> position of the channels."""
 NAMED = 8
 """Largest number of items that an error lists."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The input of a file."""
-
-    name: str
-    dtype: str
-    """Element type, float32 or uint8."""
-    batch: int | None
-    """Number of images to which the input is fixed; None = any number."""
-    channels: int
-    height: int | None
-    """Height to which the input is fixed, pixels; None = any height."""
-    width: int | None
-    """Width to which the input is fixed, pixels; None = any width."""
-    layout: Layout = "NCHW"
-    """Order of the dimensions, at the output too."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +74,7 @@ def read(path: Path, operators: Collection[str]) -> FileGraph:
     model, notes = _usual(path)
     opset = _opset(model, path)
     stored = {t.name: _array(t, path) for t in model.graph.initializer}
-    entry, *others = _entries(model, path)
+    entry, *others = entries(model, path)
     _, open_nodes = subgraphs.parted(model.graph.node, stored)
     _require_float(open_nodes, path)
     _require_known(open_nodes, operators, path)
@@ -240,48 +218,6 @@ def unsupported(path: Path, what: Collection[str]) -> UsageError:
 def title(node: onnx.NodeProto) -> str:
     """Name of a node or, if it has none, of its first output."""
     return node.name or node.output[0]
-
-
-def _entries(model: onnx.ModelProto, path: Path) -> list[Entry]:
-    """What the input of a model may be, the likeliest first; only one unless it leaves that open.
-
-    Raises DataError unless it is one image and there is one output.
-    """
-    entries = list(model.graph.input)
-    if len(entries) != 1 or len(model.graph.output) != 1:
-        raise DataError(
-            f"{path} has {len(entries)} inputs and {len(model.graph.output)} outputs, where a "
-            "network for images has one of each.",
-            "Export it with the image as its only input, and the large image as its only output.",
-        )
-    kind = entries[0].type.tensor_type
-    sides = [d.dim_value or None for d in kind.shape.dim]  # some exporters write 0 for an open side
-    sides = sides if kind.HasField("shape") else [None] * 4
-    layouts = [n for n, axis in CHANNELS.items() if len(sides) == 4 and sides[axis] in (1, 3)]
-    layouts = layouts or [n for n, axis in CHANNELS.items() if len(sides) == 4 and not sides[axis]]
-    if not layouts:
-        shape = " x ".join(str(side or "?") for side in sides) or "unknown"
-        raise DataError(
-            f"{path} does not turn an image into an image: its input has the shape {shape}.",
-            "It must take (images, channels, height, width) with 1 or 3 channels, which may also "
-            "come last.",
-        )
-    if kind.elem_type not in KINDS:
-        raise DataError(
-            f"{path} takes images as {TensorProto.DataType.Name(kind.elem_type).lower()}.",
-            "Export it in float32.",
-        )
-    dtype = KINDS[kind.elem_type]
-    return [e for layout in layouts for e in _read_as(layout, entries[0].name, dtype, sides)]
-
-
-def _read_as(layout: Layout, name: str, dtype: str, sides: Sequence[int | None]) -> Iterator[Entry]:
-    """The inputs with that layout and these sides: one, or one for each number of channels."""
-    at = CHANNELS[layout]
-    batch, *rest = (side for axis, side in enumerate(sides) if axis != at)
-    for channels in [sides[at]] if sides[at] else [3, 1]:
-        assert channels is not None
-        yield Entry(name, dtype, batch, channels, rest[0], rest[1], layout)
 
 
 # Nodes that are left out

@@ -20,9 +20,10 @@ from torch import fx
 from quantnas.errors import DataError, UsageError
 
 from . import file_reader
-from .file_reader import Entry, FileGraph
+from .file_reader import FileGraph
 from .graph_builder import LEARNED, MADE, NODE, RANK, TENSOR, Build, FileNode
 from .graph_cleanup import tidy
+from .image_entry import Entry
 from .op_table import TABLE
 from .probing import Probe, probe
 

@@ -8,7 +8,7 @@ import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -29,6 +29,7 @@ from quantnas.config.search_space import (
 from quantnas.errors import DataError
 from quantnas.nn.tracing import CALL, watch
 
+from .float_cost import Shapes, float_cost
 from .graph_builder import NODE, TENSOR
 from .importer import OnnxImport
 
@@ -42,7 +43,6 @@ STEPS = 64
 """Largest stride of a layer, relative to the input image, that is looked for, pixels."""
 BORDER = 200
 """Largest number of pixels that a layer may lose at the border for its area to be found."""
-NORMS = (F.batch_norm, F.instance_norm, F.layer_norm, F.group_norm)
 WEIGHING = (torch.sigmoid, F.hardsigmoid)
 """Functions that end an attention, before its product with the features."""
 POSITIVE = (torch.relu, F.relu, F.relu6, *WEIGHING)
@@ -54,8 +54,6 @@ MOVES = (
 STRETCHES = (*MOVES, F.interpolate, torch.unsqueeze, torch.squeeze, torch.Tensor.expand)
 """Functions that may lie between an attention's last activation and its product."""
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Name of a node -> shape of the tensor that it computes."""
 Size = tuple[int, int]
 
 
@@ -214,7 +212,7 @@ def _float_layers(
     node: fx.Node, module: Any, sizes: Sequence[Size], shapes: Sequence[Shapes]
 ) -> Iterator[FloatLayer]:
     """Yield the layer that stays in float, if the node is one."""
-    layer = _float_cost(node, module, shapes)
+    layer = float_cost(node, module, shapes)
     if layer is None:
         return
     op, shape, macs = layer
@@ -222,50 +220,6 @@ def _float_layers(
     title = str(node.target) if module is not None else str(node.meta.get(NODE) or node.name)
     name = re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
     yield FloatLayer(name, op, shape, area(places, sizes, 1))
-
-
-def _float_cost(node: fx.Node, module: Any, shapes: Sequence[Shapes]) -> Any:
-    """Operation, shape, and multiply-accumulates at every size of a float layer; None otherwise."""
-    made = [math.prod(each[node.name]) for each in shapes]
-    read = [each.get(n.name, ()) for n in node.all_input_nodes[:1] for each in shapes]
-    if isinstance(module, nn.Linear):
-        each = module.in_features
-        return "linear", (module.out_features, each, 1, 1), [n * each for n in made]
-    if isinstance(module, nn.Conv1d):
-        c_out, c_in, side = module.weight.shape
-        return "conv1d", (c_out, c_in, side, 1), [n * c_in * side for n in made]
-    if isinstance(module, nn.ConvTranspose2d):
-        c_in, more, *sides = module.weight.shape
-        shape = (more * module.groups, c_in // module.groups, *sides)
-        return "upconv", shape, [math.prod(s) * more * math.prod(sides) for s in read]
-    if node.target is torch.matmul:
-        inner = [s[-1] for s in read]
-        same = len({*inner}) == 1
-        macs = [n * k for n, k in zip(made, inner, strict=True)]
-        return "product", (1, inner[0] if same else 1, 1, 1), macs
-    if node.target is torch.einsum and len(node.all_input_nodes) <= 2:
-        macs = [_einsum_cost(str(node.args[0]), node, each) for each in shapes]
-        inner = [n // max(1, m) for n, m in zip(macs, made, strict=True)]
-        return "product", (1, inner[0] if len({*inner}) == 1 else 1, 1, 1), macs
-    if node.target in NORMS:
-        deep: Any = node.args[1] if node.target is F.layer_norm else shapes[0][node.name][1:2]
-        return "normalisation", (math.prod(deep), 1, 1, 1), made
-    return None
-
-
-def _einsum_cost(equation: str, node: fx.Node, shapes: Shapes) -> int:
-    """Multiply-accumulates of an Einsum: the product of the sides of all its letters."""
-    sides: dict[str, int] = {}
-    for letters, read in zip(equation.split("->")[0].split(","), node.args[1:], strict=True):
-        assert isinstance(read, fx.Node)
-        shape = shapes[read.name]
-        before, _, behind = letters.partition("...")
-        last = len(shape) - len(behind)
-        pairs = [*zip(before, shape, strict=False), *zip(behind, shape[last:], strict=True)]
-        more = enumerate(reversed(shape[len(before) : last]), 1) if "..." in letters else ()
-        for letter, side in [*pairs, *((f"...{k}", side) for k, side in more)]:
-            sides[letter] = max(side, sides.get(letter, 1))
-    return math.prod(sides.values())
 
 
 # Signs, and attentions

@@ -10,7 +10,8 @@ import onnxruntime as ort
 
 from quantnas.errors import DataError
 
-from .file_reader import Entry, line
+from .file_reader import line
+from .image_entry import Entry
 from .onnx_session import run_image
 
 Size = tuple[int, int]

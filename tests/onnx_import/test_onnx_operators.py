@@ -623,7 +623,7 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
     "Resize": [
         (resize, (10, 11, 13, 19)),
         (nearest_exact, (13,)),
-        (resize_by_definition, (11, 13, 18, 19)),
+        (resize_by_definition, (11, 19)),
         (resize_with_antialias, (18,)),
         (resize_of_a_part, (13,)),
         (resize_in_proportion, (18,)),
