@@ -230,7 +230,7 @@ def quantized(path: Path, target: Path, bits: int = 8):
     precision = genotype.uniform_precision(registry.slots(found.space), bits)
     net = network.build(found.space, chosen, precision)
     image = image_files.read(image_files.bundled().train[0])
-    crops = np.stack([image[k : k + 40, k : k + 32] for k in (0, 50, 100, 150)])
+    crops = np.stack([image[k : k + 32, k : k + 32] for k in (0, 50, 100, 150)])
     network.initialise(net, to_tensor(crops))
     net = post_training.freeze(net)
     totals = cost.network_cost(found.space, chosen, precision)
