@@ -19,10 +19,10 @@ from quantnas.config.search_space import FloatLayer, Pixels, SearchSpace, Slot
 from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.layer_factory import LayerFactory
-from quantnas.nn.quantizers import ActQuantizer
+from quantnas.nn.quantizers import ActQuantizer, round_ste
 from quantnas.nn.tracing import CALL
 from quantnas.onnx_import import file_reader, importer, layer_analysis, pixel_conversion
-from quantnas.onnx_import.graph_builder import MADE, TENSOR
+from quantnas.onnx_import.graph_builder import LEARNED, MADE, RANK, TENSOR
 
 KEPT = 4
 """Number of imported files that are kept in memory."""
@@ -53,6 +53,7 @@ class ImportedNetwork(nn.Module):
             self.inner.add_module(slot.name, edge)
             if slot.up > 1:
                 _shuffled(node, slot.up)
+        _let_gradients_through(self.inner)
         self.inner.recompile()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,12 +144,24 @@ class Place:
     """Output of the convolution's own node."""
     output: str
     """Output of the layer, behind all nodes that were folded into it."""
+    rank: int | None
+    """Dimensions of both, where channels come last and the node is a product with a matrix."""
 
 
 def places(network: ImportedNetwork) -> dict[str, Place]:
     """Name of each imported layer -> its position in the file."""
     layers = [n for n in network.inner.graph.nodes if n.op == CALL and n.meta.get(MADE)]
-    return {str(n.target): Place(n.meta[MADE], n.meta[TENSOR]) for n in layers}
+    return {str(n.target): Place(n.meta[MADE], n.meta[TENSOR], n.meta.get(RANK)) for n in layers}
+
+
+def learned(network: ImportedNetwork) -> dict[str, Tensor]:
+    """Name of a tensor in the file -> the parameter that was made from it and may have learned.
+
+    The parameters of layers that can be rounded are not among them. All other parameters stay as
+    they are in the file.
+    """
+    names: dict[str, str] = network.inner.meta[LEARNED]
+    return {tensor: network.inner.get_parameter(name) for name, tensor in names.items()}
 
 
 def _node(network: fx.GraphModule, name: str) -> fx.Node:
@@ -172,6 +185,8 @@ def _source(
         return factory.free(signed=x not in positive)
     grid = factory.tensor(step=pixels.input_peak / pixel_conversion.WHITE)
     name = f"{node.target}_pixels"
+    while hasattr(network, name):
+        name = f"{name}_"
     network.add_module(name, grid)
     with network.graph.inserting_before(node):
         node.args = (network.graph.call_module(name, (x,)),)
@@ -192,3 +207,32 @@ def _shuffled(node: fx.Node, side: int) -> None:
     with node.graph.inserting_after(node):
         shuffle = node.graph.call_function(F.pixel_shuffle, (node, side))
     node.replace_all_uses_with(shuffle, lambda user: user is not shuffle)
+
+
+# Roundings of a file, such as those to bytes at its end: training could not see through them
+
+
+def _floor(x: Tensor) -> Tensor:
+    return x + (x.floor() - x).detach()
+
+
+def _ceil(x: Tensor) -> Tensor:
+    return x + (x.ceil() - x).detach()
+
+
+def _cut_off(x: Tensor) -> Tensor:
+    return x + (x.trunc() - x).detach()
+
+
+ROUNDINGS = {torch.round: round_ste, torch.floor: _floor, torch.ceil: _ceil}
+"""Function that rounds -> one with the same values, through which the gradient passes."""
+
+
+def _let_gradients_through(network: fx.GraphModule) -> None:
+    """Replace roundings, and a conversion to bytes at the end, by functions that have gradients."""
+    for node in network.graph.nodes:
+        if node.op == "call_function" and node.target in ROUNDINGS:
+            node.target = ROUNDINGS[node.target]
+    last: Any = next(iter(reversed(network.graph.nodes))).args[0]
+    if last.op == "call_method" and last.target == "to" and last.args[1] is torch.uint8:
+        last.op, last.target, last.args = "call_function", _cut_off, last.args[:1]

@@ -16,6 +16,7 @@ from quantnas.config.run_config import PixelsConfig
 from quantnas.config.search_space import Pixels, Precision, Scale, SearchSpace
 from quantnas.errors import UsageError
 from quantnas.onnx_import import layer_analysis, parity, pixel_conventions
+from quantnas.onnx_import.importer import OnnxImport
 from quantnas.onnx_import.parity import Parity
 from quantnas.onnx_import.pixel_conventions import Conventions
 
@@ -36,6 +37,8 @@ class Survey:
     opset: int
     overridden: tuple[str, ...]
     """Names of the pixel conventions that settings state, instead of what was found."""
+    notes: tuple[str, ...] = ()
+    """Remarks about what is unusual in the file."""
 
 
 def survey(path: Path, settings: PixelsConfig = NO_SETTINGS) -> Survey:
@@ -53,18 +56,34 @@ def survey(path: Path, settings: PixelsConfig = NO_SETTINGS) -> Survey:
     layer_analysis.require_several(imported)
     compared = parity.check(imported, path)
     conventions = pixel_conventions.conventions(imported)
-    pixels, overridden = _pixels(conventions, settings, imported.entry.dtype == "uint8")
+    pixels, overridden = _pixels(conventions, settings, imported)
     name = re.sub(r"[^\w.-]+", "-", path.stem) or "network"
     scale = cast(Scale, imported.scale)
     space = SearchSpace(name, "onnx", scale, 0, 0, {}, source=str(path.resolve()), pixels=pixels)
     registry.slots(space)
-    return Survey(space, compared, conventions, imported.opset, overridden)
+    notes = (*imported.notes, *_notes(imported))
+    return Survey(space, compared, conventions, imported.opset, overridden, notes)
+
+
+def _notes(imported: OnnxImport) -> Iterator[str]:
+    """Remarks about ends of a network that are unusual."""
+    if imported.entry.layout == "NHWC":
+        yield "its channels come last (NHWC), at both ends"
+    if imported.only:
+        height, width = imported.only
+        yield f"it computes images of {width}x{height} pixels alone: others are cut or extended"
+    if imported.lost:
+        yield (
+            f"its output lacks a border of {imported.lost / 2:g} pixels at each side: images are "
+            f"extended by {imported.border} pixels, by repeating their edges"
+        )
 
 
 def _pixels(
-    conventions: Conventions, settings: PixelsConfig, bytes_in: bool
+    conventions: Conventions, settings: PixelsConfig, imported: OnnxImport
 ) -> tuple[Pixels, tuple[str, ...]]:
     """The pixel conventions found, replaced by the settings that are not None; names of those."""
+    bytes_in = imported.entry.dtype == "uint8"
     pixels = Pixels(
         1 if conventions.input_peak == 1 else 255,
         1 if conventions.output_peak == 1 else 255,
@@ -72,6 +91,9 @@ def _pixels(
         conventions.multiple or 1,
         conventions.smallest or 1,
         bytes_in,
+        imported.entry.layout,
+        imported.border,
+        imported.only,
     )
     values = {name: getattr(settings, name) for name in settings.__annotations__}
     overrides = {name: value for name, value in values.items() if value is not None}
@@ -103,6 +125,7 @@ def lines(result: Survey) -> Iterator[str]:
         f"the imported network equals ONNX Runtime at {sizes} pixels: at most "
         f"{result.parity.largest:.1e} of the range apart"
     )
+    yield from (f"note: {note}" for note in result.notes)
     yield (
         f"it takes {p.order}, {_range(p.input_peak, p.bytes_in)}, and gives "
         f"0..{p.output_peak} ({_why(result, 'input_peak')})"

@@ -17,6 +17,8 @@ from . import schema
 
 Scale = Literal[2, 3, 4]
 Bits = Literal[2, 3, 4, 8, 32]
+Layout = Literal["NCHW", "NHWC"]
+"""Order of the dimensions of images: N images, C channels, height, width."""
 Area = str
 """Positions at which a convolution is computed: a key of `AREAS`, or a formula of `outputs`."""
 
@@ -200,6 +202,14 @@ class Pixels:
     """Smallest side that the network takes, pixels."""
     bytes_in: bool = False
     """Whether the network takes uint8."""
+    layout: Layout = "NCHW"
+    """Order of the dimensions in the file, at both ends."""
+    border: int = 0
+    """Pixels of the input that the network loses at each end of a side; images are extended by so
+    many, so that the output is whole."""
+    only: tuple[int, int] | None = None
+    """(height, width) of the only input that can be computed, pixels; None where a file that states
+    a size can be opened to all sizes, as nearly all can."""
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ from quantnas.onnx_import import subgraphs
 Array = NDArray[Any]
 
 OPSET = 13
-"""Highest operator set of the reference; only packed weights need a later one."""
+"""Operator set of the reference; later only where its operators need that, as packed weights alone
+do not."""
 ROUNDS = ("QuantizeLinear", "ConvInteger")
 """Operators that every integer file of this project holds; other files are in float already."""
 POSITIVE = ("Relu", "Sigmoid")
 """Operators whose output has no negative values."""
 KEEPS = (
     "Add", "Concat", "DepthToSpace", "Gather", "GlobalAveragePool", "Identity", "MaxPool", "Mul",
-    "ReduceSum", "Resize", "Slice",
+    "ReduceSum", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
 """Operators that give no negative values if their inputs have none; a Resize is bilinear here."""
 INTEGER = (
@@ -111,8 +112,7 @@ def _fold_constants(model: onnx.ModelProto) -> tuple[dict[str, Array], list[onnx
 
 def _translate(reference: FloatReference, node: onnx.NodeProto) -> None:
     """Append to the float graph the counterpart of a node that is not constant."""
-    (out,) = node.output
-    first = node.input[0]
+    out, first = node.output[0], node.input[0]
     if node.op_type == "QuantizeLinear":
         _quantize(reference, node)
     elif node.op_type == "DequantizeLinear":
@@ -211,20 +211,21 @@ def _input_factors(factor: Array, kernel: Array) -> Array:
 
 def _copy(reference: FloatReference, node: onnx.NodeProto) -> None:
     """Append the same operator on floats."""
-    (out,), inputs = node.output, [reference.name_of(name) for name in node.input]
+    outputs, inputs = list(node.output), [reference.name_of(name) for name in node.input]
     summed = reference.sums.intersection(node.input)
     fixed = {name: reference.constants[name] for name in node.input if name in reference.constants}
     for name, value in fixed.items():
         reference.graph.constant(name, value, np.float32 if summed else value.dtype)
     if summed:
-        reference.sums.add(out)
+        reference.sums.update(outputs)
     if node.input[0] in reference.grids:  # the operator only moves values
-        reference.grids[out] = Grid(out, reference.grids[node.input[0]].step)
+        step = reference.grids[node.input[0]].step
+        reference.grids.update({out: Grid(out, step) for out in outputs})
     moved = {name for name in inputs if name and name not in fixed}
     kept = moved <= reference.positive and all((value >= 0).all() for value in fixed.values())
     if node.op_type in POSITIVE or (node.op_type in KEEPS and kept):
-        reference.positive.add(out)
-    copy = helper.make_node(node.op_type, inputs, [out], node.name, domain=node.domain)
+        reference.positive.update(outputs)
+    copy = helper.make_node(node.op_type, inputs, outputs, node.name, domain=node.domain)
     copy.attribute.extend(node.attribute)
     reference.graph.nodes.append(copy)
 
@@ -236,7 +237,8 @@ def _model(reference: FloatReference, model: onnx.ModelProto) -> onnx.ModelProto
     for output in model.graph.output:
         float_output = onnx.ValueInfoProto()
         float_output.CopyFrom(output)
-        float_output.type.tensor_type.elem_type = TensorProto.FLOAT
+        if output.name in reference.grids or output.name in reference.sums:
+            float_output.type.tensor_type.elem_type = TensorProto.FLOAT
         outputs.append(float_output)
         if output.name not in computed:
             reference.graph.add("Identity", [reference.name_of(output.name)], output.name)
@@ -246,11 +248,30 @@ def _model(reference: FloatReference, model: onnx.ModelProto) -> onnx.ModelProto
             f"The network holds a {left[0]}, of which no float form can be made.",
             "Give a file that `quantnas export` wrote.",
         )
-    version = min(OPSET, max(o.version for o in model.opset_import if o.domain == ""))
-    return helper.make_model(
-        helper.make_graph(
-            reference.graph.nodes, "float", inputs, outputs, list(reference.graph.tensors.values())
-        ),
-        opset_imports=[helper.make_opsetid("", version)],
-        ir_version=7,
+    graph = helper.make_graph(
+        reference.graph.nodes, "float", inputs, outputs, list(reference.graph.tensors.values())
     )
+    return _oldest(graph, model)
+
+
+def _oldest(graph: onnx.GraphProto, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model of a graph, with the first operator set from `OPSET` on that has its operators.
+
+    ONNX Runtime fuses most with old ones; the last one is that of `model`.
+    """
+    last = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    for version in range(min(OPSET, last), last + 1):
+        opset = [helper.make_opsetid("", version)]
+        ir_version = 7 if version <= OPSET else max(7, model.ir_version)
+        made = helper.make_model(graph, opset_imports=opset, ir_version=ir_version)
+        if version == last or _is_valid(made):
+            break
+    return made
+
+
+def _is_valid(model: onnx.ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError:
+        return False
+    return True

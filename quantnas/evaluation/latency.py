@@ -21,7 +21,7 @@ from quantnas.onnx_import.onnx_session import cannot_load, open_session
 from quantnas.progress import Progress
 from quantnas.runs.models import Model
 
-from . import float_reference
+from . import float_reference, session_noise
 from .processor import Machine
 
 SIZE = (180, 320)
@@ -36,8 +36,6 @@ FEWER = (
     "Below 8 bits ONNX Runtime computes in 8-bit integers: fewer bits make the file smaller, not "
     "faster."
 )
-KINDS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
-"""Type of a file's input -> type of the image: floats in [0, 1], or integers from 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,9 @@ def measure(models: Sequence[Model], setting: Setting) -> Generator[Progress, No
     for model in models:
         _require_file(model)
     sessions = {model.name: session(model.file, setting.threads, model.what) for model in models}
-    size = _size({name: _own_size(run) for name, run in sessions.items()}, setting.size)
+    size = _size(
+        {name: session_noise.own_size(run) for name, run in sessions.items()}, setting.size
+    )
     runs: dict[str, Callable[[], object]] = {}
     for model in models:
         runs[model.name] = runner(sessions[model.name], size, model.what)
@@ -186,15 +186,11 @@ def runner(run: ort.InferenceSession, size: tuple[int, int], what: str) -> Calla
 
     The function raises DataError when the network cannot take that size.
     """
-    tensor = run.get_inputs()[0]
-    channels = 1 if tensor.shape[1] == 1 else 3
-    pixels = np.random.default_rng(0).integers(0, 256, (1, channels, *size), np.uint8)
-    kind = KINDS[tensor.type]
-    image = pixels if kind == np.uint8 else (pixels / 255).astype(kind)
+    image = session_noise.noise(run, size)
 
     def once() -> object:
         try:
-            return run.run(None, {tensor.name: image})
+            return run.run(None, image)
         except Exception as error:  # ONNX Runtime has no exception class for a bad image
             raise _size_error(what, size, error) from error
 
@@ -214,12 +210,6 @@ def _require_file(model: Model) -> None:
             f"The {model.what} is no ONNX file.",
             "Export it first, with `quantnas export`, and give the exported file.",
         )
-
-
-def _own_size(run: ort.InferenceSession) -> tuple[int, int] | None:
-    """The only (height, width) that a file takes; None where it takes any."""
-    height, width = run.get_inputs()[0].shape[2:]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _size(

@@ -14,7 +14,7 @@ from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.errors import DataError, QualityError
-from quantnas.inference import upscaler
+from quantnas.inference import tiling
 from quantnas.progress import Progress
 from quantnas.runs import networks, resumable
 from quantnas.runs.run_folder import Run
@@ -60,7 +60,7 @@ def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
     """
     space, frozen, _ = networks.quantized(run)
     nets = {"quantized": frozen, "float": networks.checkpoint(run, "float")[1]}
-    upscalers = {name: upscaler.torch_upscaler(net) for name, net in nets.items()}
+    upscalers = {name: tiling.whole_upscaler(net, space.scale) for name, net in nets.items()}
     sets = model_comparison.sets_of(run, config, space.scale)
     low = np.zeros((SAMPLE, SAMPLE, 3), np.uint8)
     with resumable.threads_for(run, "drop", lambda: upscalers["quantized"](low)):

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from onnx import helper, version_converter
+from onnx import helper, numpy_helper
 
 from quantnas.architectures import imported_onnx
 from quantnas.architectures.cost import Cost
@@ -22,7 +23,7 @@ from quantnas.config.search_space import SearchSpace
 from quantnas.errors import UsageError
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import FloatTensor
-from quantnas.onnx_import import file_reader, subgraphs
+from quantnas.onnx_import import file_forms, file_reader, subgraphs
 
 from . import onnx_metadata
 from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
@@ -31,7 +32,7 @@ from .packed_weights import STORAGE
 
 FILE = "file:"
 """Prefix of names of the original file, while the new nodes have names of their own."""
-LAYERS = (*CONVOLUTIONS, "ConvTranspose")
+LAYERS = (*CONVOLUTIONS, "ConvTranspose", "MatMul", "Gemm")
 """Operators of the layers that may be rounded."""
 OLDEST = STORAGE[8].opset
 """The oldest opset that has integer convolutions."""
@@ -70,6 +71,7 @@ def to_onnx(
     convs = {c.name: c for c in convolutions(network).values() if isinstance(c, QuantConv2d)}
     model, compat = _with_opset(space.source, [c.precision.weights for c in convs.values()], form)
     _replace(model, network, convs, compat)
+    _write_learned(model, network)
     onnx_metadata.write(model, cost, space.scale, path, space.pixels)
     note = None
     if compat and not form.compat:
@@ -81,7 +83,9 @@ def to_onnx(
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return next(o.version for o in model.opset_import if o.domain in file_reader.STANDARD)
+    opset = file_forms.opset_of(model)
+    assert opset is not None  # it was read
+    return opset
 
 
 def _with_opset(
@@ -111,7 +115,7 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Return a copy of the model, converted to that opset unless it has a later one."""
     if _opset(model) >= opset:
         return _copy(model)
-    converted = version_converter.convert_version(model, opset)
+    converted = file_forms.converted(model, opset)
     names = {name for node in converted.graph.node for name in node.output}
     lost = {name for node in model.graph.node for name in node.output} - names
     if any(node.output[0] in lost for node in model.graph.node if node.op_type in LAYERS):
@@ -137,7 +141,7 @@ def _replace(
     graph, parts = OnnxGraph(), {}
     for name in order:  # in the order of the file: shared constants must come before all readers
         before, place = len(graph.nodes), places[name]
-        _add_convolution(graph, makers[place.node_output], place.output, convs[name], compat)
+        _add_convolution(graph, makers[place.node_output], place, convs[name], compat)
         parts[place.output] = (before, len(graph.nodes))
     taken = {*makers, *(name for node in nodes for name in node.input)}
     outside = {name for name in _names(graph) if name.startswith(FILE)}
@@ -160,18 +164,67 @@ def _names(graph: OnnxGraph) -> set[str]:
 
 
 def _add_convolution(
-    graph: OnnxGraph, node: onnx.NodeProto, output: str, conv: QuantConv2d, compat: bool
+    graph: OnnxGraph,
+    node: onnx.NodeProto,
+    place: imported_onnx.Place,
+    conv: QuantConv2d,
+    compat: bool,
 ) -> None:
-    """Add the integer form of a convolution that has the same input as `node` of the file."""
-    x = OnnxValue(f"{FILE}{node.input[0]}", None)
+    """Add the integer form of a layer that has the same input as `node` of the file."""
+    rank, output = place.rank, place.output
+    x = OnnxValue(
+        _reshaped(graph, f"{FILE}{node.input[0]}", conv.name, CHANNELS_SECOND, rank), None
+    )
     if not isinstance(conv.source, FloatTensor):
         x = quantized(graph, x.name, f"{conv.name}.pixels", conv.source)
-    form = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    form = {a.name: helper.get_attribute_value(a) for a in node.attribute if rank is None}
     convolution(graph, x, conv, {}, compat, form if conv.up == 1 else None)
     if conv.up > 1:
         channels = graph.nodes[-1].output[0]
         graph.add("DepthToSpace", [channels], "", blocksize=conv.up, mode="CRD")
+    _reshaped(graph, graph.nodes[-1].output[0], f"{conv.name}.rows", CHANNELS_LAST, rank)
     graph.nodes[-1].output[0] = f"{FILE}{output}"
+
+
+Step = tuple[str, tuple[int, ...]]
+CHANNELS_SECOND: dict[int | None, tuple[Step, ...]] = {
+    None: (),
+    2: (("Unsqueeze", (2, 3)),),
+    3: (("Transpose", (0, 2, 1)), ("Unsqueeze", (3,))),
+    4: (("Transpose", (0, 3, 1, 2)),),
+}
+"""Rank of a tensor whose channels come last -> nodes that make it an image (N, C, H, W)."""
+CHANNELS_LAST: dict[int | None, tuple[Step, ...]] = {
+    None: (),
+    2: (("Squeeze", (2, 3)),),
+    3: (("Squeeze", (3,)), ("Transpose", (0, 2, 1))),
+    4: (("Transpose", (0, 2, 3, 1)),),
+}
+"""Rank of a tensor -> nodes back from an image."""
+
+
+def _reshaped(
+    graph: OnnxGraph, x: str, name: str, steps: dict[int | None, tuple[Step, ...]], rank: int | None
+) -> str:
+    """Append the steps for that rank -> the name of the last output."""
+    for k, (kind, axes) in enumerate(steps[rank]):
+        output = f"{name}.step{k}"
+        if kind == "Transpose":
+            x = graph.add(kind, [x], output, perm=axes)
+        else:
+            stored = graph.constant(f"axes.{'.'.join(map(str, axes))}", axes, np.int64)
+            x = graph.add(kind, [x, stored], output)
+    return x
+
+
+def _write_learned(model: onnx.ModelProto, network: imported_onnx.ImportedNetwork) -> None:
+    """Write the parameters that may have learned into the tensors that they were read from."""
+    values = imported_onnx.learned(network)
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            value = values[tensor.name].numpy(force=True).reshape(tensor.dims)
+            kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            tensor.CopyFrom(numpy_helper.from_array(value.astype(kind), tensor.name))
 
 
 def _keep_used(

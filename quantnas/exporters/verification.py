@@ -112,7 +112,8 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
     integers = _require_integers(model, rows, path)
     pixels = network.pixels if isinstance(network, ImportedNetwork) else None
     reference = copy.deepcopy(network).double()  # so that only the file's own rounding counts
-    images = [_resized(runs[DEFAULT], image) for image in samples]
+    size = upscaler.fixed_size(runs[DEFAULT], pixels)
+    images = [_resized(size, image) for image in samples]
     expected = [_network_pixels(reference, image) for image in images]
     differences = {
         level: _difference([_file_pixels(run, image, pixels) for image in images], expected)
@@ -253,10 +254,10 @@ def _difference(
     return Difference(int(size.max()), psnr, float(np.mean(size > 0)), float(np.mean(size > 2)))
 
 
-def _resized(run: ort.InferenceSession, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _resized(size: tuple[int | None, int | None], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Cut or repeat an image to the height and width that the file is fixed to, if it is."""
-    for axis, side in enumerate(run.get_inputs()[0].shape[2:]):
-        if isinstance(side, int):
+    for axis, side in enumerate(size):
+        if side is not None:
             image = image.take(range(side), axis, mode="wrap")
     return image
 

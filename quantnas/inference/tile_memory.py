@@ -21,6 +21,8 @@ OVERHEAD = 2.0
 """Memory that is taken for a tile over that of the tensors counted here."""
 BUDGET = 3e8
 """Bytes that a tile may take; the program itself takes more than that."""
+COLOURS = 3
+"""Channels of an image where the file does not state them."""
 FLOAT = 4
 """Bytes of a value where nothing else is known."""
 
@@ -45,9 +47,12 @@ def of_file(path: Path) -> float:
     """
     model = onnx.load(path)
     dimensions = model.graph.input[0].type.tensor_type.shape.dim
-    for place, size in zip(dimensions, (1, None, SIDE, SIDE), strict=False):
-        if size is not None:
-            place.dim_value = size
+    for axis, place in enumerate(dimensions):
+        if axis == 0:
+            place.dim_value = 1
+        elif not place.dim_value:  # open; some files leave the number of channels open as well
+            channels = axis == 1 and not dimensions[-1].dim_value
+            place.dim_value = COLOURS if channels else SIDE
     del model.graph.value_info[:], model.graph.output[:]
     try:
         graph = shape_inference.infer_shapes(model, data_prop=True).graph

@@ -23,7 +23,16 @@ from quantnas.onnx_import.onnx_session import open_session
 
 from . import receptive_field, tile_memory
 from .receptive_field import ReceptiveField
-from .upscaler import Upscaler, enlarge_error, onnx_upscaler, run_session, torch_upscaler
+from .upscaler import (
+    Upscaler,
+    enlarge_error,
+    fixed_size,
+    load_session,
+    onnx_upscaler,
+    run_session,
+    session_upscaler,
+    torch_upscaler,
+)
 
 SIDE = 512
 """Length of a tile's side with its overlap, pixels; less for networks that need much memory for
@@ -36,7 +45,11 @@ UNKNOWN = 64
 LEAST = 64
 """Least length of a tile's side without its overlap, pixels."""
 
+SHARE = 4
+"""Part of a fixed side by which tiles overlap at each end, if it is less than `UNKNOWN`."""
+
 Image = NDArray[np.uint8]
+FixedSize = tuple[int | None, int | None]
 Part = Callable[[Image, NDArray[np.float32], NDArray[np.float32]], Image]
 """Function (part of an image, matrix for its rows, matrix for its columns) -> enlarged part.
 
@@ -57,6 +70,8 @@ class Network:
     with attention need it."""
     largest: Callable[[], int] = lambda: LARGEST
     """Estimates the side of the largest tile for which there is memory, pixels."""
+    fixed: FixedSize = (None, None)
+    """Height and width of the only images that the network takes, pixels; None = any."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +119,41 @@ def load(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> 
     """
     imported = pixels is not None or isinstance(source, ImportedNetwork)
     unknown = ReceptiveField(UNKNOWN, whole=True)  # without attention, so `part` is never called
+    fixed: FixedSize = (None, None)
     if isinstance(source, Path):
-        whole, part = onnx_upscaler(source, pixels), partial(_file_part, source)
+        session, part = load_session(source), partial(_file_part, source)
+        whole = session_upscaler(session, source.name, pixels)
+        fixed = fixed_size(session, pixels) if imported else fixed
         field = unknown if imported else receptive_field.of_file(source)
         needed = partial(tile_memory.of_file, source)
     else:
+        fixed = _only(source.pixels) if isinstance(source, ImportedNetwork) else fixed
         whole, part = torch_upscaler(source), partial(_network_part, source)
         field = unknown if imported else receptive_field.of_network(source)
         needed = partial(tile_memory.of_network, source)
-    return Network(
-        scale, whole, field, cache(part), cache(lambda: tile_memory.largest_side(needed()))
-    )
+    largest = cache(lambda: tile_memory.largest_side(needed()))
+    return Network(scale, whole, field, cache(part), largest, fixed)
+
+
+def _only(pixels: Pixels) -> FixedSize:
+    """The (height, width) of the only images that an imported network computes; None = any."""
+    if pixels.only is None:
+        return None, None
+    height, width = pixels.only
+    return height - 2 * pixels.border, width - 2 * pixels.border
+
+
+def whole_upscaler(source: Path | nn.Module, scale: int, pixels: Pixels | None = None) -> Upscaler:
+    """Return a function that enlarges images of any size as a whole, with a file or a network.
+
+    Only what computes images of a single size cuts them into tiles. Raises as `load`.
+    """
+    if isinstance(source, Path) and pixels is None:
+        return onnx_upscaler(source)
+    if not isinstance(source, Path | ImportedNetwork):
+        return torch_upscaler(source)
+    network = load(source, scale, pixels)
+    return network.whole if network.fixed == (None, None) else upscaler(network)
 
 
 def _file_part(path: Path) -> Part:
@@ -140,23 +179,43 @@ def _network_part(network: nn.Module) -> Part:
 def tiles_of(network: Network, height: int, width: int, tiling: Tiling) -> list[Tile]:
     """Tiles of an image for a network, as `plan` gives them, within its memory."""
     small = tiling.side is not None or height * width <= LEAST**2
-    most = LARGEST if small else network.largest()
-    return plan(height, width, network.receptive_field, tiling, most)
+    most = LARGEST if small or None not in network.fixed else network.largest()
+    return plan(height, width, network.receptive_field, tiling, most, network.fixed)
 
 
 def plan(
-    height: int, width: int, field: ReceptiveField, tiling: Tiling, most: int = LARGEST
+    height: int,
+    width: int,
+    field: ReceptiveField,
+    tiling: Tiling,
+    most: int = LARGEST,
+    fixed: FixedSize = (None, None),
 ) -> list[Tile]:
     """Tiles of an image, row after row; a single tile when the image is not cut.
 
-    most: side of the largest tile for which there is memory, pixels.
+    most: side of the largest tile for which there is memory, pixels. fixed: height and width that
+    all tiles must have, overlap included; None = any.
     """
     overlap = field.pixels if tiling.overlap is None else tiling.overlap
     side, limit = tiling.side, min(most, LARGEST if field.whole else SIDE)
     if side is None:
         side = 0 if height * width <= limit**2 else max(LEAST, limit - 2 * overlap)
-    columns = spans(width, side, overlap, field)
-    return [(y, x) for y in spans(height, side, overlap, field) for x in columns]
+    rows, columns = (
+        spans(length, side, overlap, field)
+        if only is None or tiling.side == 0
+        else equal_spans(length, only, min(overlap, only // SHARE))
+        for length, only in zip((height, width), fixed, strict=True)
+    )
+    return [(y, x) for y in rows for x in columns]
+
+
+def equal_spans(length: int, side: int, overlap: int) -> list[Span]:
+    """Cut an axis into spans that all read `side` pixels, and overlap by `overlap` at least."""
+    count = -(-(length - side) // (side - 2 * overlap)) + 1
+    firsts = [(length - side) * k // max(1, count - 1) for k in range(count)]
+    inner = [(first + side + following) // 2 for first, following in pairwise(firsts)]
+    ends = pairwise([0, *inner, length])
+    return [Span(*end, first, first + side) for end, first in zip(ends, firsts, strict=True)]
 
 
 def spans(length: int, side: int, overlap: int, field: ReceptiveField) -> list[Span]:
@@ -182,7 +241,8 @@ def enlarge(
     """
     height, width = low.shape[:2]
     least = receptive_field.SMALLEST if network.receptive_field.attention else 1
-    lacking = [(0, max(0, least - side)) for side in (height, width)]
+    sides = zip((height, width), network.fixed, strict=True)
+    lacking = [(0, max(0, (only or least) - side)) for side, only in sides]
     low = np.pad(low, (*lacking, (0, 0)), "symmetric")
     tiles = tiles_of(network, low.shape[0], low.shape[1], tiling)
     if len(tiles) == 1:

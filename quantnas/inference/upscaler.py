@@ -13,7 +13,7 @@ from quantnas.config.search_space import Pixels
 from quantnas.data.patches import to_image, to_tensor
 from quantnas.errors import DataError, missing
 from quantnas.onnx_import import pixel_conversion
-from quantnas.onnx_import.onnx_session import cannot_load, open_session
+from quantnas.onnx_import.onnx_session import cannot_load, fixed_sides, open_session, run_image
 
 SMALL = 32
 """Length of a side below which a failure of a network is explained by the image's size, pixels."""
@@ -25,16 +25,19 @@ Upscaler = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 def onnx_upscaler(path: Path, pixels: Pixels | None = None) -> Upscaler:
-    """Return a function that enlarges images with an ONNX file, of float32 or uint8 pixels.
+    """Return a function that enlarges images with an ONNX file, as `session_upscaler`.
 
-    pixels: pixel conventions of an imported file; None for a file that quantnas exported.
-    Raises DataError when the file cannot be loaded. The function raises DataError for an image
-    that the file cannot enlarge, such as one of another size than the file is fixed to.
+    Raises DataError when the file cannot be loaded.
     """
+    return session_upscaler(load_session(path), path.name, pixels)
+
+
+def load_session(path: Path) -> ort.InferenceSession:
+    """Open an ONNX file in ONNX Runtime. Raises DataError when it cannot be loaded."""
     if not path.is_file():
         raise missing(path)
     try:
-        session = open_session(path)
+        return open_session(path)
     except Exception as error:
         if QONNX in str(error):
             raise DataError(
@@ -43,14 +46,39 @@ def onnx_upscaler(path: Path, pixels: Pixels | None = None) -> Upscaler:
             ) from error
         raise cannot_load(path, error) from error
 
+
+def session_upscaler(
+    session: ort.InferenceSession, name: str, pixels: Pixels | None = None
+) -> Upscaler:
+    """Return a function that enlarges images with a session, of float or uint8 pixels.
+
+    name: name of the file, for errors; pixels: pixel conventions of an imported file, None for a
+    file that quantnas exported. The function raises DataError for an image that the file cannot
+    enlarge, such as one of another size than the file is fixed to.
+    """
+
     def upscale(low: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        _require_shape(path.name, low, session.get_inputs()[0].shape[2:])
+        _require_shape(name, low, fixed_size(session, pixels), pixels is not None)
         try:
             return run_session(session, low, pixels=pixels)
         except Exception as error:  # ONNX Runtime has no exception class for unsuitable images
-            raise enlarge_error(path.name, low, error) from error
+            raise enlarge_error(name, low, error) from error
 
     return upscale
+
+
+def fixed_size(
+    session: ort.InferenceSession, pixels: Pixels | None
+) -> tuple[int | None, int | None]:
+    """The (height, width) of images to which a session is fixed, pixels; None = any.
+
+    pixels: pixel conventions of an imported file.
+    """
+    if pixels is None:
+        return fixed_sides(session)
+    height, width = fixed_sides(session, pixels.layout)
+    lost = 2 * pixels.border
+    return height and height - lost, width and width - lost
 
 
 def run_session(
@@ -80,23 +108,25 @@ def run_imported(
     session: ort.InferenceSession, low: NDArray[np.uint8], pixels: Pixels
 ) -> NDArray[np.float32]:
     """Enlarge low (H, W, 3) with an imported file -> RGB (1, 3, scale*H, scale*W), white is 1."""
-    x, entry = to_tensor(low[None]), session.get_inputs()[0]
-    image = pixel_conversion.array(x, pixels).numpy()
-    (result,) = session.run(None, {entry.name: np.ascontiguousarray(image)})
-    out = torch.from_numpy(np.asarray(result)).float()
-    scale = out.shape[2] // image.shape[2]
+    x = to_tensor(low[None])
+    image = pixel_conversion.taken(x, pixels).numpy()
+    out = torch.from_numpy(run_image(session, image, pixels.layout)).float()
+    scale = out.shape[2] // (image.shape[2] - 2 * pixels.border)
     large: NDArray[np.float32] = pixel_conversion.given(out, x, pixels, scale).numpy()
     return large
 
 
-def _require_shape(name: str, low: NDArray[np.uint8], sides: Sequence[int | str]) -> None:
+def _require_shape(
+    name: str, low: NDArray[np.uint8], sides: Sequence[int | None], imported: bool
+) -> None:
     """Raise DataError for an image of another height or width than a file is fixed to."""
     height, width = low.shape[:2]
-    if any(isinstance(n, int) and n != m for n, m in zip(sides, (height, width), strict=True)):
+    if any(n is not None and n != m for n, m in zip(sides, (height, width), strict=True)):
+        other = "cut larger ones into tiles" if imported else "export the run without a size"
         raise DataError(
-            f"{name} only takes images of {sides[0]} rows and {sides[1]} columns; this one has "
-            f"{height} and {width}.",
-            "Use such images, or export the run without a size.",
+            f"{name} only takes images of {sides[0] or 'any number of'} rows and "
+            f"{sides[1] or 'any number of'} columns; this one has {height} and {width}.",
+            f"Use such images, or {other}.",
         )
 
 

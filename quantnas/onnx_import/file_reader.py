@@ -16,13 +16,14 @@ from onnx import TensorProto, external_data_helper, inliner, numpy_helper
 
 from quantnas.errors import DataError, UsageError, missing
 
-from . import file_limits, subgraphs
+from . import file_forms, file_kinds, file_limits, subgraphs
+from .image_entry import Entry, entries
 from .onnx_session import open_session
 
 LARGEST = 2**31 - 1
 """Largest file, external data included, in bytes: a protobuf message cannot be larger."""
-OPSETS = (9, 25)
-"""Oldest and newest opset that is read."""
+OPSETS = (file_forms.OLDEST, 25)
+"""Oldest and newest opset that is read; older files are converted where onnx can."""
 STANDARD = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
 CONTROL = ("If", "Loop", "Scan", "SequenceMap")
@@ -38,26 +39,8 @@ INTEGER = (
 """Prefixes of the operators of a quantized network."""
 SAME = ("Identity", "Dropout")
 """Operators that return their input."""
-KINDS = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
-"""Element types that an image may have."""
 NAMED = 8
 """Largest number of items that an error lists."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The input of a file."""
-
-    name: str
-    dtype: str
-    """Element type, float32 or uint8."""
-    batch: int | None
-    """Number of images to which the input is fixed; None = any number."""
-    channels: int
-    height: int | None
-    """Height to which the input is fixed, pixels; None = any height."""
-    width: int | None
-    """Width to which the input is fixed, pixels; None = any width."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +57,12 @@ class FileGraph:
     output: str
     """Name of the output tensor."""
     opset: int
+    model: onnx.ModelProto
+    """The whole model, in the form that is imported."""
+    other_entries: tuple[Entry, ...] = ()
+    """What the input may be instead, where the file leaves channels or layout open."""
+    notes: tuple[str, ...] = ()
+    """Remarks for users about what was changed in the file."""
 
 
 def read(path: Path, operators: Collection[str]) -> FileGraph:
@@ -82,24 +71,42 @@ def read(path: Path, operators: Collection[str]) -> FileGraph:
     Raises DataError for a file that is missing, damaged, above 2 GB, quantized already, or whose
     network does not turn one image into one image; UsageError that lists all unknown operators.
     """
-    model = complete(path)
+    model, notes = _usual(path)
     opset = _opset(model, path)
-    _require_float(model, path)
-    _require_known(model, operators, path)
     stored = {t.name: _array(t, path) for t in model.graph.initializer}
-    entry = _entry(model, stored, path)
+    entry, *others = entries(model, path)
+    _, open_nodes = subgraphs.parted(model.graph.node, stored)
+    _require_float(open_nodes, path)
+    _require_known(open_nodes, operators, path)
     nodes, output = _without_identities(model)
     constant, rest = subgraphs.parted(nodes, stored)
     used = {name for node in rest for name in node.input}
     constants = stored | _constant_values(model, constant, used, path)
-    return FileGraph(tuple(rest), constants, frozenset(stored), entry, output, opset)
+    learned = frozenset(stored)
+    return FileGraph(
+        tuple(rest), constants, learned, entry, output, opset, model, tuple(others), notes
+    )
 
 
 def complete(path: Path) -> onnx.ModelProto:
-    """Read a model with its external data, and with its functions inlined.
+    """Read a model with its external data, in the form that is imported (`file_forms`).
 
     Raises DataError as `read` does for a file that is missing, damaged or too large.
     """
+    return _usual(path)[0]
+
+
+def _usual(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A model as of `complete`, and notes for users about what was changed."""
+    model = _with_all_data(path)
+    try:
+        return file_forms.usual(model)
+    except Exception as error:  # several libraries raise here
+        raise _damaged(path, error) from error
+
+
+def _with_all_data(path: Path) -> onnx.ModelProto:
+    """Read a model with its external data, and with its functions inlined."""
     if not path.is_file():
         raise missing(path)
     _require_size(path.stat().st_size, path)
@@ -159,6 +166,9 @@ def _require_size(count: int, path: Path) -> None:
 
 
 def _damaged(path: Path, reason: object) -> DataError:
+    kind = file_kinds.other_kind(path)
+    if kind is not None:
+        return DataError(f"{path} is {kind[0]}, no ONNX file.", kind[1])
     return DataError(
         f"{path} is damaged or no ONNX file ({line(reason)}).", "Copy or export it again."
     )
@@ -181,18 +191,18 @@ def _listed(texts: Collection[str]) -> str:
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
     """The opset of a model. Raises DataError for one that is not read."""
-    opsets = [o.version for o in model.opset_import if o.domain in STANDARD]
-    if not opsets or not OPSETS[0] <= opsets[0] <= OPSETS[1]:
+    opset = file_forms.opset_of(model)
+    if opset is None or not OPSETS[0] <= opset <= OPSETS[1]:
         raise DataError(
-            f"{path} has operators of version {opsets[0] if opsets else 'unknown'}; versions "
-            f"{OPSETS[0]} to {OPSETS[1]} are read.",
-            "Export it with another opset, or convert it with onnx.version_converter.",
+            f"{path} has operators of version {opset or 'unknown'}; versions {OPSETS[0]} to "
+            f"{OPSETS[1]} are read, and older ones that onnx can convert.",
+            "Export it with another opset.",
         )
-    return opsets[0]
+    return opset
 
 
-def _require_float(model: onnx.ModelProto, path: Path) -> None:
-    kinds = sorted({n.op_type for n in model.graph.node if n.op_type.startswith(INTEGER)})
+def _require_float(nodes: Collection[onnx.NodeProto], path: Path) -> None:
+    kinds = sorted({n.op_type for n in nodes if n.op_type.startswith(INTEGER)})
     if kinds:
         raise DataError(
             f"{path} is quantized already: it holds {_listed(kinds)}.",
@@ -200,13 +210,15 @@ def _require_float(model: onnx.ModelProto, path: Path) -> None:
         )
 
 
-def _require_known(model: onnx.ModelProto, operators: Collection[str], path: Path) -> None:
+def _require_known(
+    nodes: Collection[onnx.NodeProto], operators: Collection[str], path: Path
+) -> None:
     unknown: dict[str, list[str]] = {}
-    for node in model.graph.node:
+    for node in nodes:
         kind = node.op_type
         if node.domain not in STANDARD:
             kind = f"{node.domain}.{kind}"
-        elif kind in operators or kind in (*SAME, "Constant"):
+        elif kind in operators or kind in SAME:
             continue
         unknown.setdefault(kind, []).append(title(node))
     if unknown:
@@ -224,36 +236,6 @@ def unsupported(path: Path, what: Collection[str]) -> UsageError:
 def title(node: onnx.NodeProto) -> str:
     """Name of a node or, if it has none, of its first output."""
     return node.name or node.output[0]
-
-
-def _entry(model: onnx.ModelProto, stored: Collection[str], path: Path) -> Entry:
-    """The input of a model. Raises DataError unless it is one image and there is one output."""
-    entries = [value for value in model.graph.input if value.name not in stored]
-    if len(entries) != 1 or len(model.graph.output) != 1:
-        raise DataError(
-            f"{path} has {len(entries)} inputs and {len(model.graph.output)} outputs, where a "
-            "network for images has one of each.",
-            "Export it with the image as its only input, and the large image as its only output.",
-        )
-    kind = entries[0].type.tensor_type
-    sides = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-    sides = [side or None for side in sides]  # some exporters write 0 for an open side
-    if len(sides) != 4 or sides[1] not in (1, 3):
-        shape = " x ".join(str(side or "?") for side in sides) or "unknown"
-        raise DataError(
-            f"{path} does not turn an image into an image: its input has the shape {shape}.",
-            "It must take (images, channels, height, width) with 1 or 3 channels.",
-        )
-    if kind.elem_type not in KINDS:
-        known = kind.elem_type in TensorProto.DataType.values()
-        stated = TensorProto.DataType.Name(kind.elem_type).lower() if known else "an unknown type"
-        raise DataError(
-            f"{path} takes images as {stated}.",
-            "Export it in float32.",
-        )
-    batch, channels, height, width = sides
-    assert channels is not None
-    return Entry(entries[0].name, KINDS[kind.elem_type], batch, channels, height, width)
 
 
 # Nodes that are left out

@@ -9,6 +9,8 @@ image's size); a constant array; and a shape or a part of one, as an array of ob
 integers and nodes.
 """
 
+import keyword
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,10 +28,18 @@ Value = fx.Node | Array
 Translation = Callable[..., Any]
 """Function (build, step, *inputs) -> output of a node, or a tuple of several outputs; an input that
 is left out is None."""
-TENSOR, NODE, MADE = "tensor", "node", "made"
+TENSOR, NODE, MADE, RANK = "tensor", "node", "made", "rank"
 """Keys of `meta` of a node of the graph. TENSOR: the tensor of the file that it computes; NODE: the
 node of the file that it stands for; MADE: the tensor that the node computed before other nodes
-were folded into it."""
+were folded into it; RANK: number of dimensions of that tensor in the file, where the node is a 1x1
+convolution that stands for a product with a matrix."""
+LEARNED = "learned"
+"""Key of `meta` of a network: name of a parameter, besides those of layers -> the only tensor of
+the file that holds it."""
+
+
+RESERVED = frozenset({"self", *dir(fx.GraphModule(nn.Module(), fx.Graph()))})
+"""Names that a part of a network cannot have, for the generated code has them already."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,10 @@ class Build:
     """(tensor, dimension) -> node of its size."""
     stored: dict[tuple[str, tuple[int, ...]], fx.Node] = field(default_factory=dict)
     """(name, shape) of a constant -> its node."""
+    parameters: dict[str, str] = field(default_factory=dict)
+    """Name of a parameter -> the constant that it was made from."""
+    reads: Counter[str] = field(default_factory=Counter)
+    """Constant -> how often a node of the file reads it as a parameter."""
     at: str = ""
     """Name of the node of the file that is being translated."""
 
@@ -105,11 +119,13 @@ class Build:
         if isinstance(value, fx.Node):
             return value
         key = name, value.shape
+        self.reads[name] += learned
         if key not in self.stored:
             content = torch.tensor(value.astype(np.int64) if value.dtype == object else value)
             attribute = self._free_name(name)
             if learned and name in self.learned and content.is_floating_point():
                 self.root.register_parameter(attribute, nn.Parameter(content))
+                self.parameters[attribute] = name
             else:
                 self.root.register_buffer(attribute, content)
             # Inserted at the beginning, it comes before all nodes that read it.
@@ -157,7 +173,7 @@ class Build:
         stem = "".join(c if c.isalnum() and c.isascii() else "_" for c in name).strip("_")
         stem = stem if stem and not stem[0].isdigit() else f"layer_{stem}"
         free, count = stem, 1
-        while hasattr(self.root, free):
+        while keyword.iskeyword(free) or free in RESERVED or hasattr(self.root, free):
             free, count = f"{stem}_{count}", count + 1
         return free
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .graph_builder import TENSOR, Build
+from .graph_builder import RANK, TENSOR, Build
 from .ops_shape import reordered
 
 Shape = tuple[int, ...]
@@ -24,7 +24,7 @@ UNSHUFFLE = (0, 1, 3, 5, 2, 4)
 
 def tidy(b: Build) -> None:
     """Recognise pixel shuffles, and fold normalisation, sums and orders of channels into layers."""
-    for fold in (_shuffle, _norm, _sum, _order):
+    for fold in (_shuffle, _norm, _sum, _order, _pointwise, _permutes):
         for node in list(b.graph.nodes):
             fold(b, node)
         for node in reversed(list(b.graph.nodes)):
@@ -85,6 +85,56 @@ def _replace(old: fx.Node, new: Any) -> None:
     old.graph.erase_node(old)
 
 
+def _permutes(b: Build, node: fx.Node) -> None:
+    """Join two permutations of dimensions in a row; nothing is left of a pair that cancels."""
+    before: Any = node.args[0] if node.target is torch.permute else None
+    if not isinstance(before, fx.Node) or before.target is not torch.permute:
+        return
+    x, first = before.args
+    order = tuple(first[axis] for axis in node.args[1])  # type: ignore[index, union-attr]
+    if order == tuple(range(len(order))):
+        node.replace_all_uses_with(x)  # type: ignore[arg-type]
+        b.graph.erase_node(node)
+        return
+    with b.graph.inserting_before(node):
+        _replace(node, b.call(torch.permute, x, order))
+
+
+def _pointwise(b: Build, node: fx.Node) -> None:
+    """Replace a product with a stored matrix, over the last dimension, by a 1x1 convolution."""
+    layer = b.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    rank = b.rank(node.args[0]) if isinstance(layer, nn.Linear) else 0  # type: ignore[arg-type]
+    if not isinstance(layer, nn.Linear) or rank not in CHANNELS_SECOND:
+        return
+    conv = nn.Conv2d(layer.in_features, layer.out_features, 1, device="meta")
+    _set(conv, layer.weight[:, :, None, None], _bias(layer))
+    name, meta = str(node.target), {**node.meta, RANK: rank}
+    delattr(b.root, name)
+    with b.graph.inserting_before(node):
+        x = node.args[0]
+        for function, *args in CHANNELS_SECOND[rank]:
+            x = b.call(function, x, *args)
+        new = b.layer(conv, x, name)  # type: ignore[arg-type]
+        new.meta.update(meta)
+        for function, *args in CHANNELS_LAST[rank]:
+            new = b.call(function, new, *args)
+    _replace(node, new)
+
+
+CHANNELS_SECOND: dict[int, tuple[Any, ...]] = {
+    2: ((operator.getitem, (..., None, None)),),
+    3: ((torch.permute, (0, 2, 1)), (operator.getitem, (..., None))),
+    4: ((torch.permute, (0, 3, 1, 2)),),
+}
+"""Rank of a tensor whose channels come last -> steps that make it an image (N, C, H, W)."""
+CHANNELS_LAST: dict[int, tuple[Any, ...]] = {
+    2: ((operator.getitem, (..., 0, 0)),),
+    3: ((operator.getitem, (..., 0)), (torch.permute, (0, 2, 1))),
+    4: ((torch.permute, (0, 2, 3, 1)),),
+}
+"""Rank of a tensor -> steps back from an image."""
+
+
 # Nodes that are folded into a layer
 
 
@@ -105,6 +155,7 @@ def _norm(b: Build, node: fx.Node) -> None:
             kernel = kernel * factor.view(-1, *[1] * (kernel.ndim - 1))
         moved = (_bias(layer).double() - mean) * factor + bias
     _set(layer, kernel, moved)
+    _fold(b, *node.args[1:5])
     _replace(node, node.args[0])
 
 
@@ -119,6 +170,7 @@ def _sum(b: Build, node: fx.Node) -> None:
         added = _per_channel(b, x, other, -1 if isinstance(layer, nn.Linear) else 1)
         if added is not None:
             _set(layer, layer.weight, _bias(layer).double() + added)
+            _fold(b, other)
             _replace(node, x)
             return
 
@@ -166,6 +218,12 @@ def _content(b: Build, node: Any) -> Tensor:
     """The stored tensor of a node, detached."""
     content: Tensor = getattr(b.root, node.target)
     return content.detach()
+
+
+def _fold(b: Build, *nodes: Any) -> None:
+    """Note that parameters became a part of a layer: their tensors cannot be written by name."""
+    for node in nodes:
+        b.parameters.pop(str(getattr(node, "target", "")), None)
 
 
 def _bias(layer: Any) -> Tensor:

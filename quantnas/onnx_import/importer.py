@@ -5,9 +5,10 @@ size stay arithmetic in the graph, so it takes every size that the file takes.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from torch import fx
 from quantnas.errors import DataError, UsageError
 
 from . import file_reader
-from .file_reader import Entry, FileGraph
-from .graph_builder import MADE, NODE, TENSOR, Build, FileNode
+from .file_reader import FileGraph
+from .graph_builder import LEARNED, MADE, NODE, RANK, TENSOR, Build, FileNode
 from .graph_cleanup import tidy
+from .image_entry import Entry
 from .op_table import TABLE
-from .probing import probe
+from .probing import Probe, probe
 
 APART = 16
 """Factor between the sides of the two example images for which shapes are computed."""
@@ -34,7 +36,7 @@ class OnnxImport:
     """An imported network."""
 
     network: fx.GraphModule
-    """The network, in evaluation mode: (N, C, H, W) -> (N, C', scale*H, scale*W)."""
+    """The network, in evaluation mode: (N, C, H, W) -> (N, C', scale*H - lost, scale*W - lost)."""
     scale: int
     entry: Entry
     """Input of the file."""
@@ -47,6 +49,17 @@ class OnnxImport:
     sizes: tuple[tuple[int, int], ...]
     """(height, width) at which the file has run: two sizes, or one if it is fixed to it."""
     opset: int
+    lost: int = 0
+    """Pixels of the output that are lacking along each side, both ends together."""
+    only: tuple[int, int] | None = None
+    """(height, width) of the only image that the network takes, pixels; None for any."""
+    notes: tuple[str, ...] = ()
+    """Remarks for users about what was changed in the file."""
+
+    @property
+    def border(self) -> int:
+        """Pixels by which an image is extended at each end of a side, for a whole output."""
+        return -(-self.lost // (2 * self.scale))
 
 
 def load(path: Path) -> OnnxImport:
@@ -56,42 +69,48 @@ def load(path: Path) -> OnnxImport:
     missing, damaged, too large, quantized already, or does not enlarge images.
     """
     source = file_reader.read(path, TABLE)
-    probed = probe(file_reader.session(path, path), source.entry, path)
-    network = _build_open(source, probed.sizes, path)
+    session = file_reader.session(source.model.SerializeToString(), path)
+    probed = probe(session, (source.entry, *source.other_entries), path)
+    source = replace(source, entry=probed.entry)
+    network, only = _build_open(source, probed, path)
     nodes = list(network.graph.nodes)
     names = {str(n.target): n.meta[NODE] for n in nodes if n.op == "call_module"}
-    tensors = {n.meta[TENSOR]: n.name for n in nodes if n.meta.get(TENSOR)}
+    tensors = {n.meta[TENSOR]: n.name for n in nodes if n.meta.get(TENSOR) and RANK not in n.meta}
     return OnnxImport(
         network, probed.scale, source.entry, probed.channels, names, tensors, probed.sizes,
-        source.opset,
+        source.opset, probed.lost, only, source.notes,
     )  # fmt: skip
 
 
-def _build_open(source: FileGraph, tried: Sequence[tuple[int, int]], path: Path) -> fx.GraphModule:
+def _build_open(
+    source: FileGraph, probed: Probe, path: Path
+) -> tuple[fx.GraphModule, tuple[int, int] | None]:
     """Build the network for any number of images and any size, even if the file states one.
 
     Most networks can take more than their file states. Where the computation depends on the stated
-    numbers, the network is built for them alone.
+    numbers, the network is built for them alone, and the only size is returned with it.
     """
-    entry, count = source.entry, source.entry.batch or 1
+    entry, count, tried = source.entry, source.entry.batch or 1, probed.sizes
     height, width = (side * APART for side in tried[-1])  # so large that all inner sides differ
     large, stated = (height, width), (entry.height or height, entry.width or width)
+    only = stated if stated == (entry.height, entry.width) else None
     for second in dict.fromkeys((large, stated)):
         with suppress(UsageError):
             network = graph_of(source, (tried[0], second), path)
-            if _follows(network, entry, (tried[0], second)):
-                return network
-    return graph_of(source, (tried[0], stated), path, (count, count))
+            if _follows(network, probed, (tried[0], second)):
+                return network, None if second == large else only
+    return graph_of(source, (tried[0], stated), path, (count, count)), only
 
 
-def _follows(network: fx.GraphModule, entry: Entry, sizes: Sequence[tuple[int, int]]) -> bool:
-    """Whether the network enlarges each of several images by the same factor at both sizes."""
-    shapes, factors = copy.deepcopy(network).to("meta"), set()
-    for x, (height, width) in zip(_examples(entry, sizes, (2, 3)), sizes, strict=True):
+def _follows(network: fx.GraphModule, probed: Probe, sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether the network enlarges each of several images at both sizes as the file does."""
+    shapes = copy.deepcopy(network).to("meta")
+    for x, size in zip(_examples(probed.entry, sizes, (2, 3)), sizes, strict=True):
         with torch.device("meta"), torch.no_grad():
-            count, _, tall, wide = shapes(x).shape
-        factors |= {tall / height, wide / width, 1 if count == len(x) else 0}
-    return len(factors - {1}) == 1 and 0 not in factors
+            count, _, *sides = shapes(x).shape
+        if [count, *sides] != [len(x), *(probed.scale * side - probed.lost for side in size)]:
+            return False
+    return True
 
 
 def graph_of(
@@ -110,7 +129,9 @@ def graph_of(
     """
     b = Build(source.learned)
     values: dict[str, Any] = {"": None, **source.constants}
-    values[source.entry.name] = b.placeholder("lr", _examples(source.entry, sizes, images))
+    image = b.placeholder("lr", _examples(source.entry, sizes, images))
+    last = source.entry.layout == "NHWC"
+    values[source.entry.name] = b.call(torch.permute, image, (0, 2, 3, 1)) if last else image
     problems = _translate(b, source, values)
     if problems:
         raise file_reader.unsupported(path, problems)
@@ -120,9 +141,27 @@ def graph_of(
             f"The output of {path} does not depend on the image.",
             "Check that it is the right file.",
         )
-    b.graph.output(output)
+    b.graph.output(b.call(torch.permute, output, (0, 3, 1, 2)) if last else output)
     tidy(b)
-    return fx.GraphModule(b.root, b.graph).eval()
+    network = fx.GraphModule(b.root, b.graph).eval()
+    network.meta[LEARNED] = _learned(b, source, network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in network.meta[LEARNED])
+    return network
+
+
+def _learned(b: Build, source: FileGraph, network: fx.GraphModule) -> dict[str, str]:
+    """Name of a parameter that may learn -> the tensor of the file that holds it.
+
+    Nothing else in the file may read that tensor, for else it could not be written back.
+    """
+    reads = Counter(name for node in source.nodes for name in node.input)
+    uses = Counter(b.parameters.values())
+    return {
+        parameter: name
+        for parameter, name in b.parameters.items()
+        if hasattr(network, parameter) and uses[name] == 1 and reads[name] == b.reads[name]
+    }
 
 
 def _translate(b: Build, source: FileGraph, values: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -29,6 +29,7 @@ from quantnas.config.search_space import (
 from quantnas.errors import DataError
 from quantnas.nn.tracing import CALL, watch
 
+from .float_cost import Shapes, float_cost
 from .graph_builder import NODE, TENSOR
 from .importer import OnnxImport
 
@@ -36,11 +37,12 @@ FLOAT = (Precision(32, 32),)
 """The only pair of bit widths of a layer in float."""
 SIZES = ((64, 96), (101, 75), (180, 320), (47, 58))
 """(height, width) at which shapes are computed, once enlarged to sizes that the network takes."""
+IMAGES = 2
+"""Number of images for which shapes are computed."""
 STEPS = 64
 """Largest stride of a layer, relative to the input image, that is looked for, pixels."""
 BORDER = 200
 """Largest number of pixels that a layer may lose at the border for its area to be found."""
-NORMS = (F.batch_norm, F.instance_norm, F.layer_norm, F.group_norm)
 WEIGHING = (torch.sigmoid, F.hardsigmoid)
 """Functions that end an attention, before its product with the features."""
 POSITIVE = (torch.relu, F.relu, F.relu6, *WEIGHING)
@@ -52,8 +54,6 @@ MOVES = (
 STRETCHES = (*MOVES, F.interpolate, torch.unsqueeze, torch.squeeze, torch.Tensor.expand)
 """Functions that may lie between an attention's last activation and its product."""
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Name of a node -> shape of the tensor that it computes."""
 Size = tuple[int, int]
 
 
@@ -92,10 +92,11 @@ def _shapes(imported: OnnxImport, pixels: Pixels) -> tuple[list[Size], list[Shap
     sizes = [tuple(_fitting(side, pixels) for side in size) for size in SIZES]
     network = copy.deepcopy(imported.network).to("meta")
     try:
-        seen = [(size, _shapes_at(network, imported, size, 2)) for size in sizes]
+        seen = [(size, _shapes_at(network, imported, size, IMAGES)) for size in sizes]
     except (RuntimeError, ValueError, IndexError):  # torch raises these for shapes that do not fit
-        seen = [(size, _shapes_at(network, imported, size, 2)) for size in imported.sizes]
-    return [size for size, _ in seen], [shapes for _, shapes in seen]  # type: ignore[misc]
+        seen = [(size, _shapes_at(network, imported, size, IMAGES)) for size in imported.sizes]
+    images = [(size[0] - 2 * pixels.border, size[1] - 2 * pixels.border) for size, _ in seen]
+    return images, [shapes for _, shapes in seen]
 
 
 def _fitting(side: int, pixels: Pixels) -> int:
@@ -139,6 +140,13 @@ def _area(shapes: Sequence[tuple[int, ...]], sizes: Sequence[Size]) -> Area:
     return f"{a}h{b:+d}/{c}*{d}w{e:+d}/{f}"
 
 
+def _positions(shapes: Sequence[tuple[int, ...]], sizes: Sequence[Size]) -> Area:
+    """The area of a layer, also of one whose images were cut into many, as windows are."""
+    if all(shape[0] == IMAGES for shape in shapes):
+        return _area(shapes, sizes)
+    return area([math.prod(shape) / shape[1] / IMAGES for shape in shapes], sizes, 1)
+
+
 def _side(before: Sequence[int], after: Sequence[int]) -> tuple[int, int, int] | None:
     """Integers (a, b, c) with after = (a * before + b) // c, or None if there are none."""
     pairs = sorted({*zip(before, after, strict=True)})
@@ -173,7 +181,7 @@ def _slot(
         form = Form(kernel, module.groups, (stride[0], stride[1]), pads, (dilation[0], dilation[1]))
     else:
         c_out, place = c_out * up**2, node.all_input_nodes[0].name
-    positions = _area([each[place] for each in shapes], sizes)
+    positions = _positions([each[place] for each in shapes], sizes)
     return Slot(str(node.target), c_in, c_in, c_out, (_title(form, up or 1),), FLOAT,
                 area=positions, gate=gate, up=up or 1, form=form)  # fmt: skip
 
@@ -204,39 +212,14 @@ def _float_layers(
     node: fx.Node, module: Any, sizes: Sequence[Size], shapes: Sequence[Shapes]
 ) -> Iterator[FloatLayer]:
     """Yield the layer that stays in float, if the node is one."""
-    layer = _float_cost(node, module, shapes)
+    layer = float_cost(node, module, shapes)
     if layer is None:
         return
     op, shape, macs = layer
-    places = [count / 2 / math.prod(shape) for count in macs]  # shapes are those of two images
+    places = [count / IMAGES / math.prod(shape) for count in macs]
     title = str(node.target) if module is not None else str(node.meta.get(NODE) or node.name)
     name = re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
     yield FloatLayer(name, op, shape, area(places, sizes, 1))
-
-
-def _float_cost(node: fx.Node, module: Any, shapes: Sequence[Shapes]) -> Any:
-    """Operation, shape, and multiply-accumulates at every size of a float layer; None otherwise."""
-    made = [math.prod(each[node.name]) for each in shapes]
-    read = [each.get(n.name, ()) for n in node.all_input_nodes[:1] for each in shapes]
-    if isinstance(module, nn.Linear):
-        each = module.in_features
-        return "linear", (module.out_features, each, 1, 1), [n * each for n in made]
-    if isinstance(module, nn.Conv1d):
-        c_out, c_in, side = module.weight.shape
-        return "conv1d", (c_out, c_in, side, 1), [n * c_in * side for n in made]
-    if isinstance(module, nn.ConvTranspose2d):
-        c_in, more, *sides = module.weight.shape
-        shape = (more * module.groups, c_in // module.groups, *sides)
-        return "upconv", shape, [math.prod(s) * more * math.prod(sides) for s in read]
-    if node.target is torch.matmul:
-        inner = [s[-1] for s in read]
-        same = len({*inner}) == 1
-        macs = [n * k for n, k in zip(made, inner, strict=True)]
-        return "product", (1, inner[0] if same else 1, 1, 1), macs
-    if node.target in NORMS:
-        deep: Any = node.args[1] if node.target is F.layer_norm else shapes[0][node.name][1:2]
-        return "normalisation", (math.prod(deep), 1, 1, 1), made
-    return None
 
 
 # Signs, and attentions

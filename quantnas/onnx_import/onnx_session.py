@@ -5,12 +5,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
+from quantnas.config.search_space import Layout
 from quantnas.errors import DataError
 
 LIMIT = 2**29
 """Bytes that tensors of a limited session may take."""
+TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
+"""Type of a session's input -> type of the array that it takes."""
 
 
 def open_session(
@@ -75,6 +84,42 @@ def run_limited(session: ort.InferenceSession, outputs: Sequence[str]) -> list[A
                 "Networks for images have far smaller ones; check that it is the right file.",
             ) from error
         raise
+
+
+def feed(
+    session: ort.InferenceSession, image: NDArray[Any], layout: Layout = "NCHW"
+) -> dict[str, NDArray[Any]]:
+    """The input of a session for images (N, C, H, W): in its type, layout and number of images.
+
+    A session that is fixed to several images gets copies of a single one.
+    """
+    entry = session.get_inputs()[0]
+    count = entry.shape[0] if entry.shape else None
+    if isinstance(count, int) and len(image) == 1:
+        image = image.repeat(count, 0)
+    image = image.transpose(0, 2, 3, 1) if layout == "NHWC" else image
+    return {entry.name: np.ascontiguousarray(image, TYPES[entry.type])}
+
+
+def run_image(
+    session: ort.InferenceSession, image: NDArray[Any], layout: Layout = "NCHW"
+) -> NDArray[Any]:
+    """Run a session on images (N, C, H, W) -> its output, (N, C', H', W') for images.
+
+    Raises the exceptions of ONNX Runtime.
+    """
+    (result,) = session.run(None, feed(session, image, layout))
+    out: NDArray[Any] = np.asarray(result)[: len(image)]
+    return out.transpose(0, 3, 1, 2) if layout == "NHWC" and out.ndim == 4 else out
+
+
+def fixed_sides(
+    session: ort.InferenceSession, layout: Layout = "NCHW"
+) -> tuple[int | None, int | None]:
+    """The (height, width) that a session is fixed to, pixels; None = any."""
+    sides = (session.get_inputs()[0].shape or [None] * 4)[2 if layout == "NCHW" else 1 :]
+    height, width = (side if isinstance(side, int) else None for side in sides[:2])
+    return height, width
 
 
 def cannot_load(what: object, error: Exception) -> DataError:

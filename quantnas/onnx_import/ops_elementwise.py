@@ -141,6 +141,27 @@ def gelu(b: Build, step: FileNode, x: fx.Node) -> Value:
     return b.call(F.gelu, x, approximate=step.get("approximate", "none"))
 
 
+def selu(b: Build, step: FileNode, x: fx.Node) -> Value:
+    """Selu, by its definition, for any coefficients."""
+    alpha = step.get("alpha", 1.6732632423543772)
+    return b.call(operator.mul, b.call(F.elu, x, alpha), step.get("gamma", 1.0507009873554805))
+
+
+def thresholded(b: Build, step: FileNode, x: fx.Node) -> Value:
+    """ThresholdedRelu: 0 up to the threshold."""
+    return b.call(F.threshold, x, step.get("alpha", 1.0), 0.0)
+
+
+def sum_of_squares(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    """The sum of the squares over some dimensions."""
+    return x.square().sum(dims, keepdim=keepdim)
+
+
+def log_of_sum(x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> torch.Tensor:
+    """The logarithm of the sum over some dimensions."""
+    return x.sum(dims, keepdim=keepdim).log()
+
+
 def softmax(function: Callable[..., Any]) -> Translation:
     """Translation of Softmax or LogSoftmax.
 
@@ -193,6 +214,11 @@ def product(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Va
 def total(b: Build, step: FileNode, *values: Value) -> Value:
     """Sum of any number of tensors."""
     return reduce(lambda x, y: b.call(operator.add, x, y), map(b.tensor, values, step.inputs))
+
+
+def average(b: Build, step: FileNode, *values: Value) -> Value:
+    """Mean of any number of tensors."""
+    return b.call(operator.truediv, total(b, step, *values), len(values))
 
 
 def extreme(function: Callable[..., Any], number: Callable[..., Any]) -> Translation:

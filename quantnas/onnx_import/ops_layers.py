@@ -215,6 +215,12 @@ def matmul(b: Build, step: FileNode, x: Value, y: Value) -> Value:
     return b.call(torch.matmul, b.tensor(x, step.inputs[0]), b.tensor(y, step.inputs[1]))
 
 
+def einsum(b: Build, step: FileNode, *values: Value) -> Value:
+    """Einsum of any number of tensors."""
+    tensors = map(b.tensor, values, step.inputs)
+    return b.call(torch.einsum, step.get("equation").replace(" ", ""), *tensors)
+
+
 def _linear(b: Build, step: FileNode, x: fx.Node, matrix: Array, bias: Array | None) -> Value:
     module = nn.Linear(matrix.shape[1], matrix.shape[0], device="meta")
     return b.layer(_filled(module, _kernel(matrix), bias, len(matrix)), x, _stem(step))

@@ -1,6 +1,7 @@
 """ONNX operators that move values or return shapes, translated to torch.fx or shape arithmetic."""
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,56 @@ def gather(b: Build, step: FileNode, x: Value, index: Value) -> Value:
         indices = b.tensor(index, step.inputs[1])
         return b.call(operator.getitem, x, (*[slice(None)] * axis, indices))
     return b.call(torch.select, x, axis, numbers(index)[0])
+
+
+def gather_nd(b: Build, step: FileNode, x: Value, index: Value) -> Value:
+    """GatherND: the elements, or parts, at a list of positions."""
+    if step.get("batch_dims", 0):
+        raise refuse("a GatherND with batch dimensions")
+    return b.call(operator.getitem, b.tensor(x, step.inputs[0]), _places(b, step, index))
+
+
+def scatter_nd(b: Build, step: FileNode, x: Value, index: Value, updates: Value) -> Value:
+    """ScatterND: a copy with other elements, or parts, at a list of positions."""
+    if step.get("reduction", "none") != "none":
+        raise refuse("a ScatterND that adds or multiplies")
+    data, new = b.tensor(x, step.inputs[0]), b.tensor(updates, step.inputs[2])
+    return b.call(torch.index_put, data, _places(b, step, index), new)
+
+
+def _places(b: Build, step: FileNode, index: Value) -> tuple[fx.Node, ...]:
+    """The positions (..., n) of an index along n dimensions, each a tensor (...)."""
+    node, count = b.tensor(index, step.inputs[1]), b.example(index).shape[-1]
+    return tuple(b.call(torch.select, node, -1, k) for k in range(count))
+
+
+def gather_elements(b: Build, step: FileNode, x: Value, index: Value) -> Value:
+    """GatherElements: every position tells from where along the axis its element is taken."""
+    axis = step.get("axis", 0)
+    node = b.tensor(index, step.inputs[1])
+    side = b.side(b.tensor(x, step.inputs[0]), axis)
+    return b.call(
+        torch.gather, b.tensor(x, step.inputs[0]), axis, b.call(torch.remainder, node, side)
+    )
+
+
+def topk(b: Build, step: FileNode, x: fx.Node, count: Value | None = None) -> tuple[Any, ...]:
+    """TopK: the largest, or smallest, values along an axis and their positions."""
+    number = step.get("k") or fixed(count)[0]
+    how = bool(step.get("largest", 1)), bool(step.get("sorted", 1))
+    found = b.call(torch.topk, x, number, step.get("axis", -1), *how)
+    return tuple(b.call(operator.getitem, found, k) for k in (0, 1))
+
+
+def place_of(function: Callable[..., Any]) -> Callable[..., Value]:
+    """Translation of ArgMax or ArgMin."""
+
+    def translate(b: Build, step: FileNode, x: fx.Node) -> Value:
+        if step.get("select_last_index", 0):
+            raise refuse("an ArgMax that takes the last of several")
+        return b.call(function, x, step.get("axis", 0), bool(step.get("keepdims", 1)))
+
+    return translate
 
 
 def squeeze(b: Build, step: FileNode, x: Value, axes: Value | None = None) -> Value:

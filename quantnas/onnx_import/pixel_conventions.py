@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from quantnas.config.search_space import Pixels
 from quantnas.data import bicubic, image_files
 
+from . import pixel_conversion
 from .importer import OnnxImport
 
 PEAKS = (1, 255)
@@ -91,8 +93,11 @@ def conventions(imported: OnnxImport) -> Conventions:
 
 
 def _pairs(imported: OnnxImport, size: tuple[int, int]) -> list[Pair]:
-    """Pairs whose shrunk photograph has `size`, (height, width); whole photographs are resized."""
-    height, width = (side * imported.scale for side in size)
+    """Pairs whose shrunk photograph has `size`, (height, width), with the border that is added.
+
+    Whole photographs are resized.
+    """
+    height, width = ((side - 2 * imported.border) * imported.scale for side in size)
     photographs = map(image_files.read, image_files.bundled().held_out)
     highs = (bicubic.resize(photo, height, width, antialias=True) for photo in photographs)
     return [(bicubic.downscale(high, imported.scale), high) for high in highs]
@@ -156,8 +161,10 @@ def _psnrs(
         x = x.flip(1) if turned else x
         x = x.round().to(torch.uint8) if imported.entry.dtype == "uint8" else x
         x = x.expand(imported.entry.batch or 1, *x.shape[1:]).contiguous()
+        form = Pixels(border=imported.border)
         with torch.no_grad():
-            out = imported.network(x)[:1].float() / out_white
+            out = imported.network(pixel_conversion.extended(x, form))[:1].float() / out_white
+        out = pixel_conversion.cut(out, x, form, imported.scale)
         target = _planes(high, imported.channels)
         psnrs.append(_psnr((out.flip(1) if turned else out).numpy(), target.numpy() * 255))
     return psnrs
@@ -213,4 +220,4 @@ def _takes(imported: OnnxImport, shapes: fx.GraphModule, size: tuple[int, int]) 
             out = shapes(torch.empty(shape, dtype=kind))
     except (RuntimeError, ValueError, IndexError):  # torch raises these for shapes that do not fit
         return False
-    return tuple(out.shape[2:]) == tuple(side * imported.scale for side in size)
+    return tuple(out.shape[2:]) == tuple(side * imported.scale - imported.lost for side in size)

@@ -27,9 +27,14 @@ def needed(
 
 
 def inputs(node: onnx.NodeProto) -> set[str]:
-    """Names of the tensors that a node reads, also in graphs inside of it (If, Loop)."""
+    """Names of the tensors that a node reads, also from graphs inside of it (If, Loop)."""
     inner = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    return {*node.input, *(name for g in inner for n in g.node for name in inputs(n))}
+    names = {*node.input}
+    for graph in inner:
+        read = {name for n in graph.node for name in inputs(n)} | {v.name for v in graph.output}
+        own = {t.name for t in (*graph.initializer, *graph.input)}
+        names |= read - own.union(*(n.output for n in graph.node))
+    return names
 
 
 def parted(
@@ -38,7 +43,7 @@ def parted(
     """The nodes that depend only on the tensors `stored`, and all other nodes; both in order."""
     constant_names, constant, others = {"", *stored}, list[onnx.NodeProto](), list[onnx.NodeProto]()
     for node in nodes:
-        is_constant = constant_names.issuperset(node.input)
+        is_constant = constant_names.issuperset(inputs(node))
         constant_names.update(node.output if is_constant else ())
         (constant if is_constant else others).append(node)
     return constant, others

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from quantnas.architectures import network
 from quantnas.config.run_config import RunConfig
 from quantnas.evaluation import model_comparison, scoring
-from quantnas.inference import upscaler
+from quantnas.inference import tiling
 from quantnas.progress import Progress
 from quantnas.runs.networks import architecture, need
 from quantnas.runs.run_folder import Run
@@ -19,7 +19,7 @@ def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     file = export_step.exported_upscaler(run, config, space)
     teacher = network.build(space, genotype, None)
     network.load(teacher, need(run.weights("float"), "train"), space)
-    plain = upscaler.torch_upscaler(teacher)
+    plain = tiling.whole_upscaler(teacher, space.scale)
     sets = model_comparison.sets_of(run, config, space.scale)
     table = yield from model_comparison.measure({"file": file, "float": plain}, sets, space.scale)
     results = {

@@ -15,7 +15,7 @@ from quantnas.data import bicubic, patches, photographs
 from quantnas.errors import UsageError
 from quantnas.evaluation import metrics
 from quantnas.exporters import graph_surgery, onnx_export, verification
-from quantnas.inference import upscaler
+from quantnas.inference import tiling, upscaler
 from quantnas.progress import Progress
 from quantnas.runs.networks import need, quantized
 from quantnas.runs.run_folder import Run
@@ -112,7 +112,7 @@ def _file_of_any_size(run: Run, config: RunConfig) -> Path:
 def exported_upscaler(run: Run, config: RunConfig, space: SearchSpace) -> upscaler.Upscaler:
     """The exported file as an upscaler of images of any size."""
     pixels = space.pixels if space.source else None
-    return upscaler.onnx_upscaler(_file_of_any_size(run, config), pixels)
+    return tiling.whole_upscaler(_file_of_any_size(run, config), space.scale, pixels)
 
 
 def sample_pair(photo: photographs.Photograph, scale: int) -> patches.Pair:

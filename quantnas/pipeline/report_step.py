@@ -7,7 +7,7 @@ from quantnas.config.files import to_json, write_text
 from quantnas.config.run_config import RunConfig
 from quantnas.data import bicubic
 from quantnas.evaluation import layer_damage
-from quantnas.inference import upscaler
+from quantnas.inference import tiling
 from quantnas.progress import Progress
 from quantnas.reporting import html_page, photo_slider, run_report
 from quantnas.reporting.plots import architecture_diagram, crop_strip
@@ -31,7 +31,7 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     photos = photographs_of(run, config).held_out
     p = export_step.sample_pair(photos[-1], space.scale)
     plain, file = (
-        upscaler.torch_upscaler(teacher),
+        tiling.whole_upscaler(teacher, space.scale),
         export_step.exported_upscaler(run, config, space),
     )
     versions = {

@@ -16,7 +16,7 @@ from typing import Any
 
 from quantnas.architectures import onnx_survey, registry
 from quantnas.config import genotype, layered_settings, schema, search_space
-from quantnas.config.run_config import RunConfig
+from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError, UsageError
 from quantnas.progress import Progress
@@ -215,9 +215,23 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
     config = request.over({})
     survey = onnx_survey.survey(file, config.pixels)
     watch(Progress("import", 1, 1, {}, tuple(onnx_survey.lines(survey))))
+    only = survey.space.pixels.only
+    if only is not None:
+        config = replace(config, quantize=_for_one_size(config.quantize, only, request))
     with _path_of(survey.space) as path:
         complete = partial(pretrained.adopt, weights=file)
         return _fresh(request, replace(config, space=str(path)), complete=complete)
+
+
+def _for_one_size(
+    config: QuantizeConfig, only: tuple[int, int], request: Request
+) -> QuantizeConfig:
+    """The settings with calibration crops that fit a network which takes images of one size.
+
+    Smaller crops that are asked for are extended.
+    """
+    asked = request.given("quantize.patch")
+    return replace(config, patch=min(only) if asked is None else min(asked, *only))
 
 
 def together(

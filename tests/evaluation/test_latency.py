@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from quantnas.errors import DataError, UsageError
-from quantnas.evaluation import latency, node_profile, processor
+from quantnas.evaluation import latency, node_profile, processor, session_noise
 from quantnas.evaluation.latency import Result, Row, Setting, Spread, Times
 from quantnas.evaluation.processor import Machine
 from quantnas.runs import models
@@ -66,7 +66,7 @@ def test_there_are_some_rounds_whatever_the_time(clock):
 def plain(monkeypatch, clock):
     """A bundled model whose runs take 1 or 3 s, and those of its float reference twice that."""
     monkeypatch.setattr(latency, "session", lambda file, threads, what: (what, Fake()))
-    monkeypatch.setattr(latency, "_own_size", lambda run: None)
+    monkeypatch.setattr(session_noise, "own_size", lambda run: None)
 
     def runner(run, size, what):
         factor = 2 if "float" in what else 1

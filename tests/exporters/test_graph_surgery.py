@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from onnx import helper, numpy_helper
 from torch import nn
 
-from quantnas.architectures import cost, network, onnx_survey, registry
+from quantnas.architectures import cost, imported_onnx, network, onnx_survey, registry
 from quantnas.cli.main import main
 from quantnas.config import genotype
 from quantnas.config.run_config import ExportConfig, PixelsConfig
@@ -17,7 +17,7 @@ from quantnas.config.search_space import Pixels, SearchSpace, outputs
 from quantnas.exporters import graph_surgery, onnx_metadata, verification
 from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 from quantnas.onnx_import import pixel_conversion
-from quantnas.quantization import post_training
+from quantnas.quantization import post_training, retraining
 
 
 class Small(nn.Module):
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_converted_gets_bytes_and_a_note(tmp_path, pixels,
     def fail(*_):
         raise RuntimeError("no adapter")
 
-    monkeypatch.setattr(graph_surgery.version_converter, "convert_version", fail)
+    monkeypatch.setattr(graph_surgery.file_forms, "converted", fail)
     written = graph_surgery.to_onnx(net, totals, space, tmp_path / "out.onnx", ExportConfig())
     assert written.compat and written.opset == 13 and "bytes" in written.note
 
@@ -180,6 +180,66 @@ def test_ranges_are_found_out_and_can_be_set(tmp_path):
     assert (found.space.pixels.input_peak, found.space.pixels.output_peak) == (255, 255)
     assert onnx_survey.survey(path, PixelsConfig(order="BGR")).space.pixels.order == "BGR"
     assert any("0..255" in line for line in onnx_survey.lines(found))
+
+
+# Retraining
+
+
+class Learned(nn.Module):
+    """A network with every kind of layer whose parameters a file stores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act = nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8)
+        self.alone, self.share = nn.PReLU(), nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5)
+        self.before, self.one = nn.BatchNorm2d(8), nn.InstanceNorm2d(8, affine=True)
+        self.group, self.norm = nn.GroupNorm(2, 8), nn.LayerNorm(8)
+        self.full, self.deep = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.line = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.up, self.last = nn.ConvTranspose2d(8, 8, 3, 2), nn.Conv2d(8, 3, 3)
+        for layer in (self.act, self.alone, self.before, self.one, self.group, self.norm):
+            for parameter in layer.parameters():  # equal tensors would be stored once
+                parameter.data.uniform_(0.5, 1)
+        self.before.weight.data.fill_(1)  # as the variances, so both become one tensor
+
+    def forward(self, low: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.first(low))
+        x = self.alone(self.before(x) * self.share)
+        x = x + self.one(x) + self.group(x)
+        rows = self.norm(x.permute(0, 2, 3, 1))
+        x = x + self.full(rows).permute(0, 3, 1, 2)
+        mean = x.mean((2, 3))
+        x = x * self.deep(mean).sigmoid()[:, :, None, None]
+        x = x * self.line(mean[:, None]).transpose(1, 2)[..., None].sigmoid()
+        skip = F.interpolate(low, scale_factor=2, mode="bilinear")
+        return F.pad(self.last(self.up(x)), (0, 1, 0, 1)) * 0.1 + skip
+
+
+def test_what_learns_is_written_and_nothing_else_learns(tmp_path, pixels):
+    space = space_of(exported(Learned(), tmp_path / "m.onnx", 17))
+    found = onnx_survey.genotype(space)
+    precision = genotype.uniform_precision(registry.slots(space), 8)
+    net = network.build(space, found, precision)
+    network.initialise(net, pixels(4, 20, 24))
+    retraining.set_trainable(net, "weights")
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.02)
+    for seed in range(3):
+        optimizer.zero_grad()
+        net(pixels(2, 16, 20, seed)).square().sum().backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+    changed = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
+    learned = imported_onnx.learned(net)
+    names = {name for name, p in net.named_parameters() if any(p is q for q in learned.values())}
+    assert len(learned) == 10 and names <= changed  # slopes, factors, and three normalisations
+    others = {n.split(".")[1] for n in changed - names}
+    assert others <= {"first", "full", "deep", "last", "first_pixels"}
+    totals = cost.network_cost(space, found, precision)
+    frozen = post_training.freeze(net)
+    graph_surgery.to_onnx(frozen, totals, space, tmp_path / "out.onnx", ExportConfig())
+    image = np.random.default_rng(0).integers(0, 256, (20, 31, 3), np.uint8)
+    assert verification.verify(tmp_path / "out.onnx", frozen, [image]).unoptimised.psnr > 60
 
 
 # The command

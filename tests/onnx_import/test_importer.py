@@ -274,7 +274,7 @@ def test_layers_are_ordinary_modules_with_biases_and_can_be_replaced(tmp_path):
     assert isinstance(found.network.first, nn.Conv2d) and isinstance(
         found.network.up, nn.ConvTranspose2d
     )
-    assert isinstance(found.network.full, nn.Linear) and found.network.first.bias is not None
+    assert isinstance(found.network.full, nn.Conv2d) and found.network.first.bias is not None
     assert found.names["up"].startswith("/up/")
     low = torch.rand(1, 3, 20, 24)
     other = copy.deepcopy(found.network)

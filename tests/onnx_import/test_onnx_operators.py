@@ -344,6 +344,114 @@ def resize(rng, opset) -> Case:
     return [f"y = Resize<{text}>(x, {none}, f)"], tensors
 
 
+def resize_by_definition(rng, opset) -> Case:
+    """A Resize with any of its settings, most of which torch does not have."""
+    mode = pick(rng, "nearest", "linear", "cubic")
+    positions = pick(
+        rng,
+        "half_pixel",
+        "pytorch_half_pixel",
+        "align_corners",
+        "asymmetric",
+        "half_pixel_symmetric" if opset >= 19 else "half_pixel",
+        "tf_half_pixel_for_nn" if opset < 13 and mode == "nearest" else "asymmetric",
+    )
+    text = f'mode="{mode}", coordinate_transformation_mode="{positions}"'
+    how = pick(rng, "round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+    text += f', nearest_mode="{how}"' if mode == "nearest" else ""
+    if mode == "cubic":
+        text += f", cubic_coeff_a={pick(rng, -0.5, -0.75)}, exclude_outside={pick(rng, 0, 1)}"
+    elif mode == "linear" and opset >= 18:
+        text += f", antialias={pick(rng, 0, 1)}"
+    none = "none" if opset < 13 else ""
+    factor = np.float32([1, 1, *rng.choice([0.5, 0.75, 1.5, 2, 3], 2)])
+    tensors = {"f": factor, "none": np.float32([]), "zero": ints(0), "two": ints(2)}
+    if pick(rng, 0, 1):
+        tensors["to"] = ints(*rng.integers(5, 20, 2))
+        sides = ["s = Shape(x)", "f = Slice(s, zero, two)", "b = Concat<axis=0>(f, to)"]
+        del tensors["f"]
+        return [*sides, f"y = Resize<{text}>(x, {none}, {none}, b)"], tensors
+    return [f"y = Resize<{text}>(x, {none}, f)"], tensors
+
+
+def resize_with_antialias(rng, opset) -> Case:
+    text = f'mode="{pick(rng, "linear", "cubic")}", antialias=1, exclude_outside=0'
+    factor = np.float32([1, 1, *rng.choice([0.3, 0.5, 0.75, 1.5], 2)])
+    return [f"y = Resize<{text}>(x, , f)"], {"f": factor}
+
+
+def resize_of_a_part(rng, opset) -> Case:
+    text = 'coordinate_transformation_mode="tf_crop_and_resize", mode="linear"'
+    region = np.float32([0, 0, 0.1, -0.2, 1, 1, 0.8, 1.1])
+    sizes = ints(2, 3, *rng.integers(5, 20, 2))
+    lines = ["s = Shape(x)", "n = Slice(s, zero, two)", "b = Concat<axis=0>(n, to)"]
+    tensors = {"zero": ints(0), "two": ints(2), "to": sizes[2:], "region": region}
+    return [*lines, f"y = Resize<{text}, extrapolation_value=0.7>(x, region, , b)"], tensors
+
+
+def resize_in_proportion(rng, opset) -> Case:
+    policy = pick(rng, "not_larger", "not_smaller")
+    text = f'mode="linear", keep_aspect_ratio_policy="{policy}", axes=[2,3]'
+    return [f"y = Resize<{text}>(x, , , to)"], {"to": ints(*rng.integers(9, 30, 2))}
+
+
+def upsample_linear(rng, opset) -> Case:
+    return ['y = Upsample<mode="linear">(x, f)'], {"f": np.float32([1, 1, 2, 3])}
+
+
+def einsum(rng, opset) -> Case:
+    """Products of two tensors, with an ellipsis or without, and one of three."""
+    lines = [
+        ['y = Einsum<equation="nchw,ndhw->ncd">(x, x)'],
+        ['y = Einsum<equation="nchw,dc->ndhw">(x, w)'],
+        ['y = Einsum<equation="...hw,...kw -> ...hk">(x, x)'],
+        ['y = Einsum<equation="nchw,dc,ec->nhwde">(x, w, w)'],
+        ['y = Einsum<equation="nchw->nhwc">(x)'],
+    ]
+    return pick(rng, *lines), {"w": normal(rng, 5, 3)}
+
+
+def topk(rng, opset) -> Case:
+    text = f"axis={pick(rng, 1, -1)}, largest={pick(rng, 0, 1)}"
+    lines = [f"v, i = TopK<{text}>(x, k)", "f = Cast<to=1>(i)", "y = Add(v, f)"]
+    return lines, {"k": ints(2)}
+
+
+def topk_of_before(rng, opset) -> Case:
+    return ["y, i = TopK<axis=1, k=2>(x)"], {}
+
+
+def scattered(rng, opset) -> Case:
+    """Channels that are replaced by others."""
+    lines = ["t = Transpose<perm=[1,0,2,3]>(x)", "n = Neg(t)", "m = Gather<axis=0>(n, two)"]
+    return [*lines, "y = ScatterND(t, at, m)"], {"two": ints(0, 2), "at": ints(2, 0).reshape(2, 1)}
+
+
+def gathered(rng, opset) -> Case:
+    lines = ["t = Transpose<perm=[1,3,0,2]>(x)", "y = GatherND(t, at)"]
+    return lines, {"at": pick(rng, ints(2, 0).reshape(2, 1), ints(1, 4, 0, 6).reshape(1, 2, 2))}
+
+
+def gathered_elements(rng, opset) -> Case:
+    lines = ["g = GlobalMaxPool(x)", "z = Sub(g, g)", "a = Cast<to=7>(z)", "i = Add(a, at)"]
+    return [*lines, "y = GatherElements<axis=3>(x, i)"], {"at": np.int64(pick(rng, 0, 3, -2))}
+
+
+def place_of(kind: str) -> Callable[..., Case]:
+    def make(rng, opset) -> Case:
+        return [f"y = {kind}<axis={pick(rng, 1, -1)}, keepdims={pick(rng, 0, 1)}>(x)"], {}
+
+    return make
+
+
+def reduced_positive(kind: str) -> Callable[..., Case]:
+    def make(rng, opset) -> Case:
+        lines, tensors = reduced(kind)(rng, opset)
+        return ["p = Exp(x)", lines[0].replace("(x", "(p")], tensors
+
+    return make
+
+
 def nearest_exact(rng, opset) -> Case:
     text = 'mode="nearest", coordinate_transformation_mode="half_pixel"'
     line = f'y = Resize<{text}, nearest_mode="round_prefer_ceil">(x, , f)'
@@ -401,6 +509,7 @@ SEEDS = {
     "Conv": 12,
     "ConvTranspose": 8,
     "Resize": 14,
+    "Einsum": 8,
     "Slice": 6,
     "Pad": 6,
     "Split": 4,
@@ -412,6 +521,9 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
     "Abs": [(simple("y = Abs(x)"), (13,)), (sized("m = Neg(h)", "n = Abs(m)"), (13,))],
     "Add": [(pair("Add"), (9, 13)), (sized("n = Add(h, two)"), (13,))],
     "And": [(decided("And"), (13,))],
+    "ArgMax": [(place_of("ArgMax"), (11, 13))],
+    "ArgMin": [(place_of("ArgMin"), (13,))],
+    "Atan": [(simple("y = Atan(x)"), (13,))],
     "AveragePool": [(pool("AveragePool"), (9, 13, 22))],
     "BatchNormalization": [(norm("BatchNormalization", 4), (9, 15))],
     "Cast": [(simple("y = Cast<to=7>(x)"), (13,)), (sized("n = Cast<to=7>(hf)"), (13,))],
@@ -419,6 +531,7 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
         (simple("y = Ceil(x)"), (13,)),
         (sized("m = Mul(hf, c)", "n = Ceil(m)", c=F32(0.7)), (13,)),
     ],
+    "Celu": [(simple("y = Celu<alpha=0.7>(x)"), (12,))],
     "Clip": [
         (clip, (9, 11, 13)),
         (sized("n = Clip(h, a, b0)", a=np.int64(8), b0=np.int64(8)), (13,)),
@@ -427,8 +540,10 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
     "ConstantOfShape": [(constant_of_shape, (9, 20))],
     "Conv": [(conv, (9, 11, 22)), (conv1d, (13,))],
     "ConvTranspose": [(transposed, (11, 22))],
+    "Cos": [(simple("y = Cos(x)"), (13,))],
     "DepthToSpace": [(depth_to_space, (9, 11, 13))],
     "Div": [(pair("Div"), (9, 14)), (sized("n = Div(h, two)"), (13,))],
+    "Einsum": [(einsum, (12,))],
     "Elu": [(simple("y = Elu<alpha=0.7>(x)"), (9,))],
     "Equal": [
         (compared("Equal"), (13,)),
@@ -446,6 +561,8 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
         (sized("m = Mul(hf, c)", "n = Floor(m)", c=F32(1.7)), (13,)),
     ],
     "Gather": [(gather, (9, 13))],
+    "GatherElements": [(gathered_elements, (11, 13))],
+    "GatherND": [(gathered, (11, 13))],
     "Gelu": [(simple("y = Gelu(x)"), (20,)), (simple('y = Gelu<approximate="tanh">(x)'), (20,))],
     "Gemm": [(gemm, (9, 13)), (gemm_turned, (13,))],
     "GlobalAveragePool": [(simple("y = GlobalAveragePool(x)"), (9, 22))],
@@ -468,6 +585,7 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
     "MatMul": [(matmul, (9, 13))],
     "Max": [(several("Max"), (9, 13)), (sized("n = Max(h, c)", c=np.int64(8)), (13,))],
     "MaxPool": [(pool("MaxPool"), (10, 22))],
+    "Mean": [(several("Mean"), (9, 13))],
     "Min": [(several("Min"), (9, 13)), (sized("n = Min(h, c)", c=np.int64(8)), (13,))],
     "Mish": [(simple("y = Mish(x)"), (18,))],
     "Mod": [(sized("m = Neg(h)", "k = Mod(m, c)", "n = Add(k, c)", c=np.int64(5)), (13,))],
@@ -483,7 +601,10 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
     "Pow": [(pair("Pow"), (12, 15))],
     "Range": [(span, (13,))],
     "Reciprocal": [(positive("Reciprocal"), (13,))],
+    "ReduceL1": [(reduced("ReduceL1"), (11, 18))],
     "ReduceL2": [(reduced("ReduceL2"), (11, 18))],
+    "ReduceLogSum": [(reduced_positive("ReduceLogSum"), (11, 18))],
+    "ReduceLogSumExp": [(reduced("ReduceLogSumExp"), (11, 18))],
     "ReduceMax": [(reduced("ReduceMax"), (11, 18))],
     "ReduceMean": [(reduced("ReduceMean"), (9, 13, 18))],
     "ReduceMin": [(reduced("ReduceMin"), (11, 18))],
@@ -496,21 +617,34 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
         ),
     ],
     "ReduceSum": [(reduced("ReduceSum"), (11, 13))],
+    "ReduceSumSquare": [(reduced("ReduceSumSquare"), (11, 18))],
     "Relu": [(simple("y = Relu(x)"), (9, 14))],
     "Reshape": [(reshape, (9, 14))],
-    "Resize": [(resize, (10, 11, 13, 19)), (nearest_exact, (13,))],
+    "Resize": [
+        (resize, (10, 11, 13, 19)),
+        (nearest_exact, (13,)),
+        (resize_by_definition, (11, 19)),
+        (resize_with_antialias, (18,)),
+        (resize_of_a_part, (13,)),
+        (resize_in_proportion, (18,)),
+    ],
     "Round": [
         (simple("y = Round(x)"), (11,)),
         (sized("m = Mul(hf, c)", "n = Round(m)", c=F32(0.5)), (13,)),
     ],
+    "ScatterND": [(scattered, (11, 18))],
+    "Selu": [(simple("y = Selu(x)"), (9,)), (simple("y = Selu<alpha=1.2, gamma=0.9>(x)"), (9,))],
     "Shape": [(simple("y = Flatten(x)"), (9,)), (sized("n = Sub(h, c)", c=np.int64(2)), (15,))],
     "Sigmoid": [(simple("y = Sigmoid(x)"), (9, 13))],
+    "Sign": [(simple("y = Sign(x)"), (13,))],
+    "Sin": [(simple("y = Sin(x)"), (13,))],
     "Size": [
         (sized("m = Size(x)", "k = Div(m, c)", "n = Add(k, two)", c=np.int64(60)), (13,)),
     ],
     "Slice": [(cut, (9, 10, 13)), (turned, (13,))],
     "Softmax": [(softmax("Softmax"), (9, 13))],
     "Softplus": [(simple("y = Softplus(x)"), (9,))],
+    "Softsign": [(simple("y = Softsign(x)"), (9,))],
     "SpaceToDepth": [(space_to_depth, (10, 13))],
     "Split": [(split, (9, 13, 18)), (split_equally, (9, 13, 18))],
     "Sqrt": [(positive("Sqrt"), (13,)), (sized("m = Mul(hf, hf)", "n = Sqrt(m)"), (13,))],
@@ -518,14 +652,17 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
     "Sub": [(pair("Sub"), (9, 14)), (sized("n = Sub(h, two)"), (13,))],
     "Sum": [(several("Sum"), (9, 13))],
     "Tanh": [(simple("y = Tanh(x)"), (9,))],
+    "ThresholdedRelu": [(simple("y = ThresholdedRelu<alpha=0.4>(x)"), (10,))],
     "Tile": [(simple("y = Tile(x, c)", c=ints(1, 2, 1, 3)), (9, 13))],
+    "TopK": [(topk, (11, 13)), (topk_of_before, (9,))],
     "Transpose": [
         (simple("y = Transpose<perm=[0,2,1,3]>(x)"), (9,)),
         (simple("y = Transpose(x)"), (13,)),
     ],
     "Unsqueeze": [(unsqueezed, (9, 13))],
-    "Upsample": [(upsample, (9,))],
+    "Upsample": [(upsample, (9,)), (upsample_linear, (9,))],
     "Where": [(compared("Greater"), (9, 16))],
+    "Xor": [(decided("Xor"), (13,))],
 }
 
 
