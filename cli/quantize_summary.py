@@ -28,17 +28,26 @@ def tell(target: "Run") -> None:
     retrains = target.config.quantize.retrains
     if retrains and result["psnr_to_float"] <= result[BEFORE]:
         console.say("note: retraining came no closer, so the network before it is kept", target)
+    if result.get("kept_bits"):
+        console.say(f"note: {result['kept_bits']}", target)
     if "reached" in result:
         console.say(_costs(result["reached"]), target)
     if result.get("in_float"):
         console.say(_left(result["in_float"]), target)
     for drop in target.drops:
+        close = "" if drop.to_float is None else f", to the float network {drop.to_float:.2f}"
         console.say(
             f"{drop.name} ({drop.photographs} photographs): bicubic {drop.bicubic:.2f} dB, "
             f"float network {drop.full:.2f}, quantized {drop.quantized:.2f} "
-            f"({-drop.drop:+.2f})",
+            f"({-drop.drop:+.2f}){close}",
             target,
         )
+        if drop.untrained and drop.offset is not None:
+            console.say(
+                f"note: bicubic beats the float network on {drop.name}, so closeness to that one "
+                f"counts: a loss of {drop.offset:.2f} dB",
+                target,
+            )
         if drop.below_bicubic:
             advice = console.ADVICE[drop.untrained]
             console.say(f"warning: worse than bicubic on {drop.name}; {advice}", target)

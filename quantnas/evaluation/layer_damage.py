@@ -77,14 +77,9 @@ def measure(
     photos: the held-out photographs; teacher: the float network; net: the quantized network, whose
     weights are replaced by those of the teacher; side: side of a crop, low-resolution pixels.
     """
-    space, genotype = architecture(run)
-    precision = bit_widths.load(run.folder)
-    layers = cost.layers(registry.slots(space), genotype, precision, space.scale)
-    each = sum(row.macs for row in layers) * side**2 / math.prod(cost.REFERENCE)
-    count = int(max(1, min(MOST, WORK / (2 * each * (len(precision) + 1)))))
-    low = crops(photos, space, side, count)
+    low = affordable_crops(run, photos, side)
     network.inherit(net, teacher)
-    slots = tuple(rows(teacher, net, low, precision, predictions(run)))
+    slots = tuple(rows(teacher, net, low, bit_widths.load(run.folder), predictions(run)))
     predicted = [row for row in slots if row.predicted is not None]
     agreements = [
         rank_correlation([row.predicted or 0.0 for row in predicted], values)
@@ -93,6 +88,16 @@ def measure(
     damages = Damages(len(low), low.shape[2], low.shape[3], slots, *agreements)
     write_text(run.path(FILE), to_json(damages))
     return damages
+
+
+def affordable_crops(run: Run, photos: Sequence[Photograph], side: int) -> Tensor:
+    """As many crops (N, 3, H, W) as can be measured in all slots with `WORK`."""
+    space, genotype = architecture(run)
+    precision = bit_widths.load(run.folder)
+    layers = cost.layers(registry.slots(space), genotype, precision, space.scale)
+    each = sum(row.macs for row in layers) * side**2 / math.prod(cost.REFERENCE)
+    count = int(max(1, min(MOST, WORK / (2 * each * (len(precision) + 1)))))
+    return crops(photos, space, side, count)
 
 
 def load(run: Run) -> Damages | None:

@@ -18,6 +18,8 @@ BITS = (2, 3, 4, 8)
 """Supported bit widths."""
 OCTAVES = 8
 """Largest ratio between the steps of two channels of a tensor, as a power of two."""
+MARGIN = 8
+"""Least number of levels below 0 on a grid of 8 bits for signed data."""
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -140,8 +142,9 @@ class ActQuantizer(nn.Module):
         f_c = (range_c^6 / gains_c)^(1/8) minimises their product.
         """
         if self.octaves is not None:
-            ranges = x.abs().pow(6).mean((0, 2, 3)).pow(1 / 6)
-            f = (ranges.clamp_min(1e-12) ** 6 / gains.clamp_min(1e-12)).pow(1 / 8).log2()
+            most = x.abs().amax((0, 2, 3)).clamp_min(1e-12)  # so that no power is infinite
+            ranges = most * (x / most[:, None, None]).pow(6).mean((0, 2, 3)).pow(1 / 6)
+            f = (6 * ranges.clamp_min(1e-12).log2() - gains.clamp_min(1e-12).log2()) / 8
             octaves = (f - f.max()).clamp_min(-OCTAVES)
             self.octaves.copy_(torch.where(ranges > 0, octaves, 0))
             self.gains = gains
@@ -233,7 +236,8 @@ def activation_grid(
     Of a large x about 20,000 values count. weights: weight of each error, broadcast against x. The
     search shrinks the upper end of the range; for signed data also the lower end, in four stages.
     No candidate is a simple fraction of the range, because x may lie on another grid already: many
-    values would then lie half-way between two levels, where the last bit of a float decides.
+    values would then lie half-way between two levels, where the last bit of a float decides. At 8
+    bits some levels of signed data always stand below 0, for values that x lacks by chance.
     """
     stride = max(1, x.numel() // 20_000) | 1  # odd, so that it does not favour some columns
     weights = (x.new_ones(()) if weights is None else weights).expand_as(x).flatten()[::stride]
@@ -244,6 +248,8 @@ def activation_grid(
     if signed:
         high, low = high[::2], x.min().clamp_max(0) * shrink.new_tensor([1.0003, 0.7, 0.45, 0.25])
         high, low = torch.cartesian_prod(high, low).unbind(1)
+        if bits == 8:
+            low = torch.minimum(low, -high * (MARGIN / (top - MARGIN)))
     steps = ((high - low) / top).clamp_min(1e-6 / top)
     zeros = (-low / steps).round().clamp(0, top)
     s, z = steps[:, None], zeros[:, None]

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from quantnas.data import bicubic, image_files
 from quantnas.errors import DataError
 from quantnas.nn import tracing
 
@@ -37,14 +38,16 @@ class Parity:
 def check(imported: OnnxImport, path: Path) -> Parity:
     """Compare an imported network with its file, run without optimisation by ONNX Runtime.
 
-    They are compared at two sizes, or at the one that the file is fixed to. Raises DataError, which
+    They are compared on photographs at two sizes, or at the one that the file is fixed to. Noise
+    can make a trained network chaotic, so that two correct programs differ. Raises DataError, which
     names the first node that differs, when the outputs differ by more than 1e-4 of their range or
     contain NaN or infinity.
     """
     session = file_reader.session(path, path)
     largest = 0.0
-    for seed, size in enumerate(imported.sizes):
-        image = _image(imported, size, seed)
+    photographs = image_files.bundled().held_out
+    for number, size in enumerate(imported.sizes):
+        image = _image(imported, size, image_files.read(photographs[number % len(photographs)]))
         (expected,) = session.run(None, {imported.entry.name: image})
         try:
             with torch.no_grad():
@@ -58,13 +61,12 @@ def check(imported: OnnxImport, path: Path) -> Parity:
     return Parity(imported.sizes, largest)
 
 
-def _image(imported: OnnxImport, size: tuple[int, int], seed: int) -> Array:
-    """An image of noise, in which every pixel influences the output."""
-    entry, rng = imported.entry, np.random.default_rng(seed)
-    shape = (entry.batch or 1, entry.channels, *size)
-    if entry.dtype == "uint8":
-        return rng.integers(0, 256, shape, dtype=np.uint8)
-    return rng.random(shape, dtype=np.float32)
+def _image(imported: OnnxImport, size: tuple[int, int], photograph: Array) -> Array:
+    """A photograph (H, W, 3), resized to `size`, as an input of the network; white is 1 or 255."""
+    entry = imported.entry
+    small = bicubic.resize(photograph, *size, antialias=True).transpose(2, 0, 1)
+    image = np.resize(small, (entry.batch or 1, entry.channels, *size))
+    return image if entry.dtype == "uint8" else image / np.float32(255)
 
 
 def _difference(actual: Array, expected: Array) -> float:
