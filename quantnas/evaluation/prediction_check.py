@@ -13,6 +13,7 @@ from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Precision
 from quantnas.data.photographs import Photograph
 from quantnas.errors import PredictionError
+from quantnas.onnx_import import pixel_conventions
 from quantnas.quantization import bit_widths
 from quantnas.runs import networks
 from quantnas.runs.run_folder import Run
@@ -37,8 +38,9 @@ def require(run: Run, config: RunConfig) -> None:
     """Raise PredictionError, naming layers, for an error that the bit widths do not explain.
 
     That is more than `FACTOR` times the predicted squared error of the output, with that of bytes
-    added; or a loss of more than `PLAIN` where all layers have 8 bits. Networks that were trained
-    at their bit widths and the baselines have no prediction of their own, and pass.
+    added; or a loss of more than `PLAIN` where all layers have 8 bits and the float network makes
+    pictures. Networks that were trained at their bit widths and the baselines have no prediction of
+    their own, and pass.
     """
     result = run.result("quantize")
     assert result is not None
@@ -71,8 +73,12 @@ def _plain(run: Run) -> str | None:
     """What is wrong where a network of 8 bits everywhere loses much."""
     if any(pair != Precision(8, 8) for pair in bit_widths.load(run.folder).values()):
         return None
-    drops = [drop for drop in quantization_loss.load(run) if drop.full < EQUAL]
-    worst = max(drops, key=lambda drop: drop.loss, default=None)
+    judged = [
+        drop
+        for drop in quantization_loss.load(run)
+        if drop.bicubic - pixel_conventions.POOR < drop.full < EQUAL
+    ]
+    worst = max(judged, key=lambda drop: drop.loss, default=None)
     if worst is None or worst.loss <= PLAIN:
         return None
     return f"With 8 bits in all layers, {worst.loss:.2f} dB are lost on {worst.name}"
