@@ -250,7 +250,7 @@ def quantize(
         DataError: For a network that does not enlarge images.
         QualityError: Where more than `max_drop` is lost; its `folder` is that of the finished run.
         PredictionError: A QualityError, where the error is more than ten times the predicted one or
-            8 bits lose more than 1 dB; it names the layers that are to blame.
+            8 bits lose more than 1 dB; it names the layer that is to blame.
 
     Example:
         ```python

@@ -30,6 +30,8 @@ from quantnas.onnx_import import (
 )
 from quantnas.onnx_import.graph_builder import MADE, TENSOR
 
+MARGIN = 8
+"""Least number of levels below 0 on a grid of 8 bits, unless nothing can be negative there."""
 KEPT = 4
 """Number of imported files that are kept in memory."""
 SOURCE = "source.onnx"
@@ -57,6 +59,7 @@ class ImportedNetwork(nn.Module):
             source = _source(self.inner, node, factory, space.pixels, positive)
             edge = edges[slot.name] = factory.edge(slot, source)
             _inherit(edge, self.inner.get_submodule(slot.name))
+            _leave_margin(edge)
             self.inner.add_module(slot.name, edge)
             if slot.up > 1:
                 _shuffled(node, slot.up)
@@ -195,6 +198,13 @@ def _inherit(edge: nn.Module, layer: nn.Module) -> None:
     for conv in (m for m in edge.modules() if isinstance(m, Conv2d)):
         conv.weight.copy_(weight.transpose(0, 1) if conv.up > 1 else weight)
         conv.bias.copy_(layer.bias)  # type: ignore[union-attr, arg-type]
+
+
+def _leave_margin(edge: nn.Module) -> None:
+    """Leave levels below 0 on the grids of 8 bits whose data are not proved to be positive."""
+    for grid in edge.modules():
+        if isinstance(grid, ActQuantizer) and grid.signed and grid.bits == 8:
+            grid.margin = MARGIN
 
 
 def _tie(first: nn.Module, other: nn.Module) -> None:

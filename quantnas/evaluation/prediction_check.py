@@ -2,7 +2,7 @@
 
 The prediction knows how coarse the grids are. An error far beyond it does not come from few bits: a
 grid cuts what a layer reads, or the network is chaotic. Nobody has asked for that, so it ends as an
-error which names the layers, found by rounding one layer at a time.
+error which names the layer, found by rounding one layer at a time.
 """
 
 import math
@@ -30,12 +30,10 @@ PLAIN = 1.0
 """Largest loss of a network whose layers all have 8 bits, dB."""
 EQUAL = 59.0
 """PSNR of the float network above which it made the photographs itself: any loss is large, dB."""
-NAMED = 3
-"""Largest number of layers that are named."""
 
 
 def require(run: Run, config: RunConfig) -> None:
-    """Raise PredictionError, naming layers, for an error that the bit widths do not explain.
+    """Raise PredictionError, naming a layer, for an error that the bit widths do not explain.
 
     That is more than `FACTOR` times the predicted squared error of the output, with that of bytes
     added; or a loss of more than `PLAIN` where all layers have 8 bits and the float network makes
@@ -49,7 +47,7 @@ def require(run: Run, config: RunConfig) -> None:
     reason = _far(result) or _plain(run)
     if reason is not None:
         error = PredictionError(
-            f"{reason}, so something is wrong. Rounded alone, {_blamed(run, config)}.",
+            f"{reason}, so something is wrong. {_blamed(run, config)}.",
             "Please report it, with the network; nothing is exported, the run folder is kept.",
         )
         error.folder = run.folder
@@ -89,10 +87,18 @@ def _mse(psnr: float) -> float:
 
 
 def _blamed(run: Run, config: RunConfig) -> str:
-    """The layers that do most damage when they alone are rounded, in words."""
-    rows = sorted(_measured(run, config), key=lambda row: -row.measured)
+    """The layer to blame, in words: the first whose own damage is far beyond its prediction.
+
+    The grids of layers behind it were fitted to what it leaves, so they may be far, too.
+    """
+    rows = _measured(run, config)
     far = [row for row in rows if row.measured > FACTOR * ((row.predicted or 0) + PIXEL)]
-    return ", ".join(map(_text, (far or rows[:1])[:NAMED]))
+    if not far:
+        worst = max(rows, key=lambda row: row.measured)
+        return f"Most damage is done by layer '{worst.slot}', which {_text(worst)}"
+    more = f"; {len(far) - 1} behind it do, too" if len(far) > 1 else ""
+    first = far[0]
+    return f"Layer '{first.slot}' is the first to do more damage than predicted: it {_text(first)}{more}"
 
 
 def _measured(run: Run, config: RunConfig) -> Sequence[Measured]:
@@ -103,8 +109,8 @@ def _measured(run: Run, config: RunConfig) -> Sequence[Measured]:
 
 
 def _text(row: Measured) -> str:
-    """A layer and its damage, as PSNR of the output."""
+    """What a layer does to the output when it alone is rounded, as PSNR."""
     measured = -10 * math.log10(max(row.measured, 1e-10))
     known = row.predicted or 0.0
-    predicted = f", predicted {-10 * math.log10(known):.1f} dB" if known > 0 else ""
-    return f"layer '{row.slot}' leaves {measured:.1f} dB to the float network{predicted}"
+    predicted = f" (predicted: {-10 * math.log10(known):.1f} dB)" if known > 0 else ""
+    return f"leaves {measured:.1f} dB to the float network when it alone is rounded{predicted}"

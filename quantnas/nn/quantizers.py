@@ -18,8 +18,6 @@ BITS = (2, 3, 4, 8)
 """Supported bit widths."""
 OCTAVES = 8
 """Largest ratio between the steps of two channels of a tensor, as a power of two."""
-MARGIN = 8
-"""Least number of levels below 0 on a grid of 8 bits for signed data."""
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -117,6 +115,9 @@ class ActQuantizer(nn.Module):
         self.octaves = None if channels is None else nn.Parameter(torch.zeros(channels))
         self.gains: Tensor | None = None
         """Weight of each channel's error, (channels,), as `spread` was given it; None before."""
+        self.margin = 0
+        """Least number of levels below 0 that `calibrate` leaves on a signed grid, for values that
+        the calibration set lacks by chance."""
 
     @property
     def factors(self) -> Tensor | None:
@@ -167,7 +168,7 @@ class ActQuantizer(nn.Module):
             if f is not None:
                 x = x / f
                 weights = None if self.gains is None else self.gains[:, None, None] * f.square()
-            step, zero = activation_grid(x, self.bits, self.signed, weights)
+            step, zero = activation_grid(x, self.bits, self.signed, weights, self.margin)
             self.log2_step.copy_(torch.log2(step))
             self.zero.copy_(zero)
 
@@ -229,15 +230,15 @@ class WeightQuantizer(nn.Module):
 
 
 def activation_grid(
-    x: Tensor, bits: int, signed: bool, weights: Tensor | None = None
+    x: Tensor, bits: int, signed: bool, weights: Tensor | None = None, margin: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Step and zero point, two scalars, of the grid with the least squared rounding error of x.
 
     Of a large x about 20,000 values count. weights: weight of each error, broadcast against x. The
     search shrinks the upper end of the range; for signed data also the lower end, in four stages.
     No candidate is a simple fraction of the range, because x may lie on another grid already: many
-    values would then lie half-way between two levels, where the last bit of a float decides. At 8
-    bits some levels of signed data always stand below 0, for values that x lacks by chance.
+    values would then lie half-way between two levels, where the last bit of a float decides.
+    margin: least number of levels below 0 on a grid for signed data.
     """
     stride = max(1, x.numel() // 20_000) | 1  # odd, so that it does not favour some columns
     weights = (x.new_ones(()) if weights is None else weights).expand_as(x).flatten()[::stride]
@@ -248,8 +249,7 @@ def activation_grid(
     if signed:
         high, low = high[::2], x.min().clamp_max(0) * shrink.new_tensor([1.0003, 0.7, 0.45, 0.25])
         high, low = torch.cartesian_prod(high, low).unbind(1)
-        if bits == 8:
-            low = torch.minimum(low, -high * (MARGIN / (top - MARGIN)))
+        low = torch.minimum(low, -high * (margin / (top - margin)))
     steps = ((high - low) / top).clamp_min(1e-6 / top)
     zeros = (-low / steps).round().clamp(0, top)
     s, z = steps[:, None], zeros[:, None]

@@ -67,7 +67,10 @@ def test_values_below_zero_behind_a_relu_are_not_cut():
     """The file multiplies the output of a ReLU by -0.5."""
     space = space_of(CASES / "negative_factor.onnx")
     teacher = built(space, None)
-    assert closeness(improved(space, teacher, 8), teacher) > 45
+    net = improved(space, teacher, 8)
+    assert closeness(net, teacher) > 45
+    grids = [conv.input_quantizer for conv in network.convolutions(net).values()]
+    assert grids[0] is None and grids[1].zero_point > 200 and grids[2].zero_point == 0
 
 
 # Shared kernels

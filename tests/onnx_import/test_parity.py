@@ -11,7 +11,7 @@ from quantnas.onnx_import import importer, parity
 FILE = Path(__file__).parents[1] / "cases" / "noise_parity.onnx"
 
 
-def test_a_network_that_noise_makes_chaotic_is_compared_on_photographs():
+def test_a_network_that_noise_makes_chaotic_is_compared_on_a_photograph():
     found = importer.load(FILE)
     assert parity.check(found, FILE).largest < 1e-5
     noise = torch.rand(2, 1, 3, *found.sizes[0])
@@ -21,7 +21,7 @@ def test_a_network_that_noise_makes_chaotic_is_compared_on_photographs():
     assert (one - other).abs().max() > 0.01
 
 
-def test_a_difference_is_found_on_photographs():
+def test_a_difference_is_found_on_a_photograph():
     found = importer.load(FILE)
     with torch.no_grad():
         found.network.up.bias[0] += 1e-2
