@@ -98,7 +98,8 @@ def _blamed(run: Run, config: RunConfig) -> str:
         return f"Most damage is done by layer '{worst.slot}', which {_text(worst)}"
     more = f"; {len(far) - 1} behind it do, too" if len(far) > 1 else ""
     first = far[0]
-    return f"Layer '{first.slot}' is the first to do more damage than predicted: it {_text(first)}{more}"
+    head = f"Layer '{first.slot}' is the first to do more damage than predicted"
+    return f"{head}: it {_text(first)}{more}"
 
 
 def _measured(run: Run, config: RunConfig) -> Sequence[Measured]:

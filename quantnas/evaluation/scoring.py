@@ -6,7 +6,7 @@ uint8, and compared on BT.601 luma with a border of `scale` pixels left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +64,13 @@ def compare(
         photo_sets.require_size(p.high, photo.high, scale)
         base = _measured(bicubic.upscale(p.low, scale), p.high, scale)
         used = dict.fromkeys([*upscalers.values(), *references.values()])
-        images = {upscale: upscale(p.low) for upscale in used}
+        images: dict[Upscaler | None, NDArray[np.uint8]] = {up: up(p.low) for up in used}
         yield {
             name: Score(
                 p.name,
                 *_measured(images[upscale], p.high, scale),
                 *base,
-                _closeness(images[upscale], images[references[name]], scale)
-                if name in references
-                else None,
+                to_float=_closeness(images[upscale], images.get(references.get(name)), scale),
             )
             for name, upscale in upscalers.items()
         }
@@ -83,9 +81,11 @@ def score(upscale: Upscaler, photos: Iterable[Photograph], scale: int) -> Iterat
     return (rows["it"] for rows in compare({"it": upscale}, photos, scale))
 
 
-def _closeness(image: NDArray[np.uint8], target: NDArray[np.uint8], scale: int) -> float:
-    """PSNR-Y of an image against that of the float network, dB."""
-    return min(psnr_y(image, target, scale), MOST)
+def _closeness(
+    image: NDArray[np.uint8], target: NDArray[np.uint8] | None, scale: int
+) -> float | None:
+    """PSNR-Y of an image against that of the float network, dB; None without the latter."""
+    return None if target is None else min(psnr_y(image, target, scale), MOST)
 
 
 def _measured(image: NDArray[np.uint8], high: NDArray[np.uint8], scale: int) -> tuple[float, float]:
@@ -108,4 +108,4 @@ def mean(scores: Sequence[Score]) -> Score:
     names = ("psnr", "ssim", "bicubic_psnr", "bicubic_ssim")
     means = (float(np.mean([getattr(s, n) for s in scores])) for n in names)
     close = [score.to_float for score in scores if score.to_float is not None]
-    return Score("mean", *means, float(np.mean(close)) if close else None)
+    return replace(Score("mean", *means), to_float=float(np.mean(close)) if close else None)

@@ -78,8 +78,8 @@ def _with_roles(network: fx.GraphModule, slots: Sequence[Slot]) -> Iterator[Slot
     )
     kernels = layer_roles.shared_kernels(network)
     for slot in slots:
-        role = {"gate": slot.name in gates, "end": slot.name in ends}
-        yield replace(slot, **role, kernel=kernels.get(slot.name, ""))
+        kernel = kernels.get(slot.name, "")
+        yield replace(slot, gate=slot.name in gates, end=slot.name in ends, kernel=kernel)
 
 
 def _targets(nodes: Iterable[fx.Node]) -> set[str]:

@@ -80,10 +80,11 @@ def set_trainable(net: nn.Module, trained: str) -> None:
 
 def merge(net: nn.Module) -> None:
     """Add the low-rank updates to their kernels, in place, so that kernels are plain tensors."""
-    merged: dict[Tensor, nn.Parameter] = {}
+    merged: dict[Tensor, Any] = {}
     for conv in convolutions(net).values():
         if parametrize.is_parametrized(conv, "weight"):
-            original: Any = conv.parametrizations["weight"].original  # type: ignore[index]
+            weights: Any = conv.parametrizations
+            original = weights["weight"].original
             is_done = original in merged
             parametrize.remove_parametrizations(conv, "weight", leave_parametrized=not is_done)
             conv.weight = merged.setdefault(original, conv.weight)
