@@ -128,7 +128,7 @@ def test_chosen_bits_are_the_same_for_all_uses(space, limit):
 def test_the_saliency_of_a_shared_kernel_is_that_of_changing_all_its_uses(space):
     teacher = built(space, None)
     low = crops(2)
-    found = saliency.measure(teacher, low, draws=64)
+    found = saliency.measure(teacher, low, draws=24)
     first, *others = [slot.name for slot in registry.slots(space)][1:-1]
     assert not any(found.weights[name].any() for name in others)
     change = 1e-3 * torch.randn(found.weights[first].shape)
@@ -178,6 +178,7 @@ def test_retraining_keeps_a_kernel_shared(space, trained):
     assert all(torch.allclose(conv.weight, learned) for conv in convs)
 
 
+@pytest.mark.slow
 def test_a_baseline_sets_a_shared_kernel_once(space):
     teacher, net = built(space, None), built(space, 4)
     list(baselines.apply("adaround", net, teacher, crops(4)))

@@ -1,13 +1,15 @@
 """Checks that a quantized network which errs far more than predicted is an error of its own."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 
 import quantnas
+from quantnas.api.run_verbs import Run
 from quantnas.cli.main import main
-from quantnas.config.files import read_json, to_json, write_text
+from quantnas.config.files import to_json, write_text
 from quantnas.data import image_files
 from quantnas.errors import PredictionError, QualityError
 from quantnas.evaluation import prediction_check, quantization_loss
@@ -36,20 +38,29 @@ def unsigned(network):
 
 
 @pytest.fixture(scope="module")
-def run(photos, tmp_path_factory):
-    return quantnas.quantize(FILE, bits=8, **options(photos, tmp_path_factory.mktemp("runs")))
+def error(photos, tmp_path_factory) -> PredictionError:
+    """The error about a network in which one layer reads values below zero as zero."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer_roles, "positive", unsigned)
+        with pytest.raises(PredictionError) as raised:
+            quantnas.quantize(FILE, bits=8, **options(photos, tmp_path_factory.mktemp("runs")))
+    return raised.value
 
 
-def test_a_sound_network_passes(run):
-    assert run.drops[0].drop < 0.1
-    prediction_check.require(run, run.config)
+@pytest.fixture
+def run(error, tmp_path):
+    """The run of a network that errs as much as predicted."""
+    shutil.copytree(error.folder, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    write_text(run.path("steps/quantize.json"), to_json(changed(run, psnr_to_float=60.0)))
+    return run
 
 
-def test_a_layer_whose_input_is_cut_is_named(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(layer_roles, "positive", unsigned)
-    with pytest.raises(PredictionError) as raised:
-        quantnas.quantize(FILE, bits=8, **options(photos, tmp_path))
-    error = raised.value
+def changed(run: Run, **values) -> dict:
+    return {**run.result("quantize"), **values}
+
+
+def test_a_layer_whose_input_is_cut_is_named(error):
     assert isinstance(error, QualityError) and error.exit_code == 5
     assert "dB were predicted, so something is wrong. Layer 'conv2' is the first" in error.cause
     assert (error.folder / "checkpoints" / "quantized.safetensors").is_file()
@@ -76,27 +87,26 @@ def test_ten_times_the_predicted_error_is_far_but_bytes_count_too(predicted, rea
     assert (found is not None) == far
 
 
-def test_eight_bits_lose_at_most_one_decibel(run, photos, monkeypatch):
-    path = run.folder / quantization_loss.FILE
-    found = read_json(path)
-    row = found["sets"][0]
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            quantization_loss, "load", lambda _: [changed(row, quantized=row["full"] - 2)]
+def test_eight_bits_lose_at_most_one_decibel(run, monkeypatch):
+    def lose(**values):
+        found = quantization_loss.Drop(
+            **{"name": "set5", "quantized": 34.0, "full": 34.5, "bicubic": 33.6, "photographs": 5}
+            | values
         )
-        with pytest.raises(PredictionError, match=r"With 8 bits in all layers, 2\.00 dB are lost"):
-            prediction_check.require(run, run.config)
-        patch.setattr(quantization_loss, "load", lambda _: [changed(row, full=99.0)])
+        monkeypatch.setattr(quantization_loss, "load", lambda _: [found])
         prediction_check.require(run, run.config)
 
-
-def changed(row, **values):
-    return quantization_loss.Drop(**{**row, **values})
+    lose()
+    lose(full=99.0)  # the network made this photograph itself
+    lose(full=12.0, quantized=9.0, to_float=15.0)  # it makes no pictures
+    with pytest.raises(PredictionError, match=r"With 8 bits in all layers, 2\.50 dB are lost"):
+        lose(quantized=32.0)
+    with pytest.raises(PredictionError, match="are lost on set5"):
+        lose(full=30.0, quantized=31.0, to_float=33.0)
 
 
 def test_baselines_and_bits_of_a_search_have_no_prediction_of_their_own(run):
-    result = {**run.result("quantize"), "psnr_to_float": 5.0}
-    write_text(run.folder / "steps" / "quantize.json", to_json(result))
+    write_text(run.path("steps/quantize.json"), to_json(changed(run, psnr_to_float=5.0)))
     with pytest.raises(PredictionError):
         prediction_check.require(run, run.config)
     config = run.config
