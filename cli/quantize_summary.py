@@ -6,6 +6,7 @@ from . import console
 
 if TYPE_CHECKING:
     from quantnas.api import Run
+    from quantnas.api.run_verbs import Drop
 
 BEFORE = "psnr_to_float_before_training"
 """Key of the closeness to the float network before retraining, PSNR in dB."""
@@ -28,6 +29,8 @@ def tell(target: "Run") -> None:
     retrains = target.config.quantize.retrains
     if retrains and result["psnr_to_float"] <= result[BEFORE]:
         console.say("note: retraining came no closer, so the network before it is kept", target)
+    if result.get("kept_bits"):
+        console.say(f"bits: {result['kept_bits']}", target)
     if "reached" in result:
         console.say(_costs(result["reached"]), target)
     if result.get("in_float"):
@@ -36,12 +39,20 @@ def tell(target: "Run") -> None:
         console.say(
             f"{drop.name} ({drop.photographs} photographs): bicubic {drop.bicubic:.2f} dB, "
             f"float network {drop.full:.2f}, quantized {drop.quantized:.2f} "
-            f"({-drop.drop:+.2f})",
+            f"({-drop.drop:+.2f}){_closeness(drop)}",
             target,
         )
         if drop.below_bicubic:
             advice = console.ADVICE[drop.untrained]
             console.say(f"warning: worse than bicubic on {drop.name}; {advice}", target)
+
+
+def _closeness(drop: "Drop") -> str:
+    """The PSNR to the float network, and the loss by it where bicubic beats that network."""
+    if drop.to_float is None:
+        return ""
+    judged = f", which counts as a loss of {drop.loss:.2f} dB" if drop.untrained else ""
+    return f", to the float network {drop.to_float:.2f}{judged}"
 
 
 def _costs(reached: dict[str, Any]) -> str:

@@ -46,6 +46,10 @@ class QualityError(QuantnasError):
     """Run folder that holds the files of the result; None outside of a run."""
 
 
+class PredictionError(QualityError):
+    """A result is far worse than predicted, so something is wrong with it; its files are kept."""
+
+
 class DivergedError(QuantnasError):
     """The loss became NaN or infinite; the last state with a finite loss is kept."""
 

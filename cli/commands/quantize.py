@@ -8,7 +8,7 @@ import typer
 
 from quantnas.config import quantities
 from quantnas.config.run_config import QuantizeConfig
-from quantnas.errors import QualityError, UsageError
+from quantnas.errors import PredictionError, QualityError, UsageError
 
 from .. import console, options, quantize_summary
 
@@ -105,7 +105,9 @@ MaxDrop = Annotated[
     float | None,
     typer.Option(
         help="Loss against the float network, dB, that is accepted on every measured set of "
-        "photographs. Beyond it, the exit code is 5; the files are kept."
+        "photographs: the difference of their PSNR. Where bicubic beats the float network, as with "
+        "networks that sharpen, it is what an error as large as that against the float network "
+        "would take from bicubic's PSNR. Beyond it, the exit code is 5; the files are kept."
     ),
 ]
 Out = Annotated[
@@ -216,7 +218,7 @@ def quantize(
             assert error.folder is not None
             target, worse = run_verbs.Run(error.folder), error
     quantize_summary.tell(target)
-    if out is not None:
+    if out is not None and not isinstance(worse, PredictionError):
         with console.Display("export") as watch:
             run_verbs.export(target, out, watch=watch)
         for line in console.export_lines(target.result("export") or {}):

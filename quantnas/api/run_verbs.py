@@ -15,7 +15,7 @@ from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import VerificationError
 from quantnas.evaluation import quantization_loss
-from quantnas.evaluation.quantization_loss import Drop
+from quantnas.evaluation.quantization_loss import Drop as Drop
 from quantnas.onnx_import import module_export
 from quantnas.pipeline import driver, extra_formats, helper_process, run_sources
 from quantnas.pipeline.run_sources import Config, Request
@@ -233,7 +233,9 @@ def quantize(
             the bundled ones.
         method: "saliency", or the name of a baseline.
         steps: Steps of retraining after rounding; 0 = none.
-        max_drop: Loss against the float network, dB, that is accepted on every set of photographs.
+        max_drop: Loss of PSNR against the float network, dB, that is accepted on every set of
+            photographs. Where bicubic beats the float network, it is what an error as large as that
+            against the float network would take from bicubic's PSNR.
         config: Settings: a `RunConfig`, a mapping or the path of a YAML file.
         settings: Single settings over those of `config`, as `{"search.epochs": 30}`.
         output: Folder in which the run folder `quantize/<name>` is made.
@@ -247,6 +249,8 @@ def quantize(
         UsageError: For settings that cannot be, and for a network that cannot be imported.
         DataError: For a network that does not enlarge images.
         QualityError: Where more than `max_drop` is lost; its `folder` is that of the finished run.
+        PredictionError: A QualityError, where the error is more than ten times the predicted one or
+            8 bits lose more than 1 dB; it names the layer that is to blame.
 
     Example:
         ```python

@@ -44,7 +44,7 @@ class Layer:
     macs: int
     """Multiply-accumulates at LR 32x32."""
     parameters: int
-    """Number of weights and biases."""
+    """Number of weights and biases; 0 where the kernel is that of an earlier layer."""
 
     @property
     def bitops(self) -> int:
@@ -53,7 +53,7 @@ class Layer:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the layer's packed weights; a product of two tensors has no weights."""
+        """Bytes of the layer's packed weights; a product of two tensors has none of its own."""
         return math.ceil(
             bool(self.parameters) * math.prod(self.shape) * STORED[self.weight_bits] / 8
         )
@@ -114,7 +114,8 @@ def layers(
         for i, shape in enumerate(shapes):
             name = slot.name if len(shapes) == 1 else f"{slot.name}.{i}"
             n, widths = math.prod(shape), (bits.weights, bits.activations)
-            result.append(Layer(name, op, shape, *widths, slot.area, n * positions, n + shape[0]))
+            parameters = 0 if slot.kernel else n + shape[0]
+            result.append(Layer(name, op, shape, *widths, slot.area, n * positions, parameters))
     return result
 
 

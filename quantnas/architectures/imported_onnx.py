@@ -17,13 +17,21 @@ from torch import Tensor, fx, nn
 
 from quantnas.config.search_space import FloatLayer, Pixels, SearchSpace, Slot
 from quantnas.errors import UsageError
-from quantnas.nn.convolutions import Conv2d
+from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.layer_factory import LayerFactory
 from quantnas.nn.quantizers import ActQuantizer, round_ste
 from quantnas.nn.tracing import CALL
-from quantnas.onnx_import import file_reader, importer, layer_analysis, pixel_conversion
+from quantnas.onnx_import import (
+    file_reader,
+    importer,
+    layer_analysis,
+    layer_roles,
+    pixel_conversion,
+)
 from quantnas.onnx_import.graph_builder import LEARNED, MADE, RANK, TENSOR
 
+MARGIN = 8
+"""Least number of levels below 0 on a grid of 8 bits, unless nothing can be negative there."""
 KEPT = 4
 """Number of imported files that are kept in memory."""
 SOURCE = "source.onnx"
@@ -44,15 +52,20 @@ class ImportedNetwork(nn.Module):
         super().__init__()
         self.pixels, self.scale = space.pixels, space.scale
         self.inner = copy.deepcopy(read(space.source).network)
-        positive = layer_analysis.positive(self.inner)
-        for slot in imported_slots(space):
+        positive = layer_roles.positive(self.inner)
+        slots, edges = imported_slots(space), dict[str, Any]()
+        for slot in slots:
             node = _node(self.inner, slot.name)
             source = _source(self.inner, node, factory, space.pixels, positive)
-            edge = factory.edge(slot, source)
+            edge = edges[slot.name] = factory.edge(slot, source)
             _inherit(edge, self.inner.get_submodule(slot.name))
+            _leave_margin(edge)
             self.inner.add_module(slot.name, edge)
             if slot.up > 1:
                 _shuffled(node, slot.up)
+        for slot in slots:
+            if slot.kernel:
+                _tie(edges[slot.kernel], edges[slot.name])
         _let_gradients_through(self.inner)
         self.inner.recompile()
 
@@ -200,6 +213,29 @@ def _inherit(edge: nn.Module, layer: nn.Module) -> None:
     for conv in (m for m in edge.modules() if isinstance(m, Conv2d)):
         conv.weight.copy_(weight.transpose(0, 1) if conv.up > 1 else weight)
         conv.bias.copy_(layer.bias)  # type: ignore[union-attr, arg-type]
+
+
+def _leave_margin(edge: nn.Module) -> None:
+    """Leave levels below 0 on the grids of 8 bits whose data are not proved to be positive."""
+    for grid in edge.modules():
+        if isinstance(grid, ActQuantizer) and grid.signed and grid.bits == 8:
+            grid.margin = MARGIN
+
+
+def _tie(first: nn.Module, other: nn.Module) -> None:
+    """Let a convolution round the kernel of an earlier one, on the same grid, and not its own.
+
+    Both then read inputs without octaves, which would be multiplied into the kernel.
+    """
+    (source,), (conv,) = (
+        [m for m in edge.modules() if isinstance(m, Conv2d)] for edge in (first, other)
+    )
+    conv.shares = source.name
+    if isinstance(source, QuantConv2d) and isinstance(conv, QuantConv2d):
+        conv.weight, conv.weight_quantizer = source.weight, source.weight_quantizer
+        for grid in (source.input_quantizer, conv.input_quantizer):
+            if grid is not None:
+                grid.octaves = None
 
 
 def _shuffled(node: fx.Node, side: int) -> None:

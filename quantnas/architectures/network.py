@@ -169,7 +169,8 @@ def save(network: nn.Module, path: Path, space: SearchSpace | None = None) -> No
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, space: SearchSpace | None = None) -> None:
     """Write a network's `state_dict` as `save` does."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    # Each is cloned, since the format refuses tensors in the same memory (`imported_onnx._tie`).
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     with files.replacing(path) as part:
         save_file(tensors, part, None if space is None else {SPACE_KEY: _title(space)})
 
@@ -188,13 +189,26 @@ def load(network: nn.Module, path: Path, space: SearchSpace | None = None) -> No
                 f"{path} was made for the space {title}, but the run has {_title(space)}.",
                 "Use the run that it belongs to.",
             )
-        network.load_state_dict(_unused(network) | load_file(path))
+        tensors = load_file(path)
+        network.load_state_dict(_unused(network) | tensors)
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
     except RuntimeError as error:
         raise DataError(
             f"{path} holds the weights of another network.", "Use the run that it belongs to."
         ) from error
+    _require_shared(network, tensors, path)
+
+
+def _require_shared(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise DataError where layers with one kernel have different ones in a file."""
+    loaded = network.state_dict()
+    shares = any(conv.shares for conv in convolutions(network).values())
+    if shares and not all(torch.equal(loaded[key], value) for key, value in tensors.items()):
+        raise DataError(
+            f"{path} was made by an earlier version, in which no kernels were shared.",
+            "Quantize the network again.",
+        )
 
 
 def _unused(network: nn.Module) -> dict[str, Tensor]:

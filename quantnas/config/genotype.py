@@ -52,8 +52,7 @@ def uniform_precision(
 ) -> dict[str, Precision]:
     """Slot name -> bit widths, the same for all slots except those of `kept_precision`.
 
-    weights, activations: bit widths of all other slots. ends: bit width of the first and the last
-    slot.
+    weights, activations: bit widths of all other slots. ends: bit width of those of `end_names`.
     """
     inner, kept = Precision(weights, activations), kept_precision(slots, ends)
     return {slot.name: kept.get(slot.name, inner) for slot in slots}
@@ -62,10 +61,26 @@ def uniform_precision(
 def kept_precision(slots: Sequence[Slot], ends: int = 8) -> dict[str, Precision]:
     """Slot name -> bit widths of the slots that low bit widths would ruin.
 
-    These are the first and the last slot, with `ends` bits, and all slots of an attention, with 8.
+    These are those of `end_names`, with `ends` bits, and all slots of an attention, with 8.
     """
-    kept = {slot.name: Precision(8, 8) for slot in slots if slot.gate}
-    return kept | {slot.name: Precision(ends, ends) for slot in (slots[0], slots[-1])}
+    gates = _with_same_kernels(slots, {slot.name for slot in slots if slot.gate})
+    kept = dict.fromkeys(gates, Precision(8, 8))
+    return kept | dict.fromkeys(end_names(slots), Precision(ends, ends))
+
+
+def end_names(slots: Sequence[Slot]) -> set[str]:
+    """Names of the slots that read the image or make the pixels, and of those with their kernels.
+
+    Where no slot is marked as such, these are the first and the last one.
+    """
+    marked = {slot.name for slot in slots if slot.end}
+    return _with_same_kernels(slots, marked or {slots[0].name, slots[-1].name})
+
+
+def _with_same_kernels(slots: Sequence[Slot], names: set[str]) -> set[str]:
+    """The names, and those of all slots that share a kernel with one of them."""
+    kernels = {slot.kernel or slot.name for slot in slots if slot.name in names}
+    return {slot.name for slot in slots if (slot.kernel or slot.name) in kernels}
 
 
 def from_json(text: str, source: str) -> Genotype:

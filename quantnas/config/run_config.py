@@ -201,7 +201,8 @@ class QuantizeConfig:
     as for `target_bitops`."""
     max_drop: float | None = None
     """Largest loss of PSNR against the float network that is accepted on any set of photographs,
-    dB."""
+    dB. Where bicubic beats the float network, it is what an error as large as that against the
+    float network would take from bicubic's PSNR."""
 
     def __post_init__(self) -> None:
         require(self, 1, "batch", "patch", "crops")

@@ -124,6 +124,11 @@ class Slot:
     """Whether its operation starts near the identity, which deep stacks without skips need."""
     gate: bool = False
     """Whether it is part of an attention: it costs little, and its output scales all features."""
+    end: bool = False
+    """Whether it reads the image or makes the pixels, in an imported network. Elsewhere the first
+    and the last slot are those."""
+    kernel: str = ""
+    """Name of an earlier slot whose kernel it shares, in an imported network; empty = its own."""
     residual: bool = False
     """Whether its output is added to its input. The operation `identity` then gives zero, so that
     the sum equals the input."""

@@ -78,14 +78,9 @@ def measure(
     photos: the held-out photographs; teacher: the float network; net: the quantized network, whose
     weights are replaced by those of the teacher; side: side of a crop, low-resolution pixels.
     """
-    space, genotype = architecture(run)
-    precision = bit_widths.load(run.folder)
-    layers = cost.layers(registry.slots(space), genotype, precision, space.scale)
-    each = sum(row.macs for row in layers) * side**2 / math.prod(cost.REFERENCE)
-    count = int(max(1, min(MOST, WORK / (2 * each * (len(precision) + 1)))))
-    low = crops(photos, space, side, count)
+    low = affordable_crops(run, photos, side)
     network.inherit(net, teacher)
-    slots = tuple(rows(teacher, net, low, precision, predictions(run)))
+    slots = tuple(rows(teacher, net, low, bit_widths.load(run.folder), predictions(run)))
     predicted = [row for row in slots if row.predicted is not None]
     agreements = [
         rank_correlation([row.predicted or 0.0 for row in predicted], values)
@@ -94,6 +89,16 @@ def measure(
     damages = Damages(len(low), low.shape[2], low.shape[3], slots, *agreements)
     write_text(run.path(FILE), to_json(damages))
     return damages
+
+
+def affordable_crops(run: Run, photos: Sequence[Photograph], side: int) -> Tensor:
+    """As many crops (N, 3, H, W) as can be measured in all slots with `WORK`."""
+    space, genotype = architecture(run)
+    precision = bit_widths.load(run.folder)
+    layers = cost.layers(registry.slots(space), genotype, precision, space.scale)
+    each = sum(row.macs for row in layers) * side**2 / math.prod(cost.REFERENCE)
+    count = int(max(1, min(MOST, WORK / (2 * each * (len(precision) + 1)))))
+    return crops(photos, space, side, count)
 
 
 def load(run: Run) -> Damages | None:
@@ -152,6 +157,7 @@ def rows(
 ) -> Iterator[Measured]:
     """The damage of every rounded slot, one by one; fits the grids of `net` anew on the way.
 
+    Slots that share a kernel are rounded together, and stand at the first of them.
     teacher: the float network; net: the same weights with grids; low: (N, 3, H, W) in [0, 1].
     """
     finished = _errors(teacher, net, low, precision)
@@ -159,7 +165,9 @@ def rows(
     fitted = _errors(teacher, net, low, precision)
     for slot, error in finished.items():
         bits = precision[slot]
-        mse = predicted.get(slot, {}).get(bits)
+        members = _rounded_with(slot, network.convolutions(net))
+        known = [predicted[name][bits] for name in members if bits in predicted.get(name, {})]
+        mse = sum(known) if known else None
         yield Measured(slot, bits.weights, bits.activations, mse, error, fitted[slot])
 
 
@@ -170,12 +178,19 @@ def _errors(
     plain, means = teacher.eval()(low), post_training.mean_outputs(teacher, low)
     rounded = network.convolutions(net.eval())
     errors = {}
+    sharing = {name for name, conv in rounded.items() if conv.shares}
     for slot, bits in precision.items():
-        parts = {n: c for n, c in rounded.items() if n == slot or n.rpartition(".")[0] == slot}
-        if parts and bits != Precision(32, 32):
+        names = {slot, *_rounded_with(slot, rounded)}
+        parts = {n: c for n, c in rounded.items() if n in names or n.rpartition(".")[0] == slot}
+        if parts and slot not in sharing and bits != Precision(32, 32):
             with _replaced(teacher, parts, means):
                 errors[slot] = float((teacher(low) - plain).square().mean())
     return errors
+
+
+def _rounded_with(slot: str, convs: Mapping[str, Conv2d]) -> list[str]:
+    """The slot, and those that share its kernel."""
+    return [slot, *(name for name, conv in convs.items() if conv.shares == slot)]
 
 
 @contextmanager

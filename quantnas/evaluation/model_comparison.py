@@ -90,17 +90,22 @@ def _held_out(model: Model) -> tuple[Photograph, ...] | None:
 
 
 def measure(
-    upscalers: Mapping[str, Upscaler], sets: Sequence[PhotoSet], scale: int
+    upscalers: Mapping[str, Upscaler],
+    sets: Sequence[PhotoSet],
+    scale: int,
+    references: Mapping[str, Upscaler] = scoring.NONE,
 ) -> Generator[Progress, None, Table]:
     """Measure upscalers on all photographs; yields progress, and returns the scores.
 
-    The progress shows the mean of the first upscaler so far.
+    references: name of a quantized network -> its float network. The progress shows the mean of the
+    first upscaler so far.
     """
     table: Table = {}
     for group in sets:
         scores: dict[str, list[Score]] = {name: [] for name in upscalers}
         table[group.name] = scores
-        for done, by_model in enumerate(scoring.compare(upscalers, group.photos, scale), 1):
+        compared = scoring.compare(upscalers, group.photos, scale, references)
+        for done, by_model in enumerate(compared, 1):
             for name, row in by_model.items():
                 scores[name].append(row)
             so_far = scoring.mean(next(iter(scores.values())))

@@ -36,11 +36,33 @@ class Drop:
     """PSNR-Y of the float network."""
     bicubic: float
     photographs: int
+    to_float: float | None = None
+    """PSNR-Y of the quantized network against the float one; None in files of earlier versions."""
 
     @property
     def drop(self) -> float:
         """PSNR that quantization costs, dB."""
         return self.full - self.quantized
+
+    @property
+    def loss(self) -> float:
+        """The loss that is judged, dB: `drop` or, where bicubic beats the float network, `offset`.
+
+        Networks that sharpen or restore are further from the photograph than bicubic. Errors can
+        bring them closer to it, so only the distance to the float network tells what was lost.
+        """
+        offset = self.offset
+        return offset if self.untrained and offset is not None else self.drop
+
+    @property
+    def offset(self) -> float | None:
+        """PSNR that a network as good as bicubic would lose by an error of this size, dB.
+
+        The error is that against the float network, taken as independent of other errors.
+        """
+        if self.to_float is None:
+            return None
+        return 10 * math.log10(1 + 10 ** ((self.bicubic - self.to_float) / 10))
 
     @property
     def below_bicubic(self) -> bool:
@@ -64,12 +86,13 @@ def measure(run: Run, config: RunConfig) -> Iterator[Progress]:
     sets = model_comparison.sets_of(run, config, space.scale)
     low = np.zeros((SAMPLE, SAMPLE, 3), np.uint8)
     with resumable.threads_for(run, "drop", lambda: upscalers["quantized"](low)):
-        table = yield from model_comparison.measure(upscalers, sets, space.scale)
+        references = {"quantized": upscalers["float"]}
+        table = yield from model_comparison.measure(upscalers, sets, space.scale, references)
     drops = []
     for name, rows in table.items():
         quantized, full = (scoring.mean(rows[kind]) for kind in nets)
         bicubic, count = quantized.bicubic_psnr, len(rows["float"])
-        drops.append(Drop(name, quantized.psnr, full.psnr, bicubic, count))
+        drops.append(Drop(name, quantized.psnr, full.psnr, bicubic, count, quantized.to_float))
     protocol = scoring.protocol(photo for group in sets for photo in group.photos)
     write_text(run.path(FILE), to_json({"protocol": protocol, "sets": drops}))
 
@@ -86,18 +109,25 @@ def load(run: Run) -> list[Drop]:
 def require(drops: Sequence[Drop], config: QuantizeConfig) -> None:
     """Raise QualityError, naming the worst set, when quantization costs more than `max_drop`."""
     most = math.inf if config.max_drop is None else config.max_drop
-    worst = max(drops, key=lambda loss: loss.drop)
-    if worst.drop > most:
-        digits = next((n for n in range(2, 9) if round(worst.drop, n) > most), 9)
-        lost, full, left = (
-            f"{value:.{digits}f}" for value in (worst.drop, worst.full, worst.quantized)
-        )
+    worst = max(drops, key=lambda drop: drop.loss)
+    if worst.loss > most:
+        digits = next((n for n in range(2, 9) if round(worst.loss, n) > most), 9)
         raise QualityError(
-            f"Quantization costs {lost} dB on {worst.name} (from {full} to {left}), more than the "
-            f"{most:g} dB that are allowed.",
+            f"Quantization costs {worst.loss:.{digits}f} dB on {worst.name} "
+            f"({_origin(worst, digits)}), more than the {most:g} dB that are allowed.",
             f"Give more bits (--bits, --average-bits), {_longer(config)}, "
             "or allow more (--max-drop).",
         )
+
+
+def _origin(worst: Drop, digits: int) -> str:
+    """The two numbers that a loss comes from, in words."""
+    if worst.loss == worst.drop:
+        return f"from {worst.full:.{digits}f} to {worst.quantized:.{digits}f}"
+    return (
+        f"bicubic, {worst.bicubic:.2f} dB, is better than the float network; the quantized one is "
+        f"at {worst.to_float:.2f} dB to that"
+    )
 
 
 def _longer(config: QuantizeConfig) -> str:

@@ -24,7 +24,10 @@ def models(evaluation: Evaluation) -> Rows:
 
 
 def means(evaluation: Evaluation) -> Rows:
-    """The table of mean PSNR / SSIM per set, with dB over bicubic, for bicubic and every model."""
+    """The table of mean PSNR / SSIM per set, with dB over bicubic, for bicubic and every model.
+
+    Below each quantized network whose float network is at hand, its PSNR to that one stands.
+    """
     sets = evaluation["sets"]
     base = [f"{g['bicubic']['psnr']:.2f} / {g['bicubic']['ssim']:.4f}" for g in sets.values()]
     rows = [["", *(f"{name} ({photos(group)})" for name, group in sets.items())]]
@@ -32,6 +35,8 @@ def means(evaluation: Evaluation) -> Rows:
     for name in evaluation["models"]:
         means = [group["models"][name]["mean"] for group in sets.values()]
         rows.append([name, *(f"{_score(mean)} ({_gain(mean):+.2f})" for mean in means)])
+        if any(mean.get("to_float") is not None for mean in means):
+            rows.append([f"{name}, to its float network", *(f"{m['to_float']:.2f}" for m in means)])
     return rows
 
 
@@ -39,12 +44,15 @@ def images(evaluation: Evaluation, name: str) -> Rows:
     """The table of all photographs of a set and their mean; a single model has dB over bicubic."""
     group = evaluation["sets"][name]["models"]
     alone = len(group) == 1
-    rows = [["photograph", "bicubic", *group, *(["over bicubic"] if alone else [])]]
     parts = [[*model["images"], {**model["mean"], "image": "mean"}] for model in group.values()]
+    close = alone and parts[0][-1].get("to_float") is not None
+    more = ["over bicubic", *(["to float network"] if close else [])]
+    rows = [["photograph", "bicubic", *group, *(more if alone else [])]]
     for scores in zip(*parts, strict=True):
         first = scores[0]
         base = f"{first['bicubic_psnr']:.2f} / {first['bicubic_ssim']:.4f}"
         gain = [f"{_gain(first):+.2f}"] if alone else []
+        gain += [f"{first['to_float']:.2f}"] if close else []
         rows.append([first["image"], base, *map(_score, scores), *gain])
     return rows
 
@@ -81,7 +89,7 @@ def markdown(title: str, evaluation: Evaluation) -> str:
         "## Models", "", *_piped(models(evaluation)), "",
         *(f"- {name}: {model['what']}" for name, model in evaluation["models"].items()), "",
         "## Means", "", *_piped(means(evaluation)), "",
-        "PSNR-Y in dB / SSIM-Y (dB over bicubic).", "",
+        "PSNR-Y in dB / SSIM-Y (dB over bicubic); PSNR-Y to the float network in dB.", "",
     ]  # fmt: skip
     if "plot" in evaluation:
         lines += [f"![PSNR over BitOps](plots/{evaluation['plot']})", ""]

@@ -39,6 +39,8 @@ class Conv2d(nn.Conv2d):
         self.inner, self.up = inner, up
         self.form = form if form is kernel else None
         self.name = ""
+        self.shares = ""
+        """Name of an earlier convolution that has the same kernel in its file; mostly none."""
 
     def dense(self, weight: Tensor) -> Tensor:
         """The kernel that is computed: `weight`, or its subpixel parts where `up` > 1."""

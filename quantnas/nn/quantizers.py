@@ -115,6 +115,9 @@ class ActQuantizer(nn.Module):
         self.octaves = None if channels is None else nn.Parameter(torch.zeros(channels))
         self.gains: Tensor | None = None
         """Weight of each channel's error, (channels,), as `spread` was given it; None before."""
+        self.margin = 0
+        """Least number of levels below 0 that `calibrate` leaves on a signed grid, for values that
+        the calibration set lacks by chance."""
 
     @property
     def factors(self) -> Tensor | None:
@@ -140,8 +143,9 @@ class ActQuantizer(nn.Module):
         f_c = (range_c^6 / gains_c)^(1/8) minimises their product.
         """
         if self.octaves is not None:
-            ranges = x.abs().pow(6).mean((0, 2, 3)).pow(1 / 6)
-            f = (ranges.clamp_min(1e-12) ** 6 / gains.clamp_min(1e-12)).pow(1 / 8).log2()
+            most = x.abs().amax((0, 2, 3)).clamp_min(1e-12)  # so that no power is infinite
+            ranges = most * (x / most[:, None, None]).pow(6).mean((0, 2, 3)).pow(1 / 6)
+            f = (6 * ranges.clamp_min(1e-12).log2() - gains.clamp_min(1e-12).log2()) / 8
             octaves = (f - f.max()).clamp_min(-OCTAVES)
             self.octaves.copy_(torch.where(ranges > 0, octaves, 0))
             self.gains = gains
@@ -164,7 +168,7 @@ class ActQuantizer(nn.Module):
             if f is not None:
                 x = x / f
                 weights = None if self.gains is None else self.gains[:, None, None] * f.square()
-            step, zero = activation_grid(x, self.bits, self.signed, weights)
+            step, zero = activation_grid(x, self.bits, self.signed, weights, self.margin)
             self.log2_step.copy_(torch.log2(step))
             self.zero.copy_(zero)
 
@@ -226,7 +230,7 @@ class WeightQuantizer(nn.Module):
 
 
 def activation_grid(
-    x: Tensor, bits: int, signed: bool, weights: Tensor | None = None
+    x: Tensor, bits: int, signed: bool, weights: Tensor | None = None, margin: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Step and zero point, two scalars, of the grid with the least squared rounding error of x.
 
@@ -234,6 +238,7 @@ def activation_grid(
     search shrinks the upper end of the range; for signed data also the lower end, in four stages.
     No candidate is a simple fraction of the range, because x may lie on another grid already: many
     values would then lie half-way between two levels, where the last bit of a float decides.
+    margin: least number of levels below 0 on a grid for signed data.
     """
     stride = max(1, x.numel() // 20_000) | 1  # odd, so that it does not favour some columns
     weights = (x.new_ones(()) if weights is None else weights).expand_as(x).flatten()[::stride]
@@ -244,6 +249,7 @@ def activation_grid(
     if signed:
         high, low = high[::2], x.min().clamp_max(0) * shrink.new_tensor([1.0003, 0.7, 0.45, 0.25])
         high, low = torch.cartesian_prod(high, low).unbind(1)
+        low = torch.minimum(low, -high * (margin / (top - margin)))
     steps = ((high - low) / top).clamp_min(1e-6 / top)
     zeros = (-low / steps).round().clamp(0, top)
     s, z = steps[:, None], zeros[:, None]

@@ -1,19 +1,18 @@
-"""Analysis of an imported network's layers: shapes, cost, attentions, and signs of tensors.
+"""Analysis of an imported network's layers: the slots of its convolutions, shapes and cost.
 
 It reads the graph, and the shapes in it at several sizes of the image.
 """
 
 import copy
 import math
-import operator
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from quantnas.config.search_space import (
@@ -29,6 +28,7 @@ from quantnas.config.search_space import (
 from quantnas.errors import DataError
 from quantnas.nn.tracing import CALL, watch
 
+from . import layer_roles
 from .float_cost import Shapes, float_cost
 from .graph_builder import NODE, TENSOR
 from .importer import OnnxImport
@@ -43,36 +43,46 @@ STEPS = 64
 """Largest stride of a layer, relative to the input image, that is looked for, pixels."""
 BORDER = 200
 """Largest number of pixels that a layer may lose at the border for its area to be found."""
-WEIGHING = (torch.sigmoid, F.hardsigmoid)
-"""Functions that end an attention, before its product with the features."""
-POSITIVE = (torch.relu, F.relu, F.relu6, *WEIGHING)
-MOVES = (
-    torch.cat, torch.reshape, torch.permute, torch.max_pool2d, F.max_pool2d, F.avg_pool2d,
-    torch.mean, F.pixel_shuffle, F.pixel_unshuffle, torch.index_select, operator.getitem,
-)  # fmt: skip
-"""Functions whose output is not negative if their input is not."""
-STRETCHES = (*MOVES, F.interpolate, torch.unsqueeze, torch.squeeze, torch.Tensor.expand)
-"""Functions that may lie between an attention's last activation and its product."""
-
 Size = tuple[int, int]
 
 
 def parts(imported: OnnxImport, pixels: Pixels) -> tuple[tuple[Slot, ...], tuple[FloatLayer, ...]]:
     """The convolutions that can be quantized, and the other layers that multiply; both in order."""
     sizes, shapes = _shapes(imported, pixels)
-    gates = weighing(imported.network)
     slots: list[Slot] = []
     rest: list[FloatLayer] = []
     for node in imported.network.graph.nodes:
         if node.name not in shapes[0]:
             continue
         module = imported.network.get_submodule(str(node.target)) if node.op == CALL else None
-        slot = _slot(node, module, node in gates, sizes, shapes)
+        slot = _slot(node, module, sizes, shapes)
         if slot is not None:
             slots.append(slot)
         else:
             rest += _float_layers(node, module, sizes, shapes)
-    return tuple(slots), tuple(_uniquely_named(rest, {slot.name for slot in slots}))
+    named = tuple(_uniquely_named(rest, {slot.name for slot in slots}))
+    return tuple(_with_roles(imported.network, slots)), named
+
+
+def _with_roles(network: fx.GraphModule, slots: Sequence[Slot]) -> Iterator[Slot]:
+    """The slots, each with what it is for and whose kernel it shares.
+
+    Where no slot reads the image or makes the pixels, the first or the last one counts as such.
+    """
+    gates = _targets(layer_roles.weighing(network))
+    readers, makers = map(_targets, layer_roles.ends(network))
+    names = [slot.name for slot in slots]
+    ends = (readers.intersection(names) or {*names[:1]}) | (
+        makers.intersection(names) or {*names[-1:]}
+    )
+    kernels = layer_roles.shared_kernels(network)
+    for slot in slots:
+        kernel = kernels.get(slot.name, "")
+        yield replace(slot, gate=slot.name in gates, end=slot.name in ends, kernel=kernel)
+
+
+def _targets(nodes: Iterable[fx.Node]) -> set[str]:
+    return {str(node.target) for node in nodes}
 
 
 def _uniquely_named(layers: Sequence[FloatLayer], taken: set[str]) -> Iterator[FloatLayer]:
@@ -166,7 +176,7 @@ def _side(before: Sequence[int], after: Sequence[int]) -> tuple[int, int, int] |
 
 
 def _slot(
-    node: fx.Node, module: Any, gate: bool, sizes: Sequence[Size], shapes: Sequence[Shapes]
+    node: fx.Node, module: Any, sizes: Sequence[Size], shapes: Sequence[Shapes]
 ) -> Slot | None:
     """The slot of a convolution that can be quantized; None for any other node."""
     up = _up(module)
@@ -183,7 +193,7 @@ def _slot(
         c_out, place = c_out * up**2, node.all_input_nodes[0].name
     positions = _positions([each[place] for each in shapes], sizes)
     return Slot(str(node.target), c_in, c_in, c_out, (_title(form, up or 1),), FLOAT,
-                area=positions, gate=gate, up=up or 1, form=form)  # fmt: skip
+                area=positions, up=up or 1, form=form)  # fmt: skip
 
 
 def _title(form: Form, up: int) -> str:
@@ -220,47 +230,6 @@ def _float_layers(
     title = str(node.target) if module is not None else str(node.meta.get(NODE) or node.name)
     name = re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
     yield FloatLayer(name, op, shape, area(places, sizes, 1))
-
-
-# Signs, and attentions
-
-
-def positive(network: fx.GraphModule) -> set[fx.Node]:
-    """The nodes whose tensors have no negative values."""
-    nodes: set[fx.Node] = set()
-    for node in network.graph.nodes:
-        lowest = node.args[1] if node.target is torch.clamp else None
-        kept = node.target in (*MOVES, operator.add, operator.mul)
-        read = node.all_input_nodes
-        if (
-            node.op == "placeholder"
-            or node.target in POSITIVE
-            or (isinstance(lowest, int | float) and lowest >= 0)
-            or (kept and read and all(n in nodes or n.op == "call_method" for n in read))
-        ):
-            nodes.add(node)
-    return nodes
-
-
-def weighing(network: fx.GraphModule) -> set[fx.Node]:
-    """The nodes of attentions: their tensors only become factors of others, through a sigmoid."""
-    nodes: set[fx.Node] = set()
-    for node in reversed(network.graph.nodes):
-        users = list(node.users)
-        if not users:
-            continue
-        ends = node.target in WEIGHING and all(map(_weighs, users))
-        if ends or all(user in nodes for user in users):
-            nodes.add(node)
-    return nodes
-
-
-def _weighs(user: fx.Node) -> bool:
-    """Whether a reader multiplies by a tensor, directly or after `STRETCHES`."""
-    if user.target is operator.mul:
-        return True
-    stretched = user.target in STRETCHES or user.op == "call_method"
-    return stretched and bool(user.users) and all(map(_weighs, user.users))
 
 
 def require_several(imported: OnnxImport) -> None:

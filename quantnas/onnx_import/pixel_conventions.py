@@ -1,8 +1,9 @@
 """Pixel conventions of an imported network, determined by running it on photographs.
 
 Photographs are shrunk, and enlarged by the network under every assumption; the assumption whose
-result is closest to the photographs holds. A convention without a clear result is reported as
-assumed.
+result is closest to the photographs holds. Closeness says little about a network that sharpens:
+where bicubic enlargement is closer, the usual conventions, 0..1 and RGB, hold unless others are
+better by several dB. A convention without a clear result is reported as assumed.
 """
 
 import copy
@@ -29,6 +30,8 @@ CLEAR = 0.1
 """Difference of PSNR from which on one assumption is clearly better than another, dB."""
 AGREED = 0.04
 """Difference of PSNR that is clear when all photographs agree, dB."""
+SEVERAL = 3.0
+"""Difference of PSNR that is clear where bicubic enlargement is better than the network, dB."""
 POOR = 6.0
 """PSNR below bicubic enlargement beyond which a result is not a picture, dB."""
 MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128)
@@ -70,7 +73,7 @@ def conventions(imported: OnnxImport) -> Conventions:
     """Determine the conventions on bundled photographs and, with shapes alone, at many sizes."""
     multiple, smallest, why_sizes = _sizes(imported)
     peaks, why_peaks, is_picture = _peaks(imported, _pairs(imported, imported.sizes[-1]))
-    order, why_order = "RGB", why_peaks
+    order, why_order = "RGB", why_peaks  # its reason is that of the peaks where there is no picture
     if imported.entry.channels == 1:
         order, why_order = "Y", "the file takes one channel"
     elif is_picture:
@@ -117,19 +120,25 @@ def _peaks(imported: OnnxImport, pairs: list[Pair]) -> tuple[tuple[int, int], st
     psnrs = {
         peaks: _mean(_psnrs(imported, pairs, peaks, False)) for peaks in product(inputs, PEAKS)
     }
-    first, *others = sorted(psnrs, key=psnrs.__getitem__, reverse=True)
-    usual = inputs[0], inputs[0]
-    plain = (bicubic.upscale(low, imported.scale) / np.float32(255) for low, _ in pairs)
-    least = (
-        _mean([_psnr(image, high) for image, (_, high) in zip(plain, pairs, strict=True)]) - POOR
-    )
-    if psnrs[first] < least:
+    first = max(psnrs, key=psnrs.__getitem__)
+    usual, plain = (inputs[0], inputs[0]), _bicubic(pairs, imported.scale)
+    if psnrs[first] < plain - POOR:
         reason = f"under no assumption is the result a picture ({psnrs[first]:.1f} dB)"
         return usual, f"assumed: {reason}", False
-    if psnrs[first] - psnrs[usual] < CLEAR:
-        first, others = usual, [peaks for peaks in psnrs if peaks != usual]
-    second = max(others, key=psnrs.__getitem__)
-    return first, f"{psnrs[first]:.1f} dB; with {_text(second)} {psnrs[second]:.1f} dB", True
+    sharpens = psnrs[first] < plain
+    if psnrs[first] - psnrs[usual] < (SEVERAL if sharpens else CLEAR):
+        first = usual
+    second = max((peaks for peaks in psnrs if peaks != first), key=psnrs.__getitem__)
+    measured = f"{psnrs[first]:.1f} dB; with {_text(second)} {psnrs[second]:.1f} dB"
+    unclear = sharpens and psnrs[first] - psnrs[second] < SEVERAL
+    return first, f"assumed: {measured}" if unclear else measured, True
+
+
+def _bicubic(pairs: list[Pair], scale: int) -> float:
+    """Mean PSNR of bicubic enlargement, dB."""
+    return _mean(
+        [_psnr(bicubic.upscale(low, scale) / np.float32(255), high) for low, high in pairs]
+    )
 
 
 def _text(peaks: tuple[int, int]) -> str:
@@ -138,11 +147,16 @@ def _text(peaks: tuple[int, int]) -> str:
 
 
 def _order(imported: OnnxImport, pairs: list[Pair], peaks: tuple[int, int]) -> tuple[str, str]:
-    """Order of the channels and the reason; all photographs must agree on it."""
+    """Order of the channels and the reason; all photographs must agree on it.
+
+    It is assumed where bicubic enlargement is better, unless the difference is several dB.
+    """
     rgb, bgr = (_psnrs(imported, pairs, peaks, turned) for turned in (False, True))
     measured = f"{_mean(rgb):.2f} dB as RGB, {_mean(bgr):.2f} dB as BGR"
     gains = [a - b for a, b in zip(rgb, bgr, strict=True)]
-    if abs(_mean(gains)) < AGREED or not (min(gains) > 0 or max(gains) < 0):
+    sharpens = max(_mean(rgb), _mean(bgr)) < _bicubic(pairs, imported.scale)
+    clear = abs(_mean(gains)) >= (SEVERAL if sharpens else AGREED)
+    if not clear or not (min(gains) > 0 or max(gains) < 0):
         return "RGB", f"assumed: {measured}"
     return ("RGB" if gains[0] > 0 else "BGR"), measured
 

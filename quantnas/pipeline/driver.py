@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from quantnas.config.run_config import RunConfig
 from quantnas.errors import DataError, QualityError, UsageError
-from quantnas.evaluation import quantization_loss
+from quantnas.evaluation import prediction_check, quantization_loss
 from quantnas.runs import run_folder, run_lock, run_settings, step_records
 from quantnas.runs.run_folder import Run
 from quantnas.runs.watcher import SILENT, Watcher, follow, watched
@@ -56,10 +56,14 @@ def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
 
 
 def _judge(run: Run, config: RunConfig, watch: Watcher) -> None:
-    """Measure the loss of quantization. Raises QualityError where it exceeds the limit."""
+    """Measure the loss of quantization. Raises QualityError where it exceeds the limit.
+
+    Raises PredictionError where the error is far beyond the predicted one.
+    """
     if not (run.folder / quantization_loss.FILE).exists():
         follow(quantization_loss.measure(run, config), watch)
     try:
+        prediction_check.require(run, config)
         quantization_loss.require(quantization_loss.load(run), config.quantize)
     except QualityError as error:
         error.folder = run.folder

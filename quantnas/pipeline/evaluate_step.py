@@ -21,7 +21,8 @@ def evaluate_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     network.load(teacher, need(run.weights("float"), "train"), space)
     plain = tiling.whole_upscaler(teacher, space.scale)
     sets = model_comparison.sets_of(run, config, space.scale)
-    table = yield from model_comparison.measure({"file": file, "float": plain}, sets, space.scale)
+    upscalers = {"file": file, "float": plain}
+    table = yield from model_comparison.measure(upscalers, sets, space.scale, {"file": plain})
     results = {
         name: {
             "file": scores["file"],

@@ -108,7 +108,7 @@ def _layer_by_layer(visit: Visit, net: nn.Module, teacher: nn.Module, low: Tenso
 
     def hook(conv: QuantConv2d, args: tuple[Tensor]) -> None:
         (x,), (float_x, mean) = args, float_traces.pop(conv.name)
-        if conv.up == 1:
+        if conv.up == 1 and not conv.shares:  # a shared kernel is set where it is used first
             _set(conv, visit, x, float_x)
         assert conv.bias is not None
         missing = mean - conv.forward(x).mean((0, 2, 3))

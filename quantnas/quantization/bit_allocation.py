@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from quantnas.architectures import cost
 from quantnas.architectures.network import convolutions, hooked
-from quantnas.config.genotype import Genotype, kept_precision
+from quantnas.config.genotype import Genotype, end_names, kept_precision
 from quantnas.config.search_space import Precision, Slot
 from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d
@@ -137,23 +137,25 @@ def byte_costs(slots: Sequence[Slot], genotype: Genotype, options: Options) -> C
 
 
 def bit_costs(slots: Sequence[Slot], genotype: Genotype, options: Options) -> Costs:
-    """Bits of every option's weights, where the first and the last slot cost nothing.
+    """Bits of every option's weights, where the slots at the ends cost nothing.
 
     For an average of b bits per weight, the limit is b times `inner_weights`.
     """
     costs = _costs(slots, genotype, options, _weight_bits)
-    for end in (slots[0].name, slots[-1].name):
+    for end in end_names(slots):
         costs[end] = [0] * len(costs[end])
     return costs
 
 
 def inner_weights(slots: Sequence[Slot], genotype: Genotype) -> int:
-    """Number of weights in all slots but the first and the last."""
-    return sum(cost.weights(genotype.choices[s.name].op, s) for s in slots[1:-1])
+    """Number of weights in all slots but those at the ends; a shared kernel counts once."""
+    ends = end_names(slots)
+    inner = [s for s in slots if s.name not in ends and not s.kernel]
+    return sum(cost.weights(genotype.choices[s.name].op, s) for s in inner)
 
 
 def _weight_bits(rows: Sequence[cost.Layer]) -> int:
-    return sum(math.prod(row.shape) * row.weight_bits for row in rows)
+    return sum(math.prod(row.shape) * row.weight_bits for row in rows if row.parameters)
 
 
 def _costs(
@@ -166,6 +168,27 @@ def _costs(
         s.name: [count(cost.layers([s], genotype, {s.name: p}, 1)) for p in options[s.name]]
         for s in slots
     }
+
+
+def allocate_slots(
+    slots: Sequence[Slot], damage: Mapping[str, Damage], costs: Costs, limit: float
+) -> dict[str, Precision]:
+    """Choose one option per slot as `allocate` does; slots with the same kernel get the same one.
+
+    Raises UsageError as `allocate`.
+    """
+    firsts = {slot.name: slot.kernel or slot.name for slot in slots}
+    rows: dict[str, Damage] = {}
+    sums: dict[str, list[int]] = {}
+    for name, first in firsts.items():
+        row, counts = damage[name], costs[name]
+        if first in rows:
+            both = zip(rows[first].mse, row.mse, strict=True)
+            row = Damage(first, row.options, tuple(a + b for a, b in both))
+            counts = [a + b for a, b in zip(sums[first], counts, strict=True)]
+        rows[first], sums[first] = row, counts
+    chosen = allocate(rows, sums, limit)
+    return {name: chosen[first] for name, first in firsts.items()}
 
 
 def allocate(

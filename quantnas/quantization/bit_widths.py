@@ -1,7 +1,7 @@
 """The bit widths of a quantization: set by the user, searched, or allocated within a limit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -9,11 +9,12 @@ from typing import get_args
 from torch import Tensor, nn
 
 from quantnas.architectures import cost, registry
+from quantnas.config import genotype as genotypes
 from quantnas.config import schema
 from quantnas.config.files import read_json
 from quantnas.config.genotype import Genotype, searched_precision, uniform_precision
 from quantnas.config.run_config import RunConfig
-from quantnas.config.search_space import Bits, Precision, SearchSpace
+from quantnas.config.search_space import Bits, Precision, SearchSpace, Slot
 from quantnas.config.validators import resolution
 from quantnas.errors import DataError, UsageError
 
@@ -25,6 +26,8 @@ WEIGHT_BITS = (2, 3, 4, 8)
 """Bit widths of weights to choose from."""
 ACTIVATION_BITS = (4, 8)
 """Bit widths of activations to choose from, where the limit counts BitOps."""
+NAMED = 8
+"""Largest number of layers that are named for one place."""
 UNITS = {"target_bitops": "BitOps", "target_size": "bytes", "average_bits": "bits per weight"}
 """Name of a setting that limits the bits -> its unit."""
 
@@ -120,7 +123,7 @@ def _allocate(
 ) -> dict[str, Precision]:
     costs, limit = _costs(space, genotype, config, options)
     _require_room(space, genotype, config, costs, limit)
-    return bit_allocation.allocate(damage, costs, limit)
+    return bit_allocation.allocate_slots(registry.slots(space), damage, costs, limit)
 
 
 def _require_room(
@@ -193,6 +196,41 @@ def in_float(
     parts = cost.parts(rows, cost.REFERENCE, space.scale)
     unrounded = [part for part in parts if part.weight_bits == part.act_bits == 32]
     return [{"name": part.name, "op": part.op, "share": part.share} for part in unrounded]
+
+
+def kept(space: SearchSpace, config: RunConfig, precision: Mapping[str, Precision]) -> str | None:
+    """The layers that have other bit widths than those asked for, and why; None without any."""
+    slots = registry.slots(space)
+    if config.as_searched:
+        return None
+    if config.bits is None:
+        names = set(genotypes.kept_precision(slots, config.quantize.ends))
+        asked = f"chosen within `{config.quantize.budget}`"
+    else:
+        own = Precision(config.bits, config.act_bits)
+        names = {name for name, pair in precision.items() if pair != own}
+        asked = f"w{own.weights}a{own.activations}"
+    if not names:
+        return None
+    parts = " and ".join(_places(slots, names, precision))
+    return f"{len(names)} of {len(precision)} layers are not {asked}, but {parts}"
+
+
+def _places(
+    slots: Sequence[Slot], names: Collection[str], precision: Mapping[str, Precision]
+) -> Iterator[str]:
+    """The layers of `names` by their place in the network, with their bit widths."""
+    ends = genotypes.end_names(slots)
+    groups: dict[str, list[str]] = {}
+    for slot in slots:
+        if slot.name in names:
+            pair = precision[slot.name]
+            place = "at the ends" if slot.name in ends else "in attention"
+            key = f"w{pair.weights}a{pair.activations} {place}"
+            groups.setdefault(key, []).append(slot.name)
+    for key, group in groups.items():
+        more = f" and {len(group) - NAMED} more" if len(group) > NAMED else ""
+        yield f"{key} ({', '.join(group[:NAMED])}{more})"
 
 
 def load(folder: Path) -> dict[str, Precision]:

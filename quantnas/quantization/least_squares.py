@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantnas.architectures.network import hooked, visited
+from quantnas.architectures.network import convolutions, hooked, visited
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import calibrating, fake_quantize
 
@@ -30,10 +30,10 @@ def improve(net: nn.Module, teacher: nn.Module, low: Tensor) -> Iterator[tuple[i
     (done, all) of the layers.
     """
     net.eval()
-    targets = _outputs(teacher, low)
+    targets, shared = _outputs(teacher, low), _shared_grams(teacher, low)
 
     def fit(conv: Any, args: tuple[Tensor]) -> None:
-        _fit(targets[conv.name], conv, args)
+        _fit(targets[conv.name], conv, args, shared.get(conv.name))
 
     with calibrating(net, weights=False):
         yield from visited(net, low, fit)
@@ -48,16 +48,47 @@ def _outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
-def _fit(target: Tensor, conv: Any, args: tuple[Tensor]) -> None:
-    """Set a convolution's weights, grids and bias from its input, just before it runs."""
+@torch.no_grad()
+def _shared_grams(net: nn.Module, low: Tensor) -> dict[str, list[Tensor]]:
+    """Map the first layer of each shared kernel to the covariances of the inputs of all its layers.
+
+    There is one matrix (n, n) for each group of the convolution, as `_gram` makes it.
+    """
+    firsts = {conv.shares for conv in convolutions(net).values()} - {""}
+    grams: dict[str, list[Tensor]] = {}
+
+    def add(conv: Conv2d, args: tuple[Tensor], out: Tensor) -> None:
+        first = conv.shares or conv.name
+        if first in firsts:
+            more = [_gram(each, each, each.new_zeros(()))[0] for each in _columns(conv, args[0])]
+            sums = grams.get(first, [torch.zeros_like(gram) for gram in more])
+            grams[first] = [a + b for a, b in zip(sums, more, strict=True)]
+
+    if firsts:
+        with hooked(net, add):
+            net.eval()(low)
+    return grams
+
+
+def _fit(
+    target: Tensor, conv: Any, args: tuple[Tensor], shared: list[Tensor] | None = None
+) -> None:
+    """Set a convolution's weights, grids and bias from its input, just before it runs.
+
+    shared: the matrices of `_shared_grams`, for the first layer of a shared kernel; the others find
+    their kernel rounded already.
+    """
     x = args[0]
     if conv.input_quantizer is not None:
         conv.spread(x)
         conv.input_quantizer.calibrate(x)
         x = conv.input_quantizer(x)
-    if conv.up == 1:
+    if conv.up == 1 and shared is not None:
+        conv.weight_quantizer.calibrate(conv.weight)
+        _round_kernel(conv, conv.weight, shared)
+    elif conv.up == 1 and not conv.shares:
         _fit_kernel(conv, x, target)
-    else:
+    elif not conv.shares:
         factors = conv.factors()
         conv.weight_quantizer.calibrate(conv.weight if factors is None else conv.weight * factors)
     kernel = conv.dense(conv.rounded_weight())
@@ -76,14 +107,21 @@ def _fit_kernel(conv: QuantConv2d, x: Tensor, target: Tensor) -> None:
     kernels = weight.flatten(1).unflatten(0, (conv.groups, -1))
     grams = [_gram(*each) for each in zip(columns, outputs, kernels, strict=True)]
     nearest = [_nearest(*gram).to(kernels.dtype) for gram in grams]
-    conv.weight_quantizer.calibrate(torch.cat(nearest).view_as(weight))
-    grid = _grid(conv)
+    solution = torch.cat(nearest).view_as(weight)
+    conv.weight_quantizer.calibrate(solution)
+    _round_kernel(conv, solution, [gram for gram, _ in grams])
+    if factors is not None:
+        conv.weight.div_(factors)
+
+
+def _round_kernel(conv: QuantConv2d, kernel: Tensor, grams: list[Tensor]) -> None:
+    """Set the weight to a kernel of its shape, rounded column by column; grams: one per group."""
+    kernels, grid = kernel.flatten(1).unflatten(0, (conv.groups, -1)), _grid(conv)
     rounded = [
-        _rounded(k, gram[0], [t[i] for t in grid])
-        for i, (k, gram) in enumerate(zip(nearest, grams, strict=True))
+        _rounded(k, gram, [t[i] for t in grid])
+        for i, (k, gram) in enumerate(zip(kernels, grams, strict=True))
     ]
-    solution = torch.cat(rounded).view_as(weight)
-    conv.weight.copy_(solution if factors is None else solution / factors)
+    conv.weight.copy_(torch.cat(rounded).view_as(conv.weight))
 
 
 def _columns(conv: Conv2d, x: Tensor) -> Tensor:

@@ -92,15 +92,16 @@ def freeze(net: nn.Module) -> nn.Module:
     Zero points are rounded, weights and biases on their grids. It computes the same.
     """
     net = copy.deepcopy(net).eval()
-    for conv in convolutions(net).values():
-        if isinstance(conv, QuantConv2d):
-            assert conv.bias is not None
-            _protect_dead_channels(conv)
-            weights = conv.weight_quantizer
-            weights.zero.copy_(-weights.bounds()[0])
-            conv.weight.copy_(conv.rounded_weight())
-            step = conv.bias_step()
-            conv.bias.copy_((conv.bias / step).round() * step)
+    rounded = [conv for conv in convolutions(net).values() if isinstance(conv, QuantConv2d)]
+    for conv in rounded:  # all before the first is rounded, since layers may share a grid
+        _protect_dead_channels(conv)
+    for conv in rounded:
+        assert conv.bias is not None
+        weights = conv.weight_quantizer
+        weights.zero.copy_(-weights.bounds()[0])
+        conv.weight.copy_(conv.rounded_weight())
+        step = conv.bias_step()
+        conv.bias.copy_((conv.bias / step).round() * step)
     return net
 
 

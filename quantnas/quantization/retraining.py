@@ -69,17 +69,25 @@ def set_trainable(net: nn.Module, trained: str) -> None:
         is_grid = name.endswith((*LOGS, "zero"))
         parameter.requires_grad_(parameter.requires_grad and (trained != "clip" or is_grid))
     if rank is not None:
+        updates: dict[Tensor, LowRank] = {}  # one for each kernel, which layers may share
         for conv in convolutions(net).values():
             conv.weight.requires_grad_(False)
-            update = LowRank(conv.weight.detach(), rank).to(conv.weight.device)
-            parametrize.register_parametrization(conv, "weight", update)
+            kernel = conv.weight
+            if kernel not in updates:
+                updates[kernel] = LowRank(kernel.detach(), rank).to(kernel.device)
+            parametrize.register_parametrization(conv, "weight", updates[kernel])
 
 
 def merge(net: nn.Module) -> None:
     """Add the low-rank updates to their kernels, in place, so that kernels are plain tensors."""
+    merged: dict[Tensor, Any] = {}
     for conv in convolutions(net).values():
         if parametrize.is_parametrized(conv, "weight"):
-            parametrize.remove_parametrizations(conv, "weight")
+            weights: Any = conv.parametrizations
+            original = weights["weight"].original
+            is_done = original in merged
+            parametrize.remove_parametrizations(conv, "weight", leave_parametrized=not is_done)
+            conv.weight = merged.setdefault(original, conv.weight)
 
 
 def proportional_rate(rate: float, psnr: float) -> float:
@@ -106,9 +114,11 @@ def _adam(
     """Adam for all trainable parameters; spreads: layer name -> deviation of its output."""
     mean = sum(units.values()) / max(1, len(units))
     groups = []
+    seen = set[Tensor]()  # layers may share a kernel
     for module in net.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
                 factor = units.get(module, mean) * _factor(module, name, parameter, spreads)
                 groups.append({"params": [parameter], "lr": rate * factor, "factor": factor})
     return optim.Adam(groups, fused=True)

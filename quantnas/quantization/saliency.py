@@ -28,7 +28,7 @@ class Saliency:
 
     weights: dict[str, Tensor]
     """Layer name -> error per squared change of each weight, with the mean output corrected; in
-    the shape of the weight."""
+    the shape of the weight. That of a shared kernel stands at its first layer, 0 at the others."""
     inputs: dict[str, Tensor]
     """Layer name -> error per mean squared change of each input channel, (c_in,).
 
@@ -60,9 +60,14 @@ def measure(net: nn.Module, low: Tensor, draws: int = 4, seed: int = 0) -> Salie
         for _ in range(draws):
             signs = torch.randint(2, out.shape, generator=generator).to(out) * 2 - 1
             grads = iter(torch.autograd.grad(out, tensors, signs, retain_graph=True))
-            for name, g_w, g_b, g_x in zip(convs, grads, grads, grads, strict=True):
-                weights[name] += (g_w - g_b[:, None, None, None] * means[name]).square()
+            slopes: dict[str, Tensor] = {}
+            for (name, conv), g_w, g_b, g_x in zip(convs.items(), grads, grads, grads, strict=True):
+                slope = g_w - g_b[:, None, None, None] * means[name]
+                first = conv.shares or name
+                slopes[first] = slopes[first] + slope if first in slopes else slope
                 inputs[name] += g_x.square().sum((0, 2, 3))
+            for name, slope in slopes.items():
+                weights[name] += slope.square()
     for total in (*weights.values(), *inputs.values()):
         total /= outputs
     return Saliency(weights, inputs)

@@ -17,7 +17,7 @@ from quantnas.inference.upscaler import Upscaler
 from quantnas.progress import Progress
 from quantnas.reporting.plots import error_map, pareto_front
 from quantnas.runs import environment, run_folder
-from quantnas.runs.models import Model
+from quantnas.runs.models import Model, resolve
 
 
 @contextmanager
@@ -40,7 +40,8 @@ def perform(
     Returns the content of evaluation.json.
     """
     upscalers = {model.name: model.upscaler() for model in models}
-    table = yield from model_comparison.measure(upscalers, sets, models[0].scale)
+    references = _float_networks(models, upscalers)
+    table = yield from model_comparison.measure(upscalers, sets, models[0].scale, references)
     found = model_comparison.collect(models, sets, table)
     done = 0
     for group in sets:
@@ -59,6 +60,23 @@ def perform(
     files.write_text(folder / model_comparison.FILE, files.to_json(found))
     files.write_text(folder / "evaluation.md", tables.markdown(folder.name, found))
     return found
+
+
+def _float_networks(
+    models: Sequence[Model], upscalers: Mapping[str, Upscaler]
+) -> dict[str, Upscaler]:
+    """Name of each quantized model whose run holds its float network -> that one as an upscaler."""
+    measured = {model.file.resolve(): upscalers[model.name] for model in models}
+    loaded: dict[Path, Upscaler] = {}
+    references = {}
+    for model in models:
+        folder = model.run.folder if model.run else model.file.parent
+        file = (folder / "checkpoints" / "float.safetensors").resolve()
+        if not model.is_float and file.exists():
+            known = measured.get(file) or loaded.get(file)
+            loaded[file] = known or resolve(str(file)).upscaler()
+            references[model.name] = loaded[file]
+    return references
 
 
 def _difference(

@@ -37,6 +37,9 @@ class Scores:
     name: str
     rows: tuple[tuple[str, tuple[float, float], tuple[float, float], tuple[float, float]], ...]
     mean: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    to_float: tuple[float | None, ...] = ()
+    """PSNR-Y of the file against the float network on each photograph, then their mean, dB; empty
+    for a run of an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -210,10 +213,12 @@ def _scores(name: str, found: dict[str, Any]) -> Scores:
         )
 
     rows = zip(found["file"], found["float"], strict=True)
+    close = tuple(row.get("to_float") for row in (*found["file"], found["mean"]))
     return Scores(
         name,
         tuple((ours["image"], *three(ours, plain)) for ours, plain in rows),
         three(found["mean"], found["float_mean"]),
+        () if None in close else close,
     )
 
 

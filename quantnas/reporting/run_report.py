@@ -131,8 +131,8 @@ def _db(psnr: float | None) -> str:
 
 
 def _scores(sets: dict[str, Any]) -> Iterator[str]:
-    yield "| photograph | bicubic | float network | **file** | file over bicubic |"
-    yield "|---|---|---|---|---|"
+    yield "| photograph | bicubic | float network | **file** | file over bicubic | to float |"
+    yield "|---|---|---|---|---|---|"
     for name, scores in sets.items():
         rows = list(zip(scores["file"], scores["float"], strict=True))
         single = rows if name == "held-out" else []
@@ -143,10 +143,16 @@ def _scores(sets: dict[str, Any]) -> Iterator[str]:
                 f"| {label} | {row['bicubic_psnr']:.2f} / {row['bicubic_ssim']:.4f} "
                 f"| {float_row['psnr']:.2f} / {float_row['ssim']:.4f} "
                 f"| {row['psnr']:.2f} / {row['ssim']:.4f} "
-                f"| {row['psnr'] - row['bicubic_psnr']:+.2f} dB |"
+                f"| {row['psnr'] - row['bicubic_psnr']:+.2f} dB | {_close(row)} |"
             )
     yield ""
-    yield "PSNR-Y in dB / SSIM-Y."
+    yield "PSNR-Y in dB / SSIM-Y. Last: PSNR-Y of the file against the float network."
+
+
+def _close(row: dict[str, Any]) -> str:
+    """PSNR of the file against the float network, which runs of earlier versions lack."""
+    value = row.get("to_float")
+    return "-" if value is None else f"{value:.2f} dB"
 
 
 def _layers(layers: list[dict[str, Any]]) -> Iterator[str]:

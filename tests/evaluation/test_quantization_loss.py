@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +58,8 @@ def test_it_is_what_the_evaluation_finds_later(run, config):
         assert row.bicubic == pytest.approx(later[name]["mean"]["bicubic_psnr"])
         assert row.quantized == pytest.approx(later[name]["mean"]["psnr"], abs=0.05)
         assert row.drop == pytest.approx(row.full - row.quantized) and row.drop != 0
+        assert row.to_float == pytest.approx(later[name]["mean"]["to_float"], abs=0.05)
+        assert later[name]["float_mean"]["to_float"] is None
 
 
 def test_a_network_that_is_spoilt_by_quantization_shows(run, config):
@@ -131,3 +134,19 @@ def test_a_network_that_became_better_has_no_drop():
 def test_bicubic_is_compared_with_the_quantized_network():
     assert LARGE.below_bicubic and not SMALL.below_bicubic
     assert not LARGE.untrained and Drop("worse", 27.0, 27.5, 28.0, 1).untrained
+
+
+def test_where_bicubic_beats_the_float_network_the_distance_to_that_one_counts():
+    """A network that sharpens comes closer to the photograph by an error."""
+    sharp = Drop("faces", quantized=22.6, full=22.4, bicubic=26.0, photographs=3, to_float=29.7)
+    assert sharp.drop < 0 and sharp.untrained
+    lost = 26.0 + 10 * np.log10(10**-2.6 + 10**-2.97)
+    assert sharp.loss == sharp.offset == pytest.approx(lost)
+    with pytest.raises(
+        QualityError, match=r"costs 1\.54 dB on faces \(bicubic, 26\.00 dB, is better"
+    ):
+        quantization_loss.require([sharp], QuantizeConfig(max_drop=1))
+    quantization_loss.require([sharp], QuantizeConfig(max_drop=2))
+    closer = dataclasses.replace(SMALL, to_float=42.0)
+    assert closer.loss == closer.drop == pytest.approx(0.1) and closer.offset < 0.2
+    assert dataclasses.replace(sharp, to_float=None).loss == sharp.drop

@@ -519,3 +519,26 @@ def test_kernels_are_left_alone_when_told_to():
     with quantizers.calibrating(net):
         net(torch.rand(2, 3, 4, 4))
     assert not torch.equal(kernels.log2_step, before)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 3e6, 1e15])
+def test_octaves_do_not_depend_on_how_large_the_values_are(size):
+    x, gains = torch.randn(2, 3, 9, 9) * torch.tensor([1.0, 0.1, 4.0])[:, None, None], torch.rand(3)
+    plain, grid = octaves(4, 0, 0, 0), octaves(4, 0, 0, 0)
+    plain.spread(x, gains)
+    grid.spread(x * size, gains)
+    assert grid.octaves.isfinite().all()
+    if size > 1e-6:
+        torch.testing.assert_close(grid.octaves, plain.octaves, rtol=0, atol=1e-3)
+
+
+def test_a_margin_leaves_room_below_zero():
+    """Values that the calibration set lacks by chance are not cut."""
+    grid = ActQuantizer(8, True)
+    grid.margin = 8
+    grid.calibrate(torch.rand(1, 4, 50, 50))
+    assert grid.zero_point == 8
+    x = torch.tensor([-0.02, 0.5, 0.99])
+    torch.testing.assert_close(grid(x), x, rtol=0, atol=0.003)
+    grid.calibrate(torch.rand(1, 4, 50, 50) - 0.5)
+    assert 100 < grid.zero_point < 155
