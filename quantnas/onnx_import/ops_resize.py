@@ -1,4 +1,4 @@
-"""ONNX's Resize and Upsample, translated to torch's interpolate where the two agree exactly.
+"""ONNX's Resize, Upsample and GridSample, translated to torch where the two agree exactly.
 
 The positions that ONNX calls half_pixel are those of torch. For `asymmetric` positions with linear
 interpolation, as in Upsample and in Resize of opset 10, torch has no equivalent.
@@ -7,8 +7,9 @@ interpolation, as in Upsample and in Resize of opset 10, torch has no equivalent
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 
+from . import shape_arithmetic
 from .graph_builder import Build, FileNode, Value, numbers, refuse
 
 HALF = ("half_pixel", "pytorch_half_pixel")
@@ -19,6 +20,8 @@ MODES: dict[tuple[str, int], str] = {
     ("cubic", 2): "bicubic",
 }
 """(ONNX's mode, number of sides that are resized) -> torch's mode."""
+SAMPLINGS = {"linear": "bilinear", "cubic": "bicubic"}
+"""Modes of GridSample from opset 20 on -> their names before, which torch uses."""
 
 
 def resize(b: Build, step: FileNode, x: fx.Node, *more: Value | None) -> Value:
@@ -107,3 +110,24 @@ def _nearest(step: FileNode, positions: str, whole: bool) -> str:
         if positions in HALF and rounding == "round_prefer_ceil":
             return "nearest-exact"
     raise refuse(f"a nearest Resize with {positions} positions, rounded by {rounding}")
+
+
+def grid_sample(b: Build, step: FileNode, x: fx.Node, grid: Value) -> Value:
+    """GridSample in two dimensions: an image at computed positions."""
+    if b.rank(x) != 4:
+        raise refuse(f"a GridSample in {b.rank(x) - 2} dimensions")
+    mode = step.get("mode", "linear")
+    borders, corners = step.get("padding_mode", "zeros"), bool(step.get("align_corners", 0))
+    places = shape_arithmetic.as_tensor(b, grid, step.inputs[1])
+    return b.call(sampled, x, places, SAMPLINGS.get(mode, mode), borders, corners)
+
+
+@shape_arithmetic.one_node
+def sampled(x: Tensor, places: Tensor, mode: str, borders: str, corners: bool) -> Tensor:
+    """torch's grid_sample, which is a thousand times slower where only shapes are computed.
+
+    x (N, C, H, W), places (N, H', W', 2) -> (N, C, H', W').
+    """
+    if x.is_meta:
+        return x.new_empty((*x.shape[:2], *places.shape[1:3]))
+    return F.grid_sample(x, places, mode, borders, corners)
