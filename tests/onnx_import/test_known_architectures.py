@@ -37,6 +37,7 @@ from tests.onnx_import.convolutional_networks import (
 SIZE = (32, 40)
 """Height and width of the traced image, to which files of a fixed size are fixed."""
 OPEN, FIXED = "open", "fixed"
+OF_ONE_SIZE = "a network that is fixed to one size is calibrated on crops of another"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Row:
     scale: int = 2
     sizes: tuple[str, ...] = (OPEN, FIXED)
     """The forms in which torch can write it by tracing."""
+    captured: bool = True
+    """Whether torch.export can write it for any size."""
     refused: str | None = None
     """Why its files are not accepted yet."""
 
@@ -57,7 +60,7 @@ ROWS = {
     "safmn_adaptive": Row(lambda: Safmn(adaptive=True), sizes=(FIXED,)),
     "span": Row(Span),
     "plksr": Row(Plksr),
-    "realplksr_dysample": Row(lambda: Plksr(sampler=True)),
+    "realplksr_dysample": Row(lambda: Plksr(sampler=True), captured=False),
     "compact": Row(Compact),
     "upconv7": Row(lambda: Upconv7(padded=False), refused="convolutions without padding"),
     "upconv7_padded": Row(lambda: Upconv7(padded=True)),
@@ -142,6 +145,8 @@ def test_a_traced_network_is_imported(name, form, tmp_path):
 @pytest.mark.parametrize(("name", "form"), each_file())
 def test_a_network_that_torch_export_wrote_is_imported(name, form, tmp_path):
     pytest.importorskip("onnxscript")
+    if form == OPEN and not ROWS[name].captured:
+        pytest.skip("torch.export cannot write it for any size")
     net = network(name)
     path = written(net, tmp_path / "m.onnx", form, dynamo=True)
     require_imported(net, path, form, ROWS[name].scale)
@@ -242,3 +247,35 @@ def quantized(path: Path, photos: Path, folder: Path) -> dict:
         output=folder,
     )
     return run.result("quantize")
+
+
+def each_quantized() -> list:
+    """Parameters of the accepted rows; all but one are slow."""
+    return [
+        pytest.param(
+            name,
+            marks=[
+                *([] if name == "span" else [pytest.mark.slow]),
+                *(
+                    []
+                    if OPEN in row.sizes
+                    else [pytest.mark.xfail(reason=OF_ONE_SIZE, strict=False)]
+                ),
+            ],
+        )
+        for name, row in ROWS.items()
+        if not row.refused
+    ]
+
+
+@pytest.mark.parametrize("name", each_quantized())
+def test_8_bits_lose_no_more_than_predicted(name, photos, tmp_path):
+    """The prediction is of plain rounding with independent errors, so least squares do better.
+
+    It is an upper bound, not an estimate within a fraction of a dB: over these networks the result
+    was 0.1 to 6.1 dB closer to the float network than predicted.
+    """
+    path = written(network(name), tmp_path / f"{name}.onnx", ROWS[name].sizes[0])
+    told = quantized(path, photos, tmp_path)
+    predicted, reached = told["psnr_to_float_predicted"], told["psnr_to_float"]
+    assert predicted - 0.05 <= reached <= predicted + 10
