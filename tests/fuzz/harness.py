@@ -15,8 +15,8 @@ from tests.fuzz.targets import Target
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "cases" / "fuzz"
 """Inputs that once failed: `<target>/<number>-<what happened>/<path of the file in the world>`."""
-SILENCE = 40
-"""Seconds without a result after which the process is taken for dead."""
+BEGINNING, SILENCE = 400, 40
+"""Seconds before the first result, and without another one, after which a process is killed."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _wait(process: subprocess.Popen[bytes], results: Path) -> None:
     while process.poll() is None:
         before, size = size, results.stat().st_size
         grown = time.monotonic() if size > before else grown
-        if time.monotonic() - grown > SILENCE:
+        if time.monotonic() - grown > (SILENCE if size else BEGINNING):
             process.kill()
         time.sleep(0.1)
 

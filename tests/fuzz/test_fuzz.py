@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from tests.fuzz import harness, mutations, world
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import OFTEN, TARGETS
 
 FEW, MANY = 200, 10_000
 """Number of inputs in the fast and in the slow test."""
@@ -42,14 +42,14 @@ def quick(tmp_path_factory) -> harness.Outcome:
     """What a few random inputs did, those that failed before, and the sound files."""
     folder = tmp_path_factory.mktemp("quick")
     jobs = harness.sound_jobs(TARGETS, world.make(folder / "sound"))
-    jobs += harness.kept_jobs() + harness.random_jobs("few", [*TARGETS], FEW)
+    jobs += harness.kept_jobs() + harness.random_jobs("few", [*TARGETS, *OFTEN], FEW)
     return harness.outcome(jobs, folder)
 
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory) -> harness.Outcome:
     """What many random inputs did."""
-    jobs = harness.random_jobs("many", [*TARGETS], MANY)
+    jobs = harness.random_jobs("many", [*TARGETS, *OFTEN], MANY)
     return harness.outcome(jobs, tmp_path_factory.mktemp("slow"))
 
 

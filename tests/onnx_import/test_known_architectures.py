@@ -250,24 +250,16 @@ def quantized(path: Path, photos: Path, folder: Path) -> dict:
 
 
 def each_quantized() -> list:
-    """Parameters of the accepted rows; all but one are slow."""
+    """Parameters of the accepted rows."""
+    strange = pytest.mark.xfail(reason=OF_ONE_SIZE, strict=False)
     return [
-        pytest.param(
-            name,
-            marks=[
-                *([] if name == "span" else [pytest.mark.slow]),
-                *(
-                    []
-                    if OPEN in row.sizes
-                    else [pytest.mark.xfail(reason=OF_ONE_SIZE, strict=False)]
-                ),
-            ],
-        )
+        pytest.param(name, marks=[] if OPEN in row.sizes else [strange])
         for name, row in ROWS.items()
         if not row.refused
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", each_quantized())
 def test_8_bits_lose_no_more_than_predicted(name, photos, tmp_path):
     """The prediction is of plain rounding with independent errors, so least squares do better.
