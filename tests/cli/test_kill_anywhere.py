@@ -36,7 +36,14 @@ RESULTS = (
 )  # fmt: skip
 """Files of a run that do not depend on its name or on the time."""
 SETTINGS = {
-    "search": ["epochs=4", "steps_per_epoch=3", "warmup_epochs=1", "batch=2", "refresh=5"],
+    "search": [
+        "epochs=4",
+        "steps_per_epoch=3",
+        "warmup_epochs=1",
+        "batch=2",
+        "refresh=5",
+        "patch=12",
+    ],
     "train": ["float_steps=60", "qat_steps=10", "batch=2", "patch=12", "check=7"],
     "quantize": ["steps=40", "batch=2", "patch=12", "crops=4"],
 }
@@ -77,7 +84,7 @@ def place(tiny, tmp_path) -> Path:
     """A folder with a search space and a few small photographs."""
     (tmp_path / "tiny.yaml").write_text(search_space.to_yaml(tiny), encoding="utf-8")
     shipped = image_files.bundled()
-    for kind, files in (("learn", shipped.train[:3]), ("held", shipped.held_out[:2])):
+    for kind, files in (("learn", shipped.train[:6]), ("held", shipped.held_out[:2])):
         for i, file in enumerate(files):
             image_files.write(tmp_path / kind / f"{i}.png", image_files.read(file)[40:100, 60:140])
     return tmp_path

@@ -31,8 +31,9 @@ TAGGED = {
 }
 """The same for YAML alone."""
 NAMES = (
-    "", "x", "..", "../../outside", "a/b", "a\\b", "/etc/hostname", "nul\0", "two\nlines", "\ud800",
-    "x" * 400, "<script>", "self", "class", "__class__", "%s%n", "-o",
+    "", "x", "..", "../../outside", "../../../outside/secret.txt", "../../../outside/keep/run",
+    "a/b", "a\\b", "/etc/hostname", "nul\0", "two\nlines", "\ud800", "x" * 400, "<script>",
+    "self", "class", "__class__", "%s%n", "-o",
 )  # fmt: skip
 """Names with separators, control characters, halves of characters or a meaning of their own."""
 NUMBERS = (

@@ -24,12 +24,17 @@ SECRET = "nobody may read this text, which lies outside of the folder"
 
 
 def make(base: Path) -> Path:
-    """Write all files below `base / "world"`, and a secret beside it; the folder of the files."""
-    world = base / "world"
-    (base / "outside").mkdir(parents=True)
-    (base / "outside" / "secret.txt").write_text(SECRET)
+    """Write all files below `base / "world"`, and others beside it; the folder of the files.
+
+    Beside it lie a secret, which nothing may show, and a run, which nothing may change.
+    """
+    world, outside = base / "world", base / "outside"
+    (outside / "failed").mkdir(parents=True)
+    (outside / "secret.txt").write_text(SECRET)
+    (outside / "failed" / "run.json").write_text(to_json({"cause": "No.", "remedy": "Yes."}))
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall(world)
+    shutil.copytree(world / "finished", outside / "keep" / "run")
     _complete_run(world / "finished")
     _sweep(world)
     _networks(world)

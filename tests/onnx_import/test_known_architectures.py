@@ -80,17 +80,27 @@ ROWS = {
 }
 
 
+STORED = {
+    path.stem.removesuffix(f"-{OPEN}"): path
+    for path in sorted((Path(__file__).parents[1] / "cases" / "onnx_import").glob("*-open.onnx"))
+}
+"""Row -> a file of it that torch.export wrote for any size, without names and documentation."""
+
+
 def each_file() -> list:
-    """Parameters (name, form) of all files; all but one of every accepted row are slow."""
+    """Parameters (name, form) of all files.
+
+    One of every accepted row is quick, unless there is a stored file of it.
+    """
     return [
-        pytest.param(name, form, id=f"{name}-{form}", marks=[*marks(row, form)])
+        pytest.param(name, form, id=f"{name}-{form}", marks=[*marks(name, row, form)])
         for name, row in ROWS.items()
         for form in row.sizes
     ]
 
 
-def marks(row: Row, form: str) -> Iterator[pytest.MarkDecorator]:
-    if row.refused or form != row.sizes[0]:
+def marks(name: str, row: Row, form: str) -> Iterator[pytest.MarkDecorator]:
+    if row.refused or form != row.sizes[0] or name in STORED:
         yield pytest.mark.slow
     if row.refused:
         yield pytest.mark.xfail(reason=row.refused, strict=False)
@@ -150,6 +160,13 @@ def test_a_network_that_torch_export_wrote_is_imported(name, form, tmp_path):
     net = network(name)
     path = written(net, tmp_path / "m.onnx", form, dynamo=True)
     require_imported(net, path, form, ROWS[name].scale)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_stored_file_of_torch_export_is_imported(name):
+    found = importer.load(STORED[name])
+    assert parity.check(found, STORED[name]).largest < 1e-5
+    assert (found.scale, found.entry.height) == (ROWS[name].scale, None)
 
 
 # A network of TensorFlow
