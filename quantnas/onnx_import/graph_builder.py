@@ -121,7 +121,8 @@ class Build:
         key = name, value.shape
         self.reads[name] += learned
         if key not in self.stored:
-            content = torch.tensor(value.astype(np.int64) if value.dtype == object else value)
+            plain = value.tolist() if value.dtype == object and value.size else value
+            content = torch.tensor(plain)  # int64, float32 or bool for numbers of a shape
             attribute = self._free_name(name)
             if learned and name in self.learned and content.is_floating_point():
                 self.root.register_parameter(attribute, nn.Parameter(content))

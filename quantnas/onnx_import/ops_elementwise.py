@@ -68,9 +68,22 @@ def operand(b: Build, x: Value, other: Value, name: str) -> Any:
         return x
     if x.size == 1 and isinstance(other, fx.Node) and b.rank(other) >= x.ndim:
         return x.ravel().tolist()[0]
-    if x.dtype == object:
-        fixed(x)
-    return b.tensor(x, name)
+    return shape_arithmetic.as_tensor(b, x, name)
+
+
+def divide(b: Build, step: FileNode, x: Value, y: Value) -> Value:
+    """Div; a quotient of integers is rounded towards zero."""
+    whole = [v for v in (x, y) if isinstance(v, fx.Node) and _is_whole(b.example(v))]
+    if not whole:
+        return binary(operator.truediv, shape_arithmetic.quotient)(b, step, x, y)
+    pairs = ((x, y, step.inputs[0]), (y, x, step.inputs[1]))
+    first, second = (operand(b, *each) for each in pairs)
+    return b.call(torch.div, first, second, rounding_mode="trunc")
+
+
+def _is_whole(example: Any) -> bool:
+    """Whether a value is a tensor of integers."""
+    return isinstance(example, torch.Tensor) and not example.is_floating_point()
 
 
 def either(function: Callable[..., Any], how: str) -> Translation:
@@ -113,7 +126,8 @@ def where(b: Build, step: FileNode, condition: Value, x: Value, y: Value) -> Val
     """Where: a choice between two tensors or numbers."""
     if not any(isinstance(v, fx.Node) for v in (condition, x, y)):
         return shape_arithmetic.elementwise(b, shape_arithmetic.choose, condition, x, y)
-    return b.call(torch.where, *map(b.tensor, (condition, x, y), step.inputs))
+    values = zip((condition, x, y), step.inputs, strict=True)
+    return b.call(torch.where, *(shape_arithmetic.as_tensor(b, *each) for each in values))
 
 
 def prelu(b: Build, step: FileNode, x: fx.Node, slope: Value) -> Value:
@@ -227,7 +241,8 @@ def extreme(function: Callable[..., Any], number: Callable[..., Any]) -> Transla
     def translate(b: Build, step: FileNode, *values: Value) -> Value:
         if not any(isinstance(v, fx.Node) for v in values):
             return reduce(lambda x, y: shape_arithmetic.elementwise(b, number, x, y), values)
-        tensors = map(b.tensor, values, step.inputs)
+        named = zip(values, step.inputs, strict=True)
+        tensors = (shape_arithmetic.as_tensor(b, *each) for each in named)
         return reduce(lambda x, y: b.call(function, x, y), tensors)
 
     return translate

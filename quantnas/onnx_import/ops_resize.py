@@ -1,4 +1,4 @@
-"""ONNX's Resize and Upsample: torch's interpolate where the two agree exactly, else `resampling`.
+"""ONNX's Resize, Upsample and GridSample: torch's functions where they agree, else `resampling`.
 
 The positions that ONNX calls half_pixel are those of torch. For `asymmetric` positions with linear
 interpolation, as in Upsample and in Resize of opset 10, torch has no equivalent.
@@ -9,7 +9,7 @@ from dataclasses import astuple
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 
 from . import shape_arithmetic
 from .graph_builder import Build, FileNode, Value, fixed, numbers, refuse
@@ -25,6 +25,8 @@ MODES: dict[tuple[str, int], str] = {
 """(ONNX's mode, number of sides that are resized) -> torch's mode."""
 POLICIES = {"not_larger": shape_arithmetic.smaller, "not_smaller": shape_arithmetic.larger}
 """How sides keep their ratio -> which of their factors counts for all of them."""
+SAMPLINGS = {"linear": "bilinear", "cubic": "bicubic"}
+"""Modes of GridSample from opset 20 on -> their names before, which torch uses."""
 
 
 def resize(b: Build, step: FileNode, x: fx.Node, *more: Value | None) -> Value:
@@ -181,3 +183,24 @@ def _nearest(rounding: str, positions: str, whole: bool) -> str | None:
         if positions in HALF and rounding == "round_prefer_ceil":
             return "nearest-exact"
     return None
+
+
+def grid_sample(b: Build, step: FileNode, x: fx.Node, grid: Value) -> Value:
+    """GridSample in two dimensions: an image at computed positions."""
+    if b.rank(x) != 4:
+        raise refuse(f"a GridSample in {b.rank(x) - 2} dimensions")
+    mode = step.get("mode", "linear")
+    borders, corners = step.get("padding_mode", "zeros"), bool(step.get("align_corners", 0))
+    places = shape_arithmetic.as_tensor(b, grid, step.inputs[1])
+    return b.call(sampled, x, places, SAMPLINGS.get(mode, mode), borders, corners)
+
+
+@shape_arithmetic.one_node
+def sampled(x: Tensor, places: Tensor, mode: str, borders: str, corners: bool) -> Tensor:
+    """torch's grid_sample, which is a thousand times slower where only shapes are computed.
+
+    x (N, C, H, W), places (N, H', W', 2) -> (N, C, H', W').
+    """
+    if x.is_meta:
+        return x.new_empty((*x.shape[:2], *places.shape[1:3]))
+    return F.grid_sample(x, places, mode, borders, corners)

@@ -43,8 +43,11 @@ def constant_of_shape(b: Build, step: FileNode, sides: Value) -> Value:
 
 
 def span(b: Build, step: FileNode, start: Value, limit: Value, delta: Value) -> Value:
-    """Range over known integers."""
-    return np.arange(*(fixed(v)[0] for v in (start, limit, delta))).astype(object)
+    """Range: known numbers, or a tensor where they depend on the image's size."""
+    ends = [numbers(v)[0] for v in (start, limit, delta)]
+    if any(isinstance(n, fx.Node) for n in ends):
+        return b.call(shape_arithmetic.progression, *ends)
+    return np.arange(*ends).astype(object)
 
 
 def reshape(b: Build, step: FileNode, x: Value, sides: Value) -> Value:
@@ -75,7 +78,8 @@ def concat(b: Build, step: FileNode, *parts: Value) -> Value:
     axis = step.get("axis")
     if not any(isinstance(part, fx.Node) for part in parts):
         return np.concatenate([np.asarray(part, object) for part in parts], axis)
-    return b.call(torch.cat, [*map(b.tensor, parts, step.inputs)], axis)
+    named = zip(parts, step.inputs, strict=True)
+    return b.call(torch.cat, [shape_arithmetic.as_tensor(b, *each) for each in named], axis)
 
 
 def split(

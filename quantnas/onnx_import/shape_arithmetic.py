@@ -11,7 +11,8 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from .graph_builder import Array, Build, Value, numbers, shape
 
@@ -80,6 +81,18 @@ def lacking(side: int, stride: int, window: int) -> int:
     return max((-(-side // stride) - 1) * stride + window - side, 0)
 
 
+@one_node
+def tensor_of(sides: tuple[int, ...], *elements: Any) -> Tensor:
+    """A tensor with these elements: of int64 or bool or, if there are floats, of float32."""
+    return torch.tensor(elements).reshape(sides)
+
+
+@one_node
+def progression(start: Any, limit: Any, delta: Any) -> Tensor:
+    """The numbers from `start` to `limit`, without it, in steps of `delta`."""
+    return torch.arange(start, limit, delta)
+
+
 ROUNDINGS: dict[str, Callable[[Any], Any]] = {
     "int": int,
     "float": float,
@@ -108,6 +121,15 @@ def elementwise(b: Build, function: Callable[..., Any], *values: Value) -> Array
     for index in np.ndindex(result.shape):
         result[index] = apply(b, function, *(part[index] for part in parts))
     return result
+
+
+def as_tensor(b: Build, value: Value, name: str) -> fx.Node:
+    """The node of a value, as of `Build.tensor`; a shape may depend on the image's size here."""
+    if not isinstance(value, fx.Node) and value.dtype == object:
+        elements = value.ravel().tolist()
+        if any(isinstance(n, fx.Node) for n in elements):
+            return b.call(tensor_of, value.shape, *elements)
+    return b.tensor(value, name)
 
 
 def rounded(b: Build, values: Value, how: str) -> Array:

@@ -475,6 +475,43 @@ def span(rng, opset) -> Case:
     return [*lines, "y = Gather<axis=1>(x, r)"], {"z": np.int64(0), "one": np.int64(1)}
 
 
+def span_over_the_image(rng, opset) -> Case:
+    """The numbers of all columns as a tensor; some are halved as integers, others as floats."""
+    lines = ["s = Shape(x)", "w = Gather<axis=0>(s, three)", "r = Range(z, w, one)"]
+    lines += pick(
+        rng,
+        ["h = Div(r, two)", "m = Cast<to=1>(h)"],
+        ["f = Cast<to=1>(r)", "m = Div(f, half)"],
+    )
+    tensors = {"z": np.int64(0), "one": np.int64(1), "two": np.int64(2), "three": np.int64(3)}
+    return [*lines, "y = Mul(x, m)"], tensors | {"half": np.float32(2)}
+
+
+def sizes_as_a_tensor(rng, opset) -> Case:
+    """Height and width as a tensor, by which the image is scaled."""
+    lines = ["s = Shape(x)", "hw = Slice(s, two, four)", "f = Cast<to=1>(hw)"]
+    lines += ["v = Reshape(f, sides)", "p = ReduceMean<axes=[2,3]>(x)"]
+    return [
+        *lines,
+        pick(rng, "q = Div(p, v)", "q = Max(p, v)", "q = Add(v, p)"),
+        "y = Mul(q, q)",
+    ], {
+        "two": ints(2),
+        "four": ints(4),
+        "sides": ints(1, 1, 1, 2),
+    }
+
+
+def grid_sample(rng, opset) -> Case:
+    mode = pick(rng, "bilinear", "nearest", "bicubic")
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode) if opset >= 20 else mode
+    border, corners = pick(rng, "zeros", "border", "reflection"), pick(rng, 0, 1)
+    how = f'mode="{mode}", padding_mode="{border}", align_corners={corners}'
+    lines = ["t = Transpose<perm=[0,2,3,1]>(x)", "g = Slice(t, z, two, three)"]
+    tensors = {"z": ints(0), "two": ints(2), "three": ints(3)}
+    return [*lines, f"y = GridSample<{how}>(x, g)"], tensors
+
+
 def depth_to_space(rng, opset) -> Case:
     """A pixel shuffle after a convolution, whose channels are reordered if it has no groups."""
     mode = f', mode="{pick(rng, "CRD", "DCR")}"' if opset >= 11 else ""
@@ -514,6 +551,7 @@ SEEDS = {
     "Pad": 6,
     "Split": 4,
     "MatMul": 6,
+    "GridSample": 8,
 }
 """Operator -> number of random settings to try, where it is not three."""
 
@@ -569,6 +607,7 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
     "GlobalMaxPool": [(simple("y = GlobalMaxPool(x)"), (9, 22))],
     "Greater": [(compared("Greater"), (9, 13))],
     "GreaterOrEqual": [(compared("GreaterOrEqual"), (12, 16))],
+    "GridSample": [(grid_sample, (16, 20))],
     "GroupNormalization": [(norm("GroupNormalization", attributes=", num_groups=3"), (21,))],
     "HardSigmoid": [
         (simple("y = HardSigmoid(x)"), (9,)),
@@ -599,7 +638,7 @@ CASES: dict[str, list[tuple[Callable[..., Case], tuple[int, ...]]]] = {
     "PRelu": [(prelu, (9, 16))],
     "Pad": [(pad, (9, 11, 18))],
     "Pow": [(pair("Pow"), (12, 15))],
-    "Range": [(span, (13,))],
+    "Range": [(span, (13,)), (span_over_the_image, (13,)), (sizes_as_a_tensor, (13,))],
     "Reciprocal": [(positive("Reciprocal"), (13,))],
     "ReduceL1": [(reduced("ReduceL1"), (11, 18))],
     "ReduceL2": [(reduced("ReduceL2"), (11, 18))],
