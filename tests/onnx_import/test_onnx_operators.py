@@ -545,7 +545,7 @@ F32 = np.float32
 SEEDS = {
     "Conv": 12,
     "ConvTranspose": 8,
-    "Resize": 14,
+    "Resize": 10,
     "Einsum": 8,
     "Slice": 6,
     "Pad": 6,
