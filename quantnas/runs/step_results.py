@@ -303,7 +303,8 @@ def environment(folder: Path) -> dict[str, Any]:
 def settings(folder: Path, partial: bool = False) -> dict[str, Any]:
     """The content of a run's config.yaml, as reports show it.
 
-    partial: the space and the seed may be missing. Raises DataError or UsageError when it is missing or damaged.
+    partial: the space and the seed may be missing. Raises DataError or UsageError when it is
+    missing or damaged.
     """
     path = folder / "config.yaml"
     data = schema.read_yaml(path)
