@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from quantnas.config import files, schema
 from quantnas.errors import DataError
 
-Counts = dict[str, int]
+Counts = dict[str, float]
 """Resolution -> number."""
 
 
@@ -93,7 +93,7 @@ class Layer(TypedDict):
     shape: list[int]
     weight_bits: int
     act_bits: int
-    macs: int
+    macs: float
 
 
 class Cost(TypedDict):
@@ -278,8 +278,6 @@ class Check(TypedDict):
     """The network that a search decided at a step."""
 
     psnr: float | None
-    bitops: float
-    epoch: NotRequired[int]
 
 
 class SearchRecord(Record):
@@ -302,14 +300,15 @@ def environment(folder: Path) -> dict[str, Any]:
     return data
 
 
-def settings(folder: Path) -> dict[str, Any]:
+def settings(folder: Path, partial: bool = False) -> dict[str, Any]:
     """The content of a run's config.yaml, as reports show it.
 
-    Raises DataError or UsageError when it is missing or damaged.
+    partial: the space and the seed may be missing. Raises DataError or UsageError when it is
+    missing or damaged.
     """
     path = folder / "config.yaml"
     data = schema.read_yaml(path)
-    schema.check(Settings, data, str(path))
+    schema.check(Settings, data, str(path), partial)
     return data
 
 

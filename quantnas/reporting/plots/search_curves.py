@@ -44,7 +44,7 @@ def draw(folder: Path, space: SearchSpace) -> list[Path]:
     if not rows:
         return []
     path = folder / "config.yaml"
-    config = step_results.settings(folder).get("search", {}) if path.exists() else {}
+    config = step_results.settings(folder, partial=True).get("search", {}) if path.exists() else {}
     figures = {"search": search_figure(rows, config)}
     if rows[-1]["probabilities"]:
         figures["alphas"] = alphas_figure(rows, space)
