@@ -19,6 +19,8 @@ from quantnas.errors import DataError
 from quantnas.nn.operations import Shape
 
 METADATA_KEY = "quantnas"
+SHARED = "shared"
+"""Word behind a layer whose kernel is that of an earlier one."""
 
 
 def write(
@@ -45,6 +47,7 @@ def _short_metadata(totals: Cost, scale: int, pixels: Pixels | None = None) -> s
     """Version, scale and layers as short JSON; the rest of the cost is computed from the layers."""
     rows = [
         f"{r.name} {r.op} {'x'.join(map(str, r.shape))} {r.weight_bits} {r.act_bits} {r.area}"
+        + (f" {SHARED}" if r.parameters < parameter_count(r.op, r.shape) else "")
         for r in totals.layers
     ]
     facts: dict[str, Any] = {"version": __version__, "scale": scale, "layers": ",".join(rows)}
@@ -57,11 +60,12 @@ def _expanded(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Expand the facts of `_short_metadata` to version, scale, the whole cost and pixels."""
     rows, scale = [], int(facts["scale"])
     for text in facts["layers"].split(","):
-        name, op, sides, weights, inputs, place = text.split()
+        name, op, sides, weights, inputs, place, *words = text.split()
         shape, area = cast(Shape, tuple(map(int, sides.split("x")))), place
         macs = math.prod(shape) * outputs(area, *REFERENCE, scale)
         bits = int(weights), int(inputs)
-        rows.append(Layer(name, op, shape, *bits, area, macs, parameter_count(op, shape)))
+        parameters = 0 if SHARED in words else parameter_count(op, shape)
+        rows.append(Layer(name, op, shape, *bits, area, macs, parameters))
     cost: dict[str, Any] = plain(total(rows, scale))
     expanded = {"version": facts["version"], "scale": scale, "cost": cost}
     return expanded | {"pixels": facts["pixels"]} if "pixels" in facts else expanded
