@@ -6,7 +6,6 @@ from . import console
 
 if TYPE_CHECKING:
     from quantnas.api import Run
-    from quantnas.api.run_verbs import Drop
 
 BEFORE = "psnr_to_float_before_training"
 """Key of the closeness to the float network before retraining, PSNR in dB."""
@@ -47,7 +46,7 @@ def tell(target: "Run") -> None:
             console.say(f"warning: worse than bicubic on {drop.name}; {advice}", target)
 
 
-def _closeness(drop: "Drop") -> str:
+def _closeness(drop: Any) -> str:
     """The PSNR to the float network, and the loss by it where bicubic beats that network."""
     if drop.to_float is None:
         return ""

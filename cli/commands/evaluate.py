@@ -54,6 +54,8 @@ def evaluate(
     Tables and pictures go into a folder of their own. Of a run, the exported file is measured, or
     else its quantized, trained or float checkpoint.
 
+    Beside the scores of a quantized network stands its PSNR to the float network of its run.
+
     Low resolution comes from files where a folder has them, and otherwise from bicubic, rounded to
     uint8. Scores are those of the BT.601 luma without a border of `scale` pixels.
     """

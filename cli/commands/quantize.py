@@ -58,7 +58,8 @@ Ends = Annotated[
     int | None,
     typer.Option(
         help="Bit width of the first and the last convolution, for weights and activations: "
-        "2, 3, 4 or 8. Fewer than 8 bits cost much quality.",
+        "2, 3, 4 or 8. Fewer than 8 bits cost much quality. In an ONNX file they are those that "
+        "read the image or make the pixels.",
         show_default=f"those of RUN, else {QuantizeConfig.ends}",
     ),
 ]

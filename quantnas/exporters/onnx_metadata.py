@@ -25,6 +25,8 @@ BITS = get_args(Bits)
 """Bit widths that a layer may have."""
 MOST = 2**20
 """Largest side of a kernel, and number of its channels, that is believed."""
+SHARED = "shared"
+"""Word behind a layer whose kernel is that of an earlier one."""
 
 
 def write(
@@ -51,6 +53,7 @@ def _short_metadata(totals: Cost, scale: int, pixels: Pixels | None = None) -> s
     """Version, scale and layers as short JSON; the rest of the cost is computed from the layers."""
     rows = [
         f"{r.name} {r.op} {'x'.join(map(str, r.shape))} {r.weight_bits} {r.act_bits} {r.area}"
+        + (f" {SHARED}" if r.parameters < parameter_count(r.op, r.shape) else "")
         for r in totals.layers
     ]
     facts: dict[str, Any] = {"version": __version__, "scale": scale, "layers": ",".join(rows)}
@@ -85,14 +88,21 @@ class _Stated(TypedDict):
 def _layers(text: str, scale: int) -> Iterator[Layer]:
     """The layers of `_short_metadata`. Raises ValueError or ArithmeticError for another text."""
     for row in text.split(","):
-        name, op, sides, weights, inputs, area = row.split()
+        name, op, sides, weights, inputs, area, *words = row.split()
         first, *others = map(int, sides.split("x"))
         shape = cast(Shape, (first, *others))
         bits = int(weights), int(inputs)
-        if len(shape) != 4 or min(shape) < 1 or max(shape) > MOST or not {*bits} <= {*BITS}:
+        if (
+            len(shape) != 4
+            or min(shape) < 1
+            or max(shape) > MOST
+            or not {*bits} <= {*BITS}
+            or words not in ([], [SHARED])
+        ):
             raise ValueError(f"there is no layer '{row}'")
         macs = math.prod(shape) * outputs(area, *REFERENCE, scale)
-        yield Layer(name, op, shape, *bits, area, macs, parameter_count(op, shape))
+        parameters = 0 if words == [SHARED] else parameter_count(op, shape)
+        yield Layer(name, op, shape, *bits, area, macs, parameters)
 
 
 def _parsed(text: str, path: Path) -> Metadata:

@@ -193,6 +193,8 @@ def facts(result: dict[str, Any]) -> Iterator[str]:
     for key, value in result.items():
         if key == "reached":
             yield from facts(value)
+        elif key == "kept_bits" and value is not None:
+            yield value
         elif key not in skip and value not in (None, []):
             yield f"{key.replace('_', ' ')} {_shown(value)}"
     counts = result.get("photographs")

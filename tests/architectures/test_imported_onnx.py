@@ -15,7 +15,7 @@ from quantnas.config.run_config import ExportConfig, QuantizeConfig, RunConfig
 from quantnas.config.search_space import Precision, SearchSpace
 from quantnas.data import bicubic, image_files, patches
 from quantnas.errors import DataError
-from quantnas.exporters import graph_surgery, verification
+from quantnas.exporters import graph_surgery, onnx_metadata, verification
 from quantnas.quantization import (
     baselines,
     bit_widths,
@@ -155,6 +155,8 @@ def test_a_shared_kernel_is_stored_once(space, bits, acts, tmp_path):
     graph_surgery.to_onnx(net, totals, space, target, ExportConfig())
     image = np.random.default_rng(1).integers(0, 256, (20, 31, 3), np.uint8)
     assert verification.verify(target, net, [image]).integer_convolutions == 6
+    told = onnx_metadata.read_metadata(target)["cost"]
+    assert [row["parameters"] for row in told["layers"]] == [r.parameters for r in totals.layers]
     stored = totals.weight_bytes
     assert stored == (3 * 24 * 9 + 24 * 12 * 9) + 24 * 24 * 9 * bits / 8
     assert target.stat().st_size < stored + 8_000
