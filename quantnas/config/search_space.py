@@ -20,6 +20,9 @@ Bits = Literal[2, 3, 4, 8, 32]
 Area = str
 """Positions at which a convolution is computed: a key of `AREAS`, or a formula of `outputs`."""
 
+WIDEST, DEEPEST = 4096, 256
+"""Largest numbers of channels and of cells; with a number of many digits nothing would ever end."""
+
 AREAS: dict[Area, Callable[[int, int, int], int]] = {
     "low": lambda height, width, scale: height * width,
     "double": lambda height, width, scale: height * width * 4,
@@ -234,10 +237,14 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if self.source:
             return
-        if self.channels < 2 or self.channels % 2:
-            raise ValueError(f"`channels` is {self.channels}; it must be even and at least 2")
-        if self.cells < 1:
-            raise ValueError(f"`cells` is {self.cells}; it must be at least 1")
+        if self.channels % 2 or not 2 <= self.channels <= WIDEST:
+            raise ValueError(
+                f"`channels` is {self.channels}; it must be even, at least 2 and at most {WIDEST}"
+            )
+        if not 1 <= self.cells <= DEEPEST:
+            raise ValueError(
+                f"`cells` is {self.cells}; it must be at least 1 and at most {DEEPEST}"
+            )
         if len({edge.bits == (32,) for edge in self.edges.values()}) > 1:
             raise ValueError("Either every edge has `bits: [32]`, or none")
 
