@@ -140,6 +140,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self, 1, "batch", "patch", "warmup", "check")
         require(self, 0, "float_steps", "qat_steps", "lr", "qat_lr", "average", "teacher_share")
+        require_paths(self, "start", "teacher")
         require_shares(self)
         if max(self.average, self.teacher_share) > 1:
             raise ValueError("`average` and `teacher_share` are at most 1")
@@ -207,6 +208,7 @@ class QuantizeConfig:
     def __post_init__(self) -> None:
         require(self, 1, "batch", "patch", "crops")
         require(self, 0, "steps", "rate", "hold", "blocks", "block_steps")
+        require_paths(self, "calib")
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise ValueError(f"`{budgets[0]}` and `{budgets[1]}` are both given; one is enough")
@@ -308,8 +310,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         require(self, 0, "seed")
         require_paths(self, "space", "genotype", "data", "eval_data", "benchmarks")
-        require_paths(self.train, "start", "teacher")
-        require_paths(self.quantize, "calib")
 
     @property
     def as_searched(self) -> bool:

@@ -14,7 +14,7 @@ from tests.fuzz.targets import Target
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "cases" / "fuzz"
-"""Inputs that once failed: `<target>/<number>-<what happened>/<path of the file in the world>`."""
+"""Inputs that once failed: `<target>/<number>-<reader>-<what happened>/<path in the world>`."""
 BEGINNING, SILENCE = 400, 40
 """Seconds before the first result, and without another one, after which a process is killed."""
 
@@ -43,7 +43,8 @@ class Outcome:
 
 
 Job = dict[str, Any]
-"""What `worker` does: `kind` and `target`, and a `seed`, or a `file` with its new `content`."""
+"""What `worker` does: `kind` and `target`, and a `seed`, or a `file` with its new `content`, and
+perhaps the only `reader`."""
 
 
 def random_jobs(kind: str, targets: Sequence[str], count: int) -> list[Job]:
@@ -54,14 +55,14 @@ def random_jobs(kind: str, targets: Sequence[str], count: int) -> list[Job]:
     ]
 
 
-def kept_jobs() -> list[Job]:
-    """All inputs below `CASES`, as jobs."""
+def kept_jobs(pages: bool) -> list[Job]:
+    """The inputs below `CASES` that are read for pages, which takes long, or all others."""
     jobs = []
     for path in sorted(path for path in CASES.rglob("*") if path.is_file()):
-        target, _, *inner = path.relative_to(CASES).parts
-        file = {"file": str(Path(*inner)), "content": str(path)}
+        target, title, *inner = path.relative_to(CASES).parts
+        file = {"file": str(Path(*inner)), "content": str(path), "reader": title.split("-")[1]}
         jobs.append({"kind": "kept", "target": target, **file})
-    return jobs
+    return [job for job in jobs if job["reader"].startswith("page") == pages]
 
 
 def sound_jobs(targets: Mapping[str, Target], folder: Path) -> list[Job]:
@@ -138,8 +139,9 @@ def _lines(found: Sequence[Finding], folder: Path) -> Iterator[str]:
         kinds.setdefault(f"{each.target} / {each.problem.split(' (')[0]}", []).append(each)
     for number, (kind, each) in enumerate(sorted(kinds.items()), 1):
         smallest = min(each, key=lambda one: len(one.content))
-        what = "".join(c if c.isalnum() else "_" for c in kind.rpartition(": ")[2])[:60]
-        path = folder / smallest.target / f"{number:03d}-{what}" / smallest.file[:200]
+        reader, _, what = smallest.problem.partition(": ")
+        what = "".join(c if c.isalnum() else "_" for c in what.partition(" (")[0])[:60]
+        path = folder / smallest.target / f"{number:03d}-{reader}-{what}" / smallest.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(smallest.content)
         yield f"{len(each)} x {kind}: {smallest.problem.partition(' (')[2][:-1]}\n    {path}"

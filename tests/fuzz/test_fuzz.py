@@ -15,20 +15,6 @@ from tests.fuzz.targets import OFTEN, TARGETS
 
 FEW, MANY = 200, 10_000
 """Number of inputs in the fast and in the slow test."""
-UNMENDED: dict[str, str] = {}
-"""Target -> why it fails for now."""
-
-
-def each_target() -> list:
-    return [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(reason=UNMENDED[name], strict=False)]
-            if name in UNMENDED
-            else [],
-        )
-        for name in TARGETS
-    ]
 
 
 def require_none(outcome: harness.Outcome, kind: str, target: str, folder: Path) -> None:
@@ -42,29 +28,35 @@ def quick(tmp_path_factory) -> harness.Outcome:
     """What a few random inputs did, those that failed before, and the sound files."""
     folder = tmp_path_factory.mktemp("quick")
     jobs = harness.sound_jobs(TARGETS, world.make(folder / "sound"))
-    jobs += harness.kept_jobs() + harness.random_jobs("few", [*TARGETS, *OFTEN], FEW)
+    jobs += harness.kept_jobs(pages=False) + harness.random_jobs("few", [*TARGETS, *OFTEN], FEW)
     return harness.outcome(jobs, folder)
 
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory) -> harness.Outcome:
-    """What many random inputs did."""
-    jobs = harness.random_jobs("many", [*TARGETS, *OFTEN], MANY)
+    """What many random inputs did, and those that failed before in pages."""
+    jobs = harness.kept_jobs(pages=True) + harness.random_jobs("many", [*TARGETS, *OFTEN], MANY)
     return harness.outcome(jobs, tmp_path_factory.mktemp("slow"))
 
 
-@pytest.mark.parametrize("target", each_target())
+@pytest.mark.parametrize("target", list(TARGETS))
 def test_a_few_damaged_files_are_read_or_refused(quick, target, tmp_path):
     require_none(quick, "few", target, tmp_path)
 
 
-@pytest.mark.parametrize("target", each_target())
+@pytest.mark.parametrize("target", list(TARGETS))
 def test_files_that_once_failed_are_read_or_refused(quick, target, tmp_path):
     require_none(quick, "kept", target, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", each_target())
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_files_that_once_failed_in_pages_are_read_or_refused(slow, target, tmp_path):
+    require_none(slow, "kept", target, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", list(TARGETS))
 def test_many_damaged_files_are_read_or_refused(slow, target, tmp_path):
     require_none(slow, "many", target, tmp_path)
 

@@ -128,6 +128,8 @@ def perform(job: dict[str, Any], files: Files, folder: Path) -> dict[str, Any]:
     file.write_bytes(content)
     found, refused = [], []
     for reader in TARGETS[job["target"]].readers:
+        if reader.__name__ != job.get("reader", reader.__name__):
+            continue
         message, problem = read(reader, folder, file)
         if message is not None:
             refused.append(f"{reader.__name__}: {message}")
