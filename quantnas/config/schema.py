@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import re
 import reprlib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -17,6 +18,8 @@ from quantnas.errors import DataError, UsageError
 
 T = TypeVar("T")
 UNKNOWN = "unexpected_keyword_argument"
+MOST = 100_000
+"""Number of values that a YAML text may hold."""
 _SHORT = reprlib.Repr()  # of a value in a message, whatever a file makes it
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200
 
@@ -39,12 +42,30 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def parse_yaml(text: str, source: str, remedy: str) -> Any:
     """Parse YAML that holds plain data. Raises UsageError, which names `source`, for other text."""
     try:
-        return yaml.safe_load(text)
+        data = yaml.safe_load(text)
     except RecursionError as error:
         raise UsageError(f"{source} is nested too deeply.", "Write fewer brackets.") from error
     except Exception as error:  # beside its own errors yaml raises those of int, date and others
         reason = " ".join(str(error).split()).rstrip(".")[:300]
         raise UsageError(f"{source} is not valid YAML: {reason}.", remedy) from error
+    _require_few(data, source)
+    return data
+
+
+def _require_few(data: Any, source: str) -> None:
+    """Raise UsageError for data that contain themselves or, by references, very many values."""
+    left, count = [data], 0
+    while left:
+        value, count = left.pop(), count + 1
+        if count > MOST:
+            raise UsageError(
+                f"{source} contains itself, or more than {MOST} values.",
+                "Write it without references (`&` and `*`).",
+            )
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
 
 
 def check(kind: Any, data: Any, source: str, partial: bool = False) -> None:
@@ -127,13 +148,13 @@ def _explained(cls: type, problem: Any, source: str) -> UsageError:
     )
 
 
-def _nested(cls: Any, parents: list[str]) -> Any:
-    """The dataclass that the keys `parents` lead to, starting from `cls`."""
+def _nested(cls: Any, parents: Sequence[str | int]) -> Any:
+    """The type that the keys and positions `parents` lead to, starting from `cls`."""
     for name in parents:
-        if not dataclasses.is_dataclass(cls):  # dict[str, Edge]: any key is allowed
-            cls = get_args(cls)[1]
-            continue
-        cls = {field.name: field.type for field in dataclasses.fields(cls)}[name]
+        if dataclasses.is_dataclass(cls):
+            cls = {field.name: field.type for field in dataclasses.fields(cls)}[str(name)]
+        else:  # tuple[Measured, ...] or dict[str, Edge]: any position or key is allowed
+            cls = get_args(cls)[0 if isinstance(name, int) else 1]
     return cls
 
 

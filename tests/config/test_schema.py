@@ -299,3 +299,17 @@ def test_a_search_space_beyond_all_measure_is_refused(name):
     plain = yaml.safe_load(search_space.to_yaml(search_space.load("rfdn_small")))
     with pytest.raises(UsageError, match=f"`{name}`|{name}"):
         schema.parse(SearchSpace, {**plain, name: 10**12}, "f.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "a: &a [1, 2, 3, 4, 5, 6, 7, 8]\n"
+        + "".join(f"{x}: &{x} [{', '.join([f'*{y}'] * 8)}]\n" for y, x in zip("abcdef", "bcdefg")),
+    ],
+)
+def test_references_cannot_make_a_text_endless(text):
+    with pytest.raises(UsageError, match="contains itself, or more than"):
+        schema.parse_yaml(text, "here", "Mend it.")

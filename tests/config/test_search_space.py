@@ -233,5 +233,5 @@ def test_channels_that_cannot_be_joined_are_an_error_that_names_the_place(
 
 @pytest.mark.parametrize(("field", "value"), [("cells", 0), ("cells", 10**30), ("channels", 10**8)])
 def test_a_network_of_impossible_size_is_refused_at_once(tiny, field, value):
-    with pytest.raises(ValueError, match=f"`{field}` is {value}; it must be .*at most"):
+    with pytest.raises(ValueError, match=f"`{field}` is {value}; it must be .*at (least|most)"):
         dataclasses.replace(tiny, **{field: value})
