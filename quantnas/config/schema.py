@@ -18,7 +18,7 @@ from quantnas.errors import DataError, UsageError
 
 T = TypeVar("T")
 UNKNOWN = "unexpected_keyword_argument"
-MOST = 100_000
+MOST = 1_000_000
 """Number of values that a YAML text may hold."""
 _SHORT = reprlib.Repr()  # of a value in a message, whatever a file makes it
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200

@@ -307,7 +307,10 @@ def test_a_search_space_beyond_all_measure_is_refused(name):
         "a: &a [*a]",
         "a: &a {b: *a}",
         "a: &a [1, 2, 3, 4, 5, 6, 7, 8]\n"
-        + "".join(f"{x}: &{x} [{', '.join([f'*{y}'] * 8)}]\n" for y, x in zip("abcdef", "bcdefg")),
+        + "".join(
+            f"{x}: &{x} [{', '.join([f'*{y}'] * 8)}]\n"
+            for y, x in zip("abcdef", "bcdefg", strict=True)
+        ),
     ],
 )
 def test_references_cannot_make_a_text_endless(text):
