@@ -152,9 +152,9 @@ SOURCE = "configuration"
 """The name by which errors of the library call settings that come from no file."""
 
 
-def widths(text: str | None) -> dict[str, int] | dict[str, None]:
+def bit_widths(text: str | None) -> dict[str, int] | dict[str, None]:
     """Bit widths such as 2 or w2a4 as settings. Raises UsageError for another text."""
-    return {"bits": None} if text is None else quantities.widths(text, "--bits")
+    return {"bits": None} if text is None else quantities.bit_widths(text, "--bits")
 
 
 def searching(

@@ -116,7 +116,7 @@ def random_genotype() -> Callable[[SearchSpace, int], Genotype]:
         rng, picks = np.random.default_rng(seed), {}
         slots = registry.slots(space)
         for slot in slots:
-            positions = int(rng.integers(len(slot.ops))), int(rng.integers(len(slot.widths)))
+            positions = int(rng.integers(len(slot.ops))), int(rng.integers(len(slot.bit_widths)))
             picks.setdefault(slot.choice, positions)
         return Genotype(space.name, {s.name: choice_of(s, *picks[s.choice]) for s in slots})
 

@@ -184,7 +184,7 @@ def quantize(
     from quantnas.api import run_verbs
 
     flags = {
-        **options.widths(bits),
+        **options.bit_widths(bits),
         "quantize.target_bitops": _number(target_bitops, "--target-bitops"),
         "quantize.target_size": _number(target_size, "--target-size"),
         "quantize.average_bits": average_bits,

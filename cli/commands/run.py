@@ -47,7 +47,7 @@ def run(
         "data": data,
         "eval_data": eval_data,
         "benchmarks": benchmark or None,
-        **options.widths(bits),
+        **options.bit_widths(bits),
         "seed": seed,
         "device": device,
     }

@@ -182,7 +182,7 @@ def _each(values: list[str] | None) -> list[str]:
 
 def _bits(text: str) -> str:
     """The text itself. Raises UsageError where it is not of the form 2 or w2a4."""
-    quantities.widths(text, "--bits")
+    quantities.bit_widths(text, "--bits")
     return text
 
 

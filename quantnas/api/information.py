@@ -122,7 +122,7 @@ def _space_facts(space: SearchSpace) -> dict[str, Any]:
         edges[kind] = {
             "choices": sum(slot.options > 1 for slot in choices),
             "ops": [op for op in edge.ops if any(op in slot.ops for slot in choices)],
-            "widths": [dataclasses.asdict(width) for width in edge.widths],
+            "widths": [dataclasses.asdict(width) for width in edge.bit_widths],
         }
     return {
         "what": f"search space {space.name}",

@@ -404,4 +404,4 @@ def _performed(verb: str, begun: run_folder.Run, watch: Watcher) -> Run:
 
 def _widths(bits: int | str | None) -> dict[str, int]:
     """Bit widths such as 2 or "w2a4", as settings."""
-    return {} if bits is None else quantities.widths(str(bits), "`bits`")
+    return {} if bits is None else quantities.bit_widths(str(bits), "`bits`")

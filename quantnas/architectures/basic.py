@@ -124,11 +124,11 @@ def basic_slots(space: SearchSpace) -> Iterator[Slot]:
     def searched(kind: str, name: str, c_in: int = c, c_out: int = c) -> Slot:
         edge = space.edges[kind]
         area: Area = "high" if kind == "tail" else "low"
-        return Slot(name, c_in, c, c_out, edge.ops, edge.widths, area=area, kind=kind)
+        return Slot(name, c_in, c, c_out, edge.ops, edge.bit_widths, area=area, kind=kind)
 
     def together(kind: str, name: str, k: int) -> Slot:
         edge, shared = space.edges[kind], f"cells_{name}"
-        return Slot(f"cell{k}_{name}", c, c, c, edge.ops, edge.widths, shared=shared, kind=kind)
+        return Slot(f"cell{k}_{name}", c, c, c, edge.ops, edge.bit_widths, shared=shared, kind=kind)
 
     yield searched("head", "head0", c_in=3)
     yield searched("head", "head1")

@@ -206,7 +206,7 @@ def option_bitops(slot: Slot, size: tuple[int, int], scale: int) -> list[list[in
     size: (height, width) of the low-resolution image.
     """
     positions = outputs(slot.area, *size, scale)
-    per_weight = [w.weights * w.activations * positions for w in slot.widths]
+    per_weight = [w.weights * w.activations * positions for w in slot.bit_widths]
     return [[weights(op, slot) * n for n in per_weight] for op in slot.ops]
 
 
@@ -221,7 +221,7 @@ def extent(slots: Sequence[Slot], scale: int) -> dict[str, Any]:
         chosen = {}
         for slot in slots:
             table = option_bitops(slot, REFERENCE, scale)
-            pairs = [(o, w) for o in range(len(slot.ops)) for w in range(len(slot.widths))]
+            pairs = [(o, w) for o in range(len(slot.ops)) for w in range(len(slot.bit_widths))]
             chosen[slot.name] = choice_of(slot, *pick(pairs, key=lambda p: table[p[0]][p[1]]))
         genotype = Genotype(name, chosen)
         ends[name] = total(layers(slots, genotype, searched_precision(genotype), scale), scale)

@@ -46,4 +46,4 @@ def distillation_tail_slots(space: SearchSpace) -> Iterator[Slot]:
     c, edge, width = space.channels, space.edges["upsample"], (space.fixed_width,)
     yield Slot("fuse", c * space.cells, c, c, ("conv1x1",), width)
     yield Slot("smooth", c, c, c, ("conv3x3",), width)
-    yield Slot("upsample", c, c, 3 * space.scale**2, edge.ops, edge.widths, kind="upsample")
+    yield Slot("upsample", c, c, 3 * space.scale**2, edge.ops, edge.bit_widths, kind="upsample")

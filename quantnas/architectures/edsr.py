@@ -104,7 +104,7 @@ def edsr_slots(space: SearchSpace) -> Iterator[Slot]:
 
     def searched(kind: str, name: str, c_out: int, area: Area = "low") -> Slot:
         edge = space.edges[kind]
-        return Slot(name, c, c, c_out, edge.ops, edge.widths, area=area, kind=kind)
+        return Slot(name, c, c, c_out, edge.ops, edge.bit_widths, area=area, kind=kind)
 
     def fixed(name: str, c_in: int) -> Slot:
         return Slot(name, c_in, c, c, ("conv3x3",), (space.fixed_width,))

@@ -117,7 +117,7 @@ def imdn_slots(space: SearchSpace) -> Iterator[Slot]:
 
     def searched(name: str, c_in: int, c_out: int) -> Slot:
         edge = space.edges["body"]
-        return Slot(name, c_in, c, c_out, edge.ops, edge.widths, kind="body")
+        return Slot(name, c_in, c, c_out, edge.ops, edge.bit_widths, kind="body")
 
     def fixed(name: str, op: str, c_in: int, c_out: int, area: Area = "low") -> Slot:
         width, gate = (space.fixed_width,), area == "single"

@@ -74,7 +74,7 @@ def _holds_any(edge: nn.Module) -> bool:
 def _searched(space: SearchSpace, kind: str, name: str, c_in: int, c_out: int) -> Slot:
     edge = space.edges[kind]
     same = c_in == c_out
-    return Slot(name, c_in, c_out, c_out, edge.ops, edge.widths, kind=kind, identity=same)
+    return Slot(name, c_in, c_out, c_out, edge.ops, edge.bit_widths, kind=kind, identity=same)
 
 
 def plain_slots(space: SearchSpace) -> Iterator[Slot]:
@@ -88,7 +88,7 @@ def plain_slots(space: SearchSpace) -> Iterator[Slot]:
 def _last(space: SearchSpace, c_in: int) -> Slot:
     """The convolution in front of the pixel shuffle; its initial output is small."""
     edge, c_out = space.edges["upsample"], space.colours * space.scale**2
-    widths, up = edge.widths, space.scale
+    widths, up = edge.bit_widths, space.scale
     return Slot("upsample", c_in, c_in, c_out, edge.ops, widths, 0.1, kind="upsample", up=up)
 
 

@@ -179,7 +179,7 @@ def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
 
     def searched(kind: str, name: str, c_out: int) -> Slot:
         edge = space.edges[kind]
-        return Slot(name, c, c, c_out, edge.ops, edge.widths, kind=kind)
+        return Slot(name, c, c, c_out, edge.ops, edge.bit_widths, kind=kind)
 
     def fixed(name: str, op: str, c_in: int, c_out: int) -> Slot:
         return Slot(name, c_in, c, c_out, (op,), (space.fixed_width,))
@@ -195,7 +195,7 @@ def rfdn_slots(space: SearchSpace) -> Iterator[Slot]:
     yield fixed("smooth", "conv3x3", c, c)
     yield keep_joinable(space, searched("upsample", "upsample", 3 * space.scale**2))
     edge = space.edges["tail"]
-    yield Slot("tail", 3, c, 3, edge.ops, edge.widths, area="high", kind="tail")
+    yield Slot("tail", 3, c, 3, edge.ops, edge.bit_widths, area="high", kind="tail")
 
 
 def esa_slots(space: SearchSpace, prefix: str) -> Iterator[Slot]:

@@ -101,7 +101,7 @@ def rfdn_deploy_slots(space: SearchSpace) -> Iterator[Slot]:
 
     def searched(kind: str, name: str, c_out: int, gain: float = 1.0) -> Slot:
         edge = space.edges[kind]
-        return Slot(name, c, c, c_out, edge.ops, edge.widths, gain, kind=kind)
+        return Slot(name, c, c, c_out, edge.ops, edge.bit_widths, gain, kind=kind)
 
     def fixed(name: str, op: str, c_in: int, c_out: int) -> Slot:
         return Slot(name, c_in, c, c_out, (op,), (space.fixed_width,))

@@ -106,7 +106,7 @@ def rfdn_published_slots(space: SearchSpace) -> Iterator[Slot]:
 
     def searched(kind: str, name: str, c_out: int) -> Slot:
         edge = space.edges[kind]
-        return Slot(name, c, c, c_out, edge.ops, edge.widths, kind=kind)
+        return Slot(name, c, c, c_out, edge.ops, edge.bit_widths, kind=kind)
 
     yield Slot("head", 3, c, c, ("conv3x3",), width)
     for k in range(space.cells):

@@ -113,8 +113,8 @@ def check(genotype: Genotype, slots: Iterable[Slot], space: str) -> None:
                 f"The genotype does not fit the space '{space}': only {owner} has '{name}'.", remedy
             )
         choice, slot = genotype.choices[name], slots_by_name[name]
-        if choice.op not in slot.ops or choice.precision not in slot.widths:
-            allowed = ", ".join(f"w{w.weights}a{w.activations}" for w in slot.widths)
+        if choice.op not in slot.ops or choice.precision not in slot.bit_widths:
+            allowed = ", ".join(f"w{w.weights}a{w.activations}" for w in slot.bit_widths)
             raise UsageError(
                 f"The genotype does not fit the space '{space}': '{name}' is {choice.op} with "
                 f"w{choice.weights}a{choice.activations}, allowed are {', '.join(slot.ops)} with "
@@ -125,5 +125,5 @@ def check(genotype: Genotype, slots: Iterable[Slot], space: str) -> None:
 
 def choice_of(slot: Slot, op: int, width: int) -> Choice:
     """The choice at position `op` of the slot's operations and `width` of its bit widths."""
-    bits = slot.widths[width]
+    bits = slot.bit_widths[width]
     return Choice(slot.ops[op], bits.weights, bits.activations)

@@ -113,7 +113,7 @@ def _converted(settings: Layer) -> dict[str, Any]:
     converted: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "bits" and isinstance(value, str):
-            converted |= {name: None} if value == SEARCHED else quantities.widths(value, name)
+            converted |= {name: None} if value == SEARCHED else quantities.bit_widths(value, name)
         elif name in QUANTITIES and isinstance(value, str):
             converted[name] = quantities.number(value, name)
         else:

@@ -23,7 +23,7 @@ def number(text: str, name: str) -> float:
     return value
 
 
-def widths(text: str, name: str) -> dict[str, int]:
+def bit_widths(text: str, name: str) -> dict[str, int]:
     """Parse bit widths, 2 or w2a4, into the settings `bits` and `act_bits`.
 
     Raises UsageError, with the name of the option or setting, for any other text.

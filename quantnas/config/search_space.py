@@ -106,7 +106,7 @@ class Slot:
     c_out: int
     ops: tuple[str, ...]
     """Names of the operations to choose from."""
-    widths: tuple[Precision, ...]
+    bit_widths: tuple[Precision, ...]
     """Pairs of bit widths to choose from."""
     gain: float = 1.0
     """Scale of the output at the start of a search, relative to an ordinary convolution."""
@@ -138,12 +138,12 @@ class Slot:
     @property
     def weight_bits(self) -> tuple[int, ...]:
         """The different weight bit widths to choose from, in order."""
-        return tuple(dict.fromkeys(w.weights for w in self.widths))
+        return tuple(dict.fromkeys(w.weights for w in self.bit_widths))
 
     @property
     def act_bits(self) -> tuple[int, ...]:
         """The different activation bit widths to choose from, in order."""
-        return tuple(dict.fromkeys(w.activations for w in self.widths))
+        return tuple(dict.fromkeys(w.activations for w in self.bit_widths))
 
     @property
     def choice(self) -> str:
@@ -153,7 +153,7 @@ class Slot:
     @property
     def options(self) -> int:
         """Number of pairs of an operation and bit widths."""
-        return len(self.ops) * len(self.widths)
+        return len(self.ops) * len(self.bit_widths)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Edge:
             raise ValueError("32 bits stand alone, as `bits: [32]`: they mean a search in float")
 
     @property
-    def widths(self) -> tuple[Precision, ...]:
+    def bit_widths(self) -> tuple[Precision, ...]:
         """The pairs of weight and activation bit widths to choose from."""
         if self.bits:
             return tuple(Precision(b, b) for b in self.bits)

@@ -16,7 +16,7 @@ class Alphas(nn.Module):
 
     def __init__(self, ops: int, widths: int, joint: bool = False) -> None:
         super().__init__()
-        self.ops, self.widths, self.joint = ops, widths, joint
+        self.ops, self.bit_widths, self.joint = ops, widths, joint
         if joint:
             self.pair = nn.Parameter(torch.zeros(ops, widths))
         else:
@@ -28,7 +28,7 @@ class Alphas(nn.Module):
     def log_table(self) -> Tensor:
         """ln p(o, b) as a table (ops, widths), numerically stable near one-hot."""
         if self.joint:
-            return self.pair.flatten().log_softmax(0).view(self.ops, self.widths)
+            return self.pair.flatten().log_softmax(0).view(self.ops, self.bit_widths)
         return self.op.log_softmax(0)[:, None] + self.width.log_softmax(0)
 
     def table(self) -> Tensor:
@@ -47,12 +47,12 @@ class Alphas(nn.Module):
     @property
     def most(self) -> float:
         """The entropy of the uniform distribution, which is the largest possible one, in nats."""
-        return math.log(self.ops * self.widths)
+        return math.log(self.ops * self.bit_widths)
 
     @torch.no_grad()
     def best(self) -> tuple[int, int]:
         """The indices (operation, bit width) of the most probable pair."""
-        return divmod(int(self.log_table().argmax()), self.widths)
+        return divmod(int(self.log_table().argmax()), self.bit_widths)
 
     @torch.no_grad()
     def collapse(self, op: int, width: int) -> None:

@@ -49,7 +49,7 @@ def _copy_choice(mixed: MixedOp, op: nn.Module) -> None:
     """Copy the most probable candidate of an edge, multiplied by the edge's gain."""
     at_op, at_width = mixed.alphas.best()
     slot = mixed.slot
-    width, targets = slot.widths[at_width], _convs(op)
+    width, targets = slot.bit_widths[at_width], _convs(op)
     chosen = mixed.ops[slot.ops[at_op]]
     for source, target in zip(_search_convs(chosen), targets, strict=True):
         target.weight.copy_(source.unit_weight())

@@ -37,7 +37,9 @@ def draw(
         picks = {n: int(rng.choice(len(p), p=p)) for n, p in zip(tables, odds, strict=True)}
         total = sum(float(tables[n][i]) for n, i in picks.items())
         if target is None or abs(total / target - 1) <= bitops_budget.TOLERANCE:
-            chosen = {s.name: choice_of(s, *divmod(picks[s.choice], len(s.widths))) for s in slots}
+            chosen = {
+                s.name: choice_of(s, *divmod(picks[s.choice], len(s.bit_widths))) for s in slots
+            }
             genotypes.append(Genotype(space.name, chosen))
         if len(genotypes) == count:
             return genotypes

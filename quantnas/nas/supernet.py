@@ -47,9 +47,9 @@ class MixedOp(nn.Module):
             start = slot.gain  # candidates are nearly equal
             start_as_identity(self.ops)
         self.log_gain = nn.Parameter(torch.full((slot.c_out // slot.up**2,), math.log(start)))
-        columns = [[w.weights == b for b in slot.weight_bits] for w in slot.widths]
+        columns = [[w.weights == b for b in slot.weight_bits] for w in slot.bit_widths]
         self.register_buffer("to_weights", torch.tensor(columns).float(), persistent=False)
-        columns = [[w.activations == b for b in slot.act_bits] for w in slot.widths]
+        columns = [[w.activations == b for b in slot.act_bits] for w in slot.bit_widths]
         self.register_buffer("to_inputs", torch.tensor(columns).float(), persistent=False)
         self.to_weights: Tensor
         self.to_inputs: Tensor
@@ -175,7 +175,7 @@ class SupernetFactory:
 
     def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
         joint = self.config.probabilities == "joint"
-        new = Alphas(len(slot.ops), len(slot.widths), joint)
+        new = Alphas(len(slot.ops), len(slot.bit_widths), joint)
         return MixedOp(slot, source, self.alphas.setdefault(slot.choice, new), self.config)
 
     def tensor(self, signed: bool = False, step: float | None = None) -> ActQuantizer:
@@ -237,7 +237,7 @@ def collapse(supernet: nn.Module, genotype: Genotype) -> None:
     """Give all probability to the genotype's choices, in place."""
     for name, m in edges(supernet).items():
         choice = genotype.choices[name]
-        m.alphas.collapse(m.slot.ops.index(choice.op), m.slot.widths.index(choice.precision))
+        m.alphas.collapse(m.slot.ops.index(choice.op), m.slot.bit_widths.index(choice.precision))
 
 
 @torch.no_grad()

@@ -193,7 +193,8 @@ def countable(tiny) -> SearchSpace:
 def every_genotype(space):
     slots = registry.slots(space)
     options = [
-        [choice_of(s, o, w) for o in range(len(s.ops)) for w in range(len(s.widths))] for s in slots
+        [choice_of(s, o, w) for o in range(len(s.ops)) for w in range(len(s.bit_widths))]
+        for s in slots
     ]
     for picks in itertools.product(*options):
         yield Genotype("x", {s.name: c for s, c in zip(slots, picks, strict=True)})
@@ -211,7 +212,7 @@ def test_the_expectation_is_the_mean_over_all_genotypes(tiny, probabilities):
         p = 1.0
         for name, choice in found.choices.items():
             slot = edges[name].slot
-            at = slot.ops.index(choice.op), slot.widths.index(choice.precision)
+            at = slot.ops.index(choice.op), slot.bit_widths.index(choice.precision)
             p *= edges[name].alphas.table()[at].item()
         mass += p
         wanted += p * cost.bitops_at(rows_of(space, found), (9, 7), 2)

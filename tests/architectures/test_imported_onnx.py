@@ -155,8 +155,10 @@ def test_a_shared_kernel_is_stored_once(space, bits, acts, tmp_path):
     graph_surgery.to_onnx(net, totals, space, target, ExportConfig())
     image = np.random.default_rng(1).integers(0, 256, (20, 31, 3), np.uint8)
     assert verification.verify(target, net, [image]).integer_convolutions == 6
-    told = onnx_metadata.read_metadata(target)["cost"]
-    assert [row["parameters"] for row in told["layers"]] == [r.parameters for r in totals.layers]
+    told = onnx_metadata.read_metadata(target).cost
+    assert told is not None and [row.parameters for row in told.layers] == [
+        r.parameters for r in totals.layers
+    ]
     stored = totals.weight_bytes
     assert stored == (3 * 24 * 9 + 24 * 12 * 9) + 24 * 24 * 9 * bits / 8
     assert target.stat().st_size < stored + 8_000

@@ -115,8 +115,11 @@ def test_a_stack_that_leaves_edges_out_is_exported_exactly(scale, dropped, tmp_p
     space = dataclasses.replace(search_space.load("plain", scale), channels=8, cells=4)
     slots = registry.slots(space)
     ops = ["identity" if s.name == f"body{dropped}" else "conv3x3" for s in slots]
-    found = Genotype("plain", {s.name: Choice(op, s.widths[-1].weights, s.widths[-1].activations)
-                               for s, op in zip(slots, ops, strict=True)})  # fmt: skip
+    chosen = {
+        s.name: Choice(op, s.bit_widths[-1].weights, s.bit_widths[-1].activations)
+        for s, op in zip(slots, ops, strict=True)
+    }
+    found = Genotype("plain", chosen)
     precision = searched_precision(found)
     net = network.build(space, found, precision)
     low = torch.rand(1, 3, 20, 17).mul(255).round() / 255

@@ -109,7 +109,7 @@ def test_the_uniform_cost_is_the_published_one(published):
         if slot.options > 1:
             outputs = AREAS[slot.area](32, 32, published.scale)
             macs = [sum(map(math.prod, operations.shapes(op, slot))) * outputs for op in slot.ops]
-            bits = [w.weights for w in slot.widths]
+            bits = [w.weights for w in slot.bit_widths]
             expected += 2 * sum(macs) / len(macs) * sum(bits) / len(bits)
     assert expected == pytest.approx(9.31381248e9, rel=1e-12)
 

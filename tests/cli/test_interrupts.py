@@ -13,6 +13,7 @@ from quantnas.runs.run_folder import Run
 
 EARLY = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background
 from quantnas.cli import __main__
 last = sys.argv.pop(1)
 class Stop:

@@ -102,7 +102,7 @@ def nothing(folder: Path) -> bool:
     return not [path for path in folder.rglob("*") if path.is_file()]
 
 
-def widths(folder: Path) -> set[int]:
+def bit_widths(folder: Path) -> set[int]:
     return {row["weights"] for row in read_json(folder / "precision.json").values()}
 
 
@@ -111,7 +111,7 @@ def widths(folder: Path) -> set[int]:
 
 def test_a_run_is_quantized_and_told_in_numbers(type_, source, made):
     code, out, err = type_(source.folder, "--bits", 2)
-    assert code == 0 and widths(made / "source") == {2, 8}
+    assert code == 0 and bit_widths(made / "source") == {2, 8}
     assert "closeness to the float network on validation patches: plain rounding " in out
     assert "\nheld-out (3 photographs): bicubic " in out
     assert out.rstrip().endswith(f"next:\n  quantnas export {made / 'source'}")
@@ -125,7 +125,7 @@ def test_a_run_is_quantized_and_told_in_numbers(type_, source, made):
 def test_a_file_is_quantized_as_its_run_is_and_goes_on(type_, source, file_options, made):
     assert type_(*file_options, "--bits", 4, fast=True)[0] == 0
     mine = made / "tiny"
-    assert widths(mine) == {4, 8}
+    assert bit_widths(mine) == {4, 8}
     assert type_(source.folder, "--bits", 4)[0] == 0
     weights = [Run(f).weights("quantized").read_bytes() for f in (mine, made / "source")]
     assert weights[0] == weights[1]
@@ -146,7 +146,7 @@ def test_a_file_that_names_a_built_in_network_needs_nothing_else(type_, photos, 
     network.save(network.build(where, found, None), weights, where)
     options = ["--average-bits", 3, "--calib", photos / "learn", "--eval-data", photos / "held"]
     code, _, err = type_(weights, *options, "--device", "cpu", fast=True)
-    assert code == 0 and len(widths(made / "quicksrnet_small")) > 1, err
+    assert code == 0 and len(bit_widths(made / "quicksrnet_small")) > 1, err
 
 
 def test_a_finished_run_prints_its_results_again(type_, source, made):
@@ -168,7 +168,7 @@ def test_another_way_to_choose_bits_replaces_that_of_the_run(type_, source, made
         before = made / f"n{i}"
     bits = [run_folder.existing(made / f"n{i}").result("quantize")["bits"] for i in range(4)]
     assert bits == [2, "average_bits", "target_size", 3]
-    assert widths(made / "n3") == {3, 8}
+    assert bit_widths(made / "n3") == {3, 8}
     acts = {row["activations"] for row in read_json(made / "n1" / "precision.json").values()}
     assert acts == {8}, "the 4 of the run before are not kept"
 
@@ -346,7 +346,7 @@ def test_a_network_in_float_needs_bits(type_, source, file_options, tiny, made, 
     assert code == 2 and "says nothing about bits" in err and nothing(made.parent)
     assert "Give --bits 8, 4, 3 or 2, or a limit, such as --average-bits 3." in err
     code, _, err = type_(*file_options, "--average-bits", 3, fast=True)
-    assert code == 0 and widths(made / "tiny") > {8}, err
+    assert code == 0 and bit_widths(made / "tiny") > {8}, err
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_a_stopped_run_as_the_source_gives_its_float_network(type_, source, phot
     assert type_(source.folder, "--bits", 4, "--calib", photos / "learn")[0] == 0
     (made / "source" / "steps" / "quantize.json").unlink()
     code, out, _ = type_(made / "source", "--bits", 3, "--name", "next")
-    assert code == 0 and widths(made / "next") == {3, 8}
+    assert code == 0 and bit_widths(made / "next") == {3, 8}
     assert f"note: {made / 'source'} is not quantized to its end; its float network" in out
     assert f"note: --calib {photos / 'learn'} is that of {made / 'source'}" in out
     code, out, _ = type_(source.folder, "--bits", 3, "--name", "plain")

@@ -26,10 +26,10 @@ def test_other_limits_are_an_error_that_names_the_form_and_the_option(text):
     ("text", "bits", "act_bits"), [("2", 2, 8), ("w4a4", 4, 4), ("W3A8", 3, 8)]
 )
 def test_widths_are_weights_and_activations(text, bits, act_bits):
-    assert quantities.widths(text, "--bits") == {"bits": bits, "act_bits": act_bits}
+    assert quantities.bit_widths(text, "--bits") == {"bits": bits, "act_bits": act_bits}
 
 
 @pytest.mark.parametrize("text", ["", "a4", "w2", "16", "w2a4x"])
 def test_other_widths_are_an_error(text):
     with pytest.raises(UsageError, match="--bits cannot be"):
-        quantities.widths(text, "--bits")
+        quantities.bit_widths(text, "--bits")

@@ -74,19 +74,19 @@ def test_slots_are_distinct_and_fit_one_another(tiny, cells):
         kept = [by_name[f"cell{k}_distill{i}"].c_out for i in range(3)]
         assert sum(kept) + by_name[f"cell{k}_body3"].c_out == by_name[f"cell{k}_fuse"].c_in
         assert by_name[f"cell{k}_body0"].ops == tiny.edges["body"].ops
-        assert by_name[f"cell{k}_distill2"].widths == tiny.edges["distill"].widths
+        assert by_name[f"cell{k}_distill2"].bit_widths == tiny.edges["distill"].bit_widths
     assert all((slot.kind in tiny.edges) == (slot in searched) for slot in slots)
 
 
 def test_bits_that_are_shared_make_pairs_of_equals():
-    assert Edge(("conv1x1",), (2, 8)).widths == (Precision(2, 2), Precision(8, 8))
+    assert Edge(("conv1x1",), (2, 8)).bit_widths == (Precision(2, 2), Precision(8, 8))
 
 
 def test_bits_apart_make_every_pair_weights_first():
     edge = Edge(("conv1x1",), weight_bits=(2, 4), act_bits=(4, 8))
-    pairs = [(w.weights, w.activations) for w in edge.widths]
+    pairs = [(w.weights, w.activations) for w in edge.bit_widths]
     assert pairs == [(2, 4), (2, 8), (4, 4), (4, 8)]
-    slot = Slot("e", 4, 4, 4, ("conv1x1", "conv3x3"), edge.widths)
+    slot = Slot("e", 4, 4, 4, ("conv1x1", "conv3x3"), edge.bit_widths)
     assert slot.weight_bits == (2, 4) and slot.act_bits == (4, 8) and slot.options == 8
 
 
@@ -116,7 +116,7 @@ def test_areas_count_what_the_layers_leave(side):
 def test_a_search_in_float_has_no_bits_anywhere(tiny):
     plain = dict.fromkeys(tiny.edges, Edge(("conv1x1",), (32,)))
     space = dataclasses.replace(tiny, edges=plain)
-    assert space.is_float and {w for s in registry.slots(space) for w in s.widths} == {
+    assert space.is_float and {w for s in registry.slots(space) for w in s.bit_widths} == {
         Precision(32, 32)
     }
     assert not tiny.is_float and tiny.fixed_width == Precision(8, 8)

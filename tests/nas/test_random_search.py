@@ -52,8 +52,8 @@ def test_without_a_target_the_draw_is_uniform(tiny):
         counts = np.zeros(slot.options)
         for genotype in found:
             choice = genotype.choices[name]
-            at = slot.ops.index(choice.op), slot.widths.index(choice.precision)
-            counts[at[0] * len(slot.widths) + at[1]] += 1
+            at = slot.ops.index(choice.op), slot.bit_widths.index(choice.precision)
+            counts[at[0] * len(slot.bit_widths) + at[1]] += 1
         p = 1 / slot.options
         assert (abs(counts / 600 - p) < 4.5 * (p * (1 - p) / 600) ** 0.5).all()
 

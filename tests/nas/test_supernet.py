@@ -57,7 +57,7 @@ def test_every_slot_has_its_edge_and_every_choice_its_alphas(small, name, joint)
     for slot in slots:
         alphas = choices[slot.choice]
         assert edges[slot.name].alphas is alphas and alphas.joint == joint
-        assert alphas.table().shape == (len(slot.ops), len(slot.widths))
+        assert alphas.table().shape == (len(slot.ops), len(slot.bit_widths))
         assert not any(a.any() for a in alphas.parameters())
     learning = supernet.alphas(net)
     assert all(a.numel() > 1 for a in learning) and len({*map(id, learning)}) == len(learning)

@@ -25,15 +25,15 @@ APART = tuple(Precision(w, a) for w in (2, 8) for a in (3, 8))
 HALF = Mix(torch.tensor([0.4, 0.6]), torch.tensor([0.3, 0.7]), torch.tensor(0.5))
 
 
-def slot_of(ops=("conv1x1",), widths=SHARED, channels=(8, 6, 4), **more) -> Slot:
-    return Slot("e", *channels, ops, widths, **more)
+def slot_of(ops=("conv1x1",), bit_widths=SHARED, channels=(8, 6, 4), **more) -> Slot:
+    return Slot("e", *channels, ops, bit_widths, **more)
 
 
 BOTH = (Precision(4, 4), Precision(8, 8))
 
 
-def search_conv(*shape, widths=BOTH, how="noise", **more):
-    slot = slot_of(widths=widths)
+def search_conv(*shape, bit_widths=BOTH, how="noise", **more):
+    slot = slot_of(bit_widths=bit_widths)
     return SearchConv2d(
         *shape, slot=slot, source=ActQuantizer(8), relaxation=RELAXATIONS[how], **more
     )
@@ -114,15 +114,17 @@ def _columns(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("_columns")
 @pytest.mark.parametrize("joint", [False, True])
-@pytest.mark.parametrize("widths", [SHARED, APART, SHARED[2:], (Precision(32, 32),)])
+@pytest.mark.parametrize("bit_widths", [SHARED, APART, SHARED[2:], (Precision(32, 32),)])
 @pytest.mark.parametrize(
     "names", [SINGLE, SINGLE + SEVERAL, SEVERAL, ("conv3x3",), ("conv5x1", "conv1x1"), COLUMNS]
 )
 @pytest.mark.parametrize("training", [False, True])
-def test_a_merged_edge_computes_the_weighted_sum_of_its_candidates(names, widths, joint, training):
+def test_a_merged_edge_computes_the_weighted_sum_of_its_candidates(
+    names, bit_widths, joint, training
+):
     how, source = SearchConfig(draw=False, floor=0.0), ActQuantizer(8)
-    alphas = Alphas(len(names), len(widths), joint)
-    edge = scrambled(MixedOp(slot_of(names, widths), source, alphas, how)).train(training)
+    alphas = Alphas(len(names), len(bit_widths), joint)
+    edge = scrambled(MixedOp(slot_of(names, bit_widths), source, alphas, how)).train(training)
     x = source.double()(torch.rand(2, 8, 6, 5, dtype=torch.float64) * 3)
     p, mixes = edge.mixtures()
     inputs = edge.inputs.quantizers
@@ -140,7 +142,7 @@ def test_the_input_is_seen_under_the_mean_of_all_mixtures_and_kernels_under_thei
     alphas = Alphas(2, 4, joint=True)
     edge = MixedOp(slot_of(("conv1x1", "conv3x3"), APART), ActQuantizer(8), alphas, SearchConfig())
     alphas.pair.data.normal_()
-    table = alphas.table().detach()  # widths: w2a3, w2a8, w8a3, w8a8
+    table = alphas.table().detach()  # bit_widths: w2a3, w2a8, w8a3, w8a8
     p, mixes = edge.mixtures()
     torch.testing.assert_close(p, table.sum(1))
     narrow = table[:, [0, 2]].sum()
@@ -225,7 +227,7 @@ def test_an_evaluated_kernel_is_the_mixture_of_its_roundings(how):
 
 
 def test_the_bias_is_rounded_for_every_pair_of_widths_when_evaluating():
-    layer = search_conv(4, 3, 1, widths=APART)
+    layer = search_conv(4, 3, 1, bit_widths=APART)
     inputs = [ActQuantizer(3, step=0.3), ActQuantizer(8, step=0.01)]
     for q, log2 in zip(layer.weight_quantizers, (-2.0, -7.0), strict=True):
         q.log2_step.data.fill_(log2)
@@ -246,7 +248,7 @@ def test_which_convolutions_have_grids_of_their_own(how):
 
 
 def test_a_convolution_searched_in_float_has_no_grids():
-    layer = search_conv(4, 3, 1, widths=(Precision(32, 32),), how="float", inner=True)
+    layer = search_conv(4, 3, 1, bit_widths=(Precision(32, 32),), how="float", inner=True)
     assert not [m for m in layer.modules() if isinstance(m, ActQuantizer | WeightQuantizer)]
     one = Mix(torch.ones(1), torch.ones(1), torch.tensor(1.0))
     x = torch.rand(1, 4, 3, 5)

@@ -139,8 +139,8 @@ class _Look:
     def __init__(self, slots: Iterable[Slot]) -> None:
         slots = list(slots)
         self.ops = list(dict.fromkeys(op for slot in slots for op in slot.ops))
-        self.widths = list(dict.fromkeys(w for slot in slots for w in slot.widths))
-        self.widths.sort(key=lambda w: (-w.weights, -w.activations))
+        self.bit_widths = list(dict.fromkeys(w for slot in slots for w in slot.bit_widths))
+        self.bit_widths.sort(key=lambda w: (-w.weights, -w.activations))
 
     def op(self, name: str) -> Style:
         again, colour = divmod(self.ops.index(name), len(COLOURS))
@@ -148,13 +148,13 @@ class _Look:
         return {"color": COLOURS[colour], "marker": marker, "markersize": 3.0}
 
     def width(self, width: Precision) -> Style:
-        again, dashes = divmod(self.widths.index(width), len(DASHES))
+        again, dashes = divmod(self.bit_widths.index(width), len(DASHES))
         return {"linestyle": DASHES[dashes], "linewidth": 1.5 if again == 0 else 0.7}
 
     def legend(self) -> list[Line2D]:
         """Return entries for the operations, then for the bit widths."""
         lines = [Line2D([], [], label=op, linewidth=2, **self.op(op)) for op in self.ops]
-        for width in self.widths:
+        for width in self.bit_widths:
             lines.append(Line2D([], [], color=INK, label=bits(width), **self.width(width)))
         return lines
 
@@ -176,7 +176,7 @@ def bits(width: Precision) -> str:
 def _panel(
     axes: Axes, look: _Look, slot: Slot, steps: list[int], curves: list[tuple[float, ...]]
 ) -> None:
-    pairs = [(op, width) for op in slot.ops for width in slot.widths]
+    pairs = [(op, width) for op in slot.ops for width in slot.bit_widths]
     best = max(range(len(pairs)), key=lambda i: curves[i][-1])
     for i, ((op, width), curve) in enumerate(zip(pairs, curves, strict=True)):
         style = look.op(op) | look.width(width)

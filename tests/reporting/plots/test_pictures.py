@@ -63,7 +63,7 @@ def usual(name: str) -> Decided:
     """Return a built-in space with its last operation and bit width on every edge."""
     where = search_space.load(name)
     slots = registry.slots(where)
-    last = {slot.name: (slot.ops[-1], slot.widths[-1]) for slot in slots}
+    last = {slot.name: (slot.ops[-1], slot.bit_widths[-1]) for slot in slots}
     choices = {key: Choice(op, w.weights, w.activations) for key, (op, w) in last.items()}
     return built(where, Genotype(name, choices))
 

@@ -78,7 +78,7 @@ def test_the_legend_names_every_operation_and_width_once(tiny, tmp_path):
     names = [text.get_text() for text in legend.get_texts()]
     searched = [slot for slot in registry.slots(where) if slot.options > 1]
     ops = {op for slot in searched for op in slot.ops}
-    widths = {search_curves.bits(width) for slot in searched for width in slot.widths}
+    widths = {search_curves.bits(width) for slot in searched for width in slot.bit_widths}
     assert len(names) == len({*names}) and {*names} == ops | widths
     assert {"w2a8", "8 bits"} <= widths
 
