@@ -28,12 +28,26 @@ PIXEL = (1 / 255) ** 2 / 12
 """Mean squared error of rounding an output in [0, 1] to bytes, which is never counted as large."""
 PLAIN = 1.0
 """Largest loss of a network whose layers all have 8 bits, dB."""
+NEAR = 45.0
+"""PSNR to the float network from which a loss can be seen by nobody, dB."""
 EQUAL = 59.0
 """PSNR of the float network above which it made the photographs itself: any loss is large, dB."""
 
 
 def require(run: Run, config: RunConfig) -> None:
-    """Raise PredictionError, naming a layer, for an error that the bit widths do not explain.
+    """Raise PredictionError, naming a layer, where there is a `doubt` about a quantized run."""
+    reason = doubt(run, config)
+    if reason is not None:
+        error = PredictionError(
+            f"{reason}, so something is wrong. {_blamed(run, config)}.",
+            "Please report it, with the network; the run folder is kept.",
+        )
+        error.folder = run.folder
+        raise error
+
+
+def doubt(run: Run, config: RunConfig) -> str | None:
+    """What cannot be explained by the bit widths of a quantized run, in words; None if all can.
 
     That is more than `FACTOR` times the predicted squared error of the output, with that of bytes
     added; or a loss of more than `PLAIN` where all layers have 8 bits and the float network makes
@@ -41,17 +55,9 @@ def require(run: Run, config: RunConfig) -> None:
     their own, and pass.
     """
     result = run.result("quantize")
-    assert result is not None
-    if config.as_searched or config.quantize.method != "saliency":
-        return
-    reason = _far(result) or _plain(run)
-    if reason is not None:
-        error = PredictionError(
-            f"{reason}, so something is wrong. {_blamed(run, config)}.",
-            "Please report it, with the network; nothing is exported, the run folder is kept.",
-        )
-        error.folder = run.folder
-        raise error
+    if result is None or config.as_searched or config.quantize.method != "saliency":
+        return None
+    return _far(result) or _plain(run)
 
 
 def _far(result: dict[str, Any]) -> str | None:
@@ -71,10 +77,13 @@ def _plain(run: Run) -> str | None:
     """What is wrong where a network of 8 bits everywhere loses much."""
     if any(pair != Precision(8, 8) for pair in bit_widths.load(run.folder).values()):
         return None
+    if not (run.folder / quantization_loss.FILE).exists():  # only the verb `quantize` measures it
+        return None
     judged = [
         drop
         for drop in quantization_loss.load(run)
         if drop.bicubic - pixel_conventions.POOR < drop.full < EQUAL
+        and (drop.to_float is None or drop.to_float < NEAR)
     ]
     worst = max(judged, key=lambda drop: drop.loss, default=None)
     if worst is None or worst.loss <= PLAIN:

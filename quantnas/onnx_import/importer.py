@@ -155,7 +155,8 @@ def _learned(b: Build, source: FileGraph, network: fx.GraphModule) -> dict[str, 
 
     Nothing else in the file may read that tensor, for else it could not be written back.
     """
-    reads = Counter(name for node in source.nodes for name in node.input)
+    folded = (n for n in source.model.graph.node if {*n.output} <= source.constants.keys())
+    reads = Counter(name for node in (*source.nodes, *folded) for name in node.input)
     uses = Counter(b.parameters.values())
     return {
         parameter: name

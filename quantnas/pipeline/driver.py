@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from quantnas.config.run_config import RunConfig
 from quantnas.errors import DataError, QualityError, UsageError
 from quantnas.evaluation import prediction_check, quantization_loss
+from quantnas.progress import Progress
 from quantnas.runs import run_folder, run_lock, run_settings, step_records
 from quantnas.runs.run_folder import Run
 from quantnas.runs.watcher import SILENT, Watcher, follow, watched
@@ -38,8 +39,12 @@ def perform(verb: str, run: Run, watch: Watcher = SILENT) -> None:
         config, steps = run_settings.load_config(run), STEPS[verb]
         with _removed_if_empty(run, steps), watched(run, watch):
             step_records.require_unchanged(run)
+            if verb == "export":
+                _warn(run, config, watch)
             for step in steps:
                 _perform(step, run, config, watch)
+                if step == "quantize" and verb != step:
+                    prediction_check.require(run, config)
             if verb == "quantize":
                 _judge(run, config, watch)
 
@@ -53,6 +58,13 @@ def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
     follow(FUNCTIONS[step](run, config), watch)
     step_records.seal(run, step)
     watch.finish(step, time.monotonic() - began)
+
+
+def _warn(run: Run, config: RunConfig, watch: Watcher) -> None:
+    """Tell the watcher before an export that the quantized network errs more than predicted."""
+    doubt = prediction_check.doubt(run, config)
+    if doubt is not None:
+        watch(Progress("export", 0, 1, {}, (f"warning: {doubt}; something is wrong with it",)))
 
 
 def _judge(run: Run, config: RunConfig, watch: Watcher) -> None:

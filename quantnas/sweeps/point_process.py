@@ -97,6 +97,7 @@ def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
 
 def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
     """Perform every step and record its progress; closing this generator saves the state."""
+    from quantnas.evaluation import prediction_check
     from quantnas.pipeline import search_step
     from quantnas.pipeline.steps import STEPS
     from quantnas.runs.run_settings import load_config
@@ -126,6 +127,8 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
             spent[step] = before + time.monotonic() - began
             _show(run, {"step": step, "seconds": spent})
         step_records.seal(run, step)
+        if step == "quantize":
+            prediction_check.require(run, config)
         run.log(f"{step}: done in {spent[step]:.0f} s")
 
 
