@@ -92,6 +92,7 @@ PUBLISHED = [*itertools.product(("basic", "rfdn"), range(2))]
 PUBLISHED += [("edsr", 0), ("imdn", 0), ("rfdn_published", 0), ("plain", 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "seed"), PUBLISHED)
 @pytest.mark.parametrize(("probabilities", "deviation"), VARIANTS)
 def test_the_published_networks_compute_what_their_supernets_do(

@@ -160,6 +160,7 @@ def test_a_finished_run_prints_its_results_again(type_, source, made):
     assert type_("--resume", made / "source")[:2] == (0, before)
 
 
+@pytest.mark.slow
 def test_another_way_to_choose_bits_replaces_that_of_the_run(type_, source, made):
     ways = [("--bits", "w2a4"), ("--average-bits", 3), ("--target-size", "2.4K"), ("--bits", 3)]
     before = source.folder
@@ -173,6 +174,7 @@ def test_another_way_to_choose_bits_replaces_that_of_the_run(type_, source, made
     assert acts == {8}, "the 4 of the run before are not kept"
 
 
+@pytest.mark.slow
 def test_another_length_of_retraining_replaces_that_of_the_run(type_, source, made):
     before = source.folder
     lengths = [("--train", "none"), ("--minutes", 0.01), ("--steps", 2), ("--steps", 0)]
@@ -187,6 +189,7 @@ def test_another_length_of_retraining_replaces_that_of_the_run(type_, source, ma
     assert [each.steps for each in asked[2:]] == [2, 0] and not asked[3].retrains
 
 
+@pytest.mark.slow
 def test_what_is_to_be_retrained_is_retrained_whatever_the_run_was(type_, source, made):
     assert type_(source.folder, "--bits", 2, "--method", "rtn", "--name", "rtn")[0] == 0
     for name, way in {"option": ("--steps", 2), "set": ("--set", "quantize.steps=2")}.items():

@@ -237,6 +237,7 @@ FIXED = {"space", "scale", "genotype"}
 OF_A_RUN = [pair for pair in EXPECTED if not FIXED & {*pair[0], *pair[1]}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("below", "layer", "left"), OF_A_RUN, ids=name)
 def test_quantize_puts_what_is_typed_over_its_file_and_its_run(type_, below, layer, left):
     (expected,) = type_("quantize", "mine", "--config", file(**whole(left)))

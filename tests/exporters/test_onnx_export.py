@@ -255,6 +255,7 @@ def enliven(net) -> None:
     last.bias.add_(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", ["edsr_baseline", "imdn", "rfdn48"])

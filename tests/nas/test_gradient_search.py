@@ -235,6 +235,7 @@ def test_a_search_in_float_decides_operations(tiny, material, deviation):
     assert records[-1].entropy < 1 and math.isfinite(records[-1].check.psnr)
 
 
+@pytest.mark.slow
 def test_leaving_improbable_candidates_out_decides_the_same(tiny, material):
     config = dataclasses.replace(QUICK, alpha_lr=0.4, draw=False, penalty=1.0, entropy=5.0)
     found = []
@@ -334,7 +335,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize(
     "variant",
-    [pytest.param(v, marks=[pytest.mark.slow] * (v in ("adadm", "authors"))) for v in VARIANTS],
+    [pytest.param(v, marks=[pytest.mark.slow] * (v != "noise")) for v in VARIANTS],
 )
 def test_a_search_continues_exactly_where_it_stopped(
     tiny, material, tmp_path, variant, equal_states

@@ -171,6 +171,7 @@ def test_a_killed_step_goes_on_bit_for_bit(done, tmp_path, monkeypatch, step, af
     assert (resumed.folder / "genotype.json").read_text() == (done / "genotype.json").read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     arguments = ["run", "--config", str(SMOKE), "--set", "train.float_steps=100000"]
     process = subprocess.Popen(

@@ -82,6 +82,7 @@ def test_weights_lie_on_their_grids_and_freezing_changes_nothing(couple, low, me
     assert all(torch.equal(v, given[k]) for k, v in teacher.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "at"), [(2, 0), (4, 1), (3, 2)], ids=["plain", "groups", "two"])
 @pytest.mark.parametrize("method", LEARNED)
 def test_what_looks_at_the_inputs_beats_corrected_biases_alone(couple, low, method, bits, at):

@@ -71,6 +71,7 @@ def test_it_scores_as_it_did(before):
     assert scoring.mean(scores).psnr == pytest.approx(group["mean"]["psnr"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_later_steps_go_on_from_it(before):
     assert command("info", "finished") == 0
     assert command("export", "finished", "-o", "again.onnx") == 0

@@ -302,6 +302,7 @@ def test_the_digests_tell_what_matters_to_a_step(begin):
     assert count == {"warmup": 1, "search": 2, "train": 4}
 
 
+@pytest.mark.slow
 def test_a_point_runs_to_its_end_by_itself(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed1")

@@ -128,6 +128,7 @@ def require_equal(outcomes, name, expected, **tolerance) -> None:
             torch.testing.assert_close(value, expected[key], msg=f"{name}: {key}", **tolerance)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(tiny, random_genotype, material, both):
     outcomes = both(tiny, random_genotype(tiny, 1), material, ["noise"])
     require_equal(outcomes, "noise", searched(tiny, material, SEARCH), rtol=1e-3, atol=5e-4)
@@ -140,6 +141,7 @@ def test_so_they_do_with_the_authors_relaxation(tiny, random_genotype, material,
     require_equal(outcomes, "authors", searched(tiny, material, how), rtol=1e-3, atol=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_train_as_one_does(tiny, random_genotype, material, both, name):
     found = random_genotype(tiny, 1)
@@ -150,6 +152,7 @@ def test_two_processes_train_as_one_does(tiny, random_genotype, material, both, 
     assert len(expected["measured"]) == 3 and not len(outcomes[1][name]["measured"])
 
 
+@pytest.mark.slow
 def test_the_clock_of_the_first_process_ends_both(tiny, random_genotype, material, both):
     first, second = both(tiny, random_genotype(tiny, 1), material, ["noise"])
     assert 5 <= len(first["short"]["losses"]) == len(second["short"]["losses"]) < 10**4
