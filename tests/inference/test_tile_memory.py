@@ -1,16 +1,19 @@
 """Checks that the memory of a network decides how large its tiles are."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from quantnas.architectures import network
+from quantnas.architectures import network, onnx_survey
 from quantnas.config import search_space
 from quantnas.inference import tile_memory, tiling
 from quantnas.inference.receptive_field import ReceptiveField
 from quantnas.inference.tiling import Network, Tiling
 from quantnas.runs import bundled_models
+
+CASES = Path(__file__).parents[1] / "cases" / "third_party"
 
 
 @pytest.fixture
@@ -37,6 +40,17 @@ def test_memory_goes_with_the_channels(of):
 def test_bundled_models_are_cut_as_before():
     for path in bundled_models.bundled().values():
         assert tile_memory.largest_side(tile_memory.of_file(path)) > tiling.SIDE
+
+
+@pytest.mark.parametrize("case", ["selu", "einsum"])
+@pytest.mark.parametrize("changes", [{}, {"border": 3}, {"only": (20, 24)}, {"multiple": 40}])
+def test_an_imported_network_needs_about_as_much_as_its_file(case, changes):
+    """Neither the border nor the size that the network takes has an effect on a pixel's share."""
+    file = CASES / f"{case}.onnx"
+    space = onnx_survey.survey(file).space
+    net = network.build(space, onnx_survey.genotype(space), None)
+    net.pixels = dataclasses.replace(space.pixels, **changes)
+    assert 0.5 < tile_memory.of_network(net) / tile_memory.of_file(file) < 2
 
 
 @pytest.mark.parametrize("whole", [False, True])
