@@ -50,19 +50,22 @@ def of_file(path: Path) -> float:
     Tensors whose shapes are not known count as much as the largest of those that are.
     """
     model = onnx.load(path)
-    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    stored = {tensor.name for tensor in model.graph.initializer}
+    images = [value for value in model.graph.input if value.name not in stored]
+    dimensions = images[0].type.tensor_type.shape.dim
     for axis, place in enumerate(dimensions):
         if axis == 0:
             place.dim_value = 1
         elif not place.dim_value:  # open; some files leave the number of channels open as well
             channels = axis == 1 and not dimensions[-1].dim_value
             place.dim_value = COLOURS if channels else SIDE
+    sides = [place.dim_value for place in dimensions[1:]]
+    pixels = math.prod(sides) / min(sides, default=1)  # the channels are the least of them
     del model.graph.value_info[:], model.graph.output[:]
     try:
         graph = shape_inference.infer_shapes(model, data_prop=True).graph
     except Exception:  # of a damaged file, which is told where it is run
         graph = model.graph
-    stored = {tensor.name for tensor in graph.initializer}
     sizes = {
         value.name: _bytes(value)
         for value in (*graph.value_info, *graph.input)
@@ -72,7 +75,7 @@ def of_file(path: Path) -> float:
         Operation(tuple(n for n in node.input if n not in stored), tuple(node.output))
         for node in graph.node
     ]
-    return _peak(operations, {name: size for name, size in sizes.items() if size}) / SIDE**2
+    return _peak(operations, {name: size for name, size in sizes.items() if size}) / pixels
 
 
 def of_network(network: nn.Module) -> float:
