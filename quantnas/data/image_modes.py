@@ -6,7 +6,7 @@ Photographs that a network enlarges are read and written here; everything else i
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from quantnas.errors import UsageError
+from quantnas.errors import DataError, UsageError
 
 from . import image_files
 from .image_files import format_of
@@ -101,13 +101,33 @@ def rows(path: Path, folder: Path) -> Iterator[PictureRows | None]:
     A quarter of the memory of `read` is needed, and in the context about none. Raises DataError as
     `read`, and when the temporary file cannot be written.
     """
-    with tempfile.TemporaryFile(dir=folder) as spool:
-        found = _spooled(path, spool)
-        yield found
+    with ExitStack() as left:
+        with _writing(folder):
+            spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        left.callback(_close, spool)
+        yield _spooled(path, spool, folder)
 
 
-def _spooled(path: Path, spool: IO[bytes]) -> PictureRows | None:
-    """The rows of a picture, which are written to the file `spool`."""
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn an error in writing a temporary file in `folder` into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"The folder {folder} cannot take a temporary file ({error.strerror}).",
+            image_files.remedy(error),
+        ) from error
+
+
+def _close(spool: IO[bytes]) -> None:
+    """Close a temporary file; what could not be written to it is of no use any more."""
+    with suppress(OSError):
+        spool.close()
+
+
+def _spooled(path: Path, spool: IO[bytes], folder: Path) -> PictureRows | None:
+    """The rows of a picture, which are written to the file `spool` in `folder`."""
     with image_files.opened(path) as image:
         if image.mode not in ("RGB", "L") or _png_bits(path) == 16:
             return None
@@ -119,7 +139,11 @@ def _spooled(path: Path, spool: IO[bytes]) -> PictureRows | None:
         width, height = image.size
         for top in range(0, height, TOGETHER):
             part = image.crop((0, top, width, min(height, top + TOGETHER)))
-            spool.write(part.convert("RGB").tobytes())
+            content = part.convert("RGB").tobytes()
+            with _writing(folder):
+                spool.write(content)
+        with _writing(folder):
+            spool.flush()
 
     def read_rows(first: int, last: int) -> NDArray[np.uint8]:
         spool.seek(3 * width * first)

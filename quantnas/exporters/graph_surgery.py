@@ -24,6 +24,7 @@ from quantnas.errors import UsageError
 from quantnas.nn.convolutions import QuantConv2d
 from quantnas.nn.quantizers import FloatTensor
 from quantnas.onnx_import import file_forms, file_reader, subgraphs
+from quantnas.onnx_import.channel_order import CHANNELS_LAST, CHANNELS_SECOND, Step
 
 from . import onnx_metadata
 from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
@@ -186,28 +187,11 @@ def _add_convolution(
     graph.nodes[-1].output[0] = f"{FILE}{output}"
 
 
-Step = tuple[str, tuple[int, ...]]
-CHANNELS_SECOND: dict[int | None, tuple[Step, ...]] = {
-    None: (),
-    2: (("Unsqueeze", (2, 3)),),
-    3: (("Transpose", (0, 2, 1)), ("Unsqueeze", (3,))),
-    4: (("Transpose", (0, 3, 1, 2)),),
-}
-"""Rank of a tensor whose channels come last -> nodes that make it an image (N, C, H, W)."""
-CHANNELS_LAST: dict[int | None, tuple[Step, ...]] = {
-    None: (),
-    2: (("Squeeze", (2, 3)),),
-    3: (("Squeeze", (3,)), ("Transpose", (0, 2, 1))),
-    4: (("Transpose", (0, 2, 3, 1)),),
-}
-"""Rank of a tensor -> nodes back from an image."""
-
-
 def _reshaped(
-    graph: OnnxGraph, x: str, name: str, steps: dict[int | None, tuple[Step, ...]], rank: int | None
+    graph: OnnxGraph, x: str, name: str, steps: dict[int, tuple[Step, ...]], rank: int | None
 ) -> str:
-    """Append the steps for that rank -> the name of the last output."""
-    for k, (kind, axes) in enumerate(steps[rank]):
+    """Append the steps for that rank -> the name of the last output; rank None: of an image."""
+    for k, (kind, axes) in enumerate(() if rank is None else steps[rank]):
         output = f"{name}.step{k}"
         if kind == "Transpose":
             x = graph.add(kind, [x], output, perm=axes)

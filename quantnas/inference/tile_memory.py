@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import torch
 from onnx import helper, shape_inference
-from torch import nn
+from torch import Tensor, fx, nn
 
+from quantnas.architectures.imported_onnx import ImportedNetwork
+from quantnas.config.search_space import Pixels
 from quantnas.nn import tracing
+from quantnas.onnx_import import pixel_conversion
 
 SIDE = 64
 """Side of the image for which the tensors are counted, pixels."""
@@ -46,19 +50,22 @@ def of_file(path: Path) -> float:
     Tensors whose shapes are not known count as much as the largest of those that are.
     """
     model = onnx.load(path)
-    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    stored = {tensor.name for tensor in model.graph.initializer}
+    images = [value for value in model.graph.input if value.name not in stored]
+    dimensions = images[0].type.tensor_type.shape.dim
     for axis, place in enumerate(dimensions):
         if axis == 0:
             place.dim_value = 1
         elif not place.dim_value:  # open; some files leave the number of channels open as well
             channels = axis == 1 and not dimensions[-1].dim_value
             place.dim_value = COLOURS if channels else SIDE
+    sides = [place.dim_value for place in dimensions[1:]]
+    pixels = math.prod(sides) / min(sides, default=1)  # the channels are the least of them
     del model.graph.value_info[:], model.graph.output[:]
     try:
         graph = shape_inference.infer_shapes(model, data_prop=True).graph
     except Exception:  # of a damaged file, which is told where it is run
         graph = model.graph
-    stored = {tensor.name for tensor in graph.initializer}
     sizes = {
         value.name: _bytes(value)
         for value in (*graph.value_info, *graph.input)
@@ -68,20 +75,40 @@ def of_file(path: Path) -> float:
         Operation(tuple(n for n in node.input if n not in stored), tuple(node.output))
         for node in graph.node
     ]
-    return _peak(operations, {name: size for name, size in sizes.items() if size}) / SIDE**2
+    return _peak(operations, {name: size for name, size in sizes.items() if size}) / pixels
 
 
 def of_network(network: nn.Module) -> float:
     """Bytes that a torch network (N, 3, H, W) needs for each low-resolution pixel."""
+    if isinstance(network, ImportedNetwork):  # a graph already, with conversions around it
+        return _of_graph(
+            network.inner, pixel_conversion.taken(_sample(network.pixels), network.pixels)
+        )
     traced = tracing.Tracer().trace(network)
-    shapes = tracing.shapes(network, traced, (SIDE, SIDE))
-    sizes = {node.name: FLOAT * math.prod(shape) for node, shape in shapes.items()}
+    return _of_graph(fx.GraphModule(network, traced), torch.zeros(1, COLOURS, SIDE, SIDE))
+
+
+def _sample(pixels: Pixels) -> Tensor:
+    """A black image that an imported network takes, (1, 3, H, W)."""
+    lost = 2 * pixels.border
+    height, width = (SIDE, SIDE) if pixels.only is None else (n - lost for n in pixels.only)
+    return torch.zeros(1, COLOURS, height, width)
+
+
+def _of_graph(graph: fx.GraphModule, image: Tensor) -> float:
+    """Bytes that a graph needs for each pixel of an image (1, C, H, W)."""
+    sizes: dict[str, int] = {}
+
+    def see(node: fx.Node, value: Tensor) -> None:
+        sizes[node.name] = FLOAT * value.numel()
+
+    tracing.watch(graph, image, see)
     operations = [
         Operation(tuple(source.name for source in node.all_input_nodes), (node.name,))
-        for node in traced.nodes
-        if node in shapes
+        for node in graph.graph.nodes
+        if node.name in sizes and node.op != "get_attr"
     ]
-    return _peak(operations, sizes) / SIDE**2
+    return _peak(operations, sizes) / (image.shape[2] * image.shape[3])
 
 
 def _bytes(value: onnx.ValueInfoProto) -> int:

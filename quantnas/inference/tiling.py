@@ -44,7 +44,6 @@ UNKNOWN = 64
 """Overlap of tiles for networks whose receptive field is not known, pixels."""
 LEAST = 64
 """Least length of a tile's side without its overlap, pixels."""
-
 SHARE = 4
 """Part of a fixed side by which tiles overlap at each end, if it is less than `UNKNOWN`."""
 
@@ -176,8 +175,19 @@ def _network_part(network: nn.Module) -> Part:
     return enlarge
 
 
+def least_sides(network: Network) -> tuple[int, int]:
+    """The (height, width) to which `enlarge` extends smaller images, pixels."""
+    least = receptive_field.SMALLEST if network.receptive_field.attention else 1
+    height, width = network.fixed
+    return height or least, width or least
+
+
 def tiles_of(network: Network, height: int, width: int, tiling: Tiling) -> list[Tile]:
-    """Tiles of an image for a network, as `plan` gives them, within its memory."""
+    """Tiles of an image for a network, as `plan` gives them, within its memory.
+
+    They are those of the extended image where the network does not take a smaller one.
+    """
+    height, width = (max(pair) for pair in zip((height, width), least_sides(network), strict=True))
     small = tiling.side is not None or height * width <= LEAST**2
     most = LARGEST if small or None not in network.fixed else network.largest()
     return plan(height, width, network.receptive_field, tiling, most, network.fixed)
@@ -240,9 +250,8 @@ def enlarge(
     and the result is cut to size. Raises DataError as the network's upscaler.
     """
     height, width = low.shape[:2]
-    least = receptive_field.SMALLEST if network.receptive_field.attention else 1
-    sides = zip((height, width), network.fixed, strict=True)
-    lacking = [(0, max(0, (only or least) - side)) for side, only in sides]
+    sides = zip((height, width), least_sides(network), strict=True)
+    lacking = [(0, max(0, least - side)) for side, least in sides]
     low = np.pad(low, (*lacking, (0, 0)), "symmetric")
     tiles = tiles_of(network, low.shape[0], low.shape[1], tiling)
     if len(tiles) == 1:

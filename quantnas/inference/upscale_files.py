@@ -14,8 +14,7 @@ from quantnas.data.image_modes import Picture, PictureRows
 from quantnas.errors import DataError, QuantnasError, UsageError, missing
 from quantnas.progress import Progress
 
-from .receptive_field import SMALLEST
-from .tiling import Network, Tiling, enlarge, enlarge_rows, tiles_of
+from .tiling import Network, Tiling, enlarge, enlarge_rows, least_sides, tiles_of
 
 VISIBLE = 1
 """Difference of neighbouring tiles, of 255, above which users are told of it."""
@@ -173,7 +172,8 @@ def _tiles(job: UpscaleJob, network: Network, tiling: Tiling) -> int:
 def _is_large(job: UpscaleJob, network: Network, tiling: Tiling) -> bool:
     """Whether a job's photograph is cut into tiles; those that are extended first are not."""
     sides = image_files.size(job.source)
-    return min(sides) >= SMALLEST and _tiles(job, network, tiling) > 1
+    extended = any(n < least for n, least in zip(sides, least_sides(network), strict=True))
+    return not extended and _tiles(job, network, tiling) > 1
 
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from .channel_order import CHANNELS_LAST, CHANNELS_SECOND, Step
 from .graph_builder import RANK, TENSOR, Build
 from .ops_shape import reordered
 
@@ -111,28 +112,22 @@ def _pointwise(b: Build, node: fx.Node) -> None:
     name, meta = str(node.target), {**node.meta, RANK: rank}
     delattr(b.root, name)
     with b.graph.inserting_before(node):
-        x = node.args[0]
-        for function, *args in CHANNELS_SECOND[rank]:
-            x = b.call(function, x, *args)
-        new = b.layer(conv, x, name)  # type: ignore[arg-type]
+        image = _reshaped(b, node.args[0], CHANNELS_SECOND[rank])
+        new = b.layer(conv, image, name)
         new.meta.update(meta)
-        for function, *args in CHANNELS_LAST[rank]:
-            new = b.call(function, new, *args)
+        new = _reshaped(b, new, CHANNELS_LAST[rank])
     _replace(node, new)
 
 
-CHANNELS_SECOND: dict[int, tuple[Any, ...]] = {
-    2: ((operator.getitem, (..., None, None)),),
-    3: ((torch.permute, (0, 2, 1)), (operator.getitem, (..., None))),
-    4: ((torch.permute, (0, 3, 1, 2)),),
-}
-"""Rank of a tensor whose channels come last -> steps that make it an image (N, C, H, W)."""
-CHANNELS_LAST: dict[int, tuple[Any, ...]] = {
-    2: ((operator.getitem, (..., 0, 0)),),
-    3: ((operator.getitem, (..., 0)), (torch.permute, (0, 2, 1))),
-    4: ((torch.permute, (0, 2, 3, 1)),),
-}
-"""Rank of a tensor -> steps back from an image."""
+def _reshaped(b: Build, x: Any, steps: tuple[Step, ...]) -> Any:
+    """Append steps of `channel_order` -> the node of the last one."""
+    for kind, axes in steps:
+        if kind == "Transpose":
+            x = b.call(torch.permute, x, axes)
+        else:
+            at = None if kind == "Unsqueeze" else 0
+            x = b.call(operator.getitem, x, (..., *[at] * len(axes)))
+    return x
 
 
 # Nodes that are folded into a layer

@@ -16,8 +16,8 @@ from typing import Any
 
 from quantnas.architectures import onnx_survey, registry
 from quantnas.config import genotype, layered_settings, schema, search_space
-from quantnas.config.run_config import QuantizeConfig, RunConfig
-from quantnas.config.search_space import SearchSpace
+from quantnas.config.run_config import RunConfig
+from quantnas.config.search_space import Pixels, SearchSpace
 from quantnas.errors import DataError, UsageError
 from quantnas.progress import Progress
 from quantnas.runs import run_folder, run_settings, step_records, step_results
@@ -123,6 +123,8 @@ def from_run(request: Request, source: Run) -> Run:
     config = run_settings.continued(
         source, request.over(run_settings.inherit(source, request.verb))
     )
+    pixels = run_settings.space_of(source).pixels
+    config = _for_one_size(config, pixels, config.quantize.patch)
     return together(request.verb, config, lambda: _fresh(request, config, source))
 
 
@@ -215,23 +217,22 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
     config = request.over({})
     survey = onnx_survey.survey(file, config.pixels)
     watch(Progress("import", 1, 1, {}, tuple(onnx_survey.lines(survey))))
-    only = survey.space.pixels.only
-    if only is not None:
-        config = replace(config, quantize=_for_one_size(config.quantize, only, request))
+    config = _for_one_size(config, survey.space.pixels, request.given("quantize.patch"))
     with _path_of(survey.space) as path:
         complete = partial(pretrained.adopt, weights=file)
         return _fresh(request, replace(config, space=str(path)), complete=complete)
 
 
-def _for_one_size(
-    config: QuantizeConfig, only: tuple[int, int], request: Request
-) -> QuantizeConfig:
+def _for_one_size(config: RunConfig, pixels: Pixels, asked: int | None) -> RunConfig:
     """The settings with calibration crops that fit a network which takes images of one size.
 
-    Smaller crops that are asked for are extended.
+    asked: the crops that are asked for, pixels; smaller ones are extended. None: whole images.
     """
-    asked = request.given("quantize.patch")
-    return replace(config, patch=min(only) if asked is None else min(asked, *only))
+    if pixels.only is None:
+        return config
+    most = min(pixels.only) - 2 * pixels.border
+    patch = most if asked is None else min(asked, most)
+    return replace(config, quantize=replace(config.quantize, patch=patch))
 
 
 def together(

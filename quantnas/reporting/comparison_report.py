@@ -3,13 +3,13 @@
 import re
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from quantnas.config import files
 from quantnas.data import bicubic, photographs
-from quantnas.errors import UsageError
+from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.evaluation import model_comparison, scoring, tables
 from quantnas.evaluation.model_comparison import PhotoSet
 from quantnas.evaluation.scoring import Score
@@ -66,17 +66,40 @@ def _float_networks(
     models: Sequence[Model], upscalers: Mapping[str, Upscaler]
 ) -> dict[str, Upscaler]:
     """Name of each quantized model whose run holds its float network -> that one as an upscaler."""
-    measured = {model.file.resolve(): upscalers[model.name] for model in models}
-    loaded: dict[Path, Upscaler] = {}
+    loaded = {model.file.resolve(): upscalers[model.name] for model in models}
     references = {}
     for model in models:
-        folder = model.run.folder if model.run else model.file.parent
-        file = (folder / "checkpoints" / "float.safetensors").resolve()
-        if not model.is_float and file.exists():
-            known = measured.get(file) or loaded.get(file)
-            loaded[file] = known or resolve(str(file)).upscaler()
-            references[model.name] = loaded[file]
+        # the comparison with it is an extra: what is wrong with that checkpoint is no error here
+        with suppress(QuantnasError):
+            file = _float_checkpoint(model)
+            if file is not None:
+                loaded[file] = loaded.get(file) or _of_scale(file, model.scale).upscaler()
+                references[model.name] = loaded[file]
     return references
+
+
+def _float_checkpoint(model: Model) -> Path | None:
+    """The float network that a model was quantized from; None where its run does not tell.
+
+    A file that is not named by its run counts as the run's if the run has recorded its content.
+    """
+    run = model.run or run_folder.Run(model.file.parent)
+    file = (run.folder / "checkpoints" / "float.safetensors").resolve()
+    if model.is_float or not file.exists():
+        return None
+    exported = None if model.run else run.result("export") or {}
+    known = exported is None or exported.get("sha256") == files.sha256(model.file)
+    return file if known else None
+
+
+def _of_scale(file: Path, scale: int) -> Model:
+    """The model in a checkpoint. Raises DataError for another scale, and as `resolve`."""
+    model = resolve(str(file))
+    if model.scale != scale:
+        raise DataError(
+            f"{file} is x{model.scale}, not x{scale}.", "Give the checkpoint's own run."
+        )
+    return model
 
 
 def _difference(

@@ -44,8 +44,12 @@ class Model:
     """The run that the file belongs to; None for a lone file."""
 
     def upscaler(self) -> Upscaler:
-        """The loaded network as an upscaler that cuts large photographs into tiles."""
-        return tiling.upscaler(self.network())
+        """The loaded network as an upscaler for scores, which do not depend on the memory.
+
+        Photographs up to `tiling.LARGEST` stay whole where the receptive field is not limited; the
+        tiles of other networks overlap by all of it.
+        """
+        return tiling.upscaler(replace(self.network(), largest=lambda: tiling.LARGEST))
 
     @property
     def is_float(self) -> bool:

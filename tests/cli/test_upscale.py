@@ -334,6 +334,23 @@ def test_a_large_photograph_is_written_row_by_row_as_it_is_as_a_whole(tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "0.png", "1.png"])
 
 
+@pytest.mark.parametrize("size", [(20, 30), (80, 300), (60, 300), (64, 65), (130, 200), (31, 65)])
+def test_photographs_of_every_size_are_enlarged_in_tiles_of_one_size(tmp_path, size):
+    """Sides of at most half the only side that the network takes are counted as tiles, too."""
+
+    def whole(low: np.ndarray) -> np.ndarray:
+        assert low.shape == (64, 128, 3)
+        return low.repeat(2, 0).repeat(2, 1)
+
+    fixed = Network(2, whole, ReceptiveField(64, whole=True), lambda: None, fixed=(64, 128))
+    low = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    image_files.write(tmp_path / "a.png", low)
+    job = upscale_files.UpscaleJob(tmp_path / "a.png", tmp_path / "b.png")
+    told = list(upscale_files.perform([job], fixed, Tiling()))
+    assert np.array_equal(image_files.read(job.target), low.repeat(2, 0).repeat(2, 1))
+    assert told[-1].done == told[-1].total == len(tiling.tiles_of(fixed, *size, Tiling()))
+
+
 def test_what_cannot_be_written_says_what_helps(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")

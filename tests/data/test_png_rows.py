@@ -1,9 +1,11 @@
 """Checks PNG files that are written row by row, and pictures that are read so, against PIL."""
 
+import errno
 import io
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,47 @@ def test_rows_are_those_of_the_whole_picture(tmp_path):
         Image.fromarray(image).convert(mode).save(tmp_path / "d.png")
         with image_modes.rows(tmp_path / "d.png", tmp_path) as rows:
             assert rows is None
+
+
+class FullDisk(io.BytesIO):
+    """A temporary file on a disk that becomes full while `at` is called."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at = at
+
+    def _fail(self, method: str) -> None:
+        if method == self.at or method == "close":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write(self, content) -> int:
+        self._fail("write")
+        return super().write(content)
+
+    def flush(self) -> None:
+        self._fail("flush")
+
+    def close(self) -> None:
+        super().close()
+        self._fail("close")
+
+
+@pytest.mark.parametrize("at", ["open", "write", "flush"])
+def test_rows_that_cannot_be_kept_are_no_fault_of_the_picture(monkeypatch, tmp_path, at):
+    def open_(dir: Path) -> FullDisk:
+        if at == "open":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return FullDisk(at)
+
+    image_files.write(tmp_path / "a.png", picture(300, 40, 3))
+    monkeypatch.setattr(tempfile, "TemporaryFile", open_)
+    with (
+        pytest.raises(DataError, match="cannot take a temporary file") as error,
+        image_modes.rows(tmp_path / "a.png", tmp_path),
+    ):
+        pass
+    wanted = "folder that can be written into" if at == "open" else "Make room on the disk"
+    assert wanted in error.value.remedy and "a.png" not in str(error.value)
 
 
 def test_a_picture_beyond_the_free_memory_is_refused_before_it_is_decoded(monkeypatch, tmp_path):

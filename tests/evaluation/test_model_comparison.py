@@ -1,14 +1,17 @@
 """Checks the comparison of models: its numbers, folder, pictures and command."""
 
 import json
+import shutil
 import types
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from quantnas.architectures import network
 from quantnas.cli.main import main
+from quantnas.config.files import sha256
 from quantnas.data import image_files, photo_sets
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
@@ -194,6 +197,53 @@ def test_the_report_of_an_evaluation_is_that_of_its_run(here, capsys):
     assert command("evaluate", run, "runs/export/b", "--data", "set5") == 0
     assert command("report", "runs/evaluate/comparison") == 3
     assert "not of one run" in capsys.readouterr().err
+
+
+def record_export(run: Path) -> None:
+    """Let a run record the content of its exported file."""
+    content = json.dumps({"seconds": 1.0, "sha256": sha256(run / "model.onnx")})
+    (run / "steps" / "export.json").write_text(content)
+
+
+def references(name: str) -> set[str]:
+    """The models of an evaluation that were compared with their float networks."""
+    rows = read(name)["sets"]["set5"]["models"]
+    return {label for label, row in rows.items() if row["mean"].get("to_float") is not None}
+
+
+def test_a_file_is_compared_with_the_float_network_of_the_run_that_made_it(here):
+    """A file that only lies beside the checkpoints of a run is not."""
+    run = Path("runs/export/a")
+    for number, (given, wanted) in enumerate(
+        [(run, {"a"}), (run / "model.onnx", set()), (run / "model.onnx", {"a"})]
+    ):
+        if number == 2:
+            record_export(run)
+        assert command("evaluate", given, "--data", "set5", "--name", f"n{number}") == 0
+        assert references(f"n{number}") == wanted
+    shutil.copy("runs/export/b/model.onnx", run / "other.onnx")
+    add = onnx.load(run / "other.onnx")
+    add.doc_string = "another file"
+    onnx.save(add, run / "other.onnx")
+    assert command("evaluate", run / "other.onnx", "--data", "set5", "--name", "other") == 0
+    assert references("other") == set()
+
+
+@pytest.mark.parametrize("what", ["damaged", "of another network", "of another scale"])
+def test_a_float_checkpoint_that_cannot_be_used_is_left_out(here, what):
+    run, other = Path("runs/export/a"), Path("runs/export/x4")
+    file = run / "checkpoints" / "float.safetensors"
+    if what == "damaged":
+        file.write_bytes(file.read_bytes()[:100])
+    elif what == "of another network":
+        shutil.copy(other / "checkpoints" / "float.safetensors", file)
+    else:
+        for name in ("space.yaml", "config.yaml"):
+            text = (run / name).read_text()
+            (run / name).write_text(text.replace("scale: 2", "scale: 4"))
+        shutil.copy(other / "checkpoints" / "float.safetensors", file)
+    assert command("evaluate", run, "--data", "set5", "--name", "n") == 0
+    assert references("n") == set()
 
 
 # What goes wrong

@@ -14,12 +14,13 @@ from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.files import sha256
 from quantnas.config.run_config import QuantizeConfig, RunConfig, TrainConfig
+from quantnas.config.search_space import Pixels
 from quantnas.data import image_files, photographs
 from quantnas.errors import DataError, UsageError
 from quantnas.evaluation import scoring
 from quantnas.inference import upscaler
-from quantnas.pipeline import new_run, pretrained, steps
-from quantnas.runs import environment, networks, run_photographs
+from quantnas.pipeline import new_run, pretrained, run_sources, steps
+from quantnas.runs import environment, networks, run_photographs, run_settings
 from quantnas.runs.run_folder import Run
 
 QUICK = QuantizeConfig(steps=3, batch=2, patch=12, crops=2)
@@ -286,3 +287,20 @@ def test_a_built_in_space_is_known_by_the_file(tmp_path):
     path.write_bytes(b"none")
     with pytest.raises(DataError, match="Cannot read"):
         pretrained.space_of(path)
+
+
+@pytest.mark.parametrize(("asked", "patch"), [(None, 58), (96, 58), (40, 40)])
+def test_calibration_crops_fit_a_network_of_one_size_without_its_border(asked, patch):
+    only = Pixels(only=(64, 80), border=3)
+    assert run_sources._for_one_size(RunConfig(), only, asked).quantize.patch == patch
+    assert run_sources._for_one_size(RunConfig(), Pixels(), asked) == RunConfig()
+
+
+def test_a_continued_run_of_one_size_takes_no_larger_crops_either(source, monkeypatch, tmp_path):
+    run = Run(source)
+    space = dataclasses.replace(run_settings.space_of(run), pixels=Pixels(only=(30, 24), border=3))
+    monkeypatch.setattr(run_settings, "space_of", lambda run: space)
+    settings = {"quantize.patch": 96}
+    request = run_sources.Request("quantize", settings=settings, output=tmp_path / "new")
+    made = run_sources.from_run(request, run)
+    assert run_settings.written(made).quantize.patch == 18
