@@ -37,7 +37,7 @@ SETTINGS = "config.yaml"
 MARK = "half_begun"
 """Empty file of a run folder while its first files are written."""
 FIRST = frozenset({"space.yaml", "genotype_given.json", "source.onnx"})
-"""Files that earlier versions wrote before the settings."""
+"""Files that earlier versions wrote before the settings, without a mark."""
 
 
 @dataclass(frozen=True)
@@ -193,24 +193,38 @@ def _made(folder: Path) -> bool:
 
 def _require_unused(folder: Path) -> None:
     """Raise UsageError for a folder that holds anything but the beginning of a run."""
-    if folder.is_dir() and (not any(folder.iterdir()) or is_half_begun(folder)):
+    if folder.is_dir() and (not _found(folder) or is_half_begun(folder)):
         return
     goes_on = any((folder / file).is_file() for file in (SETTINGS, "sweep.yaml"))
-    raise UsageError(
-        f"The run folder {folder} is not empty.",
-        f"Choose another --name{', or continue it with --resume' if goes_on else ''}.",
-    )
+    remedy = f"Choose another --name{', or continue it with --resume' if goes_on else ''}."
+    if _is_perhaps_half_begun(folder):
+        remedy = _remedy_without_mark(folder)
+    raise UsageError(f"The run folder {folder} is not empty.", remedy)
+
+
+def _found(folder: Path) -> set[str]:
+    """The names of the files in a folder, without those of its lock."""
+    return {path.name for path in folder.iterdir()} - {run_lock.FILE, run_lock.HOLDER}
 
 
 def is_half_begun(folder: Path) -> bool:
-    """Whether a process ended while it began a run in a folder, before any work.
+    """Whether a process ended while it began a run in a folder, before any work."""
+    return (folder / MARK).exists() and not (folder / SETTINGS).exists()
 
-    Earlier versions left no mark (`MARK`), only the first files of a run.
+
+def _is_perhaps_half_begun(folder: Path) -> bool:
+    """Whether a folder looks like one that an earlier version began, which left no mark.
+
+    Its files may as well be those of a user, so that nothing removes them.
     """
-    if (folder / SETTINGS).exists() or not folder.is_dir():
-        return False
-    found = {path.name for path in folder.iterdir()} - {run_lock.FILE, run_lock.HOLDER}
-    return MARK in found or (bool(found) and found <= FIRST)
+    return folder.is_dir() and bool(_found(folder)) and _found(folder) <= FIRST
+
+
+def _remedy_without_mark(folder: Path) -> str:
+    return (
+        f"If an earlier version began a run there, remove {folder} and begin it again; if the "
+        "files are yours, choose another --name."
+    )
 
 
 @contextmanager
@@ -244,6 +258,11 @@ def existing(path: Path) -> Run:
         raise DataError(
             f"{path} was only begun: its process ended before the settings were written.",
             f"Begin it again with the same command and --name {shlex.quote(path.name)}.",
+        )
+    if _is_perhaps_half_begun(path):
+        raise DataError(
+            f"{path} is not a run folder: it has only {', '.join(sorted(_found(path)))}.",
+            _remedy_without_mark(path),
         )
     if not (path / SETTINGS).is_file():
         raise DataError(
