@@ -9,7 +9,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -246,10 +246,13 @@ def beginning(run: Run) -> Iterator[None]:
 
 
 def remove_half_begun(run: Run) -> None:
-    """Remove the folder of a run whose beginning failed, unless a process is at work there."""
-    if (run.folder / SETTINGS).exists() or run_lock.is_held(run.folder):
-        return
-    shutil.rmtree(run.folder)
+    """Remove the folder of a run whose beginning failed, unless a process is at work there.
+
+    What cannot be removed stays: the error of the beginning is the one to tell.
+    """
+    with suppress(OSError, DataError):
+        if not (run.folder / SETTINGS).exists() and not run_lock.is_held(run.folder):
+            shutil.rmtree(run.folder, ignore_errors=True)
 
 
 def existing(path: Path) -> Run:

@@ -126,7 +126,7 @@ def test_files_without_a_mark_are_never_removed(tmp_path, files):
     with pytest.raises(UsageError, match="not empty") as caught:
         run_folder.create(tmp_path, "run", "it", "space")
     assert re.search(remedy, caught.value.remedy)
-    with pytest.raises(DataError, match="it has only .*space.yaml") as told:
+    with pytest.raises(DataError, match=r"it has only .*space\.yaml") as told:
         run_folder.existing(folder)
     assert re.search(remedy, told.value.remedy)
     with run_folder.beginning(Run(folder)):
@@ -152,3 +152,18 @@ def test_a_failed_beginning_leaves_nothing(tmp_path):
     assert run_folder.is_half_begun(run.folder)
     run_folder.remove_half_begun(run)
     assert not run.folder.exists()
+
+
+def test_a_folder_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    def refused(*arguments, **options):
+        raise PermissionError("it is open")
+
+    run = run_folder.create(tmp_path, "run", None, "space")
+    monkeypatch.setattr("os.rmdir", refused)
+    run_folder.remove_half_begun(run)
+    monkeypatch.setattr("quantnas.runs.run_lock.is_held", _unwritable)
+    run_folder.remove_half_begun(run)
+
+
+def _unwritable(folder):
+    raise DataError("Nothing can be written.", "Copy it.")
