@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantnas.architectures.cost import REFERENCE
-from quantnas.config.files import inside, read_json, readable
+from quantnas.config.files import read_json, readable
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError
 from quantnas.evaluation import layer_damage
@@ -152,8 +152,7 @@ def find(folders: Sequence[Path]) -> Source:
 
 def _points(folder: Path) -> list[Path]:
     points = folder / "points"
-    found = sorted(path for path in points.iterdir() if path.is_dir()) if points.is_dir() else []
-    return [inside(points, path.name, points) for path in found]
+    return sorted(path for path in points.iterdir() if path.is_dir()) if points.is_dir() else []
 
 
 def _failed(folder: Path) -> Iterable[Failed]:
