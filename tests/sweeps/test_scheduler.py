@@ -325,6 +325,14 @@ def test_a_point_runs_to_its_end_by_itself(begin):
     assert command == ["quantnas", "run", "--config", str(run.folder / "config.yaml")]
 
 
+def test_a_point_whose_folder_is_damaged_fails_and_says_so(begin):
+    _, _, folder = begin({"seed": [0, 1]})
+    point = folder / "points" / "seed0"
+    (point / "config.yaml").unlink()
+    assert point_process.perform(PointJob(point), lambda: False) == FAILED
+    assert "has no config.yaml" in point_process.why(point)["cause"]
+
+
 def test_a_point_that_is_stopped_saves_its_state(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed0")
