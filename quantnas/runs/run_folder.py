@@ -79,11 +79,8 @@ class Run:
             return 0.0
         try:
             return float(read_json(self.folder / SPENT).get("seconds", 0.0))
-        except (
-            DataError,
-            TypeError,
-            ValueError,
-        ):  # of an older version, or damaged: the state is worth more
+        # It is of an older version, or damaged: the state is worth more.
+        except (DataError, TypeError, ValueError):
             return 0.0
 
     def spend(self, seconds: float) -> None:

@@ -47,6 +47,8 @@ DAMAGES = [
     ("steps/train.json", "seconds", "long"),
     ("steps/quantize.json", "limit", "x"),
     ("steps/quantize.json", "reached", [1]),
+    ("steps/quantize.json", "psnr_to_float_predicted", "x"),
+    ("steps/quantize.json", "kept_bits", 3),
     ("steps/export.json", "bytes", None),
     ("steps/export.json", "cost.layers.0.shape", ["a"]),
     ("steps/export.json", "cost.layers.1.macs", ...),
