@@ -17,13 +17,11 @@ from quantnas.evaluation import layer_damage
 from quantnas.evaluation.layer_damage import Damages
 from quantnas.reporting.plots import search_curves
 from quantnas.runs import run_folder, run_settings
-from quantnas.runs.run_folder import STEPS, Run
+from quantnas.runs.run_folder import STEPS, SWEEP, Run
 
 from . import photo_slider, run_report
 from .photo_slider import ComparedCrops
 
-SWEEP = "sweep.yaml"
-"""File that marks the folder of a sweep."""
 AT = f"LR {REFERENCE[0]}x{REFERENCE[1]}"
 """Key of the costs at which runs are compared."""
 ROWS = 80

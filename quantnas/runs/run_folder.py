@@ -34,8 +34,10 @@ SPENT = "checkpoints/spent.json"
 """File with the seconds that an unfinished step has taken so far."""
 SETTINGS = "config.yaml"
 """File with the settings of a run, which makes a folder a run; it is written last."""
+SWEEP = "sweep.yaml"
+"""File with the points of a sweep, which makes a folder a sweep; it is written last."""
 MARK = "half_begun"
-"""Empty file of a run folder while its first files are written."""
+"""Empty file of the folder of a run or sweep while its first files are written."""
 FIRST = frozenset({"space.yaml", "genotype_given.json", "source.onnx"})
 """Files that earlier versions wrote before the settings, without a mark."""
 
@@ -192,8 +194,8 @@ def _require_unused(folder: Path) -> None:
     """Raise UsageError for a folder that holds anything but the beginning of a run."""
     if folder.is_dir() and (not _found(folder) or is_half_begun(folder)):
         return
-    goes_on = any((folder / file).is_file() for file in (SETTINGS, "sweep.yaml"))
-    remedy = f"Choose another --name{', or continue it with --resume' if goes_on else ''}."
+    goes_on = ", or continue it with --resume" if _is_begun(folder) else ""
+    remedy = f"Choose another --name{goes_on}."
     if _is_perhaps_half_begun(folder):
         remedy = _remedy_without_mark(folder)
     raise UsageError(f"The run folder {folder} is not empty.", remedy)
@@ -204,9 +206,14 @@ def _found(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {run_lock.FILE, run_lock.HOLDER}
 
 
+def _is_begun(folder: Path) -> bool:
+    """Whether the first files of a run or sweep are all in a folder."""
+    return any((folder / file).is_file() for file in (SETTINGS, SWEEP))
+
+
 def is_half_begun(folder: Path) -> bool:
-    """Whether a process ended while it began a run in a folder, before any work."""
-    return (folder / MARK).exists() and not (folder / SETTINGS).exists()
+    """Whether a process ended while it began a run or sweep in a folder, before any work."""
+    return (folder / MARK).exists() and not _is_begun(folder)
 
 
 def _is_perhaps_half_begun(folder: Path) -> bool:
@@ -226,17 +233,18 @@ def _remedy_without_mark(folder: Path) -> str:
 
 @contextmanager
 def beginning(run: Run) -> Iterator[None]:
-    """Mark a new run folder as half begun until the block ends; what was half begun is removed.
+    """Mark a new folder as half begun until the block ends; what was half begun is removed.
 
-    The run's `config.yaml`, which is written last, makes it a run. Raises UsageError when another
-    process has begun a run there in the meantime.
+    The run's `config.yaml`, which is written last, makes it a run, and `sweep.yaml` a sweep. Raises
+    UsageError when another process has begun one there in the meantime.
     """
     with run_lock.held(run.folder):
-        if (run.folder / SETTINGS).exists():
+        if _is_begun(run.folder):
             raise UsageError(f"The run folder {run.folder} is not empty.", "Choose another --name.")
         for path in run.folder.iterdir() if is_half_begun(run.folder) else ():
             if path.name not in (run_lock.FILE, run_lock.HOLDER):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                linked = path.is_symlink()
+                shutil.rmtree(path) if path.is_dir() and not linked else path.unlink()
         run.path(MARK).touch()
         yield
         run.path(MARK).unlink()
@@ -248,7 +256,7 @@ def remove_half_begun(run: Run) -> None:
     What cannot be removed stays: the error of the beginning is the one to tell.
     """
     with suppress(OSError, DataError):
-        if not (run.folder / SETTINGS).exists() and not run_lock.is_held(run.folder):
+        if not _is_begun(run.folder) and not run_lock.is_held(run.folder):
             shutil.rmtree(run.folder, ignore_errors=True)
 
 
