@@ -194,6 +194,8 @@ def load(network: nn.Module, path: Path, space: SearchSpace | None = None) -> No
     except (OSError, SafetensorError) as error:
         raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
     except RuntimeError as error:
+        if _holds_unshared(network, tensors):
+            raise _of_unshared(path) from error
         raise DataError(
             f"{path} holds the weights of another network.", "Use the run that it belongs to."
         ) from error
@@ -203,12 +205,30 @@ def load(network: nn.Module, path: Path, space: SearchSpace | None = None) -> No
 def _require_shared(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise DataError where layers with one kernel have different ones in a file."""
     loaded = network.state_dict()
-    shares = any(conv.shares for conv in convolutions(network).values())
-    if shares and not all(torch.equal(loaded[key], value) for key, value in tensors.items()):
-        raise DataError(
-            f"{path} was made by an earlier version, in which no kernels were shared.",
-            "Quantize the network again.",
-        )
+    same = all(torch.equal(loaded[key], value) for key, value in tensors.items())
+    if _shares(network) and not same:
+        raise _of_unshared(path)
+
+
+def _shares(network: nn.Module) -> bool:
+    """Whether some layers have one kernel."""
+    return any(conv.shares for conv in convolutions(network).values())
+
+
+def _holds_unshared(network: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are a network's, and octaves that inputs of shared kernels no longer have."""
+    own = network.state_dict().keys()
+    more = tensors.keys() - own
+    if not (_shares(network) and more and own - _unused(network).keys() <= tensors.keys()):
+        return False
+    return all(key.endswith(".octaves") for key in more)
+
+
+def _of_unshared(path: Path) -> DataError:
+    return DataError(
+        f"{path} was made by an earlier version, in which no kernels were shared.",
+        "Quantize the network again; the exported file of that run stays usable.",
+    )
 
 
 def _unused(network: nn.Module) -> dict[str, Tensor]:

@@ -35,9 +35,10 @@ def perform(verb: str, run: Run, watch: Watcher = SILENT) -> None:
     and the watcher raise, QualityError as `quantnas.quantize`, and UsageError while another process
     is at work in the run, or for settings that a step was done without.
     """
-    with run_lock.held(run.folder):
-        config, steps = run_settings.load_config(run), STEPS[verb]
-        with _removed_if_empty(run, steps), watched(run, watch):
+    steps = STEPS[verb]
+    with _held(run, steps):
+        config = run_settings.load_config(run)
+        with watched(run, watch):
             step_records.require_unchanged(run)
             if verb == "export":
                 _warn(run, config, watch)
@@ -83,14 +84,23 @@ def _judge(run: Run, config: RunConfig, watch: Watcher) -> None:
 
 
 @contextmanager
-def _removed_if_empty(run: Run, steps: Sequence[str]) -> Iterator[None]:
-    """After a UsageError or DataError, remove a new run folder that holds no results yet."""
-    carried = {step for step in steps if run.result(step) is not None}
+def _held(run: Run, steps: Sequence[str]) -> Iterator[None]:
+    """Hold the lock of a run; after a UsageError or DataError, remove a new one without results.
+
+    It is removed when the lock is released, since some systems keep files that are open, and as far
+    as possible: the error of the run is the one to tell.
+    """
+    empty = False
     try:
-        yield
-    except (DataError, UsageError):
-        finished = any(run.result(step) is not None for step in steps if step not in carried)
-        begun = run.resumable or (run.folder / "metrics.jsonl").exists()
-        if run.new and not finished and not begun:
-            shutil.rmtree(run.folder)
-        raise
+        with run_lock.held(run.folder):
+            carried = {step for step in steps if run.result(step) is not None}
+            try:
+                yield
+            except (DataError, UsageError):
+                finished = any(run.result(s) is not None for s in steps if s not in carried)
+                begun = run.resumable or (run.folder / "metrics.jsonl").exists()
+                empty = run.new and not finished and not begun
+                raise
+    finally:
+        if empty:
+            shutil.rmtree(run.folder, ignore_errors=True)

@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from quantnas.architectures.cost import REFERENCE
-from quantnas.config.files import inside, read_json, readable
+from quantnas.config.files import read_json, readable
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError
 from quantnas.evaluation import layer_damage
 from quantnas.evaluation.layer_damage import Damages
 from quantnas.reporting.plots import search_curves
 from quantnas.runs import run_folder, run_settings
-from quantnas.runs.run_folder import STEPS, Run
+from quantnas.runs.run_folder import STEPS, SWEEP, Run
 
 from . import photo_slider, run_report
 from .photo_slider import ComparedCrops
 
-SWEEP = "sweep.yaml"
-"""File that marks the folder of a sweep."""
 AT = f"LR {REFERENCE[0]}x{REFERENCE[1]}"
 """Key of the costs at which runs are compared."""
 ROWS = 80
@@ -152,8 +150,7 @@ def find(folders: Sequence[Path]) -> Source:
 
 def _points(folder: Path) -> list[Path]:
     points = folder / "points"
-    found = sorted(path for path in points.iterdir() if path.is_dir()) if points.is_dir() else []
-    return [inside(points, path.name, points) for path in found]
+    return sorted(path for path in points.iterdir() if path.is_dir()) if points.is_dir() else []
 
 
 def _failed(folder: Path) -> Iterable[Failed]:

@@ -17,11 +17,21 @@ from .run_folder import Run
 
 
 def architecture(run: Run) -> tuple[search_space.SearchSpace, Genotype]:
-    """The search space and genotype of a run. Raises DataError when it has not searched yet."""
+    """The search space and genotype of a run.
+
+    Raises DataError when it has not searched yet, and for an imported network of an earlier version
+    that took fewer operations for layers.
+    """
     genotype = genotypes.load(need(run.path("genotype.json"), "search"))
     need(run.path("space.yaml"), "search")
     space = run_settings.space_of(run)
-    genotypes.check(genotype, registry.slots(space), space.name)
+    slots = registry.slots(space)
+    if space.source and genotype.choices.keys() != {slot.name for slot in slots}:
+        raise DataError(
+            f"{run.folder} was made by an earlier version, with other layers.",
+            f"Quantize {space.source} again; the model.onnx of this run stays usable.",
+        )
+    genotypes.check(genotype, slots, space.name)
     return space, genotype
 
 

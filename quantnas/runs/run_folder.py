@@ -9,7 +9,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,12 @@ SPENT = "checkpoints/spent.json"
 """File with the seconds that an unfinished step has taken so far."""
 SETTINGS = "config.yaml"
 """File with the settings of a run, which makes a folder a run; it is written last."""
+SWEEP = "sweep.yaml"
+"""File with the points of a sweep, which makes a folder a sweep; it is written last."""
 MARK = "half_begun"
-"""Empty file of a run folder while its first files are written."""
+"""Empty file of the folder of a run or sweep while its first files are written."""
 FIRST = frozenset({"space.yaml", "genotype_given.json", "source.onnx"})
-"""Files that earlier versions wrote before the settings."""
+"""Files that earlier versions wrote before the settings, without a mark."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,8 @@ class Run:
             return 0.0
         try:
             return float(read_json(self.folder / SPENT).get("seconds", 0.0))
-        except (
-            DataError,
-            TypeError,
-            ValueError,
-        ):  # of an older version, or damaged: the state is worth more
+        # It is of an older version, or damaged: the state is worth more.
+        except (DataError, TypeError, ValueError):
             return 0.0
 
     def spend(self, seconds: float) -> None:
@@ -193,49 +192,72 @@ def _made(folder: Path) -> bool:
 
 def _require_unused(folder: Path) -> None:
     """Raise UsageError for a folder that holds anything but the beginning of a run."""
-    if folder.is_dir() and (not any(folder.iterdir()) or is_half_begun(folder)):
+    if folder.is_dir() and (not _found(folder) or is_half_begun(folder)):
         return
-    goes_on = any((folder / file).is_file() for file in (SETTINGS, "sweep.yaml"))
-    raise UsageError(
-        f"The run folder {folder} is not empty.",
-        f"Choose another --name{', or continue it with --resume' if goes_on else ''}.",
-    )
+    goes_on = ", or continue it with --resume" if _is_begun(folder) else ""
+    remedy = f"Choose another --name{goes_on}."
+    if _is_perhaps_half_begun(folder):
+        remedy = _remedy_without_mark(folder)
+    raise UsageError(f"The run folder {folder} is not empty.", remedy)
+
+
+def _found(folder: Path) -> set[str]:
+    """The names of the files in a folder, without those of its lock."""
+    return {path.name for path in folder.iterdir()} - {run_lock.FILE, run_lock.HOLDER}
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether the first files of a run or sweep are all in a folder."""
+    return any((folder / file).is_file() for file in (SETTINGS, SWEEP))
 
 
 def is_half_begun(folder: Path) -> bool:
-    """Whether a process ended while it began a run in a folder, before any work.
+    """Whether a process ended while it began a run or sweep in a folder, before any work."""
+    return (folder / MARK).exists() and not _is_begun(folder)
 
-    Earlier versions left no mark (`MARK`), only the first files of a run.
+
+def _is_perhaps_half_begun(folder: Path) -> bool:
+    """Whether a folder looks like one that an earlier version began, which left no mark.
+
+    Its files may as well be those of a user, so that nothing removes them.
     """
-    if (folder / SETTINGS).exists() or not folder.is_dir():
-        return False
-    found = {path.name for path in folder.iterdir()} - {run_lock.FILE, run_lock.HOLDER}
-    return MARK in found or (bool(found) and found <= FIRST)
+    return folder.is_dir() and bool(_found(folder)) and _found(folder) <= FIRST
+
+
+def _remedy_without_mark(folder: Path) -> str:
+    return (
+        f"If an earlier version began a run there, remove {folder} and begin it again; if the "
+        "files are yours, choose another --name."
+    )
 
 
 @contextmanager
 def beginning(run: Run) -> Iterator[None]:
-    """Mark a new run folder as half begun until the block ends; what was half begun is removed.
+    """Mark a new folder as half begun until the block ends; what was half begun is removed.
 
-    The run's `config.yaml`, which is written last, makes it a run. Raises UsageError when another
-    process has begun a run there in the meantime.
+    The run's `config.yaml`, which is written last, makes it a run, and `sweep.yaml` a sweep. Raises
+    UsageError when another process has begun one there in the meantime.
     """
     with run_lock.held(run.folder):
-        if (run.folder / SETTINGS).exists():
+        if _is_begun(run.folder):
             raise UsageError(f"The run folder {run.folder} is not empty.", "Choose another --name.")
         for path in run.folder.iterdir() if is_half_begun(run.folder) else ():
             if path.name not in (run_lock.FILE, run_lock.HOLDER):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                linked = path.is_symlink()
+                shutil.rmtree(path) if path.is_dir() and not linked else path.unlink()
         run.path(MARK).touch()
         yield
         run.path(MARK).unlink()
 
 
 def remove_half_begun(run: Run) -> None:
-    """Remove the folder of a run whose beginning failed, unless a process is at work there."""
-    if (run.folder / SETTINGS).exists() or run_lock.is_held(run.folder):
-        return
-    shutil.rmtree(run.folder)
+    """Remove the folder of a run whose beginning failed, unless a process is at work there.
+
+    What cannot be removed stays: the error of the beginning is the one to tell.
+    """
+    with suppress(OSError, DataError):
+        if not _is_begun(run.folder) and not run_lock.is_held(run.folder):
+            shutil.rmtree(run.folder, ignore_errors=True)
 
 
 def existing(path: Path) -> Run:
@@ -244,6 +266,11 @@ def existing(path: Path) -> Run:
         raise DataError(
             f"{path} was only begun: its process ended before the settings were written.",
             f"Begin it again with the same command and --name {shlex.quote(path.name)}.",
+        )
+    if _is_perhaps_half_begun(path):
+        raise DataError(
+            f"{path} is not a run folder: it has only {', '.join(sorted(_found(path)))}.",
+            _remedy_without_mark(path),
         )
     if not (path / SETTINGS).is_file():
         raise DataError(

@@ -4,6 +4,7 @@ The lock is that of the file `lock`, which the system releases when its process 
 happens. The file `lock.json` beside it tells who holds it.
 """
 
+import errno
 import os
 import shlex
 import socket
@@ -19,6 +20,8 @@ from quantnas.config import files
 from quantnas.errors import DataError, UsageError
 
 FILE, HOLDER = "lock", "lock.json"
+WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
+"""Errors of a file system that has no locks, such as NFS without their service."""
 
 
 @contextmanager
@@ -29,21 +32,10 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
     when it does not end, and DataError for a folder that cannot be written into. On a file system
     without locks nothing is held.
     """
-    lock = FileLock(folder.resolve() / FILE, is_singleton=True)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout as error:
-        raise UsageError(
-            f"Another process is at work in {folder}{_holder(folder)}.", "Wait for it, or stop it."
-        ) from error
-    except NotImplementedError:
+    lock = _acquired(folder, patience)
+    if lock is None:
         yield
         return
-    except OSError as error:
-        raise DataError(
-            f"Nothing can be written into {folder}: {error.strerror}.",
-            "Make the folder writable, or copy it.",
-        ) from error
     try:
         _sign(folder)
         yield
@@ -52,6 +44,27 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
             with suppress(OSError):
                 (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def _acquired(folder: Path, patience: float) -> FileLock | None:
+    """The acquired lock of a folder; None on a file system without locks. Raises as `held`."""
+    lock = FileLock(folder.resolve() / FILE, is_singleton=True)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout as error:
+        raise UsageError(
+            f"Another process is at work in {folder}{_holder(folder)}.", "Wait for it, or stop it."
+        ) from error
+    except NotImplementedError:
+        return None
+    except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            return None
+        raise DataError(
+            f"Nothing can be written into {folder}: {error.strerror}.",
+            "Make the folder writable, or copy it.",
+        ) from error
+    return lock
 
 
 def is_held(folder: Path) -> bool:

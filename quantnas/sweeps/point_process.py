@@ -78,8 +78,8 @@ def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
 
     stopped: tells after every record whether to stop there.
     """
-    run = run_folder.existing(job.run)
     try:
+        run = run_folder.existing(job.run)
         with run_lock.held(run.folder, PATIENCE), closing(_steps(run, job.warm)) as steps:
             for _ in steps:
                 if stopped():
@@ -88,9 +88,9 @@ def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
         fail(job.run, error.cause, error.remedy)
         return FAILED
     except Exception as error:
-        run.log(traceback.format_exc())
         cause = f"Something unexpected happened: {type(error).__name__}: {error}"
-        fail(job.run, cause, f"The traceback is in {run.folder / 'log.txt'}.")
+        fail(job.run, cause, f"The traceback is in {job.run / 'log.txt'}.")
+        Run(job.run).log(traceback.format_exc())
         return FAILED
     return DONE
 

@@ -3,6 +3,7 @@
 The state of a sweep is read from its folder, so that a killed sweep continues from there.
 """
 
+import shlex
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from quantnas.config.files import inside, to_json, write_text
 from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.pipeline import new_run
 from quantnas.pipeline.new_run import Prepared
-from quantnas.reporting import html_data
 from quantnas.runs import environment, run_folder, run_lock
 from quantnas.runs.run_folder import Run
 
@@ -51,7 +51,19 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
         first = points[0].name
         many = f" (none of the {len(points)} points can be done)" if len(points) > 1 else ""
         raise type(wrong[first])(f"{wrong[first].cause}{many}", wrong[first].remedy)
-    folder = run_folder.create(root, "sweep", name, "sweep").folder
+    sweep = run_folder.create(root, "sweep", name, "sweep")
+    with run_folder.beginning(sweep):
+        _write(sweep.folder, points, ready, wrong)
+    return sweep.folder.resolve()
+
+
+def _write(
+    folder: Path,
+    points: Sequence[Point],
+    ready: Mapping[str, Prepared],
+    wrong: Mapping[str, QuantnasError],
+) -> None:
+    """Write the first files of a sweep: the runs of all possible points, and why others failed."""
     write_text(folder / "env.json", to_json(environment.environment()))
     for name, prepared in ready.items():
         run = run_folder.create(folder, "points", name, name)
@@ -60,8 +72,7 @@ def begin(root: Path, name: str | None, points: Sequence[Point]) -> Path:
         point_process.fail(folder / "points" / name, reason.cause, reason.remedy)
     rows = [{"name": each.name, **each.varied} for each in points]
     text = yaml.safe_dump({"points": rows}, sort_keys=False)
-    write_text(folder / html_data.SWEEP, text)  # last, to mark the folder as complete
-    return folder.resolve()
+    write_text(folder / run_folder.SWEEP, text)  # last, to mark the folder as complete
 
 
 def _require_alone(points: Sequence[Point]) -> None:
@@ -75,15 +86,20 @@ def _require_alone(points: Sequence[Point]) -> None:
 
 def existing(path: Path) -> Path:
     """The absolute path of a sweep's folder. Raises DataError when it is no sweep."""
-    if (path / "points").is_dir() and not (path / html_data.SWEEP).exists():
+    if run_folder.is_half_begun(path):
+        raise DataError(
+            f"{path} was only begun: its process ended before all points had a folder.",
+            f"Begin it again with the same command and --name {shlex.quote(path.name)}.",
+        )
+    if (path / "points").is_dir() and not (path / run_folder.SWEEP).exists():
         raise DataError(
             f"{path} is a sweep that was only begun: its process ended before all points had a "
             "folder.",
             "Remove the folder, or begin the sweep again with another --name.",
         )
-    if not ((path / html_data.SWEEP).is_file() and (path / "points").is_dir()):
+    if not ((path / run_folder.SWEEP).is_file() and (path / "points").is_dir()):
         raise DataError(
-            f"{path} is no folder of a sweep (it has no {html_data.SWEEP} and points/).",
+            f"{path} is no folder of a sweep (it has no {run_folder.SWEEP} and points/).",
             "Give the folder that `quantnas sweep` wrote, such as runs/sweep/sweep.",
         )
     return path.resolve()
@@ -94,7 +110,7 @@ def names(folder: Path) -> dict[str, dict[str, Any]]:
 
     Raises DataError or UsageError for a damaged file, and for names that lead out of the sweep.
     """
-    path = existing(folder) / html_data.SWEEP
+    path = existing(folder) / run_folder.SWEEP
     data = schema.read_yaml(path)
     schema.check(_Points, data, str(path))
     rows = data["points"]

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantnas.architectures import cost, network, onnx_survey, registry
+from quantnas.architectures import cost, imported_onnx, network, onnx_survey, registry
+from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.run_config import ExportConfig, QuantizeConfig, RunConfig
 from quantnas.config.search_space import Precision, SearchSpace
@@ -24,6 +25,8 @@ from quantnas.quantization import (
     retraining,
     saliency,
 )
+from quantnas.runs import networks
+from quantnas.runs.run_folder import Run
 
 CASES = Path(__file__).parents[1] / "cases"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -202,6 +205,28 @@ def test_files_hold_what_is_shared_and_refuse_what_was_not(space, tmp_path):
     network.save_tensors(state, tmp_path / "old.safetensors", space)
     with pytest.raises(DataError, match="earlier version"):
         network.load(again, tmp_path / "old.safetensors", space)
+    more = {**net.state_dict(), "inner.body.0.input_quantizer.octaves": torch.zeros(24)}
+    network.save_tensors(more, tmp_path / "older.safetensors", space)
+    with pytest.raises(DataError, match="earlier version, in which no kernels were shared"):
+        network.load(again, tmp_path / "older.safetensors", space)
+    network.save_tensors({**more, "else": torch.zeros(1)}, tmp_path / "other.safetensors", space)
+    with pytest.raises(DataError, match="another network"):
+        network.load(again, tmp_path / "other.safetensors", space)
+
+
+def test_a_run_whose_layers_were_others_is_to_be_quantized_again(space, tmp_path):
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    kept = imported_onnx.kept(space, run.folder)
+    run.path("space.yaml").write_text(search_space.to_yaml(kept))
+    genotype = onnx_survey.genotype(space)
+    run.path("genotype.json").write_text(genotype.to_json())
+    assert networks.architecture(run)[1] == genotype
+    fewer = dict(list(genotype.choices.items())[1:])
+    run.path("genotype.json").write_text(dataclasses.replace(genotype, choices=fewer).to_json())
+    with pytest.raises(DataError, match="earlier version, with other layers") as caught:
+        networks.architecture(run)
+    assert "source.onnx again; the model.onnx of this run stays usable" in caught.value.remedy
 
 
 def test_what_was_asked_for_and_not_done_is_said(space):

@@ -304,6 +304,13 @@ def test_runs_of_one_name_are_told_apart(tmp_path, tiny):
     assert [name for name, _ in html_data.find(folders).done] == ["x/mine", "y/mine"]
 
 
+def test_a_point_that_lies_on_another_disk_is_shown(tmp_path, tiny):
+    folder = sweep(tmp_path / "s", tiny)
+    moved = (folder / "points" / "p1").rename(tmp_path / "p1")
+    (folder / "points" / "p1").symlink_to(moved)
+    assert [name for name, _ in html_data.find([folder]).done] == ["p0", "p1", "p2"]
+
+
 def test_a_sweep_lists_what_is_unfinished_and_what_failed(tmp_path, tiny):
     text = made([sweep(tmp_path / "s", tiny)])
     found = Parsed(text)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_what_has_not_finished_is_named(tmp_path):
         run_folder.require(run, until="export")
 
 
-@pytest.mark.parametrize("files", [["space.yaml"], ["half_begun", "config.yam", "steps/a.json"]])
+@pytest.mark.parametrize("files", [["half_begun"], ["half_begun", "config.yam", "steps/a.json"]])
 def test_a_half_begun_folder_is_begun_again(tmp_path, files):
     """Its process was killed before it wrote the settings, which are written last."""
     folder = tmp_path / "run" / "it"
@@ -115,6 +116,35 @@ def test_other_folders_without_settings_are_left_alone(tmp_path, files):
     assert caught.value.remedy == "Choose another --name."
 
 
+@pytest.mark.parametrize("files", [["space.yaml"], ["space.yaml", "source.onnx", "lock"]])
+def test_files_without_a_mark_are_never_removed(tmp_path, files):
+    """An earlier version may have begun a run there, or a user may keep these files there."""
+    folder = tmp_path / "run" / "it"
+    for name in files:
+        Run(folder).path(name).write_text("mine")
+    remedy = r"earlier version.*remove .*it and begin it again.*another --name"
+    with pytest.raises(UsageError, match="not empty") as caught:
+        run_folder.create(tmp_path, "run", "it", "space")
+    assert re.search(remedy, caught.value.remedy)
+    with pytest.raises(DataError, match=r"it has only .*space\.yaml") as told:
+        run_folder.existing(folder)
+    assert re.search(remedy, told.value.remedy)
+    with run_folder.beginning(Run(folder)):
+        pass
+    assert all((folder / name).exists() for name in files)
+
+
+def test_a_folder_with_nothing_but_a_lock_is_empty(tmp_path):
+    """A process was killed after it took the lock."""
+    folder = tmp_path / "run" / "it"
+    for name in ("lock", "lock.json"):
+        Run(folder).path(name).write_text("{}")
+    run = run_folder.create(tmp_path, "run", "it", "space")
+    with run_folder.beginning(run):
+        run.path("config.yaml").write_text("seed: 0")
+    assert run_folder.existing(folder) == run
+
+
 def test_a_failed_beginning_leaves_nothing(tmp_path):
     run = run_folder.create(tmp_path, "run", None, "space")
     with pytest.raises(ZeroDivisionError), run_folder.beginning(run):
@@ -122,3 +152,18 @@ def test_a_failed_beginning_leaves_nothing(tmp_path):
     assert run_folder.is_half_begun(run.folder)
     run_folder.remove_half_begun(run)
     assert not run.folder.exists()
+
+
+def test_a_folder_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    def refused(*arguments, **options):
+        raise PermissionError("it is open")
+
+    run = run_folder.create(tmp_path, "run", None, "space")
+    monkeypatch.setattr("os.rmdir", refused)
+    run_folder.remove_half_begun(run)
+    monkeypatch.setattr("quantnas.runs.run_lock.is_held", _unwritable)
+    run_folder.remove_half_begun(run)
+
+
+def _unwritable(folder):
+    raise DataError("Nothing can be written.", "Copy it.")

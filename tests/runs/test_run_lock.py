@@ -1,13 +1,15 @@
 """Checks that one process at a time works in a run, says who it is, and that folders are unique."""
 
+import errno
 import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from quantnas.errors import UsageError
+from quantnas.errors import DataError, UsageError
 from quantnas.pipeline import driver
 from quantnas.runs import run_folder, run_lock
 from quantnas.runs.run_folder import Run
@@ -46,6 +48,39 @@ def test_a_run_of_this_process_is_not_removed_for_another_one(source, other):
     with pytest.raises(UsageError, match="at work"):
         driver.perform("export", Run(source, new=True))
     assert (source / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_file_system_without_locks_is_worked_on_without(tmp_path, monkeypatch, code):
+    def refused(*arguments):
+        raise OSError(code, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with run_lock.held(tmp_path), run_lock.held(tmp_path):
+        assert not run_lock.is_held(tmp_path)
+    with pytest.raises(UsageError, match="its own"), run_lock.held(tmp_path):
+        raise UsageError("An error of its own.", "None.")
+
+
+def test_a_new_run_is_removed_after_its_lock_is_released(source, monkeypatch):
+    def remove(folder, ignore_errors):
+        assert ignore_errors and not (folder / run_lock.HOLDER).exists()
+        assert not FileLock(folder / run_lock.FILE, is_singleton=True).is_locked
+        removed.append(folder)
+
+    def fail(*arguments):
+        raise DataError("The photographs are gone.", "Bring them back.")
+
+    removed = []
+    for path in (source / "steps").glob("*.json"):
+        path.unlink()
+    (source / "metrics.jsonl").unlink(missing_ok=True)
+    monkeypatch.setattr("shutil.rmtree", remove)
+    monkeypatch.setattr(driver.step_records, "require_unchanged", fail)
+    with pytest.raises(DataError, match="photographs are gone"):
+        driver.perform("run", Run(source, new=True))
+    assert removed == [source]
 
 
 def _create(root: str, barrier, names) -> None:

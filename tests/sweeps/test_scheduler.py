@@ -326,6 +326,14 @@ def test_a_point_runs_to_its_end_by_itself(begin):
     assert command == ["quantnas", "run", "--config", str(run.folder / "config.yaml")]
 
 
+def test_a_point_whose_folder_is_damaged_fails_and_says_so(begin):
+    _, _, folder = begin({"seed": [0, 1]})
+    point = folder / "points" / "seed0"
+    (point / "config.yaml").unlink()
+    assert point_process.perform(PointJob(point), lambda: False) == FAILED
+    assert "has no config.yaml" in point_process.why(point)["cause"]
+
+
 def test_a_point_that_is_stopped_saves_its_state(begin):
     _, _, folder = begin({"seed": [0, 1]})
     run = Run(folder / "points" / "seed0")
@@ -418,6 +426,32 @@ def test_a_half_begun_sweep_is_told_as_such(tmp_path):
     (tmp_path / "points" / "a").mkdir(parents=True)
     with pytest.raises(DataError, match="was only begun"):
         scheduler.existing(tmp_path)
+
+
+def test_a_half_begun_sweep_is_begun_again_under_its_name(begin, tmp_path, monkeypatch):
+    with monkeypatch.context() as killed, pytest.raises(ZeroDivisionError):
+        killed.setattr(scheduler.yaml, "safe_dump", lambda *_, **__: 1 / 0)
+        begin({"seed": [0, 1]})
+    folder = tmp_path / "sweep" / "s"
+    assert (folder / "half_begun").exists()
+    with pytest.raises(DataError, match="was only begun") as caught:
+        scheduler.existing(folder)
+    assert caught.value.remedy.endswith("--name s.")
+    assert not [*begin({"seed": [2, 3]})[2].glob("points/seed0")]
+    assert not (folder / "half_begun").exists()
+    with pytest.raises(UsageError, match="not empty") as taken:
+        begin({"seed": [0, 1]})
+    assert "--resume" in taken.value.remedy
+
+
+def test_a_sweep_that_another_process_began_meanwhile_is_left_alone(begin, tmp_path, monkeypatch):
+    """Both found the folder empty; the other was faster."""
+    folder = begin({"seed": [0, 1]})[2]
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr(run_folder, "create", lambda *_: Run(folder, new=True))
+    with pytest.raises(UsageError, match="not empty"):
+        begin({"seed": [1, 2]})
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_point_in_which_another_process_works_fails(begin, tmp_path):
