@@ -344,7 +344,8 @@ def export(
         raise
     result = target.result("export") or {}
     name = (result.get("beside") or result).get("file")
-    made = files.inside(target.folder, name, target.folder / "steps" / "export.json")
+    told = target.folder / "steps" / "export.json"
+    made = files.inside(target.folder, name, told, follow=True)
     if file is None:
         return made
     files.copy(made, file)

@@ -93,18 +93,24 @@ def is_plain_name(name: object) -> bool:
         return False
 
 
-def inside(folder: Path, name: object, source: Path) -> Path:
+def inside(folder: Path, name: object, source: Path, follow: bool = False) -> Path:
     """The path of the file `name` in `folder`, where the file `source` states the name.
 
-    A link is followed, since the owner of the folder made it. Raises DataError for anything but a
-    plain name.
+    follow: whether a link may lead out of the folder, as for a network that git-annex or DVC keep
+    elsewhere; never for what is written, or shown to others. Raises DataError for anything but a
+    plain name, and for other links.
     """
-    if not is_plain_name(name):
-        raise DataError(
-            f"{source} names {str(name)[:100]!r}, which does not lie in {folder}.",
-            "Nothing outside of that folder is used; get the folder anew from where it was made.",
-        )
-    return folder / str(name)
+    if is_plain_name(name):
+        path = folder / str(name)
+        try:
+            if follow or path.resolve().is_relative_to(folder.resolve()):
+                return path
+        except (OSError, RuntimeError):  # links that lead in a circle
+            pass
+    raise DataError(
+        f"{source} names {str(name)[:100]!r}, which does not lie in {folder}.",
+        "Nothing outside of that folder is used; get the folder anew from where it was made.",
+    )
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -38,7 +38,7 @@ def space_of(run: Run) -> SearchSpace:
     path = run.folder / "space.yaml"
     space = search_space.load(str(path))
     if space.source:
-        inside(run.folder, os.path.relpath(space.source, run.folder), path)
+        inside(run.folder, os.path.relpath(space.source, run.folder), path, follow=True)
     return space
 
 

@@ -56,11 +56,15 @@ def test_other_names_are_refused(tmp_path, name):
         files.inside(tmp_path, name, tmp_path / "s.json")
 
 
-def test_links_that_the_owner_made_are_followed(tmp_path):
+def test_links_out_of_the_folder_are_followed_only_where_that_is_said(tmp_path):
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "out").symlink_to(tmp_path)
-    assert files.inside(inner, "out", inner) == inner / "out"
+    (inner / "circle").symlink_to(inner / "circle")
+    for name in ("out", "circle"):
+        with pytest.raises(DataError, match="does not lie in"):
+            files.inside(inner, name, inner)
+    assert files.inside(inner, "out", inner, follow=True) == inner / "out"
 
 
 @pytest.mark.parametrize(

@@ -143,12 +143,12 @@ def test_a_page_holds_nothing_but_the_photographs_of_its_runs(finished, tmp_path
         with pytest.raises(DataError, match="does not lie in"):
             html_page.write(html_page.of_run(finished), tmp_path / "page.html")
     change(crops / "crops.json", "views.0.versions.0.file", "0-0.webp")
-    (crops / "0-0.webp").symlink_to(secret)  # links are followed, but only photographs are shown
-    with pytest.raises(DataError, match="no WebP"):
+    (crops / "0-0.webp").symlink_to(secret)
+    with pytest.raises(DataError, match="does not lie in"):
         html_page.write(html_page.of_run(finished), tmp_path / "page.html")
     (crops / "0-0.webp").unlink()
-    (crops / "0-0.webp").symlink_to(crops / "0-0.webp")
-    with pytest.raises(DataError, match="cannot be read"):
+    shutil.copy(secret, crops / "0-0.webp")
+    with pytest.raises(DataError, match="no WebP"):
         html_page.write(html_page.of_run(finished), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
