@@ -1,5 +1,6 @@
 """`quantnas quantize`: a trained network quantized to few bits."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,7 +118,8 @@ Out = Annotated[
         "-o",
         "--out",
         help="Export too, and write the verified ONNX file here. For an ONNX file as input, it is "
-        "that file with other convolutions, and is used in the same way.",
+        "that file with other convolutions, and is used in the same way; half precision and a "
+        "stated number of images become float32 and one image.",
         metavar="FILE",
     ),
 ]
@@ -208,7 +210,7 @@ def quantize(
     if out is not None:
         _require_file(out, force)
     new, worse = options.New(config, settings, flags, output, name), None
-    with _Display(None if resume else network, flags) as watch, options.named(flags):
+    with _Display(None if resume else network, flags, out) as watch, options.named(flags):
         try:
             if resume is not None:
                 new.require_none("RUN", RUN=network)
@@ -232,15 +234,17 @@ def quantize(
 class _Display(console.Display):
     """Prints remarks on the settings before the run begins."""
 
-    def __init__(self, network: Path | None, flags: dict[str, Any]) -> None:
+    def __init__(self, network: Path | None, flags: dict[str, Any], out: Path | None) -> None:
         super().__init__("quantize")
-        self.network, self.flags = network, flags
+        self.network, self.flags, self.out = network, flags, out
 
     def begin(self, run: "Run") -> None:
         if self.network is not None:
             for line in _remarks(self.network, run, self.flags):
                 console.say(line, run)
         super().begin(run)
+        if self.out is not None:  # a run does not remember it
+            self.again = f"{self.again} -o {shlex.quote(str(self.out))}"
 
 
 def _required(network: Path | None) -> Path:

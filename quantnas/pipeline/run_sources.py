@@ -29,6 +29,8 @@ from . import new_run, pretrained
 
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
 """Verb -> those of its steps that several processes may share."""
+CHECKPOINTS = (".pt", ".pth", ".ckpt")
+"""Extensions of files that torch.save writes."""
 RESUMABLE = ("run", "search", "train", "quantize")
 """Verbs whose runs can be continued."""
 SOURCE = "configuration"
@@ -179,6 +181,12 @@ def to_quantize(request: Request, source: str | PathLike[str], watch: Watcher = 
         )
     if path.is_dir():
         return from_run(request, run_folder.existing(path))
+    if path.suffix in CHECKPOINTS:
+        raise DataError(
+            f"{path} is a checkpoint of PyTorch, which holds no network that can be read alone.",
+            "Call quantnas.quantize(module) in Python, export the network to ONNX, or save the "
+            "weights of a built-in one as safetensors.",
+        )
     return (from_onnx if path.suffix == ".onnx" else from_weights)(request, path, watch)
 
 
@@ -265,10 +273,11 @@ def interrupted(path: str | PathLike[str], verb: str | None = None) -> tuple[str
     verb = verb or (begun if begun in (*RESUMABLE, "export") else "run")
     where = shlex.quote(str(run.folder))
     if begun in RESUMABLE and begun not in (verb, "run"):
+        goes_on = verb in ("train", "quantize")  # the other verbs begin with a search space
+        other = f"; or go on from it in a folder of its own: quantnas {verb} {where}"
         raise UsageError(
             f"{run.folder} is a run of `quantnas {begun}`, not one of `quantnas {verb}`.",
-            f"Continue it with: quantnas {begun} --resume {where}; or go on from it in a "
-            f"folder of its own: quantnas {verb} {where}",
+            f"Continue it with: quantnas {begun} --resume {where}{other if goes_on else ''}",
         )
     return verb, together(verb, run_settings.load_config(run), lambda: run, run)
 

@@ -63,7 +63,7 @@ def require_unchanged(run: Run) -> None:
             if name in now and now[name] != value:
                 raise UsageError(
                     f"{run.folder / 'config.yaml'} says {name}: {_shown(now[name])}, but the step "
-                    f"'{step}' of this run was done with {_shown(value)}.",
+                    f"'{step}' of this run was begun with {_shown(value)}.",
                     "Set it back, or begin a new run with these settings.",
                 )
     require_weights(run)

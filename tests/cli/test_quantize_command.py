@@ -9,6 +9,7 @@ import pytest
 
 from quantnas.architectures import network, registry
 from quantnas.cli import console
+from quantnas.cli.commands import quantize as quantize_command
 from quantnas.cli.main import main
 from quantnas.config import search_space
 from quantnas.config.files import read_json, to_json, write_text
@@ -442,3 +443,10 @@ def test_only_an_own_run_is_resumed(type_, source, made_by, code):
     if code:
         assert f"is a run of `quantnas {made_by}`, not one of `quantnas quantize`" in err
         assert f"in a folder of its own: quantnas quantize {source.folder}" in err
+
+
+def test_the_command_that_goes_on_has_the_file_that_was_asked_for(tmp_path):
+    with quantize_command._Display(None, {}, Path("my file.onnx")) as watch:
+        watch.begin(Run(tmp_path))
+        watch.end()
+    assert watch.again == f"quantnas quantize --resume {tmp_path} -o 'my file.onnx'"

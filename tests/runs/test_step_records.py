@@ -40,8 +40,8 @@ def begun(tmp_path) -> Run:
     ("old", "new", "names"),
     [
         ("float_steps: 3000", "float_steps: 30", "train.float_steps: 30, but the step 'train'"),
-        ("seed: 0", "seed: 7", "seed: 7, but the step 'search' of this run was done with 0"),
-        ("scale: null", "scale: 4", "scale: 4, but the step 'search'.* done with nothing"),
+        ("seed: 0", "seed: 7", "seed: 7, but the step 'search' of this run was begun with 0"),
+        ("scale: null", "scale: 4", "scale: 4, but the step 'search'.* begun with nothing"),
         ("epochs: 20", "epochs: 30", "search.epochs: 30"),
     ],
 )
