@@ -37,7 +37,6 @@ from tests.onnx_import.convolutional_networks import (
 SIZE = (32, 40)
 """Height and width of the traced image, to which files of a fixed size are fixed."""
 OPEN, FIXED = "open", "fixed"
-OF_ONE_SIZE = "a network that is fixed to one size is calibrated on crops of another"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +49,6 @@ class Row:
     """The forms in which torch can write it by tracing."""
     captured: bool = True
     """Whether torch.export can write it for any size."""
-    refused: str | None = None
-    """Why its files are not accepted yet."""
 
 
 ROWS = {
@@ -62,18 +59,18 @@ ROWS = {
     "plksr": Row(Plksr),
     "realplksr_dysample": Row(lambda: Plksr(sampler=True), captured=False),
     "compact": Row(Compact),
-    "upconv7": Row(lambda: Upconv7(padded=False), refused="convolutions without padding"),
+    "upconv7": Row(lambda: Upconv7(padded=False)),
     "upconv7_padded": Row(lambda: Upconv7(padded=True)),
     "realcugan": Row(Cugan),
     "xlsr": Row(Xlsr, scale=3),
     "esrgan_x2": Row(Esrgan),
     "seemore": Row(Seemore),
-    "seemore_topk": Row(lambda: Seemore(chosen=True), refused="TopK"),
+    "seemore_topk": Row(lambda: Seemore(chosen=True)),
     "swinir_stored": Row(lambda: SwinIr("stored"), sizes=(FIXED,)),
-    "swinir_assigned": Row(lambda: SwinIr("assigned"), refused="ScatterND"),
+    "swinir_assigned": Row(lambda: SwinIr("assigned")),
     "swinir_compared": Row(lambda: SwinIr("compared")),
     "omnisr": Row(OmniSr),
-    "omnisr_einsum": Row(lambda: OmniSr(einsum=True), refused="Einsum"),
+    "omnisr_einsum": Row(lambda: OmniSr(einsum=True)),
     "craft": Row(Craft),
     "ditn": Row(Ditn),
     "hat": Row(Hat),
@@ -90,7 +87,7 @@ STORED = {
 def each_file() -> list:
     """Parameters (name, form) of all files.
 
-    One of every accepted row is quick, unless there is a stored file of it.
+    One of every row is quick, unless there is a stored file of it.
     """
     return [
         pytest.param(name, form, id=f"{name}-{form}", marks=[*marks(name, row, form)])
@@ -100,10 +97,8 @@ def each_file() -> list:
 
 
 def marks(name: str, row: Row, form: str) -> Iterator[pytest.MarkDecorator]:
-    if row.refused or form != row.sizes[0] or name in STORED:
+    if form != row.sizes[0] or name in STORED:
         yield pytest.mark.slow
-    if row.refused:
-        yield pytest.mark.xfail(reason=row.refused, strict=False)
 
 
 def network(name: str) -> nn.Module:
@@ -227,13 +222,7 @@ def tensorflow_fsrcnn(path: Path, last: bool) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "last",
-    [
-        False,
-        pytest.param(True, marks=pytest.mark.xfail(reason="channels last", strict=False)),
-    ],
-)
+@pytest.mark.parametrize("last", [False, True])
 def test_a_network_of_tensorflow_is_imported(last, tmp_path):
     path = tensorflow_fsrcnn(tmp_path / "m.onnx", last)
     found = importer.load(path)
@@ -266,18 +255,8 @@ def quantized(path: Path, photos: Path, folder: Path) -> dict:
     return run.result("quantize")
 
 
-def each_quantized() -> list:
-    """Parameters of the accepted rows."""
-    strange = pytest.mark.xfail(reason=OF_ONE_SIZE, strict=False)
-    return [
-        pytest.param(name, marks=[] if OPEN in row.sizes else [strange])
-        for name, row in ROWS.items()
-        if not row.refused
-    ]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", each_quantized())
+@pytest.mark.parametrize("name", ROWS)
 def test_8_bits_lose_no_more_than_predicted(name, photos, tmp_path):
     """The prediction is of plain rounding with independent errors, so least squares do better.
 
