@@ -82,8 +82,12 @@ def export(
     for line in console.export_lines(result):
         console.say(line, target)
     if (psnr := result["psnr"]) is not None:
+        ours, bicubic = (  # null where two images are equal
+            "infinite" if value is None else f"{value:.2f} dB"
+            for value in (psnr["file"], psnr["bicubic"])
+        )
         console.say(
-            f"the file: {psnr['file']:.2f} dB PSNR-Y, bicubic {psnr['bicubic']:.2f} dB, on "
+            f"the file: {ours} PSNR-Y, bicubic {bicubic}, on "
             f"{psnr['photographs']} held-out photographs (at most {psnr['side']} pixels from "
             "their middle)",
             target,

@@ -130,8 +130,8 @@ class Verification(TypedDict):
 class Quality(TypedDict):
     """PSNR-Y of the exported file on crops, dB."""
 
-    file: float
-    bicubic: float
+    file: float | None
+    bicubic: float | None
     photographs: int
     side: int
 

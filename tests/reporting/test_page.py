@@ -496,7 +496,7 @@ def test_a_point_selects_its_run_by_mouse_and_by_key(opened):
     assert len(points) == 3
     points[0].click()
     assert shown_run(opened) == ["run-0"]
-    current = [p.get_attribute("href") for p in all_of(opened, f"{POINTS}[aria-current=true]")]
+    current = [p.get_dom_attribute("href") for p in all_of(opened, f"{POINTS}[aria-current=true]")]
     assert current == ["#run-0"] and "p0" in all_of(opened, "#chosen")[0].text
     last = points[2]
     opened.execute_script("arguments[0].focus()", last)
