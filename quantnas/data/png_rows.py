@@ -96,7 +96,7 @@ def _filtered(rows: Rows, above: Rows) -> bytes:
 def _paeth(
     left: NDArray[np.int16], up: NDArray[np.int16], corner: NDArray[np.int16]
 ) -> NDArray[np.int16]:
-    """Of the three neighbours, the one nearest to left + up - corner (PNG, filter type 4)."""
+    """The neighbour that is nearest to left + up - corner (PNG, filter type 4)."""
     over, across = np.abs(up - corner), np.abs(left - corner)
     both = np.abs(left + up - 2 * corner)
     nearest = np.where(across <= both, up, corner)

@@ -92,7 +92,7 @@ def measure(
 
 
 def affordable_crops(run: Run, photos: Sequence[Photograph], side: int) -> Tensor:
-    """As many crops (N, 3, H, W) as can be measured in all slots with `WORK`."""
+    """Crops (N, 3, H, W) of photographs, as many as `WORK` allows to measure in all slots."""
     space, genotype = architecture(run)
     precision = bit_widths.load(run.folder)
     layers = cost.layers(registry.slots(space), genotype, precision, space.scale)

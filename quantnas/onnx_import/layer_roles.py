@@ -5,7 +5,7 @@ tensor whose sign is not proved may still have no negative values: calibration f
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -90,31 +90,31 @@ def ends(network: fx.GraphModule) -> tuple[set[fx.Node], set[fx.Node]]:
     Between them and the image or the pixels there are only functions, and convolutions that scale
     each channel by itself (`is_scaling`), which belong to the ends too.
     """
-    return _readers(network), _makers(network)
+    nodes = list(network.graph.nodes)
+    return (
+        _first_layers(network, nodes, lambda node: node.all_input_nodes),
+        _first_layers(network, nodes[::-1], lambda node: node.users),
+    )
 
 
-def _readers(network: fx.GraphModule) -> set[fx.Node]:
-    fixed, image, readers = without_content(network), set[fx.Node](), set[fx.Node]()
-    for node in network.graph.nodes:
-        read = [n for n in node.all_input_nodes if n not in fixed]
-        reads = bool(read) and all(n in image for n in read)
-        if reads and node.op == CALL:
-            readers.add(node)
-        if node.op == "placeholder" or (reads and _passes(network, node)):
-            image.add(node)
-    return readers
+def _first_layers(
+    network: fx.GraphModule,
+    nodes: Iterable[fx.Node],
+    before: Callable[[fx.Node], Iterable[fx.Node]],
+) -> set[fx.Node]:
+    """The layers that are met first on the way from one end of the network through `nodes`.
 
-
-def _makers(network: fx.GraphModule) -> set[fx.Node]:
-    fixed, pixels, makers = without_content(network), set[fx.Node](), set[fx.Node]()
-    for node in reversed(network.graph.nodes):
-        users = [n for n in node.users if n not in fixed]
-        makes = bool(users) and all(n in pixels for n in users)
-        if makes and node.op == CALL:
-            makers.add(node)
-        if node.op == "output" or (makes and _passes(network, node)):
+    before: the neighbours of a node that come earlier on that way.
+    """
+    fixed, pixels, layers = without_content(network), set[fx.Node](), set[fx.Node]()
+    for node in nodes:
+        earlier = [n for n in before(node) if n not in fixed]
+        reached = bool(earlier) and all(n in pixels for n in earlier)
+        if reached and node.op == CALL:
+            layers.add(node)
+        if node.op in ("placeholder", "output") or (reached and _passes(network, node)):
             pixels.add(node)
-    return makers
+    return layers
 
 
 def _passes(network: fx.GraphModule, node: fx.Node) -> bool:

@@ -13,6 +13,7 @@ from quantnas.evaluation import latency, node_profile, processor, session_noise
 from quantnas.evaluation.latency import Result, Row, Setting, Spread, Times
 from quantnas.evaluation.processor import Machine
 from quantnas.runs import models
+from quantnas.runs.watcher import follow
 
 
 @pytest.fixture
@@ -26,11 +27,8 @@ def clock(monkeypatch):
 def result_of(steps):
     """(the records of a generator, its return value)."""
     records = []
-    while True:
-        try:
-            records.append(next(steps))
-        except StopIteration as end:
-            return records, end.value
+    result = follow(steps, records.append)
+    return records, result
 
 
 def slow(clock, log, name, seconds):

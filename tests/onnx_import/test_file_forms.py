@@ -22,6 +22,7 @@ from quantnas.inference import tiling, upscaler
 from quantnas.onnx_import import file_forms, file_reader
 from quantnas.quantization import post_training
 from quantnas.runs import models
+from quantnas.runs.watcher import SILENT, follow
 
 CASES = Path(__file__).parents[1] / "cases" / "third_party"
 """Small files that torch exported."""
@@ -277,18 +278,9 @@ def test_a_file_of_torch_is_imported_quantized_and_verified(case, photo, tmp_pat
     verification.verify(target, net, [photo[:32, :32]])
     file, original = (models.resolve(str(f)).network() for f in (target, path))
     assert psnr(*(tiling.upscaler(n)(photo) for n in (file, original))) > 25
-    _, result = outcome(latency.measure([models.resolve(str(target))], latency.Setting(rounds=1)))
+    compared, setting = [models.resolve(str(target))], latency.Setting(rounds=1)
+    result = follow(latency.measure(compared, setting), SILENT)
     assert result.rows[0].float_times is not None
-
-
-def outcome(steps):
-    """(the records of a generator, its return value)."""
-    records = []
-    while True:
-        try:
-            records.append(next(steps))
-        except StopIteration as end:
-            return records, end.value
 
 
 def test_products_with_matrices_are_as_small_as_convolutions(photo, tmp_path):
@@ -387,7 +379,7 @@ def test_a_form_is_timed_before_and_after(form, tmp_path):
     quantized(path, target)
     compared = [models.resolve(str(f)) for f in (path, target)]
     setting = latency.Setting((30, 40), rounds=1)
-    _, result = outcome(latency.measure(compared, setting))
+    result = follow(latency.measure(compared, setting), SILENT)
     assert [row.float_times is None for row in result.rows] == [True, False]
 
 
