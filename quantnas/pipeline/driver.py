@@ -17,6 +17,7 @@ from quantnas.runs.run_folder import Run
 from quantnas.runs.watcher import SILENT, Watcher, follow, watched
 
 from .steps import STEPS as FUNCTIONS
+from .steps import recorded
 
 STEPS: dict[str, tuple[str, ...]] = {
     "run": run_folder.STEPS,
@@ -55,9 +56,7 @@ def _perform(step: str, run: Run, config: RunConfig, watch: Watcher) -> None:
         watch.finish(step, None)
         return
     began = time.monotonic() - run.spent
-    step_records.record(run, step)
-    follow(FUNCTIONS[step](run, config), watch)
-    step_records.seal(run, step)
+    follow(recorded(run, step, FUNCTIONS[step](run, config)), watch)
     watch.finish(step, time.monotonic() - began)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from quantnas.config.run_config import RunConfig
 from quantnas.progress import Progress
+from quantnas.runs import step_records
 from quantnas.runs.run_folder import Run
 
 from . import evaluate_step, export_step, quantize_step, report_step, search_step, train_step
@@ -22,3 +23,10 @@ STEPS: dict[str, Step] = {
     "evaluate": evaluate_step.evaluate_step,
     "report": report_step.report_step,
 }
+
+
+def recorded(run: Run, step: str, work: Iterator[Progress]) -> Iterator[Progress]:
+    """The records of a step; the run keeps what it was begun with, and the weights it left."""
+    step_records.record(run, step)
+    yield from work
+    step_records.seal(run, step)

@@ -99,7 +99,7 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
     """Perform every step and record its progress; closing this generator saves the state."""
     from quantnas.evaluation import prediction_check
     from quantnas.pipeline import search_step
-    from quantnas.pipeline.steps import STEPS
+    from quantnas.pipeline.steps import STEPS, recorded
     from quantnas.runs.run_settings import load_config
 
     config, spent = load_config(run), seconds(run.folder)
@@ -108,10 +108,11 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
         if run.result(step) is not None:
             continue
         before, began, shown = spent.get(step, 0.0), time.monotonic(), 0.0
-        step_records.record(run, step)
         work = STEPS[step]
-        steps = (
-            search_step.search_step(run, config, warm) if step == "search" else work(run, config)
+        steps = recorded(
+            run,
+            step,
+            search_step.search_step(run, config, warm) if step == "search" else work(run, config),
         )
         try:
             for record in steps:
@@ -126,7 +127,6 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
             steps.close()  # type: ignore[attr-defined]  # a generator
             spent[step] = before + time.monotonic() - began
             _show(run, {"step": step, "seconds": spent})
-        step_records.seal(run, step)
         if step == "quantize":
             prediction_check.require(run, config)
         run.log(f"{step}: done in {spent[step]:.0f} s")
