@@ -200,6 +200,12 @@ class QuantizeConfig:
     average_bits: float | None = None
     """Mean bits per weight, between first and last convolution, within which bit widths are chosen,
     as for `target_bitops`."""
+    carry: Literal["auto", "integer", "float"] = "auto"
+    """How an imported network's tensors are carried between its convolutions: all in 8 bits
+    (`integer`), in `float`, or in 8 bits but for those whose rounding costs much (`auto`)."""
+    carry_drop: float = 0.05
+    """Loss of PSNR, against the form in which all tensors are carried in float, that `auto` accepts
+    for carrying them in 8 bits, dB."""
     max_drop: float | None = None
     """Largest loss of PSNR against the float network that is accepted on any set of photographs,
     dB. Where bicubic beats the float network, it is what an error as large as that against the
@@ -207,7 +213,7 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         require(self, 1, "batch", "patch", "crops")
-        require(self, 0, "steps", "rate", "hold", "blocks", "block_steps")
+        require(self, 0, "steps", "rate", "hold", "blocks", "block_steps", "carry_drop")
         require_paths(self, "calib")
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:

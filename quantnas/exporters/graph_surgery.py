@@ -22,13 +22,13 @@ from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import UsageError
 from quantnas.nn.convolutions import QuantConv2d
-from quantnas.nn.quantizers import FloatTensor
+from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 from quantnas.onnx_import import file_forms, file_reader, subgraphs
 from quantnas.onnx_import.channel_order import CHANNELS_LAST, CHANNELS_SECOND, Step
 
-from . import onnx_metadata
+from . import node_forms, onnx_metadata
 from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
-from .onnx_layers import OnnxValue, convolution, quantized
+from .onnx_layers import OnnxValue, Readers, convolution, quantized
 from .packed_weights import STORAGE
 
 FILE = "file:"
@@ -71,8 +71,8 @@ def to_onnx(
         )
     convs = {c.name: c for c in convolutions(network).values() if isinstance(c, QuantConv2d)}
     model, compat = _with_opset(space.source, [c.precision.weights for c in convs.values()], form)
-    _replace(model, network, convs, compat)
     _write_learned(model, network)
+    _replace(model, network, convs, compat)
     onnx_metadata.write(model, cost, space.scale, path, space.pixels)
     note = None
     if compat and not form.compat:
@@ -134,57 +134,87 @@ def _replace(
     convs: Mapping[str, QuantConv2d],
     compat: bool,
 ) -> None:
-    """Replace the rounded convolutions of the model by integer ones, in place."""
+    """Replace the rounded convolutions of the model by integer ones, in place; add its grids."""
     nodes, places = list(model.graph.node), imported_onnx.places(network)
     makers = {name: node for node in nodes for name in node.output}
-    positions = {node.output[0]: k for k, node in enumerate(nodes)}
-    order = sorted(convs, key=lambda name: positions[places[name].output])
-    graph, parts = OnnxGraph(), {}
-    for name in order:  # in the order of the file: shared constants must come before all readers
-        before, place = len(graph.nodes), places[name]
-        _add_convolution(graph, makers[place.node_output], place, convs[name], compat)
-        parts[place.output] = (before, len(graph.nodes))
+    carried = imported_onnx.grids(network)
+    layers = {places[name].output: name for name in convs}
+    floats = {place.node_output: name for name, place in places.items() if name not in convs}
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    writer = _Writer(OnnxGraph(), places, carried, imported_onnx.readers(network), constants, compat)
+    for node in nodes:  # in the order of the file: shared constants come before all readers
+        layer = next((layers[name] for name in node.output if name in layers), None)
+        if node.op_type in CONVOLUTIONS:
+            node.name = floats.get(node.output[0], "")
+        if layer is not None:
+            writer.add_convolution(makers[places[layer].node_output], convs[layer])
+        else:
+            writer.keep(node)
     taken = {*makers, *(name for node in nodes for name in node.input)}
-    outside = {name for name in _names(graph) if name.startswith(FILE)}
-    graph = compact(graph, outside, taken | {t.name for t in model.graph.initializer})
+    outside = {f"{FILE}{name}" for name in taken}
+    graph = compact(writer.graph, outside, taken | {t.name for t in model.graph.initializer})
     for node in graph.nodes:
         node.input[:] = [name.removeprefix(FILE) for name in node.input]
         node.output[:] = [name.removeprefix(FILE) for name in node.output]
-    floats = {place.node_output: name for name, place in places.items() if name not in convs}
-    new: list[onnx.NodeProto] = []
-    for node in nodes:
-        if node.op_type in CONVOLUTIONS:
-            node.name = floats.get(node.output[0], "")
-        part = parts.get(node.output[0])
-        new += [node] if part is None else graph.nodes[slice(*part)]
-    _keep_used(model, new, list(graph.tensors.values()))
+    _keep_used(model, graph.nodes, list(graph.tensors.values()))
 
 
-def _names(graph: OnnxGraph) -> set[str]:
-    return {name for node in graph.nodes for name in (*node.input, *node.output)}
+@dataclass(frozen=True)
+class _Writer:
+    """A graph in which the rounded layers of a file and the grids of its tensors are written."""
 
+    graph: OnnxGraph
+    places: Mapping[str, imported_onnx.Place]
+    carried: Mapping[str, ActQuantizer]
+    """Tensor of the file -> the grid that it lies on."""
+    readers: Readers
+    constants: node_forms.Constants
+    compat: bool
 
-def _add_convolution(
-    graph: OnnxGraph,
-    node: onnx.NodeProto,
-    place: imported_onnx.Place,
-    conv: QuantConv2d,
-    compat: bool,
-) -> None:
-    """Add the integer form of a layer that has the same input as `node` of the file."""
-    rank, output = place.rank, place.output
-    x = OnnxValue(
-        _reshaped(graph, f"{FILE}{node.input[0]}", conv.name, CHANNELS_SECOND, rank), None
-    )
-    if not isinstance(conv.source, FloatTensor):
-        x = quantized(graph, x.name, f"{conv.name}.pixels", conv.source)
-    form = {a.name: helper.get_attribute_value(a) for a in node.attribute if rank is None}
-    convolution(graph, x, conv, {}, compat, form if conv.up == 1 else None)
-    if conv.up > 1:
-        channels = graph.nodes[-1].output[0]
-        graph.add("DepthToSpace", [channels], "", blocksize=conv.up, mode="CRD")
-    _reshaped(graph, graph.nodes[-1].output[0], f"{conv.name}.rows", CHANNELS_LAST, rank)
-    graph.nodes[-1].output[0] = f"{FILE}{output}"
+    def keep(self, node: onnx.NodeProto) -> None:
+        """Add a node of the file, with grids behind those of its outputs that lie on one."""
+        for form in node_forms.faster(node, self.constants) if self.carried else [node]:
+            copied = _copy(form)
+            copied.input[:] = [f"{FILE}{name}" if name else "" for name in form.input]
+            copied.output[:] = [self._raw(name) for name in form.output]
+            self.graph.nodes.append(copied)
+        for name in node.output:
+            self._round(name)
+
+    def _raw(self, name: str) -> str:
+        """Name of a tensor of the file before it is rounded."""
+        return f"{name}.raw" if name in self.carried else f"{FILE}{name}" if name else ""
+
+    def _round(self, name: str) -> None:
+        if name in self.carried:
+            quantized(self.graph, self._raw(name), f"{FILE}{name}", self.carried[name])
+
+    def add_convolution(self, node: onnx.NodeProto, conv: QuantConv2d) -> None:
+        """Add the integer form of a layer that has the same input as `node` of the file."""
+        graph, place = self.graph, self.places[conv.name]
+        rank, output = place.rank, place.output
+        name = f"{FILE}{node.input[0]}"
+        x = OnnxValue(_reshaped(graph, name, conv.name, CHANNELS_SECOND, rank), None)
+        if not isinstance(conv.source, FloatTensor):
+            if self.carried.get(node.input[0]) is conv.source and rank is None:
+                x = OnnxValue(name, conv.source)
+            else:
+                x = quantized(graph, x.name, f"{conv.name}.source", conv.source)
+        form = {a.name: helper.get_attribute_value(a) for a in node.attribute if rank is None}
+        y = convolution(
+            graph, x, conv, self.readers, self.compat, form if conv.up == 1 else None
+        ).name
+        grid = self.carried.get(output)
+        if grid is not None and (conv.up > 1 or rank is not None):
+            y = quantized(graph, y, f"{conv.name}.own", grid).name
+        if conv.up > 1:
+            y = graph.add("DepthToSpace", [y], f"{conv.name}.up", blocksize=conv.up, mode="CRD")
+        _reshaped(graph, y, f"{conv.name}.rows", CHANNELS_LAST, rank)
+        last = graph.nodes[-1]
+        last.output[0] = self._raw(output)
+        if last.op_type in CONVOLUTIONS:
+            last.name = conv.name
+        self._round(output)
 
 
 def _reshaped(

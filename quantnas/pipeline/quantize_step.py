@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quantnas.architectures import network
+from quantnas.architectures.imported_onnx import ImportedNetwork
 from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
@@ -22,12 +23,14 @@ from quantnas.progress import Progress
 from quantnas.quantization import (
     baselines,
     bit_widths,
+    carry,
     least_squares,
     post_training,
     retraining,
     saliency,
 )
 from quantnas.quantization.bit_widths import Plan
+from quantnas.quantization.carry import Carry
 from quantnas.quantization.saliency import Saliency
 from quantnas.reporting.plots import damage_chart
 from quantnas.runs import resumable
@@ -36,7 +39,7 @@ from quantnas.runs.run_folder import Run
 from quantnas.training import checkpoint, training_loop
 from quantnas.training.processes import device
 
-from . import load_photographs, train_step
+from . import carry_choice, load_photographs, train_step
 from .train_step import Lesson
 
 ENDLESS = 10**7
@@ -158,7 +161,8 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     chosen = bit_widths.plan(work.space, work.genotype, work.config, work.teacher, work.low)
     save(chosen, work.run.folder)
     yield Progress("saliency", 1, 1, {}, (f"calibration: {source}", *notes(chosen)))
-    net = network.build(work.space, work.genotype, chosen.precision)
+    carried = yield from _carry(work, chosen)
+    net = network.build(work.space, work.genotype, chosen.precision, carried.tensors)
     plain = yield from _round(work, net)
     work.facts.values.update(
         psnr_to_float_predicted=damage_chart.psnr(chosen.mse),
@@ -172,10 +176,23 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     return net, chosen.precision, chosen.saliency
 
 
+def _carry(work: Work, chosen: Plan) -> Generator[Progress, None, Carry]:
+    """Choose how tensors are carried between the convolutions of an imported network; saves it."""
+    carried = Carry()
+    if isinstance(work.teacher, ImportedNetwork):
+        question = carry_choice.Question(
+            work.space, work.genotype, chosen.precision, work.teacher, work.low, work.held,
+            work.config,
+        )  # fmt: skip
+        carried = yield from carry_choice.choose(question)
+    carry.save(carried, work.run.folder)
+    return carried
+
+
 def _resume(work: Work) -> Generator[Progress, None, Begun]:
     """Load the result that `_begin` saved before an interruption."""
     precision, run = bit_widths.load(work.run.folder), work.run
-    net = network.build(work.space, work.genotype, precision)
+    net = network.build(work.space, work.genotype, precision, carry.load(run.folder).tensors)
     checkpoint.load(run.resume_point(START), {"net": net, "facts": work.facts})
     done = checkpoint.load(run.resume_point("quantize"), {})
     note = f"going on at step {done + 1} of the retraining, with the bits of precision.json"
