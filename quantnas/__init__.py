@@ -11,11 +11,12 @@ both names resolve in a checkout, where the folders lie beside this one; see
 docs/decisions/0001-packaging-map.md.
 """
 
-import importlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import os
 
+TYPE_CHECKING = False  # typing and pathlib take time, in which Ctrl-C would show a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from .api import (
         Benchmark,
         Evaluation,
@@ -65,16 +66,19 @@ __all__ = [
     "upscale_files",
 ]
 
-_here = Path(__file__).parent
-if not (_here / "cli").is_dir():  # source checkout: cli/ and search_spaces/ lie beside this folder
-    __path__.append(str(_here.parent))
+_here = os.path.dirname(os.path.abspath(__file__))
+if not os.path.isdir(os.path.join(_here, "cli")):
+    # source checkout: cli/ and search_spaces/ lie beside this folder
+    __path__.append(os.path.dirname(_here))
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """A name of the public interface, loaded when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.api"), name)
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.api"), name)
     globals()[name] = value
     return value
 

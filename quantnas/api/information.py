@@ -12,6 +12,7 @@ from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import DataError, UsageError
 from quantnas.exporters import onnx_metadata
+from quantnas.onnx_import import file_kinds
 from quantnas.runs import bundled_models, models, networks
 
 from .run_verbs import Place, Run
@@ -67,6 +68,8 @@ def _facts(target: str, space_name: str | None, scale: int | None) -> dict[str, 
             f"There is no file, run folder, search space or bundled model '{target}'.",
             "Check the path; `quantnas spaces` and `quantnas models` list the names.",
         )
+    if target not in search_space.builtin():
+        file_kinds.require_no_checkpoint(path)
     return _space_facts(search_space.load(target, scale))
 
 

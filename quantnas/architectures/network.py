@@ -205,8 +205,13 @@ def load(network: nn.Module, path: Path, space: SearchSpace | None = None) -> No
             )
         tensors = load_file(path)
         network.load_state_dict(_unused(network) | tensors)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from error
+    except SafetensorError as error:
+        raise DataError(
+            f"Cannot read {path}: it is damaged ({error}).",
+            "Take it from a copy, or make it again in a new run.",
+        ) from error
     except RuntimeError as error:
         if _holds_unshared(network, tensors):
             raise _of_unshared(path) from error

@@ -8,11 +8,13 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
+import platform
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,45 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield the path of a new hidden file that replaces `path` when the `with` block ends.
 
     When the block raises, the new file is removed and `path` stays as it was. Several processes
-    may replace the same file at the same time. Raises OSError when `path` cannot be replaced.
+    may replace the same file at the same time. What processes left that were killed while they did
+    is removed. Raises OSError when `path` cannot be replaced.
     """
-    part = path.with_name(f".{secrets.token_hex(6)}.part")
+    begin = _begin_of_part(path)
+    _remove_abandoned(path.parent, begin)
+    part = path.with_name(f"{begin}{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _begin_of_part(path: Path) -> str:
+    """The beginning of the hidden names under which this machine writes a file; it is short."""
+    name = f"{path.name}\0{platform.node()}".encode("utf-8", "surrogateescape")
+    return f".{hashlib.sha256(name).hexdigest()[:12]}-"
+
+
+def _remove_abandoned(folder: Path, begin: str) -> None:
+    """Remove the hidden files of a name whose processes have ended, as far as possible."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for name in [each.name for each in entries if each.name.startswith(begin)]:
+            number = name.removeprefix(begin).partition("-")[0]
+            if number.isdigit() and _has_ended(int(number)):
+                (folder / name).unlink(missing_ok=True)
+
+
+def _has_ended(process: int) -> bool:
+    """Whether there is no process of that number here; False where the system cannot tell."""
+    if os.name != "posix":  # elsewhere this signal would end the process
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -45,15 +45,16 @@ def find(folder: str | Path, scale: int) -> list[Photograph]:
 
     A high-resolution folder with low-resolution folders beside it is a layout (`folder_layouts`);
     other files beside them are left out. In a layout without files at `scale`, the photographs
-    have no low-resolution files. Raises DataError as `image_files.find`, for files without a
-    partner or with two, and when `folder` holds low resolution.
+    have no low-resolution files. Pictures in folders of runs and evaluations are left out.
+    Raises DataError as `image_files.find`, for files without a partner or with two, and when
+    `folder` holds low resolution, or pictures of runs alone.
     """
     root, photos, layout_folders = (
         folder_layouts.by_name(Path(folder)),
         list[Photograph](),
         set[Path](),
     )
-    paths = image_files.find(root)
+    paths = _without_pictures_of_runs(root, image_files.find(root))
     folder_layouts.require_high(root)
     for high in folder_layouts.folders(root, paths):
         if not folder_layouts.matching_siblings(high, (folder_layouts.FAMILY,)):
@@ -64,6 +65,28 @@ def find(folder: str | Path, scale: int) -> list[Photograph]:
         photos += _paired(high, low, own_paths, scale) if low else map(Photograph, own_paths)
     photos += [Photograph(path) for path in paths if layout_folders.isdisjoint(path.parents)]
     return sorted(photos, key=lambda photo: photo.high.relative_to(root).as_posix())
+
+
+def _without_pictures_of_runs(root: Path, paths: Sequence[Path]) -> list[Path]:
+    """The paths that do not lie in the folder of a run, a sweep or an evaluation.
+
+    Raises DataError when none is left.
+    """
+    made = {each for each in folder_layouts.folders(root, paths) if _is_of_run(each)}
+    rest = [path for path in paths if made.isdisjoint(path.parents)]
+    if not rest:
+        raise DataError(
+            f"All images in '{root}' are pictures of runs or evaluations, not photographs.",
+            "Give a folder of photographs.",
+        )
+    return rest
+
+
+def _is_of_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, a sweep or an evaluation."""
+    begun = (folder / "env.json").is_file()
+    settled = any((folder / name).is_file() for name in ("config.yaml", "sweep.yaml"))
+    return (begun and settled) or (folder / "evaluation.json").is_file()
 
 
 def _low_folder(high: Path, paths: Sequence[Path], scale: int) -> Path | None:

@@ -88,6 +88,8 @@ def markdown(title: str, evaluation: Evaluation) -> str:
         f"x{evaluation['scale']}. Protocol: {evaluation['protocol']}.", "",
         "## Models", "", *_piped(models(evaluation)), "",
         *(f"- {name}: {model['what']}" for name, model in evaluation["models"].items()), "",
+        "kB are 1000 bytes of the file; BitOps are multiply-accumulates times both bit widths, at "
+        f"a low resolution of {AT.removeprefix('LR ')} pixels.", "",
         "## Means", "", *_piped(means(evaluation)), "",
         "PSNR-Y in dB / SSIM-Y (dB over bicubic); PSNR-Y to the float network in dB.", "",
     ]  # fmt: skip
@@ -95,6 +97,9 @@ def markdown(title: str, evaluation: Evaluation) -> str:
         lines += [f"![PSNR over BitOps](plots/{evaluation['plot']})", ""]
     for name, group in evaluation["sets"].items():
         lines += [f"## {name}", "", *_piped(images(evaluation, name)), ""]
+        alone = len(group["models"]) == 1
+        more = "; over bicubic and to the float network, PSNR-Y in dB" if alone else ""
+        lines += [f"PSNR-Y in dB / SSIM-Y{more}.", ""]
         lines += [*(f"- {line}" for line in worst(evaluation, name)), ""]
         for label, model in group["models"].items():
             lines += [f"![Difference of {label}](plots/{model['plot']})", ""]

@@ -18,7 +18,7 @@ from quantnas.config.files import plain
 from quantnas.config.search_space import Bits, Pixels, Scale, outputs
 from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.nn.operations import Shape
-from quantnas.onnx_import import file_kinds
+from quantnas.onnx_import import file_reader
 
 METADATA_KEY = "quantnas"
 BITS = get_args(Bits)
@@ -154,14 +154,6 @@ def read_metadata(path: Path) -> Metadata:
     return _parsed(text, path)
 
 
-def _no_onnx(path: Path) -> DataError:
-    """The error for a file that cannot be read as ONNX; it names what the file is, if it can."""
-    kind = file_kinds.other_kind(path)
-    if kind is None:
-        return DataError(f"{path} is not a complete ONNX file.", "Export it again.")
-    return DataError(f"{path} is {kind[0]}, no ONNX file.", kind[1])
-
-
 def _metadata(path: Path) -> str | None:
     try:
         model = onnx.load(path, load_external_data=False)
@@ -169,9 +161,7 @@ def _metadata(path: Path) -> str | None:
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
     except Exception as error:
-        raise _no_onnx(path) from error
-    if not model.graph.node and file_kinds.other_kind(path):
-        raise _no_onnx(path)
+        raise file_reader.damaged(path, error) from error
     if not model.graph.node:
-        raise DataError(f"{path} is empty: it holds no network.", "Export it again.")
+        raise file_reader.damaged(path, "it holds no operators")
     return texts.get(METADATA_KEY)

@@ -85,11 +85,10 @@ class Material:
 def start(net: nn.Module, config: SearchConfig) -> SearchState:
     """The state before the first step: a supernet, its optimizers and the multiplier."""
     alphas = supernet.alphas(net)
-    ids = {id(alpha) for alpha in supernet.all_alphas(net)}
-    weights = [(n, p) for n, p in net.named_parameters() if p.requires_grad and id(p) not in ids]
+    weights = training_loop.groups(net, config.weight_lr, supernet.all_alphas(net))
     return SearchState(
         net,
-        optim.Adam(training_loop.groups(weights, config.weight_lr), fused=True),
+        optim.Adam(weights, fused=True),
         optim.Adam([{"params": alphas}], config.alpha_lr, betas=(0.5, 0.999)),
         bitops_budget.Multiplier(config.target_bitops or 1.0),
     )

@@ -17,6 +17,8 @@ OLDEST = 9
 """Oldest opset that is imported; older models are converted to it where onnx can."""
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 """Element types of half precision."""
+HALF = "it is in half precision: it is read, and written, in float32"
+"""Note for users about a file in half precision."""
 TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")
 """Attributes of nodes whose value is an element type."""
 
@@ -69,7 +71,7 @@ def _in_single_precision(model: onnx.ModelProto) -> Form:
     """Turn half precision into float32, at both ends too."""
     if not _widen(model.graph):
         return model, None
-    return model, "it is in half precision: it is read, and written, in float32"
+    return model, HALF
 
 
 def _widen(graph: onnx.GraphProto) -> bool:

@@ -1,6 +1,8 @@
-"""Names the kind of a file that is called .onnx but holds something else, for error messages."""
+"""Tells what a file holds that cannot be read as a network, for the same words in all errors."""
 
 from pathlib import Path
+
+from quantnas.errors import DataError
 
 READ = 512
 """Number of bytes at the beginning of a file that tell its kind."""
@@ -17,6 +19,8 @@ KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89hdf", "an HDF5 file, as Keras writes it", "Convert it to ONNX."),
 )
 """(beginning in lower case, kind of file, what helps)."""
+CHECKPOINTS = (".pt", ".pth", ".ckpt")
+"""Extensions of files that torch.save writes."""
 
 
 def other_kind(path: Path) -> tuple[str, str] | None:
@@ -24,3 +28,13 @@ def other_kind(path: Path) -> tuple[str, str] | None:
     with path.open("rb") as file:
         begin = file.read(READ).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return next((kind[1:] for kind in KINDS if begin.startswith(kind[0])), None)
+
+
+def require_no_checkpoint(path: Path) -> None:
+    """Raise DataError for a file that is named as torch.save names its own."""
+    if path.suffix in CHECKPOINTS:
+        raise DataError(
+            f"{path} is a checkpoint of PyTorch, which holds no network that can be read alone.",
+            "Call quantnas.quantize(module) in Python, export the network to ONNX, or save the "
+            "weights of a built-in one as safetensors.",
+        )

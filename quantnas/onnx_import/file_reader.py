@@ -102,7 +102,7 @@ def _usual(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     try:
         return file_forms.usual(model)
     except Exception as error:  # several libraries raise here
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _with_all_data(path: Path) -> onnx.ModelProto:
@@ -113,11 +113,11 @@ def _with_all_data(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf raises several kinds
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if not model.graph.node:
-        raise _damaged(path, "it holds no operators")
+        raise damaged(path, "it holds no operators")
     if not all(isinstance(name, str) for name in _names(model)):
-        raise _damaged(path, "it has names that are no UTF-8")
+        raise damaged(path, "it has names that are no UTF-8")
     locations = [external_data_helper.ExternalDataInfo(t) for t in _external_tensors(model)]
     absent = sorted({p.location for p in locations if not (path.parent / p.location).is_file()})
     if absent:
@@ -130,14 +130,14 @@ def _with_all_data(path: Path) -> onnx.ModelProto:
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # several libraries raise here, also for paths outside the folder
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if not model.functions:
         return model
     file_limits.require_few_nodes(model, path)
     try:
         return inliner.inline_local_functions(model)
     except Exception as error:  # the inliner has no common class of errors
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _names(model: onnx.ModelProto) -> Iterable[str]:
@@ -165,7 +165,11 @@ def _require_size(count: int, path: Path) -> None:
         )
 
 
-def _damaged(path: Path, reason: object) -> DataError:
+def damaged(path: Path, reason: object) -> DataError:
+    """The error for a file that cannot be read as ONNX; it says what the file is, if it can.
+
+    reason: the error of another library, or words.
+    """
     kind = file_kinds.other_kind(path)
     if kind is not None:
         return DataError(f"{path} is {kind[0]}, no ONNX file.", kind[1])
@@ -272,7 +276,7 @@ def _array(tensor: TensorProto, path: Path) -> NDArray[Any]:
     try:
         return np.array(numpy_helper.to_array(tensor))
     except Exception as error:  # several libraries raise here
-        raise _damaged(path, f"tensor '{tensor.name}': {error}") from error
+        raise damaged(path, f"tensor '{tensor.name}': {error}") from error
 
 
 def session(model: Path | bytes, path: Path) -> ort.InferenceSession:

@@ -18,7 +18,9 @@ from quantnas.architectures import onnx_survey, registry
 from quantnas.config import genotype, layered_settings, schema, search_space
 from quantnas.config.run_config import RunConfig
 from quantnas.config.search_space import Pixels, SearchSpace
+from quantnas.data import image_files
 from quantnas.errors import DataError, UsageError
+from quantnas.onnx_import import file_kinds
 from quantnas.progress import Progress
 from quantnas.runs import run_folder, run_settings, step_records, step_results
 from quantnas.runs.run_folder import Run
@@ -29,8 +31,6 @@ from . import new_run, pretrained
 
 SHARED = {"search": ("search",), "train": ("train",), "run": ("search", "train")}
 """Verb -> those of its steps that several processes may share."""
-CHECKPOINTS = (".pt", ".pth", ".ckpt")
-"""Extensions of files that torch.save writes."""
 RESUMABLE = ("run", "search", "train", "quantize")
 """Verbs whose runs can be continued."""
 SOURCE = "configuration"
@@ -181,12 +181,7 @@ def to_quantize(request: Request, source: str | PathLike[str], watch: Watcher = 
         )
     if path.is_dir():
         return from_run(request, run_folder.existing(path))
-    if path.suffix in CHECKPOINTS:
-        raise DataError(
-            f"{path} is a checkpoint of PyTorch, which holds no network that can be read alone.",
-            "Call quantnas.quantize(module) in Python, export the network to ONNX, or save the "
-            "weights of a built-in one as safetensors.",
-        )
+    file_kinds.require_no_checkpoint(path)
     return (from_onnx if path.suffix == ".onnx" else from_weights)(request, path, watch)
 
 
@@ -223,12 +218,23 @@ def from_onnx(request: Request, file: Path, watch: Watcher = SILENT) -> Run:
                 f"`{setting}` is given, but {file} brings its own network.", "Leave it out."
             )
     config = request.over({})
+    _require_images(config)
     survey = onnx_survey.survey(file, config.pixels)
     watch(Progress("import", 1, 1, {}, tuple(onnx_survey.lines(survey))))
     config = _for_one_size(config, survey.space.pixels, request.given("quantize.patch"))
     with _path_of(survey.space) as path:
         complete = partial(pretrained.adopt, weights=file)
         return _fresh(request, replace(config, space=str(path)), complete=complete)
+
+
+def _require_images(config: RunConfig) -> None:
+    """Raise DataError for a folder of photographs that does not exist or holds no images.
+
+    It is called before a network is imported, which takes long.
+    """
+    for folder in (config.quantize.calib, config.data, config.eval_data, *config.benchmarks):
+        if folder is not None:
+            image_files.find(folder)
 
 
 def _for_one_size(config: RunConfig, pixels: Pixels, asked: int | None) -> RunConfig:

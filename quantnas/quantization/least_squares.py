@@ -7,14 +7,15 @@ rounding the earlier ones (GPTQ, arXiv 2210.17323). The target is y, and not the
 layer's own kernel for x, which is the step from GPTQ to Qronos (arXiv 2505.11695).
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantnas.architectures.network import convolutions, hooked, visited
+from quantnas.architectures.network import convolutions, hooked, inherit, visited
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import calibrating, fake_quantize
 
@@ -23,20 +24,50 @@ RIDGE = 0.01
 
 
 def improve(net: nn.Module, teacher: nn.Module, low: Tensor) -> Iterator[tuple[int, int]]:
-    """Set weights, biases and all grids of a rounded network, in place, in one pass.
+    """Set weights, biases and all grids of a rounded network, in place.
 
     net: the rounded network with the weights of `teacher`, the float one; low: calibration images
-    (N, 3, H, W) in [0, 1]. Kernels of transposed convolutions are rounded to nearest. Yields
-    (done, all) of the layers.
+    (N, 3, H, W) in [0, 1]. Kernels of transposed convolutions are rounded to nearest. One pass is
+    enough where every layer has a kernel of its own. A shared kernel has to suit inputs that are
+    not rounded yet: a second pass knows them, and is kept if its output on `low` is nearer to that
+    of the teacher. Yields (done, all) of the layers of all passes.
     """
     net.eval()
-    targets, shared = _outputs(teacher, low), _shared_grams(teacher, low)
+    targets = _outputs(teacher, low)
+    shared = _shared_grams(teacher, teacher, targets, low)
+    passes = 2 if shared else 1
+    for done, total in _pass(net, targets, shared, low):
+        yield done, passes * total
+    if shared:
+        first, error = copy.deepcopy(net.state_dict()), _error(net, teacher, low)
+        shared = _shared_grams(net, teacher, targets, low)
+        inherit(net, teacher)
+        for done, total in _pass(net, targets, shared, low):
+            yield total + done, passes * total
+        if not _error(net, teacher, low) < error:
+            net.load_state_dict(first)
+
+
+Grams = list[tuple[Tensor, Tensor]]
+"""For each group of a convolution, the covariances that `_gram` gives."""
+
+
+def _pass(
+    net: nn.Module, targets: Mapping[str, Tensor], shared: Mapping[str, Grams], low: Tensor
+) -> Iterator[tuple[int, int]]:
+    """Fit all layers from front to back; yields (done, all) of them."""
 
     def fit(conv: Any, args: tuple[Tensor]) -> None:
         _fit(targets[conv.name], conv, args, shared.get(conv.name))
 
     with calibrating(net, weights=False):
         yield from visited(net, low, fit)
+
+
+@torch.no_grad()
+def _error(net: nn.Module, teacher: nn.Module, low: Tensor) -> float:
+    """Mean squared difference of the outputs of two networks on low."""
+    return float((net(low) - teacher.eval()(low)).square().mean())
 
 
 @torch.no_grad()
@@ -49,34 +80,40 @@ def _outputs(net: nn.Module, low: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _shared_grams(net: nn.Module, low: Tensor) -> dict[str, list[Tensor]]:
-    """Map the first layer of each shared kernel to the covariances of the inputs of all its layers.
+def _shared_grams(
+    net: nn.Module, teacher: nn.Module, targets: Mapping[str, Tensor], low: Tensor
+) -> dict[str, Grams]:
+    """Map the first layer of each shared kernel to covariances, summed over all its layers.
 
-    There is one matrix (n, n) for each group of the convolution, as `_gram` makes it.
+    They are those of the layers' inputs in `net`, and of the outputs `targets` with them. Shared
+    kernels of transposed convolutions are left out.
     """
-    firsts = {conv.shares for conv in convolutions(net).values()} - {""}
-    grams: dict[str, list[Tensor]] = {}
+    kernels = {name: conv.weight for name, conv in convolutions(teacher).items()}
+    firsts = {conv.shares for conv in convolutions(net).values() if conv.up == 1} - {""}
+    sums: dict[str, Grams] = {}
 
-    def add(conv: Conv2d, args: tuple[Tensor], out: Tensor) -> None:
+    def add(conv: Any, args: tuple[Tensor]) -> None:
         first = conv.shares or conv.name
         if first in firsts:
-            more = [_gram(each, each, each.new_zeros(()))[0] for each in _columns(conv, args[0])]
-            sums = grams.get(first, [torch.zeros_like(gram) for gram in more])
-            grams[first] = [a + b for a, b in zip(sums, more, strict=True)]
+            grid = getattr(conv, "input_quantizer", None)
+            x = args[0] if grid is None else grid(args[0])
+            more = _grams(conv, x, targets[conv.name], kernels[first])
+            known = sums.get(first)
+            if known is not None:
+                more = [(a + c, b + d) for (a, b), (c, d) in zip(known, more, strict=True)]
+            sums[first] = more
 
     if firsts:
-        with hooked(net, add):
+        with hooked(net, add, before=True):
             net.eval()(low)
-    return grams
+    return sums
 
 
-def _fit(
-    target: Tensor, conv: Any, args: tuple[Tensor], shared: list[Tensor] | None = None
-) -> None:
+def _fit(target: Tensor, conv: Any, args: tuple[Tensor], shared: Grams | None = None) -> None:
     """Set a convolution's weights, grids and bias from its input, just before it runs.
 
-    shared: the matrices of `_shared_grams`, for the first layer of a shared kernel; the others find
-    their kernel rounded already.
+    shared: the covariances of `_shared_grams`, for the first layer of a shared kernel; the others
+    find their kernel rounded already.
     """
     x = args[0]
     if conv.input_quantizer is not None:
@@ -84,8 +121,7 @@ def _fit(
         conv.input_quantizer.calibrate(x)
         x = conv.input_quantizer(x)
     if conv.up == 1 and shared is not None:
-        conv.weight_quantizer.calibrate(conv.weight)
-        _round_kernel(conv, conv.weight, shared)
+        _set_kernel(conv, shared)
     elif conv.up == 1 and not conv.shares:
         _fit_kernel(conv, x, target)
     elif not conv.shares:
@@ -102,24 +138,26 @@ def _fit_kernel(conv: QuantConv2d, x: Tensor, target: Tensor) -> None:
     factors, steps, weight, scaled = conv.factors(), conv.grid.factors, conv.weight, x
     if factors is not None and steps is not None:
         scaled, weight = x / steps, weight * factors
-    columns = _columns(conv, scaled)
-    outputs = target.transpose(0, 1).flatten(1).unflatten(0, (conv.groups, -1))
-    kernels = weight.flatten(1).unflatten(0, (conv.groups, -1))
-    grams = [_gram(*each) for each in zip(columns, outputs, kernels, strict=True)]
-    nearest = [_nearest(*gram).to(kernels.dtype) for gram in grams]
-    solution = torch.cat(nearest).view_as(weight)
-    conv.weight_quantizer.calibrate(solution)
-    _round_kernel(conv, solution, [gram for gram, _ in grams])
+    _set_kernel(conv, _grams(conv, scaled, target, weight))
     if factors is not None:
         conv.weight.div_(factors)
 
 
-def _round_kernel(conv: QuantConv2d, kernel: Tensor, grams: list[Tensor]) -> None:
-    """Set the weight to a kernel of its shape, rounded column by column; grams: one per group."""
-    kernels, grid = kernel.flatten(1).unflatten(0, (conv.groups, -1)), _grid(conv)
+def _grams(conv: Conv2d, x: Tensor, target: Tensor, weight: Tensor) -> Grams:
+    """The covariances of a convolution's input and wanted output, with its float kernel."""
+    outputs = target.transpose(0, 1).flatten(1).unflatten(0, (conv.groups, -1))
+    kernels = weight.flatten(1).unflatten(0, (conv.groups, -1))
+    return [_gram(*each) for each in zip(_columns(conv, x), outputs, kernels, strict=True)]
+
+
+def _set_kernel(conv: QuantConv2d, grams: Grams) -> None:
+    """Set the weight and its grid: the nearest kernel, rounded column by column."""
+    kernels = [_nearest(*gram).to(conv.weight.dtype) for gram in grams]
+    conv.weight_quantizer.calibrate(torch.cat(kernels).view_as(conv.weight))
+    grid = _grid(conv)
     rounded = [
-        _rounded(k, gram, [t[i] for t in grid])
-        for i, (k, gram) in enumerate(zip(kernels, grams, strict=True))
+        _rounded(kernel, gram, [t[i] for t in grid])
+        for i, (kernel, (gram, _)) in enumerate(zip(kernels, grams, strict=True))
     ]
     conv.weight.copy_(torch.cat(rounded).view_as(conv.weight))
 

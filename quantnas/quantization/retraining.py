@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from quantnas.architectures.network import convolutions, hooked
 from quantnas.config.run_config import TRAINED, QuantizeConfig
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
-from quantnas.training.training_loop import LOGS, Objective, TrainingState, cosine, set_rate
+from quantnas.training.training_loop import Objective, TrainingState, cosine, is_grid, set_rate
 
 from . import block_outputs
 from .saliency import Saliency
@@ -65,9 +65,10 @@ def set_trainable(net: nn.Module, trained: str) -> None:
     of rank R (arXiv 2402.05147); `clip` = grids alone. Raises ValueError as `parse`.
     """
     rank = parse(trained)
-    for name, parameter in net.named_parameters():
-        is_grid = name.endswith((*LOGS, "zero"))
-        parameter.requires_grad_(parameter.requires_grad and (trained != "clip" or is_grid))
+    for module in net.modules() if trained == "clip" else ():
+        if not is_grid(module):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
     if rank is not None:
         updates: dict[Tensor, LowRank] = {}  # one for each kernel, which layers may share
         for conv in convolutions(net).values():
@@ -174,7 +175,7 @@ def _factor(module: nn.Module, name: str, value: Tensor, spreads: dict[str, floa
         if name == "bias":
             return BIAS * spreads[module.name]
         return _deviation(value)
-    return ZERO if name == "zero" else STEP
+    return ZERO if name == "zero" and is_grid(module) else STEP
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from quantnas.errors import DataError, UsageError, missing
 from quantnas.exporters import onnx_metadata
 from quantnas.inference import tiling
 from quantnas.inference.upscaler import Upscaler
-from quantnas.onnx_import import file_limits
+from quantnas.onnx_import import file_forms, file_kinds, file_limits
 
 from . import bundled_models, networks, run_folder, run_settings, step_results
 from .bundled_models import Card, CardScores
@@ -76,6 +76,7 @@ def resolve(text: str) -> Model:
     if path.is_dir():
         return _of_run(run_folder.existing(path))
     if path.exists():
+        file_kinds.require_no_checkpoint(path)
         raise DataError(
             f"{path} is neither an ONNX file (.onnx) nor a checkpoint (.safetensors).",
             "Give one of these, a run folder, or a bundled model.",
@@ -150,11 +151,12 @@ def _exported(path: Path, name: str, what: str, run: Run | None = None) -> Model
 
 def _imported(path: Path, name: str) -> Model:
     """The model of a third party's ONNX file."""
-    space = onnx_survey.survey(path).space
+    found = onnx_survey.survey(path)
+    space, half = found.space, file_forms.HALF in found.notes
     load = partial(tiling.load, path, space.scale, space.pixels)
     return Model(
         files.readable(name),
-        f"ONNX file {path}",
+        f"ONNX file {path}" + (" in half precision, counted in float32" if half else ""),
         space.scale,
         path,
         onnx_survey.float_cost(space),

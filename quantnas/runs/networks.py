@@ -70,6 +70,12 @@ def checkpoint(run: Run, kind: str) -> tuple[search_space.SearchSpace, nn.Module
 
 def need(path: Path, step: str) -> Path:
     """The path itself. Raises DataError, which names the step that makes it, when it is missing."""
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    if not path.exists() and Run(folder).result(step) is not None:
+        raise DataError(
+            f"{path} is not there any more, although the step '{step}' has finished in this run.",
+            "Take it from a copy, or begin a new run.",
+        )
     if not path.exists():
         raise DataError(
             f"{path} is not there: the step '{step}' has not finished in this run.",

@@ -6,6 +6,7 @@ finished when its `steps/<step>.json` is there; it is written last, and whole.
 
 import itertools
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +39,8 @@ SWEEP = "sweep.yaml"
 """File with the points of a sweep, which makes a folder a sweep; it is written last."""
 MARK = "half_begun"
 """Empty file of the folder of a run or sweep while its first files are written."""
+LISTED = 5
+"""Largest number of runs that an error lists."""
 FIRST = frozenset({"space.yaml", "genotype_given.json", "source.onnx"})
 """Files that earlier versions wrote before the settings, without a mark."""
 
@@ -272,12 +275,26 @@ def existing(path: Path) -> Run:
             f"{path} is not a run folder: it has only {', '.join(sorted(_found(path)))}.",
             _remedy_without_mark(path),
         )
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        raise DataError(f"Cannot read {path}: permission denied.", "Change its permissions.")
     if not (path / SETTINGS).is_file():
         raise DataError(
-            f"{path} is not a run folder (it has no config.yaml).",
-            "Give the folder that a command wrote, such as runs/search/rfdn_small.",
+            f"{path} is not a run folder (it has no {SETTINGS}).", _remedy_with_runs(path)
         )
     return Run(path)
+
+
+def _remedy_with_runs(path: Path) -> str:
+    """The remedy for a folder that is no run: the runs in it, or else those beside it."""
+    folders = [path, *([] if path.is_dir() else [path.parent])]
+    depths = ("*", "*/*", "*/*/*", "*/points/*")
+    for folder, depth in itertools.product(folders, depths):
+        found = sorted(file.parent for file in folder.glob(f"{depth}/{SETTINGS}"))
+        if found:
+            more = f", or one of {len(found) - LISTED} more" if len(found) > LISTED else ""
+            shown = ", ".join(files.readable(str(run)) for run in found[:LISTED])
+            return f"Give the folder of a run, such as {shown}{more}."
+    return "Give the folder that a command wrote, such as runs/search/rfdn_small."
 
 
 def require(run: Run, until: str) -> None:

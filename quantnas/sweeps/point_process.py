@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 from quantnas.config import schema
 from quantnas.config.files import read_json, to_json, write_text
 from quantnas.errors import DataError, QuantnasError
+from quantnas.progress import Progress
 from quantnas.runs import run_folder, run_lock, step_records
 from quantnas.runs.run_folder import Run
 
@@ -96,7 +97,11 @@ def perform(job: PointJob, stopped: Callable[[], bool]) -> int:
 
 
 def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
-    """Perform every step and record its progress; closing this generator saves the state."""
+    """Perform every step that has not finished; closing this generator saves the state.
+
+    Raises PredictionError after a quantization that errs far more than predicted, also one that an
+    earlier process performed: a point that is tried again does not go on with it.
+    """
     from quantnas.evaluation import prediction_check
     from quantnas.pipeline import search_step
     from quantnas.pipeline.steps import STEPS, recorded
@@ -105,31 +110,35 @@ def _steps(run: Run, warm: Path | None) -> Generator[None, None, None]:
     config, spent = load_config(run), seconds(run.folder)
     step_records.require_unchanged(run)
     for step in run_folder.STEPS:
-        if run.result(step) is not None:
-            continue
-        before, began, shown = spent.get(step, 0.0), time.monotonic(), 0.0
-        work = STEPS[step]
-        steps = recorded(
-            run,
-            step,
-            search_step.search_step(run, config, warm) if step == "search" else work(run, config),
-        )
-        try:
-            for record in steps:
-                now = time.monotonic()
-                spent[step] = before + now - began
-                if now - shown > EVERY:
-                    shown = now
-                    at = {"phase": record.phase, "done": record.done, "total": record.total}
-                    _show(run, {"step": step, **at, "facts": record.facts, "seconds": spent})
-                yield
-        finally:
-            steps.close()  # type: ignore[attr-defined]  # a generator
-            spent[step] = before + time.monotonic() - began
-            _show(run, {"step": step, "seconds": spent})
+        if run.result(step) is None:
+            if step == "search":
+                work = search_step.search_step(run, config, warm)
+            else:
+                work = STEPS[step](run, config)
+            yield from _shown(run, step, recorded(run, step, work), spent)
         if step == "quantize":
             prediction_check.require(run, config)
-        run.log(f"{step}: done in {spent[step]:.0f} s")
+
+
+def _shown(
+    run: Run, step: str, records: Iterator[Progress], spent: dict[str, float]
+) -> Generator[None, None, None]:
+    """Perform one step and write its progress, with `spent`, the seconds of all steps."""
+    before, began, shown = spent.get(step, 0.0), time.monotonic(), 0.0
+    try:
+        for record in records:
+            now = time.monotonic()
+            spent[step] = before + now - began
+            if now - shown > EVERY:
+                shown = now
+                at = {"phase": record.phase, "done": record.done, "total": record.total}
+                _show(run, {"step": step, **at, "facts": record.facts, "seconds": spent})
+            yield
+    finally:
+        records.close()  # type: ignore[attr-defined]  # a generator
+        spent[step] = before + time.monotonic() - began
+        _show(run, {"step": step, "seconds": spent})
+    run.log(f"{step}: done in {spent[step]:.0f} s")
 
 
 def _show(run: Run, data: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn, optim
 
 from quantnas.data.patches import Patches
 from quantnas.nn.image_layers import luma
+from quantnas.nn.quantizers import ActQuantizer, WeightQuantizer
 
 from . import collectives
 from .checkpoint import Stateful
@@ -25,7 +26,7 @@ CLIP = 1.0
 """Greatest norm of the gradient; longer gradients are clipped."""
 
 LOGS = ("log2_step", "octaves")
-"""Suffixes of the names of parameters that are learned as logarithms: steps of grids."""
+"""Names of the parameters of quantizers that are learned as logarithms: steps of grids."""
 
 Loss = Literal["l1", "charbonnier"]
 LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
@@ -181,20 +182,30 @@ class TrainingState:
 
 def start(net: nn.Module, lr: float, average: bool = False) -> TrainingState:
     """The state before the first update: Adam and, with `average`, a copy to be averaged."""
-    trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    optimizer = optim.Adam(groups(trainable, lr), fused=True)
+    optimizer = optim.Adam(groups(net, lr), fused=True)
     return TrainingState(net, optimizer, copy.deepcopy(net) if average else net)
 
 
-def groups(parameters: Iterable[tuple[str, nn.Parameter]], lr: float) -> list[dict[str, Any]]:
-    """Parameter groups of an optimizer: steps of grids learn 4 times, zero points 20 times as fast
-    as weights.
+def groups(net: nn.Module, lr: float, apart: Iterable[nn.Parameter] = ()) -> list[dict[str, Any]]:
+    """Parameter groups of an optimizer for the trainable parameters of a network, without `apart`.
+
+    Steps of grids learn 4 times, zero points 20 times as fast as weights. Parameters of other
+    modules than quantizers are weights, whatever their names are.
     """
     by_factor: dict[float, list[nn.Parameter]] = {1.0: [], 4.0: [], 20.0: []}
-    for name, p in parameters:
-        factor = 20.0 if name.endswith("zero") else 4.0 if name.endswith(LOGS) else 1.0
-        by_factor[factor].append(p)
+    seen = set(apart)  # layers may share a kernel
+    for module in net.modules():
+        for name, p in module.named_parameters(recurse=False):
+            if p.requires_grad and p not in seen:
+                seen.add(p)
+                faster = 4.0 if name in LOGS else 20.0
+                by_factor[faster if is_grid(module) else 1.0].append(p)
     return [{"params": ps, "lr": lr * f, "factor": f} for f, ps in by_factor.items() if ps]
+
+
+def is_grid(module: nn.Module) -> bool:
+    """Whether the parameters of a module itself are those of a grid."""
+    return isinstance(module, ActQuantizer | WeightQuantizer)
 
 
 def set_rate(optimizer: optim.Optimizer, lr: float) -> None:

@@ -34,6 +34,24 @@ def test_ctrl_c_while_commands_are_loaded_is_quiet(tmp_path, module):
     assert not list(tmp_path.iterdir())
 
 
+LIGHT = """
+import sys
+before = set(sys.modules)
+sys.path.insert(0, sys.argv[1])
+from quantnas.cli import __main__
+print(*set(sys.modules) - before)
+"""
+
+
+def test_the_command_loads_next_to_nothing_before_ctrl_c_is_quiet():
+    """Python has no handler of its own before that, so that a traceback would be shown."""
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-I", "-S", "-c", LIGHT, root]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "quantnas.cli.interrupts" in loaded
+    assert not {"pathlib", "typing", "re", "contextlib", "importlib.util", "typer"} & {*loaded}
+
+
 UNREAD = """
 import os, sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -33,6 +35,28 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
         other.write_text("other")
     assert path.read_text() == "one"  # the writer of "one" finished last
     assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from quantnas.config import files
+with files.replacing(Path(sys.argv[1])) as part:
+    part.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX tells whether a process has ended")
+def test_what_a_killed_process_left_is_removed_when_the_file_is_written_again(tmp_path):
+    path, other = tmp_path / "a.txt", tmp_path / ".mine.part"
+    other.touch()
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    files.write_text(tmp_path / "b.txt", "another file")
+    assert len(list(tmp_path.iterdir())) == 3
+    files.write_text(path, "new")
+    assert sorted(tmp_path.iterdir()) == [other, path, tmp_path / "b.txt"]
 
 
 def test_a_file_with_a_long_name_can_be_written_and_copied(tmp_path):

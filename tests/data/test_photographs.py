@@ -32,6 +32,21 @@ def shown(root: Path, folder: str = "", scale: int = 4) -> dict[str, str | None]
 # Finding
 
 
+def test_pictures_of_runs_and_evaluations_are_no_photographs(tmp_path):
+    lay(tmp_path, "a.png", "runs/run/x/plots/b.png", "runs/evaluate/y/plots/c.png", "own/d.png")
+    for name in (
+        "runs/run/x/config.yaml",
+        "runs/run/x/env.json",
+        "runs/evaluate/y/evaluation.json",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / "own" / "config.yaml").touch()  # it may be of anything
+    assert list(shown(tmp_path)) == ["a.png", "own/d.png"]
+    for folder in ("runs", "runs/run/x"):
+        with pytest.raises(DataError, match="are pictures of runs or evaluations"):
+            shown(tmp_path, folder)
+
+
 def test_a_plain_folder_holds_photographs_alone(tmp_path):
     lay(tmp_path, "b.png", "deeper/a.png", "LR/X4/c.png", "HR.png")
     files = shown(tmp_path)

@@ -85,6 +85,8 @@ def test_the_folder_holds_numbers_tables_and_pictures(here, capsys):
     assert found == read("a") and list(found["sets"]) == ["set5", "Set14"]
     folder = Path("runs/evaluate/a")
     page = (folder / "evaluation.md").read_text()
+    assert page.count("PSNR-Y in dB / SSIM-Y; over bicubic and to the float network") == 2
+    assert "kB are 1000 bytes of the file" in page
     for name, group in found["sets"].items():
         rows = group["models"]["a"]["images"]
         gains = [row["psnr"] - row["bicubic_psnr"] for row in rows]
@@ -257,7 +259,7 @@ def test_what_cannot_be_measured_is_one_clear_sentence(here, capsys):
         (["runs/export/a", "--data", "tiny"], 3, "too small to be measured at x2"),
         (["runs/export/a", "--data", "empty"], 3, "holds no images"),
         (["runs/export/a", "--data", "nowhere"], 3, "does not exist"),
-        (["cut.onnx"], 3, "not a complete ONNX file"),
+        (["cut.onnx"], 3, "damaged or no ONNX file"),
         (["nothing"], 2, "no run folder, file or bundled model 'nothing'"),
         (["runs/export/a", "runs/export/x4"], 2, "runs/export/a is x2, but"),
     ]

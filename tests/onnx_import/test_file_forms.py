@@ -389,3 +389,11 @@ def test_gradients_pass_through_the_roundings_of_a_file(tmp_path):
     net = network.build(space, onnx_survey.genotype(space), None)
     net(torch.rand(1, 3, 12, 14)).square().sum().backward()
     assert all(conv.weight.grad.abs().sum() > 0 for conv in network.convolutions(net).values())
+
+
+def test_what_a_file_in_half_precision_counts_is_said(tmp_path):
+    for name, file in (("half", half(True)), ("whole", model())):
+        onnx.save(file, tmp_path / f"{name}.onnx")
+    what = [models.resolve(str(tmp_path / f"{name}.onnx")).what for name in ("half", "whole")]
+    assert what[0].endswith("half.onnx in half precision, counted in float32")
+    assert what[1].endswith("whole.onnx")

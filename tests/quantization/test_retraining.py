@@ -41,6 +41,21 @@ def learning(net) -> set[str]:
 # Trainable parts
 
 
+def test_a_parameter_of_another_module_is_no_grid_whatever_its_name(couple):
+    net, _ = couple()
+    net.slopes = nn.PReLU(3)
+    net.register_parameter("nonzero", nn.Parameter(torch.ones(3)))
+    net.register_parameter("zero", nn.Parameter(torch.ones(3)))
+    named = {id(p): name for name, p in net.named_parameters()}
+    for group in training_loop.groups(net, 1.0):
+        factors = {named[id(p)]: group["factor"] for p in group["params"]}
+        assert factors.get("nonzero", 1.0) == factors.get("zero", 1.0) == 1.0
+    assert retraining._factor(net, "zero", net.zero, {}) == retraining.STEP
+    retraining.set_trainable(net, "clip")
+    assert not {"nonzero", "zero", "slopes.weight"} & learning(net)
+    assert any(name.endswith("quantizer.zero") for name in learning(net))
+
+
 @pytest.mark.parametrize(
     "what", ["weights", "clip", "none", "lowrank:1", "lowrank:16", "lowrank", "lowrank:0", "low",
              "lowrank:-1", "lowrank:1.5", "lowrank:8 ", "Weights", "all", ""],

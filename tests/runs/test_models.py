@@ -103,9 +103,10 @@ def test_a_checkpoint_made_for_another_space_is_refused_with_both_names(run, tin
         ("nothing.onnx", DataError, "The file .nothing.onnx. does not exist"),
         ("nothing.safetensors", DataError, "does not exist"),
         ("alone.safetensors", DataError, "no checkpoint in a run folder"),
-        ("cut.onnx", DataError, "not a complete ONNX file"),
+        ("cut.onnx", DataError, "damaged or no ONNX file"),
         ("foreign.onnx", DataError, "is quantized already"),
         ("photo.png", DataError, "neither an ONNX file"),
+        ("net.pt", DataError, "checkpoint of PyTorch, which holds no network"),
         ("folder", DataError, "not a run folder"),
     ],
 )
@@ -113,6 +114,7 @@ def test_what_is_no_model_is_one_clear_sentence(run, tmp_path, monkeypatch, text
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     Path("photo.png").write_bytes(b"")
+    Path("net.pt").write_bytes(b"PK\x03\x04")
     shutil.copy(run.weights("float"), "alone.safetensors")
     whole = (run.folder / "model.onnx").read_bytes()
     Path("cut.onnx").write_bytes(whole[: len(whole) // 2])

@@ -11,7 +11,7 @@ from quantnas.data import holdout, image_files, photographs
 from quantnas.data.photographs import Photograph
 from quantnas.errors import DataError
 from quantnas.pipeline import new_run, preflight
-from quantnas.runs import run_photographs
+from quantnas.runs import networks, run_photographs
 from quantnas.runs.run_folder import Run
 from quantnas.runs.run_settings import load_config
 
@@ -29,6 +29,18 @@ def lay(folder: Path, count: int = 5, low: tuple[int, int] | None = (40, 50)) ->
 
 def settings(**changes: object) -> RunConfig:
     return RunConfig(space="rfdn_small", scale=2, **changes)
+
+
+@pytest.mark.parametrize(
+    ("step", "name"), [("train", "checkpoints/float.safetensors"), ("export", "model.onnx")]
+)
+def test_a_file_that_is_lost_is_told_from_a_step_that_was_not_done(tmp_path, step, name):
+    run = Run(tmp_path)
+    with pytest.raises(DataError, match=f"the step '{step}' has not finished"):
+        networks.need(run.folder / name, step)
+    run.finish(step, {})
+    with pytest.raises(DataError, match=r"is not there any more, although .* has finished"):
+        networks.need(run.path(name), step)
 
 
 def test_the_bundled_photographs_stand_alone():

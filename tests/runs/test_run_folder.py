@@ -42,6 +42,18 @@ def test_a_folder_without_configuration_is_no_run(tmp_path):
         run_folder.existing(tmp_path)
 
 
+def test_the_runs_that_there_are_are_named(tmp_path):
+    for number in range(7):
+        folder = tmp_path / "runs" / "run" / f"r{number}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+    for path in (tmp_path, tmp_path / "runs", tmp_path / "runs" / "run" / "r8"):
+        with pytest.raises(DataError, match="not a run folder") as found:
+            run_folder.existing(path)
+        shown = ", ".join(str(tmp_path / "runs" / "run" / f"r{number}") for number in range(5))
+        assert found.value.remedy == f"Give the folder of a run, such as {shown}, or one of 2 more."
+
+
 def test_a_finished_step_leaves_its_result_and_no_resume_points(tmp_path):
     run = run_folder.Run(tmp_path)
     run.resume_point("search").write_bytes(b"state")

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from quantnas.config import search_space
 from quantnas.errors import DataError, UsageError
+from quantnas.evaluation import prediction_check
 from quantnas.runs import run_folder
 from quantnas.runs.run_folder import Run
 from quantnas.sweeps import plan, point_process, progress, results_table, scheduler, shared_work
@@ -349,6 +350,22 @@ def test_a_point_that_goes_wrong_says_why(begin):
     assert point_process.perform(PointJob(run.folder), lambda: False) == FAILED
     told = json.loads((folder / "failed" / "seed0.json").read_text())
     assert "cannot be restored" in told["cause"] and told["remedy"]
+
+
+def test_a_quantization_far_from_its_prediction_fails_again_when_it_is_tried_again(
+    begin, monkeypatch
+):
+    _, _, folder = begin({"bits": ["w4a4", "w8a8"]})
+    run = Run(folder / "points" / "w4a4")
+    for step in ("search", "train"):
+        run.finish(step, {})
+    run.finish("quantize", {"psnr_to_float_predicted": 50.0, "psnr_to_float": 20.0})
+    monkeypatch.setattr(prediction_check, "_blamed", lambda *_: "Layer 'a' is the first")
+    for _ in range(2):
+        assert point_process.perform(PointJob(run.folder), lambda: False) == FAILED
+        assert "20.0 dB to the float one, where 50.0 dB" in point_process.why(run.folder)["cause"]
+        assert run.result("export") is None
+        point_process.failure(run.folder).unlink()
 
 
 def test_the_process_of_a_point_ends_with_a_number_and_without_noise(begin):
