@@ -244,7 +244,7 @@ def _add_grids(
         network.add_module(name, grid)
         with network.graph.inserting_after(tensor.node):
             node = network.graph.call_module(name, (tensor.node,))
-        tensor.node.replace_all_uses_with(node, lambda user, node=node: user is not node)
+        tensor.node.replace_all_uses_with(node, lambda user, own=node: user is not own)  # type: ignore[misc]
         _leave_margin(grid)
     return grids
 

@@ -65,9 +65,7 @@ class NetworkFactory:
     def free(self, signed: bool = False) -> ActQuantizer:
         return FloatTensor(32, signed)
 
-    def carried(
-        self, name: str, signed: bool = False, step: float | None = None
-    ) -> ActQuantizer:
+    def carried(self, name: str, signed: bool = False, step: float | None = None) -> ActQuantizer:
         return self.tensor(signed, step) if name in self.names else self.free(signed)
 
     def residual(self, channels: int) -> nn.Module:

@@ -141,7 +141,9 @@ def _replace(
     layers = {places[name].output: name for name in convs}
     floats = {place.node_output: name for name, place in places.items() if name not in convs}
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    writer = _Writer(OnnxGraph(), places, carried, imported_onnx.readers(network), constants, compat)
+    writer = _Writer(
+        OnnxGraph(), places, carried, imported_onnx.readers(network), constants, compat
+    )
     for node in nodes:  # in the order of the file: shared constants come before all readers
         layer = next((layers[name] for name in node.output if name in layers), None)
         if node.op_type in CONVOLUTIONS:

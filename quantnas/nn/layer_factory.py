@@ -30,9 +30,7 @@ class LayerFactory(Protocol):
     def free(self, signed: bool = False) -> ActQuantizer:
         """Build the stand-in for a tensor in float, which every edge that reads it rounds anew."""
 
-    def carried(
-        self, name: str, signed: bool = False, step: float | None = None
-    ) -> ActQuantizer:
+    def carried(self, name: str, signed: bool = False, step: float | None = None) -> ActQuantizer:
         """Build the grid of a named tensor, as `tensor`; as `free` where it is carried in float."""
 
     def residual(self, channels: int) -> nn.Module:

@@ -78,9 +78,7 @@ class _Analysis:
     def result(self) -> tuple[Carried, ...]:
         chosen = [node for node in self.nodes if node.meta.get(TENSOR) and self._has_grid(node)]
         return tuple(
-            Carried(
-                node.meta[TENSOR], node, node not in self.positive, self._makes_pixels(node)
-            )
+            Carried(node.meta[TENSOR], node, node not in self.positive, self._makes_pixels(node))
             for node in chosen
         )
 

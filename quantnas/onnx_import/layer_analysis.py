@@ -238,7 +238,9 @@ product of the convolution that makes it, which then has no fast form. Measured 
 1.32 on one thread of an AMD EPYC processor with AVX-512 VNNI, 48 channels, 3x3."""
 
 
-def carried_costs(imported: OnnxImport, pixels: Pixels, layers: Collection[str]) -> dict[str, float]:
+def carried_costs(
+    imported: OnnxImport, pixels: Pixels, layers: Collection[str]
+) -> dict[str, float]:
     """Tensor that may be carried in 8 bits -> milliseconds that it costs more in float.
 
     layers: names of the convolutions that are rounded. The image is that of `SIZES`, so that only

@@ -25,7 +25,7 @@ from quantnas.onnx_import import pixel_conversion
 from quantnas.onnx_import.onnx_session import open_session
 from quantnas.progress import Progress
 from quantnas.quantization import equalisation, post_training
-from quantnas.quantization.carry import Carry, CarriedForm
+from quantnas.quantization.carry import CarriedForm, Carry
 from quantnas.training import training_loop
 
 SIZE = (128, 128)
