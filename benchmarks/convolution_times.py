@@ -53,9 +53,7 @@ def main() -> None:
     print("}")
 
 
-def measured(
-    c_in: int, side: int, shapes: Sequence[Shape]
-) -> dict[Shape, int]:
+def measured(c_in: int, side: int, shapes: Sequence[Shape]) -> dict[Shape, int]:
     """(c_out, groups) -> microseconds of one run of that convolution."""
     x = np.random.default_rng(0).integers(0, 256, (1, c_in, SIDE, SIDE), np.uint8)
     with tempfile.TemporaryDirectory() as folder:

@@ -20,10 +20,12 @@ from quantnas.onnx_import import subgraphs
 
 from . import convolution_times
 from .convolution_times import Costs, Shape
-from .graph_index import Wiring, origin, wired
+from .graph_index import Wiring, wired
 from .model_editor import ModelEditor, changed
 from .onnx_graph import PAIR
 
+BY_VALUE = ("Cast", "Mul")
+"""Operators that make a constant value by value."""
 OLDEST = 13
 """First opset that has all operators of these forms."""
 
@@ -59,18 +61,30 @@ def fast(model: onnx.ModelProto) -> onnx.ModelProto:
 def _rewrites(model: onnx.ModelProto, wiring: Wiring) -> dict[str, Rewrite]:
     """Output of a convolution -> its new form, for those that have another one."""
     convs = [node for node in model.graph.node if _is_quantized(wiring, node)]
-    kernels = {conv.output[0]: _maker(wiring, conv, 1).input[0] for conv in convs}
+    constant, _ = subgraphs.parted(model.graph.node, wiring.tensors)
+    known = {*wiring.tensors}.union(*(node.output for node in constant))
+    kernels = {c.output[0]: _maker(wiring, c, 1).input[0] for c in convs}
+    kernels = {output: name for output, name in kernels.items() if name in known}
     values = subgraphs.constants(model, kernels.values()) if kernels else {}
     found: dict[str, Rewrite] = {}
     wide: dict[str, int] = {}
     outputs = {value.name for value in model.graph.output}
+
+    def inner(name: str) -> bool:
+        return name not in outputs and _read_by_convolutions(wiring, name)
+
     for conv in convs:
-        kernel = values[kernels[conv.output[0]]]
+        kernel = values.get(kernels.get(conv.output[0], ""))
+        if kernel is None or kernel.ndim != 4:
+            continue
         shape, sides = _shape(kernel, conv), kernel.shape[2:]
         source, end = _maker(wiring, conv, 0).input[0], end_of(wiring, conv)
-        is_cut = end in outputs or not _read_by_convolutions(wiring, end)
-        fill = convolution_times.FILL_IMAGE if _is_image(model, source) else convolution_times.FILL
-        costs = Costs(fill, convolution_times.CUT if is_cut else 0, wide.get(source))
+        costs = Costs(
+            convolution_times.FILL_IMAGE if _is_image(model, source) else convolution_times.FILL,
+            0 if inner(end) else convolution_times.CUT,
+            wide.get(source),
+            convolution_times.CUT if source in wide and inner(source) else 0,
+        )
         form = convolution_times.best(shape, costs)
         if form != shape:
             found[conv.output[0]] = Rewrite(shape, form, sides, source, end)
@@ -84,16 +98,20 @@ def _is_quantized(wiring: Wiring, node: onnx.NodeProto) -> bool:
     if node.op_type != "Conv":
         return False
     makers = [wiring.makers.get(name) for name in node.input if name]
+    readers = wiring.readers.get(node.output[0], [])
     if any(maker is None or maker.op_type != PAIR[1] for maker in makers):
         return False
-    readers = wiring.readers.get(node.output[0], [])
-    if [reader.op_type for reader in readers] != [PAIR[0]]:
+    if [reader.op_type for reader in readers] != PAIR[:1]:
         return False
-    weights = _maker(wiring, node, 1)
-    zero = wiring.tensors.get([*weights.input, "", ""][2])
-    is_symmetric = zero is not None and zero.data_type == TensorProto.INT8
-    is_constant = origin(wiring, weights.input[0]) in wiring.tensors
-    return is_symmetric and is_constant and not numpy_helper.to_array(zero).any()
+    zero = wiring.tensors.get([*_maker(wiring, node, 1).input, "", ""][2])
+    if zero is None or zero.data_type != TensorProto.INT8 or numpy_helper.to_array(zero).any():
+        return False
+    return _has_one_step(wiring, _maker(wiring, node, 0)) and _has_one_step(wiring, readers[0])
+
+
+def _has_one_step(wiring: Wiring, node: onnx.NodeProto) -> bool:
+    step = wiring.tensors.get(node.input[1])
+    return step is not None and not step.dims
 
 
 def _maker(wiring: Wiring, conv: onnx.NodeProto, index: int) -> onnx.NodeProto:
@@ -218,10 +236,14 @@ class _Writer:
 
     def _widened(self, name: str, more: int) -> str:
         """A constant with a value per output channel; the last value is that of `more` channels."""
-        tensor = self.wiring.tensors.get(name)
+        tensor, maker = self.wiring.tensors.get(name), self.wiring.makers.get(name)
         if not more or (tensor is not None and not tensor.dims):
             return name
-        if tensor is None:
-            return self.editor.add("Pad", [name, self.editor.constant([0, more])], mode="edge")
-        values = numpy_helper.to_array(tensor)
-        return self.editor.constant(np.pad(values, (0, more), "edge"), values.dtype)
+        if tensor is not None:
+            values = numpy_helper.to_array(tensor)
+            return self.editor.constant(np.pad(values, (0, more), "edge"), values.dtype)
+        if maker is not None and maker.op_type in BY_VALUE:
+            attributes = {a.name: helper.get_attribute_value(a) for a in maker.attribute}
+            inputs = [self._widened(name, more) for name in maker.input]
+            return self.editor.add(maker.op_type, inputs, **attributes)
+        return self.editor.add("Pad", [name, self.editor.constant([0, more])], mode="edge")

@@ -72,12 +72,12 @@ GROUPED: dict[tuple[int, int], dict[int, int]] = {
     (5, 64): {2: 1866, 4: 2159, 8: 3302, 16: 5811, 32: 14696, 64: 349},
     (5, 128): {2: 5176, 4: 3408, 8: 4327, 16: 6635, 32: 15511, 128: 560},
 }
-"""(side, channels) -> {groups: time}, microseconds at 64x64; as many groups as channels: depthwise."""
+"""(side, channels) -> {groups: time}, microseconds at 64x64. The last one is depthwise."""
 SIDES = sorted({side for side, _ in DENSE})
 CUT, FILL, FILL_IMAGE = 20, 50, 2
-"""Time of cutting channels off, of adding some between convolutions, and of adding some to an image,
-microseconds at 64x64."""
-LEAST_GAIN = 0.1
+"""Times of cutting channels off, of adding some between convolutions, and of adding some to an
+image, microseconds at 64x64."""
+LEAST_GAIN = 0.05
 """Least share of the time that another form must save."""
 WIDEST = 128
 """Most channels of a convolution whose groups may become one dense kernel."""
@@ -102,11 +102,13 @@ class Costs:
     cut: float = CUT
     available: int | None = None
     """Number of channels that its input has in another form, which cost nothing to read."""
+    narrow: float = 0
+    """Time of reading the channels of the layer alone."""
 
 
 def best(shape: Shape, costs: Costs) -> Shape:
     """The quickest form of a convolution: itself, or one with more channels or without groups."""
-    plain = microseconds(shape)
+    plain = microseconds(shape) + costs.narrow
     times = {form: time for form, time in _forms(shape, costs) if time < (1 - LEAST_GAIN) * plain}
     return min(times, key=times.__getitem__, default=shape)
 
@@ -115,7 +117,7 @@ def _forms(shape: Shape, costs: Costs) -> Iterator[tuple[Shape, float]]:
     """Every other form of a convolution, with its time and that of what it needs around it."""
     if shape.groups > 1 and max(shape.c_in, shape.c_out) > WIDEST:
         return
-    inputs = {_multiple(shape.c_in, 4): costs.fill} | {shape.c_in: 0.0}
+    inputs = {_multiple(shape.c_in, 4): costs.fill} | {shape.c_in: costs.narrow}
     if costs.available is not None:
         inputs[costs.available] = 0.0
     outputs = {max(16, _multiple(shape.c_out, n)): costs.cut for n in (4, 16)} | {shape.c_out: 0.0}
