@@ -8,9 +8,8 @@ thread, as the profile of ONNX Runtime states it. Prints the tables of
 """
 
 import json
-import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,8 @@ CHANNELS = (4, 8, 16, 32, 64, 128)
 GROUPS = (2, 4, 8, 16, 32)
 Shape = tuple[int, int]
 """(output channels, groups)"""
+PADS = np.array([0, 0, 0, 0, 0, 1, 0, 0])
+"""Pads of a Pad that adds one channel."""
 
 
 def main() -> None:
@@ -51,56 +52,77 @@ def main() -> None:
             by_groups = {groups: time for (_, groups), time in times.items()}
             print(f"    ({side}, {channels}): {by_groups},", flush=True)
     print("}")
+    times = smallest(moves(), 3, ["move_cut_", "move_image_", "move_fill_"])
+    print(f"CUT, FILL_IMAGE, FILL = {tuple(times.values())}")
 
 
 def measured(c_in: int, side: int, shapes: Sequence[Shape]) -> dict[Shape, int]:
     """(c_out, groups) -> microseconds of one run of that convolution."""
+    names = {f"conv_{c_out}_{groups}_": (c_out, groups) for c_out, groups in shapes}
+    times = smallest(convolutions(c_in, side, shapes), c_in, names)
+    return {shape: times[name] for name, shape in names.items()}
+
+
+def smallest(model: onnx.ModelProto, c_in: int, names: Collection[str]) -> dict[str, int]:
+    """Prefix of a node's name -> microseconds of its quickest run."""
     x = np.random.default_rng(0).integers(0, 256, (1, c_in, SIDE, SIDE), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
-        model = convolutions(c_in, side, shapes).SerializeToString()
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        serialized = model.SerializeToString()
+        session = ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
         for _ in range(RUNS):
             session.run(None, {"x": x})
         events = json.loads(Path(session.end_profiling()).read_text())
-    times: dict[Shape, float] = dict.fromkeys(shapes, math.inf)
-    for shape, time in durations(events):
-        times[shape] = min(times[shape], time)
-    return {shape: int(time) for shape, time in times.items()}
-
-
-def durations(events: list[dict[str, object]]) -> Iterator[tuple[Shape, int]]:
-    """(shape, microseconds) of every run of a convolution in a profile."""
-    for event in events:
-        name, args = str(event["name"]), event.get("args")
-        is_kernel = name.endswith("_kernel_time") and isinstance(args, dict)
-        if is_kernel and args["op_name"] == "QLinearConv":  # type: ignore[index]
-            c_out, groups = name.removesuffix("_kernel_time").split("_")[1:3]
-            yield (int(c_out), int(groups)), int(str(event["dur"]))
+    kernels = [event for event in events if event["name"].endswith("_kernel_time")]
+    return {
+        name: min(event["dur"] for event in kernels if event["name"].startswith(name))
+        for name in names
+    }
 
 
 def convolutions(c_in: int, side: int, shapes: Sequence[Shape]) -> onnx.ModelProto:
     """A model of several convolutions that read the same uint8 tensor."""
-    graph, generator = OnnxGraph(), np.random.default_rng(0)
-    step, zero = graph.constant("s", 0.02, np.float32), graph.constant("z", 0, np.uint8)
-    x = graph.add("DequantizeLinear", ["x", step, zero], "xd")
-    for c_out, groups in shapes:
-        name = f"{c_out}_{groups}"
-        weight = parameter(
-            graph, f"w{name}", generator.integers(-100, 101, (c_out, c_in // groups, side, side))
-        )
-        bias = parameter(graph, f"b{name}", np.zeros(c_out), np.int32)
-        y = graph.add("Conv", [x, weight, bias], f"c{name}", pads=[side // 2] * 4, group=groups)
-        graph.nodes[-1].name = f"conv_{name}_"
-        graph.add("QuantizeLinear", [y, step, zero], f"y{name}")
+    graph = OnnxGraph()
+    outputs = [convolution(graph, "x", c_in, side, shape, f"{k}") for k, shape in enumerate(shapes)]
+    return model_of(graph, c_in, outputs)
+
+
+def moves() -> onnx.ModelProto:
+    """A model that adds channels to an image, cuts some off and adds some between convolutions."""
+    graph = OnnxGraph()
+    x = moved(graph, "image", "Pad", ["x", graph.constant("1", PADS * 1, np.int64)])
+    x = convolution(graph, x, 4, 1, (16, 1), "a")
+    ends = [graph.constant(f"end{n}", [n], np.int64) for n in (0, 12, 1)]
+    x = moved(graph, "cut", "Slice", [x, *ends])
+    x = convolution(graph, x, 12, 1, (12, 1), "b")
+    x = moved(graph, "fill", "Pad", [x, graph.constant("4", PADS * 4, np.int64)])
+    return model_of(graph, 3, [convolution(graph, x, 16, 1, (16, 1), "c")])
+
+
+def moved(graph: OnnxGraph, name: str, kind: str, inputs: list[str]) -> str:
+    graph.add(kind, inputs, f"{name}.out")
+    graph.nodes[-1].name = f"move_{name}_"
+    return f"{name}.out"
+
+
+def convolution(graph: OnnxGraph, x: str, c_in: int, side: int, shape: Shape, name: str) -> str:
+    """Add a convolution of uint8 levels -> the levels of its output."""
+    (c_out, groups), generator = shape, np.random.default_rng(0)
+    at = [graph.constant("s", 0.02, np.float32), graph.constant("z", 0, np.uint8)]
+    source = graph.add("DequantizeLinear", [x, *at], f"x{name}")
+    kernel = generator.integers(-100, 101, (c_out, c_in // groups, side, side))
+    inputs = [source, parameter(graph, f"w{name}", kernel)]
+    inputs.append(parameter(graph, f"b{name}", np.zeros(c_out), np.int32))
+    graph.add("Conv", inputs, f"c{name}", pads=[side // 2] * 4, group=groups)
+    graph.nodes[-1].name = f"conv_{c_out}_{groups}_{name}"
+    return graph.add("QuantizeLinear", [f"c{name}", *at], f"y{name}")
+
+
+def model_of(graph: OnnxGraph, c_in: int, names: Sequence[str]) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, c_in, "h", "w"])]
-    outputs = [
-        helper.make_tensor_value_info(n.output[0], TensorProto.UINT8, None)
-        for n in graph.nodes
-        if n.op_type == "QuantizeLinear"
-    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in names]
     made = helper.make_graph(graph.nodes, "g", inputs, outputs, list(graph.tensors.values()))
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
 

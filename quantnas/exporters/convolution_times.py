@@ -74,7 +74,7 @@ GROUPED: dict[tuple[int, int], dict[int, int]] = {
 }
 """(side, channels) -> {groups: time}, microseconds at 64x64. The last one is depthwise."""
 SIDES = sorted({side for side, _ in DENSE})
-CUT, FILL, FILL_IMAGE = 20, 50, 2
+CUT, FILL, FILL_IMAGE = 23, 58, 4
 """Times of cutting channels off, of adding some between convolutions, and of adding some to an
 image, microseconds at 64x64."""
 LEAST_GAIN = 0.05
