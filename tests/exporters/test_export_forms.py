@@ -231,7 +231,8 @@ def test_the_command_writes_the_form_that_was_asked_for(source, tmp_path, capsys
     graph = onnx.load(file).graph
     assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [1, 3, 24, 32]
     assert graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8
-    assert {"size: 24x32", "plain: true"} <= {*(made / "config.yaml").read_text().split("\n  ")}
+    settings = (made / "config.yaml").read_text()
+    assert "size: 24x32" in settings and "plain: true" in settings
     assert "Pad" not in {node.op_type for node in graph.node}
     assert command("evaluate", made, "--output", tmp_path) == 3
     assert "only takes images of 24 rows and 32 columns" in capsys.readouterr().err
