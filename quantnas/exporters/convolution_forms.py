@@ -60,7 +60,7 @@ def fast(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _rewrites(model: onnx.ModelProto, wiring: Wiring) -> dict[str, Rewrite]:
     """Output of a convolution -> its new form, for those that have another one."""
-    convs = [node for node in model.graph.node if _is_quantized(wiring, node)]
+    convs = [node for node in model.graph.node if is_quantized(wiring, node)]
     constant, _ = subgraphs.parted(model.graph.node, wiring.tensors)
     known = {*wiring.tensors}.union(*(node.output for node in constant))
     kernels = {c.output[0]: _maker(wiring, c, 1).input[0] for c in convs}
@@ -93,20 +93,30 @@ def _rewrites(model: onnx.ModelProto, wiring: Wiring) -> dict[str, Rewrite]:
     return found
 
 
-def _is_quantized(wiring: Wiring, node: onnx.NodeProto) -> bool:
+def is_quantized(wiring: Wiring, node: onnx.NodeProto) -> bool:
     """Whether a node is a convolution that ONNX Runtime turns into a QLinearConv."""
     if node.op_type != "Conv":
         return False
     makers = [wiring.makers.get(name) for name in node.input if name]
-    readers = wiring.readers.get(node.output[0], [])
-    if any(maker is None or maker.op_type != PAIR[1] for maker in makers):
-        return False
-    if [reader.op_type for reader in readers] != PAIR[:1]:
+    grid = _grid(wiring, node)
+    if grid is None or any(maker is None or maker.op_type != PAIR[1] for maker in makers):
         return False
     zero = wiring.tensors.get([*_maker(wiring, node, 1).input, "", ""][2])
     if zero is None or zero.data_type != TensorProto.INT8 or numpy_helper.to_array(zero).any():
         return False
-    return _has_one_step(wiring, _maker(wiring, node, 0)) and _has_one_step(wiring, readers[0])
+    return _has_one_step(wiring, _maker(wiring, node, 0)) and _has_one_step(wiring, grid)
+
+
+def _grid(wiring: Wiring, conv: onnx.NodeProto) -> onnx.NodeProto | None:
+    """The QuantizeLinear that alone reads a convolution, or a ReLU that it makes needless."""
+    readers, relu = wiring.readers.get(conv.output[0], []), False
+    if [reader.op_type for reader in readers] == ["Relu"]:
+        readers, relu = wiring.readers.get(readers[0].output[0], []), True
+    if [reader.op_type for reader in readers] != PAIR[:1]:
+        return None
+    zero = wiring.tensors.get([*readers[0].input, "", ""][2])
+    is_needless = zero is not None and not numpy_helper.to_array(zero).any()
+    return readers[0] if is_needless or not relu else None
 
 
 def _has_one_step(wiring: Wiring, node: onnx.NodeProto) -> bool:
@@ -130,7 +140,8 @@ def groups_of(conv: onnx.NodeProto) -> int:
 
 def end_of(wiring: Wiring, conv: onnx.NodeProto) -> str:
     """The last tensor of integers that a convolution makes: that of a QuantizeLinear or a Clip."""
-    (last,) = wiring.readers[conv.output[0]]
+    last = _grid(wiring, conv)
+    assert last is not None
     while [n.op_type for n in wiring.readers.get(last.output[0], [])] == ["Clip"]:
         (last,) = wiring.readers[last.output[0]]
     return str(last.output[0])
@@ -141,7 +152,7 @@ def _read_by_convolutions(wiring: Wiring, name: str) -> bool:
     readers = wiring.readers.get(name, [])
     floats = [n for r in readers for n in wiring.readers.get(r.output[0], [])]
     is_pair = all(reader.op_type == PAIR[1] for reader in readers)
-    return is_pair and all(_is_quantized(wiring, node) and groups_of(node) == 1 for node in floats)
+    return is_pair and all(is_quantized(wiring, node) and groups_of(node) == 1 for node in floats)
 
 
 def _is_image(model: onnx.ModelProto, name: str) -> bool:

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from quantnas.onnx_import import subgraphs
 
-from .convolution_forms import end_of, groups_of
+from .convolution_forms import end_of, groups_of, is_quantized
 from .graph_index import Wiring, wired
 from .model_editor import ModelEditor, changed
 from .onnx_graph import PAIR
@@ -67,9 +67,9 @@ def _expansions(model: onnx.ModelProto, wiring: Wiring) -> dict[str, Expansion]:
     """Output of a convolution -> its expansion, for those whose kernel is made of a smaller one."""
     found = {}
     for node in model.graph.node:
-        weights = wiring.makers.get(node.input[1]) if node.op_type == "Conv" else None
-        if weights is None or weights.op_type != PAIR[1]:
+        if not is_quantized(wiring, node):
             continue
+        weights = wiring.makers[node.input[1]]
         try:
             expansion = _expansion(wiring, node, str(weights.input[0]))
         except (KeyError, ValueError):

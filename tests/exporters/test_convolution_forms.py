@@ -43,6 +43,7 @@ class Conv:
     side: int = 3
     groups: int = 1
     source: int = -1
+    relu: bool = False
     attributes: tuple[tuple[str, object], ...] = ()
 
     def keywords(self) -> dict[str, object]:
@@ -80,7 +81,8 @@ def model_of(
         inputs = [tensors[conv.source], weight, bias]
         graph.add("Conv", inputs, f"c{k}.out", **conv.keywords())
         graph.nodes[-1].name = f"c{k}"
-        tensors.append(rounded(f"c{k}.out", f"t{k}", zeros[k % 3]))
+        out = graph.add("Relu", [f"c{k}.out"], f"r{k}") if conv.relu else f"c{k}.out"
+        tensors.append(rounded(out, f"t{k}", 0 if conv.relu else zeros[k % 3]))
     outputs = [f"{tensors[k]}.q" for k in ends]
     if concatenated:
         joined = graph.add("Concat", tensors[1:], "joined", axis=1)
@@ -146,6 +148,7 @@ CASES = {
     "outputs read by a grouped one": [Conv(16, 12), Conv(12, 12, 3, 2)],
     "inputs and outputs": [Conv(50, 50), Conv(50, 50), Conv(50, 50, 1)],
     "both": [Conv(12, 12, 3, 2), Conv(12, 12, 5, 4), Conv(12, 27)],
+    "ReLU": [Conv(16, 12, 3, 2, relu=True), Conv(12, 12, relu=True)],
     "strided": [Conv(16, 12, 3, 2, attributes=(("strides", [2, 2]),))],
     "dilated": [Conv(16, 12, 3, 1, attributes=(("dilations", [2, 2]), ("pads", [2, 2, 2, 2])))],
     "uneven padding": [Conv(16, 12, 3, 2, attributes=(("pads", [0, 2, 1, 0]),))],
@@ -205,6 +208,16 @@ def test_the_form_is_the_quickest_of_the_table(shape, costs, form):
     assert convolution_times.best(shape, costs) == form
 
 
+QUICK = [("tiny", 8), ("rfdn_small", 4), ("fsrcnn", 3), ("tiny", 2)]
+SLOW = [
+    pytest.param(name, bits, marks=pytest.mark.slow)
+    for name in ("tiny", "rfdn_small", "fsrcnn")
+    for bits in (8, 4, 3, 2)
+    if (name, bits) not in QUICK
+]
+"""(space, bits of weights) of the networks whose files are compared."""
+
+
 @pytest.fixture
 def write(small, random_genotype, pixels, tmp_path):
     """Function (space, weight bits, activation bits, forms) -> (layers, a model for each form)."""
@@ -230,8 +243,7 @@ def write(small, random_genotype, pixels, tmp_path):
     return build
 
 
-@pytest.mark.parametrize("weights", [8, 4, 3, 2])
-@pytest.mark.parametrize("name", ["tiny", "rfdn_small", "fsrcnn"])
+@pytest.mark.parametrize(("name", "weights"), [*QUICK, *SLOW])
 def test_files_of_networks_compute_the_same(write, name, weights):
     """The groups of one, and channels that are filled up, read by convolutions and by others."""
     extra = ExportConfig(compat=True, uint8_io=True)
