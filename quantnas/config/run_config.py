@@ -258,6 +258,9 @@ class ExportConfig:
     uint8_io: bool = False
     """Whether the file takes and gives pixels as uint8 from 0 to 255, (N, 3, H, W), rounded and
     clipped in the file."""
+    plain: bool = False
+    """Whether every convolution is written as its layer is, and not in the form that ONNX Runtime
+    runs quickest."""
     size: str = "any"
     """Low-resolution height x width, such as 180x320, to which the file is fixed, or `any`."""
 

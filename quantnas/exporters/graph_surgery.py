@@ -26,7 +26,7 @@ from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 from quantnas.onnx_import import file_forms, file_reader, subgraphs
 from quantnas.onnx_import.channel_order import CHANNELS_LAST, CHANNELS_SECOND, Step
 
-from . import node_forms, onnx_metadata
+from . import convolution_forms, node_forms, onnx_metadata
 from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
 from .onnx_layers import OnnxValue, Readers, convolution, quantized
 from .packed_weights import STORAGE
@@ -73,6 +73,8 @@ def to_onnx(
     model, compat = _with_opset(space.source, [c.precision.weights for c in convs.values()], form)
     _write_learned(model, network)
     _replace(model, network, convs, compat)
+    if not form.plain:
+        model = convolution_forms.fast(model)
     onnx_metadata.write(model, cost, space.scale, path, space.pixels)
     note = None
     if compat and not form.compat:
