@@ -174,6 +174,10 @@ class QuantizeConfig:
     networks it is scaled in proportion to their error."""
     crops: int = 32
     """Crops of the calibration set, for saliency, grids and least squares."""
+    range_photos: int = 100
+    """Photographs whose largest values the 8-bit grids of activations cover: of the calibration
+    set, bundled and drawn ones. 0 = none; the grids then have the least squared error on the
+    crops, and cut rare large values."""
     calib: str | None = None
     """Folder of photographs to calibrate and retrain on; none = those of the run."""
     reduce: bool = True
@@ -213,7 +217,8 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         require(self, 1, "batch", "patch", "crops")
-        require(self, 0, "steps", "rate", "hold", "blocks", "block_steps", "carry_drop")
+        least_0 = ("steps", "rate", "hold", "blocks", "block_steps", "carry_drop", "range_photos")
+        require(self, 0, *least_0)
         require_paths(self, "calib")
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:

@@ -6,7 +6,7 @@ those that do most damage for the time that they save, until the loss is small.
 """
 
 import tempfile
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,12 +24,14 @@ from quantnas.exporters import graph_surgery
 from quantnas.onnx_import import pixel_conversion
 from quantnas.onnx_import.onnx_session import open_session
 from quantnas.progress import Progress
-from quantnas.quantization import equalisation, post_training
+from quantnas.quantization import equalisation, post_training, ranges
 from quantnas.quantization.carry import CarriedForm, Carry
 from quantnas.training import training_loop
 
 SIZE = (128, 128)
 """(height, width) of the image for which the forms are timed, unless the file takes another."""
+PHOTOGRAPHS = 16
+"""Number of photographs from which the ranges of the trials come."""
 RUNS = 5
 """Number of runs of each form, by turns."""
 TRIES = 3
@@ -50,6 +52,8 @@ class Question:
     teacher: ImportedNetwork
     low: Tensor
     """Calibration crops, (crops, 3, H, W) in [0, 1]."""
+    photographs: Sequence[Tensor]
+    """Images from which ranges come, each (1, 3, H, W) in [0, 1]."""
     held: Patches
     """Validation patches."""
     config: RunConfig
@@ -67,7 +71,9 @@ def choose(question: Question) -> Generator[Progress, None, Carry]:
     if how == "float" or not names:
         return Carry(in_float=names)
     yield Progress("carried tensors", 0, 1, {})
-    damage = equalisation.equalise(question.teacher, names, question.precision, question.low)
+    damage = equalisation.equalise(
+        question.teacher, names, question.precision, question.low, question.photographs
+    )
     carry = Carry(names, (), damage)
     if how == "auto":
         carry = yield from _compared(question, carry)
@@ -123,6 +129,8 @@ class _Trial:
         q = self.question
         net = network.build(q.space, q.genotype, q.precision, tensors)
         network.inherit(net, q.teacher)
+        for _ in ranges.measure(net, q.photographs):
+            pass
         network.initialise(net, q.low)
         post_training.correct_biases(net, q.teacher, q.low)
         frozen = post_training.freeze(net)

@@ -36,10 +36,11 @@ from quantnas.reporting.plots import damage_chart
 from quantnas.runs import resumable
 from quantnas.runs.networks import architecture, need
 from quantnas.runs.run_folder import Run
+from quantnas.runs.run_photographs import photographs_of
 from quantnas.training import checkpoint, training_loop
 from quantnas.training.processes import device
 
-from . import carry_choice, load_photographs, train_step
+from . import activation_ranges, carry_choice, load_photographs, train_step
 from .train_step import Lesson
 
 ENDLESS = 10**7
@@ -119,6 +120,11 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         precision, frozen = yield from _quantize(work, source)
         reached = work.measure(frozen)
     network.save(frozen, run.weights("quantized"), space)
+    held_out = photographs_of(run, config).held_out
+    cut = activation_ranges.cut(frozen, space, genotype, held_out)
+    warnings = () if config.as_searched else tuple(activation_ranges.warnings(cut))
+    if warnings:
+        yield Progress("values beyond grids", 1, 1, {}, warnings)
     run.finish(
         "quantize",
         {
@@ -133,6 +139,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
             "kept_bits": bit_widths.kept(space, config, precision),
             "reached": bit_widths.reached(space, genotype, precision),
             "in_float": bit_widths.in_float(space, genotype, precision),
+            "cut": cut,
             "photographs": counts,
         },
     )
@@ -180,8 +187,12 @@ def _carry(work: Work, chosen: Plan) -> Generator[Progress, None, Carry]:
     """Choose how tensors are carried between the convolutions of an imported network; saves it."""
     carried = Carry()
     if isinstance(work.teacher, ImportedNetwork):
+        few = activation_ranges.images(
+            work.space, work.genotype, work.learn.pairs, carry_choice.PHOTOGRAPHS,
+            activation_ranges.MACS / 4,
+        )  # fmt: skip
         question = carry_choice.Question(
-            work.space, work.genotype, chosen.precision, work.teacher, work.low, work.held,
+            work.space, work.genotype, chosen.precision, work.teacher, work.low, few, work.held,
             work.config,
         )  # fmt: skip
         carried = yield from carry_choice.choose(question)
@@ -233,6 +244,7 @@ def _round(work: Work, net: nn.Module) -> Generator[Progress, None, nn.Module | 
         network.load(net, need(work.run.weights("trained"), "train"), work.space)
         return None
     network.inherit(net, teacher)
+    yield from _measure_ranges(work, net)
     plain = copy.deepcopy(net)
     network.initialise(plain, low)
     if c.method == "saliency":
@@ -242,6 +254,19 @@ def _round(work: Work, net: nn.Module) -> Generator[Progress, None, nn.Module | 
     for done, total in layers:
         yield Progress(phase, done, total, {})
     return plain
+
+
+def _measure_ranges(work: Work, net: nn.Module) -> Iterator[Progress]:
+    """Measure the ranges of activations on photographs, if there are to be any; warns of flat ones.
+
+    `net` has the weights of the float network.
+    """
+    count, pairs = work.config.quantize.range_photos, work.learn.pairs
+    if activation_ranges.flat(pairs):
+        note = f"warning: flat pictures, as in {_origin(work.config)}, say nothing about ranges"
+        yield Progress("flat pictures", 1, 1, {}, (note,))
+    if count:
+        yield from activation_ranges.measure(net, work.space, work.genotype, pairs, count)
 
 
 def _retrain(work: Work, net: nn.Module, saliencies: Saliency | None) -> Iterator[Progress]:

@@ -34,12 +34,17 @@ SPACES = 255
 
 @torch.no_grad()
 def equalise(
-    network: ImportedNetwork, names: Collection[str], bits: Mapping[str, Precision], low: Tensor
+    network: ImportedNetwork,
+    names: Collection[str],
+    bits: Mapping[str, Precision],
+    low: Tensor,
+    photographs: Sequence[Tensor] = (),
 ) -> dict[str, float]:
     """Equalise the channels of an imported network, in place; its function stays the same.
 
     network: in float; names: tensors of the file that are carried in 8 bits; bits: layer -> its bit
-    widths; low: calibration images (N, 3, H, W) in [0, 1]. Returns tensor of `names` -> predicted
+    widths; low: calibration crops (N, 3, H, W) in [0, 1]; photographs: more images (1, 3, H, W),
+    for ranges alone. Returns tensor of `names` -> predicted
     mean squared error of the output, in [0, 1], from its rounding.
     """
     nodes = network.inner.graph.nodes
@@ -47,6 +52,8 @@ def equalise(
     carried = {n: n.meta[TENSOR] for n in nodes if n.meta.get(TENSOR) in names}
     read: set[Any] = {n.args[0] for n in convs}
     known = _observe(network, {*carried, *read, *convs}, low)
+    for photograph in photographs:
+        _Widening(network.inner, known).run(pixel_conversion.taken(photograph, network.pixels))
     channels = channel_classes(network.inner, known.shapes)
     rounded = [n for n in nodes if n in known.gains and (n in carried or n in read)]
     tensors = _Tensors.of(rounded, channels, known)
@@ -79,12 +86,31 @@ class _Known:
     def add(self, node: fx.Node, value: Tensor, slope: Tensor, weight: float) -> None:
         """Take in a tensor, and the gradient of the output's sum with random signs."""
         over = (0, 2, 3)
-        high, low = value.amax(over).clamp_min(0), value.amin(over).clamp_max(0)
         power, gain = value.square().mean(over), slope.square().sum(over)
-        self.highs[node] = torch.maximum(self.highs.get(node, high), high)
-        self.lows[node] = torch.minimum(self.lows.get(node, low), low)
+        self.widen(node, value)
         self.powers[node] = self.powers.get(node, torch.zeros(())) + weight * power
         self.gains[node] = self.gains.get(node, torch.zeros(())) + gain
+
+    def widen(self, node: fx.Node, value: Tensor) -> None:
+        """Take in the extremes of a tensor alone."""
+        high, low = (f(value, (0, 2, 3)) for f in (torch.amax, torch.amin))
+        high, low = high.clamp_min(0), low.clamp_max(0)
+        self.highs[node] = torch.maximum(self.highs.get(node, high), high)
+        self.lows[node] = torch.minimum(self.lows.get(node, low), low)
+
+
+class _Widening(fx.Interpreter):
+    """An interpreter that takes in the extremes of the tensors that are known already."""
+
+    def __init__(self, network: fx.GraphModule, known: _Known) -> None:
+        super().__init__(network)
+        self.known = known
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.known.gains:
+            self.known.widen(n, value)
+        return value
 
 
 class _Recorder(fx.Interpreter):

@@ -70,6 +70,14 @@ class InFloat(TypedDict):
     share: float
 
 
+class Cut(TypedDict):
+    """The values of a tensor that lie beyond its grid on held-out photographs."""
+
+    tensor: str
+    bits: int
+    share: float
+
+
 class Quantize(TypedDict):
     """The result of the step `quantize`."""
 
@@ -84,6 +92,7 @@ class Quantize(TypedDict):
     kept_bits: NotRequired[str | None]
     reached: NotRequired[Reached]
     in_float: NotRequired[list[InFloat]]
+    cut: NotRequired[list[Cut]]
     photographs: NotRequired[Photographs]
 
 

@@ -49,6 +49,7 @@ DAMAGES = [
     ("steps/quantize.json", "reached", [1]),
     ("steps/quantize.json", "psnr_to_float_predicted", "x"),
     ("steps/quantize.json", "kept_bits", 3),
+    ("steps/quantize.json", "cut", [{"tensor": "head"}]),
     ("steps/export.json", "bytes", None),
     ("steps/export.json", "cost.layers.0.shape", ["a"]),
     ("steps/export.json", "cost.layers.1.macs", ...),
@@ -72,6 +73,14 @@ def test_a_wrong_value_is_an_error_that_names_the_file(finished, file, keys, val
         html_data.collect("r", finished)
         run_report.markdown(run_report.collect(finished))
         information.describe(finished.folder)
+
+
+def test_values_beyond_the_grids_are_in_the_report(finished):
+    rows = [{"tensor": "head", "bits": 8, "share": 0.0123}]
+    change(finished.folder / "steps/quantize.json", "cut", rows)
+    report = run_report.markdown(run_report.collect(finished))
+    assert "| head | 8 | 1.230% |" in report
+    assert "most values beyond the grid on held-out photographs: head 1.23%" in report
 
 
 @pytest.mark.parametrize(
