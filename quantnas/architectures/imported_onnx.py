@@ -21,7 +21,7 @@ from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.layer_factory import LayerFactory
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor, round_ste
-from quantnas.nn.tracing import CALL, RELUS, grid_ahead
+from quantnas.nn.tracing import CALL, RELUS
 from quantnas.onnx_import import (
     carried_tensors,
     file_reader,
@@ -63,7 +63,7 @@ class ImportedNetwork(nn.Module):
             edge = edges[slot.name] = factory.edge(slot, source)
             _inherit(edge, self.inner.get_submodule(slot.name))
             if self.grids and not _is_behind_layer(self.inner, node):
-                _without_octaves(edge)
+                _of_one_step(edge, carried_tensors.ceiling(node.args[0]))  # type: ignore[arg-type]
             _leave_margin(edge)
             self.inner.add_module(slot.name, edge)
             if slot.up > 1:
@@ -197,18 +197,32 @@ def grids(network: ImportedNetwork) -> dict[str, ActQuantizer]:
 
 
 def readers(network: ImportedNetwork) -> dict[str, ActQuantizer]:
-    """Name of each convolution -> the only grid that reads its output, directly or behind a ReLU."""
-    modules = {n: _called(network.inner, n) for n in network.inner.graph.nodes if n.op == CALL}
+    """Name of each convolution -> the only grid that reads its output, perhaps behind a ReLU."""
     found = {}
-    for node, conv in modules.items():
-        grid, relu = grid_ahead(node, modules)
-        if isinstance(conv, QuantConv2d) and grid is not None and not (relu and grid.zero_point):
+    for node in network.inner.graph.nodes:
+        conv = _called(network.inner, node)
+        limit = next(iter(node.users), node)
+        last = limit if len(node.users) == 1 and carried_tensors.is_limit(limit) else node
+        grid = _only_grid(network.inner, last)
+        absorbs = grid is not None and (last is node or not grid.zero_point)
+        if isinstance(conv, QuantConv2d) and grid is not None and absorbs:
             found[conv.name] = grid
     return found
 
 
-def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module:
-    """The module that a node calls; for an edge, its convolution."""
+def _only_grid(network: fx.GraphModule, node: fx.Node) -> ActQuantizer | None:
+    """The only quantizer that reads a node's output, perhaps that of a convolution's input."""
+    if len(node.users) != 1:
+        return None
+    module = _called(network, next(iter(node.users)))
+    grid = getattr(module, "input_quantizer", module)
+    return grid if isinstance(grid, ActQuantizer) else None
+
+
+def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls, for an edge its convolution; None where it calls none."""
+    if node.op != CALL:
+        return None
     module = network.get_submodule(str(node.target))
     convs = [m for m in module.modules() if isinstance(m, Conv2d)]
     return convs[0] if convs else module
@@ -239,7 +253,7 @@ def _add_grids(
         grid = factory.carried(tensor.name, tensor.signed and not tensor.pixels, step)
         if isinstance(grid, FloatTensor):
             continue
-        grids[tensor.name] = grid
+        grids[tensor.name], grid.ceiling = grid, tensor.ceiling
         name = _unused_name(network, f"{tensor.node.name}_grid")
         network.add_module(name, grid)
         with network.graph.inserting_after(tensor.node):
@@ -276,11 +290,11 @@ def _is_behind_layer(network: fx.GraphModule, node: fx.Node) -> bool:
     return isinstance(conv, Conv2d) and conv.up == 1
 
 
-def _without_octaves(edge: nn.Module) -> None:
-    """Let all channels of a convolution's input have one step."""
+def _of_one_step(edge: nn.Module, ceiling: float | None) -> None:
+    """Let all channels of a convolution's input have one step, for values up to `ceiling`."""
     for module in edge.modules():
         if isinstance(module, ActQuantizer):
-            module.octaves = None
+            module.octaves, module.ceiling = None, ceiling
 
 
 def _source(

@@ -80,9 +80,9 @@ def build(
 ) -> nn.Module:
     """Build the network of a genotype: (N, 3, H, W) -> (N, 3, scale*H, scale*W), both in [0, 1].
 
-    precision: slot name -> bit widths; None = in float. carried: names of the tensors of an imported
-    network that lie on grids of 8 bits between its convolutions. Raises UsageError when the genotype does
-    not fit the space.
+    precision: slot name -> bit widths; None = in float. carried: names of an imported network's
+    tensors that lie on grids of 8 bits between its convolutions. Raises UsageError when the
+    genotype does not fit the space.
     """
     check(genotype, registry.slots(space), space.name)
     return registry.build(space, NetworkFactory(genotype, precision, carried))

@@ -118,6 +118,8 @@ class ActQuantizer(nn.Module):
         self.octaves = None if channels is None else nn.Parameter(torch.zeros(channels))
         self.gains: Tensor | None = None
         """Weight of each channel's error, (channels,), as `spread` was given it; None before."""
+        self.ceiling: float | None = None
+        """Largest value that the highest level may stand for: that of a Clip before the grid."""
         self.reach: tuple[Tensor, Tensor] | None = None
         """Lowest and highest value that the tensor has on photographs, each (channels, 1, 1) or (),
         which an 8-bit grid covers; None: the calibration set alone decides (`quantization.ranges`).
@@ -134,7 +136,8 @@ class ActQuantizer(nn.Module):
     @property
     def step(self) -> Tensor:
         """Distance between two levels, a scalar."""
-        return self.log2_step.exp2()
+        step = self.log2_step.exp2()
+        return step if self.ceiling is None else step.clamp_max(self.ceiling / self.top)
 
     @property
     def zero_point(self) -> int:

@@ -38,8 +38,6 @@ ELEMENTWISE = (
     torch.maximum, torch.minimum,
 )  # fmt: skip
 """Functions that compute each value from the values at the same place."""
-LIMITS = (torch.clamp, F.relu6)
-"""Functions that only cut values off."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class Carried:
     """Whether it may have negative values."""
     pixels: bool
     """Whether it holds the pixels of the output, so that its grid is that of bytes."""
+    ceiling: float | None
+    """The value above which it was cut off, if it was."""
 
 
 def carried(network: fx.GraphModule, layers: Collection[str]) -> tuple[Carried, ...]:
@@ -77,16 +77,17 @@ class _Analysis:
 
     def result(self) -> tuple[Carried, ...]:
         chosen = [node for node in self.nodes if node.meta.get(TENSOR) and self._has_grid(node)]
-        return tuple(
-            Carried(node.meta[TENSOR], node, node not in self.positive, self._makes_pixels(node))
-            for node in chosen
-        )
+        return tuple(self._carried(node) for node in chosen)
+
+    def _carried(self, node: fx.Node) -> Carried:
+        signed, pixels = node not in self.positive, self._makes_pixels(node)
+        return Carried(node.meta[TENSOR], node, signed, pixels, ceiling(node))
 
     def _has_grid(self, node: fx.Node) -> bool:
         """Whether the tensor of a node has a grid of its own."""
         if node in self.fixed or is_move(node) or node.op in ("placeholder", "output"):
             return False
-        if self._is_computed(node) or (node.target in RELUS and self._behind_computed(node)):
+        if self._is_computed(node) or (is_limit(node) and self._behind_computed(node)):
             return not self._is_read_by_one(node)
         readers = self._readers(node)
         return sum(map(self.is_layer, readers)) > 1 or any(map(self.in_integers, readers))
@@ -107,11 +108,11 @@ class _Analysis:
         return isinstance(self.network.get_submodule(str(node.target)), nn.ConvTranspose2d)
 
     def _is_read_by_one(self, node: fx.Node) -> bool:
-        """Whether only a ReLU or only one convolution reads a node, which round it themselves."""
+        """Whether only a ReLU, a Clip or one convolution reads a node, and rounds it itself."""
         if len(node.users) != 1 or self._is_transposed(node):
             return False
         (reader,) = node.users
-        return self.is_layer(reader) or reader.target in RELUS
+        return self.is_layer(reader) or is_limit(reader)
 
     def is_layer(self, node: fx.Node) -> bool:
         """Whether a node is a convolution that is rounded."""
@@ -187,9 +188,25 @@ class _Analysis:
             if len(node.users) != 1:
                 return False
             (node,) = node.users
-            if not (is_move(node) or node.target in LIMITS or node.op == "output"):
+            if not (is_move(node) or node.target is torch.clamp or node.op == "output"):
                 return False
         return True
+
+
+def is_limit(node: fx.Node) -> bool:
+    """Whether a node is a ReLU, or a Clip from 0 on, which a grid behind it does by itself."""
+    if node.target is torch.clamp:
+        _, low, high = node.args
+        return bool(low == 0) and isinstance(high, float | int | None)
+    return node.target in RELUS
+
+
+def ceiling(node: fx.Node) -> float | None:
+    """The largest value that a Clip leaves; None for any other node."""
+    if node.target is not torch.clamp or not is_limit(node):
+        return None
+    high: Any = node.args[2]
+    return high
 
 
 def is_move(node: fx.Node) -> bool:

@@ -97,6 +97,9 @@ def _compared(question: Question, carry: Carry) -> Generator[Progress, None, Car
         times, size = trial.times()
     losses.setdefault("chosen", losses["integer"])
     times.setdefault("chosen", times["integer"])
+    if times["float"] <= times["chosen"]:
+        chosen = Carry(in_float=carry.tensors)
+        times["chosen"], losses["chosen"] = times["float"], losses["float"]
     forms = {name: CarriedForm(times[name], loss) for name, loss in losses.items()}
     return replace(chosen, size=size, forms=forms)
 

@@ -172,7 +172,7 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     net = network.build(work.space, work.genotype, chosen.precision, carried.tensors)
     plain = yield from _round(work, net)
     work.facts.values.update(
-        psnr_to_float_predicted=damage_chart.psnr(chosen.mse),
+        psnr_to_float_predicted=damage_chart.psnr(chosen.mse + carried.mse),
         psnr_to_float_plain_rounding=None if plain is None else work.measure(plain),
         psnr_to_float_before_training=work.measure(net),
         seconds=time.monotonic() - work.began,
@@ -196,6 +196,8 @@ def _carry(work: Work, chosen: Plan) -> Generator[Progress, None, Carry]:
             work.config,
         )  # fmt: skip
         carried = yield from carry_choice.choose(question)
+        if carried.tensors:
+            network.save(work.teacher, work.run.weights(carry.TEACHER), work.space)
     carry.save(carried, work.run.folder)
     return carried
 
@@ -203,7 +205,10 @@ def _carry(work: Work, chosen: Plan) -> Generator[Progress, None, Carry]:
 def _resume(work: Work) -> Generator[Progress, None, Begun]:
     """Load the result that `_begin` saved before an interruption."""
     precision, run = bit_widths.load(work.run.folder), work.run
-    net = network.build(work.space, work.genotype, precision, carry.load(run.folder).tensors)
+    carried = carry.load(run.folder).tensors
+    if carried:
+        network.load(work.teacher, need(run.weights(carry.TEACHER), "quantize"), work.space)
+    net = network.build(work.space, work.genotype, precision, carried)
     checkpoint.load(run.resume_point(START), {"net": net, "facts": work.facts})
     done = checkpoint.load(run.resume_point("quantize"), {})
     note = f"going on at step {done + 1} of the retraining, with the bits of precision.json"

@@ -9,6 +9,9 @@ from quantnas.config.files import read_json, to_json, write_text
 FILE = "carried.json"
 """The file in a run folder; runs of earlier versions carry everything in float and have none."""
 
+TEACHER = "equalised"
+"""Kind of the checkpoint of the float network whose channels were equalised for carried tensors."""
+
 
 @dataclass(frozen=True)
 class CarriedForm:

@@ -203,8 +203,8 @@ class _Kernels:
             if node in known.gains and node.args[0] in known.powers
             for row in _rows(node, conv, channels, known, bits[conv.name].weights)
         ]
-        classes, steps, powers, gains = zip(*rows, strict=True) if rows else ((), (), (), ())
-        return cls(*map(_padded, (classes, steps, powers)), torch.tensor(gains))
+        classes, steps, powers = (_padded([row[k] for row in rows]) for k in (0, 1, 2))
+        return cls(classes, steps, powers, torch.stack([row[3] for row in rows]))
 
     def errors(self, factors: Tensor) -> Tensor:
         """Mean squared error of the output from the rounding of each row, (rows,)."""
@@ -213,7 +213,7 @@ class _Kernels:
         return self.gains * step.square() / 12 * (self.powers / f.square()).sum(1)
 
 
-Row = tuple[Tensor, Tensor, Tensor, float]
+Row = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _rows(
@@ -222,7 +222,7 @@ def _rows(
     x: Any = node.args[0]
     kernel, groups = conv.weight.detach(), conv.groups
     most = kernel.abs().amax((2, 3)) * 2 / (2**bits - 1)
-    gains = known.gains[node].view(len(kernel), -1).sum(1).tolist()
+    gains = known.gains[node].view(len(kernel), -1).sum(1)
     taps = kernel[0, 0].numel()
     classes = torch.tensor(channels[x]).view(groups, -1)
     powers = taps * known.powers[x].view(groups, -1)
@@ -255,7 +255,7 @@ def _best(parts: Sequence[_Tensors | _Kernels], count: int) -> Tensor:
             factors = (octaves.clamp(-OCTAVES, OCTAVES) * free).exp2()
             error = torch.stack([part.errors(factors).sum() for part in parts]).sum()
             optimizer.zero_grad()
-            error.clamp_min(1e-30).log().backward()  # type: ignore[no-untyped-call]
+            error.clamp_min(1e-30).log().backward()
             optimizer.step()
     return (octaves.detach().clamp(-OCTAVES, OCTAVES) * free).exp2()
 

@@ -52,6 +52,17 @@ def quantized(run: Run) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]
     return space, net.eval(), cost.network_cost(space, genotype, precision)
 
 
+def teacher_of(run: Run) -> nn.Module:
+    """The float network that the quantized one was made from, layer by layer.
+
+    That of an imported network may have other channel ranges than its file (`equalisation`).
+    """
+    space, net, _ = checkpoint(run, "float")
+    if carry.load(run.folder).tensors:
+        network.load(net, need(run.weights(carry.TEACHER), "quantize"), space)
+    return net
+
+
 def checkpoint(run: Run, kind: str) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]:
     """(search space, network, its cost) of a checkpoint; `searched` and `float` count 32 bits.
 

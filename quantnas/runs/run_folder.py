@@ -28,6 +28,7 @@ MADE: dict[str, tuple[str, ...]] = {
         "precision.json",
         "carried.json",
         "damage.json",
+        "checkpoints/equalised.safetensors",
         "checkpoints/quantized.safetensors",
     ),
     "export": ("model.onnx",),
