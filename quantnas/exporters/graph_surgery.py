@@ -142,10 +142,8 @@ def _replace(
     carried = imported_onnx.grids(network)
     layers = {places[name].output: name for name in convs}
     floats = {place.node_output: name for name, place in places.items() if name not in convs}
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    writer = _Writer(
-        OnnxGraph(), places, carried, imported_onnx.readers(network), constants, compat
-    )
+    known = node_forms.facts(model)
+    writer = _Writer(OnnxGraph(), places, carried, imported_onnx.readers(network), known, compat)
     for node in nodes:  # in the order of the file: shared constants come before all readers
         layer = next((layers[name] for name in node.output if name in layers), None)
         if node.op_type in CONVOLUTIONS:
@@ -155,12 +153,21 @@ def _replace(
         else:
             writer.keep(node)
     taken = {*makers, *(name for node in nodes for name in node.input)}
-    outside = {f"{FILE}{name}" for name in taken}
+    outside = {f"{FILE}{name}" for name in (_outer_names(model) if carried else taken)}
     graph = compact(writer.graph, outside, taken | {t.name for t in model.graph.initializer})
     for node in graph.nodes:
         node.input[:] = [name.removeprefix(FILE) for name in node.input]
         node.output[:] = [name.removeprefix(FILE) for name in node.output]
     _keep_used(model, graph.nodes, list(graph.tensors.values()))
+
+
+def _outer_names(model: onnx.ModelProto) -> set[str]:
+    """Names that must stay: inputs, outputs, stored tensors, and what graphs inside nodes read."""
+    graph = model.graph
+    inside = {name for node in graph.node for name in subgraphs.inputs(node) - {*node.input}}
+    return inside.union(
+        *({v.name for v in vs} for vs in (graph.input, graph.output, graph.initializer))
+    )
 
 
 @dataclass(frozen=True)
@@ -172,13 +179,20 @@ class _Writer:
     carried: Mapping[str, ActQuantizer]
     """Tensor of the file -> the grid that it lies on."""
     readers: Readers
-    constants: node_forms.Constants
+    known: node_forms.Facts
     compat: bool
 
     def keep(self, node: onnx.NodeProto) -> None:
         """Add a node of the file, with grids behind those of its outputs that lie on one."""
-        for form in node_forms.faster(node, self.constants) if self.carried else [node]:
+        if self.carried and node.op_type == "Constant" and node.attribute[0].name == "value":
+            stored = _copy(node.attribute[0].t)
+            stored.name = f"{FILE}{node.output[0]}"
+            self.graph.tensors[stored.name] = stored
+            return
+        for form in node_forms.faster(node, self.known) if self.carried else [node]:
             copied = _copy(form)
+            if self.carried and node.op_type not in CONVOLUTIONS:
+                copied.name = ""  # so that many nodes stay small beside weights of few bits
             copied.input[:] = [f"{FILE}{name}" if name else "" for name in form.input]
             copied.output[:] = [self._raw(name) for name in form.output]
             self.graph.nodes.append(copied)

@@ -1,31 +1,63 @@
 """Forms of a file's own nodes that ONNX Runtime computes faster, with the same result.
 
 PRelu takes seventeen times as long as the larger of x and slope * x, which is the same for slopes
-up to 1.
+up to 1; and of the two forms of a mean over an image, only GlobalAveragePool has an integer form,
+while ReduceMean is ten times slower on images whose channels come last, as in integers.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
-
-Constants = Mapping[str, NDArray[Any]]
-"""Name of a stored tensor -> its content."""
+from onnx import helper, numpy_helper
 
 
-def faster(node: onnx.NodeProto, constants: Constants) -> Iterator[onnx.NodeProto]:
+@dataclass(frozen=True)
+class Facts:
+    """What is known about the tensors of a file."""
+
+    constants: Mapping[str, NDArray[Any]]
+    """Name of a stored tensor -> its content."""
+    ranks: Mapping[str, int]
+    """Name of a tensor -> number of its dimensions, where it is known."""
+
+
+def facts(model: onnx.ModelProto) -> Facts:
+    """Collect the facts about a file."""
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:  # the inference has no exception class of its own; it is no check
+        graph = model.graph
+    shaped = [v for v in (*graph.input, *graph.value_info) if v.type.tensor_type.HasField("shape")]
+    return Facts(constants, {v.name: len(v.type.tensor_type.shape.dim) for v in shaped})
+
+
+def faster(node: onnx.NodeProto, known: Facts) -> Iterator[onnx.NodeProto]:
     """The nodes that compute what `node` does: itself, or a faster form."""
     rewrite = FORMS.get(node.op_type)
-    yield from (rewrite(node, constants) if rewrite else None) or [node]
+    yield from (rewrite(node, known) if rewrite else None) or [node]
 
 
-def _prelu(node: onnx.NodeProto, constants: Constants) -> list[onnx.NodeProto] | None:
+def _mean(node: onnx.NodeProto, known: Facts) -> list[onnx.NodeProto] | None:
+    """GlobalAveragePool, for the mean over height and width that keeps both dimensions."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    given = known.constants.get(node.input[1]) if len(node.input) > 1 else None
+    axes = attributes.get("axes", []) if given is None else given.ravel().tolist()
+    if known.ranks.get(node.input[0]) != 4 or not attributes.get("keepdims", 1):
+        return None
+    if sorted(axis % 4 for axis in axes) != [2, 3]:
+        return None
+    return [helper.make_node("GlobalAveragePool", [node.input[0]], [*node.output])]
+
+
+def _prelu(node: onnx.NodeProto, known: Facts) -> list[onnx.NodeProto] | None:
     """Max(x, slope * x), where no slope is above 1."""
     x, slope = node.input
     (y,) = node.output
-    if slope not in constants or (constants[slope] > 1).any():
+    if slope not in known.constants or (known.constants[slope] > 1).any():
         return None
     product = f"{y}.sloped"
     return [
@@ -34,7 +66,8 @@ def _prelu(node: onnx.NodeProto, constants: Constants) -> list[onnx.NodeProto] |
     ]
 
 
-FORMS: dict[str, Callable[[onnx.NodeProto, Constants], list[onnx.NodeProto] | None]] = {
+FORMS: dict[str, Callable[[onnx.NodeProto, Facts], list[onnx.NodeProto] | None]] = {
     "PRelu": _prelu,
+    "ReduceMean": _mean,
 }
 """Operator -> function that gives a faster form, or None where there is none."""

@@ -19,6 +19,7 @@ from quantnas.architectures.imported_onnx import ImportedNetwork
 from quantnas.config.search_space import Precision
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.quantizers import OCTAVES
+from quantnas.nn.tracing import watch
 from quantnas.onnx_import import pixel_conversion
 from quantnas.onnx_import.graph_builder import TENSOR
 
@@ -51,17 +52,19 @@ def equalise(
     convs = {n: c for n in nodes if (c := convolution_of(network.inner, n)) is not None}
     carried = {n: n.meta[TENSOR] for n in nodes if n.meta.get(TENSOR) in names}
     read: set[Any] = {n.args[0] for n in convs}
-    known = _observe(network, {*carried, *read, *convs}, low)
+    channels = channel_classes(network.inner, _shapes(network, low[:1]))
+    known = _Known({node for node, ones in channels.items() if any(ones)})
+    _observe(network, {*carried, *read, *convs}, low, known)
     for photograph in photographs:
         _Widening(network.inner, known).run(pixel_conversion.taken(photograph, network.pixels))
-    channels = channel_classes(network.inner, known.shapes)
     rounded = [n for n in nodes if n in known.gains and (n in carried or n in read)]
     tensors = _Tensors.of(rounded, channels, known)
     kernels = _Kernels.of(convs, channels, known, bits)
     factors = _best([tensors, kernels], 1 + max(max(c, default=0) for c in channels.values()))
     for node, conv in convs.items():
         x: Any = node.args[0]
-        _rescale(conv, factors[channels[x]], factors[channels[node]])
+        if x in known.images or node in known.images:
+            _rescale(conv, factors[channels[x]], factors[channels[node]])
     errors = (tensors.errors(factors) / network.pixels.output_peak**2).tolist()
     return {carried[n]: e for n, e in zip(rounded, errors, strict=True) if n in carried}
 
@@ -71,9 +74,13 @@ def equalise(
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known about tensors (N, C, H, W), each channel by itself, (C,)."""
+    """What is known about tensors: of each channel that may have a factor, (C,), or of all, (1,).
 
-    shapes: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
+    The others may have any shape, such as that of images with their channels last.
+    """
+
+    images: set[fx.Node]
+    """Tensors (N, C, H, W) of which each channel is looked at by itself."""
     highs: dict[fx.Node, Tensor] = field(default_factory=dict)
     """Largest values, at least 0."""
     lows: dict[fx.Node, Tensor] = field(default_factory=dict)
@@ -81,20 +88,27 @@ class _Known:
     powers: dict[fx.Node, Tensor] = field(default_factory=dict)
     """Mean squares."""
     gains: dict[fx.Node, Tensor] = field(default_factory=dict)
-    """Squared error of the output per squared error of the channel."""
+    """Squared error of the output per squared error of the values."""
+
+    def classes(self, node: fx.Node, channels: Channels) -> Tensor:
+        """The classes of what is known about a tensor."""
+        return torch.tensor(channels[node] if node in self.images else [FIXED])
+
+    def _over(self, node: fx.Node, value: Tensor) -> tuple[int, ...]:
+        return (0, 2, 3) if node in self.images else tuple(range(value.dim()))
 
     def add(self, node: fx.Node, value: Tensor, slope: Tensor, weight: float) -> None:
         """Take in a tensor, and the gradient of the output's sum with random signs."""
-        over = (0, 2, 3)
-        power, gain = value.square().mean(over), slope.square().sum(over)
+        over = self._over(node, value)
+        power, gain = value.square().mean(over).view(-1), slope.square().sum(over).view(-1)
         self.widen(node, value)
         self.powers[node] = self.powers.get(node, torch.zeros(())) + weight * power
         self.gains[node] = self.gains.get(node, torch.zeros(())) + gain
 
     def widen(self, node: fx.Node, value: Tensor) -> None:
         """Take in the extremes of a tensor alone."""
-        high, low = (f(value, (0, 2, 3)) for f in (torch.amax, torch.amin))
-        high, low = high.clamp_min(0), low.clamp_max(0)
+        over = self._over(node, value)
+        high, low = value.amax(over).view(-1).clamp_min(0), value.amin(over).view(-1).clamp_max(0)
         self.highs[node] = torch.maximum(self.highs.get(node, high), high)
         self.lows[node] = torch.minimum(self.lows.get(node, low), low)
 
@@ -114,26 +128,36 @@ class _Widening(fx.Interpreter):
 
 
 class _Recorder(fx.Interpreter):
-    """An interpreter that keeps the shapes of all tensors, and some tensors themselves."""
+    """An interpreter that keeps some tensors, as far as they depend on the image."""
 
     def __init__(self, network: fx.GraphModule, wanted: Collection[fx.Node]) -> None:
         super().__init__(network)
         self.wanted = wanted
-        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.tensors: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.shapes[n] = tuple(value.shape)
-            if n in self.wanted and value.requires_grad and value.dim() == 4:
-                self.tensors[n] = value
+        if isinstance(value, Tensor) and n in self.wanted and value.requires_grad:
+            self.tensors[n] = value
         return value
 
 
+def _shapes(network: ImportedNetwork, image: Tensor) -> dict[fx.Node, tuple[int, ...]]:
+    """The shapes of all tensors for one image (1, 3, H, W)."""
+    shapes = {}
+
+    def see(node: fx.Node, value: Tensor) -> None:
+        shapes[node] = tuple(value.shape)
+
+    watch(network.inner, pixel_conversion.taken(image, network.pixels), see)
+    return shapes
+
+
 @torch.enable_grad()
-def _observe(network: ImportedNetwork, wanted: Collection[fx.Node], low: Tensor) -> _Known:
-    generator, known, count = torch.Generator().manual_seed(0), _Known(), 0
+def _observe(
+    network: ImportedNetwork, wanted: Collection[fx.Node], low: Tensor, known: _Known
+) -> None:
+    generator, count = torch.Generator().manual_seed(0), 0
     for images in low.split(IMAGES):
         recorder = _Recorder(network.inner, wanted)
         x = pixel_conversion.taken(images.clone().requires_grad_(), network.pixels)
@@ -146,10 +170,8 @@ def _observe(network: ImportedNetwork, wanted: Collection[fx.Node], low: Tensor)
                 value = recorder.tensors[node].detach()
                 known.add(node, value, slope, len(images) / len(low))
         count += out.numel()
-        known.shapes.update(recorder.shapes)
     for gain in known.gains.values():
         gain /= count
-    return known
 
 
 # Errors that factors lead to
@@ -166,7 +188,7 @@ class _Tensors:
 
     @classmethod
     def of(cls, nodes: Sequence[fx.Node], channels: Channels, known: _Known) -> "_Tensors":
-        fields = [[torch.tensor(channels[n]) for n in nodes]]
+        fields = [[known.classes(n, channels) for n in nodes]]
         fields += [[each[n] for n in nodes] for each in (known.highs, known.lows, known.gains)]
         return cls(*map(_padded, fields))
 
@@ -222,12 +244,13 @@ def _rows(
     x: Any = node.args[0]
     kernel, groups = conv.weight.detach(), conv.groups
     most = kernel.abs().amax((2, 3)) * 2 / (2**bits - 1)
-    gains = known.gains[node].view(len(kernel), -1).sum(1)
-    taps = kernel[0, 0].numel()
-    classes = torch.tensor(channels[x]).view(groups, -1)
-    powers = taps * known.powers[x].view(groups, -1)
+    count = len(kernel)
+    gains = known.gains[node]
+    gains = gains.view(count, -1).sum(1) if len(gains) >= count else gains.expand(count) / count
+    classes = known.classes(x, channels).expand(conv.in_channels).view(groups, -1)
+    powers = known.powers[x].expand(conv.in_channels).view(groups, -1) * kernel[0, 0].numel()
     for k, (row, gain) in enumerate(zip(most, gains, strict=True)):
-        group = k * groups // len(kernel)
+        group = k * groups // count
         yield classes[group], row, powers[group], gain
 
 
