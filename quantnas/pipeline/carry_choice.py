@@ -32,9 +32,11 @@ SIZE = (128, 128)
 """(height, width) of the image for which the forms are timed, unless the file takes another."""
 PHOTOGRAPHS = 16
 """Number of photographs from which the ranges of the trials come."""
+CROPS = 12
+"""Number of calibration crops on which the grids and biases of the trials are fitted."""
 RUNS = 5
 """Number of runs of each form, by turns."""
-TRIES = 3
+TRIES = 2
 """Number of choices that are measured between the two forms, at most."""
 REGAINED = 4.0
 """Least ratio of the loss of a carried tensor before retraining to that after it."""
@@ -134,8 +136,8 @@ class _Trial:
         network.inherit(net, q.teacher)
         for _ in ranges.measure(net, q.photographs):
             pass
-        network.initialise(net, q.low)
-        post_training.correct_biases(net, q.teacher, q.low)
+        network.initialise(net, q.low[:CROPS])
+        post_training.correct_biases(net, q.teacher, q.low[:CROPS])
         frozen = post_training.freeze(net)
         self._write(frozen, self.folder / f"{form}.onnx")
         error = 10 ** (-training_loop.measure(frozen, q.held, self.target) / 10)
