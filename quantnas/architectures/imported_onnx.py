@@ -5,7 +5,7 @@ own input. So an imported network is a search space with one architecture. Its w
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -198,16 +198,29 @@ def grids(network: ImportedNetwork) -> dict[str, ActQuantizer]:
 
 def readers(network: ImportedNetwork) -> dict[str, ActQuantizer]:
     """Name of each convolution -> the only grid that reads its output, perhaps behind a ReLU."""
-    found = {}
+    return {conv.name: grid for conv, _, grid in _read_by_grids(network)}
+
+
+def absorbed(network: ImportedNetwork) -> set[str]:
+    """Tensors of the file that a ReLU or a Clip makes, which the grid behind it does by itself."""
+    nodes = network.inner.graph.nodes
+    ends = {last.name for _, last, _ in _read_by_grids(network) if last.op != CALL}
+    return {n.meta[TENSOR] for n in nodes if n.name in ends and n.meta.get(TENSOR)}
+
+
+def _read_by_grids(
+    network: ImportedNetwork,
+) -> Iterator[tuple[QuantConv2d, fx.Node, ActQuantizer]]:
+    """Convolutions that one grid alone reads, with the last node before the grid."""
     for node in network.inner.graph.nodes:
         conv = _called(network.inner, node)
         limit = next(iter(node.users), node)
         last = limit if len(node.users) == 1 and carried_tensors.is_limit(limit) else node
         grid = _only_grid(network.inner, last)
-        absorbs = grid is not None and (last is node or not grid.zero_point)
-        if isinstance(conv, QuantConv2d) and grid is not None and absorbs:
-            found[conv.name] = grid
-    return found
+        if not isinstance(conv, QuantConv2d) or grid is None:
+            continue
+        if last is node or not grid.zero_point:
+            yield conv, last, grid
 
 
 def _only_grid(network: fx.GraphModule, node: fx.Node) -> ActQuantizer | None:

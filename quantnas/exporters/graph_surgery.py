@@ -5,7 +5,8 @@ other node of the original file stays, and so do its names, its input and its ou
 takes images of the same sizes and does everything else as before.
 """
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,15 @@ def _replace(
     layers = {places[name].output: name for name in convs}
     floats = {place.node_output: name for name, place in places.items() if name not in convs}
     known = node_forms.facts(model)
-    writer = _Writer(OnnxGraph(), places, carried, imported_onnx.readers(network), known, compat)
+    writer = _Writer(
+        OnnxGraph(),
+        places,
+        carried,
+        imported_onnx.readers(network),
+        imported_onnx.absorbed(network),
+        known,
+        compat,
+    )
     for node in nodes:  # in the order of the file: shared constants come before all readers
         layer = next((layers[name] for name in node.output if name in layers), None)
         if node.op_type in CONVOLUTIONS:
@@ -179,8 +188,12 @@ class _Writer:
     carried: Mapping[str, ActQuantizer]
     """Tensor of the file -> the grid that it lies on."""
     readers: Readers
+    absorbed: Collection[str]
+    """Tensors of the file that a grid computes from the input of their node."""
     known: node_forms.Facts
     compat: bool
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Absorbed tensor -> the tensor of the file that stands for it."""
 
     def keep(self, node: onnx.NodeProto) -> None:
         """Add a node of the file, with grids behind those of its outputs that lie on one."""
@@ -188,6 +201,10 @@ class _Writer:
             stored = _copy(node.attribute[0].t)
             stored.name = f"{FILE}{node.output[0]}"
             self.graph.tensors[stored.name] = stored
+            return
+        if node.output[0] in self.absorbed:
+            self.sources[node.output[0]] = node.input[0]
+            self._round(node.output[0])
             return
         for form in node_forms.faster(node, self.known) if self.carried else [node]:
             copied = _copy(form)
@@ -201,6 +218,8 @@ class _Writer:
 
     def _raw(self, name: str) -> str:
         """Name of a tensor of the file before it is rounded."""
+        if name in self.sources:
+            return f"{FILE}{self.sources[name]}"
         return f"{name}.raw" if name in self.carried else f"{FILE}{name}" if name else ""
 
     def _round(self, name: str) -> None:
@@ -211,7 +230,8 @@ class _Writer:
         """Add the integer form of a layer that has the same input as `node` of the file."""
         graph, place = self.graph, self.places[conv.name]
         rank, output = place.rank, place.output
-        name = f"{FILE}{node.input[0]}"
+        source = node.input[0]
+        name = f"{FILE}{source if source in self.carried else self.sources.get(source, source)}"
         x = OnnxValue(_reshaped(graph, name, conv.name, CHANNELS_SECOND, rank), None)
         if not isinstance(conv.source, FloatTensor):
             if self.carried.get(node.input[0]) is conv.source and rank is None:
