@@ -173,7 +173,21 @@ def _fitting(pixels: Pixels) -> tuple[int, int]:
 
 
 def _notes(carry: Carry) -> Iterator[str]:
-    count = len(carry.tensors) + len(carry.in_float)
-    yield f"{len(carry.tensors)} of {count} tensors between convolutions are carried in 8 bits"
+    yield f"carried tensors: {summary(carry)}"
     for name, form in carry.forms.items():
-        yield f"  {name}: {form.milliseconds:.1f} ms, loses {form.loss:.2f} dB before least squares"
+        yield (
+            f"  {name}: {form.milliseconds:.1f} ms, {form.loss:.2f} dB lost before least squares"
+        )
+
+
+def summary(carry: Carry) -> str | None:
+    """How many tensors are carried in 8 bits, and the time that it saves; None without any."""
+    count = len(carry.tensors) + len(carry.in_float)
+    if not count:
+        return None
+    text = f"{len(carry.tensors)} of {count} tensors between convolutions in 8 bits"
+    if not carry.forms:
+        return text
+    chosen, full = (carry.forms[name].milliseconds for name in ("chosen", "float"))
+    size = "x".join(map(str, carry.size or ()))
+    return f"{text}: {chosen:.1f} ms for {size} pixels, {full:.1f} ms with all of them in float"

@@ -136,6 +136,7 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
             "calibration": source,
             **{key: value for key, value in work.facts.values.items() if key != "seconds"},
             "psnr_to_float": reached,
+            "carried": carry_choice.summary(carry.load(run.folder)),
             "kept_bits": bit_widths.kept(space, config, precision),
             "reached": bit_widths.reached(space, genotype, precision),
             "in_float": bit_widths.in_float(space, genotype, precision),

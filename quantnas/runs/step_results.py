@@ -89,6 +89,7 @@ class Quantize(TypedDict):
     psnr_to_float_plain_rounding: NotRequired[float | None]
     psnr_to_float_before_training: NotRequired[float | None]
     psnr_to_float_predicted: NotRequired[float | None]
+    carried: NotRequired[str | None]
     kept_bits: NotRequired[str | None]
     reached: NotRequired[Reached]
     in_float: NotRequired[list[InFloat]]
