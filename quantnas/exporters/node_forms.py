@@ -1,7 +1,7 @@
 """Forms of a file's own nodes that ONNX Runtime computes faster, with the same result.
 
 PRelu takes seventeen times as long as the larger of x and slope * x, which is the same for slopes
-up to 1; and of the two forms of a mean over an image, only GlobalAveragePool has an integer form,
+up to 1, and longer than a sum of two products; and of the two forms of a mean over an image, only GlobalAveragePool has an integer form,
 while ReduceMean is ten times slower on images whose channels come last, as in integers.
 """
 
@@ -54,15 +54,22 @@ def _mean(node: onnx.NodeProto, known: Facts) -> list[onnx.NodeProto] | None:
 
 
 def _prelu(node: onnx.NodeProto, known: Facts) -> list[onnx.NodeProto] | None:
-    """Max(x, slope * x), where no slope is above 1."""
+    """Max(x, slope * x) where no slope is above 1, else slope * x + (1 - slope) * Relu(x)."""
     x, slope = node.input
     (y,) = node.output
-    if slope not in known.constants or (known.constants[slope] > 1).any():
+    if slope not in known.constants:
         return None
-    product = f"{y}.sloped"
+    value, product = known.constants[slope], f"{y}.sloped"
+    first = helper.make_node("Mul", [x, slope], [product])
+    if (value <= 1).all():
+        return [first, helper.make_node("Max", [x, product], [y])]
+    rest, above, more = f"{y}.rest", f"{y}.above", f"{y}.more"
     return [
-        helper.make_node("Mul", [x, slope], [product]),
-        helper.make_node("Max", [x, product], [y]),
+        first,
+        helper.make_node("Constant", [], [rest], value=numpy_helper.from_array(1 - value)),
+        helper.make_node("Relu", [x], [above]),
+        helper.make_node("Mul", [above, rest], [more]),
+        helper.make_node("Add", [product, more], [y]),
     ]
 
 
