@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quantnas.config import files
 from quantnas.errors import UsageError
+from quantnas.runs import step_results
 
 
 def require() -> None:
