@@ -174,6 +174,7 @@ class Score(TypedDict):
     ssim: float
     bicubic_psnr: float
     bicubic_ssim: float
+    to_float: NotRequired[float | None]
 
 
 class SetScores(TypedDict):
@@ -225,6 +226,8 @@ def check_whole(step: str, result: dict[str, Any], source: str) -> None:
         if not all(row["shape"] for row in cost["layers"]):
             wrong = "a layer has no shape"
     if step == "evaluate":
+        if not result["sets"]:
+            wrong = "it has no scores"
         for name, found in result["sets"].items():
             if len(found["file"]) != len(found["float"]):
                 wrong = f"the scores on '{name}' are of different photographs"
@@ -298,6 +301,7 @@ class SearchRecord(Record):
     loss: float | None
     psnr: float | None
     entropy: float | None
+    decided: float | None
     bitops: float
     decided_bitops: float
     probabilities: dict[str, list[float | None]]
@@ -330,10 +334,11 @@ def records(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    return [row for row in map(_record, lines) if row is not None]
+    return [row for row in map(record, lines) if row is not None]
 
 
-def _record(line: str) -> dict[str, Any] | None:
+def record(line: str) -> dict[str, Any] | None:
+    """A line of a `metrics.jsonl`; None for an incomplete line, and for other text."""
     try:
         row: dict[str, Any] = files.parse_json(line)
         schema.check(Record, row, "a line")
