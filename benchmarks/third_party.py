@@ -4,7 +4,7 @@
 
 The networks are those of `third_party_networks.py`, trained on TRAIN where --nets has no file of
 them yet (`third_party_training.py`), and every --file: a float network in ONNX that enlarges RGB in
-[0, 1] four times. Each is quantized by `quantnas quantize FILE --bits w8a8`, without and (--retrain)
+[0, 1] four times. Each is quantized by `quantnas quantize FILE --bits w8a8` without and, --retrain,
 with retraining, and by ONNX Runtime's static quantization (QuantizeLinear and DequantizeLinear,
 uint8 activations, int8 weights per channel, smallest and largest values), calibrated on the same
 photographs. All commands run on one thread. Times are processor time: the least of several rounds
