@@ -4,8 +4,8 @@
 
 The networks are those of `third_party_networks.py`, trained on TRAIN where --nets has no file of
 them yet (`third_party_training.py`), and every --file: a float network in ONNX that enlarges RGB in
-[0, 1] four times. Each is quantized by `quantnas quantize FILE --bits w8a8` without and, --retrain,
-with retraining, and by ONNX Runtime's static quantization (QuantizeLinear and DequantizeLinear,
+[0, 1]. Each is quantized by `quantnas quantize FILE --bits w8a8`, as it is and (--retrain) after
+retraining, and by ONNX Runtime's static quantization (QuantizeLinear and DequantizeLinear,
 uint8 activations, int8 weights per channel, smallest and largest values), calibrated on the same
 photographs. All commands run on one thread. Times are processor time: the least of several rounds
 by turns, one thread.
@@ -175,7 +175,7 @@ def static(source: Path, target: Path, args: argparse.Namespace) -> Made:
         with tempfile.TemporaryDirectory() as folder:
             ready = Path(folder) / "ready.onnx"
             prepare(source, ready)
-            reader = Reader(args.calib or args.data, SCALE, CROPS, entry)
+            reader = Reader(args.calib or args.data, scale_of(source), CROPS, entry)
             quantize(ready, target, reader, CalibrationMethod.MinMax)
     except Exception as error:  # it raises many kinds
         return Made(1, time.process_time() - began, str(error))
@@ -201,17 +201,24 @@ def usable(made: Made, target: Path) -> Made:
     return made
 
 
+def scale_of(source: Path) -> int:
+    """How many times a network enlarges an image."""
+    (large,) = latency.runner(latency.session(source, 1, source.name), SIZE, source.name)()
+    return large.shape[2] // SIZE[0]
+
+
 def measure(
     files: Mapping[str, Path], args: argparse.Namespace
 ) -> tuple[dict[str, Measured], float]:
     """Form -> figures of its file; bicubic's mean PSNR-Y on the test set, dB."""
+    scale = scale_of(files["float"])
     sessions = {name: latency.session(path, 1, name) for name, path in files.items()}
     runs = {name: latency.runner(run, SIZE, name) for name, run in sessions.items()}
     taken = finished(latency.by_turns(runs, 0, args.rounds))
     least = {name: 1000 * min(cpu for _, cpu in rounds) for name, rounds in taken.items()}
     enlarge = {name: upscaler.session_upscaler(run, name) for name, run in sessions.items()}
-    tested = list(scoring.compare(enlarge, photographs.find(args.test, SCALE), SCALE))
-    built = list(scoring.compare(enlarge, buildings(args.buildings), SCALE))
+    tested = list(scoring.compare(enlarge, photographs.find(args.test, scale), scale))
+    built = list(scoring.compare(enlarge, buildings(args.buildings, scale), scale))
     figures = {
         name: Measured(
             path.stat().st_size,
@@ -224,9 +231,9 @@ def measure(
     return figures, statistics.mean(scores["float"].bicubic_psnr for scores in tested)
 
 
-def buildings(folder: Path) -> list[Photograph]:
+def buildings(folder: Path, scale: int) -> list[Photograph]:
     """The photographs of buildings in a folder of B100."""
-    found = [photo for photo in photographs.find(folder, SCALE) if photo.high.stem in BUILDINGS]
+    found = [photo for photo in photographs.find(folder, scale) if photo.high.stem in BUILDINGS]
     if len(found) != len(BUILDINGS):
         raise SystemExit(f"{folder} has {len(found)} of the {len(BUILDINGS)} buildings of B100")
     return found
@@ -339,7 +346,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25, help="of timing")
     parser.add_argument("--set", action="append", default=[], help="for our command, repeatable")
     args = parser.parse_args()
-    buildings(args.buildings)
+    buildings(args.buildings, SCALE)  # an error now, not after the training
     chosen = args.network or ([] if args.file else list(NETWORKS))
     ensure(chosen, args.nets, args.data, args.minutes)
     sources = [*(args.nets / f"{name}.onnx" for name in chosen), *args.file]
