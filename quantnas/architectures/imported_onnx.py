@@ -1,7 +1,8 @@
 """A third-party network in an ONNX file as a macro-architecture: its convolutions are the edges.
 
-Everything else in the file stays as it was imported, in float, and every convolution rounds its
-own input. So an imported network is a search space with one architecture. Its weights come with it.
+Everything else in the file stays as it was imported. Tensors between convolutions lie on grids of 8
+bits or are in float, as the layer factory says, and a convolution rounds what it reads in float. So
+an imported network is a search space with one architecture. Its weights come with it.
 """
 
 import copy
@@ -219,7 +220,8 @@ def _read_by_grids(
         grid = _only_grid(network.inner, last)
         if not isinstance(conv, QuantConv2d) or grid is None:
             continue
-        if last is node or not grid.zero_point:
+        is_cut = carried_tensors.ceiling(last) is not None and grid.ceiling is None
+        if last is node or not (grid.zero_point or is_cut):
             yield conv, last, grid
 
 
@@ -319,7 +321,7 @@ def _source(
 ) -> ActQuantizer:
     """Return the grid that a convolution's input lies on.
 
-    The input of the network lies on the grid of pixels; every other tensor is carried in float.
+    The input of the network lies on the grid of pixels, a carried tensor on its own.
     """
     x: Any = node.args[0]
     carrier = grid_of(network, x)

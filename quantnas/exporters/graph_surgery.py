@@ -1,8 +1,9 @@
 """Export of a rounded third-party network: its own ONNX file with integer convolutions in it.
 
-Only the nodes of rounded convolutions are replaced, by the integer form of `onnx_layers`. Every
-other node of the original file stays, and so do its names, its input and its output: the new file
-takes images of the same sizes and does everything else as before.
+The nodes of rounded convolutions are replaced by the integer forms of `onnx_layers`, and grids are
+put behind the tensors that are carried in 8 bits. Every other node of the original file stays, or
+has a faster form (`node_forms`), and so do its input and its output: the new file takes images of
+the same sizes and does everything else as before.
 """
 
 import dataclasses

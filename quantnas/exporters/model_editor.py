@@ -25,6 +25,7 @@ class ModelEditor:
         self._known = {content(tensor): tensor.name for tensor in self.tensors}
         taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
         taken |= {value.name for value in (*model.graph.input, *model.graph.output)}
+        taken |= {tensor.name for tensor in self.tensors}
         self._names = (name for name in map(letters, itertools.count()) if name not in taken)
 
     def new_name(self) -> str:

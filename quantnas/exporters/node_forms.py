@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+EMPTY = np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Facts:
 def facts(model: onnx.ModelProto) -> Facts:
     """Collect the facts about a file."""
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     try:
         graph = onnx.shape_inference.infer_shapes(model).graph
     except Exception:  # the inference has no exception class of its own; it is no check
@@ -74,7 +80,31 @@ def _prelu(node: onnx.NodeProto, known: Facts) -> list[onnx.NodeProto] | None:
     ]
 
 
+def _product(node: onnx.NodeProto, known: Facts) -> list[onnx.NodeProto] | None:
+    """Mul by a number that is written as one level of a grid, which its step makes exact."""
+    numbers = [k for k, n in enumerate(node.input) if known.constants.get(n, EMPTY).size == 1]
+    if len(numbers) != 1:
+        return None
+    (at,) = numbers
+    value = known.constants[node.input[at]]
+    if value.dtype != np.float32 or not np.isfinite(value).all() or not value.all():
+        return None
+    inputs, name = [*node.input], f"{node.output[0]}.factor"
+    inputs[at] = name
+    level, zero = (1, 0) if value.ravel()[0] > 0 else (0, 1)
+    parts = (np.full(value.shape, level, np.uint8), np.abs(value.ravel()[0]), np.uint8(zero))
+    return [
+        *(
+            helper.make_node("Constant", [], [f"{name}.{k}"], value=numpy_helper.from_array(part))
+            for k, part in enumerate(map(np.asarray, parts))
+        ),
+        helper.make_node("DequantizeLinear", [f"{name}.{k}" for k in range(3)], [name]),
+        helper.make_node("Mul", inputs, [*node.output]),
+    ]
+
+
 FORMS: dict[str, Callable[[onnx.NodeProto, Facts], list[onnx.NodeProto] | None]] = {
+    "Mul": _product,
     "PRelu": _prelu,
     "ReduceMean": _mean,
 }

@@ -208,6 +208,8 @@ class ActQuantizer(nn.Module):
                 x = x / f
                 weights = None if self.gains is None else self.gains[:, None, None] * f.square()
             step, zero = activation_grid(x, self.bits, self.signed, weights, self.margin)
+        if self.ceiling is not None:  # a little below, so that the gradient passes
+            step = step.clamp_max((1 - 1e-6) * self.ceiling / self.top)
         self.log2_step.copy_(torch.log2(step))
         self.zero.copy_(zero)
 

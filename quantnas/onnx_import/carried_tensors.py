@@ -38,6 +38,8 @@ ELEMENTWISE = (
     torch.maximum, torch.minimum,
 )  # fmt: skip
 """Functions that compute each value from the values at the same place."""
+DEPTH = 50
+"""Number of nodes in a row of which a written function of one tensor has fewer."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class _Analysis:
         self.nodes, self.layers = list(network.graph.nodes), layers
         self.fixed = layer_roles.without_content(network)
         self.positive = layer_roles.positive(network)
+        self.origins: dict[fx.Node, list[fx.Node]] = {}
+        for node in self.nodes:
+            self.origins[node] = self._origins(node)
         self.tail = self._tail()
 
     def result(self) -> tuple[Carried, ...]:
@@ -123,8 +128,12 @@ class _Analysis:
         if node.target not in IN_INTEGERS or node in self.tail or node in self.fixed:
             return False
         operands: Any = node.args[0] if node.target is torch.cat else node.args[:2]
+        if node.target is torch.mean:
+            return tuple(node.args[1]) == (2, 3) and bool(node.kwargs.get("keepdim"))  # type: ignore[arg-type]
         if node.target not in (operator.add, operator.mul, torch.cat):
             return True
+        if node.target is operator.mul and isinstance(operands[1], float | int):
+            return self.is_layer(operands[0]) and len(operands[0].users) == 1
         if not all(isinstance(x, fx.Node) and self._has_content(x) for x in operands):
             return False
         return node.target is torch.cat or not self._is_part_of_function(node)
@@ -147,19 +156,19 @@ class _Analysis:
 
     def _start(self, node: fx.Node) -> fx.Node | None:
         """The one tensor from which both operands of a node are computed, value by value."""
-        first, second = (self._origins(x) for x in node.args[:2])
+        first, second = (self.origins[x] for x in node.args[:2])  # type: ignore[index]
         return next((origin for origin in first if origin in second), None)
 
-    def _origins(self, node: Any) -> list[fx.Node]:
-        """The tensors of which a tensor is a function, value by value, from itself backwards."""
-        origins = [node]
-        while node.target in ELEMENTWISE:
-            inputs = [n for n in node.all_input_nodes if n not in self.fixed]
-            node = inputs[0] if len(inputs) == 1 else self._start(node) if inputs else None
-            if node is None:
-                break
-            origins.append(node)
-        return origins
+    def _origins(self, node: fx.Node) -> list[fx.Node]:
+        """The tensors of which a tensor is a function, value by value, from itself backwards.
+
+        Those of its inputs are known already.
+        """
+        inputs = [n for n in node.all_input_nodes if n not in self.fixed]
+        if node.target not in ELEMENTWISE or len(inputs) not in (1, 2):
+            return [node]
+        origin = inputs[0] if len(inputs) == 1 else self._start(node)
+        return [node] if origin is None else [node, *self.origins[origin][:DEPTH]]
 
     def _has_content(self, node: fx.Node) -> bool:
         """Whether a tensor is computed from the image, and is not the image itself."""

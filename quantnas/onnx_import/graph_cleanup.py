@@ -25,7 +25,7 @@ UNSHUFFLE = (0, 1, 3, 5, 2, 4)
 
 def tidy(b: Build) -> None:
     """Recognise pixel shuffles, and fold normalisation, sums and orders of channels into layers."""
-    for fold in (_shuffle, _norm, _sum, _gain, _order, _pointwise, _permutes):
+    for fold in (_shuffle, _norm, _sum, _order, _pointwise, _permutes):
         for node in list(b.graph.nodes):
             fold(b, node)
         for node in reversed(list(b.graph.nodes)):
@@ -165,23 +165,6 @@ def _sum(b: Build, node: fx.Node) -> None:
         added = _per_channel(b, x, other, -1 if isinstance(layer, nn.Linear) else 1)
         if added is not None:
             _set(layer, layer.weight, _bias(layer).double() + added)
-            _fold(b, other)
-            _replace(node, x)
-            return
-
-
-def _gain(b: Build, node: fx.Node) -> None:
-    """Fold the product with a constant per channel into the layer before it."""
-    if not _known(node, operator.mul):
-        return
-    for x, other in (node.args, node.args[::-1]):
-        layer = _layer(b, x)
-        if not isinstance(layer, nn.Conv2d | nn.Linear) or _layer(b, other) is not None:
-            continue
-        factor = _per_channel(b, x, other, -1 if isinstance(layer, nn.Linear) else 1)
-        if factor is not None:
-            rows = factor.view(-1, *[1] * (layer.weight.ndim - 1))
-            _set(layer, layer.weight.double() * rows, _bias(layer).double() * factor)
             _fold(b, other)
             _replace(node, x)
             return

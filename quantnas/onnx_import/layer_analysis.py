@@ -26,7 +26,7 @@ from quantnas.config.search_space import (
     outputs,
 )
 from quantnas.errors import DataError
-from quantnas.nn.tracing import CALL, RELUS, watch
+from quantnas.nn.tracing import CALL, watch
 
 from . import carried_tensors, layer_roles
 from .float_cost import Shapes, float_cost
@@ -250,7 +250,7 @@ def carried_costs(
     for tensor in carried_tensors.carried(imported.network, layers):
         node = tensor.node
         elements = math.prod(shapes[node.name])
-        maker = node.all_input_nodes[0] if node.target in RELUS else node
+        maker = node.all_input_nodes[0] if carried_tensors.is_limit(node) else node
         products = 0.0
         if maker.op == CALL:
             layer: Any = imported.network.get_submodule(str(maker.target))

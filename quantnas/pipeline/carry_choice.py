@@ -5,6 +5,7 @@ grid adds its rounding. The choice begins with a grid on every tensor that can h
 those that do most damage for the time that they save, until the loss is small.
 """
 
+import copy
 import tempfile
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,17 +69,23 @@ class Question:
 
 
 def choose(question: Question) -> Generator[Progress, None, Carry]:
-    """Choose the tensors that are carried in 8 bits; equalises the float network for them."""
+    """Choose the tensors that are carried in 8 bits.
+
+    The float network of the question is equalised for them, in place, if there are any.
+    """
     names, how = imported_onnx.carried(question.space), question.config.quantize.carry
     if how == "float" or not names:
         return Carry(in_float=names)
     yield Progress("carried tensors", 0, 1, {})
+    equalised = copy.deepcopy(question.teacher)
     damage = equalisation.equalise(
-        question.teacher, names, question.precision, question.low, question.photographs
+        equalised, names, question.precision, question.low, question.photographs
     )
     carry = Carry(names, (), damage)
     if how == "auto":
-        carry = yield from _compared(question, carry)
+        carry = yield from _compared(replace(question, teacher=equalised), carry)
+    if carry.tensors:
+        question.teacher.load_state_dict(equalised.state_dict())
     yield Progress("carried tensors", 1, 1, {}, tuple(_notes(carry)))
     return carry
 

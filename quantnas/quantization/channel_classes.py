@@ -85,7 +85,7 @@ class _Search:
             if node in self.constant:
                 continue
             known = self._of(node) if node in self.shapes else None
-            if known is None:
+            if known is None or len(known) != self._count(node):
                 self._keep_inputs(node)
                 known = [FIXED] * self._count(node)
             self.channels[node] = known
@@ -142,7 +142,7 @@ class _Search:
     def product(self, node: Any) -> list[int] | None:
         x, y = node.args[:2]
         pair = [n for n in (x, y) if isinstance(n, fx.Node) and n not in self.constant]
-        if not self.images(node, *pair):
+        if not self.images(node, *pair) or (len(pair) == 2 and pair[0] is pair[1]):
             return None
         if len(pair) == 1:
             return self.channels[pair[0]]

@@ -8,6 +8,7 @@ across layers of arXiv 1906.04721 for graphs with sums, products and concatenati
 those with the least predicted error of the output, from all rounded tensors and kernels together.
 """
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ STEPS, RATE = 60, 0.2
 """Number of updates of the factors, and their size in octaves."""
 IMAGES = 4
 """Number of images that are run at once."""
+SAME = 1e-3
+"""Largest difference of outputs in [0, 1] that arithmetic in float makes."""
 SPACES = 255
 """Number of steps between the lowest and the highest of 8 bits."""
 
@@ -60,11 +63,17 @@ def equalise(
     rounded = [n for n in nodes if n in known.gains and (n in carried or n in read)]
     tensors = _Tensors.of(rounded, channels, known)
     kernels = _Kernels.of(convs, channels, known, bits)
-    factors = _best([tensors, kernels], 1 + max(max(c, default=0) for c in channels.values()))
+    count = 1 + max(max(c, default=0) for c in channels.values())
+    factors, before = _best([tensors, kernels], count), network(low[:IMAGES])
+    plain = copy.deepcopy(network.state_dict())
     for node, conv in convs.items():
         x: Any = node.args[0]
         if x in known.images or node in known.images:
-            _rescale(conv, factors[channels[x]], factors[channels[node]])
+            read_as = channels.get(x, [FIXED] * conv.in_channels)
+            _rescale(conv, factors[read_as], factors[channels[node]])
+    if not torch.allclose(network(low[:IMAGES]), before, rtol=0, atol=SAME):
+        network.load_state_dict(plain)  # a function in between does not commute with factors
+        factors = torch.ones(count)
     errors = (tensors.errors(factors) / network.pixels.output_peak**2).tolist()
     return {carried[n]: e for n, e in zip(rounded, errors, strict=True) if n in carried}
 

@@ -85,6 +85,12 @@ def test_what_stands_between_them_is_in_integers(kind, tmp_path, pixels):
     assert not (FLOAT - {"Concat"} if kind == "branches" else FLOAT) & kinds.keys()
 
 
+def test_a_clip_is_in_the_file_where_no_grid_replaces_it(tmp_path, pixels):
+    space = space_of("relu6", tmp_path)
+    for bits in (Precision(8, 8), Precision(4, 4)):
+        verified(*written(space, pixels(4, 24, 20), tmp_path, bits, carried=()))
+
+
 def test_some_tensors_may_stay_in_float(tmp_path, pixels):
     space = space_of("leaky_relu", tmp_path)
     names = imported_onnx.carried(space)

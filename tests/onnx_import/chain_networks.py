@@ -85,6 +85,29 @@ class Rows(nn.Module):
         return F.gelu(self.deep(self.mix(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)))
 
 
+class Between(nn.Module):
+    """Any function between two convolutions."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], channels: int = CHANNELS) -> None:
+        super().__init__()
+        self.first, self.second = conv(CHANNELS, CHANNELS), conv(channels, CHANNELS)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.function(self.first(x)))
+
+
+class Uneven(nn.Module):
+    """Convolutions whose padding differs between the ends of a side, as TensorFlow has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.even, self.odd = nn.Conv2d(CHANNELS, CHANNELS, 2), nn.Conv2d(CHANNELS, CHANNELS, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.odd(F.pad(F.relu(self.even(F.pad(x, (0, 1, 1, 0)))), (2, 0, 0, 2)))
+
+
 def sloped() -> nn.Module:
     function = nn.PReLU(CHANNELS)
     nn.init.uniform_(function.weight, 0, 0.4)
@@ -102,6 +125,16 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "hard_swish": lambda: Activated(nn.Hardswish()),
     "tanh": lambda: Activated(nn.Tanh()),
     "attention": Attention,
+    "square": lambda: Between(lambda y: y * y * 0.2),
+    "scaled": lambda: Between(lambda y: F.relu(y) * -0.3),
+    "more channels": lambda: Between(lambda y: F.pad(y, (0, 0, 0, 0, 0, 8)), CHANNELS + 8),
+    "expanded": lambda: Between(
+        lambda y: torch.cat([y, y[:, :1].expand(-1, 4, -1, -1)], 1), CHANNELS + 4
+    ),
+    "widened": lambda: Between(
+        lambda y: torch.cat([y, y.mean(1, keepdim=True) * torch.ones(1, 4, 1, 1)], 1), CHANNELS + 4
+    ),
+    "uneven": Uneven,
     "branches": Branches,
     "rows": Rows,
 }

@@ -103,6 +103,13 @@ def test_the_slower_form_is_never_chosen(question, monkeypatch):
     assert not found.tensors and found.forms["chosen"] == found.forms["float"]
 
 
+def test_the_float_network_is_not_equalised_for_nothing(question, monkeypatch):
+    asked, times = question(carry="auto"), {"integer": 2.0, "float": 1.0}
+    answered(asked, monkeypatch, lambda names: 0.0, times)
+    plain = in_float(asked.space)
+    assert all(map(torch.equal, asked.teacher.parameters(), plain.parameters()))
+
+
 SETTINGS = {
     "quantize.steps": 6,
     "quantize.crops": 4,
