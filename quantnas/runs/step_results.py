@@ -133,6 +133,7 @@ class Verification(TypedDict):
     share_different: float
     convolutions: int
     integer_convolutions: int
+    slower: NotRequired[dict[str, str]]
     sensitivity: NotRequired[float | None]
     unoptimised: NotRequired[Unoptimised | None]
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN, USUAL = Precision(8, 8), ExportConfig()
 
 
-def written(space, low, folder, bits=PLAIN, carried=None):
+def written(space, low, folder, bits=PLAIN, carried=None, form=USUAL):
     """(file, frozen network) at these bits; carried: None = all tensors that can be."""
     found, names = onnx_survey.genotype(space), imported_onnx.carried(space)
     names = names if carried is None else carried
@@ -36,7 +36,7 @@ def written(space, low, folder, bits=PLAIN, carried=None):
     post_training.correct_biases(net, teacher, low)
     frozen, path = post_training.freeze(net), folder / "out.onnx"
     totals = cost.network_cost(space, found, precision)
-    graph_surgery.to_onnx(frozen, totals, space, path, USUAL)
+    graph_surgery.to_onnx(frozen, totals, space, path, form)
     return path, frozen
 
 
@@ -53,7 +53,7 @@ def operators(path):
 def test_every_convolution_is_one_in_integers(kind, tmp_path, pixels):
     path, net = written(space_of(kind, tmp_path), pixels(4, 24, 20), tmp_path)
     found = verified(path, net)
-    assert found.integer_convolutions == found.convolutions
+    assert found.integer_convolutions == found.convolutions and not found.slower
     kinds = operators(path)
     assert kinds["QLinearConv"] == found.convolutions and not kinds["ConvInteger"]
 
@@ -85,6 +85,13 @@ def test_what_stands_between_them_is_in_integers(kind, tmp_path, pixels):
     assert not (FLOAT - {"Concat"} if kind == "branches" else FLOAT) & kinds.keys()
 
 
+@pytest.mark.parametrize("form", [ExportConfig(compat=True), ExportConfig(plain=True)])
+def test_other_forms_are_chains_too(form, tmp_path, pixels):
+    space, low = space_of("attention", tmp_path), pixels(4, 24, 20)
+    found = verified(*written(space, low, tmp_path, Precision(2, 8), form=form))
+    assert found.integer_convolutions == found.convolutions and not found.slower
+
+
 def test_a_clip_is_in_the_file_where_no_grid_replaces_it(tmp_path, pixels):
     space = space_of("relu6", tmp_path)
     for bits in (Precision(8, 8), Precision(4, 4)):
@@ -99,7 +106,9 @@ def test_some_tensors_may_stay_in_float(tmp_path, pixels):
         found = verified(path, net)
         assert found.integer_convolutions == found.convolutions
     path, net = written(space, pixels(4, 24, 20), tmp_path, carried=())
-    assert operators(path)["ConvInteger"] == verified(path, net).convolutions
+    found = verified(path, net)
+    assert operators(path)["ConvInteger"] == found.convolutions == len(found.slower)
+    assert found.slower["tail"] == "its output is in float, for DepthToSpace"
 
 
 def test_names_of_input_and_output_and_of_layers_stay(tmp_path, pixels):
