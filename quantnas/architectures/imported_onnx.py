@@ -68,6 +68,7 @@ class ImportedNetwork(nn.Module):
             _leave_margin(edge)
             self.inner.add_module(slot.name, edge)
             if slot.up > 1:
+                _set_inset(edge, slot)
                 _shuffled(self.inner, node, slot.up)
         for slot in slots:
             if slot.kernel:
@@ -367,6 +368,13 @@ def _tie(first: nn.Module, other: nn.Module) -> None:
         for grid in (source.input_quantizer, conv.input_quantizer):
             if grid is not None:
                 grid.octaves = None
+
+
+def _set_inset(edge: nn.Module, slot: Slot) -> None:
+    """Let a transposed convolution cut off what that of the file does."""
+    for conv in edge.modules():
+        if isinstance(conv, Conv2d) and slot.form is not None:
+            conv.inset = slot.form.pads[0]
 
 
 def _shuffled(network: fx.GraphModule, node: fx.Node, side: int) -> None:

@@ -89,8 +89,9 @@ def kernel_shape(row: Layer, scale: int) -> Shape:
     """
     if not row.op.startswith("transposed"):
         return row.shape
-    factor = re.search(r"_up(\d+)$", row.op)
-    a, b, c, d = subpixel(torch.empty(row.shape), int(factor[1]) if factor else scale).shape
+    factor, pad = (re.search(rf"_{part}(\d+)", row.op) for part in ("up", "pad"))
+    up, inset = int(factor[1]) if factor else scale, int(pad[1]) if pad else None
+    a, b, c, d = subpixel(torch.empty(row.shape), up, inset).shape
     return a, b, c, d
 
 

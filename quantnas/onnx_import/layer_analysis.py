@@ -26,6 +26,7 @@ from quantnas.config.search_space import (
     outputs,
 )
 from quantnas.errors import DataError
+from quantnas.nn.convolutions import inset_of
 from quantnas.nn.tracing import CALL, watch
 
 from . import carried_tensors, layer_roles
@@ -190,6 +191,7 @@ def _slot(
         dilation, stride = module.dilation, module.stride
         form = Form(kernel, module.groups, (stride[0], stride[1]), pads, (dilation[0], dilation[1]))
     else:
+        form = Form(kernel, pads=(module.padding[0], module.padding[1]))
         c_out, place = c_out * up**2, node.all_input_nodes[0].name
     positions = _positions([each[place] for each in shapes], sizes)
     return Slot(str(node.target), c_in, c_in, c_out, (_title(form, up or 1),), FLOAT,
@@ -201,7 +203,10 @@ def _title(form: Form, up: int) -> str:
     name = f"{'transposed' if up > 1 else 'conv'}{form.kernel[0]}x{form.kernel[1]}"
     name += f"_groups{form.groups}" if form.groups > 1 else ""
     name += f"_dilation{form.dilation[0]}" if form.dilation != (1, 1) else ""
-    return name + (f"_up{up}" if up > 1 else "")
+    if up == 1:
+        return name
+    usual = form.pads[0] == inset_of(form.kernel[0], up)
+    return f"{name}_up{up}" + ("" if usual else f"_pad{form.pads[0]}")
 
 
 def _up(module: Any) -> int | None:
@@ -210,10 +215,9 @@ def _up(module: Any) -> int | None:
         return None
     pads: Any = module.padding
     up, side = module.stride[0], module.kernel_size[0]
-    inset = (side - up + 1) // 2
     same = module.stride, module.kernel_size, pads, module.output_padding
     square = all(one == other for one, other in same)
-    fits = pads[0] == inset and module.output_padding[0] == up + 2 * inset - side
+    fits = 0 <= module.output_padding[0] == up + 2 * pads[0] - side
     plain = module.groups == 1 and module.dilation == (1, 1)
     return up if square and fits and plain and up > 1 else None
 

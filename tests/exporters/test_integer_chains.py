@@ -5,7 +5,9 @@ import collections
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from torch import nn
 
 from quantnas.architectures import cost, imported_onnx, network, onnx_survey, registry
 from quantnas.config import genotype
@@ -14,7 +16,7 @@ from quantnas.config.search_space import Precision
 from quantnas.exporters import graph_surgery, node_forms, verification
 from quantnas.onnx_import.onnx_session import open_session
 from quantnas.quantization import equalisation, post_training
-from tests.onnx_import.chain_networks import KINDS, in_float, space_of
+from tests.onnx_import.chain_networks import KINDS, file_of, in_float, space_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -90,6 +92,23 @@ def test_other_forms_are_chains_too(form, tmp_path, pixels):
     space, low = space_of("attention", tmp_path), pixels(4, 24, 20)
     found = verified(*written(space, low, tmp_path, Precision(2, 8), form=form))
     assert found.integer_convolutions == found.convolutions and not found.slower
+
+
+@pytest.mark.parametrize(("side", "padding", "more"), [(9, 4, 1), (4, 1, 0), (6, 2, 0), (5, 2, 1)])
+def test_transposed_convolutions_of_any_padding_are_in_integers(
+    side, padding, more, tmp_path, pixels
+):
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(8, 3, side, 2, padding, more)
+    )
+    space = file_of(net, tmp_path / "up.onnx")
+    assert registry.slots(space)[1].up == 2
+    path, frozen = written(space, pixels(4, 24, 20), tmp_path)
+    low = pixels(1, 15, 22)
+    with torch.no_grad():
+        torch.testing.assert_close(in_float(space)(low), net(low), rtol=0, atol=1e-5)
+    found = verified(path, frozen)
+    assert found.integer_convolutions == found.convolutions == 2 and not found.slower
 
 
 def test_a_clip_is_in_the_file_where_no_grid_replaces_it(tmp_path, pixels):

@@ -143,12 +143,16 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
 
 def space_of(kind: str, folder: Path, skip: bool = True) -> SearchSpace:
     """Write the file of a stack of blocks, always the same, and return its space."""
-    path = folder / f"{kind}.onnx"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = Stack(KINDS[kind], skip).eval()
+        net = Stack(KINDS[kind], skip)
+    return file_of(net, folder / f"{kind}.onnx")
+
+
+def file_of(net: nn.Module, path: Path) -> SearchSpace:
+    """Write the file of a network that enlarges x2, and return its space."""
     torch.onnx.export(
-        net, (torch.rand(1, 3, 24, 20),), path, opset_version=17, dynamo=False,
+        net.eval(), (torch.rand(1, 3, 24, 20),), path, opset_version=17, dynamo=False,
         input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "n", 2: "h", 3: "w"}},
     )  # fmt: skip
     return SearchSpace("it", "onnx", 2, 0, 0, {}, source=str(path), pixels=Pixels())
