@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -30,6 +30,7 @@ from quantnas.exporters import onnx_export, verification
 from quantnas.quantization import post_training
 from quantnas.runs import models
 
+T = TypeVar("T")
 WIDTHS = ((8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4), (2, 2))
 FORMS = {
     "": ExportConfig(),
@@ -103,13 +104,13 @@ def main() -> None:
         )
 
 
-def finished(steps: Generator[Any, None, latency.Result]) -> latency.Result:
+def finished(steps: Generator[Any, None, T]) -> T:
     """What a generator returns at its end."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            found: latency.Result = end.value
+            found: T = end.value
             return found
 
 

@@ -38,22 +38,39 @@ METHODS = {
 
 
 class Reader(CalibrationDataReader):
-    """Low-resolution crops of 64x64 from the middle of photographs, one after the other."""
+    """Low-resolution crops of 64x64 from the middle of photographs, one after the other.
 
-    def __init__(self, folder: Path, scale: int, count: int) -> None:
+    entry: name of the file's input.
+    """
+
+    def __init__(self, folder: Path, scale: int, count: int, entry: str = "lr") -> None:
+        self.entry = entry
         paths = image_files.find(folder)
         chosen = paths[:: max(1, len(paths) // count)][:count]
         self.crops = iter([self._crop(path, scale) for path in chosen])
 
-    @staticmethod
-    def _crop(path: Path, scale: int) -> dict[str, Any]:
+    def _crop(self, path: Path, scale: int) -> dict[str, Any]:
         whole = bicubic.crop_to_multiple(image_files.read(path), scale)
         low = bicubic.downscale(whole, scale)
         y, x = ((side - 64) // 2 for side in low.shape[:2])
-        return {"lr": patches.to_tensor(low[None, y : y + 64, x : x + 64]).numpy()}
+        return {self.entry: patches.to_tensor(low[None, y : y + 64, x : x + 64]).numpy()}
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self.crops, None)
+
+
+def quantize(ready: Path, target: Path, reader: Reader, method: CalibrationMethod) -> None:
+    """Write the static quantization of a file that was prepared by `quant_pre_process`."""
+    quantize_static(
+        str(ready),
+        str(target),
+        reader,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=method,
+    )
 
 
 def row(name: str, path: Path, minutes: float, args: argparse.Namespace) -> str:
@@ -89,16 +106,7 @@ def main() -> None:
         quant_pre_process(str(args.file), str(ready))
         for name, method in METHODS.items():
             target, began = Path(folder) / f"{method.name}.onnx", time.monotonic()
-            quantize_static(
-                str(ready),
-                str(target),
-                Reader(args.calib, args.scale, args.crops),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=method,
-            )
+            quantize(ready, target, Reader(args.calib, args.scale, args.crops), method)
             print(row(name, target, (time.monotonic() - began) / 60, args), flush=True)
 
 

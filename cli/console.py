@@ -247,6 +247,10 @@ def below_bicubic(warning: str, psnr: float, bicubic: float, full: float | None)
         yield f"warning: {warning}; {ADVICE[full is not None and full < bicubic]}"
 
 
+FEW = 3
+"""Number of layers that a note names."""
+
+
 def export_lines(result: dict[str, Any]) -> Iterator[str]:
     """The exported file in a line, and a warning about a network sensitive to rounding."""
     cost, found = result["cost"], result["verification"]
@@ -256,6 +260,14 @@ def export_lines(result: dict[str, Any]) -> Iterator[str]:
         f"{bitops / 1e9:.2f} GBitOps at {space}; {found['integer_convolutions']} of "
         f"{found['convolutions']} convolutions in integers, {_away(found)}"
     )
+    slower = found.get("slower") or {}
+    if slower:
+        named = ", ".join(f"{name} ({reason})" for name, reason in [*slower.items()][:FEW])
+        more = f" and {len(slower) - FEW} more" if len(slower) > FEW else ""
+        yield (
+            f"note: {len(slower)} convolutions are no QLinearConv, which would be faster: "
+            f"{named}{more}"
+        )
     if found.get("sensitivity") is not None:
         yield (
             "warning: this deep network is sensitive to rounding: file and torch differ by "

@@ -30,6 +30,8 @@ def tell(target: "Run") -> None:
         console.say("note: retraining came no closer, so the network before it is kept", target)
     if result.get("kept_bits"):
         console.say(f"bits: {result['kept_bits']}", target)
+    if result.get("carried"):
+        console.say(f"carried: {result['carried']}", target)
     if "reached" in result:
         console.say(_costs(result["reached"]), target)
     if result.get("in_float"):

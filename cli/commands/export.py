@@ -42,6 +42,14 @@ def export(
         bool | None,
         typer.Option(help="Take and give pixels from 0 to 255.", show_default="no-uint8-io"),
     ] = None,
+    plain: Annotated[
+        bool | None,
+        typer.Option(
+            help="Write every convolution as its layer is, and not in the form that ONNX Runtime "
+            "runs quickest.",
+            show_default="no-plain",
+        ),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +77,7 @@ def export(
         "format": _format(format, float_),
         "compat": compat,
         "uint8_io": uint8_io,
+        "plain": plain,
         "size": size,
     }
     flags = {f"export.{key}": value for key, value in form.items()}

@@ -103,6 +103,23 @@ Calib = Annotated[
         show_default="those of the run, or the bundled ones",
     ),
 ]
+Carry = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORM",
+        help="How the tensors of a third-party network are carried between its convolutions: "
+        "integer (8 bits everywhere: fastest), float (as slow as before, least loss) or auto: 8 "
+        "bits, but float where the rounding costs much for the time that it saves.",
+        show_default=f"that of RUN, else {QuantizeConfig.carry}",
+    ),
+]
+CarryDrop = Annotated[
+    float | None,
+    typer.Option(
+        help="Loss against --carry float, dB, that --carry auto accepts.",
+        show_default=f"that of RUN, else {QuantizeConfig.carry_drop:g}",
+    ),
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
@@ -152,6 +169,8 @@ def quantize(
     steps: Steps = None,
     minutes: Minutes = None,
     calib: Calib = None,
+    carry: Carry = None,
+    carry_drop: CarryDrop = None,
     max_drop: MaxDrop = None,
     out: Out = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file of -o.")] = False,
@@ -197,6 +216,8 @@ def quantize(
         "quantize.steps": steps,
         "quantize.minutes": minutes,
         "quantize.calib": calib,
+        "quantize.carry": carry,
+        "quantize.carry_drop": carry_drop,
         "quantize.max_drop": max_drop,
         "space": space,
         "scale": scale,

@@ -283,6 +283,7 @@ def export(
     format: str | None = None,
     compat: bool | None = None,
     uint8_io: bool | None = None,
+    plain: bool | None = None,
     size: str | None = None,
     output: Place = "runs",
     name: str | None = None,
@@ -301,6 +302,8 @@ def export(
         compat: Whether weights below 8 bits are stored as bytes and a table, for ONNX Runtime from
             1.16 on.
         uint8_io: Whether pixels go from 0 to 255 in and out.
+        plain: Whether every convolution is written as its layer is, and not in the form that ONNX
+            Runtime runs quickest.
         size: Low-resolution "HEIGHTxWIDTH", for a file that takes images of that size only.
         output: Folder in which the run folder `export/<name>` is made.
         name: Name of the run folder, which must be new; by default a free one is chosen.
@@ -326,6 +329,7 @@ def export(
         "export.format": extra_formats.named_format(format, file),
         "export.compat": compat,
         "export.uint8_io": uint8_io,
+        "export.plain": plain,
         "export.size": size,
     }
     has_form = any(value is not None for value in form.values())

@@ -1,10 +1,12 @@
 """A third-party network in an ONNX file as a macro-architecture: its convolutions are the edges.
 
-Everything else in the file stays as it was imported, in float, and every convolution rounds its
-own input. So an imported network is a search space with one architecture. Its weights come with it.
+Everything else in the file stays as it was imported. Tensors between convolutions lie on grids of 8
+bits or are in float, as the layer factory says, and a convolution rounds what it reads in float. So
+an imported network is a search space with one architecture. Its weights come with it.
 """
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +21,10 @@ from quantnas.config.search_space import FloatLayer, Pixels, SearchSpace, Slot
 from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.layer_factory import LayerFactory
-from quantnas.nn.quantizers import ActQuantizer, round_ste
-from quantnas.nn.tracing import CALL
+from quantnas.nn.quantizers import ActQuantizer, FloatTensor, round_ste
+from quantnas.nn.tracing import CALL, RELUS
 from quantnas.onnx_import import (
+    carried_tensors,
     file_reader,
     importer,
     layer_analysis,
@@ -54,15 +57,19 @@ class ImportedNetwork(nn.Module):
         self.inner = copy.deepcopy(read(space.source).network)
         positive = layer_roles.positive(self.inner)
         slots, edges = imported_slots(space), dict[str, Any]()
+        self.grids = _add_grids(self.inner, [slot.name for slot in slots], factory, space.pixels)
         for slot in slots:
             node = _node(self.inner, slot.name)
             source = _source(self.inner, node, factory, space.pixels, positive)
             edge = edges[slot.name] = factory.edge(slot, source)
             _inherit(edge, self.inner.get_submodule(slot.name))
+            if self.grids and not _is_behind_layer(self.inner, node):
+                _of_one_step(edge, carried_tensors.ceiling(node.args[0]))  # type: ignore[arg-type]
             _leave_margin(edge)
             self.inner.add_module(slot.name, edge)
             if slot.up > 1:
-                _shuffled(node, slot.up)
+                _set_inset(edge, slot)
+                _shuffled(self.inner, node, slot.up)
         for slot in slots:
             if slot.kernel:
                 _tie(edges[slot.kernel], edges[slot.name])
@@ -132,6 +139,18 @@ def imported_slots(space: SearchSpace) -> tuple[Slot, ...]:
     return slots
 
 
+def carried(space: SearchSpace) -> tuple[str, ...]:
+    """Names of the tensors of the file that can be carried in 8 bits between its convolutions."""
+    layers = [slot.name for slot in imported_slots(space)]
+    return tuple(t.name for t in carried_tensors.carried(read(space.source).network, layers))
+
+
+def carried_costs(space: SearchSpace) -> dict[str, float]:
+    """Tensor of the file that can be carried in 8 bits -> its cost in float, in milliseconds."""
+    layers = [slot.name for slot in imported_slots(space)]
+    return layer_analysis.carried_costs(read(space.source), space.pixels, layers)
+
+
 def float_layers(space: SearchSpace) -> tuple[FloatLayer, ...]:
     """Layers that stay in float and have a cost: matrices, products, normalisation."""
     return _analysed(space.source, space.pixels)[1]
@@ -167,6 +186,64 @@ def places(network: ImportedNetwork) -> dict[str, Place]:
     return {str(n.target): Place(n.meta[MADE], n.meta[TENSOR], n.meta.get(RANK)) for n in layers}
 
 
+def grids(network: ImportedNetwork) -> dict[str, ActQuantizer]:
+    """Tensor of the file -> the grid that it lies on, moved tensors included."""
+    graph = network.inner.graph
+    tensors = {n: n.meta[TENSOR] for n in graph.nodes if n.meta.get(TENSOR) and RANK not in n.meta}
+    found = dict(network.grids)
+    for node, name in tensors.items():
+        grid = grid_of(network.inner, node) if carried_tensors.is_move(node) else None
+        if grid is not None:
+            found.setdefault(name, grid)
+    return found
+
+
+def readers(network: ImportedNetwork) -> dict[str, ActQuantizer]:
+    """Name of each convolution -> the only grid that reads its output, perhaps behind a ReLU."""
+    return {conv.name: grid for conv, _, grid in _read_by_grids(network)}
+
+
+def absorbed(network: ImportedNetwork) -> set[str]:
+    """Tensors of the file that a ReLU or a Clip makes, which the grid behind it does by itself."""
+    nodes = network.inner.graph.nodes
+    ends = {last.name for _, last, _ in _read_by_grids(network) if last.op != CALL}
+    return {n.meta[TENSOR] for n in nodes if n.name in ends and n.meta.get(TENSOR)}
+
+
+def _read_by_grids(
+    network: ImportedNetwork,
+) -> Iterator[tuple[QuantConv2d, fx.Node, ActQuantizer]]:
+    """Convolutions that one grid alone reads, with the last node before the grid."""
+    for node in network.inner.graph.nodes:
+        conv = _called(network.inner, node)
+        limit = next(iter(node.users), node)
+        last = limit if len(node.users) == 1 and carried_tensors.is_limit(limit) else node
+        grid = _only_grid(network.inner, last)
+        if not isinstance(conv, QuantConv2d) or grid is None:
+            continue
+        is_cut = carried_tensors.ceiling(last) is not None and grid.ceiling is None
+        if last is node or not (grid.zero_point or is_cut):
+            yield conv, last, grid
+
+
+def _only_grid(network: fx.GraphModule, node: fx.Node) -> ActQuantizer | None:
+    """The only quantizer that reads a node's output, perhaps that of a convolution's input."""
+    if len(node.users) != 1:
+        return None
+    module = _called(network, next(iter(node.users)))
+    grid = getattr(module, "input_quantizer", module)
+    return grid if isinstance(grid, ActQuantizer) else None
+
+
+def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls, for an edge its convolution; None where it calls none."""
+    if node.op != CALL:
+        return None
+    module = network.get_submodule(str(node.target))
+    convs = [m for m in module.modules() if isinstance(m, Conv2d)]
+    return convs[0] if convs else module
+
+
 def learned(network: ImportedNetwork) -> dict[str, Tensor]:
     """Name of a tensor in the file -> the parameter that was made from it and may have learned.
 
@@ -182,6 +259,60 @@ def _node(network: fx.GraphModule, name: str) -> fx.Node:
     return node
 
 
+def _add_grids(
+    network: fx.GraphModule, layers: Sequence[str], factory: LayerFactory, pixels: Pixels
+) -> dict[str, ActQuantizer]:
+    """Put a grid behind every tensor that the factory carries in 8 bits; file's name -> grid."""
+    grids = {}
+    for tensor in carried_tensors.carried(network, layers):
+        step = pixels.output_peak / pixel_conversion.WHITE if tensor.pixels else None
+        grid = factory.carried(tensor.name, tensor.signed and not tensor.pixels, step)
+        if isinstance(grid, FloatTensor):
+            continue
+        grids[tensor.name], grid.ceiling = grid, tensor.ceiling
+        name = _unused_name(network, f"{tensor.node.name}_grid")
+        network.add_module(name, grid)
+        with network.graph.inserting_after(tensor.node):
+            node = network.graph.call_module(name, (tensor.node,))
+        tensor.node.replace_all_uses_with(node, lambda user, own=node: user is not own)  # type: ignore[misc]
+        _leave_margin(grid)
+    return grids
+
+
+def _unused_name(network: nn.Module, name: str) -> str:
+    while hasattr(network, name):
+        name = f"{name}_"
+    return name
+
+
+def grid_of(network: fx.GraphModule, node: fx.Node) -> ActQuantizer | None:
+    """The grid that a tensor lies on, perhaps moved; None for a tensor in float."""
+    while carried_tensors.is_move(node):
+        node = node.all_input_nodes[0]
+    module = network.get_submodule(str(node.target)) if node.op == CALL else None
+    return module if isinstance(module, ActQuantizer) else None
+
+
+def _is_behind_layer(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a convolution alone reads what another made, perhaps with a ReLU."""
+    maker: Any = node.args[0]
+    if maker.target in RELUS:
+        if len(maker.users) != 1:
+            return False
+        (maker,) = maker.all_input_nodes
+    if maker.op != CALL or len(maker.users) != 1:
+        return False
+    conv = _called(network, maker)
+    return isinstance(conv, Conv2d) and conv.up == 1
+
+
+def _of_one_step(edge: nn.Module, ceiling: float | None) -> None:
+    """Let all channels of a convolution's input have one step, for values up to `ceiling`."""
+    for module in edge.modules():
+        if isinstance(module, ActQuantizer):
+            module.octaves, module.ceiling = None, ceiling
+
+
 def _source(
     network: fx.GraphModule,
     node: fx.Node,
@@ -191,15 +322,16 @@ def _source(
 ) -> ActQuantizer:
     """Return the grid that a convolution's input lies on.
 
-    The input of the network lies on the grid of pixels; every other tensor is carried in float.
+    The input of the network lies on the grid of pixels, a carried tensor on its own.
     """
     x: Any = node.args[0]
+    carrier = grid_of(network, x)
+    if carrier is not None:
+        return carrier
     if x.op != "placeholder":
         return factory.free(signed=x not in positive)
     grid = factory.tensor(step=pixels.input_peak / pixel_conversion.WHITE)
-    name = f"{node.target}_pixels"
-    while hasattr(network, name):
-        name = f"{name}_"
+    name = _unused_name(network, f"{node.target}_pixels")
     network.add_module(name, grid)
     with network.graph.inserting_before(node):
         node.args = (network.graph.call_module(name, (x,)),)
@@ -238,8 +370,20 @@ def _tie(first: nn.Module, other: nn.Module) -> None:
                 grid.octaves = None
 
 
-def _shuffled(node: fx.Node, side: int) -> None:
-    """Put a pixel shuffle behind a node that computes a transposed convolution as channels."""
+def _set_inset(edge: nn.Module, slot: Slot) -> None:
+    """Let a transposed convolution cut off what that of the file does."""
+    for conv in edge.modules():
+        if isinstance(conv, Conv2d) and slot.form is not None:
+            conv.inset = slot.form.pads[0]
+
+
+def _shuffled(network: fx.GraphModule, node: fx.Node, side: int) -> None:
+    """Put a pixel shuffle behind a node that computes a transposed convolution as channels.
+
+    When the node's output lies on a grid, that comes before.
+    """
+    (reader,) = node.users if len(node.users) == 1 else (node,)
+    node = node if grid_of(network, reader) is None else reader
     with node.graph.inserting_after(node):
         shuffle = node.graph.call_function(F.pixel_shuffle, (node, side))
     node.replace_all_uses_with(shuffle, lambda user: user is not shuffle)

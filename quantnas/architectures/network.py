@@ -4,7 +4,7 @@ It is in float or rounded. Here are also its convolutions by name, its checkpoin
 fitting of its grids.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -35,8 +35,13 @@ SPACE_KEY = "space"
 class NetworkFactory:
     """Fills a skeleton with decided convolutions (`layer_factory.LayerFactory`)."""
 
-    def __init__(self, genotype: Genotype, precision: Mapping[str, Precision] | None) -> None:
-        self.genotype, self.precision = genotype, precision
+    def __init__(
+        self,
+        genotype: Genotype,
+        precision: Mapping[str, Precision] | None,
+        carried: Collection[str] = (),
+    ) -> None:
+        self.genotype, self.precision, self.names = genotype, precision, carried
 
     def edge(self, slot: Slot, source: ActQuantizer) -> nn.Module:
         conv: operations.Conv = Conv2d
@@ -60,20 +65,27 @@ class NetworkFactory:
     def free(self, signed: bool = False) -> ActQuantizer:
         return FloatTensor(32, signed)
 
+    def carried(self, name: str, signed: bool = False, step: float | None = None) -> ActQuantizer:
+        return self.tensor(signed, step) if name in self.names else self.free(signed)
+
     def residual(self, channels: int) -> nn.Module:
         return PlainSum()
 
 
 def build(
-    space: SearchSpace, genotype: Genotype, precision: Mapping[str, Precision] | None
+    space: SearchSpace,
+    genotype: Genotype,
+    precision: Mapping[str, Precision] | None,
+    carried: Collection[str] = (),
 ) -> nn.Module:
     """Build the network of a genotype: (N, 3, H, W) -> (N, 3, scale*H, scale*W), both in [0, 1].
 
-    precision: slot name -> bit widths; None = in float. Raises UsageError when the genotype does
-    not fit the space.
+    precision: slot name -> bit widths; None = in float. carried: names of an imported network's
+    tensors that lie on grids of 8 bits between its convolutions. Raises UsageError when the
+    genotype does not fit the space.
     """
     check(genotype, registry.slots(space), space.name)
-    return registry.build(space, NetworkFactory(genotype, precision))
+    return registry.build(space, NetworkFactory(genotype, precision, carried))
 
 
 def convolutions(network: nn.Module) -> dict[str, Conv2d]:

@@ -174,6 +174,10 @@ class QuantizeConfig:
     networks it is scaled in proportion to their error."""
     crops: int = 32
     """Crops of the calibration set, for saliency, grids and least squares."""
+    range_photos: int = 100
+    """Photographs whose largest values the 8-bit grids of activations cover: of the calibration
+    set, bundled and drawn ones. 0 = none; the grids then have the least squared error on the
+    crops, and cut rare large values."""
     calib: str | None = None
     """Folder of photographs to calibrate and retrain on; none = those of the run."""
     reduce: bool = True
@@ -200,6 +204,12 @@ class QuantizeConfig:
     average_bits: float | None = None
     """Mean bits per weight, between first and last convolution, within which bit widths are chosen,
     as for `target_bitops`."""
+    carry: Literal["auto", "integer", "float"] = "auto"
+    """How an imported network's tensors are carried between its convolutions: all in 8 bits
+    (`integer`), in `float`, or in 8 bits but for those whose rounding costs much (`auto`)."""
+    carry_drop: float = 0.05
+    """Loss of PSNR, against the form in which all tensors are carried in float, that `auto` accepts
+    for carrying them in 8 bits, dB."""
     max_drop: float | None = None
     """Largest loss of PSNR against the float network that is accepted on any set of photographs,
     dB. Where bicubic beats the float network, it is what an error as large as that against the
@@ -207,7 +217,8 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         require(self, 1, "batch", "patch", "crops")
-        require(self, 0, "steps", "rate", "hold", "blocks", "block_steps")
+        least_0 = ("steps", "rate", "hold", "blocks", "block_steps", "carry_drop", "range_photos")
+        require(self, 0, *least_0)
         require_paths(self, "calib")
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
@@ -252,6 +263,9 @@ class ExportConfig:
     uint8_io: bool = False
     """Whether the file takes and gives pixels as uint8 from 0 to 255, (N, 3, H, W), rounded and
     clipped in the file."""
+    plain: bool = False
+    """Whether every convolution is written as its layer is, and not in the form that ONNX Runtime
+    runs quickest."""
     size: str = "any"
     """Low-resolution height x width, such as 180x320, to which the file is fixed, or `any`."""
 

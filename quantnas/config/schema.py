@@ -16,10 +16,14 @@ import yaml
 
 from quantnas.errors import DataError, UsageError
 
+from .files import readable
+
 T = TypeVar("T")
 UNKNOWN = "unexpected_keyword_argument"
 MOST = 1_000_000
-"""Number of values that a YAML text may hold."""
+"""Number of keys and values that a YAML text may hold."""
+PLAIN = (str, int, float, type(None))
+"""Types of the keys and of the single values of a YAML text, as JSON has them."""
 _SHORT = reprlib.Repr()  # of a value in a message, whatever a file makes it
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200
 
@@ -48,12 +52,15 @@ def parse_yaml(text: str, source: str, remedy: str) -> Any:
     except Exception as error:  # beside its own errors yaml raises those of int, date and others
         reason = " ".join(str(error).split()).rstrip(".")[:300]
         raise UsageError(f"{source} is not valid YAML: {reason}.", remedy) from error
-    _require_few(data, source)
+    _require_plain(data, source)
     return data
 
 
-def _require_few(data: Any, source: str) -> None:
-    """Raise UsageError for data that contain themselves or, by references, very many values."""
+def _require_plain(data: Any, source: str) -> None:
+    """Raise UsageError for data that JSON cannot hold, such as dates, or that are endless.
+
+    Data are endless that contain themselves or, by references, very many values.
+    """
     left, count = [data], 0
     while left:
         value, count = left.pop(), count + 1
@@ -63,9 +70,15 @@ def _require_few(data: Any, source: str) -> None:
                 "Write it without references (`&` and `*`).",
             )
         if isinstance(value, dict):
-            left += value.values()
+            left += [*value, *value.values()]
         elif isinstance(value, list):
             left += value
+        elif not isinstance(value, PLAIN):
+            kind = type(value).__name__
+            raise UsageError(
+                f"{source} holds {_SHORT.repr(value)}, a value of the kind '{kind}'.",
+                "Put text into quotation marks.",
+            )
 
 
 def check(kind: Any, data: Any, source: str, partial: bool = False) -> None:
@@ -122,6 +135,8 @@ def parse(cls: type[T], data: dict[str, Any], source: str) -> T:
     except ValidationError as error:
         problems = sorted(error.errors(), key=lambda p: p["type"] != UNKNOWN)  # unknown keys first
         raise _explained(cls, problems[0], source) from error
+    except UnicodeEncodeError as error:  # instead of a reason in which text is not UTF-8
+        raise _refused(readable(error.object), source) from error
 
 
 def _explained(cls: type, problem: Any, source: str) -> UsageError:
@@ -138,14 +153,18 @@ def _explained(cls: type, problem: Any, source: str) -> UsageError:
     if problem["type"] in ("missing", "missing_argument"):
         return UsageError(f"{source}: the key '{path}' is missing.", "Add it.")
     reason = problem["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
-    if problem["type"] == "value_error":  # raised by a dataclass in __post_init__
-        place = f"'{path}': " if path else ""
-        cause, *must = re.split(r"[,;] (?=it must|one is)", reason.rstrip("."), maxsplit=1)
-        remedy = must[0] if must else "change that"
-        return UsageError(f"{source}: {place}{cause}.", f"{remedy[0].upper()}{remedy[1:]}.")
+    if problem["type"] == "value_error":
+        return _refused(reason, f"{source}: '{path}'" if path else source)
     return UsageError(
         f"{source}: '{path}' cannot be {_SHORT.repr(problem['input'])}.", f"{reason.rstrip('.')}."
     )
+
+
+def _refused(reason: str, place: str) -> UsageError:
+    """The UsageError for the reason that a dataclass gave in `__post_init__`."""
+    cause, *must = re.split(r"[,;] (?=it must|one is)", reason.rstrip("."), maxsplit=1)
+    remedy = must[0] if must else "change that"
+    return UsageError(f"{place}: {cause}.", f"{remedy[0].upper()}{remedy[1:]}.")
 
 
 def _nested(cls: Any, parents: Sequence[str | int]) -> Any:

@@ -30,7 +30,10 @@ def require_paths(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         for path in (value,) if isinstance(value, str) else value or ():
-            parts = os.fsencode(path).split(b"/")
+            try:
+                parts = os.fsencode(path).split(b"/")
+            except UnicodeEncodeError as error:
+                raise ValueError(f"`{name}` is no path of a file; it must be UTF-8") from error
             if "\0" in path or max(map(len, parts)) > LONGEST or len(path) > LONGEST_PATH:
                 raise ValueError(f"`{name}` is no path of a file; it must be shorter")
 

@@ -63,6 +63,7 @@ CASES = (
     *(Case(f"{bits}-bit file", bits) for bits in WIDTHS),
     *(Case(f"{bits}-bit --compat", bits, ExportConfig(compat=True)) for bits in WIDTHS[1:]),
     Case("8-bit --uint8-io", 8, ExportConfig(uint8_io=True)),
+    Case("8-bit --plain", 8, ExportConfig(plain=True)),
     Case("8-bit --size", 8, ExportConfig(size=SIZE)),
     *(
         Case(f"--format {name}", 8, ExportConfig(format=name, size=SIZE))  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """The float reference of an exported integer file: the network that its speed is compared with.
 
-Its weights are the values that the file's integers stand for, and nothing is rounded. Where a grid
-that starts at 0 replaced a ReLU, the ReLU is restored if its input can be negative.
+Its weights are the values that the file's integers stand for, and nothing is rounded. Convolutions
+have the shapes of their layers, whatever form the file gives them. Where a grid that starts at 0
+replaced a ReLU, the ReLU is restored if its input can be negative.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from quantnas.errors import DataError
+from quantnas.exporters import plain_forms
 from quantnas.exporters.onnx_graph import OnnxGraph
 from quantnas.onnx_import import subgraphs
 
@@ -86,6 +88,7 @@ def make(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """
     if not any(node.op_type in ROUNDS for node in model.graph.node):
         return None
+    model = plain_forms.plain(model)
     constants, others = _fold_constants(model)
     reference = FloatReference(constants)
     for image in model.graph.input:

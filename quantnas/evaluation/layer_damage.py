@@ -22,6 +22,7 @@ from quantnas.architectures import cost, network, registry
 from quantnas.config import schema
 from quantnas.config.files import read_json, read_json_value, to_json, write_text
 from quantnas.config.search_space import Precision, SearchSpace
+from quantnas.config.validators import MOST as LARGEST
 from quantnas.data import photographs
 from quantnas.data.patches import to_tensor
 from quantnas.data.photographs import Photograph
@@ -102,9 +103,18 @@ def affordable_crops(run: Run, photos: Sequence[Photograph], side: int) -> Tenso
 
 
 def load(run: Run) -> Damages | None:
-    """The damages that `measure` wrote; None where there are none."""
+    """The damages that `measure` wrote; None where there are none.
+
+    Raises UsageError or DataError for a damaged file.
+    """
     path = run.folder / FILE
-    return schema.parse(Damages, read_json(path), str(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    damages = schema.parse(Damages, read_json(path), str(path))
+    for row in damages.slots:
+        if max(row.predicted or 0, row.measured, row.fitted) >= LARGEST:
+            raise DataError(f"{path} is damaged at '{row.slot}'.", "Take it from a copy.")
+    return damages
 
 
 def predictions(run: Run) -> dict[str, dict[Precision, float]]:

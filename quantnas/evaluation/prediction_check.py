@@ -114,7 +114,7 @@ def _blamed(run: Run, config: RunConfig) -> str:
 def _measured(run: Run, config: RunConfig) -> Sequence[Measured]:
     """The damage of every layer, on the grids of the finished network."""
     photos: tuple[Photograph, ...] = photographs_of(run, config).held_out
-    teacher, net = networks.checkpoint(run, "float")[1], networks.quantized(run)[1]
+    teacher, net = networks.teacher_of(run), networks.quantized(run)[1]
     return layer_damage.measure(run, photos, teacher, net, config.quantize.patch).slots
 
 

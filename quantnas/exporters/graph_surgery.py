@@ -1,11 +1,13 @@
 """Export of a rounded third-party network: its own ONNX file with integer convolutions in it.
 
-Only the nodes of rounded convolutions are replaced, by the integer form of `onnx_layers`. Every
-other node of the original file stays, and so do its names, its input and its output: the new file
-takes images of the same sizes and does everything else as before.
+The nodes of rounded convolutions are replaced by the integer forms of `onnx_layers`, and grids are
+put behind the tensors that are carried in 8 bits. Every other node of the original file stays, or
+has a faster form (`node_forms`), and so do its input and its output: the new file takes images of
+the same sizes and does everything else as before.
 """
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,13 @@ from quantnas.config.run_config import ExportConfig
 from quantnas.config.search_space import SearchSpace
 from quantnas.errors import UsageError
 from quantnas.nn.convolutions import QuantConv2d
-from quantnas.nn.quantizers import FloatTensor
+from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 from quantnas.onnx_import import file_forms, file_reader, subgraphs
 from quantnas.onnx_import.channel_order import CHANNELS_LAST, CHANNELS_SECOND, Step
 
-from . import onnx_metadata
+from . import convolution_forms, node_forms, onnx_metadata
 from .onnx_graph import CONVOLUTIONS, OnnxGraph, compact
-from .onnx_layers import OnnxValue, convolution, quantized
+from .onnx_layers import OnnxValue, Readers, convolution, quantized
 from .packed_weights import STORAGE
 
 FILE = "file:"
@@ -71,8 +73,10 @@ def to_onnx(
         )
     convs = {c.name: c for c in convolutions(network).values() if isinstance(c, QuantConv2d)}
     model, compat = _with_opset(space.source, [c.precision.weights for c in convs.values()], form)
-    _replace(model, network, convs, compat)
     _write_learned(model, network)
+    _replace(model, network, convs, compat)
+    if not form.plain:
+        model = convolution_forms.fast(model)
     onnx_metadata.write(model, cost, space.scale, path, space.pixels)
     note = None
     if compat and not form.compat:
@@ -134,57 +138,122 @@ def _replace(
     convs: Mapping[str, QuantConv2d],
     compat: bool,
 ) -> None:
-    """Replace the rounded convolutions of the model by integer ones, in place."""
+    """Replace the rounded convolutions of the model by integer ones, in place; add its grids."""
     nodes, places = list(model.graph.node), imported_onnx.places(network)
     makers = {name: node for node in nodes for name in node.output}
-    positions = {node.output[0]: k for k, node in enumerate(nodes)}
-    order = sorted(convs, key=lambda name: positions[places[name].output])
-    graph, parts = OnnxGraph(), {}
-    for name in order:  # in the order of the file: shared constants must come before all readers
-        before, place = len(graph.nodes), places[name]
-        _add_convolution(graph, makers[place.node_output], place, convs[name], compat)
-        parts[place.output] = (before, len(graph.nodes))
+    carried = imported_onnx.grids(network)
+    layers = {places[name].output: name for name in convs}
+    floats = {place.node_output: name for name, place in places.items() if name not in convs}
+    known = node_forms.facts(model)
+    writer = _Writer(
+        OnnxGraph(),
+        places,
+        carried,
+        imported_onnx.readers(network),
+        imported_onnx.absorbed(network),
+        known,
+        compat,
+    )
+    for node in nodes:  # in the order of the file: shared constants come before all readers
+        layer = next((layers[name] for name in node.output if name in layers), None)
+        if node.op_type in CONVOLUTIONS:
+            node.name = floats.get(node.output[0], "")
+        if layer is not None:
+            writer.add_convolution(makers[places[layer].node_output], convs[layer])
+        else:
+            writer.keep(node)
     taken = {*makers, *(name for node in nodes for name in node.input)}
-    outside = {name for name in _names(graph) if name.startswith(FILE)}
-    graph = compact(graph, outside, taken | {t.name for t in model.graph.initializer})
+    outside = {f"{FILE}{name}" for name in (_outer_names(model) if carried else taken)}
+    graph = compact(writer.graph, outside, taken | {t.name for t in model.graph.initializer})
     for node in graph.nodes:
         node.input[:] = [name.removeprefix(FILE) for name in node.input]
         node.output[:] = [name.removeprefix(FILE) for name in node.output]
-    floats = {place.node_output: name for name, place in places.items() if name not in convs}
-    new: list[onnx.NodeProto] = []
-    for node in nodes:
-        if node.op_type in CONVOLUTIONS:
-            node.name = floats.get(node.output[0], "")
-        part = parts.get(node.output[0])
-        new += [node] if part is None else graph.nodes[slice(*part)]
-    _keep_used(model, new, list(graph.tensors.values()))
+    _keep_used(model, graph.nodes, list(graph.tensors.values()))
 
 
-def _names(graph: OnnxGraph) -> set[str]:
-    return {name for node in graph.nodes for name in (*node.input, *node.output)}
-
-
-def _add_convolution(
-    graph: OnnxGraph,
-    node: onnx.NodeProto,
-    place: imported_onnx.Place,
-    conv: QuantConv2d,
-    compat: bool,
-) -> None:
-    """Add the integer form of a layer that has the same input as `node` of the file."""
-    rank, output = place.rank, place.output
-    x = OnnxValue(
-        _reshaped(graph, f"{FILE}{node.input[0]}", conv.name, CHANNELS_SECOND, rank), None
+def _outer_names(model: onnx.ModelProto) -> set[str]:
+    """Names that must stay: inputs, outputs, stored tensors, and what graphs inside nodes read."""
+    graph = model.graph
+    inside = {name for node in graph.node for name in subgraphs.inputs(node) - {*node.input}}
+    return inside.union(
+        *({v.name for v in vs} for vs in (graph.input, graph.output, graph.initializer))
     )
-    if not isinstance(conv.source, FloatTensor):
-        x = quantized(graph, x.name, f"{conv.name}.pixels", conv.source)
-    form = {a.name: helper.get_attribute_value(a) for a in node.attribute if rank is None}
-    convolution(graph, x, conv, {}, compat, form if conv.up == 1 else None)
-    if conv.up > 1:
-        channels = graph.nodes[-1].output[0]
-        graph.add("DepthToSpace", [channels], "", blocksize=conv.up, mode="CRD")
-    _reshaped(graph, graph.nodes[-1].output[0], f"{conv.name}.rows", CHANNELS_LAST, rank)
-    graph.nodes[-1].output[0] = f"{FILE}{output}"
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """A graph in which the rounded layers of a file and the grids of its tensors are written."""
+
+    graph: OnnxGraph
+    places: Mapping[str, imported_onnx.Place]
+    carried: Mapping[str, ActQuantizer]
+    """Tensor of the file -> the grid that it lies on."""
+    readers: Readers
+    absorbed: Collection[str]
+    """Tensors of the file that a grid computes from the input of their node."""
+    known: node_forms.Facts
+    compat: bool
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Absorbed tensor -> the tensor of the file that stands for it."""
+
+    def keep(self, node: onnx.NodeProto) -> None:
+        """Add a node of the file, with grids behind those of its outputs that lie on one."""
+        if self.carried and node.op_type == "Constant" and node.attribute[0].name == "value":
+            stored = _copy(node.attribute[0].t)
+            stored.name = f"{FILE}{node.output[0]}"
+            self.graph.tensors[stored.name] = stored
+            return
+        if node.output[0] in self.absorbed:
+            self.sources[node.output[0]] = node.input[0]
+            self._round(node.output[0])
+            return
+        for form in node_forms.faster(node, self.known) if self.carried else [node]:
+            copied = _copy(form)
+            if self.carried and node.op_type not in CONVOLUTIONS:
+                copied.name = ""  # so that many nodes stay small beside weights of few bits
+            copied.input[:] = [f"{FILE}{name}" if name else "" for name in form.input]
+            copied.output[:] = [self._raw(name) for name in form.output]
+            self.graph.nodes.append(copied)
+        for name in node.output:
+            self._round(name)
+
+    def _raw(self, name: str) -> str:
+        """Name of a tensor of the file before it is rounded."""
+        if name in self.sources:
+            return f"{FILE}{self.sources[name]}"
+        return f"{name}.raw" if name in self.carried else f"{FILE}{name}" if name else ""
+
+    def _round(self, name: str) -> None:
+        if name in self.carried:
+            quantized(self.graph, self._raw(name), f"{FILE}{name}", self.carried[name])
+
+    def add_convolution(self, node: onnx.NodeProto, conv: QuantConv2d) -> None:
+        """Add the integer form of a layer that has the same input as `node` of the file."""
+        graph, place = self.graph, self.places[conv.name]
+        rank, output = place.rank, place.output
+        source = node.input[0]
+        name = f"{FILE}{source if source in self.carried else self.sources.get(source, source)}"
+        x = OnnxValue(_reshaped(graph, name, conv.name, CHANNELS_SECOND, rank), None)
+        if not isinstance(conv.source, FloatTensor):
+            if self.carried.get(node.input[0]) is conv.source and rank is None:
+                x = OnnxValue(name, conv.source)
+            else:
+                x = quantized(graph, x.name, f"{conv.name}.source", conv.source)
+        form = {a.name: helper.get_attribute_value(a) for a in node.attribute if rank is None}
+        y = convolution(
+            graph, x, conv, self.readers, self.compat, form if conv.up == 1 else None
+        ).name
+        grid = self.carried.get(output)
+        if grid is not None and (conv.up > 1 or rank is not None):
+            y = quantized(graph, y, f"{conv.name}.own", grid).name
+        if conv.up > 1:
+            y = graph.add("DepthToSpace", [y], f"{conv.name}.up", blocksize=conv.up, mode="CRD")
+        _reshaped(graph, y, f"{conv.name}.rows", CHANNELS_LAST, rank)
+        last = graph.nodes[-1]
+        last.output[0] = self._raw(output)
+        if last.op_type in CONVOLUTIONS:
+            last.name = conv.name
+        self._round(output)
 
 
 def _reshaped(

@@ -18,6 +18,8 @@ from .onnx_graph import PAIR
 
 INTEGER = ("QLinearConv", "ConvInteger")
 """Operators of the convolutions that ONNX Runtime runs in integers."""
+STEPS = ("Add", "Cast", "Mul")
+"""Operators that make float numbers of the sums of a ConvInteger."""
 SUFFIX = re.compile(r"_token_\d+$")
 """Suffix that ONNX Runtime adds to the name of a node that it has changed."""
 BYTES = (TensorProto.UINT8, TensorProto.INT8)
@@ -35,6 +37,29 @@ def in_float(model: onnx.ModelProto, optimised: onnx.ModelProto) -> dict[str, st
     left = {name: conv for name, conv in wiring.convolutions.items() if name not in integer}
     unknown = "nothing in the graph tells why"
     return {name: "; ".join(reasons(wiring, conv)) or unknown for name, conv in left.items()}
+
+
+def unfused(model: onnx.ModelProto, optimised: onnx.ModelProto) -> dict[str, str]:
+    """Name of each layer that runs as a ConvInteger, which is slower -> the reason in words."""
+    wiring = wired(model)
+    slow = {SUFFIX.sub("", n.name) for n in optimised.graph.node if n.op_type == "ConvInteger"}
+    found = {name: conv for name, conv in wiring.convolutions.items() if name in slow}
+    return {
+        name: f"its output is in float, for {_next(wiring, conv)}" for name, conv in found.items()
+    }
+
+
+def _next(wiring: Wiring, conv: onnx.NodeProto) -> str:
+    """What reads the sums of a ConvInteger, once they are converted to float."""
+    kinds = list[str]()
+    waiting = [conv.output[0]]
+    while waiting:
+        for node in wiring.readers.get(waiting.pop(), []):
+            if node.op_type in STEPS:
+                waiting += node.output
+            else:
+                kinds.append(node.op_type)
+    return " and ".join(sorted({*kinds})) or "the output of the file"
 
 
 def reasons(wiring: Wiring, conv: onnx.NodeProto) -> Iterator[str]:

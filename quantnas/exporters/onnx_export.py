@@ -22,7 +22,7 @@ from quantnas.nn import tracing
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor
 
-from . import onnx_metadata, packed_weights
+from . import convolution_forms, onnx_metadata, packed_weights
 from .onnx_graph import OnnxGraph, tidied
 from .onnx_layers import OnnxValue, Readers, convolution, dequantized, float_convolution, quantized
 from .onnx_operators import translation
@@ -132,6 +132,8 @@ def to_onnx(
         producer_name="quantnas",
         producer_version=__version__,
     )
+    if not form.plain:
+        model = convolution_forms.fast(model)
     if form.sides:
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     onnx_metadata.write(model, cost, scale, path)

@@ -119,16 +119,13 @@ def compact(
     """
     unique: dict[bytes, str] = {}
     short = {name: name for name in (*kept, "")}  # "" is an omitted input
-    names = (name for name in map(_letters, itertools.count()) if name not in taken)
+    names = (name for name in map(letters, itertools.count()) if name not in taken)
     tensors = {}
     for name, tensor in graph.tensors.items():
-        content = onnx.TensorProto()
-        content.CopyFrom(tensor)
-        content.ClearField("name")
-        key = content.SerializeToString()
+        key = content(tensor)
         if key not in unique:
-            unique[key] = content.name = next(names)
-            tensors[content.name] = content
+            unique[key] = next(names)
+            tensors[unique[key]] = _renamed(tensor, unique[key])
         short[name] = unique[key]
     for node in graph.nodes:
         for name in node.output:
@@ -142,10 +139,24 @@ def compact(
     return OnnxGraph(graph.nodes, tensors)
 
 
-def _letters(number: int) -> str:
+def content(tensor: onnx.TensorProto) -> bytes:
+    """What a stored tensor is but for its name."""
+    return _renamed(tensor, "").SerializeToString()
+
+
+def _renamed(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    copied = onnx.TensorProto()
+    copied.CopyFrom(tensor)
+    copied.name = name
+    if not name:
+        copied.ClearField("name")
+    return copied
+
+
+def letters(number: int) -> str:
     """Write a number in letters: 0 -> a, 51 -> Z, 52 -> aa."""
     head, last = divmod(number, len(ascii_letters))
-    return (_letters(head - 1) if head else "") + ascii_letters[last]
+    return (letters(head - 1) if head else "") + ascii_letters[last]
 
 
 def _starts_at_zero(graph: OnnxGraph, node: onnx.NodeProto) -> bool:

@@ -111,11 +111,10 @@ def convolution(
     kernel = packed_weights.integers(
         graph, name, *_kernel(conv), conv.precision.weights, reader is not None, compat
     )
+    form = _attributes(conv) if attributes is None else attributes
     if reader is None:
-        return _integer_convolution(
-            graph, source, kernel, conv, _attributes(conv) if attributes is None else attributes
-        )
-    return _fused_convolution(graph, source, kernel, conv, reader)
+        return _integer_convolution(graph, source, kernel, conv, form)
+    return _fused_convolution(graph, source, kernel, conv, reader, form)
 
 
 def float_convolution(graph: OnnxGraph, x: OnnxValue, conv: Conv2d) -> OnnxValue:
@@ -148,7 +147,12 @@ def _integer_convolution(
 
 
 def _fused_convolution(
-    graph: OnnxGraph, source: str, kernel: str, conv: QuantConv2d, reader: ActQuantizer
+    graph: OnnxGraph,
+    source: str,
+    kernel: str,
+    conv: QuantConv2d,
+    reader: ActQuantizer,
+    attributes: Mapping[str, Any],
 ) -> OnnxValue:
     """Write a Conv between grids; if `reader` has factors, its output is divided by them."""
     name, f, units = conv.name, reader.factors, _bias(conv)
@@ -160,9 +164,7 @@ def _fused_convolution(
     unit = graph.add("Mul", [f"{source}.step", step], f"{name}.unit")
     sums = [graph.int32(f"{name}.b", units), unit, graph.int32(f"nones{len(zeros)}", zeros)]
     bias = graph.add("DequantizeLinear", sums, f"{name}.bias", axis=0)
-    return OnnxValue(
-        graph.add("Conv", [source, weight, bias], f"{name}.out", **_attributes(conv)), None
-    )
+    return OnnxValue(graph.add("Conv", [source, weight, bias], f"{name}.out", **attributes), None)
 
 
 def _kernel(conv: QuantConv2d) -> tuple[Array, Array]:

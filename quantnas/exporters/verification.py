@@ -9,7 +9,7 @@ import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,8 @@ class Verification:
     """Number of convolutions in the file."""
     integer_convolutions: int
     """Convolutions that ONNX Runtime runs in integers at its default level."""
+    slower: dict[str, str] = field(default_factory=dict)
+    """Name of each integer convolution that is no QLinearConv, which is faster -> the reason."""
     sensitivity: float | None = None
     """PSNR of the network against itself with the noise of float arithmetic in front of every
     rounding, dB; measured when the file is not within the limits of a stable network."""
@@ -109,7 +111,8 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
     _require_valid(path)
     model, runs = onnx.load(path), {level: _session(path, level) for level in (DEFAULT, OFF)}
     rows = _require_stored(model, network, path)
-    integers = _require_integers(model, rows, path)
+    fast = optimised(path)
+    integers = _require_integers(model, fast, rows, path)
     pixels = network.pixels if isinstance(network, ImportedNetwork) else None
     reference = copy.deepcopy(network).double()  # so that only the file's own rounding counts
     size = upscaler.fixed_size(runs[DEFAULT], pixels)
@@ -130,6 +133,7 @@ def verify(path: Path, network: nn.Module, samples: Sequence[NDArray[np.uint8]])
         **asdict(differences[DEFAULT]),
         convolutions=len(wired(model).convolutions),
         integer_convolutions=integers,
+        slower=integer_fusion.unfused(model, fast),
         sensitivity=None if noise is None else noise.psnr,
         unoptimised=differences[OFF],
     )
@@ -192,9 +196,14 @@ def _dense_kernel(conv: QuantConv2d) -> NDArray[Any]:
     return conv.dense((q - zero).float()).int().numpy()
 
 
-def _require_integers(model: onnx.ModelProto, rows: Sequence[cost.Layer], path: Path) -> int:
-    """Require that all convolutions below 32 bits run in integers; the number of those that do."""
-    reasons = integer_fusion.in_float(model, optimised(path))
+def _require_integers(
+    model: onnx.ModelProto, fast: onnx.ModelProto, rows: Sequence[cost.Layer], path: Path
+) -> int:
+    """Require that all convolutions below 32 bits run in integers; the number of those that do.
+
+    fast: the graph that ONNX Runtime runs for the file.
+    """
+    reasons = integer_fusion.in_float(model, fast)
     rounded = {row.name for row in rows if row.weight_bits < 32}
     left = [f"'{name}' ({reasons[name]})" for name in reasons if name in rounded]
     if left:

@@ -21,6 +21,7 @@ from quantnas.nn.convolutions import subpixel
 from quantnas.nn.operations import Shape
 from quantnas.onnx_import import subgraphs
 
+from . import plain_forms
 from .graph_index import Wiring, origin, wired
 from .packed_weights import STORAGE
 
@@ -38,8 +39,14 @@ def problems(
 ) -> Iterator[str]:
     """Differences between what a file stores and what its layers state, each with a layer's name.
 
-    kernels: name of a layer -> the kernel that it should hold, where that is known.
+    kernels: name of a layer -> the kernel that it should hold, where that is known. A kernel that
+    the graph makes larger is also compared with what it is made of.
     """
+    model, whole = plain_forms.plain(model), model
+    spoilt = [f"'{name}' {problem}" for name, problem in plain_forms.problems(whole, model)]
+    if spoilt:
+        yield from spoilt
+        return
     wiring = wired(model)
     layers = {row.name: row for row in rows if row.op not in UNWIRED}
     for name in wiring.convolutions.keys() ^ layers.keys():
@@ -82,8 +89,9 @@ def kernel_shape(row: Layer, scale: int) -> Shape:
     """
     if not row.op.startswith("transposed"):
         return row.shape
-    factor = re.search(r"_up(\d+)$", row.op)
-    a, b, c, d = subpixel(torch.empty(row.shape), int(factor[1]) if factor else scale).shape
+    factor, pad = (re.search(rf"_{part}(\d+)", row.op) for part in ("up", "pad"))
+    up, inset = int(factor[1]) if factor else scale, int(pad[1]) if pad else None
+    a, b, c, d = subpixel(torch.empty(row.shape), up, inset).shape
     return a, b, c, d
 
 

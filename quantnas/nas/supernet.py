@@ -184,6 +184,9 @@ class SupernetFactory:
     def free(self, signed: bool = False) -> ActQuantizer:
         return FloatTensor(32, signed)
 
+    def carried(self, name: str, signed: bool = False, step: float | None = None) -> ActQuantizer:
+        return self.free(signed)
+
     def residual(self, channels: int) -> nn.Module:
         return RESIDUALS[self.config.deviation](channels)
 

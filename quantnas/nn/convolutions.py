@@ -38,13 +38,16 @@ class Conv2d(nn.Conv2d):
         super().__init__(c_in, c_out // up**2, form.kernel, form.stride, **more)  # type: ignore[arg-type]
         self.inner, self.up = inner, up
         self.form = form if form is kernel else None
+        self.inset: int | None = None
+        """Pixels that a transposed convolution cuts off at each end of a side; None = as in FSRCNN
+        with the least output padding (`inset_of`)."""
         self.name = ""
         self.shares = ""
         """Name of an earlier convolution that has the same kernel in its file; mostly none."""
 
     def dense(self, weight: Tensor) -> Tensor:
         """The kernel that is computed: `weight`, or its subpixel parts where `up` > 1."""
-        return subpixel(weight, self.up) if self.up > 1 else weight
+        return subpixel(weight, self.up, self.inset) if self.up > 1 else weight
 
     def repeated(self, values: Tensor) -> Tensor:
         """Repeat values, one per channel of the weight, for the output: (n,) -> (n * up^2,)."""
@@ -78,15 +81,20 @@ def padding(kernel: Tensor, stride: int) -> tuple[int, int]:
     return (height // 2, width // 2) if stride == 1 else (0, 0)
 
 
-def subpixel(weight: Tensor, up: int) -> Tensor:
+def inset_of(side: int, up: int) -> int:
+    """The padding of a transposed convolution of this stride that needs the least at its output."""
+    return (side - up + 1) // 2
+
+
+def subpixel(weight: Tensor, up: int, inset: int | None = None) -> Tensor:
     """Split the kernel (c, c_in, k, k) of a transposed convolution into parts (c*up^2, c_in, l, l).
 
     A convolution with the parts and a pixel shuffle after it compute what conv_transpose2d
-    computes with stride `up`, a padding of p = (k - up + 1) // 2 and an output padding of
-    up + 2p - k. Taps that a part lacks are 0.
+    computes with stride `up`, a padding of p = `inset`, or else `inset_of` k, and an output padding
+    of up + 2p - k. Taps that a part lacks are 0.
     """
     c, c_in, side, _ = weight.shape
-    inset = (side - up + 1) // 2
+    inset = inset_of(side, up) if inset is None else inset
     reach = max((side - 1 - inset) // up, (up - 1 + inset) // up)
     offset = torch.arange(-reach, reach + 1, device=weight.device)
     tap = torch.arange(up, device=weight.device)[:, None] + inset - up * offset

@@ -30,6 +30,9 @@ class LayerFactory(Protocol):
     def free(self, signed: bool = False) -> ActQuantizer:
         """Build the stand-in for a tensor in float, which every edge that reads it rounds anew."""
 
+    def carried(self, name: str, signed: bool = False, step: float | None = None) -> ActQuantizer:
+        """Build the grid of a named tensor, as `tensor`; as `free` where it is carried in float."""
+
     def residual(self, channels: int) -> nn.Module:
         """Build a module (branch, skip) -> the branch to add to the skip; all (N, channels, H, W).
 

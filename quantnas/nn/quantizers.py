@@ -18,6 +18,9 @@ BITS = (2, 3, 4, 8)
 """Supported bit widths."""
 OCTAVES = 8
 """Largest ratio between the steps of two channels of a tensor, as a power of two."""
+COVERING = 8
+"""Bit width from which a grid covers the whole reach of its tensor: with so many levels, cutting
+rare large values costs more than the finer steps gain."""
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -115,6 +118,12 @@ class ActQuantizer(nn.Module):
         self.octaves = None if channels is None else nn.Parameter(torch.zeros(channels))
         self.gains: Tensor | None = None
         """Weight of each channel's error, (channels,), as `spread` was given it; None before."""
+        self.ceiling: float | None = None
+        """Largest value that the highest level may stand for: that of a Clip before the grid."""
+        self.reach: tuple[Tensor, Tensor] | None = None
+        """Lowest and highest value that the tensor has on photographs, each (channels, 1, 1) or (),
+        which an 8-bit grid covers; None: the calibration set alone decides (`quantization.ranges`).
+        """
         self.margin = 0
         """Least number of levels below 0 that `calibrate` leaves on a signed grid, for values that
         the calibration set lacks by chance."""
@@ -127,7 +136,8 @@ class ActQuantizer(nn.Module):
     @property
     def step(self) -> Tensor:
         """Distance between two levels, a scalar."""
-        return self.log2_step.exp2()
+        step = self.log2_step.exp2()
+        return step if self.ceiling is None else step.clamp_max(self.ceiling / self.top)
 
     @property
     def zero_point(self) -> int:
@@ -140,15 +150,36 @@ class ActQuantizer(nn.Module):
 
         gains (C,): squared norms of the weights that read each channel. With factors f, the noise
         grows with the range of x / f, taken as a norm of order 6, and with sum_c gains_c f_c^2;
-        f_c = (range_c^6 / gains_c)^(1/8) minimises their product.
+        f_c = (range_c^6 / gains_c)^(1/8) minimises their product. A grid that covers a reach has
+        the range of the largest value, a norm of infinite order, and f_c = range_c.
         """
         if self.octaves is not None:
-            most = x.abs().amax((0, 2, 3)).clamp_min(1e-12)  # so that no power is infinite
-            ranges = most * (x / most[:, None, None]).pow(6).mean((0, 2, 3)).pow(1 / 6)
-            f = (6 * ranges.clamp_min(1e-12).log2() - gains.clamp_min(1e-12).log2()) / 8
+            if self._covers:
+                low, high = self.ends(x)
+                ranges = torch.maximum(-low, high).flatten()
+                f = ranges.clamp_min(1e-12).log2()
+            else:
+                most = x.abs().amax((0, 2, 3)).clamp_min(1e-12)  # so that no power is infinite
+                ranges = most * (x / most[:, None, None]).pow(6).mean((0, 2, 3)).pow(1 / 6)
+                f = (6 * ranges.clamp_min(1e-12).log2() - gains.clamp_min(1e-12).log2()) / 8
             octaves = (f - f.max()).clamp_min(-OCTAVES)
             self.octaves.copy_(torch.where(ranges > 0, octaves, 0))
             self.gains = gains
+
+    @property
+    def _covers(self) -> bool:
+        """Whether the grid covers its reach."""
+        return self.reach is not None and self.bits >= COVERING
+
+    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value of x and of the reach, each () or, with octaves, (C, 1, 1)."""
+        over = tuple(range(x.dim())) if self.octaves is None else (0, 2, 3)
+        low, high = x.amin(over), x.amax(over)
+        if self.octaves is not None:
+            low, high = low[:, None, None], high[:, None, None]
+        if self.reach is None:
+            return low, high
+        return torch.minimum(low, self.reach[0]), torch.maximum(high, self.reach[1])
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """The range of integers (lo, hi), two scalars."""
@@ -162,15 +193,25 @@ class ActQuantizer(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Set step and zero point for the least squared error on x; a fixed grid is not changed."""
-        if not self.fixed:
-            f, weights = self.factors, None
+        """Set step and zero point for the least squared error on x; a fixed grid is not changed.
+
+        A grid of 8 bits covers x and its reach instead, where that is known.
+        """
+        if self.fixed:
+            return
+        f, weights = self.factors, None
+        if self._covers:
+            low, high = self.ends(x) if f is None else (end / f for end in self.ends(x))
+            step, zero = covering_grid(low.min(), high.max(), self.top, self.signed, self.margin)
+        else:
             if f is not None:
                 x = x / f
                 weights = None if self.gains is None else self.gains[:, None, None] * f.square()
             step, zero = activation_grid(x, self.bits, self.signed, weights, self.margin)
-            self.log2_step.copy_(torch.log2(step))
-            self.zero.copy_(zero)
+        if self.ceiling is not None:  # a little below, so that the gradient passes
+            step = step.clamp_max((1 - 1e-6) * self.ceiling / self.top)
+        self.log2_step.copy_(torch.log2(step))
+        self.zero.copy_(zero)
 
 
 class FloatTensor(ActQuantizer):
@@ -256,6 +297,21 @@ def activation_grid(
     error = torch.maximum(torch.minimum((x / s).round(), top - z), -z) * s - x
     best = (error.square() * weights).mean(1).argmin()
     return steps[best], zeros[best]
+
+
+def covering_grid(
+    low: Tensor, high: Tensor, top: int, signed: bool, margin: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Step and zero point, two scalars, of the grid from `low` to `high` with levels 0 to `top`.
+
+    margin: least number of levels below 0 on a grid for signed data. The step is no simple fraction
+    of the range, for the reason that `activation_grid` gives.
+    """
+    high, low = 1.0007 * high.clamp_min(0), 1.0009 * low.clamp_max(0) * signed
+    if signed:
+        low = torch.minimum(low, -high * (margin / (top - margin)))
+    step = ((high - low) / top).clamp_min(1e-6 / top)
+    return step, (-low / step).round().clamp(0, top)
 
 
 def weight_grid(rows: Tensor, bits: int, candidates: int = 9) -> tuple[Tensor, Tensor]:

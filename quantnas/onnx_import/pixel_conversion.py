@@ -39,8 +39,11 @@ def extended(x: Tensor, pixels: Pixels) -> Tensor:
 def _fitting(x: Tensor, axis: int, pixels: Pixels) -> int:
     """The smallest side, at least that of x with its borders, that the network takes, pixels."""
     side = x.shape[axis] + 2 * pixels.border
-    if pixels.only is not None:
-        return max(side, pixels.only[axis - 2])
+    return max(side, pixels.only[axis - 2]) if pixels.only is not None else fitting(side, pixels)
+
+
+def fitting(side: int, pixels: Pixels) -> int:
+    """The smallest side, at least `side`, that a network for many sizes takes, pixels."""
     return -(-max(side, pixels.smallest) // pixels.multiple) * pixels.multiple
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quantnas.architectures import network
+from quantnas.architectures.imported_onnx import ImportedNetwork
 from quantnas.config.files import to_json, write_text
 from quantnas.config.genotype import Genotype
 from quantnas.config.run_config import RunConfig
@@ -22,21 +23,24 @@ from quantnas.progress import Progress
 from quantnas.quantization import (
     baselines,
     bit_widths,
+    carry,
     least_squares,
     post_training,
     retraining,
     saliency,
 )
 from quantnas.quantization.bit_widths import Plan
+from quantnas.quantization.carry import Carry
 from quantnas.quantization.saliency import Saliency
 from quantnas.reporting.plots import damage_chart
 from quantnas.runs import resumable
 from quantnas.runs.networks import architecture, need
 from quantnas.runs.run_folder import Run
+from quantnas.runs.run_photographs import photographs_of
 from quantnas.training import checkpoint, training_loop
 from quantnas.training.processes import device
 
-from . import load_photographs, train_step
+from . import activation_ranges, carry_choice, load_photographs, train_step
 from .train_step import Lesson
 
 ENDLESS = 10**7
@@ -116,6 +120,11 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
         precision, frozen = yield from _quantize(work, source)
         reached = work.measure(frozen)
     network.save(frozen, run.weights("quantized"), space)
+    held_out = photographs_of(run, config).held_out
+    cut = activation_ranges.cut(frozen, space, genotype, held_out)
+    warnings = () if config.as_searched else tuple(activation_ranges.warnings(cut))
+    if warnings:
+        yield Progress("values beyond grids", 1, 1, {}, warnings)
     run.finish(
         "quantize",
         {
@@ -127,9 +136,11 @@ def quantize_step(run: Run, config: RunConfig) -> Iterator[Progress]:
             "calibration": source,
             **{key: value for key, value in work.facts.values.items() if key != "seconds"},
             "psnr_to_float": reached,
+            "carried": carry_choice.summary(carry.load(run.folder)),
             "kept_bits": bit_widths.kept(space, config, precision),
             "reached": bit_widths.reached(space, genotype, precision),
             "in_float": bit_widths.in_float(space, genotype, precision),
+            "cut": cut,
             "photographs": counts,
         },
     )
@@ -158,10 +169,11 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     chosen = bit_widths.plan(work.space, work.genotype, work.config, work.teacher, work.low)
     save(chosen, work.run.folder)
     yield Progress("saliency", 1, 1, {}, (f"calibration: {source}", *notes(chosen)))
-    net = network.build(work.space, work.genotype, chosen.precision)
+    carried = yield from _carry(work, chosen)
+    net = network.build(work.space, work.genotype, chosen.precision, carried.tensors)
     plain = yield from _round(work, net)
     work.facts.values.update(
-        psnr_to_float_predicted=damage_chart.psnr(chosen.mse),
+        psnr_to_float_predicted=damage_chart.psnr(chosen.mse + carried.mse),
         psnr_to_float_plain_rounding=None if plain is None else work.measure(plain),
         psnr_to_float_before_training=work.measure(net),
         seconds=time.monotonic() - work.began,
@@ -172,10 +184,32 @@ def _begin(work: Work, source: str) -> Generator[Progress, None, Begun]:
     return net, chosen.precision, chosen.saliency
 
 
+def _carry(work: Work, chosen: Plan) -> Generator[Progress, None, Carry]:
+    """Choose how tensors are carried between the convolutions of an imported network; saves it."""
+    carried = Carry()
+    if isinstance(work.teacher, ImportedNetwork):
+        few = activation_ranges.images(
+            work.space, work.genotype, work.learn.pairs, carry_choice.PHOTOGRAPHS,
+            activation_ranges.MACS / 12,
+        )  # fmt: skip
+        question = carry_choice.Question(
+            work.space, work.genotype, chosen.precision, work.teacher, work.low, few, work.held,
+            work.config,
+        )  # fmt: skip
+        carried = yield from carry_choice.choose(question)
+        if carried.tensors:
+            network.save(work.teacher, work.run.weights(carry.TEACHER), work.space)
+    carry.save(carried, work.run.folder)
+    return carried
+
+
 def _resume(work: Work) -> Generator[Progress, None, Begun]:
     """Load the result that `_begin` saved before an interruption."""
     precision, run = bit_widths.load(work.run.folder), work.run
-    net = network.build(work.space, work.genotype, precision)
+    carried = carry.load(run.folder).tensors
+    if carried:
+        network.load(work.teacher, need(run.weights(carry.TEACHER), "quantize"), work.space)
+    net = network.build(work.space, work.genotype, precision, carried)
     checkpoint.load(run.resume_point(START), {"net": net, "facts": work.facts})
     done = checkpoint.load(run.resume_point("quantize"), {})
     note = f"going on at step {done + 1} of the retraining, with the bits of precision.json"
@@ -216,6 +250,7 @@ def _round(work: Work, net: nn.Module) -> Generator[Progress, None, nn.Module | 
         network.load(net, need(work.run.weights("trained"), "train"), work.space)
         return None
     network.inherit(net, teacher)
+    yield from _measure_ranges(work, net)
     plain = copy.deepcopy(net)
     network.initialise(plain, low)
     if c.method == "saliency":
@@ -225,6 +260,19 @@ def _round(work: Work, net: nn.Module) -> Generator[Progress, None, nn.Module | 
     for done, total in layers:
         yield Progress(phase, done, total, {})
     return plain
+
+
+def _measure_ranges(work: Work, net: nn.Module) -> Iterator[Progress]:
+    """Measure the ranges of activations on photographs, if there are to be any; warns of flat ones.
+
+    `net` has the weights of the float network.
+    """
+    count, pairs = work.config.quantize.range_photos, work.learn.pairs
+    if activation_ranges.flat(pairs):
+        note = f"warning: flat pictures, as in {_origin(work.config)}, say nothing about ranges"
+        yield Progress("flat pictures", 1, 1, {}, (note,))
+    if count:
+        yield from activation_ranges.measure(net, work.space, work.genotype, pairs, count)
 
 
 def _retrain(work: Work, net: nn.Module, saliencies: Saliency | None) -> Iterator[Progress]:

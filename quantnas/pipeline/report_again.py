@@ -33,7 +33,7 @@ def _report(run: Run, further: Sequence[str], watch: Watcher) -> None:
     run_folder.require(run, until="evaluate")
     present = {Path(folder).resolve() for folder in config.benchmarks}
     benchmarks = (*config.benchmarks, *(f for f in further if Path(f).resolve() not in present))
-    done = run.result("evaluate")
+    done = run.whole_result("evaluate")
     if done is None or not photo_sets.named_sets(benchmarks).keys() <= done["sets"].keys():
         extended = dataclasses.replace(config, benchmarks=benchmarks)
         follow(evaluate_step.evaluate_step(run, extended), watch)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from quantnas.architectures import network
 from quantnas.config.files import to_json, write_text
 from quantnas.config.run_config import RunConfig
 from quantnas.data import bicubic
@@ -11,7 +10,7 @@ from quantnas.inference import tiling
 from quantnas.progress import Progress
 from quantnas.reporting import html_page, photo_slider, run_report
 from quantnas.reporting.plots import architecture_diagram, crop_strip
-from quantnas.runs.networks import architecture, quantized
+from quantnas.runs.networks import architecture, quantized, teacher_of
 from quantnas.runs.run_folder import Run, require
 from quantnas.runs.run_photographs import photographs_of
 
@@ -22,12 +21,11 @@ def report_step(run: Run, config: RunConfig) -> Iterator[Progress]:
     """Write report.json, report.md, report.html and the pictures."""
     require(run, until="report")
     yield Progress("report", 0, 5, {})
-    space, genotype = architecture(run)
+    space = architecture(run)[0]
     net, totals = quantized(run)[1:]
     architecture_diagram.architecture(net, space, totals.layers, run.path("plots/architecture.png"))
     yield Progress("report", 1, 5, {})
-    teacher = network.build(space, genotype, None)
-    network.load(teacher, run.weights("float"), space)
+    teacher = teacher_of(run)
     photos = photographs_of(run, config).held_out
     p = export_step.sample_pair(photos[-1], space.scale)
     plain, file = (

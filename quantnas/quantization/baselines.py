@@ -88,8 +88,8 @@ def minmax(net: nn.Module, teacher: nn.Module, low: Tensor) -> Layers:
 
 def _span(grid: ActQuantizer, args: tuple[Tensor]) -> None:
     """Hook that fits a grid to the range of its input."""
-    (x,) = args
-    low, high = x.min().clamp_max(0), x.max().clamp_min(0)
+    low, high = grid.ends(*args)
+    low, high = low.min().clamp_max(0), high.max().clamp_min(0)
     step = ((high - low) / grid.top).clamp_min(1e-8)
     grid.log2_step.copy_(step.log2())
     grid.zero.copy_((-low / step).round())

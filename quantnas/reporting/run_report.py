@@ -53,6 +53,7 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         *_steps(data),
         "",
+        *_cut(data),
         f"Made with `{shlex.join(data['environment'].get('command', []))}`.",
     ]
     return "\n".join(lines) + "\n"
@@ -175,6 +176,21 @@ def _steps(data: dict[str, Any]) -> Iterator[str]:
             yield f"| {step} | {result['seconds']:.0f} | {', '.join(facts(result))} |"
 
 
+def _cut(data: dict[str, Any]) -> Iterator[str]:
+    """Yield the table of the tensors of which the grids cut values."""
+    rows = data.get("quantize", {}).get("cut")
+    if rows:
+        yield "## Values beyond the grids"
+        yield ""
+        yield "Share of the values of a tensor that its grid cuts, on held-out photographs."
+        yield ""
+        yield "| tensor | bits | share |"
+        yield "|---|---|---|"
+        for row in rows:
+            yield f"| {row['tensor']} | {row['bits']} | {row['share']:.3%} |"
+        yield ""
+
+
 def facts(result: dict[str, Any]) -> Iterator[str]:
     """Yield the results of a step as text, without those that the report shows elsewhere."""
     skip = {
@@ -195,6 +211,9 @@ def facts(result: dict[str, Any]) -> Iterator[str]:
             yield from facts(value)
         elif key == "kept_bits" and value is not None:
             yield value
+        elif key == "cut" and value:
+            worst = ", ".join(f"{row['tensor']} {row['share']:.2%}" for row in value[:3])
+            yield f"most values beyond the grid on held-out photographs: {worst}"
         elif key not in skip and value not in (None, []):
             yield f"{key.replace('_', ' ')} {_shown(value)}"
     counts = result.get("photographs")

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quantnas.config import files
 from quantnas.errors import UsageError
+from quantnas.runs import step_results
 
 
 def require() -> None:
@@ -57,7 +57,9 @@ class Mirror:
             for line in file:
                 if line.endswith(b"\n"):
                     self.read += len(line)
-                    yield files.parse_json(line)
+                    row = step_results.record(line.decode("utf-8", "replace"))
+                    if row is not None:
+                        yield row
 
 
 def scalars(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
@@ -66,5 +68,6 @@ def scalars(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
         if name != "step" and isinstance(value, int | float):
             yield name, float(value)
     check = row.get("check")
-    if check is not None and check["psnr"] is not None:
-        yield "decided_psnr", check["psnr"]
+    psnr = check.get("psnr") if isinstance(check, dict) else None
+    if isinstance(psnr, int | float):
+        yield "decided_psnr", float(psnr)

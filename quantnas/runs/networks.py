@@ -10,7 +10,7 @@ from quantnas.config import search_space
 from quantnas.config.genotype import Genotype
 from quantnas.config.search_space import Precision
 from quantnas.errors import DataError
-from quantnas.quantization import bit_widths
+from quantnas.quantization import bit_widths, carry
 
 from . import run_settings
 from .run_folder import Run
@@ -47,9 +47,20 @@ def quantized(run: Run) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]
         raise DataError(
             f"{path} does not name the layers of this run's network.", "Take it from a copy."
         )
-    net = network.build(space, genotype, precision)
+    net = network.build(space, genotype, precision, carry.load(run.folder).tensors)
     network.load(net, need(run.weights("quantized"), "quantize"), space)
     return space, net.eval(), cost.network_cost(space, genotype, precision)
+
+
+def teacher_of(run: Run) -> nn.Module:
+    """The float network that the quantized one was made from, layer by layer.
+
+    That of an imported network may have other channel ranges than its file (`equalisation`).
+    """
+    space, net, _ = checkpoint(run, "float")
+    if carry.load(run.folder).tensors:
+        network.load(net, need(run.weights(carry.TEACHER), "quantize"), space)
+    return net
 
 
 def checkpoint(run: Run, kind: str) -> tuple[search_space.SearchSpace, nn.Module, cost.Cost]:

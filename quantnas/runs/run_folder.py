@@ -24,7 +24,13 @@ from . import run_lock, step_results
 MADE: dict[str, tuple[str, ...]] = {
     "search": ("space.yaml", "genotype.json", "checkpoints/searched.safetensors"),
     "train": ("checkpoints/float.safetensors", "checkpoints/trained.safetensors"),
-    "quantize": ("precision.json", "damage.json", "checkpoints/quantized.safetensors"),
+    "quantize": (
+        "precision.json",
+        "carried.json",
+        "damage.json",
+        "checkpoints/equalised.safetensors",
+        "checkpoints/quantized.safetensors",
+    ),
     "export": ("model.onnx",),
     "evaluate": (),
     "report": (),

@@ -70,6 +70,14 @@ class InFloat(TypedDict):
     share: float
 
 
+class Cut(TypedDict):
+    """The values of a tensor that lie beyond its grid on held-out photographs."""
+
+    tensor: str
+    bits: int
+    share: float
+
+
 class Quantize(TypedDict):
     """The result of the step `quantize`."""
 
@@ -81,9 +89,11 @@ class Quantize(TypedDict):
     psnr_to_float_plain_rounding: NotRequired[float | None]
     psnr_to_float_before_training: NotRequired[float | None]
     psnr_to_float_predicted: NotRequired[float | None]
+    carried: NotRequired[str | None]
     kept_bits: NotRequired[str | None]
     reached: NotRequired[Reached]
     in_float: NotRequired[list[InFloat]]
+    cut: NotRequired[list[Cut]]
     photographs: NotRequired[Photographs]
 
 
@@ -123,6 +133,7 @@ class Verification(TypedDict):
     share_different: float
     convolutions: int
     integer_convolutions: int
+    slower: NotRequired[dict[str, str]]
     sensitivity: NotRequired[float | None]
     unoptimised: NotRequired[Unoptimised | None]
 
@@ -164,6 +175,7 @@ class Score(TypedDict):
     ssim: float
     bicubic_psnr: float
     bicubic_ssim: float
+    to_float: NotRequired[float | None]
 
 
 class SetScores(TypedDict):
@@ -215,6 +227,8 @@ def check_whole(step: str, result: dict[str, Any], source: str) -> None:
         if not all(row["shape"] for row in cost["layers"]):
             wrong = "a layer has no shape"
     if step == "evaluate":
+        if not result["sets"]:
+            wrong = "it has no scores"
         for name, found in result["sets"].items():
             if len(found["file"]) != len(found["float"]):
                 wrong = f"the scores on '{name}' are of different photographs"
@@ -288,6 +302,7 @@ class SearchRecord(Record):
     loss: float | None
     psnr: float | None
     entropy: float | None
+    decided: float | None
     bitops: float
     decided_bitops: float
     probabilities: dict[str, list[float | None]]
@@ -320,10 +335,11 @@ def records(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    return [row for row in map(_record, lines) if row is not None]
+    return [row for row in map(record, lines) if row is not None]
 
 
-def _record(line: str) -> dict[str, Any] | None:
+def record(line: str) -> dict[str, Any] | None:
+    """A line of a `metrics.jsonl`; None for an incomplete line, and for other text."""
     try:
         row: dict[str, Any] = files.parse_json(line)
         schema.check(Record, row, "a line")

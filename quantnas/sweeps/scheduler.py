@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import yaml
 from typing_extensions import TypedDict
@@ -122,9 +122,10 @@ def names(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 class _Row(TypedDict):
-    """A point in the file of a sweep, beside its varied settings."""
+    """A point in the file of a sweep: its name and its varied settings, of which `seed` is read."""
 
     name: str
+    seed: NotRequired[int | float | str | bool]
 
 
 class _Points(TypedDict):

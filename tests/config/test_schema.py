@@ -291,6 +291,28 @@ def test_settings_that_nothing_can_be_done_with_are_refused(data):
         schema.parse(RunConfig, data, "configuration")
 
 
+@pytest.mark.parametrize("text", ["\ud800", "\udcff"])
+@pytest.mark.parametrize("name", ["space", "data", "device", "quantize.train", "seed", "quantize"])
+def test_text_that_is_no_utf_8_is_refused_unless_it_names_a_file(name, text):
+    section, _, key = name.partition(".")
+    data = {section: {key: text}} if key else {section: text}
+    if name in ("space", "data") and text == "\udcff":  # a byte of a name that is no UTF-8
+        assert getattr(schema.parse(RunConfig, data, "configuration"), name) == text
+        return
+    with pytest.raises(UsageError, match="configuration") as caught:
+        schema.parse(RunConfig, data, "configuration")
+    assert "codec" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: 2024-01-01", "2024-01-01: a", "a: [!!binary aGk=]", "a: !!set {x}", "a: !!omap [x: 1]"],
+)
+def test_yaml_values_that_json_cannot_hold_are_refused(text):
+    with pytest.raises(UsageError, match="quotation marks"):
+        schema.parse_yaml(text, "here", "Mend it.")
+
+
 @pytest.mark.parametrize("name", ["channels", "cells"])
 def test_a_search_space_beyond_all_measure_is_refused(name):
     plain = yaml.safe_load(search_space.to_yaml(search_space.load("rfdn_small")))

@@ -23,6 +23,7 @@ from quantnas.exporters import (
     onnx_export,
     onnx_metadata,
     packed_weights,
+    plain_forms,
     verification,
 )
 from quantnas.nn.quantizers import ActQuantizer
@@ -111,9 +112,10 @@ def session(path, level=ort.GraphOptimizationLevel.ORT_ENABLE_ALL) -> ort.Infere
 def layers_of(path) -> dict[str, dict[str, list]]:
     """Name of each layer -> constants behind its convolution's "source", "kernel" and "bias".
 
-    The constants are in order from those of the last node to those of the first.
+    The constants are in order from those of the last node to those of the first. Convolutions are
+    those of the layers, whatever form the file gives them.
     """
-    graph = onnx.load(path).graph
+    graph = plain_forms.plain(onnx.load(path)).graph
     tensors = {t.name: t for t in graph.initializer}
     makers = {node.output[0]: node for node in graph.node}
 
@@ -377,7 +379,7 @@ def test_weights_of_sums_that_go_on_in_float_are_stored_packed(
 @pytest.mark.parametrize("bits", BITS)
 def test_grids_and_biases_have_the_form_that_runs_in_integers(make, bits):
     net, _, path = make(bits)
-    model = onnx.load(path)
+    model = plain_forms.plain(onnx.load(path))
     biases = {n.name: n.input[2] for n in model.graph.node if n.op_type == "Conv" and n.name}
     for name, found in layers_of(path).items():
         step_x, zero_x = found["source"][:2]

@@ -22,6 +22,7 @@ from quantnas.config.genotype import (
     searched_precision,
     uniform_precision,
 )
+from quantnas.config.run_config import ExportConfig
 from quantnas.data import image_files
 from quantnas.data.patches import to_tensor
 from quantnas.errors import VerificationError
@@ -43,9 +44,9 @@ def photographs() -> list[np.ndarray]:
 
 @pytest.fixture
 def make(tiny, random_genotype, photographs, tmp_path):
-    """Function (bits or None = as searched, changes of the stated layers) -> (network, file)."""
+    """Function (bits or None = as searched, form, changes of stated layers) -> (network, file)."""
 
-    def build(bits: int | None = None, **stated: dict):
+    def build(bits: int | None = None, form: ExportConfig = onnx_export.USUAL, **stated: dict):
         genotype = random_genotype(tiny, 1)
         genotype.choices["cell0_body2"] = Choice("growth3x3", 2, 2)
         slots = registry.slots(tiny)
@@ -58,7 +59,7 @@ def make(tiny, random_genotype, photographs, tmp_path):
         path = tmp_path / "m.onnx"
         rows = cost.layers(slots, genotype, precision, tiny.scale)
         told = [replace(row, **stated.get(row.name, {})) for row in rows]
-        onnx_export.to_onnx(frozen, cost.total(told, tiny.scale), tiny.scale, path)
+        onnx_export.to_onnx(frozen, cost.total(told, tiny.scale), tiny.scale, path, form)
         return frozen, path
 
     return build
@@ -193,7 +194,7 @@ LEFT = {
 @pytest.mark.parametrize("spoil", LEFT, ids=lambda spoil: spoil.__name__)
 def test_a_convolution_that_stays_in_float_fails_and_is_named(make, photographs, spoil):
     bits, layer, reason = LEFT[spoil]
-    net, path = make(bits)
+    net, path = make(bits, ExportConfig(plain=True))
     model = onnx.load(path)
     spoil(model, layer)
     onnx.save(model, path)

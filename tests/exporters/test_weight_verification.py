@@ -12,7 +12,7 @@ from quantnas.architectures.cost import Layer
 from quantnas.config import search_space
 from quantnas.config.genotype import uniform_precision
 from quantnas.config.search_space import Precision
-from quantnas.exporters import onnx_export, packed_weights, weight_verification
+from quantnas.exporters import onnx_export, packed_weights, plain_forms, weight_verification
 from quantnas.exporters.graph_index import origin, wired
 from quantnas.onnx_import import subgraphs
 from quantnas.quantization import post_training
@@ -108,8 +108,8 @@ def test_another_shape_is_found_out(made):
 @pytest.mark.parametrize("bits", [8, 3, 2])
 def test_one_weight_that_is_off_by_one_level_is_found_out(made, bits):
     model, rows = made(bits)
-    wiring = wired(model)
-    wanted = weight_verification.unpacked(model, wiring, ["smooth", "fuse"])
+    layers = plain_forms.plain(model)
+    wanted = weight_verification.unpacked(layers, wired(layers), ["smooth", "fuse"])
     assert [*weight_verification.problems(model, rows, 2, wanted)] == []
     tensor = kernel(model, "smooth")
     first, *others = tensor.raw_data

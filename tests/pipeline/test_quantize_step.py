@@ -3,6 +3,7 @@
 import dataclasses
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,7 +14,7 @@ from quantnas.config.genotype import searched_precision
 from quantnas.config.run_config import QuantizeConfig, RunConfig
 from quantnas.data import image_files
 from quantnas.errors import DataError
-from quantnas.pipeline import quantize_step
+from quantnas.pipeline import activation_ranges, quantize_step
 from quantnas.quantization import baselines, bit_widths, least_squares
 from quantnas.reporting.plots import damage_chart
 from quantnas.runs import networks
@@ -140,18 +141,18 @@ def test_too_few_minutes_are_warned_of(begin, monkeypatch):
 
 
 def test_a_start_that_retraining_spoils_is_kept(begin):
-    run, config = begin(bits=4, rate=100.0)
+    run, config = begin(bits=4, rate=100.0, range_photos=0)
     list(quantize_step.quantize_step(run, config))
     found = run.result("quantize")
     before = found["psnr_to_float_before_training"]
     assert found["psnr_to_float"] == pytest.approx(before, abs=1e-3)
-    other, untrained = begin("other", bits=4, train="none")
+    other, untrained = begin("other", bits=4, train="none", range_photos=0)
     list(quantize_step.quantize_step(other, untrained))
     assert same(run, other)
 
 
 def test_retraining_helps(begin):
-    run, config = begin(bits=2, steps=40, rate=0.05)
+    run, config = begin(bits=2, steps=40, rate=0.05, range_photos=0)
     list(quantize_step.quantize_step(run, config))
     found = run.result("quantize")
     assert found["psnr_to_float"] > found["psnr_to_float_before_training"] + 0.2
@@ -227,6 +228,41 @@ def test_closed_in_the_middle_it_ends_where_it_would_have(begin, monkeypatch, ho
 
 
 # Photographs
+
+
+def test_ranges_come_from_whole_photographs_and_what_they_cut_is_told(begin, monkeypatch):
+    seen = []
+    measure = activation_ranges.ranges.measure
+
+    def spy(net, photographs):
+        seen.extend(photographs)
+        return measure(net, photographs)
+
+    monkeypatch.setattr(activation_ranges.ranges, "measure", spy)
+    monkeypatch.setattr(activation_ranges, "NOTABLE", 1e-4)
+    run, config = begin(bits=4, train="none", range_photos=9)
+    records = list(quantize_step.quantize_step(run, config))
+    assert [r.done for r in records if r.phase == "ranges"] == list(range(10))
+    assert len(seen) == 9 and {x.shape for x in seen} == {(1, 3, 32, 32)}
+    assert not [r for r in records if r.phase == "values beyond grids"]
+    psnr = run.result("quantize")["psnr_to_float"]
+    other, config = begin("other", bits=4, train="none", range_photos=0)
+    records = list(quantize_step.quantize_step(other, config))
+    (note,) = [n for r in records if r.phase == "values beyond grids" for n in r.notes]
+    rows = other.result("quantize")["cut"]
+    assert note.startswith("warning: ") and f"{rows[0]['tensor']} {rows[0]['share']:.1%}" in note
+    assert psnr > other.result("quantize")["psnr_to_float"] + 2
+    assert "ranges" not in {r.phase for r in records}
+
+
+def test_a_flat_picture_is_warned_of(begin, tmp_path):
+    folder = tmp_path / "flat"
+    image_files.write(folder / "0.png", np.full((80, 160, 3), 90, np.uint8))
+    run, config = begin(bits=4, train="none", calib=str(folder))
+    records = list(quantize_step.quantize_step(run, config))
+    (note,) = [n for r in records if r.phase == "flat pictures" for n in r.notes]
+    assert note == f"warning: flat pictures, as in {folder}, say nothing about ranges"
+    assert run.result("quantize")["psnr_to_float"] > 40
 
 
 def test_photographs_are_made_smaller_or_taken_as_they_are(begin, monkeypatch):

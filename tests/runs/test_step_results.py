@@ -10,7 +10,7 @@ import pytest
 from quantnas.api import information
 from quantnas.errors import DataError, QuantnasError, UsageError
 from quantnas.evaluation import layer_damage, quantization_loss
-from quantnas.reporting import html_data, html_page, run_report
+from quantnas.reporting import html_charts, html_data, html_page, run_report
 from quantnas.reporting.plots import search_curves
 from quantnas.runs import networks, run_folder, run_settings, step_results
 from quantnas.runs.run_folder import Run
@@ -49,12 +49,16 @@ DAMAGES = [
     ("steps/quantize.json", "reached", [1]),
     ("steps/quantize.json", "psnr_to_float_predicted", "x"),
     ("steps/quantize.json", "kept_bits", 3),
+    ("steps/quantize.json", "cut", [{"tensor": "head"}]),
     ("steps/export.json", "bytes", None),
     ("steps/export.json", "cost.layers.0.shape", ["a"]),
     ("steps/export.json", "cost.layers.1.macs", ...),
     ("steps/export.json", "cost.bitops", {}),
     ("steps/export.json", "verification.max_steps", ...),
     ("steps/evaluate.json", "sets", []),
+    ("steps/evaluate.json", "sets", {}),
+    ("steps/evaluate.json", "sets.held-out.mean.to_float", [30.0]),
+    ("damage_measured.json", "slots.0.measured", 1e308),
     ("steps/evaluate.json", "sets.held-out.float.0", ...),
     ("steps/evaluate.json", "sets.held-out.mean.psnr", "x"),
     ("steps/evaluate.json", "scale", ...),
@@ -72,6 +76,14 @@ def test_a_wrong_value_is_an_error_that_names_the_file(finished, file, keys, val
         html_data.collect("r", finished)
         run_report.markdown(run_report.collect(finished))
         information.describe(finished.folder)
+
+
+def test_values_beyond_the_grids_are_in_the_report(finished):
+    rows = [{"tensor": "head", "bits": 8, "share": 0.0123}]
+    change(finished.folder / "steps/quantize.json", "cut", rows)
+    report = run_report.markdown(run_report.collect(finished))
+    assert "| head | 8 | 1.230% |" in report
+    assert "most values beyond the grid on held-out photographs: head 1.23%" in report
 
 
 @pytest.mark.parametrize(
@@ -98,6 +110,38 @@ def test_bit_widths_that_cannot_be_are_told(finished, text):
     (finished.folder / "precision.json").write_text(text)
     with pytest.raises((DataError, UsageError), match=r"precision\.json"):
         networks.quantized(finished)
+
+
+NUMBERS = ["step", "loss", "psnr", "entropy", "decided", "bitops", "decided_bitops", "check"]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [[0.0], "x", True, ...])
+def test_every_number_of_a_search_is_checked_before_it_is_drawn(finished, key, value):
+    path = finished.folder / "metrics.jsonl"
+    first, second, *_ = path.read_text().splitlines()
+    path.write_text(second + "\n")
+    row = {k: v for k, v in json.loads(first).items() if k != key or value is not ...}
+    if value is not ...:
+        row[key] = value
+    path.write_text(f"{json.dumps(row)}\n{second}\n")
+    if key == "step":  # as for a line that was not written to its end
+        assert [kept["step"] for kept in search_curves.read(path)] == [6]
+    else:
+        with pytest.raises(DataError, match=key):
+            search_curves.read(path)
+
+
+@pytest.mark.parametrize("name", ["p\udcff", "\ud800", "a\0b", "$^$"])
+def test_any_text_of_a_run_can_be_drawn(finished, name):
+    change(finished.folder / "damage_measured.json", "slots.0.slot", name)
+    settings = (finished.folder / "config.yaml").read_text()
+    assert "at: 32x32" in settings
+    text = settings.replace("at: 32x32", f"at: {json.dumps(name)}", 1)
+    (finished.folder / "config.yaml").write_text(text)
+    shown = html_data.collect("r", finished)
+    assert shown.search is not None and shown.search.settings["at"] == name
+    assert all(html_charts.of_run(shown, "p").values())
 
 
 def test_torn_and_foreign_lines_of_metrics(finished, tiny):

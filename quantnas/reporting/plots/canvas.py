@@ -1,6 +1,7 @@
 """Drawing board for boxes, wires, texts and pictures, written as PNG without a screen."""
 
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 from numpy.typing import NDArray
 
+from quantnas.config.files import readable
 from quantnas.data import image_files
 
 Image = NDArray[np.uint8]
@@ -24,6 +26,15 @@ GRID = "#e4e4e4"
 PLUS = 10
 """Radius of the sign of a sum or product."""
 ARROW = "-|>,head_length=4.5,head_width=2.2"
+
+
+UNDRAWN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""Characters that neither a font nor SVG has."""
+
+
+def drawable(text: str) -> str:
+    """Return text of a file or a name of a file as a figure can hold it."""
+    return UNDRAWN.sub("\ufffd", readable(text))
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -59,7 +70,7 @@ class Board:
         estimate = (0.71 if bold else 0.63) * max(1, len(text))
         style = {"color": INK, "ha": "center", "va": "center_baseline"} | style
         self.axes.text(
-            x, y, text, size=0.72 * min(size, width / estimate), parse_math=False,
+            x, y, drawable(text), size=0.72 * min(size, width / estimate), parse_math=False,
             weight="bold" if bold else "normal", family="DejaVu Sans", **style,
         )  # fmt: skip
 

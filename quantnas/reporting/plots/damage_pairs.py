@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from quantnas.evaluation.layer_damage import Measured
 
-from .canvas import GRID, INK, SKIP
+from .canvas import GRID, INK, SKIP, drawable
 from .damage_chart import ROW, psnr
 from .search_curves import COLOURS
 
@@ -58,7 +58,8 @@ def _marks(axes: Axes, rows: Sequence[Measured], low: float) -> None:
 
 def _frame(axes: Axes, rows: Sequence[Measured]) -> None:
     """Draw slots at the left, bit widths at the right, the error below and as PSNR above."""
-    axes.set_yticks(range(len(rows)), [row.slot for row in rows], parse_math=False)
+    names = [drawable(row.slot) for row in rows]
+    axes.set_yticks(range(len(rows)), names, parse_math=False)
     right, top = axes.secondary_yaxis("right"), axes.secondary_xaxis("top")
     right.set_yticks(range(len(rows)), [f"w{row.weights} a{row.activations}" for row in rows])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda mse, _: f"{mse:.0e}"))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from quantnas.evaluation import metrics
 
-from .canvas import INK, SKIP, Image, save
+from .canvas import INK, SKIP, Image, drawable, save
 from .crop_strip import region
 
 SIDE = 64
@@ -62,7 +62,8 @@ def difference_figure(views: dict[str, Image], scale: int, title: str) -> Figure
         worth = f"{psnr:.2f} dB" if math.isfinite(psnr) else "equal"
         _caption(axes, name, f"{worth}, SSIM {ssim:.4f}")
     size = min(11.0, 112 * figure.get_figwidth() / len(title or "-"))
-    figure.suptitle(title, size=size, weight="bold", color=INK, y=0.99, va="top", parse_math=False)
+    style: dict[str, Any] = {"size": size, "weight": "bold", "color": INK, "parse_math": False}
+    figure.suptitle(drawable(title), y=0.99, va="top", **style)
     return figure
 
 
@@ -108,6 +109,6 @@ def _caption(axes: Axes, name: str, note: str) -> None:
     for line, text, height in zip(lines, (name, note), (20, 5), strict=True):
         line["size"] = min(line["size"], 115 * inches / len(text))
         axes.annotate(
-            text, (0, 1), (0, height), xycoords="axes fraction", textcoords="offset points",
-            color=INK, parse_math=False, annotation_clip=False, **line,
+            drawable(text), (0, 1), (0, height), xycoords="axes fraction",
+            textcoords="offset points", color=INK, parse_math=False, annotation_clip=False, **line,
         )  # fmt: skip

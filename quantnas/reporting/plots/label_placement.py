@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import IdentityTransform
 from numpy.typing import NDArray
 
-from .canvas import SKIP
+from .canvas import SKIP, drawable
 
 Box = tuple[float, float, float, float]
 """A rectangle: x0, y0, x1, y1."""
@@ -41,8 +41,8 @@ def write(
     inner = (frame.x0 + 4, frame.y0 + 4, frame.x1 - 4, frame.y1 - 4)
     for i in sorted(range(len(spots)), key=lambda k: -spots[k][1]):
         text = axes.text(
-            0, 0, names[i][0], size=8, color=names[i][1], transform=IdentityTransform(), zorder=6,
-            parse_math=False, va="bottom", ha="left",
+            0, 0, drawable(names[i][0]), size=8, color=names[i][1],
+            transform=IdentityTransform(), zorder=6, parse_math=False, va="bottom", ha="left",
         )  # fmt: skip
         extent = text.get_window_extent(canvas.get_renderer())
         others = [box for box in covered if box != around(spots[i], MARKER)]

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from . import label_placement
-from .canvas import GRID, INK, SKIP, darker, save
+from .canvas import GRID, INK, SKIP, darker, drawable, save
 from .label_placement import Box
 from .search_curves import COLOURS
 
@@ -180,7 +180,8 @@ def _panel(figure: Figure, panel: Panel, place: Box, canvas: FigureCanvasAgg) ->
         part.tick_params(labelsize=7.5, colors=INK, length=2)
         for spine in part.spines.values():
             spine.set(color=SKIP, linewidth=0.6)
-    axes.set_title(panel.title, size=10, weight="bold", color=INK, loc="left", parse_math=False)
+    title: dict[str, Any] = {"size": 10, "weight": "bold", "color": INK, "loc": "left"}
+    axes.set_title(drawable(panel.title), parse_math=False, **title)
     lowest.set_xlabel(panel.cost, size=8.5, color=INK)
     axes.set_ylabel("PSNR-Y, dB", size=8.5, color=INK)
     taken = [] if strip else [_level(axes, panel, canvas)]

@@ -15,7 +15,7 @@ from quantnas.config.search_space import Precision, SearchSpace, Slot
 from quantnas.errors import DataError
 from quantnas.runs import step_results
 
-from .canvas import GRID, INK, SKIP, save
+from .canvas import GRID, INK, SKIP, drawable, save
 
 Row = dict[str, Any]
 Style = dict[str, Any]
@@ -209,7 +209,8 @@ def search_figure(rows: Sequence[Row], config: dict[str, Any], across: bool = Fa
     top.set_ylabel("share")
     _curve(middle, rows, "bitops", "expected", 0, unit=1e9)
     _curve(middle, rows, "decided_bitops", "of the most probable pairs", 1, "--", unit=1e9)
-    middle.set_ylabel(f"GBitOps at LR {config['at']}" if "at" in config else "GBitOps")
+    at = f" at LR {drawable(config['at'])}" if "at" in config else ""
+    middle.set_ylabel(f"GBitOps{at}", parse_math=False)
     if config.get("target_bitops"):
         target = float(config["target_bitops"]) / 1e9
         middle.axhline(target, color=INK, linewidth=1, linestyle=":", label=f"target {target:.3g}")

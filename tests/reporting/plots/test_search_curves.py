@@ -150,7 +150,8 @@ def test_tensorboard_follows_the_metrics_and_begins_anew(tiny, tmp_path):
         mirror = tensorboard.Mirror(tmp_path)
         mirror.update()
         with (tmp_path / "metrics.jsonl").open("a") as file:
-            file.write('{"phase": "search", "step": 30, "loss": 0.5}\n{"phase": "sea')
+            file.write('{"phase": "search", "step": 30, "loss": 0.5, "check": [1]}\n')
+            file.write('[1]\n{"phase": "sea\n{"phase": "sea')
         mirror.update()
         mirror.close()
         found = written_scalars(tmp_path)
