@@ -39,8 +39,11 @@ RUNS = 5
 """Number of runs of each form, by turns."""
 TRIES = 2
 """Number of choices that are measured between the two forms, at most."""
-REGAINED = 4.0
+REGAINED = 1.5
 """Least ratio of the loss of a carried tensor before retraining to that after it."""
+SHARP = 32.0
+"""Least PSNR that is taken for the float network's, dB: patches are harder than most photographs,
+and on what a network enlarges badly nothing is lost."""
 SHARE = 0.5
 """Share of the damage that a try frees at least, of what is too much."""
 
@@ -133,7 +136,8 @@ class _Trial:
 
     def __init__(self, question: Question, folder: Path) -> None:
         self.question, self.folder = question, folder
-        self.error = 10 ** (-training_loop.measure(question.teacher, question.held) / 10)
+        psnr = training_loop.measure(question.teacher, question.held)
+        self.error = 10 ** (-max(psnr, SHARP) / 10)
         self.target = training_loop.Objective(training_loop.teacher_target(question.teacher))
 
     def loss(self, form: str, tensors: Collection[str]) -> float:

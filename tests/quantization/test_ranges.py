@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -143,11 +144,12 @@ def test_saturated_colours_survive_eight_bits():
         frozen = post_training.freeze(net)
         each = [(frozen(x) - float_net(x)).square().mean() for x in held_out]
         errors.append(-10 * torch.stack(each).amax().log10())
-    assert errors[1] > 40 and errors[1] > errors[0] + 20
+    assert errors[1] > 35 and errors[1] > errors[0] + 15
 
 
-def test_drawn_pictures_are_extreme_and_always_the_same():
+def test_pictures_of_strong_colours_are_extreme_and_always_the_same():
     pictures = hard_pictures.low_resolution(2)
     for picture, again in zip(pictures, hard_pictures.pictures(), strict=True):
         assert again.shape == (288, 432, 3) and again.max() - again.min() > 200
+        assert np.ptp(again, 2).mean() > 60  # the colours are strong
         assert (picture == bicubic.downscale(again, 2)).all()
