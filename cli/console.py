@@ -264,10 +264,7 @@ def export_lines(result: dict[str, Any]) -> Iterator[str]:
     if slower:
         named = ", ".join(f"{name} ({reason})" for name, reason in [*slower.items()][:FEW])
         more = f" and {len(slower) - FEW} more" if len(slower) > FEW else ""
-        yield (
-            f"note: {len(slower)} convolutions are no QLinearConv, which would be faster: "
-            f"{named}{more}"
-        )
+        yield (f"note: run as ConvInteger, which is slower than QLinearConv: {named}{more}")
     if found.get("sensitivity") is not None:
         yield (
             "warning: this deep network is sensitive to rounding: file and torch differ by "

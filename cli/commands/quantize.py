@@ -108,15 +108,16 @@ Carry = Annotated[
     typer.Option(
         metavar="FORM",
         help="How the tensors of a third-party network are carried between its convolutions: "
-        "integer (8 bits everywhere: fastest), float (as slow as before, least loss) or auto: 8 "
-        "bits, but float where the rounding costs much for the time that it saves.",
+        "integer (8 bits everywhere: fastest), float (least loss, and slower than the float file) "
+        "or auto: 8 bits, but float where the rounding costs much for the time that it saves.",
         show_default=f"that of RUN, else {QuantizeConfig.carry}",
     ),
 ]
 CarryDrop = Annotated[
     float | None,
     typer.Option(
-        help="Loss against --carry float, dB, that --carry auto accepts.",
+        help="Loss against --carry float, dB, that --carry auto accepts, before least squares; 1.5 "
+        "times that where a retraining follows.",
         show_default=f"that of RUN, else {QuantizeConfig.carry_drop:g}",
     ),
 ]
@@ -307,6 +308,11 @@ def _require_used(flags: dict[str, Any]) -> None:
     if flags["quantize.train"] == "none" and {"steps", "minutes"} & given:
         raise UsageError(
             f"{names[1]} is given, but with --train none nothing is retrained.",
+            "Leave one of them out.",
+        )
+    if "carry_drop" in given and flags["quantize.carry"] not in (None, "auto"):
+        raise UsageError(
+            f"--carry-drop is given, but --carry {flags['quantize.carry']} leaves no choice.",
             "Leave one of them out.",
         )
     if "at" in given and "target_bitops" not in given:

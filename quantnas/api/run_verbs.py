@@ -210,6 +210,7 @@ def quantize(
     calib: Place | None = None,
     method: str | None = None,
     steps: int | None = None,
+    carry: str | None = None,
     max_drop: float | None = None,
     config: Config | None = None,
     settings: Settings | None = None,
@@ -233,6 +234,8 @@ def quantize(
             the bundled ones.
         method: "saliency", or the name of a baseline.
         steps: Steps of retraining after rounding; 0 = none.
+        carry: How the tensors of a third-party network are carried between its convolutions:
+            "integer" (8 bits, fastest), "float" (least loss), or "auto".
         max_drop: Loss of PSNR against the float network, dB, that is accepted on every set of
             photographs. Where bicubic beats the float network, it is what an error as large as that
             against the float network would take from bicubic's PSNR.
@@ -265,6 +268,7 @@ def quantize(
         "quantize.calib": calib,
         "quantize.method": method,
         "quantize.steps": steps,
+        "quantize.carry": carry,
         "quantize.max_drop": max_drop,
     }
     request = _request("quantize", arguments, config, settings, output, name)

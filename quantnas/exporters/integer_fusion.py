@@ -19,7 +19,7 @@ from .onnx_graph import PAIR
 INTEGER = ("QLinearConv", "ConvInteger")
 """Operators of the convolutions that ONNX Runtime runs in integers."""
 STEPS = ("Add", "Cast", "Mul")
-"""Operators that make float numbers of the sums of a ConvInteger."""
+"""Operators that make float numbers of the sums of a ConvInteger, one after the other."""
 SUFFIX = re.compile(r"_token_\d+$")
 """Suffix that ONNX Runtime adds to the name of a node that it has changed."""
 BYTES = (TensorProto.UINT8, TensorProto.INT8)
@@ -51,15 +51,12 @@ def unfused(model: onnx.ModelProto, optimised: onnx.ModelProto) -> dict[str, str
 
 def _next(wiring: Wiring, conv: onnx.NodeProto) -> str:
     """What reads the sums of a ConvInteger, once they are converted to float."""
-    kinds = list[str]()
-    waiting = [conv.output[0]]
-    while waiting:
-        for node in wiring.readers.get(waiting.pop(), []):
-            if node.op_type in STEPS:
-                waiting += node.output
-            else:
-                kinds.append(node.op_type)
-    return " and ".join(sorted({*kinds})) or "the output of the file"
+    name = conv.output[0]
+    for _ in STEPS:
+        (step,) = wiring.readers[name]
+        name = step.output[0]
+    kinds = sorted({node.op_type for node in wiring.readers.get(name, [])})
+    return " and ".join(kinds) or "the output of the file"
 
 
 def reasons(wiring: Wiring, conv: onnx.NodeProto) -> Iterator[str]:

@@ -30,7 +30,7 @@ NOTABLE = 5e-3
 NAMED = 3
 """Number of tensors that a warning names."""
 FLAT = 8
-"""Largest difference of two values in a flat picture, of 255."""
+"""Largest difference of two values of one colour in a flat picture, of 255."""
 
 Image = NDArray[np.uint8]
 T = TypeVar("T")
@@ -132,4 +132,4 @@ def warnings(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def flat(pairs: Sequence[Pair]) -> bool:
     """Whether all photographs are flat pictures, which say nothing about ranges."""
-    return all(int(np.ptp(pair.low)) <= FLAT for pair in pairs)
+    return all(int(np.ptp(pair.low, (0, 1)).max()) <= FLAT for pair in pairs)

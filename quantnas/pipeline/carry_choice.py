@@ -35,6 +35,8 @@ PHOTOGRAPHS = 16
 """Number of photographs from which the ranges of the trials come."""
 CROPS = 12
 """Number of calibration crops on which the grids and biases of the trials are fitted."""
+ORIGINAL = "original"
+"""Name of the float file among those that are timed."""
 RUNS = 5
 """Number of runs of each form, by turns."""
 TRIES = 2
@@ -112,6 +114,7 @@ def _compared(question: Question, carry: Carry) -> Generator[Progress, None, Car
     if times["float"] <= times["chosen"]:
         chosen = Carry(in_float=carry.tensors)
         times["chosen"], losses["chosen"] = times["float"], losses["float"]
+    losses[ORIGINAL] = 0.0
     forms = {name: CarriedForm(times[name], loss) for name, loss in losses.items()}
     return replace(chosen, size=size, forms=forms)
 
@@ -162,7 +165,9 @@ class _Trial:
 
     def times(self) -> tuple[dict[str, float], tuple[int, int]]:
         """Form -> processor milliseconds of its file, by turns; the size of the image."""
-        sessions = {path.stem: open_session(path, threads=1) for path in self.folder.glob("*.onnx")}
+        files = {path.stem: path for path in self.folder.glob("*.onnx")}
+        files[ORIGINAL] = Path(self.question.space.source)
+        sessions = {name: open_session(path, threads=1) for name, path in files.items()}
         any_session = next(iter(sessions.values()))
         size = session_noise.own_size(any_session) or _fitting(self.question.space.pixels)
         runs = {name: latency.runner(run, size, name) for name, run in sessions.items()}
@@ -199,6 +204,6 @@ def summary(carry: Carry) -> str | None:
     text = f"{len(carry.tensors)} of {count} tensors between convolutions in 8 bits"
     if not carry.forms:
         return text
-    chosen, full = (carry.forms[name].milliseconds for name in ("chosen", "float"))
+    chosen, whole = (carry.forms[name].milliseconds for name in ("chosen", ORIGINAL))
     size = "x".join(map(str, carry.size or ()))
-    return f"{text}: {chosen:.1f} ms for {size} pixels, {full:.1f} ms with all of them in float"
+    return f"{text}: {chosen:.1f} ms for {size} pixels, the float file {whole:.1f} ms"

@@ -36,7 +36,8 @@ class Carry:
     size: tuple[int, int] | None = None
     """(height, width) of the low-resolution image for which the forms were timed."""
     forms: dict[str, CarriedForm] = field(default_factory=dict)
-    """`integer`, `float`, and `chosen` -> what was measured; empty where nothing was compared."""
+    """`integer`, `float`, `chosen` and `original`, the float file -> what was measured; empty where
+    nothing was compared."""
 
     @property
     def mse(self) -> float:

@@ -258,6 +258,7 @@ def test_too_large_a_drop_ends_with_5_behind_the_results_and_keeps_them(
         (["--bits", 2, "--method", "rtn", "--steps", 9], "--method rtn is not retrained"),
         (["--bits", 2, "--method", "rtn", "--train", "clip"], "--train is given, but"),
         (["--train", "none", "--steps", 9], "with --train none nothing is retrained"),
+        (["--carry", "float", "--carry-drop", 0.1], "--carry float leaves no choice"),
         (["--bits", 2, "--name", "a/b"], "--name cannot be 'a/b'"),
         (["--max-drop", -1], "--max-drop is -1.0"),
         (["--target-bitops", "1G", "--at", "32"], "height x width"),

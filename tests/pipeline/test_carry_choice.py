@@ -72,13 +72,16 @@ def test_all_tensors_or_none_are_carried_as_it_is_asked(question):
 
 def test_both_forms_are_measured(question):
     found = answered(question(carry="auto", carry_drop=50.0))
-    assert found.forms.keys() == {"integer", "float", "chosen"} and found.size == (128, 128)
+    assert found.forms.keys() == {"integer", "float", "chosen", "original"} and found.size == (
+        128,
+        128,
+    )
     assert found.forms["integer"].loss > found.forms["float"].loss >= 0
     assert all(form.milliseconds > 0 for form in found.forms.values())
     assert found.forms["chosen"] in (found.forms["integer"], found.forms["float"])
 
 
-FAST = {"integer": 1.0, "float": 3.0, "chosen": 1.5}
+FAST = {"integer": 1.0, "float": 3.0, "chosen": 1.5, "original": 2.0}
 
 
 def test_the_costliest_tensors_are_freed_until_the_loss_is_small(question, monkeypatch):
@@ -98,13 +101,13 @@ def test_the_costliest_tensors_are_freed_until_the_loss_is_small(question, monke
 
 
 def test_the_slower_form_is_never_chosen(question, monkeypatch):
-    times = {"integer": 2.0, "float": 1.0}
+    times = {"integer": 2.0, "float": 1.0, "original": 2.0}
     found = answered(question(carry="auto"), monkeypatch, lambda names: 0.0, times)
     assert not found.tensors and found.forms["chosen"] == found.forms["float"]
 
 
 def test_the_float_network_is_not_equalised_for_nothing(question, monkeypatch):
-    asked, times = question(carry="auto"), {"integer": 2.0, "float": 1.0}
+    asked, times = question(carry="auto"), {"integer": 2.0, "float": 1.0, "original": 2.0}
     answered(asked, monkeypatch, lambda names: 0.0, times)
     plain = in_float(asked.space)
     assert all(map(torch.equal, asked.teacher.parameters(), plain.parameters()))

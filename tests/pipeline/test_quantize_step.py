@@ -257,7 +257,7 @@ def test_ranges_come_from_whole_photographs_and_what_they_cut_is_told(begin, mon
 
 def test_a_flat_picture_is_warned_of(begin, tmp_path):
     folder = tmp_path / "flat"
-    image_files.write(folder / "0.png", np.full((80, 160, 3), 90, np.uint8))
+    image_files.write(folder / "0.png", np.full((80, 160, 3), (90, 40, 200), np.uint8))
     run, config = begin(bits=4, train="none", calib=str(folder))
     records = list(quantize_step.quantize_step(run, config))
     (note,) = [n for r in records if r.phase == "flat pictures" for n in r.notes]
