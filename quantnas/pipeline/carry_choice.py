@@ -43,10 +43,7 @@ TRIES = 2
 """Number of choices that are measured between the two forms, at most."""
 REGAINED = 1.5
 """Least ratio of the loss of a carried tensor before retraining to that after it."""
-SHARP = 32.0
-"""Least PSNR that is taken for the float network's, dB: patches are harder than most photographs,
-and on what a network enlarges badly nothing is lost."""
-SHARE = 0.5
+SHARE = 0.2
 """Share of the damage that a try frees at least, of what is too much."""
 
 
@@ -111,6 +108,9 @@ def _compared(question: Question, carry: Carry) -> Generator[Progress, None, Car
         times, size = trial.times()
     losses.setdefault("chosen", losses["integer"])
     times.setdefault("chosen", times["integer"])
+    if times["chosen"] > times[ORIGINAL] > times["integer"]:
+        chosen = carry  # what was freed has taken all the time that there was to save
+        times["chosen"], losses["chosen"] = times["integer"], losses["integer"]
     if times["float"] <= times["chosen"]:
         chosen = Carry(in_float=carry.tensors)
         times["chosen"], losses["chosen"] = times["float"], losses["float"]
@@ -139,8 +139,7 @@ class _Trial:
 
     def __init__(self, question: Question, folder: Path) -> None:
         self.question, self.folder = question, folder
-        psnr = training_loop.measure(question.teacher, question.held)
-        self.error = 10 ** (-max(psnr, SHARP) / 10)
+        self.error = 10 ** (-training_loop.measure(question.teacher, question.held) / 10)
         self.target = training_loop.Objective(training_loop.teacher_target(question.teacher))
 
     def loss(self, form: str, tensors: Collection[str]) -> float:

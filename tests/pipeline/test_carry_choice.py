@@ -106,6 +106,13 @@ def test_the_slower_form_is_never_chosen(question, monkeypatch):
     assert not found.tensors and found.forms["chosen"] == found.forms["float"]
 
 
+def test_nothing_is_freed_that_makes_the_file_slower_than_the_float_file(question, monkeypatch):
+    asked, times = question(carry="auto", train="none"), FAST | {"chosen": 2.5}
+    found = answered(asked, monkeypatch, lambda names: 0.01 * len(names), times)
+    assert found.tensors == imported_onnx.carried(asked.space)
+    assert found.forms["chosen"] == found.forms["integer"]
+
+
 def test_the_float_network_is_not_equalised_for_nothing(question, monkeypatch):
     asked, times = question(carry="auto"), {"integer": 2.0, "float": 1.0, "original": 2.0}
     answered(asked, monkeypatch, lambda names: 0.0, times)
