@@ -60,8 +60,22 @@ def test_every_convolution_is_one_in_integers(kind, tmp_path, pixels):
     assert kinds["QLinearConv"] == found.convolutions and not kinds["ConvInteger"]
 
 
-@pytest.mark.parametrize("bits", [Precision(4, 4), Precision(2, 8), Precision(3, 4)])
-@pytest.mark.parametrize("kind", ["relu", "relu6", "attention", "branches", "rows"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [
+        ("relu6", Precision(4, 4)),
+        ("attention", Precision(2, 8)),
+        ("rows", Precision(3, 4)),
+        *(
+            pytest.param(kind, Precision(*bits), marks=SLOW)
+            for kind in ("relu", "relu6", "attention", "branches", "rows")
+            for bits in ((4, 4), (2, 8), (3, 4))
+        ),
+    ],
+)
 def test_fewer_bits_are_chains_too(kind, bits, tmp_path, pixels):
     path, net = written(space_of(kind, tmp_path), pixels(4, 24, 20), tmp_path, bits)
     found = verified(path, net)
