@@ -239,7 +239,7 @@ def test_ranges_come_from_whole_photographs_and_what_they_cut_is_told(begin, mon
         return measure(net, photographs)
 
     monkeypatch.setattr(activation_ranges.ranges, "measure", spy)
-    monkeypatch.setattr(activation_ranges, "NOTABLE", 1e-4)
+    monkeypatch.setattr(activation_ranges, "NOTABLE", 1e-3)
     run, config = begin(bits=4, train="none", range_photos=9)
     records = list(quantize_step.quantize_step(run, config))
     assert [r.done for r in records if r.phase == "ranges"] == list(range(10))
