@@ -215,7 +215,7 @@ def _read_by_grids(
 ) -> Iterator[tuple[QuantConv2d, fx.Node, ActQuantizer]]:
     """Convolutions that one grid alone reads, with the last node before the grid."""
     for node in network.inner.graph.nodes:
-        conv = _called(network.inner, node)
+        conv = convolution_of(network.inner, node)
         limit = next(iter(node.users), node)
         last = limit if len(node.users) == 1 and carried_tensors.is_limit(limit) else node
         grid = _only_grid(network.inner, last)
@@ -239,9 +239,15 @@ def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     """The module that a node calls, for an edge its convolution; None where it calls none."""
     if node.op != CALL:
         return None
+    return convolution_of(network, node) or network.get_submodule(str(node.target))
+
+
+def convolution_of(network: fx.GraphModule, node: fx.Node) -> Conv2d | None:
+    """The convolution of the edge that a node calls; None for any other node."""
+    if node.op != CALL:
+        return None
     module = network.get_submodule(str(node.target))
-    convs = [m for m in module.modules() if isinstance(m, Conv2d)]
-    return convs[0] if convs else module
+    return next((m for m in module.modules() if isinstance(m, Conv2d)), None)
 
 
 def learned(network: ImportedNetwork) -> dict[str, Tensor]:
@@ -302,8 +308,8 @@ def _is_behind_layer(network: fx.GraphModule, node: fx.Node) -> bool:
         (maker,) = maker.all_input_nodes
     if maker.op != CALL or len(maker.users) != 1:
         return False
-    conv = _called(network, maker)
-    return isinstance(conv, Conv2d) and conv.up == 1
+    conv = convolution_of(network, maker)
+    return conv is not None and conv.up == 1
 
 
 def _of_one_step(edge: nn.Module, ceiling: float | None) -> None:

@@ -77,7 +77,7 @@ def translate(
     return output
 
 
-class _Watched(fx.Interpreter):
+class Watched(fx.Interpreter):
     """An interpreter of a graph that calls `see` with every node and the tensor it computes."""
 
     def __init__(self, network: fx.GraphModule, see: Callable[[fx.Node, Tensor], None]) -> None:
@@ -94,15 +94,20 @@ class _Watched(fx.Interpreter):
 @torch.no_grad()
 def watch(network: fx.GraphModule, image: Tensor, see: Callable[[fx.Node, Tensor], None]) -> None:
     """Run a traced network on an image, and call `see` with every node and its tensor."""
-    _Watched(network, see).run(image)
+    Watched(network, see).run(image)
 
 
 def shapes(network: nn.Module, traced: fx.Graph, size: tuple[int, int]) -> dict[fx.Node, Shape]:
     """Node -> shape of its output for one image of `size`, (height, width)."""
+    return shapes_for(fx.GraphModule(network, traced), torch.zeros(1, 3, *size))
+
+
+def shapes_for(network: fx.GraphModule, image: Tensor) -> dict[fx.Node, Shape]:
+    """Node -> shape of its output for an image."""
     node_shapes: dict[fx.Node, Shape] = {}
 
     def see(node: fx.Node, value: Tensor) -> None:
         node_shapes[node] = tuple(value.shape)
 
-    watch(fx.GraphModule(network, traced), torch.zeros(1, 3, *size), see)
+    watch(network, image, see)
     return node_shapes

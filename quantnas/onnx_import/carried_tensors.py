@@ -19,12 +19,6 @@ from quantnas.nn.tracing import CALL, RELUS
 from . import layer_roles
 from .graph_builder import TENSOR
 
-MOVES = (
-    torch.reshape, torch.permute, torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze,
-    torch.tile, torch.flip, torch.narrow, torch.select, torch.split, torch.max_pool2d, F.max_pool2d,
-    F.pixel_shuffle, F.pixel_unshuffle, torch.index_select, operator.getitem, "expand",
-)  # fmt: skip
-"""Functions, and names of methods, whose output has no other values than their first argument."""
 NEAREST = ("nearest", "nearest-exact")
 """Modes of resizing that only move values."""
 IN_INTEGERS = (
@@ -224,4 +218,4 @@ def is_move(node: fx.Node) -> bool:
         return node.kwargs.get("mode") in NEAREST
     if node.target is F.pad:
         return not node.kwargs.get("value")
-    return node.target in MOVES
+    return node.target in layer_roles.MOVES

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from quantnas.config.search_space import (
     AREAS,
@@ -27,7 +27,7 @@ from quantnas.config.search_space import (
 )
 from quantnas.errors import DataError
 from quantnas.nn.convolutions import inset_of
-from quantnas.nn.tracing import CALL, watch
+from quantnas.nn.tracing import CALL, shapes_for
 
 from . import carried_tensors, layer_roles
 from .float_cost import Shapes, float_cost
@@ -117,15 +117,10 @@ def _fitting(side: int, pixels: Pixels) -> int:
 
 def _shapes_at(network: fx.GraphModule, imported: OnnxImport, size: Any, images: int) -> Shapes:
     """Shapes of all tensors for several images of one size; calibration runs several at once."""
-    shapes = {}
-
-    def see(node: fx.Node, value: Tensor) -> None:
-        shapes[node.name] = tuple(value.shape)
-
     kind = torch.uint8 if imported.entry.dtype == "uint8" else torch.float32
     with torch.device("meta"):
-        watch(network, torch.empty((images, imported.entry.channels, *size), dtype=kind), see)
-    return shapes
+        image = torch.empty((images, imported.entry.channels, *size), dtype=kind)
+        return {node.name: shape for node, shape in shapes_for(network, image).items()}
 
 
 def area(places: Sequence[float], sizes: Sequence[Size], scale: int) -> Area:

@@ -22,15 +22,18 @@ POSITIVE = (
 )  # fmt: skip
 """Functions whose output is never negative."""
 MOVES = (
-    torch.cat, torch.reshape, torch.permute, torch.flatten, torch.unflatten, torch.squeeze,
-    torch.unsqueeze, torch.tile, torch.flip, torch.narrow, torch.select, torch.split,
-    torch.max_pool2d, F.max_pool2d, F.avg_pool2d, torch.mean, torch.amax, torch.amin, torch.sum,
-    F.pixel_shuffle, F.pixel_unshuffle, torch.index_select, operator.getitem, "to", "expand",
+    torch.reshape, torch.permute, torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze,
+    torch.tile, torch.flip, torch.narrow, torch.select, torch.split, torch.max_pool2d, F.max_pool2d,
+    F.pixel_shuffle, F.pixel_unshuffle, torch.index_select, operator.getitem, "expand",
+)  # fmt: skip
+"""Functions, and names of methods, whose output has no other values than their first argument."""
+KEEPING = (
+    *MOVES, torch.cat, F.avg_pool2d, torch.mean, torch.amax, torch.amin, torch.sum, "to",
 )  # fmt: skip
 """Functions, and names of methods, whose output is not negative if their first argument is not."""
 SUMS = (operator.add, operator.mul, operator.truediv, torch.minimum)
 """Functions whose output is not negative if no operand is."""
-STRETCHES = (*MOVES, F.interpolate, torch.Tensor.expand)
+STRETCHES = (*KEEPING, F.interpolate, torch.Tensor.expand)
 """Functions that may lie between an attention's last activation and its product."""
 STAYING = ("nearest", "nearest-exact", "bilinear", "area")
 """Modes of resizing whose output stays between the smallest and the largest value of the input."""
@@ -67,7 +70,7 @@ def _is_positive(node: fx.Node, nodes: set[fx.Node]) -> bool:
     function, args = node.target, node.args
     if function in POSITIVE:
         return True
-    if function in MOVES or (function is F.interpolate and node.kwargs.get("mode") in STAYING):
+    if function in KEEPING or (function is F.interpolate and node.kwargs.get("mode") in STAYING):
         return known(args[0])
     if function is F.pad:
         return known(args[0]) and known(node.kwargs.get("value") or 0)

@@ -94,29 +94,34 @@ def choose(question: Question) -> Generator[Progress, None, Carry]:
 
 def _compared(question: Question, carry: Carry) -> Generator[Progress, None, Carry]:
     """Free tensors until the loss against the form in float is small enough."""
+    carries = {"integer": carry, "float": Carry(in_float=carry.tensors)}
+    latest = "integer"
     with tempfile.TemporaryDirectory(prefix="quantnas-") as folder:
         trial = _Trial(question, Path(folder))
-        losses = {"integer": trial.loss("integer", carry.tensors), "float": trial.loss("float", ())}
-        chosen = carry
+        losses = {name: trial.loss(name, each.tensors) for name, each in carries.items()}
         for k in range(TRIES):
-            excess = losses.get("chosen", losses["integer"]) - losses["float"] - question.allowed
-            if excess <= 0 or not chosen.tensors:
+            excess = losses[latest] - losses["float"] - question.allowed
+            if excess <= 0 or not carries[latest].tensors:
                 break
             yield Progress("carried tensors", k + 1, TRIES + 2, {})
-            chosen = _freed(question, chosen, excess, losses.get("chosen", losses["integer"]))
-            losses["chosen"] = trial.loss("chosen", chosen.tensors)
+            freed = _freed(question, carries[latest], excess, losses[latest])
+            latest = "chosen"
+            carries[latest], losses[latest] = freed, trial.loss(latest, freed.tensors)
         times, size = trial.times()
-    losses.setdefault("chosen", losses["integer"])
-    times.setdefault("chosen", times["integer"])
-    if times["chosen"] > times[ORIGINAL] > times["integer"]:
-        chosen = carry  # what was freed has taken all the time that there was to save
-        times["chosen"], losses["chosen"] = times["integer"], losses["integer"]
-    if times["float"] <= times["chosen"]:
-        chosen = Carry(in_float=carry.tensors)
-        times["chosen"], losses["chosen"] = times["float"], losses["float"]
-    losses[ORIGINAL] = 0.0
-    forms = {name: CarriedForm(times[name], loss) for name, loss in losses.items()}
-    return replace(chosen, size=size, forms=forms)
+    best = _fast_enough(latest, times)
+    forms = {name: CarriedForm(times[name], losses[name]) for name in ("integer", "float")}
+    forms |= {
+        "chosen": CarriedForm(times[best], losses[best]),
+        ORIGINAL: CarriedForm(times[ORIGINAL], 0.0),
+    }
+    return replace(carries[best], size=size, forms=forms)
+
+
+def _fast_enough(latest: str, times: Mapping[str, float]) -> str:
+    """The form to take: the latest, unless that gives up the time which it is for."""
+    if times[latest] > times[ORIGINAL] > times["integer"]:
+        latest = "integer"
+    return "float" if times["float"] <= times[latest] else latest
 
 
 def _freed(question: Question, carry: Carry, excess: float, loss: float) -> Carry:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from quantnas.architectures.imported_onnx import convolution_of
 from quantnas.nn.convolutions import Conv2d
-from quantnas.nn.tracing import CALL
 from quantnas.onnx_import import layer_roles
 
 FIXED = 0
@@ -33,14 +33,6 @@ HOMOGENEOUS = (
 def channel_classes(network: fx.GraphModule, shapes: Shapes) -> Channels:
     """The classes of all image-shaped tensors; shapes: those of all tensors for some image."""
     return _Search(network, shapes).result()
-
-
-def convolution_of(network: fx.GraphModule, node: fx.Node) -> Conv2d | None:
-    """The convolution that a node computes; None for any other node."""
-    if node.op != CALL:
-        return None
-    module = network.get_submodule(str(node.target))
-    return next((m for m in module.modules() if isinstance(m, Conv2d)), None)
 
 
 @dataclass
@@ -78,6 +70,8 @@ class _Search:
     def __init__(self, network: fx.GraphModule, shapes: Shapes) -> None:
         self.network, self.shapes, self.classes = network, shapes, _Classes()
         self.constant = layer_roles.without_content(network)
+        self.shared = {m.shares for m in network.modules() if isinstance(m, Conv2d)}
+        """Names of the convolutions whose kernel later ones have."""
         self.channels: Channels = {}
 
     def result(self) -> Channels:
@@ -105,7 +99,7 @@ class _Search:
         conv = convolution_of(self.network, node)
         if conv is not None:
             made = self.classes.new(self._count(node))
-            if conv.up > 1 or conv.shares or _shares_with_later(self.network, conv):
+            if conv.up > 1 or conv.shares or conv.name in self.shared:
                 self.classes.fix(made)
                 self._keep_inputs(node)
             return made
@@ -166,9 +160,3 @@ HANDED_ON: dict[Any, Callable[[_Search, fx.Node], list[int] | None]] = {
     operator.mul: _Search.product,
 }
 """Function -> how the classes of its output follow from those of its inputs."""
-
-
-def _shares_with_later(network: fx.GraphModule, conv: Conv2d) -> bool:
-    """Whether later convolutions have the kernel of this one."""
-    convs = (m for m in network.modules() if isinstance(m, Conv2d))
-    return any(other.shares == conv.name for other in convs)

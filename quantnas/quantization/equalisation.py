@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from quantnas.architectures.imported_onnx import ImportedNetwork
+from quantnas.architectures.imported_onnx import ImportedNetwork, convolution_of
 from quantnas.config.search_space import Precision
 from quantnas.nn.convolutions import Conv2d
 from quantnas.nn.quantizers import OCTAVES
-from quantnas.nn.tracing import watch
+from quantnas.nn.tracing import Watched, shapes_for, watch
 from quantnas.onnx_import import pixel_conversion
 from quantnas.onnx_import.graph_builder import TENSOR
 
-from .channel_classes import FIXED, Channels, channel_classes, convolution_of
+from .channel_classes import FIXED, Channels, channel_classes
 
 STEPS, RATE = 60, 0.2
 """Number of updates of the factors, and their size in octaves."""
@@ -48,18 +48,19 @@ def equalise(
 
     network: in float; names: tensors of the file that are carried in 8 bits; bits: layer -> its bit
     widths; low: calibration crops (N, 3, H, W) in [0, 1]; photographs: more images (1, 3, H, W),
-    for ranges alone. Returns tensor of `names` -> predicted
-    mean squared error of the output, in [0, 1], from its rounding.
+    for ranges alone. Returns tensor of `names` -> predicted mean squared error of the output, in
+    [0, 1], from its rounding.
     """
     nodes = network.inner.graph.nodes
     convs = {n: c for n in nodes if (c := convolution_of(network.inner, n)) is not None}
     carried = {n: n.meta[TENSOR] for n in nodes if n.meta.get(TENSOR) in names}
     read: set[Any] = {n.args[0] for n in convs}
-    channels = channel_classes(network.inner, _shapes(network, low[:1]))
+    image = pixel_conversion.taken(low[:1], network.pixels)
+    channels = channel_classes(network.inner, shapes_for(network.inner, image))
     known = _Known({node for node, ones in channels.items() if any(ones)})
     _observe(network, {*carried, *read, *convs}, low, known)
     for photograph in photographs:
-        _Widening(network.inner, known).run(pixel_conversion.taken(photograph, network.pixels))
+        watch(network.inner, pixel_conversion.taken(photograph, network.pixels), known.widen)
     rounded = [n for n in nodes if n in known.gains and (n in carried or n in read)]
     tensors = _Tensors.of(rounded, channels, known)
     kernels = _Kernels.of(convs, channels, known, bits)
@@ -110,56 +111,18 @@ class _Known:
         """Take in a tensor, and the gradient of the output's sum with random signs."""
         over = self._over(node, value)
         power, gain = value.square().mean(over).view(-1), slope.square().sum(over).view(-1)
-        self.widen(node, value)
         self.powers[node] = self.powers.get(node, torch.zeros(())) + weight * power
         self.gains[node] = self.gains.get(node, torch.zeros(())) + gain
+        self.widen(node, value)
 
     def widen(self, node: fx.Node, value: Tensor) -> None:
-        """Take in the extremes of a tensor alone."""
+        """Take in the extremes of a tensor alone, if it was added before."""
+        if node not in self.gains:
+            return
         over = self._over(node, value)
         high, low = value.amax(over).view(-1).clamp_min(0), value.amin(over).view(-1).clamp_max(0)
         self.highs[node] = torch.maximum(self.highs.get(node, high), high)
         self.lows[node] = torch.minimum(self.lows.get(node, low), low)
-
-
-class _Widening(fx.Interpreter):
-    """An interpreter that takes in the extremes of the tensors that are known already."""
-
-    def __init__(self, network: fx.GraphModule, known: _Known) -> None:
-        super().__init__(network)
-        self.known = known
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n in self.known.gains:
-            self.known.widen(n, value)
-        return value
-
-
-class _Recorder(fx.Interpreter):
-    """An interpreter that keeps some tensors, as far as they depend on the image."""
-
-    def __init__(self, network: fx.GraphModule, wanted: Collection[fx.Node]) -> None:
-        super().__init__(network)
-        self.wanted = wanted
-        self.tensors: dict[fx.Node, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor) and n in self.wanted and value.requires_grad:
-            self.tensors[n] = value
-        return value
-
-
-def _shapes(network: ImportedNetwork, image: Tensor) -> dict[fx.Node, tuple[int, ...]]:
-    """The shapes of all tensors for one image (1, 3, H, W)."""
-    shapes = {}
-
-    def see(node: fx.Node, value: Tensor) -> None:
-        shapes[node] = tuple(value.shape)
-
-    watch(network.inner, pixel_conversion.taken(image, network.pixels), see)
-    return shapes
 
 
 @torch.enable_grad()
@@ -168,16 +131,19 @@ def _observe(
 ) -> None:
     generator, count = torch.Generator().manual_seed(0), 0
     for images in low.split(IMAGES):
-        recorder = _Recorder(network.inner, wanted)
+        seen = dict[fx.Node, Tensor]()
+
+        def see(node: fx.Node, value: Tensor, seen: dict[fx.Node, Tensor] = seen) -> None:
+            if node in wanted and value.requires_grad:
+                seen[node] = value
+
         x = pixel_conversion.taken(images.clone().requires_grad_(), network.pixels)
-        out = recorder.run(x)
+        out = Watched(network.inner, see).run(x)
         signs = torch.randint(2, out.shape, generator=generator).to(out) * 2 - 1
-        tensors = list(recorder.tensors.values())
-        slopes = torch.autograd.grad(out, tensors, signs, allow_unused=True)
-        for node, slope in zip(recorder.tensors, slopes, strict=True):
+        slopes = torch.autograd.grad(out, list(seen.values()), signs, allow_unused=True)
+        for (node, value), slope in zip(seen.items(), slopes, strict=True):
             if slope is not None:
-                value = recorder.tensors[node].detach()
-                known.add(node, value, slope, len(images) / len(low))
+                known.add(node, value.detach(), slope, len(images) / len(low))
         count += out.numel()
     for gain in known.gains.values():
         gain /= count
