@@ -22,7 +22,7 @@ from quantnas.errors import UsageError
 from quantnas.nn.convolutions import Conv2d, QuantConv2d
 from quantnas.nn.layer_factory import LayerFactory
 from quantnas.nn.quantizers import ActQuantizer, FloatTensor, round_ste
-from quantnas.nn.tracing import CALL, RELUS
+from quantnas.nn.tracing import CALL, RELUS, only_grid
 from quantnas.onnx_import import (
     carried_tensors,
     file_reader,
@@ -214,11 +214,11 @@ def _read_by_grids(
     network: ImportedNetwork,
 ) -> Iterator[tuple[QuantConv2d, fx.Node, ActQuantizer]]:
     """Convolutions that one grid alone reads, with the last node before the grid."""
-    for node in network.inner.graph.nodes:
-        conv = convolution_of(network.inner, node)
+    modules = {n: _called(network.inner, n) for n in network.inner.graph.nodes if n.op == CALL}
+    for node, conv in modules.items():
         limit = next(iter(node.users), node)
         last = limit if len(node.users) == 1 and carried_tensors.is_limit(limit) else node
-        grid = _only_grid(network.inner, last)
+        grid = only_grid(list(last.users), modules)
         if not isinstance(conv, QuantConv2d) or grid is None:
             continue
         is_cut = carried_tensors.ceiling(last) is not None and grid.ceiling is None
@@ -226,19 +226,8 @@ def _read_by_grids(
             yield conv, last, grid
 
 
-def _only_grid(network: fx.GraphModule, node: fx.Node) -> ActQuantizer | None:
-    """The only quantizer that reads a node's output, perhaps that of a convolution's input."""
-    if len(node.users) != 1:
-        return None
-    module = _called(network, next(iter(node.users)))
-    grid = getattr(module, "input_quantizer", module)
-    return grid if isinstance(grid, ActQuantizer) else None
-
-
-def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls, for an edge its convolution; None where it calls none."""
-    if node.op != CALL:
-        return None
+def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module:
+    """The module that a node calls; for an edge, its convolution."""
     return convolution_of(network, node) or network.get_submodule(str(node.target))
 
 

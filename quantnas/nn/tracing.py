@@ -1,6 +1,6 @@
 """Traces of networks by torch.fx, and ways to walk through a trace node by node."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -43,9 +43,19 @@ def grid_ahead(
     users, relu = list(node.users), node.target in RELUS
     if len(users) == 1 and users[0].target in RELUS:
         users, relu = list(users[0].users), True
+    return only_grid(users, modules), relu
+
+
+def only_grid(
+    users: Sequence[fx.Node], modules: Mapping[fx.Node, nn.Module]
+) -> ActQuantizer | None:
+    """The quantizer of the only one of these nodes; None for several, or one that rounds nothing.
+
+    It is a module of its own or the input quantizer of a convolution.
+    """
     module = modules.get(users[0]) if len(users) == 1 else None
     grid = getattr(module, "input_quantizer", module)
-    return (grid, relu) if isinstance(grid, ActQuantizer) else (None, relu)
+    return grid if isinstance(grid, ActQuantizer) else None
 
 
 def translate(

@@ -31,6 +31,8 @@ from quantnas.training import training_loop
 
 SIZE = (128, 128)
 """(height, width) of the image for which the forms are timed, unless the file takes another."""
+MACS = 10e9
+"""MACs that one pass over those photographs may take (`activation_ranges.images`)."""
 PHOTOGRAPHS = 16
 """Number of photographs from which the ranges of the trials come."""
 CROPS = 12

@@ -190,7 +190,7 @@ def _carry(work: Work, chosen: Plan) -> Generator[Progress, None, Carry]:
     if isinstance(work.teacher, ImportedNetwork):
         few = activation_ranges.images(
             work.space, work.genotype, work.learn.pairs, carry_choice.PHOTOGRAPHS,
-            activation_ranges.MACS / 12,
+            carry_choice.MACS,
         )  # fmt: skip
         question = carry_choice.Question(
             work.space, work.genotype, chosen.precision, work.teacher, work.low, few, work.held,
